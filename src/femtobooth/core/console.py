@@ -1,0 +1,85 @@
+"""What a person sees: notes, tables and progress bars, all on stderr so that stdout stays machine-readable.
+
+In a run over several processes only the first one speaks (`RANK`/`LOCAL_RANK` are set by every launcher).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+Item = TypeVar("Item")
+
+
+def rank() -> int:
+    """The global rank of this process: 0 alone, or what torchrun, Lightning or SLURM set."""
+    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
+        value = os.environ.get(name, "")
+        if value.isdigit():
+            return int(value)
+    return 0
+
+
+console = Console(stderr=True, quiet=rank() != 0, highlight=False, soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """One plain line of information."""
+    console.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """One line that a user should act on or at least know."""
+    console.print(f"warning: {text}", style="yellow", markup=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table; columns whose name starts with ``>`` are right-aligned."""
+    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None)
+    for column in columns:
+        drawn.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row))
+    console.print(drawn, soft_wrap=False)
+    console.print()
+
+
+@contextmanager
+def progress_bar(description: str, total: int, done: int = 0) -> Iterator[_Bar]:
+    """A bar with count, elapsed time and ETA. ``bar.advance(n, note=...)`` moves it."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as drawn:
+        task = drawn.add_task(description, total=total, completed=done, note="")
+        yield _Bar(drawn, task)
+        drawn.refresh()
+
+
+class _Bar:
+    def __init__(self, drawn: Progress, task: object) -> None:
+        self._drawn, self._task = drawn, task
+
+    def advance(self, amount: int = 1, note: str | None = None) -> None:
+        fields = {} if note is None else {"note": note}
+        self._drawn.update(self._task, advance=amount, **fields)  # type: ignore[arg-type]
+
+
+def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
+    """Iterate with a progress bar."""
+    with progress_bar(description, len(items)) as bar:
+        for item in items:
+            yield item
+            bar.advance()

@@ -1,0 +1,63 @@
+"""Everything femtobooth raises on purpose.
+
+    FemtoboothError                exit 1   something went wrong while running
+    ├── InputError                 exit 2   what the user gave cannot be used
+    │   ├── SettingsError                   a flag, a --set or a line of the YAML file
+    │   ├── PhotoError                      pictures: none found, unreadable, too few
+    │   ├── ModelError                      a base model or run: not found, incomplete, of another kind
+    │   │   └── UnsafeFileError             a pickle that wants to run code
+    │   └── ExistsError                     would overwrite something; --overwrite not given
+    ├── CheckpointError            exit 1   every checkpoint of a run is damaged
+    └── Interrupted                exit 130 stopped by a signal, after saving
+
+Each carries the problem (which names the file or flag) and, on a second line, the way out.
+"""
+
+from __future__ import annotations
+
+
+class FemtoboothError(Exception):
+    """A problem and, where there is one, the way out; `cli.py` prints both and exits with `exit_code`."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, way_out: str | None = None) -> None:
+        super().__init__(problem if way_out is None else f"{problem}\n  -> {way_out}")
+        self.problem = problem
+        self.way_out = way_out
+
+
+class InputError(FemtoboothError):
+    exit_code = 2
+
+
+class SettingsError(InputError):
+    pass
+
+
+class PhotoError(InputError):
+    pass
+
+
+class ModelError(InputError):
+    pass
+
+
+class UnsafeFileError(ModelError):
+    pass
+
+
+class ExistsError(InputError):
+    pass
+
+
+class CheckpointError(FemtoboothError):
+    pass
+
+
+class Interrupted(FemtoboothError):
+    """Stopped by a signal after everything was saved. `signum` sets the exit code (128 + signum)."""
+
+    def __init__(self, problem: str, way_out: str | None = None, signum: int = 2) -> None:
+        super().__init__(problem, way_out)
+        self.exit_code = 128 + signum

@@ -1,0 +1,128 @@
+"""Run folders, atomic writes, hashes and the environment that a manifest records.
+
+A file or folder appears under its final name whole or not at all: everything is written beside it under a
+temporary name, flushed to disk, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .errors import ExistsError
+
+TEMPORARY = ".tmp-"  # a prefix, so that every reader skips unfinished work the way it skips hidden files
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and takes `path`'s place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success all of it is flushed and renamed to `path`.
+
+    Raises ExistsError if `path` exists and `overwrite` is not set; with it, the old folder goes only after the
+    new one is complete.
+    """
+    refuse_existing(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for part in [*temporary.rglob("*"), temporary]:
+            _flush(part)
+        if path.exists():
+            old = path.with_name(f"{TEMPORARY}old-{uuid.uuid4().hex[:8]}-{path.name}")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old)
+        else:
+            os.replace(temporary, path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise ExistsError where writing to `path` would lose something."""
+    if not overwrite and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ExistsError(f"{path} already exists", "choose another place, or add --overwrite to replace it")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically write UTF-8 text."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically write indented JSON."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def content_hash(paths: Iterable[Path], root: Path) -> str:
+    """SHA-256 over names (relative to `root`) and contents of files, in sorted order, hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_of(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where things that can be made again are kept: $FEMTOBOOTH_CACHE, or the user's cache folder."""
+    if "FEMTOBOOTH_CACHE" in os.environ:
+        return Path(os.environ["FEMTOBOOTH_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "femtobooth"
+
+
+def timestamp() -> str:
+    """Local time for folder names, to the second: 20260131-235959."""
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def environment() -> dict[str, str]:
+    """Versions of what shaped a result; part of every manifest."""
+    names = ("femtobooth", "torch", "lightning", "diffusers", "transformers", "safetensors", "numpy", "pillow")
+    versions = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,226 @@
+"""A Stable Diffusion in memory, and where it comes from: the bundled base, a folder, a single file, the hub.
+
+Nothing trains here. Every part is loaded as 32-bit floats; who computes with it chooses the format.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from ..core.errors import ModelError
+from ..core.runs import atomic_folder, content_hash
+
+BUNDLED = "bundled"
+SUBJECT_FILE = "femtobooth.json"  # lies in a personalized model's folder: token, class noun, provenance
+PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+
+
+@dataclass
+class StableDiffusion:
+    """The five parts of a Stable Diffusion 1.x/2.x text-to-image model, and what is known about it."""
+
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel
+    vae: AutoencoderKL
+    unet: UNet2DConditionModel
+    scheduler: SchedulerMixin
+    """The noise schedule (betas, prediction type, timestep spacing) that the model was trained with."""
+    source: str
+    """Where it was loaded from, for people."""
+    hash: str
+    """SHA-256 over all files it was loaded from."""
+    card: dict[str, Any] = field(default_factory=dict)
+    """The `femtobooth:` part of the model card's front matter: recommended settings for each command."""
+    subject: dict[str, Any] = field(default_factory=dict)
+    """For a personalized model: token and class_noun, with provenance."""
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def size(self) -> int:
+        """Native picture width and height in pixels."""
+        return int(self.unet.config.sample_size) * self.vae_factor
+
+    @property
+    def prediction_type(self) -> str:
+        """What the UNet predicts: epsilon, v_prediction or sample."""
+        return str(self.scheduler.config.prediction_type)
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> StableDiffusion:
+        """Move text encoder, VAE and UNet; returns self."""
+        for part in (self.text_encoder, self.vae, self.unet):
+            part.to(device=device, dtype=dtype)
+        return self
+
+    def token_ids(self, prompts: list[str]) -> torch.Tensor:
+        """(B, L) token ids, cut and padded to the tokenizer's length."""
+        return self.tokenizer(
+            prompts, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt"
+        ).input_ids
+
+    def text_states(self, prompts: list[str]) -> torch.Tensor:
+        """(B, L, D) last hidden states of the text encoder, the UNet's cross-attention input."""
+        ids = self.token_ids(prompts).to(self.text_encoder.device)
+        return self.text_encoder(ids).last_hidden_state
+
+
+def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
+    """Load what `reference` names, tried in this order:
+
+    `bundled`; a path (a model folder, a run folder, a single `.safetensors`/`.ckpt` file); a hub id such as
+    `owner/name` (the local hub cache first). `tokenizer` (a folder or hub id) serves single files without one.
+    Raises ModelError saying what to do where none fits.
+    """
+    path = bundled_folder() if reference == BUNDLED else Path(reference).expanduser()
+    if path.is_file():
+        from .single_file import load_single_file
+
+        return load_single_file(path, tokenizer)
+    if (path / "model" / "model_index.json").is_file():
+        path = path / "model"
+    if path.is_dir():
+        return load_folder(path, source=reference)
+    if HUB_ID.match(reference) and not reference.startswith((".", "/")):
+        return load_folder(hub_folder(reference), source=reference)
+    raise ModelError(
+        f"{reference}: no such base model, file or folder",
+        "give `bundled`, a Stable Diffusion folder, a .safetensors or .ckpt file, a run, or a hub id like owner/name",
+    )
+
+
+def bundled_folder() -> Path:
+    """Where the bundled base lies in the installed package."""
+    return Path(str(resources.files("femtobooth") / "assets" / "bundled"))
+
+
+def hub_folder(repo: str) -> Path:
+    """A hub repository's files, from the local cache where it is complete, else downloaded."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    wanted = ["model_index.json", "README.md", *(f"{part}/*{end}" for part in PARTS for end in (".json", ".txt", ".safetensors"))]
+    unwanted = ["*.fp16.*", "*non_ema*", "*.bin"]
+    try:
+        return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"--base {repo}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
+            f"where there is a network run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give --base FOLDER",
+        ) from None
+
+
+def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
+    """Load a folder in diffusers' Stable Diffusion layout (safetensors only).
+
+    Raises ModelError naming the part that is missing, damaged or of another kind.
+    """
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise ModelError(
+                f"{folder}: not a Stable Diffusion model, its {part}/ folder is missing",
+                f"a model folder holds {', '.join(f'{name}/' for name in PARTS)} and model_index.json",
+            )
+    kinds = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
+    loaded: dict[str, Any] = {}
+    for part, kind in kinds.items():
+        dtype = {"dtype" if part == "text_encoder" else "torch_dtype": torch.float32}
+        try:
+            loaded[part] = kind.from_pretrained(folder / part, use_safetensors=True, local_files_only=True, **dtype)
+        except Exception as error:  # the libraries raise many kinds for one fact: this part cannot be read
+            raise ModelError(f"{folder / part}: cannot be loaded ({_first_line(error)})", "copy the model again, as .safetensors") from error
+    return StableDiffusion(
+        tokenizer=load_tokenizer(str(folder / "tokenizer")),
+        scheduler=_load_scheduler(folder / "scheduler"),
+        source=source or str(folder),
+        hash=content_hash((path for path in folder.rglob("*") if path.is_file() and _shapes_pictures(path)), folder),
+        card=read_card(folder),
+        subject=_read_subject(folder),
+        **{part: module.eval().requires_grad_(False) for part, module in loaded.items()},
+    )
+
+
+def load_tokenizer(reference: str) -> CLIPTokenizer:
+    """A CLIP tokenizer from a folder or hub id. Raises ModelError."""
+    try:
+        return CLIPTokenizer.from_pretrained(reference, local_files_only=os.path.isdir(reference))
+    except Exception as error:
+        raise ModelError(f"{reference}: no CLIP tokenizer there ({_first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt") from error
+
+
+def _load_scheduler(folder: Path) -> SchedulerMixin:
+    """The scheduler as DDIM, which every Stable Diffusion schedule can be read as."""
+    try:
+        scheduler = DDIMScheduler.from_pretrained(folder, local_files_only=True)
+    except Exception as error:
+        raise ModelError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
+    if scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise ModelError(f"{folder}: prediction type {scheduler.config.prediction_type} is not supported", "use a base with epsilon, v_prediction or sample")
+    return scheduler
+
+
+def save_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32, overwrite: bool = False) -> None:
+    """Write diffusers' Stable Diffusion layout, which `StableDiffusionPipeline.from_pretrained` loads.
+
+    `card` is the README.md. Raises ExistsError where `folder` exists.
+    """
+    from diffusers import StableDiffusionPipeline
+
+    parts = {"tokenizer": model.tokenizer, "text_encoder": model.text_encoder, "vae": model.vae, "unet": model.unet}
+    pipeline = StableDiffusionPipeline(
+        **parts, scheduler=model.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
+    with atomic_folder(folder, overwrite) as temporary:
+        before = model.unet.dtype
+        pipeline.to(dtype=dtype)
+        pipeline.save_pretrained(temporary, safe_serialization=True)
+        pipeline.to(dtype=before)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+        if model.subject:
+            (temporary / SUBJECT_FILE).write_text(json.dumps(model.subject, indent=2) + "\n", encoding="utf-8")
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Recommended settings in the front matter of a model card: its `femtobooth:` mapping, or {}."""
+    path = folder / "README.md"
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if not text.startswith("---\n"):
+        return {}
+    try:
+        matter = yaml.safe_load(text[4:].partition("\n---")[0])
+    except yaml.YAMLError as error:
+        raise ModelError(f"{path}: its front matter is not valid YAML ({getattr(error, 'problem', error)})") from None
+    value = matter.get("femtobooth") if isinstance(matter, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _read_subject(folder: Path) -> dict[str, Any]:
+    path = folder / SUBJECT_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _shapes_pictures(path: Path) -> bool:
+    """Whether a file of a model folder decides what it draws; cards and samples do not."""
+    return path.suffix in (".safetensors", ".json", ".txt") and path.name != SUBJECT_FILE
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

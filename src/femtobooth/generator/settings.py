@@ -1,0 +1,159 @@
+"""Settings of `personalize` and `generate`. The text under each field is its help on the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ..core.config import Settings
+from ..training.settings import TrainingSettings
+
+Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
+
+
+class SamplingSettings(Settings):
+    sampler: Sampler = "ddim"
+    """Solver of the reverse diffusion."""
+    steps: Annotated[int, Field(ge=1, le=1000)] = 30
+    """Denoising steps for each picture."""
+    guidance: Annotated[float, Field(ge=0)] = 7.5
+    """Classifier-free guidance scale; 1 and below turn guidance off."""
+    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How far guided predictions are scaled back to the unguided contrast (arXiv 2305.08891, eq. 15-16), 0 to 1."""
+    negative: str = ""
+    """What the pictures should not show."""
+
+
+class PhotoSettings(Settings):
+    paths: list[str] = Field(min_length=1)
+    """Photo files or folders of the subject; 3 to 5 pictures are best."""
+    class_noun: str = Field(min_length=1)
+    """What the subject is, in one or two words: dog, toy, backpack."""
+    crop: Literal["center", "smart", "pad"] = "smart"
+    """How a picture becomes square: its middle, its most detailed part, or whole with padded borders."""
+    flip: bool = False
+    """Also train on mirrored photos; leave off for subjects with text."""
+    captions: Literal["plain", "photo", "varied"] = "photo"
+    """Caption of a photo without a .txt of its own: `a {token} {class}`, `a photo of a {token} {class}`, or twenty styles in turn."""
+
+
+class IdentifierSettings(Settings):
+    token: str = Field("sks", min_length=1)
+    """Rare word that will stand for the subject, or `auto` to let the base choose one."""
+
+
+class PriorSettings(Settings):
+    weight: float = Field(1.0, ge=0)
+    """Weight of the class-prior loss (lambda in the paper, eq. 2); 0 trains without it and makes no class images."""
+    images: int = Field(100, ge=1)
+    """Class images for each prompt."""
+    folder: str | None = None
+    """Folder of your own class images, instead of generated ones."""
+    prompt: str = "a photo of a {class}"
+    """Prompt of the class images; `{class}` stands for the class noun."""
+    other_classes: list[str] = []
+    """Further classes to keep as they are: their images are made and trained on in the same way."""
+    target: Literal["noise", "base"] = "noise"
+    """What the prior loss asks for: the true noise (the paper), or what the frozen base itself predicts."""
+    batch_size: int | None = Field(None, ge=1)
+    """Class images per process and micro-step; as many as photos if not given."""
+    seed: int = Field(0, ge=0)
+    """Seed of the first class image; image i has seed + i."""
+    sampling_batch: int = Field(8, ge=1)
+    """Class images drawn at a time; does not change them."""
+    sampling: SamplingSettings = SamplingSettings()
+
+
+class LossSettings(Settings):
+    snr_gamma: float | None = Field(None, gt=0)
+    """Gamma of min-SNR weighting (arXiv 2303.09556; 5 is usual); none weighs all timesteps alike."""
+    snr_floor: float = Field(0.05, ge=0)
+    """Least min-SNR weight, so that the last step of a zero-terminal-SNR schedule still trains."""
+
+
+class TrainSettings(Settings):
+    parts: list[Literal["unet", "attention", "text_encoder", "token"]] = Field(["unet", "text_encoder"], min_length=1)
+    """What trains: unet, attention (the UNet's attention layers only), text_encoder, token (only the new word's embedding)."""
+    unet_learning_rate: float = Field(2e-6, gt=0)
+    """Learning rate of the UNet or its attention layers."""
+    text_encoder_learning_rate: float = Field(2e-6, gt=0)
+    """Learning rate of the text encoder."""
+    token_learning_rate: float = Field(5e-3, gt=0)
+    """Learning rate of the token embedding."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSettings:
+        if {"unet", "attention"} <= set(self.parts):
+            raise ValueError("unet already trains the attention layers; name one of them")
+        if {"text_encoder", "token"} <= set(self.parts):
+            raise ValueError("text_encoder already trains the token; name one of them")
+        return self
+
+
+class PreviewSettings(Settings):
+    every: int = Field(100, ge=0)
+    """Optimizer steps between preview grids; 0 draws only one at the end."""
+    prompts: list[str] = ["a photo of a [V] {class}", "a [V] {class} on the beach", "a [V] {class} on the moon", "a photo of a {class}"]
+    """What the preview grids show; [V] stands for the subject."""
+    seed: int = Field(1000, ge=0)
+    """Seed of the first column; each further column adds one."""
+    images: int = Field(4, ge=1)
+    """Pictures for each prompt."""
+    sampling: SamplingSettings = SamplingSettings()
+
+
+class PersonalizeSettings(Settings):
+    base: str = "bundled"
+    """Model to start from: bundled, a folder, a single .safetensors or .ckpt file, or a hub id."""
+    size: int | None = Field(None, ge=8, multiple_of=8)
+    """Picture width and height in pixels; the base's own size if not given."""
+    name: str | None = None
+    """Name of the run; made from class noun and time if not given."""
+    runs: str = "runs"
+    """Folder that holds the runs."""
+    overwrite: bool = False
+    """Replace a run of the same name."""
+    save_precision: Literal["32", "16"] = "32"
+    """Number format of the weights in model/: 32 loads anywhere as it is, 16 is half the size."""
+    photos: PhotoSettings
+    identifier: IdentifierSettings = IdentifierSettings()
+    prior: PriorSettings = PriorSettings()
+    loss: LossSettings = LossSettings()
+    train: TrainSettings = TrainSettings()
+    preview: PreviewSettings = PreviewSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+class GenerateSettings(Settings):
+    run: str = Field(min_length=1)
+    """A run folder, its model/, or anything --base takes."""
+    prompts: list[str] = []
+    """What to draw; [V] stands for the subject."""
+    prompts_file: str | None = None
+    """Text file with one prompt a line."""
+    count: int = Field(4, ge=1)
+    """Pictures for each prompt."""
+    seed: int = Field(0, ge=0)
+    """Seed of the first picture of each prompt; picture i has seed + i, whatever the batch."""
+    batch_size: int = Field(4, ge=1)
+    """Pictures drawn at a time; does not change them."""
+    width: int | None = Field(None, ge=8, multiple_of=8)
+    """Picture width in pixels; the model's own size if not given."""
+    height: int | None = Field(None, ge=8, multiple_of=8)
+    """Picture height in pixels; the model's own size if not given."""
+    init_image: str | None = None
+    """Picture to start from (img2img)."""
+    strength: float = Field(0.7, gt=0, le=1)
+    """How much of the start picture may change: towards 0 nothing, 1 everything."""
+    mask: str | None = None
+    """Picture whose white parts are redrawn in --init-image (inpainting)."""
+    precision: Literal["32", "16", "bf16"] = "32"
+    """Number format of the computation."""
+    device: str = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
+    out: str | None = None
+    """Folder for the pictures; a new one under the run's images/ if not given."""
+    overwrite: bool = False
+    """Replace pictures that are already there."""
+    sampling: SamplingSettings = SamplingSettings()

@@ -1,0 +1,1 @@
+"""What both halves train with. This room knows neither the generator nor the recognizer."""

@@ -1,0 +1,93 @@
+"""Models of both Stable Diffusion shapes, with the real block layout and tiny random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from femtobooth.generator import base
+
+TOKENS = 77
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or fills the user's cache."""
+    monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def _tiny(folder: Path, *, second: bool) -> Path:
+    torch.manual_seed(7)
+    tokenizer = base.load_tokenizer(str(base.bundled_folder() / "tokenizer"))
+    tokenizer.model_max_length = TOKENS
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=128,
+            projection_dim=32,
+            num_hidden_layers=3 if second else 2,
+            num_attention_heads=2,
+            max_position_embeddings=TOKENS,
+            hidden_act="gelu" if second else "quick_gelu",
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 32, 64, 64),
+        cross_attention_dim=32,
+        attention_head_dim=(2, 2, 4, 4) if second else 2,
+        use_linear_projection=second,
+        norm_num_groups=8,
+    )
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=2,
+        norm_num_groups=4,
+        sample_size=64,
+    )
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    scheduler = (
+        DDIMScheduler(**schedule, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False)
+        if second
+        else PNDMScheduler(**schedule, skip_prk_steps=True)
+    )
+    model = base.StableDiffusion(tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler, source=folder.name, hash="")
+    base.save_folder(model, folder, card="# tiny\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the shape of Stable Diffusion 1.x: epsilon, 4 latent channels, factor 8; 64x64 pixels."""
+    return _tiny(tmp_path_factory.mktemp("models") / "tiny-sd1", second=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the shape of Stable Diffusion 2.x: v-prediction, linear projections; 64x64 pixels."""
+    return _tiny(tmp_path_factory.mktemp("models") / "tiny-sd2", second=True)
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path) -> Path:
+    """Four different 96x96 pictures: coloured shapes on noise."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for index in range(4):
+        random = np.random.default_rng(index)
+        pixels = random.integers(0, 60, (96, 96, 3)) + np.array([180, 90, 40]) * (index + 1) // 5
+        pixels[20 + 8 * index : 60, 20:70] = (250, 40 * index, 30)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"photo{index}.png")
+    return folder
