@@ -13,13 +13,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..core.errors import ModelError
 from ..core.runs import atomic_folder, content_hash
+
+diffusers.utils.logging.set_verbosity_error()
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
 
 BUNDLED = "bundled"
 SUBJECT_FILE = "femtobooth.json"  # lies in a personalized model's folder: token, class noun, provenance
@@ -146,7 +152,9 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
         try:
             loaded[part] = kind.from_pretrained(folder / part, use_safetensors=True, local_files_only=True, **dtype)
         except Exception as error:  # the libraries raise many kinds for one fact: this part cannot be read
-            raise ModelError(f"{folder / part}: cannot be loaded ({_first_line(error)})", "copy the model again, as .safetensors") from error
+            raise ModelError(
+                f"{folder / part}: cannot be loaded ({_first_line(error)})", "copy the model again, as .safetensors"
+            ) from error
     return StableDiffusion(
         tokenizer=load_tokenizer(str(folder / "tokenizer")),
         scheduler=_load_scheduler(folder / "scheduler"),
@@ -163,24 +171,30 @@ def load_tokenizer(reference: str) -> CLIPTokenizer:
     try:
         return CLIPTokenizer.from_pretrained(reference, local_files_only=os.path.isdir(reference))
     except Exception as error:
-        raise ModelError(f"{reference}: no CLIP tokenizer there ({_first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt") from error
+        raise ModelError(
+            f"{reference}: no CLIP tokenizer there ({_first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt"
+        ) from error
 
 
 def _load_scheduler(folder: Path) -> SchedulerMixin:
     """The scheduler as DDIM, which every Stable Diffusion schedule can be read as."""
     try:
-        scheduler = DDIMScheduler.from_pretrained(folder, local_files_only=True)
+        # Stable Diffusion's latents leave [-1, 1]: DDIM's default of clipping them must never slip in.
+        scheduler = DDIMScheduler.from_pretrained(folder, local_files_only=True, clip_sample=False)
     except Exception as error:
         raise ModelError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
     if scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
-        raise ModelError(f"{folder}: prediction type {scheduler.config.prediction_type} is not supported", "use a base with epsilon, v_prediction or sample")
+        raise ModelError(
+            f"{folder}: prediction type {scheduler.config.prediction_type} is not supported",
+            "use a base with epsilon, v_prediction or sample",
+        )
     return scheduler
 
 
 def save_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32, overwrite: bool = False) -> None:
     """Write diffusers' Stable Diffusion layout, which `StableDiffusionPipeline.from_pretrained` loads.
 
-    `card` is the README.md. Raises ExistsError where `folder` exists.
+    `card` is the README.md; the parts in memory take on `dtype`. Raises ExistsError where `folder` exists.
     """
     from diffusers import StableDiffusionPipeline
 
@@ -189,10 +203,9 @@ def save_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dt
         **parts, scheduler=model.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     with atomic_folder(folder, overwrite) as temporary:
-        before = model.unet.dtype
-        pipeline.to(dtype=dtype)
+        if dtype != model.unet.dtype:
+            pipeline = pipeline.to(dtype=dtype)
         pipeline.save_pretrained(temporary, safe_serialization=True)
-        pipeline.to(dtype=before)
         (temporary / "README.md").write_text(card, encoding="utf-8")
         if model.subject:
             (temporary / SUBJECT_FILE).write_text(json.dumps(model.subject, indent=2) + "\n", encoding="utf-8")
