@@ -6,7 +6,6 @@ Nothing trains here. Every part is loaded as 32-bit floats; who computes with it
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import dataclass, field
 from importlib import resources
@@ -169,7 +168,7 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
 def load_tokenizer(reference: str) -> CLIPTokenizer:
     """A CLIP tokenizer from a folder or hub id. Raises ModelError."""
     try:
-        return CLIPTokenizer.from_pretrained(reference, local_files_only=os.path.isdir(reference))
+        return CLIPTokenizer.from_pretrained(reference, local_files_only=Path(reference).is_dir())
     except Exception as error:
         raise ModelError(
             f"{reference}: no CLIP tokenizer there ({_first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt"
