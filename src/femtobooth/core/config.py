@@ -97,7 +97,7 @@ def overrides(model: type[Settings], sets: Iterable[str], flags: Mapping[str, An
 
 def parse_value(model: type[Settings], path: str, text: str, source: str) -> Any:
     """Read a command-line text as the field at `path` wants it: text stays text, `a,b` becomes a list."""
-    field = _leaf_types(model, path)
+    field = leaf_types(model, path)
     if list in field:
         return [part.strip() for part in text.split(",") if part.strip()] if not text.startswith("[") else parse_yaml(text, source)
     value = parse_yaml(text, source)
@@ -105,7 +105,7 @@ def parse_value(model: type[Settings], path: str, text: str, source: str) -> Any
     return text if wants_text and not (value is None and type(None) in field) else value
 
 
-def _leaf_types(model: type[Settings], path: str) -> set[Any]:
+def leaf_types(model: type[Settings], path: str) -> set[Any]:
     """The plain types that the field at a dotted path takes; empty for an unknown path."""
     annotation: Any = model
     for key in path.split("."):

@@ -112,6 +112,12 @@ def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
     )
 
 
+def recommended(reference: str) -> dict[str, Any]:
+    """The recommended settings on the card of what `reference` names, without loading it; {} where there is none."""
+    path = bundled_folder() if reference == BUNDLED else Path(reference).expanduser()
+    return read_card(path / "model" if (path / "model" / "model_index.json").is_file() else path)
+
+
 def bundled_folder() -> Path:
     """Where the bundled base lies in the installed package."""
     return Path(str(resources.files("femtobooth") / "assets" / "bundled"))

@@ -106,6 +106,8 @@ class PreviewSettings(Settings):
 class PersonalizeSettings(Settings):
     base: str = "bundled"
     """Model to start from: bundled, a folder, a single .safetensors or .ckpt file, or a hub id."""
+    tokenizer: str | None = None
+    """Tokenizer folder or hub id, for a single-file model without one."""
     size: int | None = Field(None, ge=8, multiple_of=8)
     """Picture width and height in pixels; the base's own size if not given."""
     name: str | None = None
@@ -128,6 +130,8 @@ class PersonalizeSettings(Settings):
 class GenerateSettings(Settings):
     run: str = Field(min_length=1)
     """A run folder, its model/, or anything --base takes."""
+    tokenizer: str | None = None
+    """Tokenizer folder or hub id, for a single-file model without one."""
     prompts: list[str] = []
     """What to draw; [V] stands for the subject."""
     prompts_file: str | None = None

@@ -1,0 +1,287 @@
+"""DreamBooth (Ruiz et al., arXiv 2208.12242): the loss as pure functions, and the module that trains with it.
+
+    loss = mean over photos of w(t) |target - prediction|^2 + lambda * the same over class images        (eq. 2)
+
+Each of the two means is over its own samples, so lambda means the same for every batch size, accumulation and
+number of processes.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from ..core.console import progress
+from ..training import trainer as loop
+from ..training.randomness import generator, shuffled_indices
+from .base import StableDiffusion
+from .memory import peak_memory
+from .sampling import to_pixels
+from .settings import PersonalizeSettings
+from .tokens import TokenEmbedding
+
+BANDS = 4  # equal parts of the noise schedule, whose losses are logged apart
+
+
+def min_snr_weights(snr: Tensor, prediction_type: str, gamma: float | None, floor: float = 0.0) -> Tensor:
+    """Min-SNR-gamma weights (arXiv 2303.09556, sec. 3.4), (B,) from signal-to-noise ratios (B,).
+
+    The paper weighs the error of x0 by min(SNR, gamma); the same weighting of the error that is measured here is
+    min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v, / 1 for x0. `floor` keeps the last step of a
+    zero-terminal-SNR schedule training, where the v and x0 weights vanish. `gamma` None weighs all alike.
+    """
+    if gamma is None:
+        return torch.ones_like(snr)
+    clipped = snr.clamp(max=gamma)
+    if prediction_type == "epsilon":  # 0/0 at zero SNR, whose limit is 1
+        weights = torch.where(snr > 0, clipped / snr.clamp(min=1e-20), torch.ones_like(snr))
+    elif prediction_type == "v_prediction":
+        weights = clipped / (snr + 1)
+    else:
+        weights = clipped
+    return weights.clamp(min=floor)
+
+
+def signal_to_noise(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
+    """SNR(t) = abar_t / (1 - abar_t), (B,)."""
+    abar = alphas_cumprod.to(timesteps.device)[timesteps]
+    return abar / (1 - abar).clamp(min=1e-20)
+
+
+def training_target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """What the UNet should predict, (B, c, h, w): the noise, v = sqrt(abar) noise - sqrt(1 - abar) x0, or x0."""
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise
+    return scheduler.get_velocity(latents, noise, timesteps) if kind == "v_prediction" else latents
+
+
+def sample_losses(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean squared error of each sample: (B, c, h, w), (B, c, h, w), (B,) -> (B,), in float32."""
+    return weights * (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+
+
+@dataclass
+class LatentSet:
+    """Pictures as the VAE sees them, encoded once: posterior mean and log-variance, and their captions."""
+
+    mean: Tensor  # (N, F, c, h, w); F is 2 with mirrored copies, else 1
+    log_variance: Tensor  # (N, F, c, h, w)
+    token_ids: Tensor  # (N, K, L): K captions each, one of which is drawn
+
+
+@dataclass
+class Draw:
+    """The random part of one micro-step for one set of pictures."""
+
+    latents: Tensor  # (B, c, h, w) scaled posterior samples
+    noise: Tensor  # (B, c, h, w)
+    timesteps: Tensor  # (B,)
+    token_ids: Tensor  # (B, L)
+
+
+@torch.no_grad()
+def encode(model: StableDiffusion, pictures: np.ndarray, captions: Sequence[Sequence[str]], mirrored: bool, batch: int = 4) -> LatentSet:
+    """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU."""
+    views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
+    means, variances = [], []
+    for start in progress(range(0, len(pictures), batch), "encoding"):
+        posteriors = [model.vae.encode(to_pixels(view[start : start + batch]).to(model.vae.device)).latent_dist for view in views]
+        means.append(torch.stack([posterior.mean for posterior in posteriors], dim=1).cpu())
+        variances.append(torch.stack([posterior.logvar for posterior in posteriors], dim=1).cpu())
+    most = max(map(len, captions))
+    ids = torch.stack([model.token_ids([own[turn % len(own)] for turn in range(most)]) for own in captions])
+    return LatentSet(torch.cat(means), torch.cat(variances), ids)
+
+
+def draw(
+    pictures: LatentSet, purpose: str, seed: int, micro_step: int, rank: int, world: int, batch: int, scale: float, steps: int
+) -> Draw:
+    """Everything random in a micro-step, as a function of its arguments alone.
+
+    `scale` is the VAE's scaling factor, `steps` the number of training timesteps. The processes of one micro-step
+    take neighbouring entries of one shuffled order, each with its own noise.
+    """
+    first = (micro_step * world + rank) * batch
+    indices = torch.tensor(shuffled_indices(seed, purpose, len(pictures.mean), first, batch))
+    random = generator(seed, purpose, micro_step, rank)
+    views = torch.randint(pictures.mean.shape[1], (batch,), generator=random)
+    captions = torch.randint(pictures.token_ids.shape[1], (batch,), generator=random)
+    mean, log_variance = pictures.mean[indices, views], pictures.log_variance[indices, views]
+    posterior_noise = torch.randn(mean.shape, generator=random)
+    return Draw(
+        latents=(mean + torch.exp(0.5 * log_variance) * posterior_noise) * scale,
+        noise=torch.randn(mean.shape, generator=random),
+        timesteps=torch.randint(steps, (batch,), generator=random),
+        token_ids=pictures.token_ids[indices, captions],
+    )
+
+
+class DreamBooth(LightningModule):
+    """Fine-tunes UNet and text encoder (or parts of them) of `model` in place; the VAE takes no part.
+
+    `instance` and `prior` are what `prepare` returns, called once in every process before the first step.
+    """
+
+    def __init__(self, model: StableDiffusion, settings: PersonalizeSettings, token: str, prepare: Callable[..., Any]) -> None:
+        super().__init__()
+        self.strict_loading = False  # checkpoints hold only what trains; the rest comes from the base
+        self.settings, self.token, self.prepare = settings, token, prepare
+        self.parts = [model]  # in a list, so that the VAE is no submodule
+        self.unet, self.text_encoder = model.unet, model.text_encoder
+        self.resumed_step = 0
+        self._select_trained()
+        self._sums = torch.zeros(2, BANDS, 2, dtype=torch.float64)  # (instance|prior, band, sum|count)
+        self._logged_at = (0, time.monotonic())
+        self._gradient_norm = 0.0
+        self._step = 0
+
+    @property
+    def model(self) -> StableDiffusion:
+        return self.parts[0]
+
+    def _select_trained(self) -> None:
+        wanted = self.settings.train.parts
+        self.unet.requires_grad_("unet" in wanted).train("unet" in wanted or "attention" in wanted)
+        self.text_encoder.requires_grad_("text_encoder" in wanted).train("text_encoder" in wanted)
+        if "attention" in wanted:
+            for name, parameter in self.unet.named_parameters():
+                parameter.requires_grad_(".attn1." in name or ".attn2." in name)
+        if "token" in wanted:
+            TokenEmbedding.install(self.model, self.token, self.settings.photos.class_noun)
+        if self.settings.training.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+            self.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # The frozen base, which the prior may be asked to imitate; hidden in a tuple like the VAE.
+        wants_base = self.settings.prior.target == "base" and self.settings.prior.weight > 0
+        self.frozen = (copy.deepcopy(self.unet).eval(), copy.deepcopy(self.text_encoder).eval()) if wants_base else ()
+        for module in self.frozen:
+            module.requires_grad_(False)
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Optimizer groups, one a trained part: name, lr, params."""
+        train = self.settings.train
+        rates = {
+            "unet": (self.unet, train.unet_learning_rate),
+            "text_encoder": (
+                self.text_encoder,
+                train.token_learning_rate if "token" in train.parts else train.text_encoder_learning_rate,
+            ),
+        }
+        found = []
+        for name, (module, rate) in rates.items():
+            trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+            if trained:
+                found.append({"name": name, "params": trained, "lr": rate})
+        return found
+
+    def configure_optimizers(self) -> Any:
+        optimizer = loop.optimizer(self.settings.training, self.groups())
+        schedule = loop.learning_rate_schedule(self.settings.training, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def setup(self, stage: str) -> None:
+        device = self.trainer.strategy.root_device
+        self.model.to(device)
+        self.instance, self.prior = self.prepare(self.trainer)
+        self.model.vae.to("cpu")
+        for module in self.frozen:
+            module.to(device)
+
+    def train_dataloader(self) -> Any:
+        return loop.micro_steps(lambda: self.resumed_step * self.settings.training.accumulate)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.resumed_step = self._step = int(checkpoint["global_step"])
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trained}
+
+    def training_step(self, micro_step: int) -> Tensor:
+        training, prior = self.settings.training, self.settings.prior
+        scheduler = self.model.scheduler
+        common = (training.seed, micro_step, self.global_rank, self.trainer.world_size)
+        scale, steps = float(self.model.vae.config.scaling_factor), int(scheduler.config.num_train_timesteps)
+        draws = [draw(self.instance, "instance", *common, training.batch_size, scale, steps)]
+        if self.prior is not None:
+            draws.append(draw(self.prior, "prior", *common, prior.batch_size or training.batch_size, scale, steps))
+        count = len(draws[0].timesteps)
+        latents, noise, timesteps, ids = (
+            torch.cat([getattr(part, name) for part in draws]).to(self.device) for name in ("latents", "noise", "timesteps", "token_ids")
+        )
+        noisy = scheduler.add_noise(latents, noise, timesteps)  # (B, c, h, w)
+        prediction = predict(self.unet, self.text_encoder, noisy, timesteps, ids)
+        target = training_target(scheduler, latents, noise, timesteps)
+        if self.frozen and len(draws) > 1:
+            with torch.no_grad():
+                target[count:] = predict(*self.frozen, noisy[count:], timesteps[count:], ids[count:]).to(target.dtype)
+        snr = signal_to_noise(scheduler.alphas_cumprod, timesteps)
+        weights = min_snr_weights(snr, self.model.prediction_type, self.settings.loss.snr_gamma, self.settings.loss.snr_floor)
+        losses = sample_losses(prediction, target, weights)
+        self._add_to_log(losses.detach(), timesteps, count, steps)
+        loss = losses[:count].mean()
+        return loss + prior.weight * losses[count:].mean() if len(draws) > 1 else loss
+
+    def _add_to_log(self, losses: Tensor, timesteps: Tensor, count: int, steps: int) -> None:
+        bands = (timesteps * BANDS // steps).cpu()
+        for index, (loss, band) in enumerate(zip(losses.double().cpu(), bands, strict=True)):
+            self._sums[int(index >= count), band] += torch.stack([loss, torch.ones_like(loss)])
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        self._gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.global_step == self._step:
+            return
+        self._step = self.global_step
+        sums, self._sums = self._sums, torch.zeros_like(self._sums)
+        if self._step % self.settings.training.log_every and self._step != self.trainer.max_steps:
+            return
+        if self.trainer.world_size > 1:
+            sums = self.all_gather(sums.float().to(self.device)).reshape(-1, *sums.shape).sum(dim=0).double().cpu()
+        metrics = self._metrics(sums)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, self._step)
+
+    def _metrics(self, sums: Tensor) -> dict[str, float]:
+        timesteps = int(self.model.scheduler.config.num_train_timesteps)
+        metrics: dict[str, float] = {}
+        for term, bands in zip(("instance", "prior"), sums, strict=True):
+            for band, (total, count) in enumerate(bands.tolist()):
+                if count:
+                    metrics[f"{term}/t{band * timesteps // BANDS:03d}-{(band + 1) * timesteps // BANDS - 1:03d}"] = total / count
+            total, count = bands.sum(dim=0).tolist()
+            if count:
+                metrics[f"loss/{term}"] = total / count
+        metrics["loss/total"] = metrics["loss/instance"] + self.settings.prior.weight * metrics.get("loss/prior", 0.0)
+        optimizer: Any = self.optimizers()
+        metrics |= {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
+        metrics["gradient_norm"] = self._gradient_norm
+        (step, then), now = self._logged_at, time.monotonic()
+        training = self.settings.training
+        if step:
+            photos = (self._step - step) * training.batch_size * training.accumulate * self.trainer.world_size
+            metrics["photos_per_second"] = photos / (now - then)
+        self._logged_at = (self._step, now)
+        metrics["peak_memory_gib"] = peak_memory(self.device) / 2**30
+        return metrics
+
+
+def predict(unet: Any, text_encoder: Any, noisy: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:
+    """The UNet's output (B, c, h, w) for noisy latents (B, c, h, w) and captions (B, L).
+
+    Each different caption goes through the text encoder once: class images all share theirs.
+    """
+    different, which = torch.unique(token_ids, dim=0, return_inverse=True)
+    states = text_encoder(different).last_hidden_state[which]  # (B, L, D)
+    return unet(noisy, timesteps, states).sample

@@ -1,0 +1,42 @@
+"""What training will need and what it took: parameters and bytes of every part."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any
+
+import torch
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most memory this process has held on `device`, in bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def estimate(modules: dict[str, tuple[torch.nn.Module, float | None]], optimizer: str, ema: bool, copies: int) -> list[dict[str, Any]]:
+    """Per part: trained and frozen parameters, and bytes for weights, gradients and optimizer state.
+
+    `modules` maps a name to (module, learning rate or None); `copies` counts frozen copies of the trained parts
+    (the prior's base). Weights, gradients and averages are 32-bit; AdamW keeps two more numbers for each trained
+    parameter, of 4 bytes or 1. Activations come on top: they depend on picture size and batch.
+    """
+    rows = []
+    for name, (module, rate) in modules.items():
+        trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in module.parameters())
+        rows.append(
+            {
+                "part": name,
+                "trained": trained,
+                "frozen": total - trained,
+                "learning_rate": rate,
+                "weights": 4 * total * (1 + (copies if name != "vae" else 0)) + (4 * trained if ema else 0),
+                "gradients": 4 * trained,
+                "optimizer": trained * (8 if optimizer == "adamw" else 2),
+            }
+        )
+    return rows

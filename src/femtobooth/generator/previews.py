@@ -1,0 +1,74 @@
+"""Pictures of the same prompts and seeds every N steps: what the model has learned so far, for people."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from ..core.console import progress_bar
+from ..core.runs import atomic_file, atomic_folder
+from ..core.sheets import sheet
+from ..training.tracking import log_picture
+from ..training.trainer import MovingAverage
+from .base import StableDiffusion
+from .sampling import sample
+from .settings import PreviewSettings
+
+
+def draw_previews(model: StableDiffusion, prompts: list[str], settings: PreviewSettings, size: int) -> np.ndarray:
+    """(prompts, images, size, size, 3) uint8 pictures; a function of the weights and the settings alone."""
+    texts = [prompt for prompt in prompts for _ in range(settings.images)]
+    seeds = [settings.seed + column for _ in prompts for column in range(settings.images)]
+    with progress_bar("previews", len(texts) * settings.sampling.steps) as bar:
+        pictures = sample(model, texts, seeds, settings.sampling, (size, size), bar=bar)
+    return pictures.reshape(len(prompts), settings.images, *pictures.shape[1:])
+
+
+def save_previews(folder: Path, name: str, prompts: list[str], pictures: np.ndarray) -> np.ndarray:
+    """Write `folder/name/00-0.png` ... and `folder/name.png`, a labelled sheet, which is returned (H, W, 3)."""
+    with atomic_folder(folder / name, overwrite=True) as temporary:
+        for row, shots in enumerate(pictures):
+            for column, shot in enumerate(shots):
+                Image.fromarray(shot).save(temporary / f"{row:02d}-{column}.png")
+    drawn = sheet([list(shots) for shots in pictures], prompts, [])
+    with atomic_file(folder / f"{name}.png") as temporary:
+        drawn.save(temporary, format="PNG")
+    return np.asarray(drawn.convert("RGB"))
+
+
+class Previews(Callback):
+    """Draws before the first step (`step-000000`) and every `settings.every` steps, in the first process only."""
+
+    def __init__(self, folder: Path, prompts: list[str], settings: PreviewSettings, size: int, average: MovingAverage | None) -> None:
+        self.folder, self.prompts, self.settings, self.size, self.average = folder, prompts, settings, size, average
+        self._step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        if self._step == 0:
+            self._draw(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        if self.settings.every and self._step % self.settings.every == 0 and self._step < trainer.max_steps:
+            self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Trainer, module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        model: StableDiffusion = module.model
+        model.vae.to(model.device)
+        with self.average.applied(module) if self.average is not None and self._step else nullcontext():
+            pictures = draw_previews(model, self.prompts, self.settings, self.size)
+        if model.device.type == "cuda":
+            model.vae.to("cpu")
+            torch.cuda.empty_cache()
+        log_picture(trainer, "previews", save_previews(self.folder, f"step-{self._step:06d}", self.prompts, pictures), self._step)

@@ -1,0 +1,116 @@
+"""Class images for prior preservation: drawn by the base itself, cached, reused, topped up, resumed.
+
+A cache folder belongs to one recipe: base hash, prompt, sampling settings, size and first seed. Image i has seed
+first + i and is stored losslessly as 000i.png, which carries the recipe's key and i, so that neither a stray file
+nor another recipe's image is ever taken for it. Images are drawn in whole aligned batches, whoever draws them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, PngImagePlugin
+
+from ..core.console import note, progress_bar
+from ..core.runs import atomic_file, cache_folder, write_json
+from .base import StableDiffusion
+from .sampling import sample
+from .settings import PriorSettings
+
+KEY = "femtobooth-class-image"  # the PNG text chunk
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who draws: this process's rank, how many there are, and how they wait for each other."""
+
+    rank: int = 0
+    world: int = 1
+    barrier: Callable[[], Any] = lambda: None
+
+
+def prompts(settings: PriorSettings, class_noun: str) -> list[str]:
+    """The class prompt, and the same for each of the other classes to keep."""
+    return [settings.prompt.replace("{class}", noun) for noun in (class_noun, *settings.other_classes)]
+
+
+def recipe(model: StableDiffusion, prompt: str, settings: PriorSettings, size: int) -> dict[str, Any]:
+    """Everything that decides what the class images of one prompt look like."""
+    return {"base": model.hash, "prompt": prompt, "size": size, "first_seed": settings.seed, **settings.sampling.model_dump()}
+
+
+def key_of(facts: dict[str, Any]) -> str:
+    """SHA-256 of a recipe, hexadecimal."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def folder_of(facts: dict[str, Any]) -> Path:
+    """Where the class images of a recipe are kept."""
+    slug = re.sub(r"[^a-z0-9]+", "-", facts["prompt"].lower()).strip("-")[:40]
+    return cache_folder() / "class-images" / f"{slug}-{key_of(facts)[:16]}"
+
+
+def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, size: int, processes: Processes | None = None) -> np.ndarray:
+    """The (N, size, size, 3) uint8 class images of one prompt; those that are missing are drawn first.
+
+    With several processes each draws its share of the missing batches, and all return all images.
+    """
+    processes = processes or Processes()
+    facts = recipe(model, prompt, settings, size)
+    key, folder, batch = key_of(facts), folder_of(facts), settings.sampling_batch
+    batches = range(0, settings.images, batch)
+    missing = [
+        start for start in batches if any(_read(folder, i, key, size) is None for i in range(start, min(start + batch, settings.images)))
+    ]
+    processes.barrier()  # nobody draws before everybody has looked
+    have = settings.images - sum(min(batch, settings.images - start) for start in missing)
+    if not missing:
+        note(f"class images: {settings.images} of '{prompt}' from {folder}")
+    else:
+        if processes.rank == 0:
+            write_json(folder / "manifest.json", {"key": key, **facts})
+        mine = missing[processes.rank :: processes.world]
+        with progress_bar(f"class images: {prompt}", settings.images, done=have) as bar:
+            for start in mine:
+                # Always a whole batch, even where only a few are missing: a forward pass of another shape may
+                # round differently, and image i must not depend on who draws it when.
+                seeds = [settings.seed + i for i in range(start, start + batch)]
+                drawn = sample(model, [prompt] * batch, seeds, settings.sampling, (size, size), batch_size=batch)
+                for i, picture in enumerate(drawn[: settings.images - start], start):
+                    _write(folder, i, key, picture)
+                bar.advance(min(batch, settings.images - start) * (processes.world if processes.world > 1 else 1))
+        processes.barrier()
+    images = [_read(folder, i, key, size) for i in range(settings.images)]
+    if any(image is None for image in images):  # someone emptied the cache meanwhile
+        return class_images(model, prompt, settings, size, processes)
+    return np.stack([image for image in images if image is not None])
+
+
+def _path(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.png"
+
+
+def _write(folder: Path, index: int, key: str, picture: np.ndarray) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text(KEY, f"{key} {index}")
+    with atomic_file(_path(folder, index)) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=text)
+
+
+def _read(folder: Path, index: int, key: str, size: int) -> np.ndarray | None:
+    """Image `index` of the recipe, or None where it is missing, damaged or another recipe's."""
+    try:
+        with Image.open(_path(folder, index)) as image:
+            image.load()
+            if getattr(image, "text", {}).get(KEY) != f"{key} {index}" or image.size != (size, size) or image.mode != "RGB":
+                return None
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError):
+        return None

@@ -1,0 +1,236 @@
+"""Prompt + seed -> latents -> picture, over diffusers' noise schedulers.
+
+A picture is a function of model, prompt, seed, settings and size alone: its noise comes from a generator of its own
+on the CPU, so neither the batch, the device nor the global random state has a say (up to float rounding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+from torch import Tensor
+from torch.nn import functional
+
+from ..core.errors import InputError
+from .base import StableDiffusion
+from .settings import SamplingSettings
+
+SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),  # arXiv 2010.02502, eta = 0
+    "plms": (PNDMScheduler, {"skip_prk_steps": True}),  # arXiv 2202.09778, linear multi-step alone
+    "euler": (EulerDiscreteScheduler, {}),  # arXiv 2206.00364, algorithm 2 without churn
+    "euler-a": (EulerAncestralDiscreteScheduler, {}),
+    "dpmpp-2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),  # arXiv 2211.01095
+    "unipc": (UniPCMultistepScheduler, {}),  # arXiv 2302.04867
+}
+NO_SAMPLE_PREDICTION = ("plms", "euler-a")  # diffusers' versions know only epsilon and v
+ZERO_SNR_CURE = "use --sampler dpmpp-2m or unipc"
+
+
+class Bar(Protocol):
+    def advance(self, amount: int = 1, note: str | None = None) -> None: ...
+
+
+@torch.inference_mode()
+def sample(
+    model: StableDiffusion,
+    prompts: list[str],
+    seeds: list[int],
+    settings: SamplingSettings,
+    size: tuple[int, int] | None = None,
+    *,
+    batch_size: int = 8,
+    latents: Tensor | None = None,
+    init: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    strength: float = 1.0,
+    bar: Bar | None = None,
+) -> np.ndarray:
+    """Draw prompt i with seed i; uint8 (N, H, W, 3).
+
+    `size` is (width, height) in pixels, the model's own or that of `init` if not given. `latents` (N, C, h, w) replaces
+    the seeds' standard normal start. `init` uint8 (H, W, 3) is the picture to start from, of which `strength` in (0, 1]
+    may change. `mask` (H, W) in [0, 1] redraws `init` where it is at least 0.5 and keeps every other pixel as it is.
+    `bar` moves by N x steps in all. Modes, parameters and random state are left as they were.
+    Raises InputError for a size, sampler or number of steps that the model cannot do.
+    """
+    if len(prompts) != len(seeds):
+        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
+    if mask is not None and init is None:
+        raise InputError("--mask: there is no picture to redraw", "give --init-image too")
+    width, height = (init.shape[1], init.shape[0]) if init is not None else size or (model.size, model.size)
+    factor = model.vae_factor
+    if width % factor or height % factor:
+        raise InputError(f"--width {width} --height {height}: not multiples of {factor}", f"this model draws in blocks of {factor} pixels")
+    shape = (int(model.unet.config.in_channels), height // factor, width // factor)
+
+    images = np.empty((len(prompts), height, width, 3), np.uint8)
+    with _ready(model):
+        texts = {
+            text: model.text_states([text]) for text in dict.fromkeys([settings.negative, *prompts])
+        }  # each alone: no row sways another
+        start = _encode(model, init) if init is not None else None  # (1, C, h, w)
+        for first in range(0, len(prompts), batch_size):
+            rows = slice(first, first + batch_size)
+            generators = [torch.Generator().manual_seed(seed) for seed in seeds[rows]]
+            noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators])  # (B, C, h, w)
+            if latents is not None:
+                noise = latents[rows].float()
+            found = _denoise(
+                model,
+                settings,
+                states=torch.cat([texts[prompt] for prompt in prompts[rows]]),  # (B, L, D)
+                negative=texts[settings.negative],
+                noise=noise,
+                generators=generators,
+                start=start,
+                mask=mask,
+                strength=strength,
+                bar=bar,
+            )
+            for row, latent in enumerate(found.split(1), start=first):
+                images[row] = to_images(model.vae.decode(latent.to(model.vae.dtype) / model.vae.config.scaling_factor).sample)[0]
+    return images if mask is None else _paste(images, init, mask, factor)  # type: ignore[arg-type]
+
+
+def _denoise(
+    model: StableDiffusion,
+    settings: SamplingSettings,
+    *,
+    states: Tensor,  # (B, L, D)
+    negative: Tensor,  # (1, L, D)
+    noise: Tensor,  # (B, C, h, w), standard normal
+    generators: list[torch.Generator],
+    start: Tensor | None,  # (1, C, h, w)
+    mask: np.ndarray | None,  # (H, W)
+    strength: float,
+    bar: Bar | None,
+) -> Tensor:
+    """Latents (B, C, h, w) in 32-bit floats, which is what every solver's arithmetic is done in."""
+    solver, timesteps = _solver(model, settings, strength if start is not None else 1.0)
+    device, dtype, batch = model.device, model.unet.dtype, len(noise)
+    noise, guided = noise.to(device), settings.guidance > 1
+    if guided:
+        states = torch.cat([negative.expand_as(states), states])  # (2B, L, D)
+    states = states.to(dtype)
+
+    def noised(index: int) -> Tensor:
+        """The start picture at the noise level at which step `index` begins; clean after the last."""
+        assert start is not None  # noqa: S101
+        clean = start.expand_as(noise)
+        return clean if index == len(timesteps) else solver.add_noise(clean, noise, timesteps[index].expand(batch))
+
+    redrawn = None  # (1, 1, h, w): 1 where any pixel of a latent's block is redrawn
+    if mask is not None:
+        redrawn = functional.adaptive_max_pool2d(torch.from_numpy(mask >= 0.5).float()[None, None], noise.shape[-2:]).to(device)
+
+    x = noised(0) if start is not None and strength < 1 else noise * solver.init_noise_sigma
+    extra = {"generator": generators} if settings.sampler == "euler-a" else {}
+    for index, t in enumerate(timesteps):
+        inputs = solver.scale_model_input(x, t).to(dtype)
+        predicted = model.unet(torch.cat([inputs, inputs]) if guided else inputs, t, states, return_dict=False)[0].float()
+        if guided:
+            without, with_prompt = predicted.chunk(2)
+            predicted = without + settings.guidance * (with_prompt - without)
+            if settings.guidance_rescale:
+                predicted = _rescaled(predicted, with_prompt, settings.guidance_rescale)
+        x = solver.step(predicted, t, x, return_dict=False, **extra)[0]
+        if redrawn is not None:
+            x = torch.where(redrawn > 0, x, noised(index + 1))
+        if bar is not None:  # in picture-steps, though plms takes one more and img2img fewer
+            done, total = batch * settings.steps, len(timesteps)
+            bar.advance(done * (index + 1) // total - done * index // total)
+    return x
+
+
+def _solver(model: StableDiffusion, settings: SamplingSettings, strength: float) -> tuple[Any, Tensor]:
+    """A fresh scheduler over the model's own noise schedule, and the timesteps left at this strength."""
+    kind, options = SOLVERS[settings.sampler]
+    config, name, steps = model.scheduler.config, settings.sampler, settings.steps
+    if model.prediction_type == "sample" and name in NO_SAMPLE_PREDICTION:
+        raise InputError(f"--sampler {name}: cannot sample a model that predicts the picture itself", "use --sampler ddim")
+    if config.get("rescale_betas_zero_snr"):
+        if name == "plms":  # extrapolates what it then divides by the signal's share, here 0 at first: colours run away
+            raise InputError(
+                "--sampler plms: cannot start from the pure noise that this zero-terminal-SNR model starts from", ZERO_SNR_CURE
+            )
+        options = {**options, "timestep_spacing": "trailing"}  # the other spacings never visit pure noise (arXiv 2305.08891, 3.3)
+    if steps >= config.num_train_timesteps:
+        raise InputError(f"--steps {steps}: this model knows {config.num_train_timesteps} noise levels", "20 to 50 steps are usual")
+    solver = kind.from_config(config, **options)
+    solver.set_timesteps(steps, device=model.device)
+    timesteps = solver.timesteps
+    if timesteps[-1] < 0:  # trailing spacing by float steps: 61 and some others gain a step at -1
+        timesteps = solver.timesteps = timesteps[:-1]
+        if hasattr(solver, "sigmas"):
+            solver.sigmas = torch.cat([solver.sigmas[:-2], solver.sigmas[-1:]])
+    first = steps - max(1, round(steps * strength))
+    timesteps = timesteps[first + 1 :] if name == "plms" and first else timesteps[first:]
+    if name == "plms" and first:  # it takes its first step twice, whichever that is
+        timesteps = torch.cat([timesteps[:2], timesteps[1:]])
+    if hasattr(solver, "set_begin_index"):
+        solver.set_begin_index(first)
+    return solver, timesteps
+
+
+def _rescaled(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
+    """Guided prediction with the contrast of the conditional one (arXiv 2305.08891, equations 15 and 16)."""
+    axes = tuple(range(1, guided.ndim))
+    same_contrast = guided * (conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
+    return amount * same_contrast + (1 - amount) * guided
+
+
+@contextmanager
+def _ready(model: StableDiffusion) -> Iterator[None]:
+    """Evaluation mode, no ambient autocast, and a VAE that does not overflow; all put back afterwards."""
+    parts = (model.text_encoder, model.unet, model.vae)
+    training = [(module, module.training) for part in parts for module in part.modules()]
+    dtype = model.vae.dtype
+    try:
+        for part in parts:
+            part.eval()
+        if dtype != torch.float32 and model.vae.config.force_upcast:
+            model.vae.float()
+        with torch.autocast(model.device.type, enabled=False):
+            yield
+    finally:
+        model.vae.to(dtype)
+        for module, mode in training:
+            module.training = mode
+
+
+def _encode(model: StableDiffusion, image: np.ndarray) -> Tensor:
+    """(1, C, h, w) latent of one uint8 picture (H, W, 3): the posterior's mean."""
+    pixels = to_pixels(image[None]).to(model.vae.device, model.vae.dtype)
+    return model.vae.encode(pixels).latent_dist.mean.float() * model.vae.config.scaling_factor
+
+
+def _paste(images: np.ndarray, original: np.ndarray, mask: np.ndarray, radius: int) -> np.ndarray:
+    """Original pixels back where `mask` is below 0.5, exactly; a soft seam of `radius` pixels on the redrawn side."""
+    redrawn = torch.from_numpy(mask >= 0.5).float()[None, None]
+    soft = functional.avg_pool2d(redrawn, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
+    share = (redrawn * soft)[0, 0, :, :, None].numpy()  # (H, W, 1)
+    return (original + share * (images.astype(np.float32) - original)).round().astype(np.uint8)
+
+
+def to_pixels(images: np.ndarray) -> Tensor:
+    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_images(pixels: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in [-1, 1] (clipped) -> uint8 (B, H, W, 3)."""
+    levels = (pixels.float() / 2 + 0.5).clamp(0, 1) * 255
+    return levels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,132 @@
+"""The subject's identifier: a rare word that is one token and means nothing to the base yet (paper, sec. 3.2)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..core.errors import SettingsError
+from ..training.randomness import generator
+from .base import StableDiffusion
+
+# Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
+# base's predictions less than these do.
+EVERYDAY = ("red", "big", "blue", "small", "old", "green", "happy", "wooden")
+
+
+@dataclass(frozen=True)
+class Identifier:
+    """A candidate and what is known of it."""
+
+    token: str
+    pieces: tuple[str, ...]
+    """What the tokenizer makes of it; one piece is best."""
+    response: float
+    """How far the word moves the base's prediction for the class, relative to everyday words (1 = as far)."""
+
+    @property
+    def warnings(self) -> list[str]:
+        found = []
+        if len(self.pieces) > 1:
+            found.append(
+                f"--token {self.token} splits into {len(self.pieces)} tokens ({' '.join(self.pieces)}); --token auto picks a whole one"
+            )
+        if self.response > 1:
+            found.append(
+                f"--token {self.token} already means something to this base ({self.response:.1f} times the effect of an everyday word); "
+                "--token auto picks a rarer one"
+            )
+        return found
+
+
+def pieces(model: StableDiffusion, text: str) -> tuple[str, ...]:
+    """The tokens of `text`, without the markers of word ends."""
+    return tuple(piece.replace("</w>", "") for piece in model.tokenizer.tokenize(text))
+
+
+def check(model: StableDiffusion, token: str, class_noun: str) -> Identifier:
+    """What tokenizer and base make of `token`. Raises SettingsError for a text that is no word."""
+    if not token.strip() or re.search(r"[\s\[\]{}]", token):
+        raise SettingsError(f"--token {token!r}: must be one word without spaces or brackets", "for example --token sks, or --token auto")
+    return rank(model, [token], class_noun)[0]
+
+
+def choose(model: StableDiffusion, class_noun: str, shown: int = 5) -> list[Identifier]:
+    """The best identifiers of this base, least meaning first.
+
+    Candidates are whole-word tokens of three or four letters without a vowel pattern of words, from the rare end
+    of the vocabulary; they are ranked by the base's own response.
+    """
+    vocabulary = model.tokenizer.get_vocab()
+    words = [
+        (number, name.removesuffix("</w>"))
+        for name, number in vocabulary.items()
+        if re.fullmatch(r"[a-z]{3,4}</w>", name) and not re.search(r"[aeiou]", name.removesuffix("</w>"))
+    ]
+    rarest = [word for _, word in sorted(words, reverse=True)[:48]]
+    if not rarest:
+        raise SettingsError("--token auto: this tokenizer has no rare single tokens", "name one yourself, such as --token sks")
+    return sorted(rank(model, rarest, class_noun), key=lambda one: (len(one.pieces), one.response))[:shown]
+
+
+@torch.inference_mode()
+def rank(model: StableDiffusion, tokens: list[str], class_noun: str) -> list[Identifier]:
+    """Measure each token's response: |prediction("a photo of a TOKEN CLASS") - prediction("a photo of a CLASS")|^2.
+
+    Mean over fixed noise at four timesteps, divided by the median of the same for everyday words.
+    """
+    words = [*tokens, *(word for word in EVERYDAY if word not in class_noun.split())]
+    states = model.text_states([f"a photo of a {class_noun}", *(f"a photo of a {word} {class_noun}" for word in words)])
+    config = model.unet.config
+    size = int(config.sample_size)
+    last = int(model.scheduler.config.num_train_timesteps) - 1
+    timesteps = torch.tensor([last * part // 8 for part in (3, 5, 7, 8)], device=model.device)
+    noise = torch.randn((len(timesteps), config.in_channels, size, size), generator=generator(0, "token response")).to(model.device)
+
+    def prediction(state: Tensor) -> Tensor:
+        return model.unet(noise, timesteps, state.expand(len(timesteps), -1, -1)).sample
+
+    plain = prediction(states[:1])
+    moved = [float((prediction(states[i + 1 : i + 2]) - plain).square().mean()) for i in range(len(words))]
+    usual = float(torch.tensor(moved[len(tokens) :]).median())
+    return [Identifier(token, pieces(model, token), change / max(usual, 1e-12)) for token, change in zip(tokens, moved, strict=False)]
+
+
+class TokenEmbedding(nn.Module):
+    """The text encoder's embedding table with one row that trains (textual inversion, arXiv 2208.01618).
+
+    Everything but the row is frozen, so the optimizer holds D numbers and weight decay touches no other word.
+    """
+
+    def __init__(self, table: nn.Embedding, token_id: int, start: Tensor) -> None:
+        super().__init__()
+        self.table, self.token_id = table, token_id
+        self.row = nn.Parameter(start.detach().clone())  # (D,)
+
+    def forward(self, ids: Tensor) -> Tensor:  # (B, L) -> (B, L, D)
+        return torch.where((ids == self.token_id)[..., None], self.row.to(self.table.weight.dtype), self.table(ids))
+
+    @staticmethod
+    def install(model: StableDiffusion, token: str, class_noun: str) -> None:
+        """Make `token` trainable, starting from the mean embedding of the class noun; a token that splits is added."""
+        if len(pieces(model, token)) > 1:
+            model.tokenizer.add_tokens([token])
+            model.text_encoder.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
+        token_id = model.tokenizer(token, add_special_tokens=False).input_ids[0]
+        noun_ids = model.tokenizer(class_noun, add_special_tokens=False).input_ids
+        embeddings = model.text_encoder.embeddings
+        table = embeddings.token_embedding.requires_grad_(False)
+        embeddings.token_embedding = TokenEmbedding(table, token_id, table.weight[noun_ids].mean(dim=0))
+
+    @staticmethod
+    def remove(model: StableDiffusion) -> None:
+        """Write the row into the table and put the plain table back."""
+        embeddings = model.text_encoder.embeddings
+        trained = embeddings.token_embedding
+        if isinstance(trained, TokenEmbedding):
+            with torch.no_grad():
+                trained.table.weight[trained.token_id] = trained.row
+            embeddings.token_embedding = trained.table

@@ -1,0 +1,162 @@
+"""A Lightning Trainer built from settings, and the small pieces of the loop that both halves share."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import Logger
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..core.console import progress_bar
+from ..core.errors import SettingsError
+from .settings import TrainingSettings
+
+warnings.filterwarnings("ignore", module="lightning.*")  # advice about defaults that are chosen here on purpose
+
+
+def build(settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> Trainer:
+    """The Trainer; raises SettingsError where the hardware asked for is not there."""
+    if settings.ema and settings.strategy.startswith(("fsdp", "deepspeed")):
+        raise SettingsError(f"training.ema: not available with strategy {settings.strategy}", "set training.ema=0, or use --strategy ddp")
+    try:
+        return Trainer(
+            default_root_dir=folder,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            num_nodes=settings.nodes,
+            strategy=settings.strategy,
+            precision=settings.precision if settings.precision != "32" else "32-true",
+            max_steps=settings.steps,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip or None,
+            deterministic="warn",
+            callbacks=list(callbacks),
+            logger=list(loggers),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+    except Exception as error:  # Lightning reports missing hardware and packages in several ways
+        raise SettingsError(
+            f"training: {' '.join(str(error).split())[:200]}", "check --accelerator, --devices, --strategy and --precision"
+        ) from error
+
+
+class _MicroSteps(IterableDataset[int]):
+    """The numbers of the micro-steps, from `first()` on: all that a step needs to know what to draw."""
+
+    def __init__(self, first: Callable[[], int]) -> None:
+        self.first = first
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.first())
+
+
+def micro_steps(first: Callable[[], int]) -> DataLoader[int]:
+    """A loader of micro-step numbers; `first` is asked when iteration starts, after a checkpoint was restored."""
+    return DataLoader(_MicroSteps(first), batch_size=None)
+
+
+def optimizer(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """AdamW over parameter groups, each with its own `lr`."""
+    options: dict[str, Any] = {
+        "betas": (settings.beta1, settings.beta2),
+        "eps": settings.epsilon,
+        "weight_decay": settings.weight_decay,
+    }
+    if settings.optimizer == "adamw8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError:
+            raise SettingsError("training.optimizer: adamw8bit is not installed", "pip install 'femtobooth[8bit]', or use adamw") from None
+        return AdamW8bit(groups, **options)
+    return torch.optim.AdamW(groups, **options)
+
+
+def learning_rate_schedule(settings: TrainingSettings, of: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
+    """Warm-up, then constant, linear or cosine decay to 0, in optimizer steps."""
+
+    def factor(step: int) -> float:
+        if step < settings.warmup:
+            return (step + 1) / settings.warmup
+        done = min((step - settings.warmup) / max(settings.steps - settings.warmup, 1), 1.0)
+        return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[settings.schedule]
+
+    return torch.optim.lr_scheduler.LambdaLR(of, factor)
+
+
+class MovingAverage(Callback):
+    """Exponential moving average of the trained weights, warmed up as min(decay, (1 + n) / (10 + n))."""
+
+    def __init__(self, decay: float) -> None:
+        self.decay = decay
+        self.average: dict[str, torch.Tensor] = {}
+        self._step = 0
+
+    @staticmethod
+    def _trained(module: LightningModule) -> dict[str, torch.nn.Parameter]:
+        return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        for name, parameter in self._trained(pl_module).items():
+            self.average[name] = self.average.get(name, parameter).detach().clone().to(parameter.device)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        decay = min(self.decay, (1 + self._step) / (10 + self._step))
+        trained = self._trained(pl_module)
+        torch._foreach_lerp_([self.average[name] for name in trained], [value.detach() for value in trained.values()], 1 - decay)
+
+    @contextmanager
+    def applied(self, module: LightningModule) -> Iterator[None]:
+        """Inside, the module holds the averages."""
+        trained = self._trained(module)
+        kept = {name: parameter.detach().clone() for name, parameter in trained.items()}
+        with torch.no_grad():
+            for name, parameter in trained.items():
+                parameter.copy_(self.average[name])
+            try:
+                yield
+            finally:
+                for name, parameter in trained.items():
+                    parameter.copy_(kept[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"average": self.average}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.average = state_dict["average"]
+
+
+class StepBar(Callback):
+    """A progress bar over optimizer steps, with the loss."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+        self._bar = progress_bar("training", int(trainer.max_steps), done=self._step)
+        self._advance = self._bar.__enter__().advance
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        if trainer.global_step > self._step:
+            loss = outputs["loss"].item() * trainer.accumulate_grad_batches
+            self._advance(trainer.global_step - self._step, note=f"loss {loss:.3f}")
+            self._step = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar.__exit__(None, None, None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if hasattr(self, "_bar"):
+            self._bar.__exit__(None, None, None)
