@@ -24,7 +24,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 def _tiny(folder: Path, *, second: bool) -> Path:
     torch.manual_seed(7)
-    tokenizer = base.load_tokenizer(str(base.bundled_folder() / "tokenizer"))
+    tokenizer = base.load_tokenizer(base.bundled_folder() / "tokenizer")
     tokenizer.model_max_length = TOKENS
     text_encoder = CLIPTextModel(
         CLIPTextConfig(

@@ -143,9 +143,8 @@ def _fault(model: type[Settings], fault: Any) -> str:
     path = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
         known = dotted_keys(model)
-        near = difflib.get_close_matches(path, known, n=1, cutoff=0.6) or [
-            key for key in known if key.rpartition(".")[2] == path.rpartition(".")[2]
-        ]
+        same_name = [key for key in known if key.rpartition(".")[2] == path.rpartition(".")[2]]
+        near = same_name or difflib.get_close_matches(path, known, n=1)
         return f"{path}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     given = "" if fault["type"] in ("missing", "value_error") else f" (got {fault['input']!r})"

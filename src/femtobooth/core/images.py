@@ -45,7 +45,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_PROFILE_SPACE = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK", "LAB": "Lab"}
+_PROFILE_SPACE = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,8 @@ def decode(path: Path) -> Picture | Skipped:
     except UnidentifiedImageError:
         return Skipped(path, f"damaged {format}: its header cannot be read")
     except Exception as error:  # decoders raise nearly everything on damaged input
-        return Skipped(path, f"damaged {format}: {str(error) or type(error).__name__}")
+        problem = str(error) or type(error).__name__
+        return Skipped(path, f"truncated {format}" if "truncated" in problem.lower() else f"damaged {format}: {problem}")
 
 
 def _format(path: Path) -> str:
@@ -255,10 +256,11 @@ def _over_white(image: Image.Image, profile: bytes | None, notes: list[str]) -> 
     alpha = None
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
-        straight = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
+        straight = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         alpha = straight.getchannel("A")
         image = straight.convert("L" if grey else "RGB")
     elif image.mode not in _PROFILE_SPACE:
+        profile = None if image.mode == "LAB" else profile  # LAB needs none
         image = image.convert("L" if grey else "RGB")
     opaque = _to_srgb(image, profile, notes)
     if alpha is None or alpha.getextrema()[0] == 255:
@@ -270,16 +272,16 @@ def _over_white(image: Image.Image, profile: bytes | None, notes: list[str]) -> 
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    """L, RGB, CMYK or LAB to RGB by the embedded profile if it is usable, else by PIL's plain formulas.
+    """L, RGB or CMYK to RGB by the embedded profile if it is usable, else by PIL's plain formulas.
 
-    A profile is usable if it is of the picture's colour space and keeps white paper light.
+    A profile is usable if it is of the picture's colour space and keeps a faint tint light.
     """
     if image.mode == "CMYK":
         notes.append("CMYK converted")
-    if not profile and image.mode != "LAB":
+    if not profile:
         return image.convert("RGB")
     try:
-        source = ImageCms.ImageCmsProfile(BytesIO(profile) if profile and image.mode != "LAB" else ImageCms.createProfile("LAB"))
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
         name, space = ImageCms.getProfileDescription(source).strip(), source.profile.xcolor_space.strip()
         if image.mode == "L" and space == "RGB":
             image = image.convert("RGB")
@@ -296,9 +298,8 @@ def _to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Ima
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
-        paper = {"CMYK": (0, 0, 0, 0), "LAB": (255, 0, 0)}.get(image.mode, "white")
-        white = transform.apply(Image.new(image.mode, (1, 1), paper)).tobytes()
-        if min(white) < 200:
+        faint = Image.new(image.mode, (1, 1), (12, 0, 0, 0) if image.mode == "CMYK" else "#f3f3f3")  # lcms mends white itself
+        if min(transform.apply(faint).tobytes()) < 128:
             notes.append(f"implausible colour profile {shown(name)!r} ignored")
             return image.convert("RGB")
         converted = transform.apply(image)

@@ -48,6 +48,8 @@ class StableDiffusion:
     """SHA-256 over all files it was loaded from."""
     card: dict[str, Any] = field(default_factory=dict)
     """The `femtobooth:` part of the model card's front matter: recommended settings for each command."""
+    readme: str = ""
+    """The whole model card."""
     subject: dict[str, Any] = field(default_factory=dict)
     """For a personalized model: token and class_noun, with provenance."""
 
@@ -153,31 +155,39 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
     kinds = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
     loaded: dict[str, Any] = {}
     for part, kind in kinds.items():
-        dtype = {"dtype" if part == "text_encoder" else "torch_dtype": torch.float32}
         try:
-            loaded[part] = kind.from_pretrained(folder / part, use_safetensors=True, local_files_only=True, **dtype)
+            loaded[part] = kind.from_pretrained(folder / part, use_safetensors=True, local_files_only=True, dtype=torch.float32)
         except Exception as error:  # the libraries raise many kinds for one fact: this part cannot be read
             raise ModelError(
                 f"{folder / part}: cannot be loaded ({_first_line(error)})", "copy the model again, as .safetensors"
             ) from error
+        for tensor in (*loaded[part].parameters(), *loaded[part].buffers()):
+            # Mapped from the file it starts at any byte, where kernels round otherwise: results must depend on values alone.
+            tensor.data = tensor.data.clone()
+    if loaded["unet"].config.in_channels != loaded["vae"].config.latent_channels:
+        raise ModelError(
+            f"{folder}: its UNet reads {loaded['unet'].config.in_channels} channels, its VAE makes {loaded['vae'].config.latent_channels}",
+            "inpainting and depth checkpoints are no text-to-image bases; take the plain model (generate has --mask)",
+        )
     return StableDiffusion(
-        tokenizer=load_tokenizer(str(folder / "tokenizer")),
+        tokenizer=load_tokenizer(folder / "tokenizer"),
         scheduler=_load_scheduler(folder / "scheduler"),
         source=source or str(folder),
         hash=content_hash((path for path in folder.rglob("*") if path.is_file() and _shapes_pictures(path)), folder),
         card=read_card(folder),
+        readme=_read_readme(folder),
         subject=_read_subject(folder),
         **{part: module.eval().requires_grad_(False) for part, module in loaded.items()},
     )
 
 
-def load_tokenizer(reference: str) -> CLIPTokenizer:
-    """A CLIP tokenizer from a folder or hub id. Raises ModelError."""
+def load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """The CLIP tokenizer in a folder. Raises ModelError."""
     try:
-        return CLIPTokenizer.from_pretrained(reference, local_files_only=Path(reference).is_dir())
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise ModelError(
-            f"{reference}: no CLIP tokenizer there ({_first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt"
+            f"{folder}: no CLIP tokenizer there ({_first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt"
         ) from error
 
 
@@ -211,15 +221,28 @@ def save_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dt
         if dtype != model.unet.dtype:
             pipeline = pipeline.to(dtype=dtype)
         pipeline.save_pretrained(temporary, safe_serialization=True)
+        save_tokenizer(model.tokenizer, temporary / "tokenizer")
+        for path in temporary.rglob("*.json"):
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.pop("_name_or_path", None) is not None:  # a path of this machine
+                path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(card, encoding="utf-8")
         if model.subject:
             (temporary / SUBJECT_FILE).write_text(json.dumps(model.subject, indent=2) + "\n", encoding="utf-8")
 
 
+def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Write tokenizer.json, and the vocab.json and merges.txt that older programs read."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()  # each call sets both anew; the last call's values are no part of the model
+    backend.no_truncation()
+    tokenizer.save_pretrained(folder)
+    backend.model.save(str(folder))
+
+
 def read_card(folder: Path) -> dict[str, Any]:
     """Recommended settings in the front matter of a model card: its `femtobooth:` mapping, or {}."""
-    path = folder / "README.md"
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    path, text = folder / "README.md", _read_readme(folder)
     if not text.startswith("---\n"):
         return {}
     try:
@@ -228,6 +251,11 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: its front matter is not valid YAML ({getattr(error, 'problem', error)})") from None
     value = matter.get("femtobooth") if isinstance(matter, dict) else None
     return value if isinstance(value, dict) else {}
+
+
+def _read_readme(folder: Path) -> str:
+    path = folder / "README.md"
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _read_subject(folder: Path) -> dict[str, Any]:

@@ -142,7 +142,6 @@ class DreamBooth(LightningModule):
         self._sums = torch.zeros(2, BANDS, 2, dtype=torch.float64)  # (instance|prior, band, sum|count)
         self._logged_at = (0, time.monotonic())
         self._gradient_norm = 0.0
-        self._step = 0
 
     @property
     def model(self) -> StableDiffusion:
@@ -200,7 +199,7 @@ class DreamBooth(LightningModule):
         return loop.micro_steps(lambda: self.resumed_step * self.settings.training.accumulate)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.resumed_step = self._step = int(checkpoint["global_step"])
+        self.resumed_step = int(checkpoint["global_step"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -240,20 +239,20 @@ class DreamBooth(LightningModule):
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         self._gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        if self.global_step == self._step:
-            return
-        self._step = self.global_step
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Log right after the step, so that the row is there when a callback saves a checkpoint."""
+        super().optimizer_step(*arguments, **options)
+        step = self.global_step + 1
         sums, self._sums = self._sums, torch.zeros_like(self._sums)
-        if self._step % self.settings.training.log_every and self._step != self.trainer.max_steps:
+        if step % self.settings.training.log_every and step != self.trainer.max_steps:
             return
         if self.trainer.world_size > 1:
             sums = self.all_gather(sums.float().to(self.device)).reshape(-1, *sums.shape).sum(dim=0).double().cpu()
-        metrics = self._metrics(sums)
+        metrics = self._metrics(sums, step)
         for logger in self.loggers:
-            logger.log_metrics(metrics, self._step)
+            logger.log_metrics(metrics, step)
 
-    def _metrics(self, sums: Tensor) -> dict[str, float]:
+    def _metrics(self, sums: Tensor, step: int) -> dict[str, float]:
         timesteps = int(self.model.scheduler.config.num_train_timesteps)
         metrics: dict[str, float] = {}
         for term, bands in zip(("instance", "prior"), sums, strict=True):
@@ -267,12 +266,12 @@ class DreamBooth(LightningModule):
         optimizer: Any = self.optimizers()
         metrics |= {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
         metrics["gradient_norm"] = self._gradient_norm
-        (step, then), now = self._logged_at, time.monotonic()
+        (before, then), now = self._logged_at, time.monotonic()
         training = self.settings.training
-        if step:
-            photos = (self._step - step) * training.batch_size * training.accumulate * self.trainer.world_size
+        if before:
+            photos = (step - before) * training.batch_size * training.accumulate * self.trainer.world_size
             metrics["photos_per_second"] = photos / (now - then)
-        self._logged_at = (self._step, now)
+        self._logged_at = (step, now)
         metrics["peak_memory_gib"] = peak_memory(self.device) / 2**30
         return metrics
 

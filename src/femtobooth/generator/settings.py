@@ -14,8 +14,8 @@ Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
 
 class SamplingSettings(Settings):
     sampler: Sampler = "ddim"
-    """Solver of the reverse diffusion."""
-    steps: Annotated[int, Field(ge=1, le=1000)] = 30
+    """Solver of the reverse diffusion: ddim, plms (not for zero-terminal-SNR models), euler, euler-a, dpmpp-2m or unipc."""
+    steps: Annotated[int, Field(ge=1, le=999)] = 30
     """Denoising steps for each picture."""
     guidance: Annotated[float, Field(ge=0)] = 7.5
     """Classifier-free guidance scale; 1 and below turn guidance off."""
@@ -35,7 +35,7 @@ class PhotoSettings(Settings):
     flip: bool = False
     """Also train on mirrored photos; leave off for subjects with text."""
     captions: Literal["plain", "photo", "varied"] = "photo"
-    """Caption of a photo without a .txt of its own: `a {token} {class}`, `a photo of a {token} {class}`, or twenty styles in turn."""
+    """Caption of a photo without a .txt of its own: plain is "a [V] dog", photo is "a photo of a [V] dog", varied is one of twenty."""
 
 
 class IdentifierSettings(Settings):

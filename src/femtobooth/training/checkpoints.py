@@ -24,6 +24,7 @@ from ..core.runs import TEMPORARY, atomic_folder, sha256_of, write_json
 
 MANIFEST = "manifest.json"
 STATE = "state.ckpt"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def save(trainer: Trainer, folder: Path, keep: int) -> Path:
@@ -95,11 +96,15 @@ class Checkpoints(Callback):
         self._step = 0
         self._previous: dict[int, Any] = {}
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for signum in SIGNALS:  # before Lightning puts its own handlers there
+            self._previous[signum] = signal.getsignal(signum)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-                self._previous[signum] = signal.signal(signum, self._on_signal)
+            for signum in SIGNALS:
+                signal.signal(signum, self._on_signal)
 
     def _on_signal(self, signum: int, _: FrameType | None) -> None:
         if signum == signal.SIGUSR1:
@@ -129,6 +134,6 @@ class Checkpoints(Callback):
             trainer.should_stop = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for signum, handler in self._previous.items():
-            signal.signal(signum, handler)
-        self._previous.clear()
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in self._previous.items():
+                signal.signal(signum, handler)

@@ -45,14 +45,14 @@ class TrainingSettings(Settings):
     devices: int = Field(1, ge=1)
     """Processes (GPUs) on each node."""
     nodes: int = Field(1, ge=1)
-    """Machines."""
+    """Machines that train together."""
     strategy: Literal["auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2"] = "auto"
     """How several processes share the work, as Lightning names it."""
     checkpoint_every: int = Field(100, ge=0)
     """Optimizer steps between checkpoints; 0 writes one only when interrupted and at the end."""
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints that are kept."""
-    log_every: int = Field(10, ge=1)
+    log_every: int = Field(1, ge=1)
     """Optimizer steps between log lines."""
     trackers: list[Literal["tensorboard", "csv", "wandb"]] = ["tensorboard", "csv"]
     """Where losses and pictures go; wandb needs the extra femtobooth[wandb] and works offline too."""

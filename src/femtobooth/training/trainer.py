@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,7 @@ from ..core.errors import SettingsError
 from .settings import TrainingSettings
 
 warnings.filterwarnings("ignore", module="lightning.*")  # advice about defaults that are chosen here on purpose
+logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 def build(settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> Trainer:

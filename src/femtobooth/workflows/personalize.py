@@ -30,7 +30,7 @@ from ..core import config
 from ..core.console import note, rank, table, warn
 from ..core.errors import Interrupted, ModelError, SettingsError
 from ..core.runs import atomic_file, environment, refuse_existing, timestamp, write_json, write_text
-from ..core.sheets import sheet
+from ..core.sheets import sheet, stacked
 from ..generator import base as bases
 from ..generator import prior, tokens
 from ..generator.base import StableDiffusion
@@ -149,7 +149,10 @@ def _train(
     prompts = [_fill(prompt, settings, token) for prompt in settings.preview.prompts]
     previews = Previews(folder / "previews", prompts, settings.preview, size, average)
     callbacks: list[Callback] = [*([average] if average else []), saver, previews, trainer.StepBar()]
-    lightning = trainer.build(training, folder, callbacks, loggers(training, folder / "logs", folder.name, step))
+    trackers = loggers(training, folder / "logs", folder.name, step)
+    for tracker in trackers:
+        tracker.log_hyperparams(settings.model_dump())
+    lightning = trainer.build(training, folder, callbacks, trackers)
     if step:
         note(f"resuming {folder} at step {step}")
     if step < training.steps:
@@ -180,7 +183,7 @@ def _latents(
 ) -> tuple[LatentSet, LatentSet | None]:
     """Photos and class images through the VAE, once; the class images are drawn first where they are missing."""
     captions = [[_fill(text, settings, token) for text in photo.captions] for photo in photos]
-    pictures = np.stack([photo.image for photo in photos])
+    pictures = np.stack([photo.pixels for photo in photos])
     if settings.prior.weight == 0:
         return encode(model, pictures, captions, settings.photos.flip), None
     processes = prior.Processes(lightning.global_rank, lightning.world_size, lightning.strategy.barrier)
@@ -188,14 +191,16 @@ def _latents(
     wanted = prior.prompts(settings.prior, settings.photos.class_noun)
     if settings.prior.folder:
         own = settings.photos.model_copy(update={"paths": [settings.prior.folder], "crop": "center"})
-        images = [np.stack([photo.image for photo in load_photos(own, size)[0]])]
+        images = [np.stack([photo.pixels for photo in load_photos(own, size)[0]])]
         prompts = [wanted[0]] * len(images[0])
         wanted = wanted[1:]
     for prompt in wanted:
         images.append(prior.class_images(model, prompt, settings.prior, size, processes))
         prompts += [prompt] * len(images[-1])
     # Both encoded after the class images, whose drawing must see the base as it is.
-    return encode(model, pictures, captions, settings.photos.flip), encode(model, np.concatenate(images), [[prompt] for prompt in prompts], mirrored=False)
+    return encode(model, pictures, captions, settings.photos.flip), encode(
+        model, np.concatenate(images), [[prompt] for prompt in prompts], mirrored=False
+    )
 
 
 def _show_parts(module: DreamBooth) -> None:
@@ -208,19 +213,24 @@ def _show_parts(module: DreamBooth) -> None:
     }
     rows = estimate(modules, training.optimizer, bool(training.ema), 1 if module.frozen else 0)
 
-    def gib(count: float) -> str:
-        return f"{count / 2**30:.2f}" if count >= 2**30 / 100 else f"{count / 2**20:.1f} Mi"
+    def size(count: float) -> str:
+        return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
 
     total = sum(row["weights"] + row["gradients"] + row["optimizer"] for row in rows)
     table(
-        f"What trains ({training.precision}-bit passes); memory in GiB, activations come on top",
+        f"What trains ({training.precision}-bit passes); activations come on top",
         ["part", ">trained", ">frozen", ">learning rate", ">weights", ">gradients", ">optimizer"],
         [
-            (row["part"], f"{row['trained']:,}", f"{row['frozen']:,}", f"{row['learning_rate'] or 0:g}" if row["learning_rate"] else "-")
-            + (gib(row["weights"]), gib(row["gradients"]), gib(row["optimizer"]))
+            (
+                row["part"],
+                f"{row['trained']:,}",
+                f"{row['frozen']:,}",
+                f"{row['learning_rate']:g}" if row["learning_rate"] else "-",
+                *(size(row[kind]) for kind in ("weights", "gradients", "optimizer")),
+            )
             for row in rows
         ]
-        + [("total", "", "", "", gib(total), "", "")],
+        + [("total", "", "", "", size(total), "", "")],
     )
 
 
@@ -268,10 +278,10 @@ def _overview(folder: Path, photos: list[Photo], prompts: list[str], after: np.n
             path = folder / "previews" / "step-000000" / f"{row:02d}-{column}.png"
             with contextlib.suppress(OSError), Image.open(path) as image:
                 before[row, column] = np.asarray(image)
-    rows: list[list[np.ndarray | None]] = [[photo.image for photo in photos[: 2 * after.shape[1]]]]
-    rows += [[*before[row], *after[row]] for row in range(len(prompts))]
     half = after.shape[1]
-    drawn = sheet(rows, ["photos", *prompts], ["before"] * half + ["after"] * half)
+    top = sheet([[photo.pixels for photo in photos[: 2 * half]]], [f"{len(photos)} photos"], [], cell=max(128, before.shape[2]))
+    below = sheet([[*before[row], *after[row]] for row in range(len(prompts))], prompts, ["before"] * half + ["after"] * half)
+    drawn = stacked([top, below])
     with atomic_file(folder / "overview.png") as temporary:
         drawn.save(temporary, format="PNG")
 

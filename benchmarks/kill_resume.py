@@ -1,0 +1,109 @@
+"""Is a run that is killed at a random moment and resumed the same, bit for bit, as one that was not?
+
+    python benchmarks/kill_resume.py --tries 20
+
+Each try starts the real command, sends SIGKILL at a random moment (every third try while a checkpoint is being
+written), resumes it, and compares every weight file's hash and every loss of the curve with the unbroken run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from femtobooth.core.runs import sha256_of
+
+SETTINGS = {
+    "training.steps": 12, "training.batch_size": 2, "training.accumulate": 2, "training.checkpoint_every": 3, "training.ema": 0.9,
+    "training.schedule": "cosine", "training.warmup": 2, "photos.flip": "true", "prior.images": 4, "prior.sampling.steps": 2,
+    "prior.sampling_batch": 2, "preview.images": 1, "preview.every": 5, "preview.sampling.steps": 1,
+    "training.trackers": "csv",
+}  # fmt: skip
+
+
+def command(photos: Path, base: str, runs: Path, name: str) -> list[str]:
+    sets = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    start = [sys.executable, "-m", "femtobooth", "personalize", str(photos), "--class-noun", "robot"]
+    return [*start, "--base", base, "--runs", str(runs), "--name", name, *sets]
+
+
+Outcome = tuple[dict[str, str], list[dict[str, str]]]
+
+
+def outcome(run: Path) -> Outcome:
+    """Hashes of the result's weights, and the loss columns of the curve."""
+    weights = {path.relative_to(run).as_posix(): sha256_of(path) for path in sorted((run / "model").rglob("*.safetensors"))}
+    with (run / "logs" / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    exact = ("step", "loss/", "instance/", "prior/", "learning_rate/", "gradient_norm")
+    return weights, [{name: value for name, value in row.items() if name.startswith(exact)} for row in rows]
+
+
+def differences(found: Outcome, expected: Outcome) -> list[str]:
+    """Names of the weight files and of the curve's cells that differ."""
+    files = [name for name, digest in expected[0].items() if found[0].get(name) != digest]
+    cells = [
+        f"{name} at step {row['step']}"
+        for row, other in itertools.zip_longest(expected[1], found[1], fillvalue={"step": "?"})
+        for name in {**row, **other}
+        if row.get(name) != other.get(name)
+    ]
+    return files + cells
+
+
+def kill_at(process: subprocess.Popen[bytes], run: Path, seconds: float, during_save: bool) -> str:
+    """SIGKILL the process: `seconds` after training began, or as soon after that as a checkpoint is being written."""
+    while process.poll() is None and not (run / "previews" / "step-000000.png").exists():
+        time.sleep(0.01)
+    time.sleep(seconds)
+    while during_save and process.poll() is None and not any((run / "checkpoints").glob(".tmp-*")):
+        time.sleep(0.0005)
+    done = process.poll() is not None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
+    torn = any((run / "checkpoints").glob(".tmp-*"))
+    return ("too late, " if done else "") + ("in a save, " if torn else "") + (f"newest {kept[-1]}" if kept else "no checkpoint yet")
+
+
+def main(tries: int, base: str, photos: Path) -> int:
+    chance = random.Random(time.time_ns())
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
+    same = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        runs = Path(scratch)
+        subprocess.run(command(photos, base, runs, "whole"), check=True, **quiet)
+        expected = outcome(runs / "whole")
+        began = (runs / "whole" / "previews" / "step-000000.png").stat().st_mtime
+        length = (runs / "whole" / "run.json").stat().st_mtime - began
+        for number in range(tries):
+            name, seconds = f"try{number}", chance.uniform(0, length)
+            process = subprocess.Popen(command(photos, base, runs, name), **quiet)
+            during_save = number % 3 == 2
+            where = kill_at(process, runs / name, seconds / 2 if during_save else seconds, during_save)
+            resume = [sys.executable, "-m", "femtobooth", "personalize", "--resume", str(runs / name)]
+            subprocess.run(resume, check=True, **quiet)
+            different = differences(outcome(runs / name), expected)
+            same += not different
+            verdict = f"DIFFERENT in {', '.join(different[:6])}" if different else "identical"
+            print(f"try {number + 1:2}: killed after {seconds:5.2f} s ({where}): {verdict}", flush=True)
+    print(f"{same} of {tries} identical")
+    return 0 if same == tries else 1
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tries", type=int, default=20)
+    parser.add_argument("--base", default="bundled")
+    parser.add_argument("--photos", type=Path, default=Path(__file__).parents[1] / "examples" / "mascot")
+    options = parser.parse_args()
+    sys.exit(main(options.tries, options.base, options.photos))

@@ -1,0 +1,59 @@
+"""femtobooth convert: a model between its two forms, the folder of diffusers and the single `.safetensors` file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from ..core.console import note
+from ..core.errors import ExistsError, SettingsError
+from ..core.runs import refuse_existing
+
+
+def run(
+    source: str, target: str | Path, precision: Literal["32", "16"] = "32", tokenizer: str | None = None, overwrite: bool = False
+) -> dict[str, Any]:
+    """Write what `source` names (anything `--base` takes, or a run) as `target`, and return what was written.
+
+    A target that ends in `.safetensors` becomes a single file in the layout of the original code, any other a folder in
+    diffusers' layout. Nothing is lost either way at precision 32. Raises ExistsError, ModelError, SettingsError.
+    """
+    target = Path(target).expanduser()
+    _check(target, overwrite)
+
+    import torch
+
+    from ..generator import base, ldm_keys
+    from ..generator.single_file import save_single_file
+
+    model = base.load(source, tokenizer)
+    dtype = {"32": torch.float32, "16": torch.float16}[precision]
+    if target.suffix == ".safetensors":
+        save_single_file(model, target, dtype, overwrite)
+    else:
+        base.save_folder(model, target, card=model.readme or f"Converted from {Path(source).name}.\n", dtype=dtype, overwrite=overwrite)
+    files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    written = {
+        "target": str(target),
+        "layout": "Stable Diffusion 2.x" if ldm_keys.is_second(model.text_encoder) else "Stable Diffusion 1.x",
+        "prediction_type": model.prediction_type,
+        "pixels": model.size,
+        "precision": precision,
+        "bytes": size,
+    }
+    note("{target}: {layout}, {prediction_type}, {pixels} pixels, {precision}-bit".format(**written) + f", {size / 1e6:.0f} MB")
+    return written
+
+
+def _check(target: Path, overwrite: bool) -> None:
+    """Refuse, before anything is loaded, what would lose files or run code."""
+    if target.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        raise SettingsError(f"{target}: pickled checkpoints are only read, never written", "name the target .safetensors")
+    refuse_existing(target, overwrite)
+    if target.suffix == ".safetensors" and target.is_dir():
+        raise ExistsError(f"{target} is a folder", "choose another name for the file")
+    if target.suffix != ".safetensors" and target.is_file():
+        raise ExistsError(f"{target} is a file", "choose another name for the folder, or end the name in .safetensors")
+    if target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file():
+        raise ExistsError(f"{target} holds other things than a model", "choose another folder; --overwrite only replaces models")

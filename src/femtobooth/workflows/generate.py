@@ -1,0 +1,344 @@
+"""run + prompts -> pictures, a labelled grid and a manifest; and the same picture again from what is stored in it.
+
+OUT/00-a-sks-dog-on-the-moon-seed3.png   prompt 0, seed 3; its text chunks `femtobooth` and `parameters` tell how it was made
+    grid.png                             all of them, a row for each prompt
+    manifest.json                        model, settings, and each picture's prompt, seed and hash
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from .. import __version__
+from ..core import config
+from ..core.console import note, progress_bar, warn
+from ..core.errors import InputError, ModelError
+from ..core.images import read_picture
+from ..core.runs import atomic_file, environment, refuse_existing, sha256_of, timestamp, write_json
+from ..core.sheets import sheet
+from ..generator import base as bases
+from ..generator.base import StableDiffusion
+from ..generator.sampling import sample
+from ..generator.settings import GenerateSettings
+
+KEY = "femtobooth"  # of the PNG text chunk that `regenerate` reads
+SUBJECT = re.compile(r"\[v\]", re.IGNORECASE)
+DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
+HOW = ("tokenizer", "width", "height", "strength", "precision", "device", "sampling")  # the settings that shape one picture
+
+
+@dataclass(frozen=True)
+class Start:
+    """What img2img and inpainting start from."""
+
+    image: np.ndarray | None = None
+    """(H, W, 3), uint8."""
+    mask: np.ndarray | None = None
+    """(H, W) in [0, 1]: 1 is redrawn."""
+
+
+def settings_from(*layers: Mapping[str, Any]) -> GenerateSettings:
+    """Settings from layers over the recommendations of the model's own card."""
+    reference = config.merge(*layers).get("run", bases.BUNDLED)
+    return config.resolve(GenerateSettings, bases.recommended(str(reference)).get("generate", {}), *layers)
+
+
+def run(settings: GenerateSettings) -> dict[str, Any]:
+    """Draw every prompt with every seed; returns what manifest.json holds. Raises InputError before anything is written.
+
+    Each batch is written as it is finished, so that an interrupted run keeps what it has drawn.
+    """
+    prompts = _prompts(settings)
+    folder = Path(settings.out) if settings.out else _new_folder(_home(settings.run))
+    refuse_existing(folder, settings.overwrite)
+    device = _device(settings.device)
+    model = bases.load(settings.run, settings.tokenizer)
+    prompts = [_with_subject(prompt, model, settings.run) for prompt in prompts]
+    for text in [*prompts, settings.sampling.negative]:
+        _warn_of_cut(text, model)
+    settings = settings.model_copy(
+        update={"device": str(device), "width": settings.width or model.size, "height": settings.height or model.size}
+    )
+    start = _start(settings)
+    _prepare(model, settings)
+
+    seeds = [settings.seed + shot for shot in range(settings.count)]
+    jobs = [(prompt, seed, _name(row, prompt, seed, seeds[-1])) for row, prompt in enumerate(prompts) for seed in seeds]
+    how = settings.model_dump(include=set(HOW))
+    sources = {key: _fingerprint(path) for key in ("init_image", "mask") if (path := getattr(settings, key))}
+    made: list[dict[str, Any]] = []
+    pictures: list[np.ndarray] = []
+    manifest = {
+        "femtobooth": __version__,
+        "folder": str(folder),
+        "model": {"source": settings.run, "hash": model.hash, **({"subject": model.subject} if model.subject else {})},
+        "settings": settings.model_dump(),
+        **sources,
+        "environment": environment(),
+        "complete": False,
+        "images": made,
+    }
+    try:
+        with progress_bar("pictures", len(jobs) * settings.sampling.steps) as bar:
+            for first in range(0, len(jobs), settings.batch_size):
+                batch = jobs[first : first + settings.batch_size]
+                drawn = _draw(model, settings, start, [job[0] for job in batch], [job[1] for job in batch], bar)
+                for row, (picture, (prompt, seed, name)) in enumerate(zip(drawn, batch, strict=True)):
+                    record = {
+                        KEY: __version__,
+                        "prompt": prompt,
+                        "seed": seed,
+                        "model": {"source": settings.run, "hash": model.hash},
+                        "settings": how,
+                        "batch": [row, len(batch)],
+                        **sources,
+                    }
+                    _save(picture, folder / name, record)
+                    pictures.append(picture)
+                    made.append({"file": name, "prompt": prompt, "seed": seed, "sha256": sha256_of(folder / name)})
+        manifest["complete"] = True
+    finally:
+        if made:
+            _save_grid(folder / "grid.png", prompts, seeds, pictures)
+            write_json(folder / "manifest.json", manifest)
+            note(f"{len(made)} of {len(jobs)} pictures in {folder}")
+    return manifest
+
+
+def regenerate(source: Path, model: str | None = None, out: str | None = None, overwrite: bool = False) -> dict[str, Any]:
+    """Draw a generated PNG again from what is stored in it; returns what was done and whether it came out `identical`.
+
+    On the same machine the pixels are the same to the bit: the picture keeps its place in a batch of the same size.
+    `model` replaces the place of the model, not the model: raises ModelError where its hash is another, and InputError
+    for a picture that femtobooth did not make or whose start picture or mask is gone or changed.
+    """
+    record, original = _read(source)
+    reference = model or _model_around(source) or record["model"]["source"]
+    target = (Path(out) if out else _new_folder(_home(reference))) / source.name
+    refuse_existing(target, overwrite)
+    for flag, key in (("--init-image", "init_image"), ("--mask", "mask")):
+        if key in record:
+            _check_fingerprint(flag, record[key])
+    how = {**record["settings"], **{key: record[key]["path"] for key in ("init_image", "mask") if key in record}}
+    settings = config.resolve(GenerateSettings, {"run": reference, "prompts": [record["prompt"]], "seed": record["seed"], **how})
+    way_out = f"give the model that drew it ({record['model']['source']}): femtobooth generate RUN --from {source}"
+    try:
+        loaded = bases.load(reference, settings.tokenizer)
+    except ModelError as error:
+        raise error if model else ModelError(error.problem, way_out) from None
+    if loaded.hash != record["model"]["hash"]:
+        wanted, found = record["model"]["hash"][:12], loaded.hash[:12]
+        raise ModelError(f"{reference}: not the model that drew {source} (its hash is {found}, wanted {wanted})", way_out)
+    try:
+        _device(settings.device)
+    except InputError:
+        settings = settings.model_copy(update={"device": str(_device("auto"))})
+    _prepare(loaded, settings)
+    row, rows = record["batch"]
+    with progress_bar("picture", rows * settings.sampling.steps) as bar:
+        picture = _draw(loaded, settings, _start(settings), [record["prompt"]] * rows, [record["seed"]] * rows, bar)[row]
+    _save(picture, target, record)
+    identical = bool(np.array_equal(picture, original))
+    if identical:
+        note(f"{target}: the same pixels")
+    else:
+        warn(f"{target}: not quite the pixels of {source}; another machine, device or library version rounds differently")
+    return {
+        "femtobooth": __version__,
+        "folder": str(target.parent),
+        "source": str(source),
+        "identical": identical,
+        "model": record["model"],
+        "settings": settings.model_dump(),
+        "environment": environment(),
+        "complete": True,
+        "images": [{"file": target.name, "prompt": record["prompt"], "seed": record["seed"], "sha256": sha256_of(target)}],
+    }
+
+
+def _prompts(settings: GenerateSettings) -> list[str]:
+    """Prompts of the settings, then those of the file."""
+    prompts = list(settings.prompts)
+    if settings.prompts_file:
+        try:
+            text = Path(settings.prompts_file).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--prompts {settings.prompts_file}: cannot be read ({error})", "give a UTF-8 text file") from None
+        prompts += [line.strip() for line in text.splitlines() if line.strip()]
+    if not prompts:
+        raise InputError("nothing to draw: no prompt was given", 'for example femtobooth generate RUN "a [V] dog on the moon"')
+    return prompts
+
+
+def _with_subject(prompt: str, model: StableDiffusion, reference: str) -> str:
+    if not SUBJECT.search(prompt):
+        return prompt
+    if "token" not in model.subject:
+        raise InputError(
+            f'"{prompt}": {reference} has learned no subject that [V] could stand for',
+            "give a run made by femtobooth personalize, or write the prompt without [V]",
+        )
+    return SUBJECT.sub(lambda _: str(model.subject["token"]), prompt)
+
+
+def _warn_of_cut(text: str, model: StableDiffusion) -> None:
+    limit = int(model.tokenizer.model_max_length)
+    ids = model.tokenizer(text, truncation=False).input_ids
+    if len(ids) > limit:
+        cut = model.tokenizer.decode(ids[limit - 1 : -1]).strip()
+        warn(f'"{text}" is longer than the {limit - 2} words or word pieces this model reads; not seen: "{cut}"')
+
+
+def _device(name: str) -> torch.device:
+    """The device of this name; `auto` takes the fastest kind there is."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: no such kind of device", "use auto, cpu, cuda, cuda:1 or mps") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise InputError(f"--device {name}: not on this machine, which has {count} of that kind", "use --device auto or cpu")
+    return device
+
+
+def _prepare(model: StableDiffusion, settings: GenerateSettings) -> None:
+    """Move the model; the VAE stays in 32 bits, since 8-bit colours need more than half a float's range or precision."""
+    model.to(settings.device)
+    for part in (model.text_encoder, model.unet):
+        part.to(dtype=DTYPES[settings.precision])
+
+
+def _start(settings: GenerateSettings) -> Start:
+    """Start picture and mask in the size to draw: scaled, and cropped around the middle where the shape differs."""
+    if settings.mask and not settings.init_image:
+        raise InputError(f"--mask {settings.mask}: there is no picture to redraw", "give --init-image too")
+    if not settings.init_image:
+        return Start()
+    size = (settings.width or 0, settings.height or 0)
+    image = read_picture(Path(settings.init_image)).image
+    mask = None
+    if settings.mask:
+        stencil = read_picture(Path(settings.mask)).image
+        if stencil.size != image.size:
+            raise InputError(
+                f"--mask {settings.mask}: {stencil.width}x{stencil.height} pixels, but --init-image has {image.width}x{image.height}",
+                "draw the mask over the picture itself, white where it should change",
+            )
+        mask = np.asarray(ImageOps.fit(stencil.convert("L"), size, Image.Resampling.BOX), dtype=np.float32) / 255
+    if image.width * size[1] != image.height * size[0]:
+        note(f"{settings.init_image}: cropped around the middle to the shape of {size[0]}x{size[1]}; --width and --height change that")
+    return Start(np.asarray(ImageOps.fit(image, size, Image.Resampling.LANCZOS)), mask)
+
+
+def _draw(model: StableDiffusion, settings: GenerateSettings, start: Start, prompts: list[str], seeds: list[int], bar: Any) -> np.ndarray:
+    """One batch, uint8 (B, H, W, 3)."""
+    size = (settings.width or model.size, settings.height or model.size)
+    options = {"init": start.image, "mask": start.mask, "strength": settings.strength if start.image is not None else 1.0}
+    return sample(model, prompts, seeds, settings.sampling, size, batch_size=len(prompts), bar=bar, **options)  # type: ignore[arg-type]
+
+
+def _home(reference: str) -> Path:
+    """The folder under which images/ belongs: the run's own, or the current one for a bare model."""
+    path = Path(reference).expanduser()
+    if path.name == "model" and (path.parent / "run.json").is_file():
+        path = path.parent
+    return path if (path / "model" / "model_index.json").is_file() else Path()
+
+
+def _new_folder(home: Path) -> Path:
+    first = folder = home / "images" / timestamp()
+    count = 1
+    while folder.exists():
+        count += 1
+        folder = first.with_name(f"{first.name}-{count}")
+    return folder
+
+
+def _model_around(image: Path) -> str | None:
+    """The run that a picture lies in, wherever that was moved."""
+    homes = image.resolve().parents[2:3]
+    return next((str(home) for home in homes if (home / "model" / "model_index.json").is_file()), None)
+
+
+def _name(row: int, prompt: str, seed: int, highest: int) -> str:
+    """A file name that sorts by prompt, then seed: 00-a-sks-dog-on-the-moon-seed3.png."""
+    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
+    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60].strip("-") or "picture"
+    return f"{row:02d}-{slug}-seed{seed:0{len(str(highest))}d}.png"
+
+
+def _fingerprint(path: str) -> dict[str, str]:
+    return {"path": path, "sha256": sha256_of(Path(path))}
+
+
+def _check_fingerprint(flag: str, wanted: dict[str, str]) -> None:
+    path = Path(wanted["path"])
+    if not path.is_file():
+        raise InputError(f"{flag} {path}: gone, but the picture was drawn from it", f"put the file back (sha256 {wanted['sha256']})")
+    if sha256_of(path) != wanted["sha256"]:
+        raise InputError(f"{flag} {path}: changed since the picture was drawn", f"put back the file with sha256 {wanted['sha256']}")
+
+
+def _save(picture: np.ndarray, path: Path, record: dict[str, Any]) -> None:
+    """PNG with two text chunks: `femtobooth` (JSON, complete) and `parameters` (what many viewers show)."""
+    info = PngInfo()
+    info.add_text("parameters", _parameters(record))
+    info.add_text(KEY, json.dumps(record))
+    with atomic_file(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=info)
+
+
+def _parameters(record: dict[str, Any]) -> str:
+    """The text of the AUTOMATIC1111 web UI."""
+    how, sampling = record["settings"], record["settings"]["sampling"]
+    facts = {
+        "Steps": sampling["steps"],
+        "Sampler": sampling["sampler"],
+        "CFG scale": f"{sampling['guidance']:g}",
+        "CFG rescale": f"{sampling['guidance_rescale']:g}" if sampling["guidance_rescale"] else None,
+        "Seed": record["seed"],
+        "Size": f"{how['width']}x{how['height']}",
+        "Model hash": record["model"]["hash"][:10],
+        "Model": Path(record["model"]["source"]).name,
+        "Denoising strength": f"{how['strength']:g}" if "init_image" in record else None,
+        "Version": f"femtobooth {record[KEY]}",
+    }
+    negative = f"Negative prompt: {sampling['negative']}\n" if sampling["negative"] else ""
+    return f"{record['prompt']}\n{negative}" + ", ".join(f"{key}: {value}" for key, value in facts.items() if value is not None)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
+    """What is stored in a picture, and its pixels."""
+    try:
+        with Image.open(path) as image:
+            text, pixels = getattr(image, "text", {}), np.asarray(image.convert("RGB"))
+    except OSError as error:
+        raise InputError(f"--from {path}: cannot be read ({error})", "give a PNG that femtobooth generate wrote") from None
+    try:
+        record = json.loads(text[KEY])
+        _ = record["prompt"], record["seed"], record["model"]["hash"], record["settings"]["sampling"], record["batch"]
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"--from {path}: holds no record of how it was made", "give the PNG as femtobooth wrote it; editors and chats drop its text"
+        ) from None
+    return record, pixels
+
+
+def _save_grid(path: Path, prompts: Sequence[str], seeds: Sequence[int], pictures: Sequence[np.ndarray]) -> None:
+    count = len(seeds)
+    rows = [pictures[first : first + count] for first in range(0, len(pictures), count)]
+    with atomic_file(path) as temporary:
+        sheet(rows, list(prompts[: len(rows)]), [f"seed {seed}" for seed in seeds]).save(temporary, format="PNG")

@@ -1,0 +1,218 @@
+"""The loss against its definition, and what the module trains."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler
+
+from femtobooth.core import config
+from femtobooth.generator import base, tokens
+from femtobooth.generator.dreambooth import DreamBooth, LatentSet, draw, encode, min_snr_weights, signal_to_noise, training_target
+from femtobooth.generator.settings import PersonalizeSettings
+
+KINDS = ("epsilon", "v_prediction", "sample")
+
+
+def _settings(**changes: Any) -> PersonalizeSettings:
+    return config.resolve(
+        PersonalizeSettings, {"photos": {"paths": ["x"], "class_noun": "robot"}}, *(config.nested(k, v) for k, v in changes.items())
+    )
+
+
+def _scheduler(kind: str, zero_snr: bool = False) -> DDIMScheduler:
+    return DDIMScheduler(prediction_type=kind, rescale_betas_zero_snr=zero_snr, beta_schedule="scaled_linear", clip_sample=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_min_snr_weighs_the_error_of_x0_by_the_clipped_snr(kind: str) -> None:
+    """Whatever is predicted, weight x error must be min(SNR, gamma) x the error of the x0 that it implies."""
+    torch.manual_seed(0)
+    scheduler, t = _scheduler(kind), torch.tensor([3, 250, 600, 990])
+    x0, noise, mistake = torch.randn(3, 4, 2, 3, 3, dtype=torch.float64)
+    noisy = scheduler.add_noise(x0, noise, t)
+    target = training_target(scheduler, x0, noise, t)
+    predicted = target + 0.1 * mistake
+    abar = scheduler.alphas_cumprod[t].double()[:, None, None, None]
+    implied = {
+        "epsilon": (noisy - (1 - abar).sqrt() * predicted) / abar.sqrt(),
+        "v_prediction": abar.sqrt() * noisy - (1 - abar).sqrt() * predicted,
+        "sample": predicted,
+    }[kind]
+    snr = signal_to_noise(scheduler.alphas_cumprod, t).double()
+    weights = min_snr_weights(snr, kind, gamma=5.0)
+    ours = weights * (predicted - target).square().mean(dim=(1, 2, 3))
+    paper = snr.clamp(max=5.0) * (implied - x0).square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(ours, paper, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_terminal_step_of_a_zero_snr_schedule_still_trains(kind: str) -> None:
+    snr = signal_to_noise(_scheduler(kind, zero_snr=True).alphas_cumprod, torch.tensor([999, 500]))
+    assert snr[0] == 0
+    weights = min_snr_weights(snr, kind, gamma=5.0, floor=0.05)
+    assert torch.isfinite(weights).all()
+    assert weights[0] >= 0.05
+
+
+def test_without_gamma_all_timesteps_weigh_the_same() -> None:
+    assert min_snr_weights(torch.tensor([0.0, 1.0, 1e6]), "epsilon", None).tolist() == [1, 1, 1]
+
+
+def _pictures(count: int, mirrored: int = 1) -> LatentSet:
+    torch.manual_seed(count)
+    return LatentSet(
+        torch.randn(count, mirrored, 4, 8, 8), torch.randn(count, mirrored, 4, 8, 8) - 3, torch.arange(count * 6).reshape(count, 1, 6)
+    )
+
+
+def test_draws_differ_between_ranks_and_terms_and_repeat_exactly() -> None:
+    pictures = _pictures(5, mirrored=2)
+
+    def one(purpose: str = "instance", micro_step: int = 7, rank: int = 0) -> Any:
+        return draw(pictures, purpose, 0, micro_step, rank, 2, batch=2, scale=0.2, steps=1000)
+
+    assert torch.equal(one().noise, one().noise)
+    assert torch.equal(one().latents, one().latents)
+    for other in (one(rank=1), one(purpose="prior"), one(micro_step=8)):
+        assert not torch.equal(one().noise, other.noise)
+        assert not torch.equal(one().timesteps, other.timesteps)
+
+
+def test_processes_share_one_order_without_overlap() -> None:
+    pictures = _pictures(8)
+    seen = [
+        row
+        for step in range(2)
+        for rank in range(2)
+        for row in draw(pictures, "instance", 0, step, rank, 2, 2, 1.0, 10).token_ids[:, 0].tolist()
+    ]
+    assert sorted(seen) == [6 * index for index in range(8)]
+
+
+def test_the_posterior_is_sampled_anew_each_step() -> None:
+    pictures = LatentSet(torch.full((1, 1, 1, 64, 64), 2.0), torch.full((1, 1, 1, 64, 64), np.log(0.25)), torch.zeros(1, 1, 4))
+    first, second = (draw(pictures, "instance", 0, step, 0, 1, 1, 0.5, 10).latents for step in (0, 1))
+    assert not torch.equal(first, second)
+    for latents in (first, second):  # mean 2, deviation 0.5, both times the scale 0.5
+        assert latents.mean().item() == pytest.approx(1.0, abs=0.02)
+        assert latents.std().item() == pytest.approx(0.25, abs=0.02)
+
+
+class _Offline(DreamBooth):
+    """The module without a Trainer around it."""
+
+    global_rank = 0  # type: ignore[assignment]
+    device = torch.device("cpu")  # type: ignore[assignment]
+    trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
+
+
+def _module(folder: Path, instance: int = 3, prior: int = 4, **changes: Any) -> _Offline:
+    module = _Offline(base.load(str(folder)), _settings(**changes), "sks", lambda _: None)
+    module.instance, module.prior = _pictures(instance), _pictures(prior) if module.settings.prior.weight else None
+    ids = module.model.token_ids(["a sks robot", "a robot"])
+    for pictures, row in ((module.instance, ids[0]), (module.prior, ids[1])):
+        if pictures is not None:
+            pictures.token_ids = row.expand(len(pictures.mean), 1, -1).clone()
+    return module
+
+
+def test_loss_is_instance_plus_lambda_times_prior(tiny_sd1: Path) -> None:
+    def loss(weight: float) -> float:
+        return _module(tiny_sd1, **{"prior.weight": weight}).training_step(5).item()
+
+    alone, one, three = loss(0.0), loss(1.0), loss(3.0)
+    assert three - alone == pytest.approx(3 * (one - alone), rel=1e-4)
+    assert one > alone
+
+
+def test_lambda_does_not_depend_on_the_prior_batch(tiny_sd1: Path) -> None:
+    """One class image eight times over must weigh what it weighs once: both terms are means over their own samples."""
+    for batch in (1, 8):
+        module = _module(tiny_sd1, **{"prior.batch_size": batch, "prior.weight": 1.0})
+        module.training_step(2)
+        instance, prior = module._sums[0, :, 1].sum(), module._sums[1, :, 1].sum()
+        assert (instance, prior) == (4, batch)
+        means = [module._sums[term, :, 0].sum() / module._sums[term, :, 1].sum() for term in (0, 1)]
+        assert module.training_step(2).item() == pytest.approx(float(sum(means)), rel=1e-4)
+
+
+def test_accumulated_gradients_equal_those_of_the_mean_loss(tiny_sd1: Path) -> None:
+    module = _module(tiny_sd1)
+    losses = [module.training_step(step) for step in (0, 1)]
+    mean = torch.autograd.grad(sum(losses) / 2, list(module.unet.parameters()), allow_unused=True)
+    assert any(gradient is not None and gradient.abs().sum() > 0 for gradient in mean)
+    assert all(parameter.grad is None for parameter in module.model.vae.parameters())
+
+
+@pytest.mark.parametrize(
+    ("parts", "trains", "rests"),
+    [
+        (["unet", "text_encoder"], ["unet.conv_in.weight", "text_encoder.final_layer_norm.weight"], []),
+        (["unet"], ["unet.conv_in.weight"], ["text_encoder."]),
+        (["text_encoder"], ["text_encoder.final_layer_norm.weight"], ["unet."]),
+        (["attention"], ["attn1.to_q", "attn2.to_v"], ["text_encoder.", "conv", "proj_in", "time_embedding"]),
+        (["token"], ["token_embedding.row"], ["unet.", "encoder.layers", "table"]),
+    ],
+)
+def test_only_what_was_asked_for_trains(tiny_sd1: Path, parts: list[str], trains: list[str], rests: list[str]) -> None:
+    module = _module(tiny_sd1, **{"train.parts": parts})
+    before = {name: value.detach().clone() for name, value in module.named_parameters()}
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.training_step(0).backward()
+    optimizer.step()
+    moved = [name for name, value in module.named_parameters() if not torch.equal(value, before[name])]
+    assert all(any(part in name for name in moved) for part in trains)
+    assert not [name for name in moved if any(part in name for part in rests)]
+    assert not [name for name, _ in module.named_parameters() if "vae" in name]
+
+
+def test_textual_inversion_starts_from_the_noun_and_changes_one_row(tiny_sd1: Path) -> None:
+    module = _module(tiny_sd1, **{"train.parts": ["token"], "train.token_learning_rate": 0.1})
+    model = module.model
+    embedding = model.text_encoder.embeddings.token_embedding
+    noun = model.tokenizer("robot", add_special_tokens=False).input_ids
+    torch.testing.assert_close(embedding.row, embedding.table.weight[noun].mean(dim=0))
+    table = embedding.table.weight.clone()
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.training_step(0).backward()
+    optimizer.step()
+    tokens.TokenEmbedding.remove(model)
+    after = model.text_encoder.embeddings.token_embedding.weight
+    changed = (after != table).any(dim=1).nonzero().flatten().tolist()
+    assert changed == model.tokenizer("sks", add_special_tokens=False).input_ids
+
+
+def test_the_base_can_be_the_prior_target(tiny_sd1: Path) -> None:
+    """Before any step the model is the base: asked for the base's own prediction, its prior loss is zero."""
+    module = _module(tiny_sd1, **{"prior.target": "base"})
+    module.training_step(0)
+    assert module._sums[1, :, 0].sum() == pytest.approx(0, abs=1e-9)
+    assert module._sums[0, :, 0].sum() > 0.1
+    optimizer = module.configure_optimizers()["optimizer"]
+    frozen = copy.deepcopy(module.frozen[0].state_dict())
+    module.training_step(0).backward()
+    optimizer.step()
+    module._sums.zero_()
+    module.training_step(0)
+    assert module._sums[1, :, 0].sum() > 1e-9
+    assert all(torch.equal(value, frozen[name]) for name, value in module.frozen[0].state_dict().items())
+
+
+def test_photos_are_encoded_as_the_pipeline_would(tiny_sd1: Path) -> None:
+    model = base.load(str(tiny_sd1))
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
+    encoded = encode(model, pictures, [["a sks robot"], ["x", "y"], ["z"]], mirrored=True, batch=2)
+    assert encoded.mean.shape == (3, 2, 4, 8, 8)
+    assert encoded.token_ids.shape == (3, 2, 77)
+    with torch.no_grad():
+        pixels = torch.from_numpy(pictures[2, :, ::-1].copy()).permute(2, 0, 1)[None] / 127.5 - 1
+        expected = model.vae.encode(pixels).latent_dist
+    torch.testing.assert_close(encoded.mean[2, 1], expected.mean[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encoded.log_variance[2, 1], expected.logvar[0], rtol=1e-4, atol=1e-5)

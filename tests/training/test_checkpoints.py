@@ -1,0 +1,157 @@
+"""Checkpoints on a real Trainer with a small module: intervals, signals, damage."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback, LightningModule
+from torch import nn
+
+from femtobooth.core.errors import CheckpointError
+from femtobooth.training import checkpoints, trainer
+from femtobooth.training.randomness import generator
+from femtobooth.training.settings import TrainingSettings
+from femtobooth.training.tracking import CurveFile
+
+
+class _Line(LightningModule):
+    """Fits a line to noise that is a function of the micro-step."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        super().__init__()
+        self.settings, self.line, self.resumed_step, self.seen = settings, nn.Linear(3, 1), 0, list[int]()
+        with torch.no_grad():
+            self.line.weight.fill_(0.5)
+            self.line.bias.fill_(0.1)
+
+    def train_dataloader(self) -> Any:
+        return trainer.micro_steps(lambda: self.resumed_step * self.settings.accumulate)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.resumed_step = checkpoint["global_step"]
+
+    def training_step(self, micro_step: int) -> torch.Tensor:
+        self.seen.append(micro_step)
+        x = torch.randn(4, 3, generator=generator(0, micro_step))
+        loss = (self.line(x) - x.sum(dim=1, keepdim=True)).square().mean()
+        for logger in self.loggers:
+            logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = trainer.optimizer(self.settings, [{"params": self.parameters(), "lr": 0.05}])
+        schedule = trainer.learning_rate_schedule(self.settings, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class _Send(Callback):
+    def __init__(self, signum: int, micro_step: int) -> None:
+        self.signum, self.micro_step = signum, micro_step
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: int, batch_idx: int) -> None:
+        if batch == self.micro_step:
+            os.kill(os.getpid(), self.signum)
+
+
+def _fit(folder: Path, steps: int = 10, send: tuple[int, int] | None = None, **changes: Any) -> tuple[_Line, checkpoints.Checkpoints]:
+    settings = TrainingSettings(
+        steps=steps,
+        accumulate=2,
+        checkpoint_every=3,
+        keep_checkpoints=2,
+        schedule="cosine",
+        warmup=2,
+        ema=0.9,
+        accelerator="cpu",
+        **changes,
+    )
+    found = checkpoints.newest(folder / "checkpoints")
+    step = int(found.name[5:]) if found else 0
+    saver = checkpoints.Checkpoints(folder / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints)
+    callbacks = [trainer.MovingAverage(settings.ema), saver, *([_Send(*send)] if send else [])]
+    module = _Line(settings)
+    lightning = trainer.build(settings, folder, callbacks, [CurveFile(folder / "logs", step)])
+    lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
+    module.average = callbacks[0].average  # type: ignore[attr-defined, assignment]
+    return module, saver
+
+
+def _names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def _same(first: _Line, second: _Line) -> bool:
+    pairs = [*zip(first.parameters(), second.parameters(), strict=True)]
+    pairs += [(first.average[name], second.average[name]) for name in first.average]  # type: ignore[operator, index, union-attr]
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_newest_are_kept_and_the_last_step_is_saved(tmp_path: Path) -> None:
+    module, _ = _fit(tmp_path)
+    assert _names(tmp_path) == ["step-000009", "step-000010"]
+    assert module.seen == list(range(20))
+
+
+@pytest.mark.parametrize("micro_step", [4, 7])  # the first and the second half of an accumulation
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_stops_and_resumes_bit_for_bit(tmp_path: Path, signum: int, micro_step: int) -> None:
+    whole, _ = _fit(tmp_path / "whole")
+    before = signal.getsignal(signum)
+    stopped, saver = _fit(tmp_path / "cut", send=(signum, micro_step))
+    assert saver.stopped_by == signum
+    assert signal.getsignal(signum) == before
+    step = micro_step // 2 + 1
+    assert stopped.seen == list(range(2 * step))
+    assert _names(tmp_path / "cut")[-1] == f"step-{step:06d}"
+    resumed, _ = _fit(tmp_path / "cut")
+    assert resumed.seen == list(range(2 * step, 20))
+    assert _same(whole, resumed)
+    assert (tmp_path / "cut/logs/metrics.csv").read_text() == (tmp_path / "whole/logs/metrics.csv").read_text()
+
+
+def test_usr1_saves_and_goes_on(tmp_path: Path) -> None:
+    module, saver = _fit(tmp_path, steps=2, send=(signal.SIGUSR1, 0))
+    assert saver.stopped_by is None
+    assert _names(tmp_path) == ["step-000001", "step-000002"]
+    assert module.seen == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
+def test_a_damaged_checkpoint_is_said_and_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, _ = _fit(tmp_path)
+    folder = tmp_path / "checkpoints"
+    state = folder / "step-000010" / "state.ckpt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    {
+        "truncate": lambda: state.write_bytes(data[:100]),
+        "flip": lambda: state.write_bytes(data),
+        "remove": state.unlink,
+        "manifest": lambda: (folder / "step-000010" / "manifest.json").write_text("{"),
+    }[damage]()
+    assert checkpoints.newest(folder) == folder / "step-000009"
+    assert "step-000010" in capsys.readouterr().err
+    resumed, _ = _fit(tmp_path)
+    assert resumed.seen == [18, 19]
+    assert _same(whole, resumed)
+
+
+def test_all_damaged_is_an_error_and_none_is_not(tmp_path: Path) -> None:
+    assert checkpoints.newest(tmp_path / "checkpoints") is None
+    _fit(tmp_path, steps=1)
+    (tmp_path / "checkpoints/step-000001/state.ckpt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="every checkpoint is damaged"):
+        checkpoints.newest(tmp_path / "checkpoints")
+
+
+def test_an_unfinished_save_is_no_checkpoint(tmp_path: Path) -> None:
+    _fit(tmp_path, steps=3)
+    (tmp_path / "checkpoints" / ".tmp-abc-step-000009").mkdir()
+    found = checkpoints.newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found.name == "step-000003"

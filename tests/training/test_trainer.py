@@ -1,0 +1,78 @@
+"""Schedules, moving average and the curve file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from femtobooth.core.errors import SettingsError
+from femtobooth.training import trainer
+from femtobooth.training.settings import TrainingSettings
+from femtobooth.training.tracking import CurveFile, loggers
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0.5, 1, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]), ("cosine", [0.5, 1, 1, 0.8536, 0.5, 0.1464])],
+)
+def test_schedules_count_optimizer_steps(schedule: Any, expected: list[float]) -> None:
+    settings = TrainingSettings(steps=6, warmup=2, schedule=schedule)
+    optimizer = trainer.optimizer(settings, [{"params": [nn.Parameter(torch.ones(1))], "lr": 2.0}])
+    schedules = trainer.learning_rate_schedule(settings, optimizer)
+    rates = []
+    for _ in range(6):
+        rates.append(optimizer.param_groups[0]["lr"] / 2.0)
+        optimizer.step()
+        schedules.step()
+    assert rates == pytest.approx(expected, abs=1e-4)
+
+
+def test_moving_average_follows_its_formula_and_can_be_looked_through() -> None:
+    module, callback = nn.Linear(2, 1, bias=False), trainer.MovingAverage(0.5)
+    expected = module.weight.detach().clone()
+    callback.on_train_start(SimpleNamespace(global_step=0), module)  # type: ignore[arg-type]
+    for step in range(1, 6):
+        with torch.no_grad():
+            module.weight += step
+        callback.on_train_batch_end(SimpleNamespace(global_step=step), module)  # type: ignore[arg-type]
+        callback.on_train_batch_end(SimpleNamespace(global_step=step), module)  # type: ignore[arg-type]  # mid-accumulation
+        decay = min(0.5, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * module.weight.detach()
+    weight = module.weight.detach().clone()
+    with callback.applied(module):  # type: ignore[arg-type]
+        torch.testing.assert_close(module.weight.detach(), expected)
+    assert torch.equal(module.weight, weight)
+
+
+def test_the_curve_goes_on_after_the_resumed_step(tmp_path: Path) -> None:
+    curve = CurveFile(tmp_path)
+    for step in range(1, 5):
+        curve.log_metrics({"loss": 1 / step}, step)
+    curve.log_metrics({"extra": 2.0}, 4)
+    curve.save()
+    resumed = CurveFile(tmp_path, resumed_step=3)
+    resumed.log_metrics({"loss": 0.25}, 4)
+    resumed.save()
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert lines == ["step,loss", "1,1.0", "2,0.5", "3,0.3333333333333333", "4,0.25"]
+
+
+def test_missing_extras_name_the_extra(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"femtobooth\[8bit\]"):
+        trainer.optimizer(TrainingSettings(optimizer="adamw8bit"), [])
+    with pytest.raises(SettingsError, match=r"femtobooth\[wandb\]"):
+        loggers(TrainingSettings(trackers=["wandb"]), tmp_path, "x")
+
+
+def test_missing_hardware_is_said(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SettingsError, match="check --accelerator"):
+        trainer.build(TrainingSettings(accelerator="gpu"), tmp_path, [], [])
+    with pytest.raises(SettingsError, match=r"training\.ema: not available with strategy fsdp"):
+        trainer.build(TrainingSettings(strategy="fsdp", ema=0.9), tmp_path, [], [])

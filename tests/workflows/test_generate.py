@@ -1,0 +1,180 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from femtobooth.core.errors import ExistsError, InputError, ModelError
+from femtobooth.core.runs import sha256_of
+from femtobooth.generator import base
+from femtobooth.workflows import generate
+
+FAST = {"steps": 2, "guidance": 4.0}
+SUBJECT = {"token": "sks", "class_noun": "dog"}
+
+
+@pytest.fixture(scope="session")
+def run_folder(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose tiny model has learned a subject."""
+    folder = tmp_path_factory.mktemp("runs") / "dog"
+    shutil.copytree(tiny_sd1, folder / "model")
+    (folder / "model" / base.SUBJECT_FILE).write_text(json.dumps(SUBJECT))
+    (folder / "run.json").write_text("{}")
+    return folder
+
+
+def draw(run: Path | str, *prompts: str, **other: object) -> dict:
+    return generate.run(generate.settings_from({"run": str(run), "prompts": list(prompts), "sampling": FAST, **other}))
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def test_pictures_grid_and_manifest(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("\ufeffa dog in the snow\n\n  a café \n", encoding="utf-8")
+    manifest = draw(
+        run_folder, "a [V] dog on the moon", prompts_file=str(tmp_path / "more.txt"), count=3, seed=9, batch_size=2, out=str(tmp_path / "o")
+    )
+    names = [image["file"] for image in manifest["images"]]
+    assert names[:3] == [f"00-a-sks-dog-on-the-moon-seed{seed}.png" for seed in ("09", "10", "11")]
+    assert names[6] == "02-a-cafe-seed09.png" and names == sorted(names)
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {*names, "grid.png", "manifest.json"}
+    stored = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    assert stored == manifest and stored["complete"] and stored["model"]["hash"] == base.load(str(run_folder)).hash
+    assert all(image["sha256"] == sha256_of(tmp_path / "o" / image["file"]) for image in stored["images"])
+    text = Image.open(tmp_path / "o" / names[1]).text  # type: ignore[attr-defined]
+    record = json.loads(text["femtobooth"])
+    assert (record["prompt"], record["seed"], record["settings"]["sampling"]["steps"]) == ("a sks dog on the moon", 10, 2)
+    assert text["parameters"].startswith("a sks dog on the moon\nSteps: 2, Sampler: ddim, CFG scale: 4, Seed: 10, Size: 64x64")
+
+
+def test_pictures_of_a_run_go_into_its_own_new_folder(run_folder: Path) -> None:
+    first, second = (draw(place, "a dog", count=1) for place in (run_folder, run_folder / "model"))
+    folders = [Path(manifest["folder"]) for manifest in (first, second)]
+    assert folders[0] != folders[1] and {folder.parent for folder in folders} == {run_folder / "images"}
+
+
+@pytest.mark.parametrize("how", [{}, {"sampling": {**FAST, "sampler": "euler-a", "negative": "a cat"}}, {"precision": "bf16"}], ids=str)
+def test_the_same_picture_again(run_folder: Path, tmp_path: Path, how: dict) -> None:
+    settings = {"count": 2, "batch_size": 3, "out": str(tmp_path / "a"), **how}
+    manifest = draw(run_folder, "a [V] dog", "a cat", **settings)
+    for index in (1, 3):  # the last is alone in its batch
+        name = manifest["images"][index]["file"]
+        again = generate.regenerate(tmp_path / "a" / name, model=str(run_folder), out=str(tmp_path / "b"))
+        assert again["identical"] and np.array_equal(pixels(tmp_path / "a" / name), pixels(tmp_path / "b" / name))
+        assert Image.open(tmp_path / "b" / name).text == Image.open(tmp_path / "a" / name).text  # type: ignore[attr-defined]
+    with pytest.raises(ExistsError):
+        generate.regenerate(tmp_path / "a" / name, out=str(tmp_path / "a"))
+
+
+def test_bundled_pictures_are_the_same_to_the_bit(tmp_path: Path) -> None:
+    manifest = draw("bundled", "a glossy dog on the beach", "a flat cat in the snow", count=2, batch_size=3, out=str(tmp_path / "a"))
+    name = manifest["images"][2]["file"]
+    assert generate.regenerate(tmp_path / "a" / name, out=str(tmp_path / "b"))["identical"]
+
+
+def test_a_moved_run_is_found_and_another_model_refused(run_folder: Path, tiny_sd2: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(run_folder, old)
+    shutil.rmtree(old / "images", ignore_errors=True)
+    folder = Path(draw(old, "a [V] dog", count=1)["folder"])
+    shutil.move(old, new)
+    picture = next((new / folder.relative_to(old)).glob("00*.png"))
+    assert generate.regenerate(picture, out=str(tmp_path / "b"))["identical"]
+    with pytest.raises(ModelError, match="not the model that drew"):
+        generate.regenerate(picture, model=str(tiny_sd2), out=str(tmp_path / "c"))
+    lost = Path(shutil.copy(picture, tmp_path / "lost.png"))
+    with pytest.raises(ModelError, match="femtobooth generate RUN --from"):
+        generate.regenerate(lost, out=str(tmp_path / "c"))
+    assert not (tmp_path / "c").exists()
+
+
+def test_inpainting_again_needs_the_same_start(run_folder: Path, tmp_path: Path, photo_folder: Path) -> None:
+    photo, mask = photo_folder / "photo0.png", tmp_path / "mask.png"
+    stencil = np.zeros((96, 96), np.uint8)
+    stencil[:, 48:] = 255
+    Image.fromarray(stencil).save(mask)
+    how = {"init_image": str(photo), "mask": str(mask), "strength": 0.8, "count": 2}
+    manifest = draw(run_folder, "a [V] dog", out=str(tmp_path / "a"), **how)
+    picture = tmp_path / "a" / manifest["images"][1]["file"]
+    start = np.asarray(Image.open(photo).resize((64, 64), Image.Resampling.LANCZOS))
+    assert np.array_equal(pixels(picture)[:, :31], start[:, :31]) and not np.array_equal(pixels(picture)[:, 40:], start[:, 40:])
+    assert generate.regenerate(picture, model=str(run_folder), out=str(tmp_path / "b"))["identical"]
+    Image.fromarray(255 - stencil).save(mask)
+    with pytest.raises(InputError, match=r"--mask .*changed"):
+        generate.regenerate(picture, model=str(run_folder), out=str(tmp_path / "c"))
+    photo.unlink()
+    with pytest.raises(InputError, match=r"--init-image .*gone"):
+        generate.regenerate(picture, model=str(run_folder), out=str(tmp_path / "c"))
+
+
+def test_a_start_picture_is_cropped_not_squashed(run_folder: Path, tmp_path: Path) -> None:
+    wide = np.zeros((64, 192, 3), np.uint8)
+    wide[:, 64:128] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    settings = generate.settings_from({"run": str(run_folder), "init_image": str(tmp_path / "wide.png"), "width": 64, "height": 64})
+    start = generate._start(settings).image
+    assert start is not None and start.shape == (64, 64, 3) and start[:, 4:-4].min() > 250
+
+
+def test_finished_pictures_survive_an_interruption(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def interrupted(*arguments: object, **named: object) -> np.ndarray:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments, **named)  # type: ignore[arg-type]
+
+    real = generate.sample
+    monkeypatch.setattr(generate, "sample", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        draw(run_folder, "a dog", "a cat", count=3, batch_size=2, out=str(tmp_path / "o"))
+    stored = json.loads((tmp_path / "o" / "manifest.json").read_text())
+    assert not stored["complete"] and len(stored["images"]) == 4 == len(list((tmp_path / "o").glob("0*.png")))
+    with pytest.raises(ExistsError, match="--overwrite"):
+        draw(run_folder, "a dog", count=1, out=str(tmp_path / "o"))
+    assert draw(run_folder, "a dog", count=1, out=str(tmp_path / "o"), overwrite=True)["complete"]
+
+
+def test_a_long_prompt_warns_of_what_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = "a glossy dog on the beach " * 4 + "with a telescope"
+    draw("bundled", prompt, count=1, out=str(tmp_path / "o"), sampling={"steps": 1, "guidance": 1.0})
+    said = " ".join(capsys.readouterr().err.split())
+    assert "warning" in said and 'with a telescope"' in said.partition("not seen:")[2]
+
+
+@pytest.mark.parametrize(
+    ("how", "named"),
+    [
+        ({"prompts": []}, "no prompt"),
+        ({"prompts": ["a [V] dog"]}, r"\[V\]"),
+        ({"prompts_file": "nowhere.txt"}, "--prompts nowhere.txt"),
+        ({"device": "cuda:99"}, "--device cuda:99"),
+        ({"device": "toaster"}, "--device toaster"),
+        ({"init_image": "nowhere.png"}, "nowhere.png"),
+        ({"mask": "mask.png"}, "--mask mask.png"),
+        ({"sampling": {"sampler": "plms"}}, "--sampler plms"),
+        ({"run": "nowhere"}, "nowhere"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_drawn_is_said_before_anything_is_written(how: dict, named: str, tmp_path: Path) -> None:
+    settings = generate.settings_from({"run": "bundled", "prompts": ["a dog"], "out": str(tmp_path / "o"), **how})
+    with pytest.raises(InputError, match=named):
+        generate.run(settings)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("content", [b"not a picture", None], ids=["text", "bare"])
+def test_a_picture_without_a_record_is_refused(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    if content is None:
+        Image.new("RGB", (8, 8)).save(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match="--from"):
+        generate.regenerate(path)
