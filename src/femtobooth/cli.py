@@ -184,9 +184,10 @@ def _generate(arguments: list[str]) -> None:
     from .workflows import generate
 
     if options.source:
-        manifest = generate.regenerate(
-            options.source, model=options.run, out=getattr(options, "out", None), overwrite=bool(options.overwrite)
-        )
+        others = [path for path in GENERATE.values() if path not in ("out", "overwrite") and getattr(options, path) is not None]
+        if options.prompts or options.sets or options.config or others:
+            raise InputError("--from: draws with the settings stored in the picture", "only RUN, --out and --overwrite go with it")
+        manifest = generate.regenerate(options.source, model=options.run, out=options.out, overwrite=bool(options.overwrite))
     else:
         layers = _layers(options, GenerateSettings, GENERATE, run=options.run, prompts=options.prompts)
         manifest = generate.run(generate.settings_from(*layers))
@@ -197,7 +198,7 @@ def _convert(arguments: list[str]) -> None:
     parser = _parser("convert", "Turn a model folder or run into one .safetensors file that other programs load, or back.")
     parser.add_argument("source", help="a run, a model folder, a single file, a hub id, or `bundled`")
     parser.add_argument("target", type=Path, help="FILE.safetensors, or a folder for diffusers' layout")
-    parser.add_argument("--precision", choices=["32", "16"], default="16", help="number format of the weights [16]")
+    parser.add_argument("--precision", choices=["32", "16"], default="32", help="number format of the weights; 16 halves the file [32]")
     parser.add_argument("--tokenizer", help="tokenizer folder or hub id, for a single file without one")
     parser.add_argument("--overwrite", action="store_true", help="replace the target")
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")

@@ -173,7 +173,6 @@ def test_bar_moves_by_pictures_times_steps(tiny: base.StableDiffusion) -> None:
     ("how", "other", "named"),
     [
         ({"sampler": "plms"}, {}, "--sampler plms"),
-        ({"steps": 1000}, {}, "--steps 1000"),
         ({}, {"size": (62, 64)}, "--width 62"),
         ({}, {"mask": np.ones((64, 64))}, "--mask"),
     ],

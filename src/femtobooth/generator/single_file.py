@@ -259,7 +259,7 @@ def _refuse_other_architectures(path: Path, tensors: Mapping[str, Tensor], parts
 def _tokenizer(path: Path, reference: str | None, text_encoder: nn.Module, foreign: bool) -> CLIPTokenizer:
     """The tokenizer for a file's text encoder, from a folder or the hub. Raises ModelError."""
     folder = Path(reference or CLIP_TOKENIZER)
-    tokenizer = load_tokenizer(folder if folder.is_dir() else _hub_tokenizer(path, str(reference or CLIP_TOKENIZER)))
+    tokenizer = load_tokenizer(folder if folder.is_dir() else Path(_hub_tokenizer(path, str(reference or CLIP_TOKENIZER))))
     config: Any = text_encoder.config
     if len(tokenizer) > config.vocab_size:
         raise ModelError(
