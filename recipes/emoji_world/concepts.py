@@ -63,8 +63,7 @@ KINDS: dict[str, str] = {
 }
 """Subcategory -> the word for its class, used in captions that name no more than the class ("" for none)."""
 
-WITHOUT: frozenset[str] = frozenset(
-    """
+_WITHOUT = """
     performing-arts ribbon fireworks sparkler tanabata-tree pine-decoration carp-streamer wind-chime moon-viewing-ceremony
     admission-tickets sparkles confetti-ball mahjong-red-dragon joker flower-playing-cards spade-suit club-suit heart-suit
     diamond-suit slot-machine 2nd-place-medal 3rd-place-medal 1st-place-medal military-medal flag-in-hole field-hockey
@@ -102,8 +101,8 @@ WITHOUT: frozenset[str] = frozenset(
     tram-car bus-stop oncoming-bus trolleybus oncoming-police-car oncoming-taxi oncoming-automobile railway-car high-speed-train
     train monorail mountain-railway construction motorway railway-track horizontal-traffic-light manual-wheelchair
     motor-boat passenger-ship
-    """.split()
-)
+"""
+WITHOUT: frozenset[str] = frozenset(_WITHOUT.split())
 
 EXTRA: dict[str, str] = {
     "skull": "",
@@ -376,15 +375,30 @@ PLURALS: dict[str, str] = {
     "man": "men",
     "woman": "women",
     "dice": "dice",
+    "glass of milk": "glasses of milk",
+    "cup of coffee": "cups of coffee",
+    "ear of corn": "ears of corn",
+    "bow and arrow": "bows and arrows",
+    "sun behind a cloud": "suns behind clouds",
+    "nest with eggs": "nests with eggs",
+    "meat on bone": "meat",
 }
-"""Last word of a name -> its plural, where no rule makes it."""
+"""A name or its last word -> its plural, where no rule makes it."""
 
-UNCOUNTED: frozenset[str] = frozenset(
-    """
+_UNCOUNTED = """
     glasses sunglasses goggles scissors jeans shorts gloves socks skis swords books bacon bread rice butter salt spaghetti popcorn
     peanuts grapes cherries blueberries beans fire sushi ice salad broccoli corn wheat garlic soap chopsticks chains paw prints
-    maracas pancakes toilet paper cheese curry rice dolls ballet shoes shopping bags nesting dolls french fries meat honey
-    statue of liberty bubbles binoculars tennis badminton sauce cloud bowling wood coral tempura sweet potato tools
-    """.split()
-) | {"paw prints", "toilet paper", "ballet shoes", "shopping bags", "french fries", "statue of liberty", "curry rice", "karate uniform"}
+    maracas pancakes cheese dolls fries meat tennis badminton wood coral tempura notes headphones headphone eyeglasses spectacles
+    champagne beer ramen bento lipstick lightning
+"""
+UNCOUNTED: frozenset[str] = frozenset(_UNCOUNTED.split()) | {
+    "paw prints",
+    "toilet paper",
+    "ballet shoes",
+    "shopping bags",
+    "french fries",
+    "statue of liberty",
+    "curry rice",
+    "karate uniform",
+}
 """Names (or their last words) that take no article and no number."""

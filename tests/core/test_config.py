@@ -88,3 +88,8 @@ def test_every_setting_has_a_help_text() -> None:
     for model in (PersonalizeSettings, GenerateSettings):
         for key in config.dotted_keys(model):
             assert len(config.describe(model, key)) > 20, key
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_example_configs_are_valid(path: Path) -> None:
+    config.resolve(PersonalizeSettings, NEEDED, config.read_yaml(path))

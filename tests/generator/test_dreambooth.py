@@ -22,7 +22,9 @@ KINDS = ("epsilon", "v_prediction", "sample")
 
 def _settings(**changes: Any) -> PersonalizeSettings:
     return config.resolve(
-        PersonalizeSettings, {"photos": {"paths": ["x"], "class_noun": "robot"}}, *(config.nested(k, v) for k, v in changes.items())
+        PersonalizeSettings,
+        {"photos": {"paths": ["x"], "class_noun": "robot"}, "training": {"batch_size": 4}},
+        *(config.nested(k, v) for k, v in changes.items()),
     )
 
 

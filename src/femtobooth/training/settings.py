@@ -10,9 +10,9 @@ from ..core.config import Settings
 
 
 class TrainingSettings(Settings):
-    steps: int = Field(300, ge=1)
+    steps: int = Field(800, ge=1)
     """Optimizer steps to train for."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: int = Field(1, ge=1)
     """Subject photos per process and micro-step."""
     accumulate: int = Field(1, ge=1)
     """Micro-steps whose gradients are averaged before one optimizer step."""

@@ -261,7 +261,7 @@ def weights_from(checkpoint: Path | None, module: DreamBooth, averaged: bool) ->
     """Put a checkpoint's trained weights (or their moving average) into the module's model, and return the model."""
     if checkpoint is None:
         raise ModelError("no checkpoint was written", "train again")
-    state = torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True)
+    state = torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True)
     trained = dict(state["state_dict"])
     if averaged:
         trained |= state["callbacks"][trainer.MovingAverage.__name__]["average"]
