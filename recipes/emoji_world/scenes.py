@@ -96,7 +96,7 @@ def scene(world: World, seed: int, index: int, plain: float = 0.15, unseen: Unse
 
 def _plain(world: World, random: Random) -> Scene:
     name = "white background" if random.random() < 0.3 else f"{random.choice(backdrops.PLAIN)} background"
-    item = Item(_concept(world, random, name), 0, random.uniform(38, 58), *(32 + random.uniform(-4, 4) for _ in "xy"), colour="")
+    item = Item(_concept(world, random, name), 0, random.uniform(38, 58), 32 + random.uniform(-4, 4), 32 + random.uniform(-4, 4), "")
     return _paint(world, random, [item], name, "one")
 
 

@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -126,12 +127,13 @@ def _read(packages: Path, name: str, version: str, member: str) -> Any:
             raise FemtoboothError("npm is not installed", "install Node.js: the icon sets are npm packages")
         note(f"fetching {name}@{version}")
         packages.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "pack", f"{name}@{version}", "--silent", "--pack-destination", str(packages)]
-        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:  # noqa: S603
-            raise FemtoboothError(f"{name}@{version} could not be fetched", f"put its archive at {archive} by hand")
+        with tempfile.TemporaryDirectory(dir=packages) as temporary:
+            command = ["npm", "pack", f"{name}@{version}", "--silent", "--pack-destination", temporary]
+            if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:  # noqa: S603
+                raise FemtoboothError(f"{name}@{version} could not be fetched", f"put its archive at {archive} by hand")
+            (Path(temporary) / archive.name).replace(archive)
     with tarfile.open(archive) as opened:
-        file = opened.extractfile(f"package/{member}")
-        return json.load(io.TextIOWrapper(file, encoding="utf-8"))  # type: ignore[arg-type]
+        return json.loads(opened.extractfile(f"package/{member}").read())  # type: ignore[union-attr]
 
 
 def join(emoji: list[dict[str, Any]], named: dict[str, str], icons: dict[str, Any]) -> list[Concept]:
@@ -143,8 +145,8 @@ def join(emoji: list[dict[str, Any]], named: dict[str, str], icons: dict[str, An
     claims: list[list[str]] = []
     for entry in sorted(emoji, key=lambda entry: entry["sort_order"]):
         code = entry["unified"].lower()
-        icon = next((named[key] for key in (code, code.replace("-fe0f", "")) if key in named), None)
-        wanted = icon is not None and (icon in words.EXTRA or (entry["subcategory"] in words.KINDS and icon not in words.WITHOUT))
+        icon = next((named[key] for key in (code, code.replace("-fe0f", "")) if key in named), "")
+        wanted = icon in words.EXTRA or (entry["subcategory"] in words.KINDS and icon not in words.WITHOUT)
         if not wanted or not all(_drawn(one, icon) for one in icons.values()):
             continue
         name = words.NAMES.get(icon, icon.replace("-", " ")).replace("yo yo", "yo-yo")
@@ -163,7 +165,7 @@ def _is_name(text: str) -> bool:
     return re.fullmatch(r"[a-z]{3,}( [a-z]+){0,2}|tv", text) is not None
 
 
-def _drawn(icon_set: dict[str, Any], icon: str | None) -> bool:
+def _drawn(icon_set: dict[str, Any], icon: str) -> bool:
     return icon in icon_set["icons"] or icon in icon_set.get("aliases", {})
 
 
@@ -211,6 +213,7 @@ def _colour_numbers(rgb: np.ndarray) -> np.ndarray:
     number = np.where((number == 4) & ((high < 0.72) | (saturation < 0.6)), 5, number)  # dark or pale orange is brown
     number = np.where((number == 3) & (high < 0.5) & (hue < 30), 5, number)
     number = np.where((number == 3) & (saturation < 0.55) & (high > 0.7), 10, number)  # pale red is pink
+    number = np.where((number == 6) & (high < 0.62), np.where(hue > 52, 7, 5), number)  # dark yellow is olive or brown
     grey = (saturation < np.where(high < 0.45, 0.4, 0.2)) | (high < 0.27)
     return np.where(grey, np.select([high < 0.34, high < 0.82], [0, 1], default=2), number)
 

@@ -8,10 +8,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
-from .core.errors import FemtoboothError, InputError
+from .core.errors import FemtoboothError, InputError, SettingsError
 
 if TYPE_CHECKING:
     from .core.config import Settings
@@ -110,9 +110,16 @@ def _exit(message: str, code: int) -> None:
     sys.exit(code)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Whose errors are those of the rest: two lines, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SettingsError(message, f"`{self.prog} --help` shows everything that can be given")
+
+
 def _overview() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:12} {summary}" for name, (summary, _) in COMMANDS.items())
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="femtobooth",
         usage="femtobooth COMMAND ...",
         description="3-5 photos of one subject in; a Stable Diffusion that draws it anywhere out.",
@@ -125,7 +132,7 @@ def _overview() -> argparse.ArgumentParser:
 
 
 def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"femtobooth {name}", description=description, allow_abbrev=False)
+    return _Parser(prog=f"femtobooth {name}", description=description, allow_abbrev=False)
 
 
 def _add_settings(parser: argparse.ArgumentParser, model: type[Settings], flags: dict[str, str]) -> None:
@@ -160,7 +167,7 @@ def _personalize(arguments: list[str]) -> None:
     parser.add_argument("photos", nargs="*", metavar="PHOTOS", help="photo files or folders of one subject")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run; takes no other settings")
     _add_settings(parser, PersonalizeSettings, PERSONALIZE)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     layers = _layers(options, PersonalizeSettings, PERSONALIZE, **{"photos.paths": options.photos})
     if options.resume and any(layers):
         raise InputError("--resume: goes on with the settings the run was started with", "leave the other settings out, or start a new run")
@@ -179,7 +186,7 @@ def _generate(arguments: list[str]) -> None:
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help='what to draw; [V] is the subject: "a [V] dog on the moon"')
     parser.add_argument("--from", dest="source", type=Path, metavar="IMAGE", help="draw a generated PNG again, from what is stored in it")
     _add_settings(parser, GenerateSettings, GENERATE)
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
 
     from .workflows import generate
 

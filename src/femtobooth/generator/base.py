@@ -104,6 +104,8 @@ def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
         return load_single_file(path, tokenizer)
     if (path / "model" / "model_index.json").is_file():
         path = path / "model"
+    elif (path / "run.json").is_file():
+        raise ModelError(f"{reference}: this run is not finished and has no model yet", f"femtobooth personalize --resume {reference}")
     if path.is_dir():
         return load_folder(path, source=reference)
     if HUB_ID.match(reference) and not reference.startswith((".", "/")):

@@ -78,14 +78,15 @@ def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, s
             write_json(folder / "manifest.json", {"key": key, **facts})
         mine = missing[processes.rank :: processes.world]
         with progress_bar(f"class images: {prompt}", settings.images, done=have) as bar:
-            for start in mine:
+            for turn, start in enumerate(mine):
                 # Always a whole batch, even where only a few are missing: a forward pass of another shape may
                 # round differently, and image i must not depend on who draws it when.
                 seeds = [settings.seed + i for i in range(start, start + batch)]
                 drawn = sample(model, [prompt] * batch, seeds, settings.sampling, (size, size), batch_size=batch)
                 for i, picture in enumerate(drawn[: settings.images - start], start):
                     _write(folder, i, key, picture)
-                bar.advance(min(batch, settings.images - start) * (processes.world if processes.world > 1 else 1))
+                together = missing[turn * processes.world : (turn + 1) * processes.world]  # what all of them drew meanwhile
+                bar.advance(sum(min(batch, settings.images - first) for first in together))
         processes.barrier()
     images = [_read(folder, i, key, size) for i in range(settings.images)]
     if any(image is None for image in images):  # someone emptied the cache meanwhile

@@ -155,6 +155,11 @@ def _denoise(
     return x
 
 
+def check(model: StableDiffusion, settings: SamplingSettings) -> None:
+    """Raise now the InputError that drawing with these settings would raise."""
+    _solver(model, settings, 1.0)
+
+
 def _solver(model: StableDiffusion, settings: SamplingSettings, strength: float) -> tuple[Any, Tensor]:
     """A fresh scheduler over the model's own noise schedule, and the timesteps left at this strength."""
     kind, options = SOLVERS[settings.sampler]

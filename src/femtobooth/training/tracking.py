@@ -64,6 +64,7 @@ class CurveFile(Logger):
 
 def loggers(settings: TrainingSettings, folder: Path, name: str, resumed_step: int = 0) -> list[Logger]:
     """The trackers that the settings name, writing under `folder`; a resumed run goes on in the same curves."""
+    check(settings)
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Logger] = []
     if "tensorboard" in settings.trackers:
@@ -76,11 +77,17 @@ def loggers(settings: TrainingSettings, folder: Path, name: str, resumed_step: i
     return made
 
 
-def _wandb(folder: Path, name: str) -> Logger:
+def check(settings: TrainingSettings) -> None:
+    """Raise SettingsError for a tracker that is not installed."""
+    if "wandb" not in settings.trackers:
+        return
     try:
         import wandb  # noqa: F401
     except ImportError:
         raise SettingsError("training.trackers: wandb is not installed", "pip install 'femtobooth[wandb]', or leave it out") from None
+
+
+def _wandb(folder: Path, name: str) -> Logger:
     from lightning.pytorch.loggers import WandbLogger
 
     return WandbLogger(name=name, id=name, save_dir=folder, project="femtobooth", resume="allow", log_model=False)

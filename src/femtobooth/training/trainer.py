@@ -53,6 +53,12 @@ def build(settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback
         ) from error
 
 
+def check(settings: TrainingSettings) -> None:
+    """Raise now the SettingsError that missing hardware or packages would raise once training begins."""
+    build(settings, Path(), [], [])
+    optimizer(settings, [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}])
+
+
 class _MicroSteps(IterableDataset[int]):
     """The numbers of the micro-steps, from `first()` on: all that a step needs to know what to draw."""
 

@@ -28,19 +28,19 @@ from PIL import Image
 
 from ..core import config
 from ..core.console import note, rank, table, warn
-from ..core.errors import Interrupted, ModelError, SettingsError
+from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError
+from ..core.images import find_pictures
 from ..core.runs import atomic_file, environment, refuse_existing, timestamp, write_json, write_text
 from ..core.sheets import sheet, stacked
 from ..generator import base as bases
-from ..generator import prior, tokens
+from ..generator import prior, sampling, tokens
 from ..generator.base import StableDiffusion
 from ..generator.dreambooth import DreamBooth, LatentSet, encode
 from ..generator.memory import estimate, peak_memory
 from ..generator.photos import Photo, load_photos, restore_photos, store_photos
 from ..generator.previews import Previews, draw_previews, save_previews
 from ..generator.settings import PersonalizeSettings
-from ..training import checkpoints, trainer
-from ..training.tracking import loggers
+from ..training import checkpoints, tracking, trainer
 
 RUN_NAME = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
 
@@ -56,6 +56,7 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
     """Personalize from the start; returns what run.json holds. Raises InputError kinds before anything is written."""
     folder = _new_run(settings)
     model = bases.load(settings.base, settings.tokenizer)
+    _check(settings, model)
     size = settings.size or model.size
     photos, preflight = load_photos(settings.photos, size)
     identifier = _identifier(model, settings)
@@ -103,7 +104,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def _new_run(settings: PersonalizeSettings) -> Path:
-    name = os.environ.get(RUN_NAME) if rank() else settings.name
+    name = settings.name or (os.environ.get(RUN_NAME) if rank() else None)
     if name is None and rank():
         raise SettingsError("--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME")
     name = name or f"{settings.photos.class_noun.replace(' ', '-')}-{timestamp()}"
@@ -112,6 +113,17 @@ def _new_run(settings: PersonalizeSettings) -> Path:
         refuse_existing(folder, settings.overwrite)
         os.environ[RUN_NAME] = name
     return folder
+
+
+def _check(settings: PersonalizeSettings, model: StableDiffusion) -> None:
+    """Raise what else would be found only when class images are drawn or training begins."""
+    trainer.check(settings.training)
+    tracking.check(settings.training)
+    sampling.check(model, settings.preview.sampling)
+    if settings.prior.weight and (settings.prior.folder is None or settings.prior.other_classes):
+        sampling.check(model, settings.prior.sampling)
+    if settings.prior.weight and settings.prior.folder and not find_pictures([settings.prior.folder])[0]:
+        raise PhotoError(f"--class-folder {settings.prior.folder}: no picture in it", "leave it out to have class images drawn")
 
 
 def _identifier(model: StableDiffusion, settings: PersonalizeSettings) -> str:
@@ -149,7 +161,7 @@ def _train(
     prompts = [_fill(prompt, settings, token) for prompt in settings.preview.prompts]
     previews = Previews(folder / "previews", prompts, settings.preview, size, average)
     callbacks: list[Callback] = [*([average] if average else []), saver, previews, trainer.StepBar()]
-    trackers = loggers(training, folder / "logs", folder.name, step)
+    trackers = tracking.loggers(training, folder / "logs", folder.name, step)
     for tracker in trackers:
         tracker.log_hyperparams(settings.model_dump())
     lightning = trainer.build(training, folder, callbacks, trackers)

@@ -1,0 +1,298 @@
+"""Stage 3, autoencoder: 64x64 pictures <-> 16x16x12 latents, diffusers' AutoencoderKL.
+
+    python -m recipes.emoji_world.autoencoder [--smoke]            start, or go on where it was stopped
+    python -m recipes.emoji_world.autoencoder --warm-start VAE     start from those weights of a diffusers folder that fit
+    python -m recipes.emoji_world.autoencoder --export             write autoencoder/vae from the newest checkpoint
+    python -m recipes.emoji_world.autoencoder --sheet sheet.png    pictures | reconstructions, from the newest checkpoint
+
+SIGTERM or Ctrl-C saves and stops; SIGUSR1 saves and goes on. Curves are in autoencoder/logs/metrics.csv: the loss and its
+parts, and `psnr` in dB on 128 scenes that training never draws (of the mean squared error over all of them together, with
+the moving-average weights; `psnr_each` averages the pictures' own values, which plain backgrounds flatter).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+
+from femtobooth.core.console import note
+from femtobooth.core.errors import CheckpointError
+from femtobooth.core.runs import atomic_file, atomic_folder, write_json
+from femtobooth.training import checkpoints, trainer
+from femtobooth.training.randomness import generator
+from femtobooth.training.settings import TrainingSettings
+from femtobooth.training.tracking import log_picture, loggers
+
+from . import sprites
+from .scenes import scene
+
+CROP = 32
+LATENTS = 12
+"""Channels. Linear codes of these scenes reach 25.4, 27.6 and 29.5 dB with 8, 12 and 16."""
+WIDTHS = (32, 64, 96)
+UNSEEN_SEED = 900_001
+"""A stream of scenes that no stage trains on."""
+LEARNING_RATE = 1e-3
+SETTINGS = TrainingSettings(
+    steps=24_000,
+    batch_size=24,
+    schedule="cosine",
+    warmup=100,
+    weight_decay=0.0,
+    ema=0.999,
+    accelerator="cpu",
+    checkpoint_every=250,
+    log_every=10,
+)
+SMOKE = {"steps": 6, "batch_size": 4, "warmup": 2, "checkpoint_every": 3, "log_every": 1}
+_CLOUDS = [np.random.default_rng(octave).normal(0, 1, (97 >> octave, 97 >> octave, 3)).astype(np.float32) for octave in (0, 2, 3, 4)]
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """Factor 4, 12 channels, 1.6 M parameters, no attention: crops teach what whole pictures need."""
+    levels = len(WIDTHS)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=WIDTHS,
+        layers_per_block=1,
+        latent_channels=LATENTS,
+        norm_num_groups=8,
+        sample_size=64,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,  # `normalized` makes every latent channel unit variance
+    )
+
+
+def crops(world: sprites.World, seed: int, step: int, rank: int, count: int) -> torch.Tensor:
+    """The training batch of one micro-step: (count, 3, 32, 32) in -1..1.
+
+    Of two places in a scene the busier one is cut out, and one crop in eight gets the texture and light that drawings lack
+    and photographs have.
+    """
+    cut = np.empty((count, CROP, CROP, 3), np.float32)
+    for k in range(count):
+        index = step * count + k
+        random = Random(f"crop/{seed}/{rank}/{index}")
+        pixels = scene(world, seed * 1000 + rank, index, plain=0.05).pixels
+        places = [(random.randrange(65 - CROP), random.randrange(65 - CROP)) for _ in range(2)]
+        both = [pixels[y : y + CROP, x : x + CROP].astype(np.float32) / 127.5 - 1 for y, x in places]
+        one = max(both, key=np.std)
+        cut[k] = _weathered(one, random) if random.random() < 0.125 else one
+    return torch.from_numpy(cut).permute(0, 3, 1, 2).contiguous()
+
+
+def _weathered(picture: np.ndarray, random: Random) -> np.ndarray:
+    """The picture with cloudy texture on several scales and a slant of light."""
+    for octave in _CLOUDS:
+        side = min(max(CROP * octave.shape[0] // 97, 2), 32)
+        y, x = random.randrange(octave.shape[0] - side + 1), random.randrange(octave.shape[1] - side + 1)
+        patch = octave[y : y + side, x : x + side] if random.random() < 0.5 else octave[y : y + side, x : x + side, :1].repeat(3, 2)
+        smooth = F.interpolate(torch.from_numpy(patch.transpose(2, 0, 1).copy())[None], size=(CROP, CROP), mode="bilinear")[0]
+        picture = picture + random.uniform(0, 0.12) * smooth.numpy().transpose(1, 2, 0)
+    ramp = np.linspace(-1, 1, CROP, dtype=np.float32)
+    light = 1 + random.uniform(-0.3, 0.3) * ramp[:, None, None] + random.uniform(-0.3, 0.3) * ramp[None, :, None]
+    return ((picture + 1) * light * random.uniform(0.7, 1.1) - 1).clip(-1, 1)
+
+
+def unseen(world: sprites.World, count: int) -> torch.Tensor:
+    """Whole scenes that training never draws: (count, 3, 64, 64) in -1..1."""
+    pixels = np.stack([scene(world, UNSEEN_SEED, index).pixels for index in range(count)])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def reconstruct(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures (n, 3, h, w) in -1..1 through the mode of their posterior and back, 16 at a time."""
+    with torch.no_grad():
+        return torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample.clamp(-1, 1) for part in pictures.split(16)])
+
+
+def psnr(pictures: torch.Tensor, made: torch.Tensor) -> tuple[float, float]:
+    """PSNR in dB of -1..1 pictures: of the error over all of them, and the mean of each one's own."""
+    error = (pictures - made).square().mean(dim=(1, 2, 3)).clamp_min(1e-8)
+    return (10 * torch.log10(4 / error.mean())).item(), (10 * torch.log10(4 / error)).mean().item()
+
+
+class Autoencoder(LightningModule):
+    """L1 + 0.5 x gradient L1 + 2 x squared error + 1e-6 x KL, with scale equivariance on a fifth of the steps."""
+
+    def __init__(self, settings: TrainingSettings, world: sprites.World) -> None:
+        super().__init__()
+        self.settings, self.world, self.resumed_step = settings, world, 0
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.vae = new_autoencoder()
+
+    def train_dataloader(self) -> Any:
+        return trainer.micro_steps(lambda: self.resumed_step * self.settings.accumulate)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.resumed_step = checkpoint["global_step"]
+
+    def training_step(self, micro_step: int) -> torch.Tensor:
+        seed, rank = self.settings.seed, self.global_rank
+        target = crops(self.world, seed, micro_step, rank, self.settings.batch_size).to(self.device)  # (B, 3, 32, 32)
+        posterior = self.vae.encode(target).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator(seed, "posterior", micro_step, rank)).to(self.device)
+        latents = posterior.mean + posterior.std * noise  # (B, 12, 8, 8)
+        # A smaller latent must decode to the smaller picture: keeps noise out of the latents' high frequencies, which makes
+        # them easier to learn (EQ-VAE, arXiv 2502.09509, eq. 4).
+        random = Random(f"scale/{seed}/{rank}/{micro_step}")
+        if random.random() < 0.2:
+            scale = random.choice((0.5, 0.75))
+            latents = F.interpolate(latents, scale_factor=scale, mode="bicubic", antialias=True)
+            target = F.interpolate(target, scale_factor=scale, mode="bicubic", antialias=True)
+        made = self.vae.decode(latents).sample
+        parts = {
+            "l1": (made - target).abs().mean(),
+            "edges": sum((made.diff(dim=dim) - target.diff(dim=dim)).abs().mean() for dim in (2, 3)),
+            "square": (made - target).square().mean(),
+            "kl": posterior.kl().mean(),
+        }
+        loss = parts["l1"] + 0.5 * parts["edges"] + 2 * parts["square"] + 1e-6 * parts["kl"]
+        if (self.global_step + 1) % self.settings.log_every == 0:
+            values = {name: value.item() for name, value in parts.items()} | {"loss": loss.item()}
+            for logger in self.loggers:
+                logger.log_metrics(values, self.global_step + 1)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = trainer.optimizer(self.settings, [{"params": self.vae.parameters(), "lr": LEARNING_RATE}])
+        schedule = trainer.learning_rate_schedule(self.settings, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Quality(Callback):
+    """Measures the moving-average weights on unseen scenes every `every` optimizer steps."""
+
+    def __init__(self, pictures: torch.Tensor, average: trainer.MovingAverage, every: int) -> None:
+        self.pictures, self.average, self.every = pictures, average, every
+        self._began = (0, 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._began = trainer.global_step, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        step = trainer.global_step
+        if step == self._began[0] or step % self.every:
+            return
+        pace = (time.perf_counter() - self._began[1]) / (step - self._began[0])
+        with self.average.applied(pl_module):
+            made = reconstruct(pl_module.vae, self.pictures)
+        overall, each = psnr(self.pictures, made)
+        for logger in trainer.loggers:
+            logger.log_metrics({"psnr": overall, "psnr_each": each}, step)
+        log_picture(trainer, "unseen | reconstructed", side_by_side(self.pictures[:32], made[:32]), step)
+        note(f"step {step} of {trainer.max_steps}: {overall:.2f} dB on unseen scenes, {pace:.2f} s a step")
+        self._began = step, time.perf_counter()
+
+
+def side_by_side(pictures: torch.Tensor, made: torch.Tensor) -> np.ndarray:
+    """Pairs (n, 3, h, w) in -1..1 as one uint8 picture (H, W, 3), four pairs a row, enlarged twice."""
+    pairs = torch.cat([pictures, made], dim=3)
+    rows = [torch.cat(list(part), dim=2) for part in pairs[: len(pairs) // 4 * 4 or len(pairs)].split(4)]
+    whole = torch.cat(rows, dim=1).repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    return ((whole.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
+
+
+def train(where: Path, world: sprites.World, settings: TrainingSettings, measure: int = 128, warm: Path | None = None) -> int | None:
+    """Train from the newest checkpoint under `where`, or from the start (with those weights in `warm` that fit).
+
+    Returns the signal that stopped it, or None.
+    """
+    found = checkpoints.newest(where / "checkpoints")
+    step = int(found.name.removeprefix("step-")) if found else 0
+    if found:
+        note(f"going on from step {step}")
+    module, average = Autoencoder(settings, world), trainer.MovingAverage(settings.ema)
+    if warm and not found:
+        here, there = module.vae.state_dict(), AutoencoderKL.from_pretrained(warm, torch_dtype=torch.float32).state_dict()
+        module.vae.load_state_dict(here | {name: value for name, value in there.items() if value.shape == here[name].shape})
+    quality = Quality(unseen(world, measure), average, settings.checkpoint_every)
+    saver = checkpoints.Checkpoints(where / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints)
+    lightning = trainer.build(settings, where, [average, quality, saver], loggers(settings, where / "logs", "autoencoder", step))
+    lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
+    return saver.stopped_by
+
+
+def trained(where: Path) -> tuple[AutoencoderKL, int]:
+    """The moving-average weights of the newest checkpoint under `where`, and its step. Raises CheckpointError."""
+    found = checkpoints.newest(where / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{where}: no checkpoint there", "run `python -m recipes.emoji_world.autoencoder` first")
+    state = torch.load(found / checkpoints.STATE, map_location="cpu", weights_only=True)
+    average = state["callbacks"][trainer.MovingAverage.__name__]["average"]
+    vae = new_autoencoder()
+    vae.load_state_dict({name.removeprefix("vae."): value for name, value in average.items()})
+    return vae.eval().requires_grad_(False), int(found.name.removeprefix("step-"))
+
+
+def normalized(vae: AutoencoderKL, pictures: torch.Tensor) -> AutoencoderKL:
+    """Make every latent channel zero mean and unit variance over `pictures`, in place.
+
+    Stable Diffusion knows only one factor for all channels, so that the change is folded into the 1x1 convolutions around
+    the latents; reconstructions stay the same.
+    """
+    with torch.no_grad():
+        means = torch.cat([vae.encode(part).latent_dist.mean for part in pictures.split(16)])  # (n, 12, h, w)
+        centre, spread = means.mean(dim=(0, 2, 3)), means.std(dim=(0, 2, 3))
+        into, out = vae.quant_conv, vae.post_quant_conv
+        out.bias += (out.weight[:, :, 0, 0] * centre).sum(dim=1)
+        out.weight *= spread[None, :, None, None]
+        into.weight[:LATENTS] /= spread[:, None, None, None]
+        into.bias[:LATENTS] = (into.bias[:LATENTS] - centre) / spread
+        into.bias[LATENTS:] -= 2 * spread.log()  # the log-variances
+    return vae
+
+
+def export(where: Path, world: sprites.World, count: int = 512) -> Path:
+    """Write `where`/vae in diffusers' layout, and `where`/vae.json with its measured quality; replaces the last export."""
+    vae, step = trained(where)
+    pictures = unseen(world, count)
+    normalized(vae, pictures)
+    overall, each = psnr(pictures[:128], reconstruct(vae, pictures[:128]))
+    with atomic_folder(where / "vae", overwrite=True) as temporary:
+        vae.save_pretrained(temporary)
+    write_json(where / "vae.json", {"step": step, "psnr": round(overall, 3), "psnr_each": round(each, 3)})
+    note(f"wrote {where / 'vae'}: step {step}, {overall:.2f} dB")
+    return where / "vae"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a few steps on the sprites of the smoke run")
+    parser.add_argument("--export", action="store_true", help="write what is learned so far, and stop")
+    parser.add_argument("--sheet", type=Path, help="write a picture of reconstructions, and stop")
+    parser.add_argument("--warm-start", type=Path, metavar="VAE", help="weights to start from, where there is no checkpoint yet")
+    given = parser.parse_args()
+    root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
+    where, world = root / "autoencoder", sprites.load(root)
+    if given.sheet:
+        vae, _ = trained(where)
+        pictures = unseen(world, 48)
+        with atomic_file(given.sheet) as temporary:
+            Image.fromarray(side_by_side(pictures, reconstruct(vae, pictures))).save(temporary, format="PNG")
+        return
+    settings = SETTINGS.model_copy(update=SMOKE) if given.smoke else SETTINGS
+    if not given.export:
+        write_json(where / "settings.json", json.loads(settings.model_dump_json()))
+        stopped = train(where, world, settings, 16 if given.smoke else 128, given.warm_start)
+        if stopped:
+            note("stopped and saved; the same command goes on from here")
+            raise SystemExit(128 + stopped)
+    export(where, world, 16 if given.smoke else 512)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,6 @@
+"""The recipes are programs beside the package: they are found from the repository's root."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))

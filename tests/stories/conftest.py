@@ -1,0 +1,94 @@
+"""What the stories share: the command in this process, photos, and settings that make a run short."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from femtobooth import cli
+
+QUICK = {
+    "training.steps": "2", "training.batch_size": "2", "training.trackers": "csv", "prior.images": "2", "prior.sampling_batch": "2",
+    "prior.sampling.steps": "2", "preview.images": "1", "preview.sampling.steps": "1", "preview.prompts": "a [V] {class}",
+    "train.unet_learning_rate": "1e-3", "train.text_encoder_learning_rate": "1e-3",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _same_arithmetic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One thread, as in the processes that stories start, and no cache of the user's even before a test begins."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEMTOBOOTH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def femtobooth() -> Callable[..., int]:
+    """The command line in this process; returns its exit code."""
+
+    def call(*arguments: object) -> int:
+        try:
+            cli.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def personalize(femtobooth: Callable[..., int], photos: Path) -> Callable[..., Path]:
+    """`personalize(base, runs, name, *flags)`: a short run on the photos that must succeed; returns its folder."""
+
+    def call(base: Path | str, runs: Path, name: str, *flags: object) -> Path:
+        sets = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
+        command = ["personalize", photos, "--class-noun", "robot", "--base", base, "--runs", runs, "--name", name]
+        assert femtobooth(*command, *sets, *flags) == 0
+        return runs / name
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four different 96x80 pictures: a bar that wanders over noise."""
+    folder = tmp_path_factory.mktemp("subject")
+    for index in range(4):
+        random = np.random.default_rng(index)
+        pixels = random.integers(0, 60, (80, 96, 3)) + np.array([180, 90, 40]) * (index + 1) // 5
+        pixels[20 + 8 * index : 60, 20:70] = (250, 40 * index, 30)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"photo{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights() -> Callable[[Path], dict[str, torch.Tensor]]:
+    """`weights(folder)`: every tensor of a model folder, named part/tensor."""
+
+    def read(folder: Path) -> dict[str, torch.Tensor]:
+        files = sorted(folder.glob("*/*.safetensors"))
+        return {f"{path.parent.name}/{name}": value for path in files for name, value in load_file(path).items()}
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def curve() -> Callable[[Path], list[dict[str, str]]]:
+    """`curve(run)`: the rows of metrics.csv."""
+
+    def read(run: Path) -> list[dict[str, str]]:
+        with (run / "logs" / "metrics.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    return read

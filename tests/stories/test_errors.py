@@ -1,0 +1,184 @@
+"""Bad input: exit code 2, one problem that names the file or flag, one way out, and nothing written."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from femtobooth.cli import COMMANDS
+
+# What {dog} stands for: everything that a run needs, so that a row shows only what is wrong.
+DOG = "personalize {photos} --class-noun dog --base {base} --class-images 2"
+
+# name: (command, what the problem names, what the way out names)
+BAD: dict[str, tuple[str, str, str]] = {
+    "command": ("personalise {photos}", "personalise: no such command", "personalize, generate"),
+    "global flag": ("--verbos", "--verbos", "--help"),
+    "flag": ("{dog} --step 3", "--step", "--help"),
+    "flag without value": ("{dog} --steps", "--steps", "--help"),
+    "no photos": ("personalize --class-noun dog", "photos.paths", ""),
+    "missing folder": ("personalize {tmp}/nowhere --class-noun dog", "{tmp}/nowhere: no such file", "path"),
+    "folder without pictures": ("personalize {tmp}/texts --class-noun dog", "no usable photo in {tmp}/texts", "3 to 5"),
+    "damaged photos only": ("personalize {tmp}/damaged --class-noun dog", "no usable photo in {tmp}/damaged", "3 to 5"),
+    "no class noun": ("personalize {photos}", "photos.class_noun: field required", ""),
+    "empty class noun": ("personalize {photos} --class-noun=", "photos.class_noun", ""),
+    "--config missing": ("{dog} --config {tmp}/nowhere.yaml", "{tmp}/nowhere.yaml", "--config"),
+    "--config no YAML": ("{dog} --config {tmp}/corrupt.yaml", "{tmp}/corrupt.yaml, line 3: not valid YAML", ""),
+    "--config no mapping": ("{dog} --config {tmp}/list.yaml", "{tmp}/list.yaml", "key: value"),
+    "--config unknown key": ("{dog} --config {tmp}/typo.yaml", "training.step: no such setting", "did you mean training.steps"),
+    "--set unknown key": ("{dog} --set prior.wieght=1", "prior.wieght: no such setting", "did you mean prior.weight"),
+    "--set no value": ("{dog} --set training.steps", "--set training.steps", "KEY=VALUE"),
+    "--steps 0": ("{dog} --steps 0", "training.steps: input should be greater than or equal to 1 (got 0)", ""),
+    "--steps many": ("{dog} --steps many", "training.steps: input should be a valid integer (got 'many')", ""),
+    "--size": ("{dog} --size 65", "size: input should be a multiple of 8", ""),
+    "--train unknown": ("{dog} --train vae", "train.parts", "text_encoder"),
+    "--train twice": ("{dog} --train unet,attention", "train", "name one of them"),
+    "--token": ("{dog} --token [V]", "--token '[V]'", "--token auto"),
+    "--base nowhere": ("{dog} --base {tmp}/nowhere", "{tmp}/nowhere: no such base model", "hub id"),
+    "--base hub id offline": ("{dog} --base nobody/nothing", "--base nobody/nothing", "hf download nobody/nothing"),
+    "--base no model": ("{dog} --base {photos}", "{photos}: not a Stable Diffusion model", "model_index.json"),
+    "--base picture": ("{dog} --base {photos}/photo0.png", "photo0.png: is neither safetensors nor", "download it again"),
+    "--base missing part": ("{dog} --base {tmp}/no-vae", "{tmp}/no-vae: not a Stable Diffusion model, its vae/", "vae/"),
+    "--base truncated": ("{dog} --base {tmp}/truncated", "{tmp}/truncated/unet: cannot be loaded", "copy the model again"),
+    "--base evil pickle": ("{dog} --base {tmp}/evil.ckpt", "{tmp}/evil.ckpt", "safetensors"),
+    "--resume no run": ("personalize --resume {photos}", "--resume {photos}: not a run folder", "runs/NAME"),
+    "--resume and settings": ("personalize --resume {photos} --steps 9", "--resume", "leave the other settings out"),
+    "--name taken": ("{dog} --name taken", "runs/taken already exists", "--overwrite"),
+    "--class-folder": ("{dog} --class-folder {tmp}/nowhere", "{tmp}/nowhere: no such file", "path"),
+    "--class-folder empty": ("{dog} --class-folder {tmp}/texts", "--class-folder {tmp}/texts: no picture", "leave it out"),
+    "--prior sampler": (
+        "personalize {photos} --class-noun dog --set prior.sampling.sampler=plms", "--sampler plms", "dpmpp-2m",
+    ),
+    "--preview sampler": (
+        "personalize {photos} --class-noun dog --prior-weight 0 --set preview.sampling.sampler=plms", "--sampler plms", "dpmpp-2m",
+    ),
+    "--accelerator": ("{dog} --accelerator gpu", "training", "--accelerator"),
+    "--optimizer": ("{dog} --optimizer adamw8bit", "training.optimizer: adamw8bit is not installed", "femtobooth[8bit]"),
+    "--trackers": ("{dog} --trackers wandb", "training.trackers: wandb is not installed", "femtobooth[wandb]"),
+    "--ema with fsdp": ("{dog} --ema 0.9 --strategy fsdp", "training.ema", "--strategy ddp"),
+    "generate nothing": ("generate {base}", "no prompt was given", "femtobooth generate RUN"),
+    "generate nowhere": ("generate {tmp}/nowhere cat", "{tmp}/nowhere", ""),
+    "generate unfinished": (
+        "generate {tmp}/unfinished cat", "{tmp}/unfinished: this run is not finished", "personalize --resume {tmp}/unfinished",
+    ),
+    "generate --prompts": ("generate {base} --prompts {tmp}/nowhere.txt", "--prompts {tmp}/nowhere.txt", "text file"),
+    "generate [V] without subject": ("generate {base} [V]", "has learned no subject", "femtobooth personalize"),
+    "generate plms on zero SNR": ("generate bundled cat --sampler plms", "--sampler plms", "dpmpp-2m"),
+    "generate --sampler": ("generate {base} cat --sampler heun", "sampling.sampler", "euler-a"),
+    "generate --mask alone": ("generate {base} cat --mask {photos}/photo0.png", "--mask", "--init-image"),
+    "generate --init-image": ("generate {base} cat --init-image {tmp}/texts/notes.txt", "{tmp}/texts/notes.txt", "picture"),
+    "generate --device": ("generate {base} cat --device cuda:99", "--device cuda:99", "--device auto or cpu"),
+    "generate --from": ("generate --from {photos}/photo0.png", "--from {photos}/photo0.png", "femtobooth"),
+    "generate --from and more": ("generate --from {photos}/photo0.png --steps 3", "--from", "only RUN"),
+    "convert nothing": ("convert", "source", "--help"),
+    "convert to pickle": ("convert bundled {tmp}/model.ckpt", "{tmp}/model.ckpt", ".safetensors"),
+    "convert over a file": ("convert {base} {tmp}/list.yaml", "{tmp}/list.yaml", "--overwrite"),
+    "convert nowhere": ("convert {tmp}/nowhere {tmp}/x.safetensors", "{tmp}/nowhere", "hub id"),
+}  # fmt: skip
+EXTRAS = {"--optimizer": "bitsandbytes", "--trackers": "wandb"}
+
+
+class _Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.touch, (Path("pickle-ran"),)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path) -> Path:
+    """A folder of everything that can be wrong with a file."""
+    folder = tmp_path_factory.mktemp("bad")
+    for name in ("texts", "damaged", "runs/taken", "unfinished"):
+        (folder / name).mkdir(parents=True)
+    (folder / "texts" / "notes.txt").write_text("no picture")
+    (folder / "damaged" / "half.png").write_bytes((photos / "photo0.png").read_bytes()[:3000])
+    (folder / "damaged" / "renamed.jpg").write_text("no picture")
+    (folder / "runs" / "taken" / "run.json").write_text("{}")
+    (folder / "unfinished" / "run.json").write_text(json.dumps({"status": "started"}))
+    (folder / "corrupt.yaml").write_text("training:\n  steps: [3\nprior: 1\n")
+    (folder / "list.yaml").write_text("- training\n")
+    (folder / "typo.yaml").write_text("training:\n  step: 3\n")
+    shutil.copytree(tiny_sd1, folder / "no-vae", ignore=shutil.ignore_patterns("vae"))
+    shutil.copytree(tiny_sd1, folder / "truncated")
+    unet = folder / "truncated" / "unet" / "diffusion_pytorch_model.safetensors"
+    unet.write_bytes(unet.read_bytes()[:-1000])
+    torch.save({"state_dict": _Evil()}, folder / "evil.ckpt")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input(
+    name: str,
+    femtobooth: Callable[..., int],
+    place: Path,
+    photos: Path,
+    tiny_sd1: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if name in EXTRAS and importlib.util.find_spec(EXTRAS[name]):
+        pytest.skip(f"{EXTRAS[name]} is installed")
+    if name == "--accelerator" and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    known = {"photos": photos, "base": tiny_sd1, "tmp": place}
+    command, problem, way_out = (text.format(**known, dog=DOG.format(**known)) for text in BAD[name])
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    assert femtobooth(*command.split(" ")) == 2
+    printed = capsys.readouterr()
+    said = printed.err[printed.err.index("femtobooth: ") :]
+    assert problem in said
+    assert way_out in said
+    assert len(said.splitlines()) <= 2
+    assert not re.search(r"Traceback|^usage:", printed.err, re.MULTILINE)
+    assert printed.out == ""
+    assert sorted(place.rglob("*")) == before
+
+
+def test_all_faults_are_reported_at_once(femtobooth: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert femtobooth("personalize", "x", "--steps", "0", "--crop", "squash", "--set", "nonsense=1", "--class-noun", "dog") == 2
+    said = capsys.readouterr().err
+    assert "3 settings are wrong" in said
+    assert all(part in said for part in ("training.steps", "photos.crop", "nonsense: no such setting"))
+
+
+@pytest.mark.parametrize("command", [[], ["--help"], ["-h"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+def test_help(command: list[str], femtobooth: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert femtobooth(*command) == 0
+    assert "femtobooth" in capsys.readouterr().out
+
+
+def test_options_and_prompts_mix(
+    femtobooth: Callable[..., int], tiny_sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prompt may stand behind the flags, and photos behind --class-noun."""
+    out = tmp_path / "o"
+    assert femtobooth("generate", tiny_sd1, "-n", 1, "a cat", "--steps", 1, "--out", out, "--json", "a dog") == 0
+    assert [image["prompt"] for image in json.loads(capsys.readouterr().out)["images"]] == ["a cat", "a dog"]
+    assert femtobooth("personalize", "--class-noun", "dog", tmp_path / "nowhere") == 2
+    assert f"{tmp_path / 'nowhere'}: no such file" in capsys.readouterr().err
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom femtobooth.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "print(sorted({'torch', 'pydantic', 'diffusers', 'transformers', 'numpy', 'lightning', 'rich', 'PIL'} & set(sys.modules)))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "[]"
