@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/femtobooth demo
 
 test: .venv/installed check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -105,9 +105,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _exit(f"{type(error).__name__}: {first}\n  -> FEMTOBOOTH_DEBUG=1 shows where", 1)
 
 
-def _exit(message: str, code: int) -> None:
-    print(f"femtobooth: {message}", file=sys.stderr)
+def _exit(message: str, code: int) -> NoReturn:
+    if _speaks():
+        print(f"femtobooth: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+def _speaks() -> bool:
+    """Whether this is the first process of a run; the others would only repeat it."""
+    from .core.console import rank
+
+    return rank() == 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -227,7 +235,7 @@ def _demo(arguments: list[str]) -> None:
 
 
 def _report(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
+    if as_json and _speaks():
         print(json.dumps(result, indent=2, ensure_ascii=False))
 
 

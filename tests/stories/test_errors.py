@@ -64,7 +64,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--accelerator": ("{dog} --accelerator gpu", "training", "--accelerator"),
     "--optimizer": ("{dog} --optimizer adamw8bit", "training.optimizer: adamw8bit is not installed", "femtobooth[8bit]"),
     "--trackers": ("{dog} --trackers wandb", "training.trackers: wandb is not installed", "femtobooth[wandb]"),
-    "--ema with fsdp": ("{dog} --ema 0.9 --strategy fsdp", "training.ema", "--strategy ddp"),
+    "--strategy": ("{dog} --strategy sideways", "training.strategy", "'auto' or 'ddp'"),
     "generate nothing": ("generate {base}", "no prompt was given", "femtobooth generate RUN"),
     "generate nowhere": ("generate {tmp}/nowhere cat", "{tmp}/nowhere", ""),
     "generate unfinished": (

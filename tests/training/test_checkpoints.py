@@ -72,11 +72,13 @@ def _fit(folder: Path, steps: int = 10, send: tuple[int, int] | None = None, **c
     )
     found = checkpoints.newest(folder / "checkpoints")
     step = int(found.name[5:]) if found else 0
-    saver = checkpoints.Checkpoints(folder / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints)
+    signals = checkpoints.Signals("resume it")
+    saver = checkpoints.Checkpoints(folder / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals)
     callbacks = [trainer.MovingAverage(settings.ema), saver, *([_Send(*send)] if send else [])]
     module = _Line(settings)
     lightning = trainer.build(settings, folder, callbacks, [CurveFile(folder / "logs", step)])
-    lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
+    with signals:
+        lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
     module.average = callbacks[0].average  # type: ignore[attr-defined, assignment]
     return module, saver
 

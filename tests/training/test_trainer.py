@@ -74,5 +74,15 @@ def test_missing_hardware_is_said(tmp_path: Path) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(SettingsError, match="check --accelerator"):
         trainer.build(TrainingSettings(accelerator="gpu"), tmp_path, [], [])
-    with pytest.raises(SettingsError, match=r"training\.ema: not available with strategy fsdp"):
-        trainer.build(TrainingSettings(strategy="fsdp", ema=0.9), tmp_path, [], [])
+    with pytest.raises(SettingsError, match="use --precision bf16-mixed"):
+        trainer.build(TrainingSettings(accelerator="cpu", precision="16-mixed"), tmp_path, [], [])
+
+
+def test_processes_that_were_started_must_be_those_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="--devices 1 --nodes 1: but this is process 0 of 2"):
+        trainer.build(TrainingSettings(accelerator="cpu"), tmp_path, [], [])
+    monkeypatch.delenv("WORLD_SIZE")
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SettingsError, match="unset RANK"):
+        trainer.build(TrainingSettings(accelerator="cpu"), tmp_path, [], [])

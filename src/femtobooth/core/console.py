@@ -18,12 +18,19 @@ Item = TypeVar("Item")
 
 
 def rank() -> int:
-    """The global rank of this process: 0 alone, or what torchrun, Lightning or SLURM set."""
-    for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK"):
-        value = os.environ.get(name, "")
-        if value.isdigit():
-            return int(value)
-    return 0
+    """0 in the first process of a run, else its rank as torchrun, Lightning or SLURM tell it.
+
+    SLURM comes last: what Lightning starts inside an allocation inherits SLURM_PROCID=0 in every process. Started
+    by hand on each machine (NODE_RANK), all processes of the machines after the first count as later ones.
+    """
+    given = {
+        name: int(value) for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID") if (value := os.environ.get(name, "")).isdigit()
+    }
+    if "RANK" in given:
+        return given["RANK"]
+    if "LOCAL_RANK" in given or "NODE_RANK" in given:
+        return given.get("LOCAL_RANK", 0) + given.get("NODE_RANK", 0)
+    return given.get("SLURM_PROCID", 0)
 
 
 console = Console(stderr=True, quiet=rank() != 0, highlight=False, soft_wrap=True)

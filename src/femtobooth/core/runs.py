@@ -73,6 +73,15 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed writes left under `folder`."""
+    for left in sorted(folder.rglob(f"{TEMPORARY}*")):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise ExistsError where writing to `path` would lose something."""
     if not overwrite and path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -97,19 +97,25 @@ def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
     `owner/name` (the local hub cache first). `tokenizer` (a folder or hub id) serves single files without one.
     Raises ModelError saying what to do where none fits.
     """
-    path = bundled_folder() if reference == BUNDLED else Path(reference).expanduser()
-    if path.is_file():
-        from .single_file import load_single_file
-
-        return load_single_file(path, tokenizer)
-    if (path / "model" / "model_index.json").is_file():
-        path = path / "model"
-    elif (path / "run.json").is_file():
-        raise ModelError(f"{reference}: this run is not finished and has no model yet", f"femtobooth personalize --resume {reference}")
+    path = locate(reference)
     if path.is_dir():
         return load_folder(path, source=reference)
+    from .single_file import load_single_file
+
+    return load_single_file(path, tokenizer)
+
+
+def locate(reference: str) -> Path:
+    """The model folder or single file that `reference` names; fetches what only a hub has. Raises ModelError."""
+    path = bundled_folder() if reference == BUNDLED else Path(reference).expanduser()
+    if (path / "model" / "model_index.json").is_file():
+        return path / "model"
+    if (path / "run.json").is_file():
+        raise ModelError(f"{reference}: this run is not finished and has no model yet", f"femtobooth personalize --resume {reference}")
+    if path.exists():
+        return path
     if HUB_ID.match(reference) and not reference.startswith((".", "/")):
-        return load_folder(hub_folder(reference), source=reference)
+        return hub_folder(reference)
     raise ModelError(
         f"{reference}: no such base model, file or folder",
         "give `bundled`, a Stable Diffusion folder, a .safetensors or .ckpt file, a run, or a hub id like owner/name",
@@ -118,8 +124,12 @@ def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
 
 def recommended(reference: str) -> dict[str, Any]:
     """The recommended settings on the card of what `reference` names, without loading it; {} where there is none."""
-    path = bundled_folder() if reference == BUNDLED else Path(reference).expanduser()
-    return read_card(path / "model" if (path / "model" / "model_index.json").is_file() else path)
+    path = locate(reference)
+    if path.is_dir():
+        return read_card(path)
+    from .single_file import read_readme
+
+    return parse_card(read_readme(path), path)
 
 
 def bundled_folder() -> Path:
@@ -175,7 +185,7 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
         tokenizer=load_tokenizer(folder / "tokenizer"),
         scheduler=_load_scheduler(folder / "scheduler"),
         source=source or str(folder),
-        hash=content_hash((path for path in folder.rglob("*") if path.is_file() and _shapes_pictures(path)), folder),
+        hash=content_hash((path for part in PARTS for path in (folder / part).iterdir() if _shapes_pictures(path)), folder),
         card=read_card(folder),
         readme=_read_readme(folder),
         subject=_read_subject(folder),
@@ -244,7 +254,11 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 def read_card(folder: Path) -> dict[str, Any]:
     """Recommended settings in the front matter of a model card: its `femtobooth:` mapping, or {}."""
-    path, text = folder / "README.md", _read_readme(folder)
+    return parse_card(_read_readme(folder), folder / "README.md")
+
+
+def parse_card(text: str, path: Path) -> dict[str, Any]:
+    """The `femtobooth:` mapping of a card's text; `path` is named in errors. Raises ModelError."""
     if not text.startswith("---\n"):
         return {}
     try:
@@ -267,7 +281,7 @@ def _read_subject(folder: Path) -> dict[str, Any]:
 
 def _shapes_pictures(path: Path) -> bool:
     """Whether a file of a model folder decides what it draws; cards and samples do not."""
-    return path.suffix in (".safetensors", ".json", ".txt") and path.name != SUBJECT_FILE
+    return path.is_file() and path.suffix in (".safetensors", ".json", ".txt")
 
 
 def _first_line(error: BaseException) -> str:

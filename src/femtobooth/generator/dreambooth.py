@@ -36,7 +36,8 @@ def min_snr_weights(snr: Tensor, prediction_type: str, gamma: float | None, floo
 
     The paper weighs the error of x0 by min(SNR, gamma); the same weighting of the error that is measured here is
     min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v, / 1 for x0. `floor` keeps the last step of a
-    zero-terminal-SNR schedule training, where the v and x0 weights vanish. `gamma` None weighs all alike.
+    zero-terminal-SNR schedule training, where the v and x0 weights vanish; it holds where noise prevails (SNR < 1),
+    not for almost clean steps, whose small weights are the point. `gamma` None weighs all alike.
     """
     if gamma is None:
         return torch.ones_like(snr)
@@ -47,7 +48,7 @@ def min_snr_weights(snr: Tensor, prediction_type: str, gamma: float | None, floo
         weights = clipped / (snr + 1)
     else:
         weights = clipped
-    return weights.clamp(min=floor)
+    return torch.where(snr < 1, weights.clamp(min=floor), weights)
 
 
 def signal_to_noise(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
@@ -161,9 +162,7 @@ class DreamBooth(LightningModule):
             self.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         # The frozen base, which the prior may be asked to imitate; hidden in a tuple like the VAE.
         wants_base = self.settings.prior.target == "base" and self.settings.prior.weight > 0
-        self.frozen = (copy.deepcopy(self.unet).eval(), copy.deepcopy(self.text_encoder).eval()) if wants_base else ()
-        for module in self.frozen:
-            module.requires_grad_(False)
+        self.frozen: tuple[Any, ...] = tuple(_base_of(module) for module in (self.unet, self.text_encoder)) if wants_base else ()
 
     def groups(self) -> list[dict[str, Any]]:
         """Optimizer groups, one a trained part: name, lr, params."""
@@ -222,7 +221,8 @@ class DreamBooth(LightningModule):
         target = training_target(scheduler, latents, noise, timesteps)
         if self.frozen and len(draws) > 1:
             with torch.no_grad():
-                target[count:] = predict(*self.frozen, noisy[count:], timesteps[count:], ids[count:]).to(target.dtype)
+                imitated = predict(self.frozen[0], self.frozen[1], noisy[count:], timesteps[count:], ids[count:])
+                target = torch.cat([target[:count], imitated.to(target.dtype)])
         snr = signal_to_noise(scheduler.alphas_cumprod, timesteps)
         weights = min_snr_weights(snr, self.model.prediction_type, self.settings.loss.snr_gamma, self.settings.loss.snr_floor)
         losses = sample_losses(prediction, target, weights)
@@ -232,7 +232,7 @@ class DreamBooth(LightningModule):
 
     def _add_to_log(self, losses: Tensor, timesteps: Tensor, count: int, steps: int) -> None:
         bands = (timesteps * BANDS // steps).cpu()
-        for index, (loss, band) in enumerate(zip(losses.double().cpu(), bands, strict=True)):
+        for index, (loss, band) in enumerate(zip(losses.cpu().double(), bands, strict=True)):
             self._sums[int(index >= count), band] += torch.stack([loss, torch.ones_like(loss)])
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -274,6 +274,12 @@ class DreamBooth(LightningModule):
         self._logged_at = (step, now)
         metrics["peak_memory_gib"] = peak_memory(self.device) / 2**30
         return metrics
+
+
+def _base_of(module: torch.nn.Module) -> torch.nn.Module:
+    """The module as it is before training: a frozen copy, or itself where nothing of it trains."""
+    trains = any(parameter.requires_grad for parameter in module.parameters())
+    return copy.deepcopy(module).eval().requires_grad_(False) if trains else module
 
 
 def predict(unet: Any, text_encoder: Any, noisy: Tensor, timesteps: Tensor, token_ids: Tensor) -> Tensor:

@@ -17,11 +17,11 @@ def peak_memory(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def estimate(modules: dict[str, tuple[torch.nn.Module, float | None]], optimizer: str, ema: bool, copies: int) -> list[dict[str, Any]]:
+def estimate(modules: dict[str, tuple[torch.nn.Module, float | None]], optimizer: str, ema: bool, copied: set[str]) -> list[dict[str, Any]]:
     """Per part: trained and frozen parameters, and bytes for weights, gradients and optimizer state.
 
-    `modules` maps a name to (module, learning rate or None); `copies` counts frozen copies of the trained parts
-    (the prior's base). Weights, gradients and averages are 32-bit; AdamW keeps two more numbers for each trained
+    `modules` maps a name to (module, learning rate or None); `copied` names the parts of which a
+    frozen copy is kept (the prior's base). Weights, gradients and averages are 32-bit; AdamW keeps two more numbers for each trained
     parameter, of 4 bytes or 1. Activations come on top: they depend on picture size and batch.
     """
     rows = []
@@ -34,7 +34,7 @@ def estimate(modules: dict[str, tuple[torch.nn.Module, float | None]], optimizer
                 "trained": trained,
                 "frozen": total - trained,
                 "learning_rate": rate,
-                "weights": 4 * total * (1 + (copies if name != "vae" else 0)) + (4 * trained if ema else 0),
+                "weights": 4 * total * (2 if name in copied else 1) + (4 * trained if ema else 0),
                 "gradients": 4 * trained,
                 "optimizer": trained * (8 if optimizer == "adamw" else 2),
             }

@@ -26,7 +26,7 @@ def draw_previews(model: StableDiffusion, prompts: list[str], settings: PreviewS
     texts = [prompt for prompt in prompts for _ in range(settings.images)]
     seeds = [settings.seed + column for _ in prompts for column in range(settings.images)]
     with progress_bar("previews", len(texts) * settings.sampling.steps) as bar:
-        pictures = sample(model, texts, seeds, settings.sampling, (size, size), bar=bar)
+        pictures = sample(model, texts, seeds, settings.sampling, (size, size), batch_size=settings.batch_size, bar=bar)
     return pictures.reshape(len(prompts), settings.images, *pictures.shape[1:])
 
 

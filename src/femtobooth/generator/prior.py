@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from ..core.console import note, progress_bar
+from ..core.errors import FemtoboothError
 from ..core.runs import atomic_file, cache_folder, write_json
 from .base import StableDiffusion
 from .sampling import sample
@@ -34,6 +35,8 @@ class Processes:
     rank: int = 0
     world: int = 1
     barrier: Callable[[], Any] = lambda: None
+    broadcast: Callable[[Any], Any] = lambda value: value
+    """Gives every process what the first one has."""
 
 
 def prompts(settings: PriorSettings, class_noun: str) -> list[str]:
@@ -69,7 +72,7 @@ def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, s
     missing = [
         start for start in batches if any(_read(folder, i, key, size) is None for i in range(start, min(start + batch, settings.images)))
     ]
-    processes.barrier()  # nobody draws before everybody has looked
+    missing = processes.broadcast(missing)  # one list for all, even where the cache is being filled by someone else
     have = settings.images - sum(min(batch, settings.images - start) for start in missing)
     if not missing:
         note(f"class images: {settings.images} of '{prompt}' from {folder}")
@@ -87,11 +90,14 @@ def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, s
                     _write(folder, i, key, picture)
                 together = missing[turn * processes.world : (turn + 1) * processes.world]  # what all of them drew meanwhile
                 bar.advance(sum(min(batch, settings.images - first) for first in together))
-        processes.barrier()
-    images = [_read(folder, i, key, size) for i in range(settings.images)]
-    if any(image is None for image in images):  # someone emptied the cache meanwhile
-        return class_images(model, prompt, settings, size, processes)
-    return np.stack([image for image in images if image is not None])
+    processes.barrier()
+    images = [image for i in range(settings.images) if (image := _read(folder, i, key, size)) is not None]
+    if len(images) < settings.images:
+        raise FemtoboothError(
+            f"{folder}: {settings.images - len(images)} class images are not there although they were drawn",
+            "start again; machines that train together must share $FEMTOBOOTH_CACHE",
+        )
+    return np.stack(images)
 
 
 def _path(folder: Path, index: int) -> Path:

@@ -93,13 +93,15 @@ class TrainSettings(Settings):
 
 class PreviewSettings(Settings):
     every: int = Field(100, ge=0)
-    """Optimizer steps between preview grids; 0 draws only one at the end."""
+    """Optimizer steps between preview grids; 0 draws only the first and the last."""
     prompts: list[str] = ["a photo of a [V] {class}", "a [V] {class} on the beach", "a [V] {class} on the moon", "a photo of a {class}"]
     """What the preview grids show; [V] stands for the subject."""
     seed: int = Field(1000, ge=0)
     """Seed of the first column; each further column adds one."""
     images: int = Field(4, ge=1)
     """Pictures for each prompt."""
+    batch_size: int = Field(4, ge=1)
+    """Pictures drawn at a time, beside the optimizer's memory."""
     sampling: SamplingSettings = SamplingSettings()
 
 
@@ -110,7 +112,7 @@ class PersonalizeSettings(Settings):
     """Tokenizer folder or hub id, for a single-file model without one."""
     size: int | None = Field(None, ge=8, multiple_of=8)
     """Picture width and height in pixels; the base's own size if not given."""
-    name: str | None = None
+    name: str | None = Field(None, pattern=r"^[^./\\][^/\\]*$")
     """Name of the run; made from class noun and time if not given."""
     runs: str = "runs"
     """Folder that holds the runs."""

@@ -28,7 +28,7 @@ from ..core.console import note, warn
 from ..core.errors import ModelError, UnsafeFileError
 from ..core.runs import atomic_file, refuse_existing, sha256_of
 from . import ldm_configs, ldm_keys
-from .base import StableDiffusion, load_tokenizer, read_card, save_tokenizer
+from .base import StableDiffusion, load_tokenizer, parse_card, save_tokenizer
 
 METADATA = "femtobooth"  # in the safetensors header: JSON of what `_describe` returns
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
@@ -84,7 +84,7 @@ def load_single_file(path: Path, tokenizer: str | None = None) -> StableDiffusio
             scheduler=DDIMScheduler.from_config(configs["scheduler"], clip_sample=False),
             source=str(path),
             hash=sha256_of(path),
-            card=read_card(folder),
+            card=parse_card(described.get("readme", ""), path),
             readme=described.get("readme", ""),
             subject=described.get("subject", {}),
             **parts,
@@ -129,6 +129,15 @@ def _describe(model: StableDiffusion) -> dict[str, Any]:
 
 
 # Reading
+
+
+def read_readme(path: Path) -> str:
+    """The model card in a single file that femtobooth wrote, else ""; nothing else of the file is read."""
+    try:
+        with safetensors.safe_open(path, "pt") as opened:
+            return str(_parse(path, opened.metadata() or {}).get("readme", ""))
+    except (safetensors.SafetensorError, OSError):  # a pickle, or damaged, which loading it will say
+        return ""
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], int | None]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers import AddedToken
 
+from ..core.console import progress
 from ..core.errors import SettingsError
 from ..training.randomness import generator
 from .base import StableDiffusion
@@ -74,23 +76,27 @@ def choose(model: StableDiffusion, class_noun: str, shown: int = 5) -> list[Iden
 
 @torch.inference_mode()
 def rank(model: StableDiffusion, tokens: list[str], class_noun: str) -> list[Identifier]:
-    """Measure each token's response: |prediction("a photo of a TOKEN CLASS") - prediction("a photo of a CLASS")|^2.
+    """Measure each token's response: |prediction("a photo of a TOKEN CLASS") - prediction("a photo of a CLASS")|.
 
-    Mean over fixed noise at four timesteps, divided by the median of the same for everyday words.
+    Root mean square over fixed noise at the noisiest timesteps, where the caption alone decides; divided by the median
+    of the same for everyday words.
     """
     words = [*tokens, *(word for word in EVERYDAY if word not in class_noun.split())]
     states = model.text_states([f"a photo of a {class_noun}", *(f"a photo of a {word} {class_noun}" for word in words)])
     config = model.unet.config
     size = int(config.sample_size)
     last = int(model.scheduler.config.num_train_timesteps) - 1
-    timesteps = torch.tensor([last * part // 8 for part in (3, 5, 7, 8)], device=model.device)
+    timesteps = torch.tensor([last * part // 8 for part in (6, 7, 8)], device=model.device)
     noise = torch.randn((len(timesteps), config.in_channels, size, size), generator=generator(0, "token response")).to(model.device)
 
     def prediction(state: Tensor) -> Tensor:
         return model.unet(noise, timesteps, state.expand(len(timesteps), -1, -1)).sample
 
     plain = prediction(states[:1])
-    moved = [float((prediction(states[i + 1 : i + 2]) - plain).square().mean()) for i in range(len(words))]
+    moved = [
+        float((prediction(states[i + 1 : i + 2]) - plain).square().mean().sqrt())
+        for i in progress(range(len(words)), "listening to the base")
+    ]
     usual = float(torch.tensor(moved[len(tokens) :]).median())
     return [Identifier(token, pieces(model, token), change / max(usual, 1e-12)) for token, change in zip(tokens, moved, strict=False)]
 
@@ -113,7 +119,7 @@ class TokenEmbedding(nn.Module):
     def install(model: StableDiffusion, token: str, class_noun: str) -> None:
         """Make `token` trainable, starting from the mean embedding of the class noun; a token that splits is added."""
         if len(pieces(model, token)) > 1:
-            model.tokenizer.add_tokens([token])
+            model.tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=False)])
             model.text_encoder.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
         token_id = model.tokenizer(token, add_special_tokens=False).input_ids[0]
         noun_ids = model.tokenizer(class_noun, add_special_tokens=False).input_ids

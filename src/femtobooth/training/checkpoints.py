@@ -16,10 +16,11 @@ from types import FrameType
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..core.console import note, warn
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, Interrupted
 from ..core.runs import TEMPORARY, atomic_folder, sha256_of, write_json
 
 MANIFEST = "manifest.json"
@@ -46,9 +47,18 @@ def save(trainer: Trainer, folder: Path, keep: int) -> Path:
             hashes = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
             write_json(temporary / MANIFEST, {"step": step, "sha256": hashes})
         shutil.rmtree(staging)
-        for old in sorted(folder.glob("step-*"))[:-keep]:
+        for old in _all(folder)[:-keep]:
             shutil.rmtree(old)
     return target
+
+
+def step_of(checkpoint: Path) -> int:
+    """The optimizer step of a checkpoint folder."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
+def _all(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=step_of)
 
 
 def fault(checkpoint: Path) -> str | None:
@@ -70,7 +80,7 @@ def newest(folder: Path) -> Path | None:
 
     None where there is none at all. Raises CheckpointError where all are damaged.
     """
-    found = sorted(folder.glob("step-*"), reverse=True)
+    found = _all(folder)[::-1]
     for checkpoint in found:
         problem = fault(checkpoint)
         if problem is None:
@@ -81,46 +91,70 @@ def newest(folder: Path) -> Path | None:
     return None
 
 
-class Checkpoints(Callback):
-    """Saves every `every` optimizer steps, at the end, and on a signal.
+class Signals:
+    """What SIGINT, SIGTERM and SIGUSR1 do, from the start of a run to its end.
 
-    SIGUSR1 saves and goes on; SIGINT and SIGTERM save and stop after the current optimizer step (`stopped_by` is
-    then the signal); a second SIGINT stops at once.
+    While steps are taken (`stepping`) the first two ask to save and stop after the current one, and a second SIGINT
+    stops at once; before and after they stop at once, as everything finished by then is on disk. SIGUSR1 asks to save
+    and go on. `way_out` tells the user how to resume.
     """
 
-    def __init__(self, folder: Path, every: int, keep: int) -> None:
-        self.folder, self.every, self.keep = folder, every, keep
-        self.stopped_by: int | None = None
-        self._save_asked = False
-        self._stop_asked: int | None = None
-        self._step = 0
+    def __init__(self, way_out: str) -> None:
+        self.way_out = way_out
+        self.stepping = False
+        self.stop: int | None = None
+        self.save = False
         self._previous: dict[int, Any] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        for signum in SIGNALS:  # before Lightning puts its own handlers there
-            self._previous[signum] = signal.getsignal(signum)
+    def __enter__(self) -> Signals:
+        self._previous = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in self._previous.items():
+                signal.signal(signum, handler)
+
+    def install(self) -> None:
+        """Take the three signals; again after Lightning has put its own handlers there."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                signal.signal(signum, self._handle)
+
+    def _handle(self, signum: int, _: FrameType | None) -> None:
+        name = signal.Signals(signum).name
+        if signum == signal.SIGUSR1:
+            self.save = True
+        elif not self.stepping or self.stop == signal.SIGINT == signum:
+            raise Interrupted(f"stopped at once by {name}; what was finished is kept", self.way_out, signum)
+        else:
+            self.stop = signum
+            note(f"{name}: saving after this step, then stopping")
+
+
+class Checkpoints(Callback):
+    """Saves every `every` optimizer steps, at the end, and when a signal asks for it.
+
+    After a signal that stops, `stopped_by` is its number.
+    """
+
+    def __init__(self, folder: Path, every: int, keep: int, signals: Signals) -> None:
+        self.folder, self.every, self.keep, self.signals = folder, every, keep, signals
+        self.stopped_by: int | None = None
+        self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
-        if threading.current_thread() is threading.main_thread():
-            for signum in SIGNALS:
-                signal.signal(signum, self._on_signal)
-
-    def _on_signal(self, signum: int, _: FrameType | None) -> None:
-        if signum == signal.SIGUSR1:
-            self._save_asked = True
-            return
-        if self._stop_asked == signal.SIGINT == signum:
-            raise KeyboardInterrupt
-        self._stop_asked = signum
-        note(f"{signal.Signals(signum).name}: saving after this step, then stopping")
+        self.signals.install()
+        self.signals.stepping = True
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self._step:  # in the middle of an accumulation
             return
         self._step = trainer.global_step
         # Every process must agree, wherever the signal arrived; the largest signal number wins.
-        asked = 1.0 * (self._stop_asked or 0), 1.0 * self._save_asked
+        asked = 1.0 * (self.signals.stop or 0), 1.0 * self.signals.save
         if trainer.world_size > 1:
             agreed = pl_module.all_gather(torch.tensor(asked)).reshape(-1, 2).max(dim=0).values
             asked = float(agreed[0]), float(agreed[1])
@@ -128,12 +162,17 @@ class Checkpoints(Callback):
         due = self.every and self._step % self.every == 0
         if due or stop or save_now or self._step >= trainer.max_steps:
             save(trainer, self.folder, self.keep)
-            self._save_asked = False
+            self.signals.save = False
         if stop and self._step < trainer.max_steps:
             self.stopped_by = stop
             trainer.should_stop = True
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if threading.current_thread() is threading.main_thread():
-            for signum, handler in self._previous.items():
-                signal.signal(signum, handler)
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.signals.stepping = False
+
+
+class StreamedFile(TorchCheckpointIO):
+    """Checkpoint files written straight to disk; Lightning's own writer holds a second copy in memory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        torch.save(checkpoint, path)

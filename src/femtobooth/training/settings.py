@@ -46,8 +46,8 @@ class TrainingSettings(Settings):
     """Processes (GPUs) on each node."""
     nodes: int = Field(1, ge=1)
     """Machines that train together."""
-    strategy: Literal["auto", "ddp", "fsdp", "deepspeed_stage_1", "deepspeed_stage_2"] = "auto"
-    """How several processes share the work, as Lightning names it."""
+    strategy: Literal["auto", "ddp"] = "auto"
+    """How several processes share the work: each holds the whole model and they average their gradients (ddp)."""
     checkpoint_every: int = Field(100, ge=0)
     """Optimizer steps between checkpoints; 0 writes one only when interrupted and at the end."""
     keep_checkpoints: int = Field(2, ge=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..core.console import progress_bar
+from ..core.console import progress_bar, rank
 from ..core.errors import SettingsError
+from .checkpoints import StreamedFile
 from .settings import TrainingSettings
 
 warnings.filterwarnings("ignore", module="lightning.*")  # advice about defaults that are chosen here on purpose
@@ -26,8 +28,15 @@ logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 def build(settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> Trainer:
     """The Trainer; raises SettingsError where the hardware asked for is not there."""
-    if settings.ema and settings.strategy.startswith(("fsdp", "deepspeed")):
-        raise SettingsError(f"training.ema: not available with strategy {settings.strategy}", "set training.ema=0, or use --strategy ddp")
+    started = os.environ.get("WORLD_SIZE", "")
+    wanted = settings.devices * settings.nodes
+    if (started.isdigit() and int(started) != wanted) or rank() >= wanted:
+        raise SettingsError(
+            f"--devices {settings.devices} --nodes {settings.nodes}: but this is process {rank()} of {started or 'several'}",
+            "give as many devices and nodes as were started, or unset RANK and WORLD_SIZE",
+        )
+    if settings.precision == "16-mixed" and settings.accelerator == "cpu":
+        raise SettingsError("--precision 16-mixed: a CPU has no 16-bit floats to train with", "use --precision bf16-mixed or 32")
     try:
         return Trainer(
             default_root_dir=folder,
@@ -42,6 +51,7 @@ def build(settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback
             deterministic="warn",
             callbacks=list(callbacks),
             logger=list(loggers),
+            plugins=[StreamedFile()],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -57,6 +67,12 @@ def check(settings: TrainingSettings) -> None:
     """Raise now the SettingsError that missing hardware or packages would raise once training begins."""
     build(settings, Path(), [], [])
     optimizer(settings, [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": 1.0}])
+
+
+def release(trainer: Trainer, module: LightningModule) -> None:
+    """Give back gradients and optimizer state after training; the weights stay."""
+    module.zero_grad(set_to_none=True)
+    trainer.strategy.optimizers, trainer.strategy.lr_scheduler_configs = [], []
 
 
 class _MicroSteps(IterableDataset[int]):

@@ -22,7 +22,7 @@ def run(runs: Path) -> dict[str, Any]:
     facts = personalize.run(settings)
     folder = runs / name
     note(
-        f"\nDone in {time.monotonic() - started:.0f} s.\n\n"
+        f"\nIn {time.monotonic() - started:.0f} s. Now\n\n"
         f"  look at      {folder / 'overview.png'}   (photos | the same prompts before | after)\n"
         f"  run folder   {folder}   (model, checkpoints, curves, previews, config)\n\n"
         "Next:\n"

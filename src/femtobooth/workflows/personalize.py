@@ -14,8 +14,9 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import shutil
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,14 +24,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, Trainer
+import yaml
+from lightning.pytorch import Trainer
 from PIL import Image
 
 from ..core import config
 from ..core.console import note, rank, table, warn
-from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError
+from ..core.errors import CheckpointError, ExistsError, Interrupted, ModelError, PhotoError, SettingsError
 from ..core.images import find_pictures
-from ..core.runs import atomic_file, environment, refuse_existing, timestamp, write_json, write_text
+from ..core.runs import atomic_file, atomic_folder, environment, refuse_existing, sweep, timestamp, write_json, write_text
 from ..core.sheets import sheet, stacked
 from ..generator import base as bases
 from ..generator import prior, sampling, tokens
@@ -42,7 +44,8 @@ from ..generator.previews import Previews, draw_previews, save_previews
 from ..generator.settings import PersonalizeSettings
 from ..training import checkpoints, tracking, trainer
 
-RUN_NAME = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
+RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
+SUBJECT = re.compile(r"\[v\]", re.IGNORECASE)
 
 
 def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
@@ -54,27 +57,23 @@ def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
 
 def run(settings: PersonalizeSettings) -> dict[str, Any]:
     """Personalize from the start; returns what run.json holds. Raises InputError kinds before anything is written."""
-    folder = _new_run(settings)
+    settings = _settled(settings)
+    folder = _new_folder(settings)
     model = bases.load(settings.base, settings.tokenizer)
     _check(settings, model)
     size = settings.size or model.size
     photos, preflight = load_photos(settings.photos, size)
-    identifier = _identifier(model, settings)
+    token = _identifier(model, settings)
     if rank() == 0:
-        if settings.overwrite and folder.exists():
-            shutil.rmtree(folder)
-        write_text(folder / "config.yaml", config.dump(settings))
-        write_json(folder / "preflight.json", preflight)
-        store_photos(photos, folder / "photos")
-        facts = {
-            "token": identifier,
-            "class_noun": settings.photos.class_noun,
-            "base": settings.base,
-            "base_hash": model.hash,
-            "size": size,
-        }
-        write_json(folder / "run.json", {"status": "started", **facts, "environment": environment()})
-    return _train(folder, settings, model, identifier, photos, size)
+        facts: dict[str, Any] = {"status": "started", "token": token, "class_noun": settings.photos.class_noun, "base": settings.base}
+        facts |= {"base_hash": model.hash, "size": size, "environment": environment()}
+        with atomic_folder(folder, settings.overwrite) as temporary:
+            write_text(temporary / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
+            write_json(temporary / "preflight.json", preflight)
+            store_photos(photos, temporary / "photos")
+            write_json(temporary / "run.json", facts)
+        note(f"run folder: {folder}\n")
+    return _train(folder, settings, model, token, photos, size, checkpoint=None)
 
 
 def resume(folder: Path) -> dict[str, Any]:
@@ -83,18 +82,18 @@ def resume(folder: Path) -> dict[str, Any]:
     if facts["status"] == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         return facts
+    if rank() == 0:
+        sweep(folder)
     settings = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
-    os.environ[RUN_NAME] = folder.name
     model = bases.load(settings.base, settings.tokenizer)
     if model.hash != facts["base_hash"]:
         raise ModelError(f"{settings.base}: not the base that {folder} was started from", "put the same base back, or start a new run")
-    return _train(folder, settings, model, facts["token"], restore_photos(folder / "photos"), facts["size"])
+    checkpoint = checkpoints.newest(folder / "checkpoints")
+    return _train(folder, settings, model, facts["token"], restore_photos(folder / "photos"), facts["size"], checkpoint)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's run.json. Raises ModelError where `folder` is no run."""
-    import json
-
     try:
         return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -103,15 +102,39 @@ def read_run(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _new_run(settings: PersonalizeSettings) -> Path:
-    name = settings.name or (os.environ.get(RUN_NAME) if rank() else None)
-    if name is None and rank():
+def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
+    """Paths made absolute, so that config.yaml means the same from any folder; and no prior where it could teach nothing."""
+
+    def absolute(text: str | None) -> str | None:
+        return str(Path(text).expanduser().resolve()) if text and Path(text).expanduser().exists() and text != bases.BUNDLED else text
+
+    photos = settings.photos.model_copy(update={"paths": [absolute(path) for path in settings.photos.paths]})
+    prior = settings.prior.model_copy(update={"folder": absolute(settings.prior.folder)})
+    if settings.train.parts == ["token"] and prior.weight:
+        note("class images: none, as class prompts do not hold the only word that trains")
+        prior = prior.model_copy(update={"weight": 0.0})
+    paths = {"base": absolute(settings.base), "tokenizer": absolute(settings.tokenizer)}
+    return settings.model_copy(update={"photos": photos, "prior": prior, **paths})
+
+
+def _new_folder(settings: PersonalizeSettings) -> Path:
+    """Where the run goes. Raises ExistsError rather than overwrite what is not a run, or holds what this run needs."""
+    if rank() and RUN_FOLDER in os.environ:
+        return Path(os.environ[RUN_FOLDER])
+    if rank() and not settings.name:
         raise SettingsError("--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME")
-    name = name or f"{settings.photos.class_noun.replace(' ', '-')}-{timestamp()}"
-    folder = Path(settings.runs) / name
-    if rank() == 0:
-        refuse_existing(folder, settings.overwrite)
-        os.environ[RUN_NAME] = name
+    noun = re.sub(r"[^\w-]+", "-", settings.photos.class_noun)
+    folder = Path(settings.runs) / (settings.name or f"{noun}-{timestamp()}")
+    if rank():
+        return folder
+    refuse_existing(folder, settings.overwrite)
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "run.json").is_file():
+            raise ExistsError(f"{folder} is not a run, and is not overwritten", "choose another --name or --runs")
+        needed = [*settings.photos.paths, settings.base, settings.prior.folder or "", settings.tokenizer or ""]
+        for path in needed:
+            if path and Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()):
+                raise ExistsError(f"--overwrite: {path} lies in {folder}, which would be replaced", "choose another --name")
     return folder
 
 
@@ -144,50 +167,52 @@ def _identifier(model: StableDiffusion, settings: PersonalizeSettings) -> str:
 
 
 def _train(
-    folder: Path, settings: PersonalizeSettings, model: StableDiffusion, token: str, photos: list[Photo], size: int
+    folder: Path, settings: PersonalizeSettings, model: StableDiffusion, token: str, photos: list[Photo], size: int, checkpoint: Path | None
 ) -> dict[str, Any]:
-    started = time.monotonic()
-    training = settings.training
+    """Train from `checkpoint` or from the start, then write the result; returns what run.json then holds."""
+    started, training = time.monotonic(), settings.training
 
     def prepare(lightning: Trainer) -> tuple[LatentSet, LatentSet | None]:
         return _latents(lightning, settings, model, token, photos, size)
 
     module = DreamBooth(model, settings, token, prepare)
     _show_parts(module)
-    checkpoint = checkpoints.newest(folder / "checkpoints")
-    step = int(checkpoint.name.rpartition("-")[2]) if checkpoint else 0
-    saver = checkpoints.Checkpoints(folder / "checkpoints", training.checkpoint_every, training.keep_checkpoints)
-    average = trainer.MovingAverage(training.ema) if training.ema else None
-    prompts = [_fill(prompt, settings, token) for prompt in settings.preview.prompts]
-    previews = Previews(folder / "previews", prompts, settings.preview, size, average)
-    callbacks: list[Callback] = [*([average] if average else []), saver, previews, trainer.StepBar()]
-    trackers = tracking.loggers(training, folder / "logs", folder.name, step)
-    for tracker in trackers:
-        tracker.log_hyperparams(settings.model_dump())
-    lightning = trainer.build(training, folder, callbacks, trackers)
+    step = checkpoints.step_of(checkpoint) if checkpoint else 0
     if step:
         note(f"resuming {folder} at step {step}")
-    if step < training.steps:
-        lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
-    if saver.stopped_by:
-        raise Interrupted(
-            f"stopped at step {lightning.global_step} and saved", f"femtobooth personalize --resume {folder}", saver.stopped_by
-        )
-    facts = read_run(folder) if rank() == 0 else {}
-    if rank() == 0:
+    prompts = [_fill(prompt, settings, token) for prompt in settings.preview.prompts]
+    with checkpoints.Signals(f"femtobooth personalize --resume {folder}") as signals:
+        saver = checkpoints.Checkpoints(folder / "checkpoints", training.checkpoint_every, training.keep_checkpoints, signals)
+        average = [trainer.MovingAverage(training.ema)] if training.ema else []
+        previews = Previews(folder / "previews", prompts, settings.preview, size, average[0] if average else None)
+        trackers = tracking.loggers(training, folder / "logs", folder.resolve().name, step)
+        for tracker in trackers:
+            tracker.log_hyperparams(settings.model_dump())
+        lightning = trainer.build(training, folder, [*average, saver, previews, trainer.StepBar()], trackers)
+        if step < training.steps:
+            os.environ[RUN_FOLDER] = str(folder.resolve())
+            try:
+                lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
+            finally:
+                os.environ.pop(RUN_FOLDER, None)
+        if saver.stopped_by:
+            raise Interrupted(f"stopped at step {lightning.global_step} and saved", signals.way_out, saver.stopped_by)
+        if rank():
+            return {}
         device = lightning.strategy.root_device
-        facts |= {
+        facts = read_run(folder) | {
             "seconds": round(time.monotonic() - started, 1),
             "peak_memory_gib": round(peak_memory(device) / 2**30, 2),
             "steps": training.steps,
         }
-        del lightning
-        _finish(folder, settings, module, photos, prompts, facts, device)
-    return facts
+        trainer.release(lightning, module)
+        average_too = bool(training.ema)
+        trained = weights_from(checkpoints.newest(folder / "checkpoints"), training.steps, module, average_too)
+        return _finish(folder, settings, trained.to(device), photos, prompts, facts)
 
 
 def _fill(prompt: str, settings: PersonalizeSettings, token: str) -> str:
-    return prompt.replace("[V]", token).replace("{token}", token).replace("{class}", settings.photos.class_noun)
+    return SUBJECT.sub(lambda _: token, prompt).replace("{token}", token).replace("{class}", settings.photos.class_noun)
 
 
 def _latents(
@@ -198,7 +223,8 @@ def _latents(
     pictures = np.stack([photo.pixels for photo in photos])
     if settings.prior.weight == 0:
         return encode(model, pictures, captions, settings.photos.flip), None
-    processes = prior.Processes(lightning.global_rank, lightning.world_size, lightning.strategy.barrier)
+    strategy = lightning.strategy
+    processes = prior.Processes(lightning.global_rank, lightning.world_size, strategy.barrier, strategy.broadcast)
     images, prompts = [], []
     wanted = prior.prompts(settings.prior, settings.photos.class_noun)
     if settings.prior.folder:
@@ -217,20 +243,19 @@ def _latents(
 
 def _show_parts(module: DreamBooth) -> None:
     training, rates = module.settings.training, {group["name"]: group["lr"] for group in module.groups()}
-    if not rates:
-        raise SettingsError("--train: nothing is left to train", "name unet, attention, text_encoder or token")
     modules: dict[str, tuple[torch.nn.Module, float | None]] = {
         name: (part, rates.get(name))
         for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder), ("vae", module.model.vae))
     }
-    rows = estimate(modules, training.optimizer, bool(training.ema), 1 if module.frozen else 0)
+    copied = {name for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder)) if module.frozen and name in rates}
+    rows = estimate(modules, training.optimizer, bool(training.ema), copied)
 
     def size(count: float) -> str:
         return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
 
     total = sum(row["weights"] + row["gradients"] + row["optimizer"] for row in rows)
     table(
-        f"What trains ({training.precision}-bit passes); activations come on top",
+        f"What trains; passes in {training.precision}, activations come on top",
         ["part", ">trained", ">frozen", ">learning rate", ">weights", ">gradients", ">optimizer"],
         [
             (
@@ -246,33 +271,10 @@ def _show_parts(module: DreamBooth) -> None:
     )
 
 
-def _finish(
-    folder: Path,
-    settings: PersonalizeSettings,
-    module: DreamBooth,
-    photos: list[Photo],
-    prompts: list[str],
-    facts: dict[str, Any],
-    device: Any,
-) -> None:
-    """The final weights, read from the last checkpoint, become model/; then the last pictures are drawn."""
-    model = weights_from(checkpoints.newest(folder / "checkpoints"), module, bool(settings.training.ema))
-    model.to(device).unet.eval()
-    model.text_encoder.eval()
-    last = draw_previews(model, prompts, settings.preview, facts["size"])
-    save_previews(folder / "previews", f"step-{settings.training.steps:06d}", prompts, last)
-    _overview(folder, photos, prompts, last)
-    model.subject = {key: facts[key] for key in ("token", "class_noun", "base", "base_hash", "steps")} | {"run": folder.name}
-    dtype = torch.float16 if settings.save_precision == "16" else torch.float32
-    bases.save_folder(model.to("cpu"), folder / "model", _card(facts, settings, model), dtype, overwrite=True)
-    facts["status"] = "done"
-    write_json(folder / "run.json", facts)
-
-
-def weights_from(checkpoint: Path | None, module: DreamBooth, averaged: bool) -> StableDiffusion:
-    """Put a checkpoint's trained weights (or their moving average) into the module's model, and return the model."""
-    if checkpoint is None:
-        raise ModelError("no checkpoint was written", "train again")
+def weights_from(checkpoint: Path | None, steps: int, module: DreamBooth, averaged: bool) -> StableDiffusion:
+    """Put the last checkpoint's trained weights (or their moving average) into the module's model, and return the model."""
+    if checkpoint is None or checkpoints.step_of(checkpoint) != steps:
+        raise CheckpointError("the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again")
     state = torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True)
     trained = dict(state["state_dict"])
     if averaged:
@@ -282,9 +284,25 @@ def weights_from(checkpoint: Path | None, module: DreamBooth, averaged: bool) ->
     return module.model
 
 
+def _finish(
+    folder: Path, settings: PersonalizeSettings, model: StableDiffusion, photos: list[Photo], prompts: list[str], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Draw the last pictures and write model/; only then is the run done. Returns what run.json then holds."""
+    last = draw_previews(model, prompts, settings.preview, facts["size"])
+    save_previews(folder / "previews", f"step-{settings.training.steps:06d}", prompts, last)
+    _overview(folder, photos, prompts, last)
+    model.subject = {key: facts[key] for key in ("token", "class_noun", "base_hash", "steps")} | {"run": folder.resolve().name}
+    dtype = torch.float16 if settings.save_precision == "16" else torch.float32
+    bases.save_folder(model.to("cpu"), folder / "model", _card(facts, settings, model), dtype, overwrite=True)
+    facts["status"] = "done"
+    write_json(folder / "run.json", facts)
+    note(f'done: {folder / "overview.png"} shows it; draw with\n  femtobooth generate {folder} "a [V] {facts["class_noun"]} on the moon"')
+    return facts
+
+
 def _overview(folder: Path, photos: list[Photo], prompts: list[str], after: np.ndarray) -> None:
     """overview.png: photos on top, then each prompt before and after training."""
-    before = np.empty_like(after)
+    before = np.full_like(after, 255)
     for row in range(len(prompts)):
         for column in range(after.shape[1]):
             path = folder / "previews" / "step-000000" / f"{row:02d}-{column}.png"
@@ -300,13 +318,10 @@ def _overview(folder: Path, photos: list[Photo], prompts: list[str], after: np.n
 
 def _card(facts: dict[str, Any], settings: PersonalizeSettings, model: StableDiffusion) -> str:
     """The model card: what it is, how to use it, and the settings it draws best with."""
-    import yaml
-
     subject = f"{facts['token']} {facts['class_noun']}"
     matter = {"tags": ["dreambooth", "stable-diffusion", "text-to-image"], "femtobooth": {"generate": model.card.get("generate", {})}}
     return (
         f"---\n{yaml.safe_dump(matter, sort_keys=False)}---\n\n# {subject}\n\n"
-        f"DreamBooth on `{settings.base}`: {facts['steps']} steps, learning rates {settings.train.unet_learning_rate:g} (UNet) and "
-        f"{settings.train.text_encoder_learning_rate:g} (text encoder), trained parts {', '.join(settings.train.parts)}.\n\n"
+        f"DreamBooth on {Path(settings.base).name}: {facts['steps']} steps; what trained: {', '.join(settings.train.parts)}.\n\n"
         f'Write "a {subject} ..." in a prompt. Made with femtobooth {facts["environment"].get("femtobooth", "")}.\n'
     )
