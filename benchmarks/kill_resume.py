@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from femtobooth.core.runs import sha256_of
 
@@ -61,8 +62,8 @@ def differences(found: Outcome, expected: Outcome) -> list[str]:
 
 
 def kill_at(process: subprocess.Popen[bytes], run: Path, seconds: float, during_save: bool) -> str:
-    """SIGKILL the process: `seconds` after training began, or as soon after that as a checkpoint is being written."""
-    while process.poll() is None and not (run / "previews" / "step-000000.png").exists():
+    """SIGKILL the process: `seconds` after its run folder appeared, or as soon after that as a checkpoint is being written."""
+    while process.poll() is None and not (run / "run.json").exists():
         time.sleep(0.01)
     time.sleep(seconds)
     while during_save and process.poll() is None and not any((run / "checkpoints").glob(".tmp-*")):
@@ -77,21 +78,26 @@ def kill_at(process: subprocess.Popen[bytes], run: Path, seconds: float, during_
 
 def main(tries: int, base: str, photos: Path) -> int:
     chance = random.Random(time.time_ns())
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, "OMP_NUM_THREADS": "1"}}
     same = 0
     with tempfile.TemporaryDirectory() as scratch:
         runs = Path(scratch)
-        subprocess.run(command(photos, base, runs, "whole"), check=True, **quiet)
+
+        def quiet(name: str) -> dict[str, Any]:
+            """Each run has a cache of its own, so that it may be killed while it draws its class images."""
+            own = {"OMP_NUM_THREADS": "1", "FEMTOBOOTH_CACHE": str(runs / f"cache-{name}")}
+            return {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, **own}}
+
+        subprocess.run(command(photos, base, runs, "whole"), check=True, **quiet("whole"))
         expected = outcome(runs / "whole")
-        began = (runs / "whole" / "previews" / "step-000000.png").stat().st_mtime
+        began = (runs / "whole" / "config.yaml").stat().st_mtime
         length = (runs / "whole" / "run.json").stat().st_mtime - began
         for number in range(tries):
             name, seconds = f"try{number}", chance.uniform(0, length)
-            process = subprocess.Popen(command(photos, base, runs, name), **quiet)
+            process = subprocess.Popen(command(photos, base, runs, name), **quiet(name))
             during_save = number % 3 == 2
             where = kill_at(process, runs / name, seconds / 2 if during_save else seconds, during_save)
             resume = [sys.executable, "-m", "femtobooth", "personalize", "--resume", str(runs / name)]
-            subprocess.run(resume, check=True, **quiet)
+            subprocess.run(resume, check=True, **quiet(name))
             different = differences(outcome(runs / name), expected)
             same += not different
             verdict = f"DIFFERENT in {', '.join(different[:6])}" if different else "identical"

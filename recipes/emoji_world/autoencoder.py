@@ -220,9 +220,10 @@ def train(where: Path, world: sprites.World, settings: TrainingSettings, measure
         here, there = module.vae.state_dict(), AutoencoderKL.from_pretrained(warm, torch_dtype=torch.float32).state_dict()
         module.vae.load_state_dict(here | {name: value for name, value in there.items() if value.shape == here[name].shape})
     quality = Quality(unseen(world, measure), average, settings.checkpoint_every)
-    saver = checkpoints.Checkpoints(where / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints)
-    lightning = trainer.build(settings, where, [average, quality, saver], loggers(settings, where / "logs", "autoencoder", step))
-    lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
+    with checkpoints.Signals("the same command resumes") as signals:
+        saver = checkpoints.Checkpoints(where / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals)
+        lightning = trainer.build(settings, where, [average, quality, saver], loggers(settings, where / "logs", "autoencoder", step))
+        lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
     return saver.stopped_by
 
 

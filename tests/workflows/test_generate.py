@@ -163,9 +163,8 @@ def test_a_long_prompt_warns_of_what_is_cut(tmp_path: Path, capsys: pytest.Captu
     ids=str,
 )
 def test_what_cannot_be_drawn_is_said_before_anything_is_written(how: dict, named: str, tmp_path: Path) -> None:
-    settings = generate.settings_from({"run": "bundled", "prompts": ["a dog"], "out": str(tmp_path / "o"), **how})
     with pytest.raises(InputError, match=named):
-        generate.run(settings)
+        generate.run(generate.settings_from({"run": "bundled", "prompts": ["a dog"], "out": str(tmp_path / "o"), **how}))
     assert not (tmp_path / "o").exists()
 
 
