@@ -1,4 +1,4 @@
-"""The subject's identifier: a rare word that is one token and means nothing to the base yet (paper, sec. 3.2)."""
+"""The subject's identifier: a rare word that is one token and means nothing to the base yet (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def choose(model: StableDiffusion, class_noun: str, shown: int = 5) -> list[Iden
     words = [
         (number, name.removesuffix("</w>"))
         for name, number in vocabulary.items()
-        if re.fullmatch(r"[a-z]{3,4}</w>", name) and not re.search(r"[aeiou]", name.removesuffix("</w>"))
+        if re.fullmatch(r"[a-z]{3,4}</w>", name) and not re.search(r"[aeiouy]", name.removesuffix("</w>"))
     ]
     rarest = [word for _, word in sorted(words, reverse=True)[:48]]
     if not rarest:
