@@ -35,7 +35,8 @@ def build(settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback
             f"--devices {settings.devices} --nodes {settings.nodes}: but this is process {rank()} of {started or 'several'}",
             "give as many devices and nodes as were started, or unset RANK and WORLD_SIZE",
         )
-    if settings.precision == "16-mixed" and settings.accelerator == "cpu":
+    has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not has_gpu):
         raise SettingsError("--precision 16-mixed: a CPU has no 16-bit floats to train with", "use --precision bf16-mixed or 32")
     try:
         return Trainer(

@@ -206,8 +206,7 @@ def _train(
             "steps": training.steps,
         }
         trainer.release(lightning, module)
-        average_too = bool(training.ema)
-        trained = weights_from(checkpoints.newest(folder / "checkpoints"), training.steps, module, average_too)
+        trained = weights_from(checkpoints.newest(folder / "checkpoints"), training.steps, module, averaged=bool(training.ema))
         return _finish(folder, settings, trained.to(device), photos, prompts, facts)
 
 
