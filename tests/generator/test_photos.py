@@ -23,8 +23,8 @@ from femtobooth.generator.settings import PhotoSettings
 def said(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What the user reads."""
     screen = io.StringIO()
-    monkeypatch.setattr(console.console, "file", screen)
-    monkeypatch.setattr(console.console, "width", 300)
+    monkeypatch.setattr(console.console, "_file", screen)  # its property would be restored as a fixed file
+    monkeypatch.setattr(console.console, "_width", 300)
     return screen
 
 
