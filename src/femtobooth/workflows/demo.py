@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from importlib import resources
 from pathlib import Path
@@ -21,14 +23,15 @@ def run(runs: Path) -> dict[str, Any]:
     settings = personalize.settings_from({"photos": {"paths": [str(photos)], "class_noun": "robot"}, "runs": str(runs), "name": name})
     facts = personalize.run(settings)
     folder = runs / name
+    program = "femtobooth" if shutil.which("femtobooth") else sys.argv[0]  # as in .venv/bin/femtobooth
     note(
         f"\nIn {time.monotonic() - started:.0f} s. Now\n\n"
         f"  look at      {folder / 'overview.png'}   (photos | the same prompts before | after)\n"
         f"  run folder   {folder}   (model, checkpoints, curves, previews, config)\n\n"
         "Next:\n"
-        f'  femtobooth generate {folder} "a [V] robot under water" -n 8\n'
-        f"  femtobooth personalize YOUR_PHOTOS --class-noun dog\n"
-        f"  femtobooth convert {folder} femto.safetensors\n"
-        f"  tensorboard --logdir {folder / 'logs'}\n"
+        f'  {program} generate {folder} "a [V] robot under water" -n 8\n'
+        f"  {program} personalize YOUR_PHOTOS --class-noun dog\n"
+        f"  {program} convert {folder} femto.safetensors\n"
+        f"  {Path(program).with_name('tensorboard')} --logdir {folder / 'logs'}\n"
     )
     return facts
