@@ -181,13 +181,14 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
             f"{folder}: its UNet reads {loaded['unet'].config.in_channels} channels, its VAE makes {loaded['vae'].config.latent_channels}",
             "inpainting and depth checkpoints are no text-to-image bases; take the plain model (generate has --mask)",
         )
+    readme = _read_readme(folder)
     return StableDiffusion(
         tokenizer=load_tokenizer(folder / "tokenizer"),
         scheduler=_load_scheduler(folder / "scheduler"),
         source=source or str(folder),
         hash=content_hash((path for part in PARTS for path in (folder / part).iterdir() if _shapes_pictures(path)), folder),
-        card=read_card(folder),
-        readme=_read_readme(folder),
+        card=parse_card(readme, folder / "README.md"),
+        readme=readme,
         subject=_read_subject(folder),
         **{part: module.eval().requires_grad_(False) for part, module in loaded.items()},
     )

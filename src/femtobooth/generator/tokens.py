@@ -14,6 +14,8 @@ from ..core.errors import SettingsError
 from ..training.randomness import generator
 from .base import StableDiffusion
 
+SUBJECT = re.compile(r"\[v\]", re.IGNORECASE)  # stands for the identifier in prompts and captions
+
 # Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
 # base's predictions less than these do.
 EVERYDAY = ("red", "big", "blue", "small", "old", "green", "happy", "wooden")

@@ -31,9 +31,9 @@ from ..generator import base as bases
 from ..generator.base import StableDiffusion
 from ..generator.sampling import sample
 from ..generator.settings import GenerateSettings
+from ..generator.tokens import SUBJECT
 
 KEY = "femtobooth"  # of the PNG text chunk that `regenerate` reads
-SUBJECT = re.compile(r"\[v\]", re.IGNORECASE)
 DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
 HOW = ("tokenizer", "width", "height", "strength", "precision", "device", "sampling")  # the settings that shape one picture
 

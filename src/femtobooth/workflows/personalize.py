@@ -45,7 +45,6 @@ from ..generator.settings import PersonalizeSettings
 from ..training import checkpoints, tracking, trainer
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
-SUBJECT = re.compile(r"\[v\]", re.IGNORECASE)
 
 
 def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
@@ -211,7 +210,7 @@ def _train(
 
 
 def _fill(prompt: str, settings: PersonalizeSettings, token: str) -> str:
-    return SUBJECT.sub(lambda _: token, prompt).replace("{token}", token).replace("{class}", settings.photos.class_noun)
+    return tokens.SUBJECT.sub(lambda _: token, prompt).replace("{token}", token).replace("{class}", settings.photos.class_noun)
 
 
 def _latents(
