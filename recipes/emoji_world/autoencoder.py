@@ -23,18 +23,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from femtobooth.core.console import note
-from femtobooth.core.errors import CheckpointError
 from femtobooth.core.runs import atomic_file, atomic_folder, write_json
 from femtobooth.training import checkpoints, trainer
+from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.randomness import generator
 from femtobooth.training.settings import TrainingSettings
-from femtobooth.training.tracking import log_picture, loggers
+from femtobooth.training.tracking import log_picture
 
-from . import sprites
+from . import sprites, stages
 from .scenes import scene
 
 CROP = 32
@@ -45,14 +45,14 @@ UNSEEN_SEED = 900_001
 """A stream of scenes that no stage trains on."""
 LEARNING_RATE = 1e-3
 SETTINGS = TrainingSettings(
-    steps=24_000,
-    batch_size=24,
+    steps=6_500,
+    batch_size=12,
     schedule="cosine",
     warmup=100,
     weight_decay=0.0,
     ema=0.999,
     accelerator="cpu",
-    checkpoint_every=250,
+    checkpoint_every=500,
     log_every=10,
 )
 SMOKE = {"steps": 6, "batch_size": 4, "warmup": 2, "checkpoint_every": 3, "log_every": 1}
@@ -173,7 +173,7 @@ class Autoencoder(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Quality(Callback):
+class Quality(StepCallback):
     """Measures the moving-average weights on unseen scenes every `every` optimizer steps."""
 
     def __init__(self, pictures: torch.Tensor, average: trainer.MovingAverage, every: int) -> None:
@@ -181,15 +181,15 @@ class Quality(Callback):
         self._began = (0, 0.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
         self._began = trainer.global_step, time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        step = trainer.global_step
-        if step == self._began[0] or step % self.every:
+    def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
+        if step % self.every:
             return
         pace = (time.perf_counter() - self._began[1]) / (step - self._began[0])
-        with self.average.applied(pl_module):
-            made = reconstruct(pl_module.vae, self.pictures)
+        with self.average.applied(module):
+            made = reconstruct(module.vae, self.pictures)
         overall, each = psnr(self.pictures, made)
         for logger in trainer.loggers:
             logger.log_metrics({"psnr": overall, "psnr_each": each}, step)
@@ -211,32 +211,19 @@ def train(where: Path, world: sprites.World, settings: TrainingSettings, measure
 
     Returns the signal that stopped it, or None.
     """
-    found = checkpoints.newest(where / "checkpoints")
-    step = int(found.name.removeprefix("step-")) if found else 0
-    if found:
-        note(f"going on from step {step}")
     module, average = Autoencoder(settings, world), trainer.MovingAverage(settings.ema)
-    if warm and not found:
+    if warm and not checkpoints.newest(where / "checkpoints"):
         here, there = module.vae.state_dict(), AutoencoderKL.from_pretrained(warm, torch_dtype=torch.float32).state_dict()
         module.vae.load_state_dict(here | {name: value for name, value in there.items() if value.shape == here[name].shape})
-    quality = Quality(unseen(world, measure), average, settings.checkpoint_every)
-    with checkpoints.Signals("the same command resumes") as signals:
-        saver = checkpoints.Checkpoints(where / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals)
-        lightning = trainer.build(settings, where, [average, quality, saver], loggers(settings, where / "logs", "autoencoder", step))
-        lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
-    return saver.stopped_by
+    return stages.fit(module, settings, where, [average, Quality(unseen(world, measure), average, settings.checkpoint_every)])
 
 
 def trained(where: Path) -> tuple[AutoencoderKL, int]:
     """The moving-average weights of the newest checkpoint under `where`, and its step. Raises CheckpointError."""
-    found = checkpoints.newest(where / "checkpoints")
-    if found is None:
-        raise CheckpointError(f"{where}: no checkpoint there", "run `python -m recipes.emoji_world.autoencoder` first")
-    state = torch.load(found / checkpoints.STATE, map_location="cpu", weights_only=True)
-    average = state["callbacks"][trainer.MovingAverage.__name__]["average"]
+    average, step = stages.averaged(where)
     vae = new_autoencoder()
     vae.load_state_dict({name.removeprefix("vae."): value for name, value in average.items()})
-    return vae.eval().requires_grad_(False), int(found.name.removeprefix("step-"))
+    return vae.eval().requires_grad_(False), step
 
 
 def normalized(vae: AutoencoderKL, pictures: torch.Tensor) -> AutoencoderKL:

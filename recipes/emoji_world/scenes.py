@@ -150,7 +150,7 @@ def _concept(world: World, random: Random, backdrop: str, unseen: Unseen = "") -
     """A concept that may stand on this backdrop (or that training never shows so); DreamBooth's classes come more often."""
     favoured = _favoured(tuple(concept.name for concept in world.concepts))
     while True:
-        number = random.choice(favoured) if favoured and random.random() < 0.2 else random.randrange(len(world.concepts))
+        number = random.choice(favoured) if favoured and random.random() < 0.4 else random.randrange(len(world.concepts))
         name = world.concepts[number].name
         if held_out(name, backdrop) == (unseen == "backdrop") and (
             unseen != "style" or any(held_out_style(name, style) for style in world.styles)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from ..core.console import progress_bar
 from ..core.runs import atomic_file, atomic_folder
 from ..core.sheets import sheet
+from ..training.callbacks import StepCallback
 from ..training.tracking import log_picture
 from ..training.trainer import MovingAverage
 from .base import StableDiffusion
@@ -42,33 +43,29 @@ def save_previews(folder: Path, name: str, prompts: list[str], pictures: np.ndar
     return np.asarray(drawn.convert("RGB"))
 
 
-class Previews(Callback):
+class Previews(StepCallback):
     """Draws before the first step (`step-000000`) and every `settings.every` steps, in the first process only."""
 
     def __init__(self, folder: Path, prompts: list[str], settings: PreviewSettings, size: int, average: MovingAverage | None) -> None:
         self.folder, self.prompts, self.settings, self.size, self.average = folder, prompts, settings, size, average
-        self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
-        if self._step == 0:
-            self._draw(trainer, pl_module)
+        super().on_train_start(trainer, pl_module)
+        if trainer.global_step == 0:
+            self._draw(trainer, pl_module, 0)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
-        if self.settings.every and self._step % self.settings.every == 0 and self._step < trainer.max_steps:
-            self._draw(trainer, pl_module)
+    def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
+        if self.settings.every and step % self.settings.every == 0 and step < trainer.max_steps:
+            self._draw(trainer, module, step)
 
-    def _draw(self, trainer: Trainer, module: Any) -> None:
+    def _draw(self, trainer: Trainer, module: Any, step: int) -> None:
         if not trainer.is_global_zero:
             return
         model: StableDiffusion = module.model
         model.vae.to(model.device)
-        with self.average.applied(module) if self.average is not None and self._step else nullcontext():
+        with self.average.applied(module) if self.average is not None and step else nullcontext():
             pictures = draw_previews(model, self.prompts, self.settings, self.size)
         if model.device.type == "cuda":
             model.vae.to("cpu")
             torch.cuda.empty_cache()
-        log_picture(trainer, "previews", save_previews(self.folder, f"step-{self._step:06d}", self.prompts, pictures), self._step)
+        log_picture(trainer, "previews", save_previews(self.folder, f"step-{step:06d}", self.prompts, pictures), step)

@@ -17,11 +17,12 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from ..core.console import note, warn
 from ..core.errors import CheckpointError, Interrupted
 from ..core.runs import TEMPORARY, atomic_folder, sha256_of, write_json
+from .callbacks import StepCallback
 
 MANIFEST = "manifest.json"
 STATE = "state.ckpt"
@@ -133,7 +134,7 @@ class Signals:
             note(f"{name}: saving after this step, then stopping")
 
 
-class Checkpoints(Callback):
+class Checkpoints(StepCallback):
     """Saves every `every` optimizer steps, at the end, and when a signal asks for it.
 
     After a signal that stops, `stopped_by` is its number.
@@ -142,28 +143,24 @@ class Checkpoints(Callback):
     def __init__(self, folder: Path, every: int, keep: int, signals: Signals) -> None:
         self.folder, self.every, self.keep, self.signals = folder, every, keep, signals
         self.stopped_by: int | None = None
-        self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
+        super().on_train_start(trainer, pl_module)
         self.signals.install()
         self.signals.stepping = True
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step == self._step:  # in the middle of an accumulation
-            return
-        self._step = trainer.global_step
+    def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
         # Every process must agree, wherever the signal arrived; the largest signal number wins.
         asked = 1.0 * (self.signals.stop or 0), 1.0 * self.signals.save
         if trainer.world_size > 1:
-            agreed = pl_module.all_gather(torch.tensor(asked)).reshape(-1, 2).max(dim=0).values
+            agreed = module.all_gather(torch.tensor(asked)).reshape(-1, 2).max(dim=0).values
             asked = float(agreed[0]), float(agreed[1])
         stop, save_now = int(asked[0]), bool(asked[1])
-        due = self.every and self._step % self.every == 0
-        if due or stop or save_now or self._step >= trainer.max_steps:
+        due = self.every and step % self.every == 0
+        if due or stop or save_now or step >= trainer.max_steps:
             save(trainer, self.folder, self.keep)
             self.signals.save = False
-        if stop and self._step < trainer.max_steps:
+        if stop and step < trainer.max_steps:
             self.stopped_by = stop
             trainer.should_stop = True
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ..core.console import progress_bar, rank
 from ..core.errors import SettingsError
+from .callbacks import StepCallback
 from .checkpoints import StreamedFile
 from .settings import TrainingSettings
 
@@ -119,29 +120,25 @@ def learning_rate_schedule(settings: TrainingSettings, of: torch.optim.Optimizer
     return torch.optim.lr_scheduler.LambdaLR(of, factor)
 
 
-class MovingAverage(Callback):
+class MovingAverage(StepCallback):
     """Exponential moving average of the trained weights, warmed up as min(decay, (1 + n) / (10 + n))."""
 
     def __init__(self, decay: float) -> None:
         self.decay = decay
         self.average: dict[str, torch.Tensor] = {}
-        self._step = 0
 
     @staticmethod
     def _trained(module: LightningModule) -> dict[str, torch.nn.Parameter]:
         return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
+        super().on_train_start(trainer, pl_module)
         for name, parameter in self._trained(pl_module).items():
             self.average[name] = self.average.get(name, parameter).detach().clone().to(parameter.device)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if trainer.global_step == self._step:
-            return
-        self._step = trainer.global_step
-        decay = min(self.decay, (1 + self._step) / (10 + self._step))
-        trained = self._trained(pl_module)
+    def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        trained = self._trained(module)
         torch._foreach_lerp_([self.average[name] for name in trained], [value.detach() for value in trained.values()], 1 - decay)
 
     @contextmanager
@@ -165,19 +162,16 @@ class MovingAverage(Callback):
         self.average = state_dict["average"]
 
 
-class StepBar(Callback):
+class StepBar(StepCallback):
     """A progress bar over optimizer steps, with the loss."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._step = trainer.global_step
-        self._bar = progress_bar("training", int(trainer.max_steps), done=self._step)
+        super().on_train_start(trainer, pl_module)
+        self._bar = progress_bar("training", int(trainer.max_steps), done=trainer.global_step)
         self._advance = self._bar.__enter__().advance
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        if trainer.global_step > self._step:
-            loss = outputs["loss"].item() * trainer.accumulate_grad_batches
-            self._advance(trainer.global_step - self._step, note=f"loss {loss:.3f}")
-            self._step = trainer.global_step
+    def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
+        self._advance(1, note=f"loss {outputs['loss'].item() * trainer.accumulate_grad_batches:.3f}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._bar.__exit__(None, None, None)

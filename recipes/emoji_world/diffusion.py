@@ -1,0 +1,284 @@
+"""Stage 4, text encoder + U-Net: captions -> 16x16x12 latents, v-prediction with zero terminal SNR.
+
+    python -m recipes.emoji_world.diffusion [--smoke]              start, or go on where it was stopped
+    python -m recipes.emoji_world.diffusion --warm-start FOLDER    start from those weights of a Stable Diffusion folder that fit
+    python -m recipes.emoji_world.diffusion --export               write diffusion/{text_encoder,unet,scheduler} from the newest checkpoint
+
+Needs stages 1 to 3. SIGTERM or Ctrl-C saves and stops. Curves are in diffusion/logs/metrics.csv, pictures of the same
+prompts and seeds in diffusion/previews/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from lightning.pytorch import LightningModule, Trainer
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from femtobooth.core.console import note
+from femtobooth.core.runs import atomic_folder, write_json
+from femtobooth.generator.base import StableDiffusion, load_tokenizer
+from femtobooth.generator.dreambooth import LatentSet, draw, min_snr_weights, predict, sample_losses, signal_to_noise, training_target
+from femtobooth.generator.previews import Previews
+from femtobooth.generator.sampling import to_pixels
+from femtobooth.generator.settings import PreviewSettings, SamplingSettings
+from femtobooth.training import checkpoints, trainer
+from femtobooth.training.callbacks import StepCallback
+from femtobooth.training.randomness import generator
+from femtobooth.training.settings import TrainingSettings
+
+from . import sprites, stages
+from .autoencoder import LATENTS
+from .scenes import scene
+
+SHARD = 4096
+"""Scenes that are drawn and encoded at a time."""
+PASSES = 3
+"""How often a shard is trained on, each time with other noise: drawing and encoding cost a fifth of a step otherwise."""
+CURRICULUM = 60_000
+"""Pictures over which the share of plain scenes (one large sprite on one colour) falls from all to `PLAIN`."""
+PLAIN = 0.15
+DROPPED = 0.04
+"""Captions emptied on top of the scenes' own tenth: a third of what guidance steers away from is then learned on full scenes."""
+LEARNING_RATE = 4e-4
+SETTINGS = TrainingSettings(
+    steps=6_000,
+    batch_size=32,
+    schedule="cosine",
+    warmup=200,
+    beta2=0.99,
+    ema=0.999,
+    accelerator="cpu",
+    checkpoint_every=250,
+    log_every=10,
+)
+SMOKE = {"steps": 4, "batch_size": 4, "warmup": 1, "checkpoint_every": 2, "log_every": 1}
+PREVIEWS = PreviewSettings(
+    every=500,
+    images=2,
+    batch_size=16,
+    prompts=[
+        "a glossy teapot on the moon",
+        "a robot on the beach",
+        "a cat and a red apple on a blue background",
+        "a flat dog in the snow",
+        "two small blue cars in the city",
+        "a teddy bear under water",
+        "a cartoon duck on a wooden floor",
+        "a backpack",
+    ],
+    sampling=SamplingSettings(steps=25, guidance=4.0),
+)
+
+
+def new_text_encoder(vocabulary: int, length: int, end: int) -> CLIPTextModel:
+    """CLIP's text transformer, 3 layers of width 192, 2 M parameters."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary,
+            hidden_size=192,
+            intermediate_size=768,
+            projection_dim=192,
+            num_hidden_layers=3,
+            num_attention_heads=3,
+            max_position_embeddings=length,
+            bos_token_id=end - 1,
+            eos_token_id=end,
+            pad_token_id=end,
+        )
+    )
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Widths 64-128-256, one layer a level, cross-attention at the two lower levels; 16.7 M parameters."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=LATENTS,
+        out_channels=LATENTS,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128, 256),
+        layers_per_block=1,
+        cross_attention_dim=192,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's schedule rescaled to zero terminal SNR (arXiv 2305.08891): plain white stays white."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+def new_model(root: Path, seed: int) -> StableDiffusion:
+    """Untrained text encoder and U-Net beside the tokenizer and autoencoder of the stages before."""
+    tokenizer = load_tokenizer(root / "tokenizer")
+    vae = AutoencoderKL.from_pretrained(root / "autoencoder" / "vae").eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder = new_text_encoder(len(tokenizer), tokenizer.model_max_length, tokenizer.eos_token_id)
+        unet = new_unet()
+    return StableDiffusion(tokenizer, text_encoder, vae, unet, new_scheduler(), source="emoji world", hash="")
+
+
+def warm(model: StableDiffusion, folder: Path) -> None:
+    """Take over what fits from another model: U-Net and transformer tensors by shape, embeddings of the words both know."""
+    old_unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).state_dict()
+    old_text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).state_dict()
+    for part, old in ((model.unet, old_unet), (model.text_encoder, old_text)):
+        here = part.state_dict()
+        part.load_state_dict(here | {name: value for name, value in old.items() if name in here and value.shape == here[name].shape})
+    mine, theirs = model.tokenizer.get_vocab(), load_tokenizer(folder / "tokenizer").get_vocab()
+    state = model.text_encoder.state_dict()
+    with torch.no_grad():
+        for name, table in state.items():
+            if name.endswith("token_embedding.weight"):
+                for word in mine.keys() & theirs.keys():
+                    table[mine[word]] = old_text[name][theirs[word]]
+            elif name.endswith("position_embedding.weight"):
+                table[: len(old_text[name])] = old_text[name][: len(table)]
+
+
+class Shards:
+    """Scenes as latents, a shard at a time; each shard a function of (seed, rank, number) alone."""
+
+    def __init__(self, world: sprites.World, model: StableDiffusion, size: int) -> None:
+        self.world, self.model, self.size = world, model, size
+        self._kept: tuple[tuple[int, ...], LatentSet] | None = None
+
+    def get(self, seed: int, rank: int, number: int) -> LatentSet:
+        key = (seed, rank, number)
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None  # two do not fit beside each other on small machines
+            self._kept = key, self._made(*key)
+        return self._kept[1]
+
+    @torch.no_grad()
+    def _made(self, seed: int, rank: int, number: int) -> LatentSet:
+        seen = number * self.size * PASSES
+        plain = max(PLAIN, 1 - (1 - PLAIN) * seen / CURRICULUM)
+        made = [scene(self.world, seed * 1000 + rank, number * self.size + index, plain=plain) for index in range(self.size)]
+        dropped = torch.rand(self.size, generator=generator(seed, "dropped", number, rank)) < DROPPED
+        captions = ["" if drop else one.caption for one, drop in zip(made, dropped.tolist(), strict=True)]
+        pixels = np.stack([one.pixels for one in made])
+        posteriors = [self.model.vae.encode(to_pixels(part)).latent_dist for part in np.array_split(pixels, max(self.size // 32, 1))]
+        mean, log_variance = (torch.cat([getattr(one, name) for one in posteriors])[:, None] for name in ("mean", "logvar"))
+        return LatentSet(mean, log_variance, self.model.token_ids(captions)[:, None])
+
+
+class Diffusion(LightningModule):
+    """Trains text encoder and U-Net together, with min-SNR-5 weights that keep a floor at zero SNR."""
+
+    def __init__(self, model: StableDiffusion, settings: TrainingSettings, shards: Shards) -> None:
+        super().__init__()
+        self.settings, self.shards, self.resumed_step = settings, shards, 0
+        self.parts = [model]  # in a list, so that the autoencoder is no submodule
+        self.unet, self.text_encoder = model.unet.train(), model.text_encoder.train()
+
+    @property
+    def model(self) -> StableDiffusion:
+        return self.parts[0]
+
+    def train_dataloader(self) -> Any:
+        return trainer.micro_steps(lambda: self.resumed_step * self.settings.accumulate)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.resumed_step = checkpoint["global_step"]
+
+    def training_step(self, micro_step: int) -> torch.Tensor:
+        settings, scheduler = self.settings, self.model.scheduler
+        shard, within = divmod(micro_step, self.shards.size * PASSES // settings.batch_size)
+        pictures = self.shards.get(settings.seed, self.global_rank, shard)
+        one = draw(pictures, f"shard {shard}", settings.seed, within, self.global_rank, 1, settings.batch_size, 1.0, len(scheduler.betas))
+        noisy = scheduler.add_noise(one.latents, one.noise, one.timesteps)  # (B, 12, 16, 16)
+        prediction = predict(self.unet, self.text_encoder, noisy, one.timesteps, one.token_ids)
+        target = training_target(scheduler, one.latents, one.noise, one.timesteps)
+        snr = signal_to_noise(scheduler.alphas_cumprod, one.timesteps)
+        loss = sample_losses(prediction, target, min_snr_weights(snr, "v_prediction", 5.0, floor=0.1)).mean()
+        if (self.global_step + 1) % settings.log_every == 0:
+            for logger in self.loggers:
+                logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = trainer.optimizer(self.settings, [{"params": self.parameters(), "lr": LEARNING_RATE}])
+        schedule = trainer.learning_rate_schedule(self.settings, optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class Lines(StepCallback):
+    """A line in the log every `every` steps: what a run in the background is looked at by."""
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._losses: list[float] = []
+
+    def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
+        self._losses.append(outputs["loss"].item())
+        if step % self.every == 0:
+            note(f"step {step} of {trainer.max_steps}: loss {np.mean(self._losses):.4f}")
+            self._losses.clear()
+
+
+def export(root: Path, model: StableDiffusion) -> Path:
+    """Write `root`/diffusion/model/{text_encoder,unet,scheduler} from the newest checkpoint's moving average; replaces the last export."""
+    where = root / "diffusion"
+    average, step = stages.averaged(where)
+    for name, part in (("unet", model.unet), ("text_encoder", model.text_encoder)):
+        part.load_state_dict({key.removeprefix(f"{name}."): value for key, value in average.items() if key.startswith(f"{name}.")})
+    with atomic_folder(where / "model", overwrite=True) as temporary:
+        model.unet.save_pretrained(temporary / "unet")
+        model.text_encoder.save_pretrained(temporary / "text_encoder")
+        model.scheduler.save_pretrained(temporary / "scheduler")
+    settings = json.loads((where / "settings.json").read_text(encoding="utf-8"))
+    write_json(where / "diffusion.json", {"steps": step, "images": step * settings["batch_size"]})
+    note(f"wrote {where / 'model'}: step {step}")
+    return where / "model"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--smoke", action="store_true", help="a few steps on what the smoke run has made so far")
+    parser.add_argument("--export", action="store_true", help="write what is learned so far, and stop")
+    parser.add_argument("--warm-start", type=Path, metavar="FOLDER", help="model to start from, where there is no checkpoint yet")
+    parser.add_argument("--steps", type=int, help=f"optimizer steps [{SETTINGS.steps}]")
+    given = parser.parse_args()
+    root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
+    where, world = root / "diffusion", sprites.load(root)
+    settings = SETTINGS.model_copy(update=(SMOKE if given.smoke else {}) | ({"steps": given.steps} if given.steps else {}))
+    model = new_model(root, settings.seed)
+    if not given.export:
+        if given.warm_start and not checkpoints.newest(where / "checkpoints"):
+            warm(model, given.warm_start)
+        write_json(where / "settings.json", json.loads(settings.model_dump_json()))
+        average = trainer.MovingAverage(settings.ema)
+        previews = PREVIEWS.model_copy(
+            update={"every": settings.steps // 2, "prompts": PREVIEWS.prompts[:1], "images": 1} if given.smoke else {}
+        )
+        callbacks = [average, Lines(settings.log_every * 5), Previews(where / "previews", previews.prompts, previews, model.size, average)]
+        module = Diffusion(model, settings, Shards(world, model, 16 if given.smoke else SHARD))
+        stopped = stages.fit(module, settings, where, callbacks)
+        if stopped:
+            note("stopped and saved; the same command goes on from here")
+            raise SystemExit(128 + stopped)
+    export(root, model)
+
+
+if __name__ == "__main__":
+    main()

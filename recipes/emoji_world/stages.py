@@ -1,0 +1,37 @@
+"""What the training stages share: training on the product's own trainer from the newest checkpoint, and reading the result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningModule
+
+from femtobooth.core.console import note
+from femtobooth.core.errors import CheckpointError
+from femtobooth.training import checkpoints, trainer
+from femtobooth.training.settings import TrainingSettings
+from femtobooth.training.tracking import loggers
+
+
+def fit(module: LightningModule, settings: TrainingSettings, where: Path, callbacks: Sequence[Callback]) -> int | None:
+    """Train under `where` from its newest checkpoint, or from the start; returns the signal that stopped it, or None."""
+    found = checkpoints.newest(where / "checkpoints")
+    step = checkpoints.step_of(found) if found else 0
+    if found:
+        note(f"going on from step {step}")
+    with checkpoints.Signals("the same command resumes") as signals:
+        saver = checkpoints.Checkpoints(where / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals)
+        lightning = trainer.build(settings, where, [*callbacks, saver], loggers(settings, where / "logs", where.name, step))
+        lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
+    return saver.stopped_by
+
+
+def averaged(where: Path) -> tuple[dict[str, torch.Tensor], int]:
+    """The moving-average weights of the newest checkpoint under `where`, and its step. Raises CheckpointError."""
+    found = checkpoints.newest(where / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{where}: no checkpoint there", "train this stage first (README.md)")
+    state = torch.load(found / checkpoints.STATE, map_location="cpu", weights_only=True)
+    return state["callbacks"][trainer.MovingAverage.__name__]["average"], checkpoints.step_of(found)
