@@ -100,10 +100,21 @@ def _plain(world: World, random: Random) -> Scene:
     return _paint(world, random, [item], name, "one")
 
 
+def places_for(world: World, unseen: Unseen) -> list[str]:
+    """The places that a scene can have; for `unseen` those that show such a combination, none in a world too small for one."""
+    return list(backdrops.PLACES) if not unseen else _novel_places(tuple(one.name for one in world.concepts), tuple(world.styles), unseen)
+
+
+@lru_cache(maxsize=8)
+def _novel_places(concepts: tuple[str, ...], styles: tuple[str, ...], unseen: Unseen) -> list[str]:
+    fitting = [name for name in concepts if unseen != "style" or any(held_out_style(name, style) for style in styles)]
+    return [place for place in backdrops.PLACES if any(held_out(name, place) == (unseen == "backdrop") for name in fitting)]
+
+
 def _composed(world: World, random: Random, unseen: Unseen = "") -> Scene:
     pick = random.random()
     if pick < 0.72 or unseen:
-        name = random.choice(list(backdrops.PLACES))
+        name = random.choice(places_for(world, unseen))
     elif pick < 0.88:
         name = f"{random.choice(backdrops.PLAIN)} background"
     else:

@@ -94,9 +94,9 @@ def make(where: Path, smoke: bool = False) -> World:
     """Fetch, join and render, unless the result is there already."""
     if not (where / "sprites.json").is_file():
         packages = where.parent / "packages" if smoke else where / "packages"
-        emoji = _read(packages, *DATA, "emoji.json")
-        icons = {style: _read(packages, *package, "icons.json") for style, package in STYLES.items()}
-        named = _read(packages, *STYLES["cartoon"], "chars.json")
+        emoji = read_package(packages, *DATA, "emoji.json")
+        icons = {style: read_package(packages, *package, "icons.json") for style, package in STYLES.items()}
+        named = read_package(packages, *STYLES["cartoon"], "chars.json")
         found = join(emoji, named, icons)
         if smoke:
             found = found[:: len(found) // 24]
@@ -119,7 +119,7 @@ def make(where: Path, smoke: bool = False) -> World:
     return load(where)
 
 
-def _read(packages: Path, name: str, version: str, member: str) -> Any:
+def read_package(packages: Path, name: str, version: str, member: str) -> Any:
     """One JSON file of an npm package, which is fetched once."""
     archive = packages / f"{name.removeprefix('@').replace('/', '-')}-{version}.tgz"
     if not archive.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,3 +36,12 @@ def averaged(where: Path) -> tuple[dict[str, torch.Tensor], int]:
         raise CheckpointError(f"{where}: no checkpoint there", "train this stage first (README.md)")
     state = torch.load(found / checkpoints.STATE, map_location="cpu", weights_only=True)
     return state["callbacks"][trainer.MovingAverage.__name__]["average"], checkpoints.step_of(found)
+
+
+def commit() -> str:
+    """The repository's commit, marked where tracked files differ from it."""
+    told = []
+    for command in (["rev-parse", "--short=12", "HEAD"], ["status", "--porcelain", "--untracked-files=no"]):
+        done = subprocess.run(["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)  # noqa: S603, S607
+        told.append("unknown" if done.returncode else done.stdout.strip())
+    return told[0] + (" with changes" if told[1] else "")

@@ -80,6 +80,88 @@ GENERATE = {
     "--overwrite": "overwrite",
 }
 
+READING = {
+    "--model": "model",
+    "--engine": "engine",
+    "--device": "device",
+    "--decode": "decode",
+    "--from-file": "from_file",
+    "--shard": "shard",
+    "--batch-size": "batch_size",
+    "--workers": "workers",
+    "--format": "format",
+    "--out": "out",
+    "--overwrite": "overwrite",
+}
+EXPORT = {
+    "--format": "format",
+    "--precision": "precision",
+    "--normalize": "normalize",
+    "--data": "data",
+    "--calibration": "calibration",
+    "--calibrator": "calibrator",
+    "--reduce-range": "reduce_range",
+    "--max-drop": "max_drop",
+    "--tolerance": "tolerance",
+    "--parity": "parity",
+    "--threads": "threads",
+    "--python": "python",
+    "--out": "out",
+    "--overwrite": "overwrite",
+}
+CLASSIFY = {"--top-k": "top_k", **READING}
+EMBED = {"--prelogits": "prelogits", "--stages": "stages", **READING}
+SEARCH = {"--top-k": "top_k", "--model": "model", "--engine": "engine"}
+FINETUNE = {
+    "--model": "model",
+    "--name": "name",
+    "--runs": "runs",
+    "--size": "size",
+    "--validation": "validation",
+    "--steps": "training.steps",
+    "--batch-size": "training.batch_size",
+    "--accumulate": "training.accumulate",
+    "--lr": "learning_rate",
+    "--layer-decay": "layer_decay",
+    "--freeze": "freeze",
+    "--unfreeze-every": "unfreeze_every",
+    "--schedule": "training.schedule",
+    "--warmup": "training.warmup",
+    "--ema": "training.ema",
+    "--flip": "augment.flip",
+    "--randaugment": "augment.magnitude",
+    "--mixup": "augment.mixup",
+    "--cutmix": "augment.cutmix",
+    "--smoothing": "smoothing",
+    "--class-weights": "class_weights",
+    "--patience": "patience",
+    "--check-every": "check_every",
+    "--result": "result",
+    "--seed": "training.seed",
+    "--workers": "workers",
+    "--precision": "training.precision",
+    "--accelerator": "training.accelerator",
+    "--devices": "training.devices",
+    "--nodes": "training.nodes",
+    "--strategy": "training.strategy",
+    "--checkpoint-every": "training.checkpoint_every",
+    "--trackers": "training.trackers",
+    "--overwrite": "overwrite",
+}
+EVALUATE_CLASSIFIER = {
+    "--unseen": "unseen",
+    "--include-training": "include_training",
+    "--engine": "engine",
+    "--device": "device",
+    "--batch-size": "batch_size",
+    "--workers": "workers",
+    "--bins": "bins",
+    "--mistakes": "mistakes",
+    "--seed": "seed",
+    "--out": "out",
+    "--overwrite": "overwrite",
+}
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `femtobooth`; exits with 0, or with the error's code (2 for bad input)."""
@@ -168,6 +250,28 @@ def _layers(options: argparse.Namespace, model: type[Settings], flags: dict[str,
     return [read_yaml(options.config) if options.config else {}, overrides(model, options.sets, given)]
 
 
+def _read(
+    name: str, description: str, model: type[Settings], flags: dict[str, str], arguments: list[str], resumes: bool = False, **positional: str
+) -> tuple[argparse.Namespace, list[dict[str, Any]]]:
+    """A command whose every option is a setting: its options, and the layers for `core.config.resolve`.
+
+    `positional` says how many of each there can be, as argparse does: ``paths="*"``. With `resumes` there is `--resume RUN`.
+    """
+    from .core.config import describe
+
+    parser = _parser(name, description)
+    for path, count in positional.items():
+        parser.add_argument(path, nargs=count, metavar=path.upper(), help=describe(model, path).replace("%", "%%"))
+    if resumes:
+        parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run; takes no other settings")
+    _add_settings(parser, model, flags)
+    options = parser.parse_intermixed_args(arguments)
+    layers = _layers(options, model, flags, **{path: getattr(options, path) for path in positional})
+    if resumes and options.resume and any(layers):
+        raise InputError("--resume: goes on with the settings the run was started with", "leave the other settings out, or start a new run")
+    return options, layers
+
+
 def _personalize(arguments: list[str]) -> None:
     from .generator.settings import PersonalizeSettings
 
@@ -224,6 +328,98 @@ def _convert(arguments: list[str]) -> None:
     _report(convert.run(options.source, options.target, options.precision, options.tokenizer, options.overwrite), options.json)
 
 
+def _export(arguments: list[str]) -> None:
+    from .recognizer.settings import ExportSettings
+
+    description = "Turn a recognizer into a file for another runtime, and compare it with the original on real photos."
+    options, layers = _read("export", description, ExportSettings, EXPORT, arguments, model="?")
+
+    from .core.config import resolve
+    from .workflows import export
+
+    _report(export.run(resolve(ExportSettings, *layers)), options.json)
+
+
+def _models(arguments: list[str]) -> None:
+    parser = _parser("models", "List the recognizers that are available here and now, and how to get the others.")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder that holds the runs [runs]")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    options = parser.parse_args(arguments)
+
+    from .workflows import models
+
+    _report(models.run(options.runs), options.json)
+
+
+def _classify(arguments: list[str]) -> None:
+    from .recognizer.settings import ClassifySettings
+
+    description = "Say what pictures show: one row a file, on stdout or in --out."
+    options, layers = _read("classify", description, ClassifySettings, CLASSIFY, arguments, paths="*")
+
+    from .core.config import resolve
+    from .workflows import classify
+
+    if options.json and not options.out:  # the rows are the result
+        classify.run(resolve(ClassifySettings, *layers, {"format": "json"}))
+    else:
+        _report(classify.run(resolve(ClassifySettings, *layers)), options.json)
+
+
+def _embed(arguments: list[str]) -> None:
+    from .recognizer.settings import EmbedSettings
+
+    description = "Turn pictures into embeddings (and pre-logits and stage maps), in one file."
+    options, layers = _read("embed", description, EmbedSettings, EMBED, arguments, paths="*")
+
+    from .core.config import resolve
+    from .workflows import embed
+
+    _report(embed.run(resolve(EmbedSettings, *layers)), options.json)
+
+
+def _search(arguments: list[str]) -> None:
+    from .recognizer.settings import SearchSettings
+
+    parser = _parser("search", "Find the pictures of an index that are nearest to others.")
+    parser.add_argument("query", nargs="+", metavar="QUERY", help="pictures, folders or globs to find the like of")
+    parser.add_argument("index", metavar="INDEX", help="file that `femtobooth embed` wrote")
+    _add_settings(parser, SearchSettings, SEARCH)
+    options = parser.parse_intermixed_args(arguments)
+
+    from .core.config import resolve
+    from .workflows import search
+
+    layers = _layers(options, SearchSettings, SEARCH, query=options.query, index=options.index)
+    _report(search.run(resolve(SearchSettings, *layers)), options.json)
+
+
+def _finetune(arguments: list[str]) -> None:
+    from .recognizer.settings import FinetuneSettings
+
+    description = "Teach a classifier your classes: data report, linear probe, fine-tuning, and which of the two is better."
+    options, layers = _read("finetune", description, FinetuneSettings, FINETUNE, arguments, resumes=True, data="?")
+
+    from .core.config import resolve
+    from .workflows import finetune
+
+    _report(finetune.resume(options.resume) if options.resume else finetune.run(resolve(FinetuneSettings, *layers)), options.json)
+
+
+def _evaluate_classifier(arguments: list[str]) -> None:
+    from .recognizer.settings import EvaluateClassifierSettings
+
+    description = "Measure a classifier on labelled pictures: accuracy, calibration, doubt, unseen classes, mistakes; on one page."
+    options, layers = _read(
+        "evaluate-classifier", description, EvaluateClassifierSettings, EVALUATE_CLASSIFIER, arguments, model="?", data="?"
+    )
+
+    from .core.config import resolve
+    from .workflows import evaluate_classifier
+
+    _report(evaluate_classifier.run(resolve(EvaluateClassifierSettings, *layers)), options.json)
+
+
 def _demo(arguments: list[str]) -> None:
     parser = _parser("demo", "Teach the bundled base a mascot it has never seen, and show what it learned.")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder that holds the runs [runs]")
@@ -243,5 +439,12 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "personalize": ("3-5 photos in, a model that draws the subject out", _personalize),
     "generate": ("draw pictures with it", _generate),
     "convert": ("to and from the single-file format of other programs", _convert),
+    "classify": ("say what pictures show", _classify),
+    "embed": ("pictures to embeddings and feature maps", _embed),
+    "search": ("the nearest pictures to one", _search),
+    "finetune": ("a folder of your classes in, a recognizer of them out", _finetune),
+    "export": ("a recognizer for another runtime, compared with the original", _export),
+    "evaluate-classifier": ("how good a recognizer is, and how far to believe it", _evaluate_classifier),
+    "models": ("the recognizers that are available here and now", _models),
     "demo": ("the whole story on a mascot, in a few minutes on a CPU", _demo),
 }

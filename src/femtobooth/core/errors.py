@@ -8,6 +8,7 @@
     │   │   └── UnsafeFileError             a pickle that wants to run code
     │   └── ExistsError                     would overwrite something; --overwrite not given
     ├── CheckpointError            exit 1   every checkpoint of a run is damaged
+    ├── ParityError                exit 1   an exported model strays further from the original than it may
     └── Interrupted                exit 130 stopped by a signal, after saving
 
 Each carries the problem (which names the file or flag) and, on a second line, the way out.
@@ -52,6 +53,10 @@ class ExistsError(InputError):
 
 
 class CheckpointError(FemtoboothError):
+    pass
+
+
+class ParityError(FemtoboothError):
     pass
 
 

@@ -8,10 +8,8 @@ are taken for the published Stable Diffusion 1.x or 2.x, whose sizes the tensors
 from __future__ import annotations
 
 import json
-import pickle
 import re
 import tempfile
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,37 +22,17 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from ..core import tensors as stored
 from ..core.console import note, warn
-from ..core.errors import ModelError, UnsafeFileError
+from ..core.errors import ModelError
 from ..core.runs import atomic_file, refuse_existing, sha256_of
+from ..core.tensors import DAMAGED
 from . import ldm_configs, ldm_keys
 from .base import StableDiffusion, load_tokenizer, parse_card, save_tokenizer
 
 METADATA = "femtobooth"  # in the safetensors header: JSON of what `_describe` returns
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 SD2_BASE_STEP = 875000  # `global_step` in the published 512-base-ema.ckpt, the one 2.x model that predicts epsilon
-DAMAGED = "copy or download it again"
-
-# Old checkpoints also hold objects of the trainer that wrote them. These names become inert stand-ins; no other name passes.
-_INERT = [
-    f"{lightning}.callbacks.{name}"
-    for lightning in ("pytorch_lightning", "lightning.pytorch")
-    for name in ("model_checkpoint", "model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
-] + [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
-_INERT += ["numpy.dtype", "numpy.ndarray"]
-
-
-class _StandIn:
-    """Takes the place of a pickled object and does nothing with whatever it is given."""
-
-    def __new__(cls, *_: Any) -> _StandIn:
-        return super().__new__(cls)
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
 
 
 def load_single_file(path: Path, tokenizer: str | None = None) -> StableDiffusion:
@@ -142,45 +120,11 @@ def read_readme(path: Path) -> str:
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], int | None]:
     """Tensors by key, femtobooth's description ({} in a file of others) and the training step, if the file has one."""
-    with path.open("rb") as file:
-        start = file.read(9)
-    if start[8:] == b"{":  # a safetensors file: the header's length, then the header
-        try:
-            with safetensors.safe_open(path, "pt") as opened:
-                metadata = opened.metadata() or {}
-                tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118  (not a dict)
-        except Exception as error:  # the library's own error type, and struct, memory or UTF-8 errors
-            raise ModelError(f"{path}: damaged or cut off ({error})", DAMAGED) from None
-        return _renamed_old(tensors), _parse(path, metadata), None
-    if start[:4] != b"PK\x03\x04" and start[:1] != b"\x80":
-        what = {b"vers": "a Git LFS pointer, not the file it stands for", b"<!DO": "a web page", b"<htm": "a web page", b"": "empty"}
-        raise ModelError(f"{path}: is {what.get(start[:4], 'neither safetensors nor a torch checkpoint')}", DAMAGED)
-    checkpoint = _unpickle(path, zipped=start[:2] == b"PK")
-    tensors = checkpoint.get("state_dict", checkpoint)
-    if not isinstance(tensors, dict):
-        raise ModelError(f"{path}: its state_dict is a {type(tensors).__name__}", DAMAGED)
-    tensors = {str(key): value for key, value in tensors.items() if isinstance(value, Tensor)}
-    step = checkpoint.get("global_step")
-    return _renamed_old(tensors), {}, step if isinstance(step, int) else None
-
-
-def _unpickle(path: Path, zipped: bool) -> dict[Any, Any]:
-    """A torch checkpoint's dictionary; nothing in it is run, and what is no tensor or plain value is replaced or refused."""
-    try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals([(_StandIn, name) for name in _INERT]):
-            warnings.simplefilter("ignore")
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        problem = f"wants to run {named[1]}" if named else "is a pickle of more than tensors"
-        raise UnsafeFileError(
-            f"{path}: {problem}, and was not loaded", "take the .safetensors version of this model; no such file is safe to open"
-        ) from None
-    except Exception as error:  # zip, struct, EOF, Unicode and index errors: all say that bytes are missing or wrong
-        raise ModelError(f"{path}: damaged or cut off ({type(error).__name__})", DAMAGED) from None
-    if not isinstance(loaded, dict):
-        raise ModelError(f"{path}: holds a {type(loaded).__name__}, not a model", DAMAGED)
-    return loaded
+    contents, metadata = stored.read(path)
+    described = _parse(path, metadata)
+    tensors = stored.state_dict(path, contents)
+    step = contents.get("global_step")
+    return _renamed_old(tensors), described, step if isinstance(step, int) else None
 
 
 def _renamed_old(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,124 @@
+"""The judge of the evaluation: a recognizer of its own training run, the questions put to it, and what its answers add up to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from femtobooth.core.metrics import wilson
+from femtobooth.recognizer.backbone import Recognizer
+
+from . import backdrops, captions, sprites
+from .scenes import Scene
+
+Shares = dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caption asks for, as far as it says it."""
+
+    concepts: tuple[int, ...]
+    """One or two concepts; () where one of them is named by its class alone."""
+    style: str
+    backdrop: str
+
+
+def _says(text: str, phrase: str) -> bool:
+    return f" {phrase} " in f" {text} "
+
+
+def asked(world: sprites.World, made: Scene) -> Asked:
+    """What the caption of a scene names of it."""
+    text, concepts = made.caption, sorted({item.concept for item in made.items})
+    named = [
+        any(_says(text, form) for name in (world.concepts[one].name, *world.concepts[one].also) for form in (name, captions.plural(name)))
+        for one in concepts
+    ]
+    said = {
+        world.styles[item.style] for item in made.items if any(_says(text, word) for word in captions.STYLE_WORDS[world.styles[item.style]])
+    }
+    patterns = {"gradient": ("gradient",), "stripes": ("stripes", "striped"), "dots": ("dots", "dotted")}
+    place = backdrops.PLACES.get(made.backdrop)
+    phrases = place[1] if place else patterns.get(made.backdrop, (made.backdrop,))
+    return Asked(
+        concepts=tuple(concepts) if all(named) else (),
+        style=said.pop() if len(concepts) == 1 and said else "",
+        backdrop=made.backdrop if any(_says(text, phrase) for phrase in phrases) else "",
+    )
+
+
+class Judge:
+    """The recognizer of the independent training run."""
+
+    def __init__(self, world: sprites.World, folder: Path) -> None:
+        self.world, self.recognizer = world, Recognizer.load(folder)
+        self.groups = self.recognizer.labels.groups
+
+    def look(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Logits (n, N) and embeddings (n, D) of uint8 pictures (n, 64, 64, 3)."""
+        found = []
+        with torch.inference_mode():
+            for first in range(0, len(pictures), 64):
+                x = self.recognizer.preprocess.normalize(torch.from_numpy(pictures[first : first + 64]))
+                found.append(self.recognizer.outputs(x))
+        logits, embeddings = (torch.cat([one[key] for one in found]).numpy() for key in ("logits", "embedding"))
+        return logits, embeddings
+
+    def best(self, logits: np.ndarray, group: str, k: int = 1) -> np.ndarray:
+        """The k likeliest of a group (n, k), as numbers within it."""
+        first, last = self.groups[group]
+        return np.argsort(-logits[:, first:last], axis=1, kind="stable")[:, :k]
+
+    def verdicts(self, logits: np.ndarray, wanted: list[Asked]) -> dict[str, np.ndarray]:
+        """For each question 1 (right), 0 (wrong) or NaN (not asked) for every picture: (n,) each."""
+        five, styles, places = (self.best(logits, *how) for how in (("concept", 5), ("style",), ("backdrop",)))
+        places_named = backdrops.names()
+        rows = []
+        for n, one in enumerate(wanted):
+            row = dict.fromkeys(("concept", "concept in 5", "both objects", "style", "backdrop"), np.nan)
+            if len(one.concepts) == 1:
+                row |= {"concept": one.concepts[0] == five[n, 0], "concept in 5": one.concepts[0] in five[n]}
+            elif one.concepts:
+                row["both objects"] = set(one.concepts) == set(five[n, :2])
+            if one.style:
+                row["style"] = one.style == self.world.styles[styles[n, 0]]
+            if one.backdrop:
+                row["backdrop"] = one.backdrop == places_named[places[n, 0]]
+            rows.append(row)
+        return {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
+
+
+def shares(verdicts: dict[str, np.ndarray], seeds: int = 1) -> Shares:
+    """Per question the share that is right, its 95 % interval, and the number of prompts asked.
+
+    Verdicts (prompts x seeds,) are in the order of prompts, all seeds of one beside each other; a prompt counts once in the
+    interval, however many seeds.
+    """
+    found: Shares = {}
+    for name, values in verdicts.items():
+        each = values.reshape(-1, seeds).mean(axis=1)
+        each = each[~np.isnan(each)]
+        if len(each):
+            score = wilson(each.sum(), len(each))
+            found[name] = {"share": round(score.value, 4), "low": round(score.low, 4), "high": round(score.high, 4), "prompts": len(each)}
+    return found
+
+
+def kid(one: np.ndarray, other: np.ndarray) -> float:
+    """Kernel inception distance of embeddings (n, D), (m, D): unbiased squared MMD, kernel (x.y / D + 1)^3.
+
+    Binkowski et al. 2018 (arXiv 1801.01401, section 4), on the judge's embedding instead of Inception's: compare it with
+    values of this judge alone.
+    """
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    n, m = len(one), len(other)
+    within = [(kernel(x, x).sum() - np.trace(kernel(x, x))) / (k * (k - 1)) for x, k in ((one, n), (other, m))]
+    return float(sum(within) - 2 * kernel(one, other).mean())

@@ -1,0 +1,1 @@
+"""ConvNeXt-Femto side: photos to labels, embeddings and edge artifacts."""

@@ -1,0 +1,204 @@
+"""Formats whose converters pin other versions of everything: each is converted and run by a process of its own.
+
+The process may belong to another interpreter (`--python`), one that has torch, timm and the converter. It is this file
+run as a module, and speaks through its standard streams: `convert` writes the model, `serve` answers batches of pixels.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+FORMATS = {"litert": "litert_torch", "coreml": "coremltools", "executorch": "executorch"}  # and the package that each needs
+MISSING, ON_MAC = 3, 4  # exit codes
+BATCH = 1  # these formats are made for a fixed batch
+ROOT = Path(__file__).parents[2]
+
+
+# The parent's side
+
+
+def convert(format: str, source: Path, folder: Path, precision: str, inside: bool, python: str | None = None) -> None:
+    """Write the model of an artifact folder `source` into `folder`. Raises SettingsError, or FemtoboothError if it fails."""
+    from ..core.errors import FemtoboothError, SettingsError
+
+    arguments = ["convert", format, str(source.absolute()), str(folder.absolute()), precision, str(int(inside))]
+    try:
+        done = subprocess.run(_command(python, *arguments), capture_output=True, check=False, env=_environment())  # noqa: S603
+    except OSError as error:
+        raise SettingsError(f"--python {python}: cannot be run ({error.strerror})", "give the path of a Python interpreter") from None
+    if done.returncode == MISSING:
+        name = done.stderr.decode(errors="replace").strip().splitlines()[-1]
+        raise SettingsError(
+            f"--format {format}: needs {name}, which is not installed{f' for {python}' if python else ''}",
+            f'pip install "femtobooth[{format}]", here or where --python points to',
+        )
+    if done.returncode:
+        lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
+        raise FemtoboothError(f"--format {format}: the converter failed ({(lines or ['no message'])[-1].strip()[:300]})")
+
+
+def opened(format: str, folder: Path, threads: int, python: str | None = None) -> Any:
+    """An engine that runs the converted model in a process of its own, or None where this machine cannot run it."""
+    from . import artifact
+    from .engines import Engine, Outputs
+
+    process = subprocess.Popen(  # noqa: S603
+        _command(python, "serve", format, str(folder.absolute()), str(threads)),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_environment(),
+    )
+    to, back = process.stdin, process.stdout
+    assert to is not None and back is not None  # noqa: S101  (they are pipes)
+
+    def run(pixels: np.ndarray) -> Outputs:
+        parts = []
+        for picture in pixels:
+            _write(to, picture[None])
+            parts.append((_read(back), _read(back)))
+        logits, embedding = (np.concatenate(column) for column in zip(*parts, strict=True))
+        return {"logits": logits, "embedding": embedding}
+
+    description = artifact.read(folder)
+    try:
+        run(np.zeros((BATCH, *description.preprocess.size, 3), np.uint8))
+    except (OSError, ValueError, EOFError):  # it ended
+        process.kill()
+        process.wait()
+        return None
+    return Engine(format, description, run)
+
+
+def _command(python: str | None, *arguments: str) -> list[str]:
+    return [python or sys.executable, "-m", "femtobooth.recognizer.foreign", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
+
+
+def _write(stream: IO[bytes], array: np.ndarray) -> None:
+    np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+    stream.flush()
+
+
+def _read(stream: IO[bytes]) -> np.ndarray:
+    return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+# The child's side
+
+
+def _convert(format: str, source: str, folder: str, precision: str, inside: str) -> None:
+    import torch
+
+    from .backbone import Recognizer
+    from .export import FILES, INPUT, OUTPUTS, Graph
+
+    graph = Graph(Recognizer.load(source), inside == "1").eval()
+    target, example = Path(folder) / FILES[format], (graph.example(BATCH),)
+    if format == "litert":
+        import litert_torch
+
+        litert_torch.convert(graph, example).export(str(target))
+        return
+    program = torch.export.export(graph, example, strict=False)
+    if format == "coreml":
+        import coremltools as ct
+
+        kind = np.float32  # Core ML has no 8-bit tensors as inputs: bytes come as whole floats
+        made = ct.convert(
+            program.run_decompositions({}),
+            inputs=[ct.TensorType(name=INPUT, shape=tuple(example[0].shape), dtype=kind)],
+            outputs=[ct.TensorType(name=name, dtype=np.float32) for name in OUTPUTS],
+            compute_precision=ct.precision.FLOAT16 if precision == "fp16" else ct.precision.FLOAT32,
+            minimum_deployment_target=ct.target.iOS17,
+        )
+        made.save(str(target))
+    else:
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        target.write_bytes(lowered.buffer)
+
+
+def _serve(format: str, folder: str, threads: str) -> None:
+    """Answer each batch of pixels on stdin with logits and embedding on stdout, until stdin ends."""
+    from . import artifact
+    from .export import FILES
+
+    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with answers
+    description = artifact.read(Path(folder))
+    inside = description.provenance["export"]["normalizes"]
+    file = str(Path(folder) / FILES[format])
+    run = {"litert": _litert, "coreml": _coreml, "executorch": _executorch}[format](file, int(threads))
+    while True:
+        try:
+            pixels = _read(stdin)
+        except (EOFError, ValueError):
+            return
+        for output in run(pixels if inside else description.preprocess.normalize(pixels)):
+            _write(stdout, output)
+
+
+def _litert(file: str, threads: int) -> Any:
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(model_path=file, num_threads=threads).get_signature_runner()
+    name = next(iter(runner.get_input_details()))
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        outputs = runner(**{name: batch})
+        return [outputs[key] for key in sorted(outputs)]  # output_0, output_1
+
+    return run
+
+
+def _coreml(file: str, threads: int) -> Any:
+    import coremltools as ct
+
+    from .export import INPUT, OUTPUTS
+
+    model = ct.models.MLModel(file)
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        outputs = model.predict({INPUT: batch.astype(np.float32)})
+        return [outputs[name] for name in OUTPUTS]
+
+    return run
+
+
+def _executorch(file: str, threads: int) -> Any:
+    import torch
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(file).load_method("forward")
+    return lambda batch: [output.numpy() for output in method.execute([torch.from_numpy(batch)])]
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point of the process."""
+    verb, format, *rest = arguments
+    try:
+        if verb == "convert":
+            _convert(format, *rest)
+        else:
+            _serve(format, *rest)
+    except ImportError as error:
+        print(error.name or error, file=sys.stderr)
+        sys.exit(MISSING)
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):
+        main(sys.argv[1:])

@@ -1,0 +1,224 @@
+"""An exported model side by side with the PyTorch original: labels, logits, accuracy, size and speed, on real pictures.
+
+One cosine over one picture proves little: it stays at 0.999 while labels change and numbers are computed in bf16.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..core import metrics
+from ..core.console import progress_bar
+from ..core.pages import Html, callout, code, markup, page, section, table, tiles
+from .engines import Engine
+
+LOGITS = {"fp32": 1e-3, "fp16": 2e-2, "int8": None}
+"""Largest 99th percentile of logit errors, in standard deviations of the original's logits; int8 is judged by accuracy alone."""
+BATCHES = (1, 8)
+SECONDS = 3.0  # that timing one batch size takes, at least 5 rounds
+COLUMNS = ["", ">PyTorch fp32", ">exported", ">change"]
+Pixels = NDArray[np.uint8]
+
+
+def measure(
+    original: Engine,
+    exported: Engine,
+    pictures: Callable[[], Iterator[tuple[Pixels, int | None]]],
+    count: int,
+    batches: tuple[int, ...] = BATCHES,
+) -> dict[str, Any]:
+    """Compare two engines on pictures: pixels (H, W, 3) and true class (index within the first group, or None) each.
+
+    All shares are 0 to 1 with their 95 % intervals as [value, low, high].
+    """
+    outputs: list[tuple[Any, Any]] = []
+    truth: list[int] = []
+    sample: list[Pixels] = []
+    with progress_bar("side by side", count) as bar:
+        for pixels, label in pictures:
+            outputs.append((original.run(pixels[None]), exported.run(pixels[None])))
+            truth.append(-1 if label is None else label)
+            sample = [*sample, pixels][: max(batches)]
+            bar.advance()
+    before, after = ({name: np.concatenate([pair[side][name] for pair in outputs]) for name in outputs[0][side]} for side in (0, 1))
+    return compare(before, after, np.array(truth), original.labels.main) | {"speed": _speed(original, exported, sample, batches)}
+
+
+def compare(before: dict[str, Any], after: dict[str, Any], truth: NDArray[np.int64], main: slice) -> dict[str, Any]:
+    """What changed between two sets of outputs on the same pictures; `truth` (N,) holds -1 where the class is not known."""
+    first, second = (side["logits"][:, main].argmax(axis=1) for side in (before, after))
+    error = np.abs(after["logits"].astype(np.float64) - before["logits"])
+    spread = float(before["logits"].std())
+    finite = bool(np.isfinite(after["logits"]).all())
+    known = truth >= 0
+    accuracy = None
+    if known.any():
+        right = [labels[known] == truth[known] for labels in (first, second)]
+        accuracy = {
+            "pictures": int(known.sum()),
+            "original": list(metrics.wilson(int(right[0].sum()), int(known.sum()))),
+            "exported": list(metrics.wilson(int(right[1].sum()), int(known.sum()))),
+            "change": list(metrics.paired_difference(right[0], right[1])),
+        }
+    p50, p99, most = np.quantile(error, [0.5, 0.99, 1.0]) if finite else [float("inf")] * 3
+    return {
+        "pictures": len(truth),
+        "agreement": list(metrics.wilson(int((first == second).sum()), len(truth))),
+        "accuracy": accuracy,
+        "logit_error": {
+            "p50": float(p50),
+            "p99": float(p99),
+            "max": float(most),
+            "spread": spread,
+            "p99_of_spread": float(p99 / spread),
+        },
+        "cosine": {name: _cosine(before[name], after[name]) for name in ("logits", "embedding") if name in before and name in after},
+    }
+
+
+def misses(figures: dict[str, Any], precision: str, tolerance: float | None, max_drop: float) -> list[str]:
+    """What is not as good as it has to be, in words; empty if all is."""
+    found = []
+    error = figures["logit_error"]
+    limit = LOGITS[precision] if tolerance is None else tolerance
+    if limit is not None and not error["p99_of_spread"] <= limit:
+        found.append(f"99 % of logit errors are within {error['p99_of_spread']:.2g} of the logits' spread, more than {limit:.2g}")
+    lost, what = lost_points(figures)
+    if not lost <= max_drop:
+        found.append(f"{what} by {lost:.1f} points, more than {max_drop:g}")
+    return found
+
+
+def lost_points(figures: dict[str, Any]) -> tuple[float, str]:
+    """Points of accuracy lost, or of agreement where no class is known, and which of the two."""
+    if figures["accuracy"]:
+        return -100 * figures["accuracy"]["change"][0], "top-1 accuracy falls"
+    return 100 * (1 - figures["agreement"][0]), "top-1 labels differ from the original's"
+
+
+def _cosine(first: NDArray[Any], second: NDArray[Any]) -> dict[str, float]:
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    values = (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-30)
+    return {"mean": float(values.mean()), "min": float(values.min())}
+
+
+def _speed(original: Engine, exported: Engine, sample: list[Pixels], batches: tuple[int, ...]) -> dict[str, Any]:
+    """Median milliseconds a batch, from pixels to logits, the two engines taking turns; and pictures a second at their best."""
+    engines = {"original": original, "exported": exported}
+    latency: dict[str, dict[str, float]] = {name: {} for name in engines}
+    for batch in batches:
+        pixels = np.stack([sample[i % len(sample)] for i in range(batch)])
+        taken: dict[str, list[float]] = {name: [] for name in engines}
+        for engine in engines.values():
+            engine.run(pixels)
+        end = time.perf_counter() + SECONDS
+        while time.perf_counter() < end or len(taken["original"]) < 5:
+            for name, engine in engines.items():
+                start = time.perf_counter()
+                engine.run(pixels)
+                taken[name].append(time.perf_counter() - start)
+        for name, seconds in taken.items():
+            latency[name][str(batch)] = 1e3 * float(np.median(seconds))
+    return {
+        "latency_ms": latency,
+        "throughput": {name: max(1e3 * int(batch) / value for batch, value in own.items()) for name, own in latency.items()},
+    }
+
+
+# For people
+
+
+def rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """The comparison as lines of a table: what, original, exported, change."""
+    lines = [
+        ("size on disk", _megabytes(report["size"]["original"]), _megabytes(report["size"]["exported"]), _times(*report["size"].values()))
+    ]
+    figures = report.get("figures")
+    if not figures:
+        return lines
+    accuracy, speed = figures["accuracy"], figures["speed"]
+    if accuracy:
+        change = [100 * value for value in accuracy["change"]]
+        lines.append(
+            (
+                f"top-1 accuracy ({accuracy['pictures']} photos)",
+                f"{100 * accuracy['original'][0]:.1f} %",
+                f"{100 * accuracy['exported'][0]:.1f} %",
+                f"{change[0]:+.1f} points ({change[1]:+.1f} to {change[2]:+.1f})",
+            )
+        )
+    value, low, high = (100 * part for part in figures["agreement"])
+    lines.append((f"top-1 agreement ({figures['pictures']} photos)", "", f"{value:.1f} %", f"{low:.1f} to {high:.1f} %"))
+    error = figures["logit_error"]
+    for name in ("p50", "p99", "max"):
+        lines.append((f"logit error, {name}", "", f"{error[name]:.2g}", f"{error[name] / error['spread']:.1e} of their spread"))
+    for name, cosine in figures["cosine"].items():
+        lines.append((f"cosine of {name}, mean / least", "", f"{cosine['mean']:.6f} / {cosine['min']:.6f}", ""))
+    for batch in speed["latency_ms"]["original"]:
+        first, second = (speed["latency_ms"][side][batch] for side in ("original", "exported"))
+        lines.append((f"latency, batch {batch}", f"{first:.1f} ms", f"{second:.1f} ms", _times(first, second)))
+    first, second = speed["throughput"].values()
+    lines.append(("throughput", f"{first:.1f} /s", f"{second:.1f} /s", _times(second, first)))
+    return lines
+
+
+def draw(report: dict[str, Any]) -> Html:
+    """The whole page."""
+    figures, quantization = report.get("figures"), report.get("quantization")
+    mood, verdict = ("good", "within tolerance") if report["passed"] else ("bad", "misses the tolerance")
+    if report["passed"] is None:
+        mood, verdict = "warn", "not compared"
+    facts = [("status", report["status"], f"{report['runtime']}, {report['threads']} threads")]
+    if figures:
+        lost, what = lost_points(figures)
+        speed = figures["speed"]["latency_ms"]
+        first, second = (next(iter(speed[side].values())) for side in ("original", "exported"))
+        facts += [
+            (what, f"{lost:.1f} points", f"allowed: {report['max_drop']:g}; {figures['pictures']} photos"),
+            ("one photo", f"{second:.1f} ms", f"original: {first:.1f} ms, {_times(first, second)}"),
+        ]
+    facts.append(("size", _megabytes(report["size"]["exported"]), f"original: {_megabytes(report['size']['original'])}"))
+    parts = [
+        tiles(*facts),
+        callout(f"{verdict}{': ' + '; '.join(report['misses']) if report['misses'] else ''}", mood),
+        *(callout(remark, "warn") for remark in report["remarks"]),
+        section(
+            "Side by side", table(["", ">original (PyTorch fp32)", ">exported", ">change"], rows(report), "The same photos through both")
+        ),
+    ]
+    if quantization:
+        parts.append(_quantization(quantization))
+    described = [(name, markup(value)) for name, value in {**report["environment"], "processor": report["processor"]}.items()]
+    parts.append(section("How this was measured", table(["", ""], described, "Software and machine")))
+    if report.get("command"):
+        parts.append(section("Build it there", code(report["command"])))
+    return page(
+        f"{report['model']} as {report['format']}, {report['precision']}", *parts, lead=f"{report['status']}: {verdict}.", kind="export"
+    )
+
+
+def _quantization(report: dict[str, Any]) -> Html:
+    chosen = f"{report['calibrator']} ranges{', bias correction' if report['bias_corrected'] else ''}"
+    trials = [(trial["name"], f"{trial['snr']:.1f}", f"{trial['lost']:.1f}") for trial in report["trials"]]
+    layers = [
+        (layer["name"], layer["kind"], f"{layer['snr']:.1f}", f"{100 * layer['share']:.1f} %", "float" if layer["kept"] else "int8")
+        for layer in report["layers"]
+    ]
+    return section(
+        "How it was quantized",
+        callout(f"{chosen}; {len(report['kept_in_float'])} of {len(layers)} layers in float; calibrated on {report['pictures']} photos"),
+        table(["tried", ">signal to noise [dB]", ">points lost"], trials, "Variants, on the calibration photos"),
+        table(["layer", "kind", ">signal to noise alone [dB]", ">of the work", "kept"], layers, "Layers, the most sensitive first"),
+    )
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.2f} MB"
+
+
+def _times(first: float, second: float) -> str:
+    return f"{first / second:.2f}x"

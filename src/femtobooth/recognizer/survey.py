@@ -1,0 +1,213 @@
+"""What a set of labelled pictures is worth before anything is trained: its faults, its groups of copies, and its split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.console import progress_bar
+from ..core.errors import PhotoError
+from ..core.images import Skipped, decode, natural_order, shown
+from ..core.runs import sha256_of
+from . import dataset, duplicates
+from .dataset import Example, Provenance
+
+UNEVEN = 3.0
+"""Largest class over smallest from which on a set is called unbalanced."""
+FEW = 3
+"""Different photos that a class should have at least."""
+
+
+@dataclass
+class Survey:
+    """N readable pictures in order, and what is known of each."""
+
+    paths: list[Path]
+    classes: list[str]
+    labels: np.ndarray  # int (N,), into `classes`
+    parts: list[str]
+    """train, val, stop (trains nothing; early stopping measures on it) or left out."""
+    generated: np.ndarray  # bool (N,): drawn by a model, only ever trained on
+    groups: np.ndarray  # int (N,): near-duplicates share a number
+    digests: list[str]
+    """SHA-256 of the files."""
+
+    def part(self, *names: str) -> np.ndarray:
+        """Indices of the pictures of some parts."""
+        return np.array([index for index, part in enumerate(self.parts) if part in names], np.int64)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What split.csv holds."""
+        return [
+            {
+                "path": str(path),
+                "label": self.classes[label],
+                "split": part,
+                "group": int(group),
+                "generated": int(made),
+                "sha256": digest,
+            }
+            for path, label, part, group, made, digest in zip(
+                self.paths, self.labels, self.parts, self.groups, self.generated, self.digests, strict=True
+            )
+        ]
+
+    @classmethod
+    def restored(cls, rows: Sequence[dict[str, str]], classes: Sequence[str], where: Path) -> Survey:
+        """From split.csv. Raises PhotoError where pictures are gone or not what they were."""
+        paths = [Path(row["path"]) for row in rows]
+        changed = [path for path, row in zip(paths, rows, strict=True) if not path.is_file() or sha256_of(path) != row["sha256"]]
+        if changed:
+            raise PhotoError(
+                f"{shown(changed[0])}: gone or changed since the run began ({len(changed)} pictures are)",
+                f"put back the pictures that {where} lists, or start a new run",
+            )
+        return cls(
+            paths,
+            list(classes),
+            np.array([classes.index(row["label"]) for row in rows]),
+            [row["split"] for row in rows],
+            np.array([row["generated"] == "1" for row in rows]),
+            np.array([int(row["group"]) for row in rows]),
+            [row["sha256"] for row in rows],
+        )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that the data report says."""
+
+    what: str
+    count: int
+    about: str
+    """In words, with what is done about it."""
+    files: list[list[str]]
+    """The pictures it concerns, in groups that belong together; each as `path` or `path: remark`."""
+
+    @property
+    def example(self) -> str:
+        """The first file with its remark, without its folder."""
+        first = next((files[0] for files in self.files if files), "")
+        path, colon, remark = first.rpartition(": ")
+        return f"{Path(path).name}{colon}{remark}"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def survey(source: Path, share: float, seed: int, set_aside: bool) -> tuple[Survey, list[Finding]]:
+    """Read, check, group and split a folder or CSV file; `set_aside` also takes pictures from training for early stopping.
+
+    Raises PhotoError where there is too little to train and validate on.
+    """
+    examples, skipped = dataset.read(source)
+    provenance = Provenance()
+    kept: list[Example] = []
+    digests: list[str] = []
+    hashes: list[np.ndarray | None] = []
+    generated: list[bool] = []
+    with progress_bar("reading pictures", len(examples)) as bar:
+        for example in examples:
+            picture = decode(example.path)
+            if isinstance(picture, Skipped):
+                skipped.append(picture)
+            else:
+                kept.append(example)
+                digests.append(sha256_of(example.path))
+                hashes.append(duplicates.views(picture.image))
+                generated.append(provenance.generated(example.path))
+            bar.advance()
+    labels = [example.label for example in kept]
+    classes = sorted(set(labels), key=natural_order)
+    if len(classes) < 2:
+        of = f"only of {classes[0]}" if classes else "none"
+        raise PhotoError(
+            f"{shown(source)}: pictures {of} can be read", "a classifier needs two classes at least, each in a folder of its own"
+        )
+    groups = duplicates.groups(hashes, digests)
+    given = [example.part for example in kept]
+    parts, remarks = dataset.split(labels, groups, given, generated, share, seed)
+    if set_aside:
+        parts = _set_aside(labels, groups, parts, generated, share, seed)
+    numbers = np.array([classes.index(label) for label in labels])
+    found = Survey([example.path.absolute() for example in kept], classes, numbers, parts, np.array(generated), groups, digests)
+    return found, findings(found, given, skipped, remarks)
+
+
+def _set_aside(labels: list[str], groups: np.ndarray, parts: list[str], generated: list[bool], share: float, seed: int) -> list[str]:
+    """Early stopping must not look at what later judges: it gets pictures of its own, split off from training."""
+    train = [index for index, part in enumerate(parts) if part == "train"]
+    try:
+        own, _ = dataset.split(
+            [labels[i] for i in train], groups[train], [None] * len(train), [generated[i] for i in train], share, seed + 1
+        )
+    except PhotoError as error:
+        raise PhotoError(
+            f"--patience: after the split, {error.problem}", "early stopping needs 3 different photos of each class, or --patience 0"
+        ) from None
+    result = list(parts)
+    for index, part in zip(train, own, strict=True):
+        result[index] = "stop" if part == "val" else "train"
+    return result
+
+
+def findings(found: Survey, given: Sequence[str | None], skipped: Sequence[Skipped], remarks: Sequence[str]) -> list[Finding]:
+    """The data report, but for labels that embeddings make suspicious."""
+    by_group: dict[int, list[int]] = {}
+    for index, group in enumerate(found.groups.tolist()):
+        by_group.setdefault(group, []).append(index)
+    copies = [inside for inside in by_group.values() if len(inside) > 1]
+
+    def named(inside: Sequence[int]) -> list[str]:
+        return [f"{shown(found.paths[i])}: {found.classes[found.labels[i]]}" for i in inside]
+
+    exact = [same for inside in copies for same in _same_bytes(inside, found.digests)]
+    near = [inside for inside in copies if len({found.digests[i] for i in inside}) > 1]
+    torn = [inside for inside in copies if len({int(found.labels[i]) for i in inside}) > 1]
+    leaks = [inside for inside in copies if len({given[i] == "val" for i in inside}) > 1] if "val" in given else []
+    made = np.flatnonzero(found.generated)
+    unread = [one for one in skipped if one.reason not in ("hidden", "unfinished file")]
+    counts = Counter(found.labels.tolist())
+    most, least = max(counts, key=lambda c: counts[c]), min(counts, key=lambda c: counts[c])
+    ratio = counts[most] / counts[least]
+    distinct = {c: len(set(found.groups[found.labels == c].tolist())) for c in range(len(found.classes))}
+    few = [c for c, count in distinct.items() if count < FEW]
+    rows = [
+        Finding("not used", len(unread), "left out; everything else is used", [[f"{shown(one.path)}: {one.reason}" for one in unread]]),
+        Finding("same file twice", len(exact), "groups of identical files; each stays on one side of the split", [named(i) for i in exact]),
+        Finding("near-duplicates", len(near), "groups that show one shot; each stays on one side of the split", [named(i) for i in near]),
+        Finding("one picture, two classes", len(torn), "one label must be wrong; such groups only train", [named(i) for i in torn]),
+        Finding("train in val", len(leaks), "groups on both sides of your split; left out of validation", [named(i) for i in leaks]),
+        Finding("generated", len(made), "drawn by a model: only ever trained on", [named(made.tolist())]),
+        Finding(
+            "imbalance",
+            int(ratio >= UNEVEN),
+            f"{found.classes[most]} has {counts[most]} pictures, {found.classes[least]} {counts[least]}"
+            + ("; consider --class-weights balanced" if ratio >= UNEVEN else ""),
+            [],
+        ),
+        Finding("few photos", len(few), f"classes of fewer than {FEW} different photos", [[found.classes[c] for c in few]]),
+    ]
+    rows += [Finding("split", 1, remark, []) for remark in remarks if not remark.endswith("left out")]
+    return rows
+
+
+def _same_bytes(inside: Sequence[int], digests: Sequence[str]) -> list[list[int]]:
+    by_digest: dict[str, list[int]] = {}
+    for index in inside:
+        by_digest.setdefault(digests[index], []).append(index)
+    return [same for same in by_digest.values() if len(same) > 1]
+
+
+def doubtful(found: Survey, suspects: Sequence[tuple[int, int, float]]) -> Finding:
+    """Labels that the cross-validated probe does not believe (`probe.suspicious`); they are kept as they are."""
+    files = [
+        [f"{shown(found.paths[i])}: {found.classes[found.labels[i]]}, looks like {found.classes[other]} ({sure:.0%})"]
+        for i, other, sure in suspects
+    ]
+    return Finding("suspicious labels", len(files), "look more like another class; have a look, nothing is changed", files)

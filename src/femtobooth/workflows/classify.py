@@ -1,0 +1,118 @@
+"""pictures -> labels, as a stream: to stdout as they come, or into a file that an interruption does not lose."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import SettingsError
+from ..core.runs import refuse_existing
+from ..recognizer import outputs
+from ..recognizer.engines import Engine, open_engine
+from ..recognizer.outputs import Parts, Row
+from ..recognizer.predict import Batch
+from ..recognizer.reading import Reading
+from ..recognizer.settings import ClassifySettings
+from ..recognizer.unknown import is_unknown
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMATS = ("table", "json", "jsonl", "csv", "parquet")
+
+
+def run(settings: ClassifySettings) -> dict[str, Any]:
+    """Classify; returns counts. Raises InputError kinds before anything is written, PhotoError if nothing could be read."""
+    format = _format(settings)
+    if settings.out:
+        refuse_existing(Path(settings.out), settings.overwrite)
+    reading = Reading(settings)
+    engine = open_engine(settings.model, settings.engine, device=settings.device, many=reading.many)
+    if settings.out:
+        _into_file(settings, reading, engine, Path(settings.out), format)
+    else:
+        rows = (row for batch in reading.batches(engine) for row in _flushed(rows_of(engine, batch, settings.top_k)))
+        sys.stdout.writelines(_pieces(format, rows, settings, engine))
+    return reading.summary({"model": settings.model, "engine": engine.name, "hash": engine.hash, "out": settings.out})
+
+
+def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
+    """One row a file: path, label, synset, confidence, unknown, top (the likeliest, in order), error."""
+    labels = engine.labels
+    told: Iterator[tuple[list[Row], bool]] = iter(())
+    if batch.outputs:
+        probabilities = labels.probabilities(batch.outputs["logits"], engine.temperature)
+        strange = is_unknown(batch.outputs["embedding"], engine.unknown) if engine.unknown else [False] * len(probabilities)
+        tops = (
+            [
+                {
+                    "label": labels.names[index],
+                    "synset": labels.synsets[index] if labels.synsets else None,
+                    "confidence": round(float(probability), 6),
+                }
+                for index, probability in zip(*row, strict=True)
+            ]
+            for row in zip(*labels.top(probabilities, top_k), strict=True)
+        )
+        told = zip(tops, map(bool, strange), strict=True)
+    rows = []
+    for path, error in zip(batch.paths, batch.errors, strict=True):
+        top, unknown = (None, None) if error else next(told)
+        best = top[0] if top else {"label": None, "synset": None, "confidence": None}
+        if unknown:
+            best = {"label": "unknown", "synset": None, "confidence": None}
+        rows.append({"path": path, **best, "unknown": unknown, "top": top, "error": error})
+    return rows
+
+
+def _format(settings: ClassifySettings) -> str:
+    ending = Path(settings.out or "").suffix[1:]
+    format = settings.format or (ending if ending in FORMATS else None if settings.out else "table")
+    if format is None:
+        raise SettingsError(f"--out {settings.out}: its ending is none of {', '.join(FORMATS)}", "add --format")
+    if format == "parquet" and not settings.out:
+        raise SettingsError("--format parquet: cannot be written to stdout", "add --out FILE.parquet")
+    return format
+
+
+def _pieces(format: str, rows: Iterator[Row], settings: ClassifySettings, engine: Engine) -> Iterator[str]:
+    if format == "table":
+        wide = shutil.get_terminal_size().columns if not settings.out and sys.stdout.isatty() else 0
+        return outputs.table_lines(rows, wide)
+    if format == "csv":
+        return outputs.csv_lines(rows, min(settings.top_k, engine.labels.main.stop))
+    return outputs.json_lines(rows) if format == "json" else outputs.jsonl_lines(rows)
+
+
+def _flushed(rows: list[Row]) -> Iterator[Row]:
+    """The rows of a batch, all of which a reader of stdout can then see."""
+    yield from rows
+    sys.stdout.flush()
+
+
+def _into_file(settings: ClassifySettings, reading: Reading, engine: Engine, out: Path, format: str) -> None:
+    import pyarrow as pa
+
+    schema = _schema(settings, engine)
+    made_with = {"command": "classify", "model": engine.hash, "preprocessing": engine.preprocess.hash, "engine": engine.name}
+    made_with |= {"labels": engine.labels.to_dict(), "temperature": engine.temperature, "top_k": settings.top_k}
+    parts = Parts(out, made_with | {"decode": settings.decode, "shard": settings.shard}, schema, settings.overwrite)
+    for batch in reading.batches(engine, parts):
+        parts.add(pa.Table.from_pylist(rows_of(engine, batch, settings.top_k), schema=schema))
+    if format == "parquet":
+        parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), schema))
+    else:
+        rows = (row for table in parts.tables() for row in table.to_pylist())
+        parts.finish(lambda path: outputs.write_text(path, _pieces(format, rows, settings, engine)))
+
+
+def _schema(settings: ClassifySettings, engine: Engine) -> pa.Schema:
+    import pyarrow as pa
+
+    guess = [("label", pa.string()), ("synset", pa.string()), ("confidence", pa.float64())]
+    fields = [("path", pa.string()), *guess, ("unknown", pa.bool_()), ("top", pa.list_(pa.struct(guess))), ("error", pa.string())]
+    metadata = {"model": settings.model, "model_hash": engine.hash, "preprocess_hash": engine.preprocess.hash, "engine": engine.name}
+    return pa.schema(fields, metadata=metadata)

@@ -1,0 +1,63 @@
+"""pictures -> embeddings, pre-logits and stage maps in one forward pass, in a file that an interruption does not lose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import SettingsError
+from ..core.runs import refuse_existing
+from ..recognizer import index, outputs
+from ..recognizer.engines import Engine, open_engine
+from ..recognizer.outputs import Parts
+from ..recognizer.predict import Batch
+from ..recognizer.reading import Reading
+from ..recognizer.settings import EmbedSettings
+
+STAGES = ("0", "1", "2", "3")
+
+
+def run(settings: EmbedSettings) -> dict[str, Any]:
+    """Embed; returns counts. Raises InputError kinds before anything is written, PhotoError if nothing could be read."""
+    if not settings.out:
+        raise SettingsError("--out: where shall the embeddings go?", f"give a file ending in .{', .'.join(index.FORMATS)}")
+    out = Path(settings.out)
+    format = settings.format or out.suffix[1:]
+    if format not in index.FORMATS:
+        raise SettingsError(f"--out {out}: its ending is none of {', '.join(index.FORMATS)}", "add --format")
+    wrong = [stage for stage in settings.stages if stage not in STAGES]
+    if wrong:
+        raise SettingsError(f"--stages {','.join(wrong)}: stages are 0, 1, 2 and 3", "for example --stages 0,3")
+    refuse_existing(out, settings.overwrite)
+    reading = Reading(settings)
+    stages = sorted({int(stage) for stage in settings.stages})
+    extra = [*(["prelogits"] if settings.prelogits else []), *stages]
+    engine = open_engine(settings.model, settings.engine, device=settings.device, extra=extra, many=reading.many)
+    facts = {
+        "model": settings.model,
+        "model_hash": engine.hash,
+        "preprocess_hash": engine.preprocess.hash,
+        "engine": engine.name,
+        "decode": settings.decode,
+    }
+    names = {"embedding": "embedding", **{str(name): f"stage_{name}" if isinstance(name, int) else name for name in extra}}
+    made = index.schema({names[name]: shape for name, shape in _shapes(engine).items() if name in names}, facts)
+    parts = Parts(out, facts | {"command": "embed", "extra": extra, "shard": settings.shard}, made, settings.overwrite)
+    for batch in reading.batches(engine, parts):
+        kept = {names[name]: values for name, values in batch.outputs.items() if name in names}
+        parts.add(index.rows(Batch(batch.paths, batch.errors, kept, batch.others), made))
+    if format == "parquet":
+        parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), made))
+    else:
+        parts.finish(lambda path: index.write(path, format, parts.tables, made))
+    return reading.summary(facts | {"out": settings.out})
+
+
+def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
+    """Shapes of one picture's outputs."""
+    blank = engine.run(np.zeros((1, *engine.preprocess.size, 3), np.uint8))
+    if "embedding" not in blank:
+        raise SettingsError(f"--engine {engine.name}: this artifact gives no embeddings", "export it again, or use --engine torch")
+    return {name: values.shape[1:] for name, values in blank.items()}

@@ -1,0 +1,245 @@
+"""labelled pictures -> how good a classifier is, how far its confidence can be believed, and where it errs: one page.
+
+OUT/report.html      for people; one file that needs nothing else
+    report.json      every figure, with confidence intervals
+    predictions.csv  one line a picture
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..core.console import note, progress_bar, table, warn
+from ..core.errors import ModelError, PhotoError
+from ..core.images import Skipped, find_pictures, read_picture, shown
+from ..core.metrics import softmax
+from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, write_json, write_text
+from ..recognizer import dataset, evaluation, evaluation_page
+from ..recognizer.backbone import Recognizer
+from ..recognizer.engines import Engine, open_engine
+from ..recognizer.evaluation import Predictions
+from ..recognizer.evaluation_page import Shown, between, percent
+from ..recognizer.predict import predict, workers_for
+from ..recognizer.saliency import grad_cam, overlay
+from ..recognizer.settings import EvaluateClassifierSettings
+from ..recognizer.sources import Source
+
+LABELS = "labels.csv"
+
+
+def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
+    """Evaluate; returns what report.json holds. Raises InputError kinds before anything is written."""
+    out = Path(settings.out)
+    refuse_existing(out, settings.overwrite)
+    examples, skipped, remarks = _examples(settings)
+    engine = open_engine(settings.model, settings.engine, device=settings.device)
+    wanted = evaluation.classes_of(engine.labels, list(dict.fromkeys(example.label for example in examples)))
+    known = [example for example in examples if wanted[example.label] is not None]
+    unseen = [example.path for example in examples if wanted[example.label] is None]
+    strange = [name for name, index in wanted.items() if index is None]
+    if not known:
+        raise PhotoError(
+            f"{settings.data}: none of its {len(strange)} classes ({_few(strange)}) is one of the model's",
+            f"name the folders as the model's classes ({_few(engine.labels.names[engine.labels.main])}), or by synset",
+        )
+    if strange:
+        remarks.append(f"{len(unseen)} pictures of {len(strange)} classes that the model does not know ({_few(strange)}) count as unseen.")
+    if settings.unseen:
+        found, left_out = find_pictures([settings.unseen], recursive=True)
+        unseen, skipped = unseen + found, skipped + left_out
+    trained_on = set() if settings.include_training else set(engine.description.provenance.get("trained_on") or ())
+    fresh = [example for example in known if not trained_on or sha256_of(example.path) not in trained_on]
+    if not fresh:
+        raise PhotoError(
+            f"{settings.data}: the model was trained on all {len(known)} pictures of its classes",
+            "give other pictures; --include-training measures on these, which flatters it",
+        )
+    if len(fresh) < len(known):
+        remarks.append(f"{len(known) - len(fresh)} of {len(known)} pictures were left out: the model was trained on them.")
+
+    labels = np.array([wanted[example.label] for example in fresh], np.int64)
+    predictions, unreadable = _predict(settings, engine, [example.path for example in fresh], labels, unseen)
+    skipped += unreadable
+    if unreadable:
+        remarks.append(f"{len(unreadable)} files could not be read; the page lists them at its end.")
+    recognizer, no_maps = _recognizer(settings)
+    unknown, distance_to = _centroids(engine, recognizer)
+    report = {
+        "model": settings.model,
+        "data": Path(settings.data).resolve().name,
+        "engine": engine.name,
+        "hash": engine.hash,
+        "preprocess": engine.preprocess.to_dict(),
+        "seed": settings.seed,
+        "environment": environment(),
+        "remarks": remarks,
+        "skipped": [{"path": shown(entry.path), "reason": entry.reason} for entry in skipped],
+        "left_out_training": len(known) - len(fresh),
+        "distance_to": distance_to,
+        **evaluation.measure(predictions, unknown, settings.bins, settings.seed),
+    }
+    mistakes, why = _mistakes(engine, recognizer, predictions, report["mistakes"][: settings.mistakes])
+    report["no_maps"] = no_maps or why
+    page = evaluation_page.draw(report, predictions, unknown, mistakes)
+    with atomic_folder(out, settings.overwrite) as temporary:
+        write_text(temporary / "report.html", page)
+        write_json(temporary / "report.json", report)
+        _write_predictions(temporary / "predictions.csv", predictions)
+    _tell(report, out)
+    return report
+
+
+def _examples(settings: EvaluateClassifierSettings) -> tuple[list[dataset.Example], list[Skipped], list[str]]:
+    """The labelled pictures to measure on: of data that is split already the validation part only."""
+    source = Path(settings.data).expanduser()
+    listed = source / LABELS
+    if listed.is_file() and not any(path.is_dir() and not path.name.startswith(".") for path in source.iterdir()):
+        source = listed
+    examples, skipped = dataset.read(source)
+    if not any(example.part == "val" for example in examples):
+        return examples, skipped, []
+    kept = [example for example in examples if example.part == "val"]
+    return kept, skipped, [f"The data is split: only its {len(kept)} validation pictures were measured."]
+
+
+def _predict(
+    settings: EvaluateClassifierSettings, engine: Engine, paths: list[Path], labels: np.ndarray, unseen: list[Path]
+) -> tuple[Predictions, list[Skipped]]:
+    """Outputs on all pictures that can be read, and those that cannot. Raises PhotoError if no labelled one can."""
+    everything = [*paths, *unseen]
+    read: list[int] = []
+    logits: list[np.ndarray] = []
+    embeddings: list[np.ndarray] = []
+    skipped: list[Skipped] = []
+    start = 0
+    with progress_bar("pictures", len(everything)) as bar:
+        sources = (Source(str(path), str(path), found=False) for path in everything)
+        for batch in predict(engine, sources, settings.batch_size, workers_for(settings.workers)):
+            for index, error in enumerate(batch.errors, start):
+                if error is None:
+                    read.append(index)
+                else:
+                    skipped.append(Skipped(everything[index], error))
+            if batch.outputs:
+                logits.append(batch.outputs["logits"][:, engine.labels.main])
+                if "embedding" in batch.outputs:
+                    embeddings.append(batch.outputs["embedding"])
+            start += len(batch.paths)
+            bar.advance(len(batch.paths))
+    if not read or read[0] >= len(paths):
+        first = f"; the first: {shown(skipped[0].path)}: {skipped[0].reason}" if skipped else ""
+        raise PhotoError(f"{settings.data}: none of its {len(paths)} pictures can be read{first}", "check the files")
+    all_logits, cut = np.concatenate(logits).astype(np.float64), sum(index < len(paths) for index in read)
+    all_embeddings = np.concatenate(embeddings) if embeddings else None
+    files = tuple(everything[index] for index in read)
+    return Predictions(
+        names=tuple(evaluation.short_names(engine.labels.names[engine.labels.main])),
+        paths=files[:cut],
+        labels=labels[read[:cut]],
+        logits=all_logits[:cut],
+        embeddings=None if all_embeddings is None else all_embeddings[:cut],
+        temperature=engine.temperature,
+        unseen_paths=files[cut:],
+        unseen_logits=all_logits[cut:],
+        unseen_embeddings=None if all_embeddings is None else all_embeddings[cut:],
+    ), skipped
+
+
+def _recognizer(settings: EvaluateClassifierSettings) -> tuple[Recognizer | None, str]:
+    """The network itself, for what an engine does not give: gradients and the last layer; or why it is not to be had."""
+    try:
+        return Recognizer.load(settings.model), ""
+    except ModelError as error:
+        return None, f"There are no maps of evidence: {error.problem}."
+
+
+def _centroids(engine: Engine, recognizer: Recognizer | None) -> tuple[dict[str, Any] | None, str]:
+    """What distances are measured to, in the form of `unknown.centroids`, and its name.
+
+    The model's own class centroids, or, where it has none, the rows of its last layer, which are the directions that it
+    learned for its classes (Techapanurak, Suganuma & Okatani 2019, arXiv 1905.10628: cosine similarity to the class weights).
+    """
+    if engine.unknown and "centroids" in engine.unknown:
+        return engine.unknown, "nearest class centroid"
+    if recognizer is None:
+        return None, ""
+    rows = recognizer.model.get_classifier().weight.detach().flatten(1).cpu().numpy().astype(np.float64)[engine.labels.main]
+    if rows.shape[1] != recognizer.model.num_features:  # a hidden layer between embedding and logits
+        return None, ""
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return {"center": np.zeros(rows.shape[1]), "centroids": rows}, "nearest class vector of the last layer"
+
+
+def _mistakes(
+    engine: Engine, recognizer: Recognizer | None, predictions: Predictions, mistakes: Sequence[dict[str, Any]]
+) -> tuple[list[Shown], str]:
+    """Mistakes with their pictures and maps, or why there are no maps."""
+    why, drawn = "", []
+    for mistake in mistakes:
+        pixels = engine.preprocess.pixels(read_picture(predictions.paths[mistake["position"]]).image)
+        pair: list[np.ndarray | None] = [None, None]
+        if recognizer is not None and not why:
+            batch = recognizer.preprocess.normalize(torch.from_numpy(pixels)[None]).expand(2, -1, -1, -1)
+            try:
+                maps = grad_cam(recognizer.model, batch, [mistake["predicted_index"], mistake["true_index"]])
+                pair = [overlay(pixels, one) for one in maps]
+            except ModelError as error:
+                why = f"There are no maps of evidence: {error.problem}."
+        drawn.append(Shown(mistake, pixels, *pair))
+    return drawn, why
+
+
+def _write_predictions(file: Path, predictions: Predictions) -> None:
+    probabilities = predictions.probabilities
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["path", "label", "predicted", "confidence", "probability_of_label", "right"])
+        for path, label, row in zip(predictions.paths, predictions.labels.tolist(), probabilities, strict=True):
+            best = int(row.argmax())
+            writer.writerow(
+                [shown(path), predictions.names[label], predictions.names[best], f"{row[best]:.6f}", f"{row[label]:.6f}", best == label]
+            )
+        if predictions.unseen_logits is not None:
+            for path, row in zip(predictions.unseen_paths, softmax(predictions.unseen_logits, predictions.temperature), strict=True):
+                writer.writerow([shown(path), "", predictions.names[int(row.argmax())], f"{row.max():.6f}", "", ""])
+
+
+def _tell(report: dict[str, Any], out: Path) -> None:
+    calibration, unseen = report["calibration"], report["unseen"]
+    rows = [
+        ("top-1", percent(report["top1"][0]), between(report["top1"])),
+        (f"top-{report['top5_is_top']}", percent(report["top5"][0]), between(report["top5"])),
+        ("mean over classes", percent(report["mean_class_accuracy"][0]), between(report["mean_class_accuracy"])),
+        ("calibration error", percent(calibration["before"]["ece"][0]), between(calibration["before"]["ece"])),
+    ]
+    if calibration["after"]:
+        rows.append(("  after temperature scaling", percent(calibration["after"]["ece"][0]), between(calibration["after"]["ece"])))
+    area = report["selective"]["aurc"]
+    rows.append(("risk-coverage area", f"{area[0]:.3f}", f"{area[1]:.3f} to {area[2]:.3f}"))
+    if unseen:
+        for name, key in (("embedding distance", "by_distance"), ("confidence", "by_confidence")):
+            if unseen[key]:
+                area = unseen[key]["auroc"]
+                rows.append((f"unseen classes by {name}, AUROC", f"{area[0]:.3f}", f"{area[1]:.3f} to {area[2]:.3f}"))
+    for remark in report["remarks"]:
+        warn(remark)
+    title = f"{report['model']} on {report['data']}: {report['pictures']} pictures of {report['classes']} classes"
+    table(title, ["", ">value", ">95 % interval"], rows)
+    worst = [entry for entry in report["per_class"] if entry["accuracy"][0] < 1][:5]
+    if worst:
+        told = [
+            (entry["class"], f"{percent(entry['accuracy'][0])} of {entry['pictures']}", ", ".join(name for name, _ in entry["taken_for"]))
+            for entry in worst
+        ]
+        table("Weakest classes", ["class", ">top-1", "taken for"], told)
+    note(f"page: {out / 'report.html'}")
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

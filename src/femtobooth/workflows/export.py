@@ -1,0 +1,299 @@
+"""recognizer -> artifact of another runtime, and a report of how far it is from the original on real photos.
+
+OUT/model.*          the model (see recognizer/export.py)
+    recognizer.json  preprocessing, labels, temperature, unknown classes, provenance: what `classify` needs beside it
+    parity.json      every figure of the comparison
+    parity.html      the same for people
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.console import note, table, warn
+from ..core.errors import ParityError, PhotoError, SettingsError
+from ..core.images import Picture, decode, find_pictures, shown
+from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, write_json, write_text
+from ..recognizer import artifact, dataset, evaluation, export, foreign, parity
+from ..recognizer.backbone import Recognizer
+from ..recognizer.engines import Engine, open_engine
+from ..recognizer.labels import Labels
+from ..recognizer.predict import workers_for
+from ..recognizer.preprocess import Preprocess
+from ..recognizer.settings import ExportSettings
+
+FEWEST = 8  # photos to calibrate with
+STATUS = {True: "executed", False: "converted only"}
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Files and their true classes (index within the model's first group, None if not known)."""
+
+    paths: list[Path]
+    classes: list[int | None]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def where(self, chosen: Any) -> Photos:
+        return Photos([self.paths[i] for i in chosen], [self.classes[i] for i in chosen])
+
+
+def run(settings: ExportSettings) -> dict[str, Any]:
+    """Export; returns what parity.json holds. Raises InputError kinds before anything is written, and ParityError after it."""
+    _check(settings)
+    source = Path(settings.model)
+    out = Path(settings.out) if settings.out else _place(settings, source)
+    refuse_existing(out, settings.overwrite)
+    recognizer = Recognizer.load(settings.model)
+    calibration, data = _photos(settings, source, recognizer.labels)
+    _refuse_too_few(settings, calibration, data)
+    threads = workers_for(settings.threads)
+    facts = {"format": settings.format, "precision": settings.precision, "normalizes": settings.normalize}
+    report: dict[str, Any] = {"model": settings.model, **facts, "threads": threads, "max_drop": settings.max_drop}
+    report |= {"out": str(out), "environment": environment(), "processor": _processor(), "command": None, "quantization": None}
+    report["remarks"] = _remarks(settings, recognizer, data)
+    with atomic_folder(out, settings.overwrite) as folder:
+        report["quantization"] = _write(settings, recognizer, folder, calibration, threads, export.describe(recognizer, facts))
+        stored = [file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.name.startswith(("model", "weight"))]
+        tensors = recognizer.model.state_dict().values()
+        report["size"] = {"original": sum(tensor.numel() * tensor.element_size() for tensor in tensors), "exported": sum(stored)}
+        if settings.format == "tensorrt":
+            report["command"] = export.trtexec(out, recognizer, settings.precision, settings.normalize)
+        engine = _opened(settings, folder, threads) if settings.parity else None
+        report["runtime"] = engine.name if engine else settings.format
+        report["status"] = STATUS[engine is not None and settings.format != "tensorrt"]
+        report["figures"] = None
+        if engine:
+            batches = parity.BATCHES if settings.format not in foreign.FORMATS else (foreign.BATCH,)
+            original = open_engine(settings.model, "torch", threads)
+            report["figures"] = parity.measure(original, engine, _pixels(data, recognizer.preprocess), len(data), batches)
+        figures = report["figures"]
+        report["misses"] = parity.misses(figures, settings.precision, settings.tolerance, settings.max_drop) if figures else []
+        report["passed"] = not report["misses"] if figures else None
+        write_json(folder / "parity.json", report)
+        write_text(folder / "parity.html", parity.draw(report))
+    _tell(report, out)
+    if report["misses"]:
+        raise ParityError(f"{out}: {'; '.join(report['misses'])}", "see parity.html there; --max-drop and --tolerance say what is allowed")
+    return report
+
+
+def _check(settings: ExportSettings) -> None:
+    able = export.PRECISIONS[settings.format]
+    if settings.precision not in able:
+        raise SettingsError(f"--precision {settings.precision}: not made for {settings.format}", f"--precision {' or '.join(able)}")
+    if settings.python and settings.format not in foreign.FORMATS:
+        raise SettingsError(
+            f"--python: {settings.format} is converted by this interpreter", f"leave it out, or use {', '.join(foreign.FORMATS)}"
+        )
+
+
+def _place(settings: ExportSettings, source: Path) -> Path:
+    kind = f"{settings.format}-{settings.precision}"
+    if (source / "run.json").is_file():
+        return source / "exports" / kind
+    return Path("exports") / f"{source.stem if source.is_file() else source.name}-{kind}"
+
+
+# Photos
+
+
+def _photos(settings: ExportSettings, source: Path, labels: Labels) -> tuple[Photos, Photos]:
+    """Photos to calibrate with, and others to compare on."""
+    split = source / "split.csv"
+    rows = dataset.read_split(split) if split.is_file() else []
+    own = {part: _labelled([(Path(r["path"]), r["label"]) for r in rows if r["split"] == part], labels) for part in ("train", "val")}
+    quantized = settings.precision == "int8"
+    same = bool(settings.data and settings.calibration and Path(settings.data).resolve() == Path(settings.calibration).resolve())
+    given = _read(settings.calibration, labels) if settings.calibration else None
+    data = _read(settings.data, labels) if settings.data and not same else None
+    if not quantized:
+        return Photos([], []), next((photos for photos in (data, given, own["val"]) if photos is not None), own["val"])
+    if given is not None and data is None:
+        return _limited(given.where(range(0, len(given), 2)), settings), given.where(range(1, len(given), 2))
+    calibration = given if given is not None else own["train"]
+    if not len(calibration):
+        raise SettingsError("--precision int8: no photos to calibrate with", "add --calibration FOLDER with 100 or more photos")
+    calibration = _limited(calibration, settings)
+    return calibration, _unseen(calibration, data if data is not None else own["val"])
+
+
+def _limited(photos: Photos, settings: ExportSettings) -> Photos:
+    count = min(len(photos), settings.calibration_photos)
+    return photos.where([i * len(photos) // count for i in range(count)])
+
+
+def _unseen(calibration: Photos, data: Photos) -> Photos:
+    """`data` without the files that calibrate, whatever their names."""
+    used = {sha256_of(path) for path in calibration.paths if path.is_file()}
+    kept = [i for i, path in enumerate(data.paths) if not path.is_file() or sha256_of(path) not in used]
+    if len(kept) < len(data):
+        warn(f"{len(data) - len(kept)} photos are among those that calibrate; they are not compared on")
+    return data.where(kept)
+
+
+def _read(given: str, labels: Labels) -> Photos:
+    """Labelled or unlabelled photos of a folder or CSV file. Raises PhotoError."""
+    source = Path(given).expanduser()
+    listed = source / "labels.csv"
+    if listed.is_file():
+        source = listed
+    if source.suffix.lower() == ".csv" or (source.is_dir() and any(p.is_dir() and not p.name.startswith(".") for p in source.iterdir())):
+        examples, _ = dataset.read(source)
+        validation = [example for example in examples if example.part == "val"]
+        return _labelled([(example.path, example.label) for example in validation or examples], labels)
+    paths, _ = find_pictures([source], recursive=True)
+    return Photos(paths, [None] * len(paths))
+
+
+def _labelled(rows: list[tuple[Path, str]], labels: Labels) -> Photos:
+    index = evaluation.classes_of(labels, list(dict.fromkeys(label for _, label in rows)))
+    return Photos([path for path, _ in rows], [index[label] for _, label in rows])
+
+
+def _refuse_too_few(settings: ExportSettings, calibration: Photos, data: Photos) -> None:
+    if settings.precision == "int8" and len(calibration) < FEWEST:
+        raise PhotoError(f"{len(calibration)} photos to calibrate with, fewer than {FEWEST}", "add --calibration FOLDER with 100 or more")
+    if settings.parity and not len(data):
+        raise SettingsError("no photos to compare on", "add --data FOLDER, or --no-parity for an export that nothing vouches for")
+
+
+def _pixels(photos: Photos, preprocess: Preprocess) -> Iterator[tuple[np.ndarray, int | None]]:
+    """Decoded and resized (H, W, 3) photos with their classes. Raises PhotoError if none can be read."""
+    failed = []
+    for path, label in zip(photos.paths, photos.classes, strict=True):
+        decoded = decode(path)
+        if isinstance(decoded, Picture):
+            yield preprocess.pixels(decoded.image), label
+        else:
+            failed.append(f"{shown(path)}: {decoded.reason}")
+    if failed and len(failed) == len(photos):
+        raise PhotoError(f"none of {len(failed)} photos can be read; the first: {failed[0]}", "give others")
+    if failed:
+        warn(f"{len(failed)} of {len(photos)} photos cannot be read; the first: {failed[0]}")
+
+
+# Writing and opening
+
+
+def _write(
+    settings: ExportSettings, recognizer: Recognizer, folder: Path, calibration: Photos, threads: int, described: artifact.Description
+) -> dict[str, Any] | None:
+    """Write model and recognizer.json into `folder`; returns the report of quantization, if there was one."""
+    half, report = settings.precision == "fp16", None
+    if settings.format in foreign.FORMATS:
+        with tempfile.TemporaryDirectory() as temporary:
+            recognizer.save(Path(temporary) / "model")
+            foreign.convert(settings.format, Path(temporary) / "model", folder, settings.precision, settings.normalize, settings.python)
+    elif settings.format == "torchscript":
+        export.write_torchscript(export.Graph(recognizer, settings.normalize, half), folder, described)
+    else:
+        stays_single = settings.format == "openvino"  # whose own compression of the weights is what `half` means there
+        model = export.to_onnx(export.Graph(recognizer, settings.normalize, half and not stays_single))
+        if settings.precision == "int8":
+            model, report = _quantized(settings, recognizer, model, calibration, threads)
+        if settings.format == "openvino":
+            export.write_openvino(model, folder, described, half)
+        else:
+            export.write_onnx(model, folder, described)
+    file = folder / export.FILES[settings.format]
+    if settings.precision != "fp32":
+        described = replace(described, hash=sha256_of(file.with_suffix(".bin") if settings.format == "openvino" else _largest(file)))
+    artifact.write(described, folder)
+    return report
+
+
+def _largest(path: Path) -> Path:
+    """A file itself; of a package (Core ML), its largest file."""
+    return path if path.is_file() else max((part for part in path.rglob("*") if part.is_file()), key=lambda part: part.stat().st_size)
+
+
+def _quantized(settings: ExportSettings, recognizer: Recognizer, model: Any, photos: Photos, threads: int) -> tuple[Any, dict[str, Any]]:
+    from ..recognizer import quantize
+
+    if quantize.saturates() and not settings.reduce_range:
+        warn("this processor has no VNNI: sums of 8-bit products may overflow here in silence; --reduce-range avoids it")
+    note(f"calibrating on {len(photos)} photos")
+    read = list(_pixels(photos, recognizer.preprocess))
+    pixels, truth = np.stack([one for one, _ in read]), np.array([-1 if label is None else label for _, label in read])
+    main, known = recognizer.labels.main, truth >= 0
+
+    def lost(before: np.ndarray, after: np.ndarray) -> float:
+        first, second = before[:, main].argmax(axis=1), after[:, main].argmax(axis=1)
+        if known.any():
+            return 100 * float((first[known] == truth[known]).mean() - (second[known] == truth[known]).mean())
+        return 100 * float((first != second).mean())
+
+    scheme = quantize.Scheme(
+        calibrators=quantize.CALIBRATORS if settings.calibrator == "best" else (settings.calibrator,),
+        reduce_range=settings.reduce_range,
+        symmetric=settings.format == "tensorrt",
+    )
+    inputs = pixels if settings.normalize else recognizer.preprocess.normalize(pixels)
+    made = quantize.quantize(model, inputs, lost, settings.max_drop, scheme, threads)
+    return made.model, made.report() | {"pictures": len(read), "judged_by": "labels" if known.any() else "agreement"}
+
+
+def _opened(settings: ExportSettings, folder: Path, threads: int) -> Engine | None:
+    """What runs the export here; None where nothing can."""
+    if settings.format in foreign.FORMATS:
+        return foreign.opened(settings.format, folder, threads, settings.python)
+    if settings.format == "torchscript":
+        return export.open_torchscript(folder, threads)
+    return open_engine(folder, "openvino" if settings.format == "openvino" else "ort", threads, reduced=settings.reduced)
+
+
+# Telling
+
+
+def _remarks(settings: ExportSettings, recognizer: Recognizer, data: Photos) -> list[str]:
+    remarks = []
+    trained_on = set(recognizer.provenance.get("trained_on") or ())
+    seen = sum(sha256_of(path) in trained_on for path in data.paths if path.is_file()) if trained_on else 0
+    if seen:
+        remarks.append(f"{seen} of {len(data)} photos were trained on: accuracy on them is flattered, for both alike.")
+    if settings.format == "tensorrt":
+        remarks.append("TensorRT itself was not run: figures are of the same ONNX file in ONNX Runtime.")
+    if settings.reduced:
+        remarks.append("OpenVINO was free to compute in bf16.")
+    if settings.precision == "int8" and settings.reduce_range:
+        remarks.append("Weights have 7 bits, for processors without VNNI.")
+    unnamed = sum(label is None for label in data.classes)
+    if 0 < unnamed < len(data):
+        remarks.append(f"{unnamed} of {len(data)} photos are of classes that the model does not know: they count for agreement only.")
+    return remarks
+
+
+def _tell(report: dict[str, Any], out: Path) -> None:
+    table(f"{report['model']} as {report['format']}, {report['precision']}: {report['status']}", parity.COLUMNS, parity.rows(report))
+    quantization = report["quantization"]
+    if quantization:
+        kept = quantization["kept_in_float"]
+        note(
+            f"int8: {quantization['calibrator']} ranges, bias correction {'kept' if quantization['bias_corrected'] else 'did not help'}, "
+            f"{len(kept)} of {len(quantization['layers'])} layers in float"
+        )
+    for remark in report["remarks"]:
+        note(remark)
+    if report["command"]:
+        note(f"converted, not executed; build it where TensorRT is:\n  {report['command']}")
+    note(f"written: {out}")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{name}, {os.cpu_count()} cores"

@@ -1,0 +1,371 @@
+"""labelled pictures -> data report -> linear probe -> fine-tuning -> run folder with a recognizer that knows your classes.
+
+runs/NAME/config.yaml         every setting, resolved; `--config` with it repeats the run
+          run.json            status, model, classes, versions
+          split.csv           every picture: class, part, group of near-duplicates, SHA-256
+          report.json, .html  what is wrong with the data; probe and fine-tuning compared
+          probe.safetensors   the linear probe's layer, from which fine-tuning starts
+          logs/               metrics.csv, TensorBoard
+          checkpoints/        to resume from
+          model/              the result: a recognizer artifact
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+from ..core import config, metrics
+from ..core.console import note, rank, table, warn
+from ..core.errors import CheckpointError, ExistsError, Interrupted, ModelError, SettingsError
+from ..core.runs import atomic_folder, environment, refuse_existing, sweep, timestamp, write_json, write_text
+from ..recognizer import comparison, dataset, probe, training, unknown
+from ..recognizer.backbone import Recognizer
+from ..recognizer.finetune_page import draw
+from ..recognizer.probe import Embedded, Head
+from ..recognizer.settings import FinetuneSettings
+from ..recognizer.survey import Finding, Survey, doubtful, survey
+from ..training import checkpoints, tracking, trainer
+
+RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
+PASSES, LEAST_STEPS = 25, 60
+
+
+def run(settings: FinetuneSettings) -> dict[str, Any]:
+    """Fine-tune from the start; returns what run.json holds. Raises InputError kinds before anything is written."""
+    settings = _settled(settings)
+    folder = _new_folder(settings)
+    trainer.check(_training(settings, 1))
+    tracking.check(settings.training)
+    source = _load(settings)
+    found, findings = survey(Path(settings.data), settings.validation, settings.training.seed, bool(settings.patience))
+    embedded = probe.embed(source, found.paths, found.digests)
+    head, baseline, suspects = _probe(found, embedded, settings)
+    findings.append(doubtful(found, suspects))
+    settings = settings.model_copy(update={"training": _training(settings, len(found.part("train")))})
+    facts = {
+        "status": "started",
+        "model": settings.model,
+        "model_hash": source.hash,
+        "classes": found.classes,
+        "environment": environment(),
+    }
+    report = {"data": _data_report(found, findings), "probe": baseline}
+    _show(found, findings, baseline)
+    if rank() == 0:
+        with atomic_folder(folder, settings.overwrite) as temporary:
+            write_text(temporary / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
+            dataset.write_split(temporary / "split.csv", found.rows())
+            save_file({"weight": head.weight, "bias": head.bias}, temporary / "probe.safetensors")
+            write_json(temporary / "report.json", report)
+            write_json(temporary / "run.json", facts)
+        note(f"run folder: {folder}\n")
+    return _train(folder, settings, source, found, head, checkpoint=None)
+
+
+def resume(folder: Path) -> dict[str, Any]:
+    """Go on with an interrupted run exactly where its newest good checkpoint stands."""
+    facts = read_run(folder)
+    if facts["status"] == "done":
+        note(f"{folder} is finished already; its model is in {folder / 'model'}")
+        return facts
+    if rank() == 0:
+        sweep(folder)
+    settings = config.resolve(FinetuneSettings, config.read_yaml(folder / "config.yaml"))
+    source = _load(settings)
+    if source.hash != facts["model_hash"]:
+        raise ModelError(f"{settings.model}: not the model that {folder} was started from", "put the same one back, or start a new run")
+    found = Survey.restored(dataset.read_split(folder / "split.csv"), facts["classes"], folder / "split.csv")
+    stored = load_file(folder / "probe.safetensors")
+    checkpoint = checkpoints.newest(folder / "checkpoints")
+    return _train(folder, settings, source, found, Head(stored["weight"], stored["bias"]), checkpoint)
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """A run's run.json. Raises ModelError where `folder` is no run of finetune."""
+    try:
+        facts = dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+        if "classes" in facts:
+            return facts
+    except (OSError, ValueError):
+        pass
+    raise ModelError(f"--resume {folder}: not a run of finetune", "give the folder that finetune printed, such as runs/NAME")
+
+
+def _settled(settings: FinetuneSettings) -> FinetuneSettings:
+    """Paths made absolute, so that config.yaml means the same from any folder."""
+    model = Path(settings.model).expanduser()
+    reference = str(model.resolve()) if model.exists() else settings.model
+    return settings.model_copy(update={"data": str(Path(settings.data).expanduser().resolve()), "model": reference})
+
+
+def _training(settings: FinetuneSettings, pictures: int) -> Any:
+    """The training settings with a number of steps."""
+    own = settings.training
+    if own.steps:
+        return own
+    at_once = own.batch_size * own.accumulate * own.devices * own.nodes
+    return own.model_copy(update={"steps": max(LEAST_STEPS, math.ceil(PASSES * pictures / at_once))})
+
+
+def _new_folder(settings: FinetuneSettings) -> Path:
+    """Where the run goes. Raises ExistsError rather than overwrite what is not a run, or holds what this run needs."""
+    if rank() and RUN_FOLDER in os.environ:
+        return Path(os.environ[RUN_FOLDER])
+    if rank() and not settings.name:
+        raise SettingsError("--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME")
+    stem = re.sub(r"[^\w-]+", "-", Path(settings.data).stem)
+    folder = Path(settings.runs) / (settings.name or f"{stem}-{timestamp()}")
+    if rank():
+        return folder
+    refuse_existing(folder, settings.overwrite)
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "run.json").is_file():
+            raise ExistsError(f"{folder} is not a run, and is not overwritten", "choose another --name or --runs")
+        for needed in (settings.data, settings.model):
+            if Path(needed).exists() and Path(needed).resolve().is_relative_to(folder.resolve()):
+                raise ExistsError(f"--overwrite: {needed} lies in {folder}, which would be replaced", "choose another --name")
+    return folder
+
+
+def _load(settings: FinetuneSettings) -> Recognizer:
+    source = Recognizer.load(settings.model)
+    source.preprocess = training.preprocess_at(source.preprocess, settings.size)
+    return source
+
+
+def _probe(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> tuple[Head, dict[str, Any], list[tuple[int, int, float]]]:
+    """The probe's layer, fitted to the training part; what is known of it; and the labels that it doubts."""
+    balanced = settings.class_weights == "balanced"
+    classes = len(found.classes)
+    started = time.monotonic()
+    logits = _cross_validated(found, embedded, settings)
+    sure = np.isfinite(logits).all(axis=1)
+    train, val = found.part("train"), found.part("val")
+    head = probe.fit(embedded.prelogits[train], found.labels[train], classes, balanced)
+    facts = {
+        "cross_validated": comparison.measured(logits[sure], found.labels[sure]) if sure.any() else None,
+        "folds": probe.FOLDS,
+        "validation": comparison.measured(head.logits(embedded.prelogits[val]), found.labels[val]) if len(val) else None,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    return head, facts, probe.suspicious(logits, found.labels)
+
+
+def _cross_validated(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> np.ndarray:
+    """Out-of-fold logits (N, C) of all real pictures that are used; nan for the others."""
+    usable = found.part("train", "stop", "val")
+    fold = np.full(len(found.labels), -1)
+    fold[usable] = probe.folds(found.labels[usable], found.groups[usable], found.generated[usable], settings.training.seed)
+    logits = np.full((len(fold), len(found.classes)), np.nan)
+    balanced = settings.class_weights == "balanced"
+    logits[usable] = probe.cross_validate(embedded.prelogits[usable], found.labels[usable], fold[usable], len(found.classes), balanced)
+    return logits
+
+
+def _data_report(found: Survey, findings: list[Finding]) -> dict[str, Any]:
+    counts = {
+        name: dict(Counter(part for part, label in zip(found.parts, found.labels, strict=True) if label == index))
+        | {"generated": int((found.generated & (found.labels == index)).sum())}
+        for index, name in enumerate(found.classes)
+    }
+    return {"pictures": len(found.paths), "classes": counts, "findings": [finding.as_dict() for finding in findings]}
+
+
+def _show(found: Survey, findings: list[Finding], baseline: dict[str, Any]) -> None:
+    parts = Counter(found.parts)
+    said = ", ".join(f"{parts[name]} {name}" for name in ("train", "stop", "val", "left out") if parts[name])
+    title = f"Data report: {len(found.paths)} pictures of {len(found.classes)} classes ({said})"
+    table(
+        title,
+        ["finding", ">count", "what it means", "for example"],
+        [(one.what, one.count, one.about, one.example) for one in findings if one.count],
+    )
+    note(f"not found: {', '.join(one.what for one in findings if not one.count)}\n")
+    if baseline["cross_validated"]:
+        crossed = baseline["cross_validated"]
+        note(
+            f"linear probe: {comparison.shares(crossed['accuracy'])} right in {baseline['folds']}-fold cross-validation over "
+            f"{crossed['pictures']} pictures, fitted in {baseline['seconds']} s\n"
+        )
+
+
+def _train(
+    folder: Path, settings: FinetuneSettings, source: Recognizer, found: Survey, head: Head, checkpoint: Path | None
+) -> dict[str, Any]:
+    """Train from `checkpoint` or from the start, then write the result; returns what run.json then holds."""
+    started, own = time.monotonic(), settings.training
+    base = source.provenance
+    recognizer = training.with_classes(source, found.classes, head)
+    train, stop = found.part("train"), found.part("stop")
+    module = training.Finetuner(recognizer, settings, [found.paths[i] for i in train], found.labels[train])
+    step = checkpoints.step_of(checkpoint) if checkpoint else 0
+    if step:
+        note(f"resuming {folder} at step {step}")
+    with checkpoints.Signals(f"femtobooth finetune --resume {folder}") as signals:
+        saver = checkpoints.Checkpoints(folder / "checkpoints", own.checkpoint_every, own.keep_checkpoints, signals)
+        average = trainer.MovingAverage(own.ema) if own.ema else None
+        early = None
+        if settings.patience:
+
+            def save() -> None:
+                signals.save = True
+
+            paths = [found.paths[i] for i in stop]
+            early = training.EarlyStop(paths, found.labels[stop], settings.check_every, settings.patience, average, save)
+        trackers = tracking.loggers(own, folder / "logs", folder.resolve().name, step)
+        for tracker in trackers:
+            tracker.log_hyperparams(settings.model_dump())
+        callbacks = [part for part in (average, early) if part]
+        lightning = trainer.build(own, folder, [*callbacks, saver, trainer.StepBar()], trackers)
+        if step < own.steps and not _stopped_early(checkpoint, settings):
+            os.environ[RUN_FOLDER] = str(folder.resolve())
+            try:
+                lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
+            finally:
+                os.environ.pop(RUN_FOLDER, None)
+        if saver.stopped_by:
+            raise Interrupted(f"stopped at step {lightning.global_step} and saved", signals.way_out, saver.stopped_by)
+        if rank():
+            return {}
+        trainer.release(lightning, module)
+        newest = checkpoints.newest(folder / "checkpoints")
+        steps = load_weights(newest, module, settings)
+        facts = read_run(folder) | {"steps": steps, "seconds": round(time.monotonic() - started, 1)}
+        return _finish(folder, settings, recognizer.freeze(), found, head, base, facts)
+
+
+def _stopped_early(checkpoint: Path | None, settings: FinetuneSettings) -> bool:
+    if checkpoint is None or not settings.patience:
+        return False
+    return int(_state(checkpoint)["callbacks"][training.EarlyStop.__name__]["misses"]) >= settings.patience
+
+
+def _state(checkpoint: Path) -> dict[str, Any]:
+    return dict(torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True))
+
+
+def load_weights(checkpoint: Path | None, module: training.Finetuner, settings: FinetuneSettings) -> int:
+    """Put the result of training into the module; returns the step it is of.
+
+    With early stopping the weights of the lowest loss; else the last ones, or their moving average.
+    """
+    if checkpoint is None or (checkpoints.step_of(checkpoint) != settings.training.steps and not _stopped_early(checkpoint, settings)):
+        raise CheckpointError("the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again")
+    state = _state(checkpoint)
+    weights, step = dict(state["state_dict"]), int(state["global_step"])
+    if settings.patience:
+        early = state["callbacks"][training.EarlyStop.__name__]
+        weights, step = early["weights"], int(early["best_step"])
+    elif settings.training.ema:
+        weights |= state["callbacks"][trainer.MovingAverage.__name__]["average"]
+    module.load_state_dict(weights)
+    return step
+
+
+def _finish(
+    folder: Path,
+    settings: FinetuneSettings,
+    tuned: Recognizer,
+    found: Survey,
+    head: Head,
+    base: Mapping[str, Any],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Compare with the probe, calibrate what is better, write model/ and the report; only then is the run done."""
+    source = _load(settings)
+    embedded = probe.embed(source, found.paths, found.digests)
+    val, train = found.part("val"), found.part("train")
+    with_files = training.outputs(tuned, [found.paths[i] for i in np.concatenate([train, val])])
+    tuned_train = with_files["embedding"][: len(train)]
+    tuned_logits, tuned_val = with_files["logits"][len(train) :], with_files["embedding"][len(train) :]
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    if len(val):
+        compared = comparison.compare(
+            head.logits(embedded.prelogits[val]), tuned_logits, found.labels[val], found.groups[val], settings.result
+        )
+        report["finetuned"] = comparison.measured(tuned_logits, found.labels[val])
+    else:
+        warn("no picture to validate on: fine-tuning cannot be compared with the probe, nor calibrated")
+        kept = "probe" if settings.result == "probe" else "finetuned"
+        compared = {"pictures": 0, "verdict": "there is nothing to validate on", "result": kept, "rule": "not comparable"}
+    crossed = _cross_validated(found, embedded, settings)
+    if compared["result"] == "probe":
+        result = training.with_classes(source, found.classes, head).freeze()
+        known = np.isfinite(crossed).all(axis=1)
+        centres, held_out = _held_out(found, embedded, known, settings)
+        logits, labels, by = crossed[known], found.labels[known], "cross-validated predictions"
+    else:
+        result, logits, labels, by = tuned, tuned_logits, found.labels[val], "validation pictures"
+        centres = unknown.centroids(tuned_train, found.labels[train], len(found.classes))
+        held_out = unknown.similarity(tuned_val, centres) if len(val) else np.zeros(0)
+    result.temperature = probe.calibrated(logits, labels) if len(labels) else 1.0
+    limit, how = unknown.threshold(held_out)
+    result.unknown = centres | {"threshold": limit, "how": how, "false_rejection": unknown.REJECTED}
+    calibrated = metrics.softmax(logits, result.temperature) if len(labels) else None
+    report["comparison"] = compared
+    report["calibration"] = {
+        "temperature": result.temperature,
+        "from": f"{len(labels)} {by}",
+        "log_loss": metrics.negative_log_likelihood(calibrated, labels) if calibrated is not None else None,
+        "unknown_below": limit,
+        "unknown_from": how,
+    }
+    trained_on = sorted({*base.get("trained_on", ()), *(found.digests[i] for i in found.part("train", "stop"))})
+    result.provenance = {
+        "source": f"{compared['result']} of femtobooth finetune on {Path(settings.model).name}",
+        "licence": base.get("licence", ""),
+        "trained_on": trained_on,
+        "calibrated_on": sorted({*base.get("calibrated_on", ()), *(found.digests[i] for i in val)}),
+        "model_hash": facts["model_hash"],
+    }
+    result.save(folder / "model", overwrite=True)
+    facts |= {"status": "done", "result": compared["result"], "verdict": compared["verdict"], "temperature": result.temperature}
+    write_json(folder / "report.json", report)
+    write_text(folder / "report.html", draw(folder, report, facts, settings))
+    write_json(folder / "run.json", facts)
+    _tell(folder, report)
+    return facts
+
+
+def _held_out(found: Survey, embedded: Embedded, known: np.ndarray, settings: FinetuneSettings) -> tuple[dict[str, Any], np.ndarray]:
+    """Centroids of the training part, and the similarities of all known pictures to centroids made without their fold."""
+    classes = len(found.classes)
+    train = found.part("train")
+    fold = probe.folds(found.labels[known], found.groups[known], found.generated[known], settings.training.seed)
+    vectors, labels = embedded.embedding[known], found.labels[known]
+    similar = []
+    for number in np.unique(fold[fold >= 0]):
+        inside = fold == number
+        if len(np.unique(labels[~inside])) == classes:
+            similar.append(unknown.similarity(vectors[inside], unknown.centroids(vectors[~inside], labels[~inside], classes)))
+    held_out = np.concatenate(similar) if similar else np.zeros(0)
+    return unknown.centroids(embedded.embedding[train], found.labels[train], classes), held_out
+
+
+def _tell(folder: Path, report: dict[str, Any]) -> None:
+    rows = []
+    for name, key in (("linear probe", "probe"), ("fine-tuned", "finetuned")):
+        facts = report["probe"]["validation"] if key == "probe" else report.get("finetuned")
+        if facts:
+            rows.append(
+                (name, f"{facts['right']} of {facts['pictures']}", comparison.shares(facts["accuracy"]), f"{facts['log_loss']:.3f}")
+            )
+    if rows:
+        table("On the validation pictures (95% intervals)", ["", ">right", ">accuracy", ">log loss"], rows)
+    compared, calibration = report["comparison"], report["calibration"]
+    note(compared["verdict"])
+    note(f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} (rule: {compared['rule']})")
+    note(f"temperature {calibration['temperature']:.2f} from {calibration['from']}; unknown below {calibration['unknown_below']:.2f}")
+    note(f"done: {folder / 'report.html'} shows it; use it with\n  femtobooth classify --model {folder} PHOTOS")

@@ -1,0 +1,31 @@
+"""femtobooth models: the recognizers that are available here and now, and how to get the others."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ..core.console import note, table
+from ..recognizer import weights
+
+
+def run(runs: Path = Path("runs")) -> dict[str, Any]:
+    """List the built-in, trained (under `runs`), cached and default recognizers; returns them under `models`."""
+    models = weights.available(runs)
+    rows = [
+        (
+            model.name,
+            model.source,
+            f"{model.parameters / 1e6:.2f} M" if model.parameters else "-",
+            f"{model.size[0]}x{model.size[1]}" if model.parameters else "-",
+            model.licence or "not stated",
+            "ready" if model.ready else "not here",
+        )
+        for model in models
+    ]
+    table("Recognizers (give one as --model)", ("model", "from", ">parameters", ">pixels", "licence", "status"), rows)
+    for model in models:
+        if not model.ready:
+            note(f"{model.name}: {model.how}")
+    return {"models": [asdict(model) for model in models]}

@@ -1,0 +1,303 @@
+"""Bad input: each of many odd, damaged or hostile files gets the right answer or a row with an error, and the pictures beside
+it in the same folder keep the labels they have alone."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from femtobooth.recognizer.artifact import Description
+from femtobooth.recognizer.engines import Engine
+from femtobooth.recognizer.labels import Labels
+from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.recognizer.predict import predict
+from femtobooth.recognizer.sources import find
+from femtobooth.workflows.classify import rows_of
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 220), "grey": (128, 128, 128), "white": (255, 255, 255), "black": (0, 0, 0)}
+PREPROCESS = Preprocess(size=(32, 32), crop_pct=0.875)
+
+
+def colour_engine() -> Engine:
+    """A model whose answer can be known without looking: the colour that the middle of the picture is nearest to."""
+    table = np.array(list(COLOURS.values()), np.float32)
+
+    def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
+        mean = pixels.reshape(len(pixels), -1, 3).astype(np.float32).mean(axis=1)  # (B, 3)
+        return {"logits": -np.abs(mean[:, None] - table).sum(axis=2), "embedding": mean}
+
+    return Engine("colours", Description("colours", PREPROCESS, Labels(tuple(COLOURS))), run)
+
+
+def solid(colour: str = "red", size: tuple[int, int] = (96, 64), mode: str = "RGB") -> Image.Image:
+    return Image.new("RGB", size, COLOURS[colour]).convert(mode)
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def noisy(size: tuple[int, int] = (160, 120)) -> Image.Image:
+    """Detail in every part, so that a cut anywhere loses pixels; reddish on the whole."""
+    pixels = np.random.default_rng(0).integers(0, 60, (size[1], size[0], 3)) + np.array([190, 10, 10])
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def cut(format: str, quarter: int, **options: object) -> bytes:
+    whole = encoded(noisy(), format, **options)
+    return whole[: len(whole) * quarter // 4]
+
+
+def oriented(turn: int) -> bytes:
+    """Upright: a red left two thirds over the middle crop, wherever the camera was turned to; stored as EXIF says."""
+    upright = Image.new("RGB", (120, 60), COLOURS["blue"])
+    upright.paste(COLOURS["red"], (0, 0, 120, 48))  # more red than blue, at the top
+    inverse = {2: 0, 3: 1, 4: 6, 5: 5, 6: 4, 7: 3, 8: 2}
+    transposes = [Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE]
+    transposes += [Image.Transpose.ROTATE_90, Image.Transpose.TRANSPOSE, Image.Transpose.FLIP_TOP_BOTTOM]
+    stored = upright if turn == 1 else upright.transpose(transposes[inverse[turn]])
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    return encoded(stored, "JPEG", quality=95, exif=exif)
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims to be huge."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(b"\0" * 100)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (body, data, b"IEND")
+    )
+
+
+def flipped(data: bytes, place: float) -> bytes:
+    index = int(len(data) * place)
+    return data[:index] + bytes([data[index] ^ 0xFF]) + data[index + 1 :]
+
+
+def grey16(value: int) -> bytes:
+    return encoded(Image.fromarray(np.full((64, 64), value, np.uint16)), "PNG")
+
+
+def float_tiff(value: float) -> bytes:
+    return encoded(Image.fromarray(np.full((64, 64), value, np.float32)), "TIFF")
+
+
+def palette(transparent: bool) -> bytes:
+    image = solid("red").quantize(4)
+    return encoded(image, "PNG", **({"transparency": 0} if transparent else {}))
+
+
+def animated(format: str) -> bytes:
+    return encoded(solid("green"), format, save_all=True, append_images=[solid("blue"), solid("red")])
+
+
+def half_transparent() -> bytes:
+    image = solid("red").convert("RGBA")
+    image.putalpha(0)
+    return encoded(image, "PNG")
+
+
+def with_profile(data: bytes) -> bytes:
+    return encoded(solid("green"), "JPEG", quality=95, icc_profile=data)
+
+
+JPEG = {"quality": 95}
+Content = Callable[[], bytes]
+# name -> (what the file holds, the label, or a part of the error)
+FILES: dict[str, tuple[Content, str]] = {
+    # cut off
+    **{f"cut-{part}of4.jpg": (lambda part=part: cut("JPEG", part, **JPEG), "error: ") for part in (1, 2, 3)},  # type: ignore[misc]
+    **{f"cut-{part}of4.png": (lambda part=part: cut("PNG", part), "error: ") for part in (1, 2, 3)},  # type: ignore[misc]
+    **{f"cut-{part}of4.webp": (lambda part=part: cut("WEBP", part), "error: ") for part in (1, 2, 3)},  # type: ignore[misc]
+    **{f"cut-{part}of4.gif": (lambda part=part: cut("GIF", part), "error: ") for part in (1, 2, 3)},  # type: ignore[misc]
+    **{f"cut-{part}of4.tif": (lambda part=part: cut("TIFF", part), "error: ") for part in (1, 2, 3)},  # type: ignore[misc]
+    **{f"cut-{part}of4.bmp": (lambda part=part: cut("BMP", part), "error: ") for part in (1, 2, 3)},  # type: ignore[misc]
+    "whole.jpg": (lambda: cut("JPEG", 4, **JPEG), "red"),
+    "one-byte.jpg": (lambda: b"\xff", "error: not a picture"),
+    "three-bytes.jpg": (lambda: b"\xff\xd8\xff", "error: damaged JPEG"),
+    # damaged
+    "zero-bytes.jpg": (lambda: b"", "error: empty file"),
+    "zeros.png": (lambda: bytes(5000), "error: not a picture"),
+    "noise.jpg": (lambda: np.random.default_rng(1).bytes(5000), "error: not a picture"),
+    "flipped-in-data.png": (lambda: flipped(encoded(noisy(), "PNG"), 0.5), "error: damaged PNG"),
+    "only-magic.png": (lambda: b"\x89PNG\r\n\x1a\n", "error: damaged PNG"),
+    "junk-after-magic.webp": (lambda: b"RIFF\x10\0\0\0WEBP" + bytes(200), "error: damaged WEBP"),
+    "junk-at-the-end.jpg": (lambda: encoded(solid("blue"), "JPEG", **JPEG) + b"<?php evil() ?>" * 99, "blue"),
+    # another kind of file than its name says
+    "text.jpg": (lambda: b"I am no picture\n" * 9, "error: not a picture, though named .jpg"),
+    "html.png": (lambda: b"<html><img src=x onerror=alert(1)></html>", "error: not a picture"),
+    "vector.svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "passed over"),
+    "archive.png": (lambda: b"PK\x03\x04" + bytes(100), "error: not a picture"),
+    "pickle.jpg": (lambda: b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR.", "error: not a picture"),
+    "postscript.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n(%pipe%touch /tmp/owned) (w) file\n", "error: not a picture"),
+    "program.jpg": (lambda: b"\x7fELF" + bytes(500), "error: not a picture"),
+    "png-named.jpg": (lambda: encoded(solid("green"), "PNG"), "green"),
+    "jpeg-named.png": (lambda: encoded(solid("green"), "JPEG", **JPEG), "green"),
+    "webp-named.gif": (lambda: encoded(solid("blue"), "WEBP"), "blue"),
+    "jpeg-named.txt": (lambda: encoded(solid("blue"), "JPEG", **JPEG), "blue"),
+    "jpeg-without-ending": (lambda: encoded(solid("blue"), "JPEG", **JPEG), "blue"),
+    "upper-case.JPEG": (lambda: encoded(solid("green"), "JPEG", **JPEG), "green"),
+    "notes.txt": (lambda: b"picked by hand\n", "passed over"),
+    "phone.heic": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300), "error: HEIC"),
+    "camera.dng": (lambda: encoded(solid(), "TIFF"), "error: camera raw"),
+    # sizes
+    "1x1.png": (lambda: encoded(solid("blue", (1, 1)), "PNG"), "blue"),
+    "20000x10.png": (lambda: encoded(solid("green", (20000, 10)), "PNG"), "green"),
+    "10x20000.png": (lambda: encoded(solid("green", (10, 20000)), "PNG"), "green"),
+    "60000x1.png": (lambda: encoded(solid("blue", (60000, 1)), "PNG"), "blue"),
+    "1x60000.jpg": (lambda: encoded(solid("blue", (1, 60000)), "JPEG", **JPEG), "blue"),
+    "6000x4000.jpg": (lambda: encoded(solid("green", (6000, 4000)), "JPEG", **JPEG), "green"),
+    "bomb.png": (lambda: png_header(100000, 100000), "error: more than"),
+    "bomb-largest.png": (lambda: png_header(2**31 - 1, 2**31 - 1), "error: "),
+    "no-size.png": (lambda: png_header(0, 0), "error: "),
+    # pixel layouts
+    "cmyk.jpg": (lambda: encoded(solid("red", mode="CMYK"), "JPEG", **JPEG), "red"),
+    "grey.jpg": (lambda: encoded(solid("grey", mode="L"), "JPEG", **JPEG), "grey"),
+    "progressive.jpg": (lambda: encoded(solid("green"), "JPEG", progressive=True, **JPEG), "green"),
+    "1-bit.png": (lambda: encoded(Image.new("1", (64, 64), 1), "PNG"), "white"),
+    "16-bit-grey.png": (lambda: grey16(0x8080), "grey"),
+    "16-bit-white.png": (lambda: grey16(0xFFFF), "white"),
+    "16-bit-black.png": (lambda: grey16(0), "black"),
+    "float.tif": (lambda: float_tiff(0.5), "grey"),
+    "float-nan.tif": (lambda: float_tiff(float("nan")), "error: no finite pixel"),
+    "palette.png": (lambda: palette(False), "red"),
+    "palette-transparent.png": (lambda: palette(True), "white"),
+    "transparent.png": (half_transparent, "white"),
+    "grey-alpha.png": (lambda: encoded(solid("grey", mode="LA"), "PNG"), "grey"),
+    "ycbcr.tif": (lambda: encoded(solid("green", mode="YCbCr"), "TIFF"), "green"),
+    "lab.tif": (lambda: encoded(Image.new("LAB", (64, 64), (255, 128, 128)), "TIFF"), "white"),
+    "animated.gif": (lambda: animated("GIF"), "green"),
+    "animated.webp": (lambda: animated("WEBP"), "green"),
+    "animated.png": (lambda: animated("PNG"), "green"),
+    "pages.tif": (lambda: animated("TIFF"), "green"),
+    "colours.ppm": (lambda: encoded(solid("blue"), "PPM"), "blue"),
+    "srgb-profile.jpg": (lambda: with_profile(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()), "green"),
+    "broken-profile.jpg": (lambda: with_profile(b"not a profile" * 20), "green"),
+    "broken-exif.jpg": (lambda: encoded(solid("green"), "JPEG", exif=b"Exif\0\0garbage", **JPEG), "green"),
+    **{f"turned-{turn}.jpg": (lambda turn=turn: oriented(turn), "red") for turn in range(1, 9)},  # type: ignore[misc]
+    # names
+    "spaces and 'quotes'.png": (lambda: encoded(solid("blue"), "PNG"), "blue"),
+    "-rf.png": (lambda: encoded(solid("blue"), "PNG"), "blue"),
+    "new\nline.png": (lambda: encoded(solid("blue"), "PNG"), "blue"),
+    "*.png": (lambda: encoded(solid("green"), "PNG"), "green"),
+    "名前-é.png": (lambda: encoded(solid("green"), "PNG"), "green"),
+    os.fsdecode(b"not-utf8-\xff\xfe.png"): (lambda: encoded(solid("green"), "PNG"), "green"),
+    "n" * 240 + ".png": (lambda: encoded(solid("green"), "PNG"), "green"),
+}
+
+
+def link_to_nothing(path: Path) -> None:
+    path.symlink_to(path.parent / "gone")
+
+
+def link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def link_to_parent(path: Path) -> None:
+    path.symlink_to(path.parent, target_is_directory=True)
+
+
+def link_to_picture(path: Path) -> None:
+    path.symlink_to(path.parent / "neighbour-0.png")
+
+
+def pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def folder_named_as_a_picture(path: Path) -> None:
+    path.mkdir()
+    solid("green").save(path / "inside.png")
+
+
+PLACES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "link-to-nothing.jpg": (link_to_nothing, "error: a link to nothing"),
+    "link-to-itself.jpg": (link_to_itself, "error: a link to nothing"),
+    "link-to-parent": (link_to_parent, "passed over"),
+    "link-to-picture.png": (link_to_picture, "red"),
+    "pipe.jpg": (pipe, "error: not a regular file"),
+    "folder.jpg": (folder_named_as_a_picture, "green"),
+}
+NEIGHBOURS = {f"neighbour-{index}.png": colour for index, colour in enumerate(("red", "green", "blue", "grey"))}
+
+
+def build(folder: Path, name: str) -> str:
+    """Put the hostile file among its neighbours; what is expected of it."""
+    for neighbour, colour in NEIGHBOURS.items():
+        solid(colour).save(folder / neighbour)
+    if name in FILES:
+        content, expected = FILES[name]
+        (folder / name).write_bytes(content())
+    else:
+        make, expected = PLACES[name]
+        make(folder / name)
+    return expected
+
+
+def labels(folder: Path, fast: bool = False) -> dict[str, str]:
+    """Path within the folder -> label, or `error: ...`; classified three at a time, so that a batch holds good and bad."""
+    engine = colour_engine()
+    found: dict[str, str] = {}
+    for batch in predict(engine, find([str(folder)]), batch_size=3, workers=2, fast=fast):
+        for row in rows_of(engine, batch, 1):
+            json.dumps(row).encode()
+            name = row["path"].removeprefix(f"{folder}/")
+            assert name not in found
+            found[name] = f"error: {row['error']}" if row["error"] else row["label"]
+    return found
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["exact", "fast"])
+@pytest.mark.parametrize("name", [*FILES, *PLACES], ids=lambda name: ascii(name)[:40])
+def test_each_gets_the_right_answer_and_its_neighbours_keep_theirs(tmp_path: Path, name: str, fast: bool) -> None:
+    expected = build(tmp_path, name)
+    found = labels(tmp_path, fast)
+    assert {neighbour: found.pop(neighbour) for neighbour in NEIGHBOURS} == NEIGHBOURS
+    if expected == "passed over":
+        assert found == {}
+    else:
+        (answer,) = found.values()
+        assert answer.startswith(expected)
+
+
+def test_there_are_at_least_sixty() -> None:
+    assert len(FILES) + len(PLACES) >= 60
+
+
+def test_all_of_them_in_one_folder(tmp_path: Path) -> None:
+    expected = {}
+    for name in [*FILES, *PLACES]:
+        own = tmp_path / "alone" / str(len(expected))
+        own.mkdir(parents=True)
+        expected[str(len(expected))] = build(own, name)
+    found = labels(tmp_path / "alone")
+    for place, answer in expected.items():
+        mine = {path.removeprefix(f"{place}/"): label for path, label in found.items() if path.startswith(f"{place}/")}
+        assert {neighbour: mine.pop(neighbour) for neighbour in NEIGHBOURS} == NEIGHBOURS
+        assert (not mine) if answer == "passed over" else next(iter(mine.values())).startswith(answer)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_what_may_not_be_read(tmp_path: Path) -> None:
+    build(tmp_path, "whole.jpg")
+    (tmp_path / "whole.jpg").chmod(0)
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    try:
+        found = labels(tmp_path)
+    finally:
+        closed.chmod(0o700)
+    assert found == NEIGHBOURS | {"whole.jpg": "error: cannot be read (Permission denied)", "closed": "error: cannot be listed (Permission denied)"}

@@ -1,0 +1,301 @@
+"""`femtobooth finetune` from a folder of classes to an artifact, interrupted and resumed, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from femtobooth import cli
+from femtobooth.core.runs import sha256_of
+from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.recognizer.labels import Labels
+from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.recognizer.training import Finetuner
+from femtobooth.recognizer.unknown import is_unknown
+
+COLOURS = {"red": (220, 40, 30), "green": (40, 190, 60), "blue": (30, 60, 220)}
+QUICK = ("--steps", 8, "--batch-size", 4, "--trackers", "csv", "--checkpoint-every", 2, "--warmup", 2, "--lr", "2e-3")
+
+
+def picture(path: Path, label: str, seed: int) -> None:
+    """Noisy blocks tinted by the class."""
+    blocks = np.random.default_rng(seed).integers(-60, 60, (6, 6, 3)) + np.array(COLOURS[label])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(blocks.clip(0, 255).astype(np.uint8)).resize((72, 60), Image.Resampling.BICUBIC).save(path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of five pictures, a copy of one, and a file that is no picture."""
+    folder = tmp_path_factory.mktemp("classes")
+    for number, label in enumerate(COLOURS):
+        for index in range(5):
+            picture(folder / label / f"{index}.png", label, 10 * number + index)
+    with Image.open(folder / "red" / "0.png") as image:
+        image.resize((60, 50)).save(folder / "red" / "again.jpg", quality=60)
+    (folder / "blue" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny network as an artifact, which has been trained on a picture before."""
+    torch.manual_seed(0)
+    made = Recognizer.create("test_convnext", Labels(tuple("vwxyz")), Preprocess((64, 64), crop_pct=1.0))
+    made.provenance = {"licence": "mit", "trained_on": ["f" * 64]}
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    made.save(folder)
+    return folder
+
+
+Finetune = Callable[..., int]
+
+
+@pytest.fixture
+def finetune(base: Path, tmp_path: Path) -> Finetune:
+    def call(*arguments: object, name: str = "run") -> int:
+        command = [str(part) for part in ("finetune", *arguments)]
+        if "--resume" not in command:
+            command += ["--runs", str(tmp_path), "--name", name] + (["--model", str(base)] if "--model" not in command else [])
+        try:
+            cli.main(command)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return call
+
+
+def weights(run: Path) -> str:
+    return sha256_of(run / "model" / "model.safetensors")
+
+
+def curve(run: Path) -> list[dict[str, str]]:
+    with (run / "logs" / "metrics.csv").open(newline="") as file:
+        return [{name: value for name, value in row.items() if name != "pictures_per_second"} for row in csv.DictReader(file)]
+
+
+def test_from_a_folder_to_an_artifact(
+    finetune: Finetune, data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(data, *QUICK, "--result", "finetuned", "--json") == 0
+    said = capsys.readouterr()
+    run = tmp_path / "run"
+    facts = json.loads(said.out)
+    assert facts == json.loads((run / "run.json").read_text())
+    assert (facts["status"], facts["result"], facts["classes"]) == ("done", "finetuned", ["blue", "green", "red"])
+    assert "fine-tuning" in said.err
+    assert "validation pictures" in said.err
+
+    report = json.loads((run / "report.json").read_text())
+    found = {one["what"]: one["count"] for one in report["data"]["findings"]}
+    assert (found["not used"], found["near-duplicates"], found["same file twice"]) == (1, 1, 0)
+    low, high = report["comparison"]["accuracy_difference"][1:]
+    assert low < report["comparison"]["accuracy_difference"][0] < high
+    page = (run / "report.html").read_text()
+    assert report["comparison"]["verdict"].capitalize() in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+    with (run / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {(row["label"], row["split"]) for row in rows} == {(label, part) for label in COLOURS for part in ("train", "val")}
+    copies = {row["split"] for row in rows if Path(row["path"]).name in ("0.png", "again.jpg") and row["label"] == "red"}
+    assert len(copies) == 1
+
+    result = Recognizer.load(run / "model")
+    assert result.labels.names == ("blue", "green", "red")
+    assert result.temperature == facts["temperature"] != 1
+    assert result.preprocess == Recognizer.load(base).preprocess
+    train = {row["sha256"] for row in rows if row["split"] == "train"}
+    assert set(result.provenance["trained_on"]) == train | {"f" * 64}
+    assert set(result.provenance["calibrated_on"]) == {row["sha256"] for row in rows if row["split"] == "val"}
+    assert result.provenance["licence"] == "mit"
+    assert result.unknown is not None
+    with torch.no_grad():
+        known = result.embed(result.batch([Image.open(data / "red" / "1.png").convert("RGB")])).numpy()
+    assert is_unknown(known, result.unknown).tolist() == [False]
+    assert is_unknown(2 * result.unknown["center"] - known, result.unknown).tolist() == [True]
+
+
+def test_the_probe_can_be_the_result(finetune: Finetune, data: Path, base: Path, tmp_path: Path) -> None:
+    assert finetune(data, *QUICK, "--result", "probe") == 0
+    result, start = Recognizer.load(tmp_path / "run" / "model").model.state_dict(), Recognizer.load(base).model.state_dict()
+    assert [name for name in start if result[name].shape != start[name].shape or not torch.equal(result[name], start[name])] == [
+        "head.fc.weight",
+        "head.fc.bias",
+    ]
+
+
+EVERYTHING = ("--freeze", 3, "--unfreeze-every", 1, "--ema", 0.9, "--cutmix", 0.5, "--accumulate", 2, "--patience", 3, "--check-every", 2)
+CRASH = RuntimeError("the machine went away")
+
+
+@pytest.mark.parametrize("how", ["signal", "crash", "crash, then workers"])
+def test_interrupted_and_resumed_it_is_the_same_to_the_bit(
+    finetune: Finetune, data: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = (data, *QUICK, *EVERYTHING, "--result", "finetuned")
+    assert finetune(*options, name="whole") == 0
+
+    step = Finetuner.on_before_optimizer_step
+
+    def interrupted(module: Finetuner, *arguments: Any) -> None:
+        if module.global_step == 4:  # the fifth step, of which no checkpoint is due
+            if how != "signal":
+                raise CRASH
+            os.kill(os.getpid(), signal.SIGTERM)
+        step(module, *arguments)
+
+    monkeypatch.setattr(Finetuner, "on_before_optimizer_step", interrupted)
+    code = finetune(*options, name="broken")
+    assert code == (143 if how == "signal" else 1)
+    run = tmp_path / "broken"
+    assert not (run / "model").exists()
+    newest = max(path.name for path in (run / "checkpoints").iterdir())
+    assert newest == ("step-000005" if how == "signal" else "step-000004")
+    monkeypatch.undo()
+    monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "another-cache"))  # what was embedded before is not needed
+    if "workers" in how:
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace("workers: 0", "workers: 2"))
+    torch.rand(10), np.random.random(10)
+    capsys.readouterr()
+    assert finetune("--resume", run) == 0
+    assert f"at step {int(newest[5:])}" in capsys.readouterr().err
+    assert weights(run) == weights(tmp_path / "whole")
+    assert curve(run) == curve(tmp_path / "whole")
+
+
+def test_another_seed_is_another_result(finetune: Finetune, data: Path, tmp_path: Path) -> None:
+    """So that the equality above means something."""
+    for seed in (0, 1):
+        assert finetune(data, *QUICK, "--result", "finetuned", "--seed", seed, name=str(seed)) == 0
+    assert weights(tmp_path / "0") != weights(tmp_path / "1")
+
+
+def test_frozen_layers_come_out_as_they_went_in(finetune: Finetune, data: Path, base: Path, tmp_path: Path) -> None:
+    """Also through weight decay, the moving average and a resumed run."""
+    assert finetune(data, *QUICK, "--freeze", 8, "--result", "finetuned", "--ema", 0.5) == 0
+    result, start = Recognizer.load(tmp_path / "run" / "model").model.state_dict(), Recognizer.load(base).model.state_dict()
+    changed = {name for name in start if result[name].shape != start[name].shape or not torch.equal(result[name], start[name])}
+    assert changed == {"head.fc.weight", "head.fc.bias", "head.norm.weight", "head.norm.bias"}
+
+
+def test_early_stopping_stops_for_good(finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A rate this high only makes it worse; the best weights are kept; a resumed run does not go on."""
+    options = ("--steps", 60, "--lr", 1.0, "--patience", 2, "--check-every", 1, "--result", "finetuned", "--warmup", 0, "--ema", 0)
+    assert finetune(data, *QUICK, *options) == 0
+    run = tmp_path / "run"
+    facts = json.loads((run / "run.json").read_text())
+    assert 1 <= facts["steps"] < 58
+    rows = [row for row in curve(run) if row["loss/set_aside"]]
+    assert min(rows, key=lambda row: float(row["loss/set_aside"]))["step"] == str(facts["steps"])
+    assert int(rows[-1]["step"]) == facts["steps"] + 2
+    with (run / "split.csv").open(newline="") as file:
+        parts = {row["split"] for row in csv.DictReader(file)}
+    assert parts == {"train", "stop", "val"}
+    before = weights(run)
+    shutil.rmtree(run / "model")
+    (run / "run.json").write_text(json.dumps(facts | {"status": "started"}))
+    capsys.readouterr()
+    assert finetune("--resume", run) == 0
+    assert "training" not in capsys.readouterr().err
+    assert weights(run) == before
+
+
+def test_generated_pictures_never_validate(finetune: Finetune, data: Path, tmp_path: Path) -> None:
+    mixed = shutil.copytree(data, tmp_path / "mixed")
+    names = []
+    for index in range(8):
+        picture(mixed / "red" / f"drawn{index}.png", "red", 100 + index)
+        names.append(f"red/drawn{index}.png")
+    (mixed / "provenance.json").write_text(json.dumps({"generated": names}))
+    assert finetune(mixed, *QUICK, "--validation", 0.5) == 0
+    with (tmp_path / "run" / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["split"] for row in rows if row["generated"] == "1"] == ["train"] * 8
+    assert {row["split"] for row in rows if row["label"] == "red" and row["generated"] == "0"} == {"train", "val"}
+
+
+def test_a_generated_picture_in_the_users_validation_part(
+    finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = tmp_path / "split"
+    for part in ("train", "val"):
+        shutil.copytree(data, split / part)
+    (split / "provenance.json").write_text(json.dumps({"generated": ["val/red/1.png"]}))
+    assert finetune(split, *QUICK) == 2
+    assert "1 generated pictures in the validation part" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_leaks_between_the_users_train_and_val(finetune: Finetune, data: Path, tmp_path: Path) -> None:
+    split = tmp_path / "split"
+    for number, label in enumerate(COLOURS):
+        for index in range(5):
+            picture(split / ("val" if index > 2 else "train") / label / f"{index}.png", label, 10 * number + index)
+    shutil.copy(split / "train" / "red" / "0.png", split / "val" / "red" / "copied.png")
+    assert finetune(split, *QUICK) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert {one["what"]: one["count"] for one in report["data"]["findings"]}["train in val"] == 1
+    assert report["data"]["classes"]["red"] == {"train": 3, "val": 2, "left out": 1, "generated": 0}
+    assert report["comparison"]["pictures"] == 6
+
+
+def test_one_photo_of_a_class(finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = shutil.copytree(data, tmp_path / "few")
+    for path in sorted((few / "green").iterdir())[1:]:
+        path.unlink()
+    assert finetune(few, *QUICK) == 2
+    said = capsys.readouterr().err
+    assert "green (1 picture)" in said
+    assert "2 different photos at least" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "nowhere: no such file or folder"),
+        (("--model", "nothing_like_this"), "nothing_like_this"),
+        (("--batch-size", 3), "batch_size must be even"),
+        (("--lr", 0), "learning_rate"),
+        (("--steps", "many"), "training.steps"),
+        (("--resume", "nowhere"), "--resume nowhere: not a run of finetune"),
+    ],
+)
+def test_what_is_refused(
+    finetune: Finetune, data: Path, tmp_path: Path, arguments: tuple[object, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = arguments if arguments[0] in ("nowhere", "--resume") else (data, *arguments)
+    assert finetune(*named) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_overwritten_unasked(finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("mine")
+    assert finetune(data, *QUICK) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert finetune(data, *QUICK, "--overwrite") == 2
+    assert "is not a run" in capsys.readouterr().err
+    assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
