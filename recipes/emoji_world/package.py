@@ -80,11 +80,11 @@ def card(model: StableDiffusion, root: Path) -> str:
         styles=", ".join(world.styles),
         places=len(backdrops.PLACES),
         words=f"{words['words']:,}",
-        measured=_measured(model.hash, root / "evaluation"),
+        measured=measured(model.hash, root / "evaluation"),
     )
 
 
-def _measured(hash: str, results: Path) -> str:
+def measured(hash: str, results: Path) -> str:
     """The tables of what was measured of the weights with this hash."""
     facts, dreambooth = (_read(results / name, {}) for name in ("evaluation.json", "dreambooth.json"))
     facts, dreambooth = (found if found and found["model"]["hash"] == hash else {} for found in (facts, dreambooth))

@@ -242,7 +242,7 @@ def _add_settings(parser: argparse.ArgumentParser, model: type[Settings], flags:
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
 
-def _layers(options: argparse.Namespace, model: type[Settings], flags: dict[str, str], **positional: Any) -> list[dict[str, Any]]:
+def _layers(options: argparse.Namespace, model: type[Settings], flags: dict[str, str], /, **positional: Any) -> list[dict[str, Any]]:
     from .core.config import overrides, read_yaml
 
     given = {path: getattr(options, path) for path in flags.values() if getattr(options, path) is not None}
@@ -251,22 +251,22 @@ def _layers(options: argparse.Namespace, model: type[Settings], flags: dict[str,
 
 
 def _read(
-    name: str, description: str, model: type[Settings], flags: dict[str, str], arguments: list[str], resumes: bool = False, **positional: str
+    name: str, description: str, model: type[Settings], flags: dict[str, str], arguments: list[str], /, resumes: bool = False, **counts: str
 ) -> tuple[argparse.Namespace, list[dict[str, Any]]]:
     """A command whose every option is a setting: its options, and the layers for `core.config.resolve`.
 
-    `positional` says how many of each there can be, as argparse does: ``paths="*"``. With `resumes` there is `--resume RUN`.
+    `counts` says how many of each there can be, as argparse does: ``paths="*"``. With `resumes` there is `--resume RUN`.
     """
     from .core.config import describe
 
     parser = _parser(name, description)
-    for path, count in positional.items():
+    for path, count in counts.items():
         parser.add_argument(path, nargs=count, metavar=path.upper(), help=describe(model, path).replace("%", "%%"))
     if resumes:
         parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run; takes no other settings")
     _add_settings(parser, model, flags)
     options = parser.parse_intermixed_args(arguments)
-    layers = _layers(options, model, flags, **{path: getattr(options, path) for path in positional})
+    layers = _layers(options, model, flags, **{path: getattr(options, path) for path in counts})
     if resumes and options.resume and any(layers):
         raise InputError("--resume: goes on with the settings the run was started with", "leave the other settings out, or start a new run")
     return options, layers

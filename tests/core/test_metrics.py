@@ -182,3 +182,12 @@ def test_nothing_to_measure_is_said():
     ):
         with pytest.raises(ValueError, match=r"nothing to measure|empty|zero-size"):
             call()
+
+
+def test_bootstrap_of_a_biased_statistic_covers_it(overconfident):
+    logits, labels = (part[:150] for part in overconfident)
+    probabilities = metrics.softmax(logits, 3)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    plain, moved = (metrics.bootstrap(metrics.calibration_error, confidence, right, biased=biased) for biased in (False, True))
+    assert moved.value == plain.value and moved.low < plain.low and moved.high < plain.high
+    assert 0 <= moved.low <= moved.value <= moved.high

@@ -10,27 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
 
 from femtobooth.generator.base import load_tokenizer, save_tokenizer
 from recipes.emoji_world import autoencoder, backdrops, captions, scenes, sprites, tokenizer
-
-SHAPES = {"ball": "ellipse", "brick": "rectangle", "wheel": "ellipse", "door": "rectangle", "teapot": "ellipse", "crate": "rectangle"}
-
-
-@pytest.fixture(scope="module")
-def world() -> sprites.World:
-    """Six plain shapes in four colours as the four styles."""
-    tints = {"red": (214, 40, 40), "green": (40, 160, 60), "blue": (40, 90, 220), "yellow": (245, 215, 40)}
-    pixels, concepts = [], []
-    for name, shape in SHAPES.items():
-        for tint in tints.values():
-            image = Image.new("RGBA", (sprites.SIZE, sprites.SIZE))
-            getattr(ImageDraw.Draw(image), shape)((8, 20, 88, 76), fill=tint)
-            pixels.append(np.asarray(image))
-        also = ["kettle"] if name == "teapot" else []
-        concepts.append(sprites.Concept(name, also, "toy" if name in ("ball", "wheel") else "", "Objects", name, list(tints)))
-    return sprites.World(concepts, list(sprites.STYLES), np.stack(pixels))
 
 
 def _draws(world: sprites.World, count: int, **options: Any) -> list[scenes.Scene]:

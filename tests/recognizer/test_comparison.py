@@ -43,10 +43,18 @@ def test_few_pictures_never_settle_it() -> None:
     assert "did not show itself better or worse" in str(judged([True] * 5 + [False], [True] * 6)["verdict"])
 
 
-def test_ties_are_broken_by_log_loss() -> None:
-    assert judged([True] * 6, [True] * 6, sureness=(4, 6))["result"] == "finetuned"
-    assert judged([True] * 6, [True] * 6, sureness=(6, 4))["result"] == "probe"
-    assert judged([True] * 6, [True] * 6)["result"] == "probe"  # equal in all: the simpler
+def test_ties_are_broken_by_calibrated_log_loss() -> None:
+    """By what a network knows, not by how loud it says so: a temperature would undo a factor of all its logits."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 60)
+    vague = random.normal(size=(60, 3)) * 0.5
+    vague[np.arange(60), labels] = vague.max(axis=1) + 0.1
+    clear = vague.copy()
+    clear[np.arange(60), labels] += 2
+    groups = np.arange(60)
+    assert compare(vague, clear * 0.2, labels, groups, "better")["result"] == "finetuned"
+    assert compare(clear * 0.2, vague, labels, groups, "better")["result"] == "probe"
+    assert compare(vague, vague, labels, groups, "better")["result"] == "probe"  # equal in all: the simpler
 
 
 def test_the_user_decides() -> None:

@@ -83,11 +83,12 @@ def test_report_adds_up():
 
 
 def test_temperature_scaling_mends_a_model_that_is_too_sure():
-    calm = made(1500)
+    calm = made(1000)
     boastful = Predictions(calm.names, calm.paths, calm.labels, calm.logits * 6, None)
     calibration = evaluation.measure(boastful, None)["calibration"]
     before, after = calibration["before"], calibration["after"]
-    assert before["ece"][0] > 0.2 > 0.06 > after["ece"][0] and after["negative_log_likelihood"] < before["negative_log_likelihood"]
+    assert before["ece"][0] > 0.2 and after["ece"][0] < 0.06
+    assert after["negative_log_likelihood"] < before["negative_log_likelihood"]
     assert before["ece"][0] > before["ece_of_a_perfect_model"][2] and after["ece"][0] < after["ece_of_a_perfect_model"][2]
     for state in (before, after):
         assert state["ece"][1] <= state["ece"][0] <= state["ece"][2]
@@ -103,7 +104,7 @@ def test_one_picture_is_enough_for_a_report():
 
 
 def with_unseen(shift):
-    random = np.random.default_rng(1)
+    random = np.random.default_rng(2)
     known = made(60)
     centroids = np.eye(8)[:5]
     embeddings = centroids[known.labels] + 0.1 * random.normal(size=(60, 8))

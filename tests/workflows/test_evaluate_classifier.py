@@ -34,7 +34,7 @@ def paint(folder, colour, count, seed=0):
 def model(tmp_path_factory):
     """A network of three classes named as colours (one with a hostile name), untrained: it errs, which is what is shown."""
     torch.manual_seed(0)
-    labels = Labels(("red", "green", "blue, <b>navy</b>"))
+    labels = Labels(("red", "green", "blue <b>navy</b>, blue"))
     recognizer = Recognizer.create("test_convnext", labels, Preprocess(size=(64, 64), crop_pct=1.0))
     folder = tmp_path_factory.mktemp("models") / "tiny"
     recognizer.save(folder)

@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -299,3 +301,43 @@ def test_a_run_is_not_overwritten_unasked(finetune: Finetune, data: Path, tmp_pa
     assert finetune(data, *QUICK, "--overwrite") == 2
     assert "is not a run" in capsys.readouterr().err
     assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
+
+
+def test_two_processes_train_one_network(data: Path, base: Path, tmp_path: Path) -> None:
+    """Started by the command itself (gloo): layers frozen by their rates stay frozen, and resuming works as with one."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    start = [sys.executable, "-m", "femtobooth", "finetune"]
+    options = [str(part) for part in (*QUICK, "--freeze", 4, "--unfreeze-every", 8, "--result", "finetuned", "--ema", 0)]
+    options += [
+        "--devices",
+        "2",
+        "--strategy",
+        "ddp",
+        "--accelerator",
+        "cpu",
+        "--model",
+        str(base),
+        "--runs",
+        str(tmp_path),
+        "--name",
+        "run",
+    ]
+    ended = subprocess.run([*start, str(data), *options], env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    run = tmp_path / "run"
+    assert json.loads((run / "run.json").read_text())["status"] == "done"
+    assert [row["step"] for row in curve(run)] == [str(step) for step in range(1, 9)]
+    result, before = Recognizer.load(run / "model").model.state_dict(), Recognizer.load(base).model.state_dict()
+    changed = {name for name in before if result[name].shape != before[name].shape or not torch.equal(result[name], before[name])}
+    # Head from the start, the last layer of the trunk from step 4, those before it not within 8 steps.
+    assert {name.partition(".")[0] for name in changed} == {"head", "stages"}
+    assert {name.split(".")[1] for name in changed if name.startswith("stages")} == {"3"}
+    whole, first = weights(run), curve(run)
+    shutil.rmtree(run / "model")
+    shutil.rmtree(run / "checkpoints" / "step-000008")
+    (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | {"status": "started"}))
+    ended = subprocess.run([*start, "--resume", str(run)], env=environment, capture_output=True, text=True, timeout=400, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert "at step 6" in ended.stderr
+    assert weights(run) == whole
+    assert curve(run) == first

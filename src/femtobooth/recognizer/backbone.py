@@ -162,7 +162,7 @@ class Recognizer(nn.Module):
     def _pooled(self, final: Tensor) -> Tensor:
         if self.model.num_features == self.model.head_hidden_size:
             return self.model.forward_head(final, pre_logits=True)
-        head = getattr(self.model, "head", None)  # the hidden layer of the head comes after pooling (and its norm)
+        head: Any = getattr(self.model, "head", None)  # the hidden layer of the head comes after pooling (and its norm)
         pool = getattr(head, "global_pool", None) or self.model.global_pool
         pooled = pool(final)
         return (head.norm(pooled) if isinstance(getattr(head, "norm", None), nn.Module) else pooled).flatten(1)

@@ -59,26 +59,32 @@ def _tiles(report: dict[str, Any]) -> Html:
 def _comparison(report: dict[str, Any]) -> Html:
     compared = report["comparison"]
     rows = []
-    for name, facts in (("linear probe", report["probe"]["validation"]), ("fine-tuned", report.get("finetuned"))):
+    for name, key, facts in (
+        ("linear probe", "probe", report["probe"]["validation"]),
+        ("fine-tuned", "finetuned", report.get("finetuned")),
+    ):
         if facts:
             value, low, high = facts["accuracy"]
             meter = pages.meter(value, low, high, shares(facts["accuracy"]))
-            rows.append((name, f"{facts['right']} of {facts['pictures']}", meter, f"{facts['log_loss']:.3f}", f"{facts['ece']:.3f}"))
+            rows.append(
+                (name, f"{facts['right']} of {facts['pictures']}", meter, f"{compared['log_loss'][key]:.3f}", f"{facts['ece']:.3f}")
+            )
     content: list[object] = [pages.callout(compared["verdict"].capitalize() + ".", "good" if compared["result"] == "finetuned" else "info")]
     if rows:
         content.append(
             pages.table(
-                ["", ">right", "accuracy", ">log loss", ">calibration error"],
+                ["", ">right", "accuracy", ">calibrated log loss", ">calibration error"],
                 rows,
-                "On the same validation pictures, with 95 % Wilson intervals; before temperature scaling",
+                "On the same validation pictures, with 95 % Wilson intervals; calibration error is before temperature scaling",
             )
         )
     if compared["pictures"]:
-        _, low, high = compared["log_loss_difference"]
+        change, low, high = compared["log_loss_difference"]
         content.append(
             pages.text(
-                f"Exact McNemar test: p = {compared['mcnemar_p']:.3f}. Log loss changed by {compared['log_loss_difference'][0]:+.3f} "
-                f"({low:+.3f} to {high:+.3f}; bootstrap over groups of near-duplicates). Result by rule: {compared['rule']}."
+                f"Exact McNemar test: p = {compared['mcnemar_p']:.3f}. Calibrated log loss (at temperatures fitted to other pictures) "
+                f"changed by {change:+.3f} ({low:+.3f} to {high:+.3f}; bootstrap over groups of near-duplicates). "
+                f"Result by rule: {compared['rule']}."
             )
         )
     return pages.section("Did fine-tuning beat the probe?", *content)

@@ -69,12 +69,11 @@ def write(path: Path, format: str, tables: Callable[[], Iterator[pa.Table]], mad
         with zipfile.ZipFile(path, "w") as archive:
             for name, shape in shapes.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-                    np.lib.format.write_array_header_1_0(file, header)  # type: ignore[arg-type]
+                    np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
                     file.writelines(values(name))
             for name, lines in {**texts, "metadata": [json.dumps(metadata)]}.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                    np.lib.format.write_array(file, np.array(lines, dtype=str), allow_pickle=False)  # type: ignore[arg-type]
+                    np.lib.format.write_array(file, np.array(lines, dtype=str), allow_pickle=False)
         return
     header: dict[str, Any] = {"__metadata__": metadata | {name: json.dumps(lines) for name, lines in texts.items()}}
     end = 0

@@ -37,7 +37,7 @@ def table_lines(rows: Iterable[Row], width: int) -> Iterator[str]:
             said = f"-- {row['error']}"
         else:
             best = [_guess(guess) for guess in row["top"] if guess is row["top"][0] or guess["confidence"] >= 0.01]
-            said = " | ".join((["unknown, perhaps", *best] if row["unknown"] else best))
+            said = " | ".join(["unknown, perhaps", *best] if row["unknown"] else best)
         line = f"{row['path']:<36} {said}"
         yield f"{line if not width or len(line) <= width else line[: width - 1] + '…'}\n"
 
@@ -125,10 +125,14 @@ class Parts:
         index = int(np.searchsorted(self.done, value))
         return index < len(self.done) and bool(self.done[index] == value)
 
-    def add(self, table: pa.Table) -> None:
-        """Take rows; write a part when enough are waiting, or for long enough."""
-        self._rows.append(table)
-        if time.monotonic() - self._written > SECONDS or sum(rows.nbytes for rows in self._rows) > BYTES:
+    def fill(self, tables: Iterable[pa.Table]) -> None:
+        """Take rows, and write a part whenever many are waiting or some for long; when interrupted, all that were taken."""
+        try:
+            for table in tables:
+                self._rows.append(table)
+                if time.monotonic() - self._written > SECONDS or sum(rows.nbytes for rows in self._rows) > BYTES:
+                    self.flush()
+        finally:
             self.flush()
 
     def flush(self) -> None:
@@ -153,7 +157,6 @@ class Parts:
 
     def finish(self, write: Callable[[Path], None]) -> None:
         """Write the file with all rows, then drop the parts."""
-        self.flush()
         with atomic_file(self.out) as temporary:
             write(temporary)
         shutil.rmtree(self.folder)

@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8]
 def measure(
     original: Engine,
     exported: Engine,
-    pictures: Callable[[], Iterator[tuple[Pixels, int | None]]],
+    pictures: Iterable[tuple[Pixels, int | None]],
     count: int,
     batches: tuple[int, ...] = BATCHES,
 ) -> dict[str, Any]:

@@ -85,7 +85,8 @@ class Preprocess:
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocess:
         """The inverse of `to_dict`. Raises ModelError."""
         try:
-            return cls(**{name: tuple(part) if isinstance(part, list) else part for name, part in value.items()})
+            fields: dict[str, Any] = {name: tuple(part) if isinstance(part, list) else part for name, part in value.items()}
+            return cls(**fields)
         except (TypeError, AttributeError) as error:
             raise ModelError(f"preprocessing is not described as femtobooth does ({error})") from None
 
@@ -114,9 +115,9 @@ class Preprocess:
         import torch
 
         tensor: Any = batch
-        planes = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        mean, std = (torch.tensor(values, device=planes.device).view(3, 1, 1) for values in (self.mean, self.std))
-        return planes.div_(255).sub_(mean).div_(std)
+        floats = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+        middle, spread = (torch.tensor(values, device=floats.device).view(3, 1, 1) for values in (self.mean, self.std))
+        return floats.div_(255).sub_(middle).div_(spread)
 
 
 def _resized(width: int, height: int, scaled: tuple[int, ...], crop_mode: str) -> tuple[int, int]:

@@ -66,7 +66,7 @@ def check(paths: Sequence[str], listed: str | None) -> None:
     if listed and listed != STDIN and not Path(listed).is_file():
         raise PhotoError(f"--from-file {shown(listed)}: no such file", "check the path")
     for name in paths:
-        if name != STDIN and not os.path.lexists(name) and not (glob.has_magic(name) and any(glob.iglob(name, recursive=True))):
+        if name != STDIN and not os.path.lexists(name) and not (glob.has_magic(name) and any(_matches(name))):
             raise PhotoError(f"{shown(name)}: no such file or folder", "check the path")
 
 
@@ -78,16 +78,21 @@ def find(paths: Sequence[str], listed: str | None = None, hidden: Callable[[], o
         elif os.path.lexists(name) or not glob.has_magic(name):
             yield from _named(name, hidden)
         else:
-            for match in sorted(glob.iglob(name, recursive=True), key=natural_order):
+            for match in sorted(_matches(name), key=natural_order):
                 yield from _named(match, hidden)
     if listed:
         yield from _listed(listed, hidden)
 
 
+def _matches(pattern: str) -> Iterator[str]:
+    """A glob's matches as they are typed; ** is any number of folders."""
+    return glob.iglob(pattern, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute patterns)
+
+
 def _listed(name: str, hidden: Callable[[], object]) -> Iterator[Source]:
     """Paths of a list: one a line, or ended by NUL as `find -print0` writes them."""
-    with nullcontext(sys.stdin.buffer) if name == STDIN else open(name, "rb") as file:
-        for path in _entries(iter(lambda: file.read1(1 << 16), b"")):
+    with nullcontext(sys.stdin.buffer) if name == STDIN else Path(name).open("rb") as file:
+        for path in _entries(iter(lambda: os.read(file.fileno(), 1 << 16), b"")):
             yield from _named(path, hidden)
 
 
@@ -103,7 +108,7 @@ def _entries(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def _named(name: str, hidden: Callable[[], object]) -> Iterator[Source]:
-    if os.path.isdir(name):
+    if Path(name).is_dir():
         yield from _walk(name, hidden)
     else:
         yield Source(name, os.path.normpath(name), found=False)
@@ -115,11 +120,11 @@ def _walk(root: str, hidden: Callable[[], object]) -> Iterator[Source]:
     waiting = [(root, "")]
     while waiting:
         path, key = waiting.pop()
-        if not os.path.isdir(path):
+        if not Path(path).is_dir():
             yield Source(path, key, found=True)
             continue
         try:
-            facts = os.stat(path)
+            facts = Path(path).stat()
             if (facts.st_dev, facts.st_ino) in seen:
                 continue
             seen.add((facts.st_dev, facts.st_ino))
@@ -131,4 +136,4 @@ def _walk(root: str, hidden: Callable[[], object]) -> Iterator[Source]:
             if name.startswith("."):
                 hidden()
             else:
-                waiting.append((os.path.join(path, name), f"{key}/{name}" if key else name))
+                waiting.append((str(Path(path) / name), f"{key}/{name}" if key else name))

@@ -97,11 +97,16 @@ def _into_file(settings: ClassifySettings, reading: Reading, engine: Engine, out
     import pyarrow as pa
 
     schema = _schema(settings, engine)
-    made_with = {"command": "classify", "model": engine.hash, "preprocessing": engine.preprocess.hash, "engine": engine.name}
+    made_with: dict[str, Any] = {
+        "command": "classify",
+        "model": engine.hash,
+        "preprocessing": engine.preprocess.hash,
+        "engine": engine.name,
+    }
     made_with |= {"labels": engine.labels.to_dict(), "temperature": engine.temperature, "top_k": settings.top_k}
     parts = Parts(out, made_with | {"decode": settings.decode, "shard": settings.shard}, schema, settings.overwrite)
-    for batch in reading.batches(engine, parts):
-        parts.add(pa.Table.from_pylist(rows_of(engine, batch, settings.top_k), schema=schema))
+    batches = reading.batches(engine, parts)
+    parts.fill(pa.Table.from_pylist(rows_of(engine, batch, settings.top_k), schema=schema) for batch in batches)
     if format == "parquet":
         parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), schema))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
     refuse_existing(out, settings.overwrite)
     reading = Reading(settings)
     stages = sorted({int(stage) for stage in settings.stages})
-    extra = [*(["prelogits"] if settings.prelogits else []), *stages]
+    extra: list[str | int] = [*(["prelogits"] if settings.prelogits else []), *stages]
     engine = open_engine(settings.model, settings.engine, device=settings.device, extra=extra, many=reading.many)
     facts = {
         "model": settings.model,
@@ -45,14 +46,17 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
     names = {"embedding": "embedding", **{str(name): f"stage_{name}" if isinstance(name, int) else name for name in extra}}
     made = index.schema({names[name]: shape for name, shape in _shapes(engine).items() if name in names}, facts)
     parts = Parts(out, facts | {"command": "embed", "extra": extra, "shard": settings.shard}, made, settings.overwrite)
-    for batch in reading.batches(engine, parts):
-        kept = {names[name]: values for name, values in batch.outputs.items() if name in names}
-        parts.add(index.rows(Batch(batch.paths, batch.errors, kept, batch.others), made))
+    parts.fill(index.rows(_renamed(batch, names), made) for batch in reading.batches(engine, parts))
     if format == "parquet":
         parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), made))
     else:
         parts.finish(lambda path: index.write(path, format, parts.tables, made))
     return reading.summary(facts | {"out": settings.out})
+
+
+def _renamed(batch: Batch, names: dict[str, str]) -> Batch:
+    """The batch with only the outputs that are kept, under the names of their columns."""
+    return replace(batch, outputs={names[name]: values for name, values in batch.outputs.items() if name in names})
 
 
 def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:

@@ -292,10 +292,14 @@ def _finish(
     tuned_logits, tuned_val = with_files["logits"][len(train) :], with_files["embedding"][len(train) :]
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if len(val):
-        compared = comparison.compare(
-            head.logits(embedded.prelogits[val]), tuned_logits, found.labels[val], found.groups[val], settings.result
-        )
-        report["finetuned"] = comparison.measured(tuned_logits, found.labels[val])
+        labels, probed = found.labels[val], head.logits(embedded.prelogits[val])
+        compared = comparison.compare(probed, tuned_logits, labels, found.groups[val], settings.result)
+        report["finetuned"] = comparison.measured(tuned_logits, labels)
+        both = (comparison.told(logits, labels, found.groups[val], found.classes) for logits in (probed, tuned_logits))
+        report["validated"] = [
+            {"path": str(found.paths[i]), "label": found.classes[found.labels[i]], "probe": one, "finetuned": other}
+            for i, one, other in zip(val, *both, strict=True)
+        ]
     else:
         warn("no picture to validate on: fine-tuning cannot be compared with the probe, nor calibrated")
         kept = "probe" if settings.result == "probe" else "finetuned"
@@ -359,11 +363,10 @@ def _tell(folder: Path, report: dict[str, Any]) -> None:
     for name, key in (("linear probe", "probe"), ("fine-tuned", "finetuned")):
         facts = report["probe"]["validation"] if key == "probe" else report.get("finetuned")
         if facts:
-            rows.append(
-                (name, f"{facts['right']} of {facts['pictures']}", comparison.shares(facts["accuracy"]), f"{facts['log_loss']:.3f}")
-            )
+            loss = f"{report['comparison']['log_loss'][key]:.3f}"
+            rows.append((name, f"{facts['right']} of {facts['pictures']}", comparison.shares(facts["accuracy"]), loss))
     if rows:
-        table("On the validation pictures (95% intervals)", ["", ">right", ">accuracy", ">log loss"], rows)
+        table("On the validation pictures (95% intervals)", ["", ">right", ">accuracy", ">calibrated log loss"], rows)
     compared, calibration = report["comparison"], report["calibration"]
     note(compared["verdict"])
     note(f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} (rule: {compared['rule']})")
