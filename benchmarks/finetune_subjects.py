@@ -59,7 +59,7 @@ def main(data: Path, model: str, size: int, rest: list[str]) -> None:
     right = {who: np.array([one[who]["label"] == one["label"] for one in answers]) for who in ("probe", "finetuned")}
     loss = {who: np.array([one[who]["loss"] for one in answers]) for who in right}
     print(f"{model} at {size} px: {len(answers)} photos, each left out once; {time.monotonic() - started:.0f} s\n")
-    print(f"{'':12}  {'right':>8}  {'accuracy, 95% interval':>24}  {'log loss, 95% interval':>24}")
+    print(f"{'':12}  {'right':>8}  {'accuracy, 95% interval':>24}  {'calibrated log loss':>24}")
     for who, name in (("probe", "linear probe"), ("finetuned", "fine-tuned")):
         accuracy = metrics.wilson(int(right[who].sum()), len(answers))
         nll = metrics.bootstrap(lambda values: float(values.mean()), loss[who])

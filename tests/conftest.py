@@ -1,4 +1,4 @@
-"""Models of both Stable Diffusion shapes, with the real block layout and tiny random weights."""
+"""Models of both Stable Diffusion shapes and a recognizer, with the real block layout and tiny random weights."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.generator import base
+from femtobooth.recognizer import artifact, export
+from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.recognizer.labels import Labels
+from femtobooth.recognizer.preprocess import Preprocess
 
 TOKENS = 77
 
@@ -91,3 +95,39 @@ def photo_folder(tmp_path: Path) -> Path:
         pixels[20 + 8 * index : 60, 20:70] = (250, 40 * index, 30)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"photo{index}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifact folder of a ConvNeXt of 5 classes that reads 64x64 pixels, its weights random but not nearly 0."""
+    torch.manual_seed(3)
+    labels = Labels(("ant", "bee", "cat", "dog", "elk"), ("n01", "n02", "n03", "n04", "n05"))
+    recognizer = Recognizer.create("test_convnext", labels, Preprocess((64, 64)))
+    torch.nn.init.normal_(recognizer.model.head.fc.weight, std=2)
+    recognizer.temperature = 2.0
+    folder = tmp_path_factory.mktemp("recognizers") / "tiny"
+    recognizer.freeze().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_onnx(tiny: Path) -> Path:
+    """The same, exported."""
+    recognizer = Recognizer.load(tiny)
+    folder = tiny.with_name("tiny-onnx")
+    folder.mkdir()
+    export.write_onnx(export.to_onnx(export.Graph(recognizer, inside=False)), folder, recognizer.describe())
+    artifact.write(recognizer.describe(), folder)
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Twenty different JPEGs of 120x90 pixels in two folders."""
+    for index in range(20):
+        random = np.random.default_rng(index)
+        blocks = random.integers(0, 256, (3, 4, 3), np.uint8).repeat(30, axis=0).repeat(30, axis=1)
+        path = tmp_path / "photos" / "ab"[index % 2] / f"{index}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(blocks).save(path, quality=90)
+    return tmp_path / "photos"

@@ -166,11 +166,14 @@ def test_novel_prompts_show_what_training_never_does(kind: scenes.Unseen) -> Non
 
 
 def test_a_world_too_small_for_novelty_is_told_so(world: sprites.World) -> None:
-    alone = sprites.World(world.concepts[:1], world.styles, world.pixels[:4])
-    name = alone.concepts[0].name
-    assert scenes.places_for(alone, "backdrop") == [place for place in backdrops.PLACES if scenes.held_out(name, place)]
-    assert bool(scenes.places_for(alone, "style")) == any(scenes.held_out_style(name, style) for style in alone.styles)
-    recognizer.batch(alone, 0, 0, 0, 16)
+    few = sprites.World(world.concepts[:3], world.styles, world.pixels[:12])
+    names = [one.name for one in few.concepts]
+    held = [place for place in backdrops.PLACES if any(scenes.held_out(name, place) for name in names)]
+    assert 0 < len(held) < len(backdrops.PLACES)
+    assert scenes.places_for(few, "backdrop") == held
+    assert not any(scenes.held_out_style(name, style) for name in names for style in few.styles)
+    assert scenes.places_for(few, "style") == []
+    recognizer.batch(few, 0, 0, 0, 64)  # does not look for what is not there
 
 
 class _Colours(judge.Judge):
@@ -196,6 +199,7 @@ def test_identities_tell_subjects_apart_from_each_other_and_from_sprites(world: 
 
 
 def test_figures_of_other_weights_do_not_reach_the_card(tmp_path: Path) -> None:
+    told = {"share": 0.5, "low": 0.1, "high": 0.9, "prompts": 2}
     facts = {
         "model": {"hash": "this"},
         "commit": "abc",
@@ -204,7 +208,7 @@ def test_figures_of_other_weights_do_not_reach_the_card(tmp_path: Path) -> None:
         "autoencoder": {"psnr": 30.123, "ssim": 0.9},
         "speed": {"seconds_for_16": 5.0, "threads": 2},
         "kid": {"generated": 0.5, "autoencoder": 0.1, "real": 0.0},
-        "prompts": dict.fromkeys(("generated", "real", "shuffled"), {"concept": {"share": 0.5, "low": 0.1, "high": 0.9, "prompts": 2}}),
+        "prompts": {key: {"concept": told} for key in ("generated", "real", "shuffled")},
         "novel": {},
     }
     write_json(tmp_path / "evaluation.json", facts)

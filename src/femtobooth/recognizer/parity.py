@@ -6,6 +6,7 @@ One cosine over one picture proves little: it stays at 0.999 while labels change
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np

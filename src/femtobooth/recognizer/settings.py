@@ -125,7 +125,7 @@ class FinetuneSettings(Settings):
     class_weights: Literal["none", "balanced"] = "none"
     """balanced weighs pictures by how rare their class is, in the probe and in fine-tuning."""
     result: Literal["better", "finetuned", "probe"] = "better"
-    """What becomes model/: better is whichever has more validation pictures right; of equals, the one with the lower calibrated log loss."""
+    """What becomes model/: better: more validation pictures right; of equals, the lower calibrated log loss."""
     patience: int = Field(0, ge=0)
     """Checks without a lower loss after which training stops, on pictures set aside from training for it; 0 trains to the end."""
     check_every: int = Field(20, ge=1)

@@ -101,10 +101,14 @@ def _into_file(settings: ClassifySettings, reading: Reading, engine: Engine, out
         "command": "classify",
         "model": engine.hash,
         "preprocessing": engine.preprocess.hash,
-        "engine": engine.name,
+        "labels": engine.labels.to_dict(),
+        "temperature": engine.temperature,
+        "unknown": (engine.unknown or {}).get("threshold"),
+        "top_k": settings.top_k,
+        "decode": settings.decode,
+        "shard": settings.shard,
     }
-    made_with |= {"labels": engine.labels.to_dict(), "temperature": engine.temperature, "top_k": settings.top_k}
-    parts = Parts(out, made_with | {"decode": settings.decode, "shard": settings.shard}, schema, settings.overwrite)
+    parts = Parts(out, made_with, schema, settings.overwrite)
     batches = reading.batches(engine, parts)
     parts.fill(pa.Table.from_pylist(rows_of(engine, batch, settings.top_k), schema=schema) for batch in batches)
     if format == "parquet":

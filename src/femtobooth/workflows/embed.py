@@ -45,7 +45,8 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
     }
     names = {"embedding": "embedding", **{str(name): f"stage_{name}" if isinstance(name, int) else name for name in extra}}
     made = index.schema({names[name]: shape for name, shape in _shapes(engine).items() if name in names}, facts)
-    parts = Parts(out, facts | {"command": "embed", "extra": extra, "shard": settings.shard}, made, settings.overwrite)
+    same = {name: facts[name] for name in ("model_hash", "preprocess_hash", "decode")}
+    parts = Parts(out, same | {"command": "embed", "extra": extra, "shard": settings.shard}, made, settings.overwrite)
     parts.fill(index.rows(_renamed(batch, names), made) for batch in reading.batches(engine, parts))
     if format == "parquet":
         parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), made))

@@ -1,0 +1,101 @@
+"""All engines say the same; what cannot be run is refused with the file's name."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from femtobooth.core.errors import ModelError, SettingsError
+from femtobooth.recognizer import exported
+from femtobooth.recognizer.engines import open_engine
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["ort", "openvino"])
+def test_engines_agree(tiny: Path, tiny_onnx: Path, name: str) -> None:
+    torch, other = open_engine(tiny, "torch"), open_engine(tiny_onnx, name)
+    expected, found = torch.run(PIXELS), other.run(PIXELS)
+    for key in ("logits", "embedding"):
+        assert found[key].dtype == np.float32
+        np.testing.assert_allclose(found[key], expected[key], rtol=1e-3, atol=1e-4)
+    assert (other.hash, other.preprocess, other.labels, other.temperature) == (torch.hash, torch.preprocess, torch.labels, 2.0)
+
+
+def test_auto_takes_what_an_artifact_is_for(tiny: Path, tiny_onnx: Path) -> None:
+    assert open_engine(tiny).name == "torch"
+    assert open_engine(tiny_onnx).name == "ort"
+    assert open_engine(tiny_onnx / "model.onnx").name == "ort"
+
+
+def test_weights_are_exported_once_and_then_run_without_torch(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path))
+    first = open_engine(tiny, many=True)
+    assert first.name == "ort"
+    made = (exported.cached(tiny) / "model.onnx").stat().st_mtime_ns
+    program = f"""
+import sys
+from femtobooth.recognizer.engines import open_engine
+assert open_engine({str(tiny)!r}).name == "ort"
+print([name for name in ("torch", "timm", "torchvision", "lightning", "diffusers", "transformers", "sklearn") if name in sys.modules])
+"""
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+    assert (exported.cached(tiny) / "model.onnx").stat().st_mtime_ns == made
+    np.testing.assert_allclose(first.run(PIXELS)["logits"], open_engine(tiny, "torch").run(PIXELS)["logits"], rtol=1e-3, atol=1e-4)
+
+
+def test_other_weights_have_another_export(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny, tmp_path / "copy")
+    assert exported.cached(tmp_path / "copy") == exported.cached(tiny)
+    description = tmp_path / "copy" / "recognizer.json"
+    description.write_text(description.read_text().replace('"temperature": 2.0', '"temperature": 3.0'))
+    assert exported.cached(tmp_path / "copy") != exported.cached(tiny)
+
+
+def test_stages_and_prelogits_in_one_pass(tiny: Path) -> None:
+    outputs = open_engine(tiny, extra=["prelogits", 0, 3]).run(PIXELS)
+    assert set(outputs) == {"logits", "embedding", "prelogits", "0", "3"}
+    assert outputs["0"].shape[2:] == (16, 16)
+    assert outputs["3"].shape[2:] == (2, 2)
+
+
+def test_what_only_torch_can(tiny_onnx: Path) -> None:
+    with pytest.raises(SettingsError, match="--engine ort"):
+        open_engine(tiny_onnx, "ort", extra=[0])
+    with pytest.raises(SettingsError, match="--device cuda"):
+        open_engine(tiny_onnx, "ort", device="cuda")
+
+
+@pytest.mark.parametrize("name", ["ort", "openvino"])
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_file_that_is_cut_off(tiny_onnx: Path, tmp_path: Path, name: str, kept: float) -> None:
+    shutil.copytree(tiny_onnx, tmp_path / "cut")
+    whole = (tiny_onnx / "model.onnx").read_bytes()
+    (tmp_path / "cut" / "model.onnx").write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(ModelError, match=r"cut/model\.onnx"):
+        open_engine(tmp_path / "cut", name)
+
+
+def test_labels_of_another_model(tiny_onnx: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_onnx, tmp_path / "other")
+    description = tmp_path / "other" / "recognizer.json"
+    text = description.read_text()
+    for old, new in (('"ant",', ""), ('"n01",', ""), ('"num_classes": 5', '"num_classes": 4')):
+        assert old in text
+        text = text.replace(old, new)
+    start = text.index('"groups"')
+    description.write_text(text[:start] + text[start:].replace("5", "4", 1))
+    with pytest.raises(ModelError, match="5 logits for the 4 labels"):
+        open_engine(tmp_path / "other")
+
+
+def test_an_export_without_its_description(tiny_onnx: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_onnx / "model.onnx", tmp_path)
+    with pytest.raises(ModelError, match=r"recognizer\.json"):
+        open_engine(tmp_path, "ort")

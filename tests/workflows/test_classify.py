@@ -1,0 +1,209 @@
+"""`femtobooth classify`: every format says the same, an interruption loses nothing, what is unreadable is a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from femtobooth import cli
+from femtobooth.core import config
+from femtobooth.core.errors import ExistsError, PhotoError, SettingsError
+from femtobooth.recognizer import outputs, reading
+from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.recognizer.predict import Batch
+from femtobooth.recognizer.settings import ClassifySettings
+from femtobooth.workflows import classify
+
+
+def run(*paths: Path, **given: Any) -> dict[str, Any]:
+    return classify.run(config.resolve(ClassifySettings, {"paths": list(map(str, paths)), "batch_size": 3, "workers": 2} | given))
+
+
+@pytest.fixture
+def rows(tiny_onnx: Path, photos: Path, tmp_path: Path) -> list[dict[str, Any]]:
+    """What an uninterrupted run says of the photos, one of which is unreadable."""
+    (photos / "a" / "4.jpg").write_bytes(b"\xff\xd8\xff cut off")
+    run(photos, model=str(tiny_onnx), out=str(tmp_path / "whole.jsonl"))
+    return [json.loads(line) for line in (tmp_path / "whole.jsonl").read_text().splitlines()]
+
+
+def test_rows(rows: list[dict[str, Any]], photos: Path, tiny: Path) -> None:
+    assert [row["path"] for row in rows] == [
+        *(f"{photos}/a/{i}.jpg" for i in range(0, 20, 2)),
+        *(f"{photos}/b/{i}.jpg" for i in range(1, 20, 2)),
+    ]
+    (bad,) = (row for row in rows if row["error"])
+    assert bad == {"path": f"{photos}/a/4.jpg", "error": bad["error"]} | dict.fromkeys(("label", "synset", "confidence", "unknown", "top"))
+    for row in rows:
+        if not row["error"]:
+            assert [guess["confidence"] for guess in row["top"]] == sorted((guess["confidence"] for guess in row["top"]), reverse=True)
+            assert sum(guess["confidence"] for guess in row["top"]) == pytest.approx(1, abs=1e-5)
+            assert row["top"][0] == {name: row[name] for name in ("label", "synset", "confidence")}
+    recognizer = Recognizer.load(tiny)
+    from PIL import Image
+
+    logits = recognizer(recognizer.batch([Image.open(rows[0]["path"])])).numpy()
+    assert rows[0]["confidence"] == pytest.approx(recognizer.labels.probabilities(logits, 2.0).max(), abs=1e-4)  # calibrated
+    assert len({row["label"] for row in rows}) > 2
+
+
+@pytest.mark.parametrize("format", ["json", "csv", "parquet"])
+def test_formats_say_the_same(rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, tmp_path: Path, format: str) -> None:
+    out = tmp_path / f"labels.{format}"
+    run(photos, model=str(tiny_onnx), out=str(out), top_k=5)
+    if format == "json":
+        assert json.loads(out.read_text()) == rows
+    elif format == "parquet":
+        table = pq.read_table(out)
+        assert table.to_pylist() == rows
+        assert table.schema.metadata[b"model_hash"].decode() == Recognizer.load(tiny_onnx.with_name("tiny")).hash
+    else:
+        lines = list(csv.DictReader(io.StringIO(out.read_text(encoding="utf-8"))))
+        for line, row in zip(lines, rows, strict=True):
+            assert (line["path"], line["error"], line["label"]) == (row["path"], row["error"] or "", row["label"] or "")
+            if row["top"]:
+                assert [line["label"], *(line[f"label_{rank}"] for rank in range(2, 6))] == [guess["label"] for guess in row["top"]]
+                assert float(line["confidence_3"]) == row["top"][2]["confidence"]
+
+
+def test_stdout(rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["classify", str(photos), "--model", str(tiny_onnx), "--format", "jsonl"])
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == rows
+    cli.main(["classify", str(photos), "--model", str(tiny_onnx), "--json"])
+    assert json.loads(capsys.readouterr().out) == rows
+    cli.main(["classify", str(photos), "--model", str(tiny_onnx)])
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 20
+    assert "1 of 20 files could not be read" in said.err
+
+
+@pytest.mark.parametrize("format", ["jsonl", "parquet"])
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_an_interrupted_run_goes_on(
+    rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, after: int
+) -> None:
+    out, real = tmp_path / f"labels.{format}", reading.predict
+    monkeypatch.setattr(outputs, "SECONDS", -1.0)  # a part for each batch
+
+    def stopped(*given: Any) -> Iterator[Batch]:
+        for count, batch in enumerate(real(*given)):
+            if count == after:
+                raise KeyboardInterrupt
+            yield batch
+
+    monkeypatch.setattr(reading, "predict", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(photos, model=str(tiny_onnx), out=str(out))
+    assert not out.exists()
+    (tmp_path / f"labels.{format}.part" / ".tmp-torn-000009.parquet").write_bytes(b"PAR1 torn")
+    monkeypatch.setattr(reading, "predict", real)
+    facts = run(photos, model=str(tiny_onnx), out=str(out))
+    assert (facts["done_before"], facts["read"] + facts["failed"]) == (3 * after, 20 - 3 * after)
+    found = pq.read_table(out).to_pylist() if format == "parquet" else [json.loads(line) for line in out.read_text().splitlines()]
+    assert found == rows
+    assert not Path(f"{out}.part").exists()
+
+
+def test_a_killed_process_goes_on(rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, tmp_path: Path) -> None:
+    """SIGKILL, in a process that waits for more of its list."""
+    out = tmp_path / "labels.csv"
+    command = [
+        sys.executable,
+        "-c",
+        "from femtobooth.recognizer import outputs; outputs.SECONDS = -1; from femtobooth import cli; cli.main()",
+    ]
+    command += ["classify", "-", "--model", str(tiny_onnx), "--out", str(out), "--batch-size", "1", "--workers", "1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE) as process:
+        assert process.stdin
+        process.stdin.write("".join(f"{row['path']}\n" for row in rows[:8]).encode())
+        process.stdin.flush()
+        limit = time.monotonic() + 60
+        while not list(Path(f"{out}.part").glob("0*.parquet")) and time.monotonic() < limit:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    kept = len(list(Path(f"{out}.part").glob("0*.parquet")))
+    assert kept
+    facts = run(photos, model=str(tiny_onnx), out=str(out))
+    assert facts["done_before"] == kept
+    with out.open(newline="") as file:
+        assert sorted(line["path"] for line in csv.DictReader(file)) == sorted(row["path"] for row in rows)
+
+
+def test_rows_of_other_settings_are_not_mixed(tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "labels.jsonl"
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(photos, model=str(tiny_onnx), out=str(out))
+    with pytest.raises(ExistsError, match="unfinished rows"):
+        run(photos, model=str(tiny_onnx), out=str(out), top_k=2)
+    run(photos, model=str(tiny_onnx), out=str(out), top_k=2, overwrite=True)
+    assert len(json.loads(out.read_text().splitlines()[0])["top"]) == 2
+    with pytest.raises(ExistsError):
+        run(photos, model=str(tiny_onnx), out=str(out))
+
+
+def test_shards_make_the_whole(rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, tmp_path: Path) -> None:
+    found = []
+    for index in (1, 2, 3):
+        out = tmp_path / f"{index}.jsonl"
+        run(photos, model=str(tiny_onnx), out=str(out), shard=f"{index}/3")
+        found += [json.loads(line) for line in out.read_text().splitlines()]
+    by_path = sorted(found, key=lambda row: row["path"])
+    assert [row["path"] for row in by_path] == sorted(row["path"] for row in rows)
+    labels = {row["path"]: row["label"] for row in rows}
+    assert all(row["label"] == labels[row["path"]] for row in by_path)
+
+
+def test_unknown(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    recognizer = Recognizer.load(tiny)
+    size = recognizer.model.num_features
+    recognizer.unknown = {"threshold": 2.0, "center": np.zeros(size, np.float32), "centroids": np.eye(5, size, dtype=np.float32)}
+    recognizer.save(tmp_path / "strict")
+    run(photos, model=str(tmp_path / "strict"), out=str(tmp_path / "o.jsonl"), engine="torch")
+    row = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])
+    assert (row["label"], row["unknown"], row["confidence"]) == ("unknown", True, None)
+    assert len(row["top"]) == 5
+
+
+def test_nothing_readable(tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.jpg").write_bytes(b"")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["classify", str(tmp_path / "bad"), "--model", str(tiny_onnx), "--out", str(tmp_path / "o.csv")])
+    assert stop.value.code == 1
+    assert "empty file" in (tmp_path / "o.csv").read_text()
+    assert "empty file" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["classify", str(tmp_path / "gone"), "--model", str(tiny_onnx)])
+    assert stop.value.code == 2
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PhotoError, match="no pictures"):
+        run(tmp_path / "empty", model=str(tiny_onnx))
+
+
+def test_a_listed_file_that_is_gone_is_a_row(tiny_onnx: Path, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list").write_bytes(f"{photos}/a/0.jpg\n/gone/\n".encode() + os.fsencode(f"{photos}/b/1.jpg"))
+    facts = run(model=str(tiny_onnx), from_file=str(tmp_path / "list"), out=str(tmp_path / "o.jsonl"))
+    assert (facts["read"], facts["failed"]) == (2, 1)
+    errors = [json.loads(line)["error"] for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert errors == [None, "no such file", None]
+
+
+@pytest.mark.parametrize(("given", "problem"), [({"format": "parquet"}, "stdout"), ({"out": "labels.xyz"}, "ending")])
+def test_formats_that_cannot_be(photos: Path, given: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        run(photos, **given)
