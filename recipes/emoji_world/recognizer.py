@@ -39,8 +39,8 @@ from .autoencoder import UNSEEN_SEED
 from .scenes import SIZE, Scene, Unseen, places_for, scene
 
 ARCHITECTURE = "convnext_femto"
-MODEL_ARGS = {"ls_init_value": 0.1}
-"""A short run cannot wait until layer scales have grown from timm's 1e-6."""
+MODEL_ARGS = {"ls_init_value": 1.0}
+"""A short run cannot wait until layer scales have grown from timm's 1e-6; 1 learned a sixth faster than 0.1."""
 PREPROCESS = Preprocess(size=(SIZE, SIZE), crop_pct=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 LICENCE = "Apache-2.0; learned from Noto (Apache-2.0), Fluent (MIT) and Twemoji (CC BY 4.0) icons"
 LEARNING_RATE = 1.5e-3
@@ -48,7 +48,7 @@ SMOOTHING = 0.1
 SEEDS = {"recognizer": 11, "judge": 12}
 """The shipped one, and the one that evaluates: other first weights, other scenes, another folder."""
 SETTINGS = TrainingSettings(
-    steps=3_000,
+    steps=12_000,
     batch_size=64,
     schedule="cosine",
     warmup=150,
