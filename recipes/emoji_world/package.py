@@ -55,7 +55,8 @@ def assemble(root: Path) -> StableDiffusion:
 
 def card(model: StableDiffusion, root: Path) -> str:
     """The model card: what it is, what it cost, what was measured of it; `model` as it was loaded from its folder."""
-    world = sprites.load(root)
+    world, present = sprites.load(root), bases.bundled_folder() / "README.md"
+    front = _front_matter(present)
     unet, vae, text = model.unet, model.vae, model.text_encoder.config
     vae_facts, cost, words = (_read(root / name) for name in ("autoencoder/vae.json", "diffusion/diffusion.json", "tokenizer.json"))
     side = unet.config.sample_size
@@ -71,7 +72,7 @@ def card(model: StableDiffusion, root: Path) -> str:
     }
     hours = f" in {cost['seconds'] / 3600:.1f} hours" if "seconds" in cost else ""  # where the stage kept count
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
-        front=_front_matter(bases.bundled_folder() / "README.md"),
+        front=front,
         parts="\n".join(f"| {name} | {text} |" for name, text in parts.items()),
         cost=f"autoencoder {vae_facts['step']:,} steps; text encoder and U-Net {cost['images']:,} pictures in {cost['steps']:,} steps"
         f"{hours}; on CPU cores; moving-average weights.",
@@ -80,14 +81,17 @@ def card(model: StableDiffusion, root: Path) -> str:
         styles=", ".join(world.styles),
         places=len(backdrops.PLACES),
         words=f"{words['words']:,}",
-        measured=measured(model.hash, root / "evaluation"),
+        measured=measured(model.hash, bases.parse_card(front, present).get("personalize", {}), root / "evaluation"),
     )
 
 
-def measured(hash: str, results: Path) -> str:
-    """The tables of what was measured of the weights with this hash."""
+def measured(hash: str, recommended: Facts, results: Path) -> str:
+    """The tables of what was measured of the weights with this hash, and of DreamBooth with these recommended settings."""
     facts, dreambooth = (_read(results / name, {}) for name in ("evaluation.json", "dreambooth.json"))
     facts, dreambooth = (found if found and found["model"]["hash"] == hash else {} for found in (facts, dreambooth))
+    if dreambooth and (dreambooth["tried"] or dreambooth["recommended"] != recommended):
+        warn(f"{results / 'dreambooth.json'}: of other settings than the card's, left out")
+        dreambooth = {}
     if not facts:
         return "Nothing yet: `python -m recipes.emoji_world.evaluate`."
     size, vae, speed, distance = facts["size"], facts["autoencoder"], facts["speed"], facts["kid"]

@@ -183,7 +183,8 @@ def evaluate(
     unknown = set(only) - {one.name for one in SUBJECTS}
     if unknown or not chosen:
         raise FemtoboothError(f"--subjects {','.join(only)}: no such subject", f"choose among {', '.join(one.name for one in SUBJECTS)}")
-    layers = [SMOKE if smoke else {}, config.read_yaml(tried) if tried else {}]
+    trying = config.read_yaml(tried) if tried else {}
+    layers = [SMOKE if smoke else {}, trying]
     settings = {
         one.name: personalize.settings_from(
             *layers,
@@ -200,6 +201,7 @@ def evaluate(
     identities = Identities(judge, size["scenes"])
     photos = {name: identities.of(some) for name, some in pictures.items()}
     facts: dict[str, Any] = {"model": {"source": str(folder), "hash": model.hash}, "commit": commit(), "judge": judge.recognizer.hash}
+    facts |= {"recommended": model.card.get("personalize", {}), "tried": trying}
     facts |= {"sampling": sampling.model_dump(), "environment": environment(), "subjects": {}}
     rows = []
     for one in chosen:

@@ -148,6 +148,21 @@ FINETUNE = {
     "--trackers": "training.trackers",
     "--overwrite": "overwrite",
 }
+EVALUATE = {
+    "--encoders": "encoders",
+    "--photos": "photos",
+    "-n": "count",
+    "--class-pictures": "class_count",
+    "--other-classes": "other_classes",
+    "--gallery": "gallery",
+    "--region": "region",
+    "--seed": "seed",
+    "--steps": "sampling.steps",
+    "--guidance": "sampling.guidance",
+    "--sampler": "sampling.sampler",
+    "--batch-size": "batch_size",
+    "--device": "device",
+}
 EVALUATE_CLASSIFIER = {
     "--unseen": "unseen",
     "--include-training": "include_training",
@@ -406,6 +421,17 @@ def _finetune(arguments: list[str]) -> None:
     _report(finetune.resume(options.resume) if options.resume else finetune.run(resolve(FinetuneSettings, *layers)), options.json)
 
 
+def _evaluate(arguments: list[str]) -> None:
+    from .workflows.settings import EvaluateSettings
+
+    description = "Measure a personalized model: likeness, prompts, drift and copies, between its base and the real photos."
+    options, layers = _read("evaluate", description, EvaluateSettings, EVALUATE, arguments, run="?", prompts="*")
+
+    from .workflows import evaluate
+
+    _report(evaluate.run(evaluate.settings_from(*layers)), options.json)
+
+
 def _evaluate_classifier(arguments: list[str]) -> None:
     from .recognizer.settings import EvaluateClassifierSettings
 
@@ -418,6 +444,17 @@ def _evaluate_classifier(arguments: list[str]) -> None:
     from .workflows import evaluate_classifier
 
     _report(evaluate_classifier.run(resolve(EvaluateClassifierSettings, *layers)), options.json)
+
+
+def _run_report(arguments: list[str]) -> None:
+    parser = _parser("report", "Put a personalize run on one HTML page, RUN/report.html, that needs nothing else.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, finished or not")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    options = parser.parse_args(arguments)
+
+    from .workflows import report
+
+    _report(report.run(options.run), options.json)
 
 
 def _demo(arguments: list[str]) -> None:
@@ -438,6 +475,8 @@ def _report(result: dict[str, Any], as_json: bool) -> None:
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "personalize": ("3-5 photos in, a model that draws the subject out", _personalize),
     "generate": ("draw pictures with it", _generate),
+    "evaluate": ("how like the subject, how true to prompts, how far from its base", _evaluate),
+    "report": ("a run on one page: photos, curves, before and after", _run_report),
     "convert": ("to and from the single-file format of other programs", _convert),
     "classify": ("say what pictures show", _classify),
     "embed": ("pictures to embeddings and feature maps", _embed),

@@ -212,9 +212,19 @@ def test_figures_of_other_weights_do_not_reach_the_card(tmp_path: Path) -> None:
         "novel": {},
     }
     write_json(tmp_path / "evaluation.json", facts)
-    assert "| concept | 50.0% (10% to 90%) |" in package.measured("this", tmp_path)
-    assert "30.1 dB" in package.measured("this", tmp_path)
-    assert "Nothing yet" in package.measured("that", tmp_path)
+    assert "| concept | 50.0% (10% to 90%) |" in package.measured("this", {}, tmp_path)
+    assert "30.1 dB" in package.measured("this", {}, tmp_path)
+    assert "Nothing yet" in package.measured("that", {}, tmp_path)
+    bear = {"class_noun": "teddy bear", "tuned": True, "seconds": 99.6}
+    bear |= dict.fromkeys(("recognised", "backdrop", "class_before", "class_after", "photos_recognised"), 0.5)
+    dreambooth = {"model": {"hash": "this"}, "recommended": {"steps": 300}, "tried": {}, "subjects": {"bear": bear}}
+    write_json(tmp_path / "dreambooth.json", dreambooth)
+    assert "| bear | teddy bear | 50% | 50% | 50% \N{RIGHTWARDS ARROW} 50% | 50% | 100 |" in package.measured(
+        "this", {"steps": 300}, tmp_path
+    )
+    assert "bear" not in package.measured("this", {"steps": 200}, tmp_path)
+    write_json(tmp_path / "dreambooth.json", dreambooth | {"tried": {"steps": 300}})
+    assert "bear" not in package.measured("this", {"steps": 300}, tmp_path)
 
 
 def test_what_is_too_large_is_not_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

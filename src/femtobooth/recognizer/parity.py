@@ -17,8 +17,10 @@ from ..core.console import progress_bar
 from ..core.pages import Html, callout, code, markup, page, section, table, tiles
 from .engines import Engine
 
-LOGITS = {"fp32": 1e-3, "fp16": 2e-2, "int8": None}
-"""Largest 99th percentile of logit errors, in standard deviations of the original's logits; int8 is judged by accuracy alone."""
+LOGITS = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
+"""Largest 99th percentile of logit errors, in standard deviations of the original's logits; int8 is judged by accuracy alone.
+
+On EfficientNet-Lite0 float16 is off by 0.02 and bfloat16, which has 3 bits less, by 0.13: one passes as fp16, the other does not."""
 BATCHES = (1, 8)
 SECONDS = 3.0  # that timing one batch size takes, at least 5 rounds
 COLUMNS = ["", ">PyTorch fp32", ">exported", ">change"]

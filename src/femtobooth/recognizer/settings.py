@@ -193,7 +193,7 @@ class ExportSettings(Settings):
     max_drop: float = Field(1.0, ge=0, le=100)
     """Most points of top-1 accuracy (of agreement, where photos have no labels) that may be lost."""
     tolerance: float | None = Field(None, gt=0)
-    """Most that 99 % of logits may be off, in standard deviations of all logits: 1e-3 for fp32, 2e-2 for fp16, no limit for int8."""
+    """Most that 99 % of logits may be off, in standard deviations of all logits: 1e-3 for fp32, 5e-2 for fp16, no limit for int8."""
     parity: bool = True
     """Compare the export with the original on real photos; without, its status stays "converted only"."""
     reduced: bool = False

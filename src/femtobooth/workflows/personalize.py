@@ -8,6 +8,7 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
           previews/         the same prompts and seeds every N steps
           checkpoints/      to resume from
           overview.png      photos, before, after
+          report.html       all of it on one page
           model/            the result, in diffusers' layout
 """
 
@@ -43,6 +44,7 @@ from ..generator.photos import Photo, load_photos, restore_photos, store_photos
 from ..generator.previews import Previews, draw_previews, save_previews
 from ..generator.settings import PersonalizeSettings
 from ..training import checkpoints, tracking, trainer
+from . import report
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
 
@@ -294,6 +296,7 @@ def _finish(
     bases.save_folder(model.to("cpu"), folder / "model", _card(facts, settings, model), dtype, overwrite=True)
     facts["status"] = "done"
     write_json(folder / "run.json", facts)
+    report.run(folder)
     note(f'done: {folder / "overview.png"} shows it; draw with\n  femtobooth generate {folder} "a [V] {facts["class_noun"]} on the moon"')
     return facts
 

@@ -1,0 +1,353 @@
+"""run -> RUN/report.html: photos, curves, before and after, nearest photos, settings and cost on one self-contained page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..core import config, pages
+from ..core.charts import line_chart
+from ..core.console import note
+from ..core.errors import ModelError
+from ..core.images import Picture, decode, find_pictures
+from ..core.pages import Html
+from ..core.runs import cache_folder, write_text
+from ..generator import prior, tokens
+from ..generator.photos import Photo, restore_photos
+from ..generator.settings import PersonalizeSettings
+from ..recognizer import duplicates
+
+MOST = 12  # class images, and steps between the first and the last, that are shown
+INTERNAL = {"loss", "instance", "prior", "learning_rate"}  # groups of metrics.csv that are no scores
+
+
+def run(folder: Path) -> dict[str, Any]:
+    """Write the report of a personalize run, finished or not; an older report is replaced.
+
+    Returns report (its path), bytes, pictures (of the subject), near_copies and warnings. Raises ModelError where
+    `folder` is no such run, PhotoError where its photos are missing or damaged.
+    """
+    facts = _facts(folder)
+    settings = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
+    photos = restore_photos(folder / "photos")
+    preflight, evaluation = _json(folder / "preflight.json") or [], _json(folder / "evaluation" / "evaluation.json")
+    steps = _previews(folder)
+    prompts = [_filled(prompt, facts) for prompt in settings.preview.prompts]
+    nearest, copies, compared = _nearest(steps, prompts, photos, facts)
+    warnings = _warnings(facts, settings, photos, preflight, copies, compared)
+    base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
+    page = pages.page(
+        f"{facts['token']} {facts['class_noun']}",
+        _tiles(folder, facts, photos, settings),
+        *(pages.callout(text, "warn") for text in warnings),
+        _before_after(steps, prompts, settings),
+        nearest,
+        _photos(photos, preflight, facts),
+        _class_images(settings, facts),
+        _curves(folder),
+        _evaluation(evaluation),
+        _reproduce(folder, facts, settings),
+        lead=f"A {facts['class_noun']}, taught to {base} from {_count(len(photos), 'photo')}. "
+        f'Write "a {facts["token"]} {facts["class_noun"]}" in a prompt to draw it.',
+        kind="femtobooth personalize",
+        footer=", ".join(f"{name} {version}" for name, version in facts["environment"].items()),
+    )
+    target = folder / "report.html"
+    write_text(target, page)
+    note(f"report: {target}")
+    return {"report": str(target), "bytes": len(page.encode()), "pictures": compared, "near_copies": copies, "warnings": warnings}
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    facts = _json(folder / "run.json")
+    if isinstance(facts, dict) and {"token", "class_noun", "base_hash", "size", "environment", "status"} <= facts.keys():
+        return facts
+    if (folder / "report.html").is_file():
+        raise ModelError(f"{folder}: not a personalize run", f"its own report is {folder / 'report.html'}")
+    raise ModelError(f"{folder}: not a personalize run (no run.json of one)", "give the folder that personalize printed, such as runs/NAME")
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _filled(prompt: str, facts: dict[str, Any]) -> str:
+    return tokens.SUBJECT.sub(lambda _: facts["token"], prompt).replace("{token}", facts["token"]).replace("{class}", facts["class_noun"])
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _previews(folder: Path) -> dict[int, dict[tuple[int, int], Image.Image]]:
+    """Pictures by step, then by (prompt, column); unreadable ones are left out."""
+    steps: dict[int, dict[tuple[int, int], Image.Image]] = {}
+    for path in sorted((folder / "previews").glob("step-*/*-*.png")):
+        step, place = re.fullmatch(r"step-(\d+)", path.parent.name), re.fullmatch(r"(\d+)-(\d+)", path.stem)
+        if step and place and isinstance(picture := decode(path), Picture):
+            steps.setdefault(int(step[1]), {})[int(place[1]), int(place[2])] = picture.image
+    return dict(sorted(steps.items()))
+
+
+def _img(image: Image.Image | np.ndarray, alt: str) -> Html:
+    """Small bases draw 64x64 pixels, which stay exact; larger pictures are stored as photos."""
+    drawn = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    tiny = max(drawn.size) <= 128
+    return pages.picture(drawn, alt, 320, "PNG" if tiny else "JPEG")
+
+
+def _side_by_side(*images: Html) -> Html:
+    return Html(f'<div class="maps">{pages.join(*images)}</div>')
+
+
+def _tiles(folder: Path, facts: dict[str, Any], photos: list[Photo], settings: PersonalizeSettings) -> Html:
+    rates = _column(_rows(folder), "photos_per_second")[1]
+    tiles: list[tuple[object, object, object]] = [
+        ("photos", len(photos), f"{facts['size']} px, {settings.photos.crop} crop"),
+        ("steps", facts.get("steps", "–"), f"of {settings.training.steps}, batch {settings.training.batch_size}"),  # noqa: RUF001
+    ]
+    if "seconds" in facts:
+        speed = f"{np.median(rates):.1f} photos/s" if rates else "with class images and previews"
+        tiles.append(("time", _duration(facts["seconds"]), speed))
+    if "peak_memory_gib" in facts:
+        tiles.append(("peak memory", f"{facts['peak_memory_gib']:.2f} GiB", f"precision {settings.training.precision}"))
+    if size := sum(path.stat().st_size for path in (folder / "model").rglob("*") if path.is_file()):
+        tiles.append(("model on disk", f"{size / 2**20:.0f} MiB", f"{settings.save_precision}-bit weights"))
+    return pages.tiles(*tiles)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _warnings(
+    facts: dict[str, Any],
+    settings: PersonalizeSettings,
+    photos: list[Photo],
+    preflight: list[dict[str, Any]],
+    copies: int,
+    compared: int,
+) -> list[str]:
+    found = []
+    if facts["status"] != "done":
+        found.append("The run is not finished: this shows what there is so far. Go on with the --resume command below.")
+    if len(photos) < 3:
+        found.append(f"{_count(len(photos), 'photo')} only: 3 to 5 of different views teach the subject rather than one picture of it.")
+    found += [
+        f"{Path(row['file']).name} was not used: {'; '.join(row['notes']) or row['status']}."
+        for row in preflight
+        if row["status"] == "skipped" and Path(row["file"]).suffix != ".txt"
+    ]
+    if settings.prior.weight == 0 and settings.train.parts != ["token"]:
+        found.append(f"Trained without class images: every {facts['class_noun']} may now look like this one.")
+    if copies:
+        found.append(f"{copies} of {_count(compared, 'picture')} nearly copy a training photo: training has gone on for too long.")
+    return found
+
+
+def _before_after(steps: dict[int, dict[tuple[int, int], Image.Image]], prompts: list[str], settings: PersonalizeSettings) -> Html:
+    if not steps:
+        return Html("")
+    first, last = min(steps), max(steps)
+
+    def shots(step: int, row: int) -> Html:
+        seeds = [(settings.preview.seed + column, image) for (line, column), image in steps[step].items() if line == row]
+        return _side_by_side(*(_img(image, f"{prompts[row]}, seed {seed}, step {step}") for seed, image in seeds))
+
+    content: list[Html] = []
+    for row, prompt in enumerate(prompts):
+        sides = [pages.figure(shots(step, row), f"{'before' if step == 0 else 'after'}, step {step}") for step in sorted({first, last})]
+        content += [Html(f"<h3>{pages.markup(prompt)}</h3>"), pages.row(*sides)]
+    between = [step for step in steps if step not in (first, last)]
+    chosen = [between[round(i)] for i in np.linspace(0, len(between) - 1, min(MOST, len(between)))]
+    if chosen:
+        on_the_way = []
+        for step in chosen:
+            images = [_img(steps[step][row, 0], f"{text}, step {step}") for row, text in enumerate(prompts) if (row, 0) in steps[step]]
+            on_the_way.append(pages.figure(_side_by_side(*images), f"step {step}: the first seed of each prompt"))
+        content.append(pages.folded("On the way", pages.row(*on_the_way)))
+    return pages.section(
+        "Before and after", pages.text("The same prompts and the same seeds by the base and by the tuned model."), *content
+    )
+
+
+def _nearest(
+    steps: dict[int, dict[tuple[int, int], Image.Image]], prompts: list[str], photos: list[Photo], facts: dict[str, Any]
+) -> tuple[Html, int, int]:
+    """The section; how many of the last pictures of the subject nearly copy a photo; and how many were compared."""
+    last = steps.get(max(steps)) if steps and max(steps) > 0 else None
+    of_subject = {
+        place: image
+        for place, image in (last or {}).items()
+        if place[0] < len(prompts) and re.search(rf"\b{re.escape(facts['token'])}\b", prompts[place[0]])
+    }
+    known = [duplicates.views(Image.fromarray(photo.pixels)) for photo in photos]
+    figures, copies = [], 0
+    for (row, _), image in of_subject.items():
+        own = duplicates.views(image)
+        alike = [float((views @ own[0]).max()) if own is not None and views is not None else -1.0 for views in known]
+        best = int(np.argmax(alike))
+        if own is None or alike[best] <= -1:
+            continue  # without structure there is nothing to compare
+        copied = len(set(duplicates.groups([own, known[best]], ["picture", "photo"]).tolist())) == 1
+        copies += copied
+        pair = _side_by_side(
+            _img(image, f"generated: {prompts[row]}"), _img(photos[best].pixels, f"nearest training photo, {photos[best].path.name}")
+        )
+        remark = pages.strong(" a near-copy") if copied else ""
+        figures.append(pages.figure(pair, pages.join(f"{prompts[row]} | {photos[best].path.name}, correlation {alike[best]:.2f}", remark)))
+    if not figures:
+        return Html(""), 0, 0
+    explained = (
+        "Each last picture of the subject beside the training photo nearest to it in layout: the correlation of their low spatial "
+        "frequencies, also of mirrored and trimmed views. It finds copies, not likeness: a picture is a near-copy where its perceptual "
+        f"hash says so, or from {duplicates.ALIKE} on. {copies} of {len(figures)} are near-copies."
+    )
+    return pages.section("Nearest training photos", pages.text(explained), pages.grid(*figures, cell=230)), copies, len(figures)
+
+
+def _photos(photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[str, Any]) -> Html:
+    figures = []
+    for index, photo in enumerate(photos):
+        caption = " / ".join(_filled(text, facts) for text in photo.captions[:3])
+        figures.append(pages.figure(_img(photo.pixels, f"photo {index + 1} as it was trained on: {caption}"), caption))
+    rows = [
+        (Path(row["file"]).name, f"{row['width']}x{row['height']}" if row["width"] else "", row["status"], "; ".join(row["notes"]))
+        for row in preflight
+    ]
+    table = pages.table(["file", ">pixels", "status", "notes"], rows, "What was found in the photo folder") if rows else ""
+    return pages.section("Photos", pages.grid(*figures), table and pages.folded("Files", table))
+
+
+def _class_images(settings: PersonalizeSettings, facts: dict[str, Any]) -> Html:
+    """Class images of the cache or of the user's folder; those that are gone are not drawn again for this."""
+    if settings.prior.weight == 0:
+        return Html("")
+    content: list[Html] = []
+    for index, prompt in enumerate(prior.prompts(settings.prior, facts["class_noun"])):
+        own = settings.prior.folder if index == 0 else None
+        folder = Path(own) if own else _drawn_folder(prompt, settings, facts)
+        paths = find_pictures([folder])[0] if folder and folder.is_dir() else []
+        paths = paths if own else paths[: settings.prior.images]
+        images = [picture.image for path in paths[:MOST] if isinstance(picture := decode(path), Picture)]
+        if images:
+            shown = _side_by_side(*(_img(image, f"class image: {prompt}") for image in images))
+            source = f"from {own}" if own else f"drawn by the base, seeds from {settings.prior.seed}"
+            content.append(pages.figure(shown, f"{prompt}: {len(images)} of {len(paths)}, {source}"))
+    if not content:
+        content.append(pages.text("They are no longer in the cache; training again draws the same ones."))
+    explained = "What the base drew for the class alone; training on them too keeps the class as it was."
+    return pages.section("Class images", pages.text(explained), *content)
+
+
+def _drawn_folder(prompt: str, settings: PersonalizeSettings, facts: dict[str, Any]) -> Path | None:
+    recipe = {"base": facts["base_hash"], "prompt": prompt, "size": facts["size"], "first_seed": settings.prior.seed}
+    recipe |= settings.prior.sampling.model_dump()
+    return next(
+        (
+            path.parent
+            for path in (cache_folder() / "class-images").glob("*/manifest.json")
+            if (_json(path) or {}) == recipe | {"key": prior.key_of(recipe)}
+        ),
+        None,
+    )
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    try:
+        with (folder / "logs" / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError:
+        return []
+
+
+def _column(rows: list[dict[str, str]], name: str) -> tuple[list[float], list[float]]:
+    kept = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def _curves(folder: Path) -> Html:
+    """Losses, smoothed, and a chart for each group of scores that were taken during training."""
+    rows = _rows(folder)
+    losses = {label: _column(rows, f"loss/{name}") for name, label in (("instance", "photos"), ("prior", "class images"))}
+    losses = {label: points for label, points in losses.items() if points[0]}
+    if not losses:
+        return Html("")
+    window = max(1, len(rows) // 20)
+    smooth = {
+        label: (steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid")) for label, (steps, values) in losses.items()
+    }
+    chart = line_chart(smooth, "step", "loss", "Loss on photos and on class images over optimizer steps")
+    caption = f"Mean of {window} steps. It hardly falls: how noisy each picture was made decides most of it." if window > 1 else ""
+    figures = [pages.figure(chart, caption)]
+    groups: dict[str, list[str]] = {}
+    for column in rows[0]:
+        group, slash, _ = column.partition("/")
+        if slash and group not in INTERNAL:
+            groups.setdefault(group, []).append(column)
+    for group, columns in groups.items():
+        series = {column.partition("/")[2]: points for column in columns if (points := _column(rows, column))[0]}
+        if series:
+            figures.append(pages.figure(line_chart(series, "step", group, f"{group} over optimizer steps"), f"{group}, during training"))
+    return pages.section("Training", pages.row(*figures))
+
+
+def _evaluation(evaluation: dict[str, Any] | None) -> Html:
+    if not evaluation:
+        return Html("")
+
+    def number(value: Any) -> str:
+        return f"{value:.3f}" if isinstance(value, int | float) else "–"  # noqa: RUF001
+
+    rows = [
+        (
+            row["score"],
+            row["encoder"],
+            row["better"],
+            number(row["base"]),
+            f"{number(row['tuned'][0])} ({number(row['tuned'][1])} to {number(row['tuned'][2])})",
+            number(row["ceiling"]),
+        )
+        for row in evaluation["scores"]
+    ]
+    caption = f"{evaluation['pictures']} pictures; 95 % intervals; base is the floor, real photos are the ceiling"
+    table = pages.table(["score", "encoder", "better", ">base", ">tuned", ">real photos"], rows, caption)
+    return pages.section("Scores", table, *(pages.callout(remark) for remark in evaluation["remarks"]))
+
+
+def _reproduce(folder: Path, facts: dict[str, Any], settings: PersonalizeSettings) -> Html:
+    name, place = folder.resolve().name, shlex.quote(str(folder))
+    again = f"femtobooth personalize --config {shlex.quote(str(folder / 'config.yaml'))} --name {shlex.quote(name + '-again')}"
+    commands = [("Train it again, bit for bit on the same machine and versions", again)]
+    if facts["status"] == "done":
+        subject = shlex.quote(f"a [V] {facts['class_noun']} on the moon")
+        commands += [
+            ("Draw with it", f"femtobooth generate {place} {subject}"),
+            ("Measure it", f"femtobooth evaluate {place}"),
+            ("One file for other programs", f"femtobooth convert {place} {shlex.quote(name + '.safetensors')}"),
+        ]
+    else:
+        commands.append(("Go on", f"femtobooth personalize --resume {place}"))
+    commands.append(("This page again", f"femtobooth report {place}"))
+    lines = [pages.text(f"{purpose}:", Html("<br>"), pages.code(command)) for purpose, command in commands]
+    versions = pages.table(["", "version"], list(facts["environment"].items()), "Environment")
+    base = pages.text("Base:", pages.code(settings.base), "with hash", pages.code(facts["base_hash"]))
+    return pages.section(
+        "Make it again",
+        *lines,
+        base,
+        pages.folded("Settings (config.yaml)", Html(f'<pre style="white-space:pre-wrap">{pages.markup(config.dump(settings))}</pre>')),
+        pages.folded("Environment", versions),
+    )

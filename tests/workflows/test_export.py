@@ -1,0 +1,142 @@
+"""`femtobooth export` from model to artifact and report, in the runtimes that are installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from PIL import Image
+
+from femtobooth import cli
+from femtobooth.core.errors import ParityError, PhotoError, SettingsError
+from femtobooth.recognizer import artifact, export, parity
+from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.recognizer.engines import open_engine
+from femtobooth.recognizer.settings import ExportSettings
+from femtobooth.workflows import export as workflow
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "SECONDS", 0.0)
+
+
+def run(model: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    return workflow.run(ExportSettings(model=str(model), out=str(out), threads=1, **settings))
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript"])
+def test_exports_say_what_the_original_says(tiny: Path, photos: Path, tmp_path: Path, format: Any, normalize: bool) -> None:
+    report = run(tiny, tmp_path / "out", format=format, data=str(photos), normalize=normalize)
+    assert (report["status"], report["passed"]) == ("executed", True)
+    assert report["figures"]["agreement"][0] == 1
+    assert set(report["figures"]["speed"]["latency_ms"]["exported"]) == {"1", "8"}
+    assert {"parity.json", "parity.html", "recognizer.json", export.FILES[format]} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert artifact.read(tmp_path / "out").hash == Recognizer.load(tiny).hash
+
+
+def test_batches_of_any_size(tiny: Path, tmp_path: Path) -> None:
+    run(tiny, tmp_path / "out", parity=False)
+    engine = open_engine(tmp_path / "out", "ort")
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), np.uint8)
+    whole = engine.run(pixels)["logits"]
+    assert whole.shape == (7, 5)
+    np.testing.assert_allclose(np.concatenate([engine.run(one[None])["logits"] for one in pixels]), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_metadata_holds_what_belongs_to_the_model_and_no_paths(tiny: Path, tmp_path: Path) -> None:
+    run(tiny, tmp_path / "out", parity=False, normalize=True)
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    held = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+    assert held["labels"]["names"] == ["ant", "bee", "cat", "dog", "elk"]
+    assert held["preprocess"]["size"] == [64, 64]
+    assert held["temperature"] == 2.0
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert [output.name for output in model.graph.output] == ["logits", "embedding"]
+    assert b"site-packages" not in model.SerializeToString()
+
+
+def test_int8_is_calibrated_and_compared_on_different_photos(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    report = run(tiny, tmp_path / "out", precision="int8", calibration=str(photos), max_drop=100)
+    assert report["quantization"]["pictures"] + report["figures"]["pictures"] == 20
+    assert report["quantization"]["judged_by"] == "agreement"
+    assert report["size"]["exported"] < report["size"]["original"]
+    assert artifact.read(tmp_path / "out").hash != Recognizer.load(tiny).hash
+    assert "In float" not in (tmp_path / "out" / "parity.html").read_text() or report["quantization"]["kept_in_float"]
+
+
+def test_copies_of_calibration_photos_are_not_compared_on(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for index, path in enumerate(sorted(photos.rglob("*.jpg"))[:3]):
+        (data / f"copy{index}.jpg").write_bytes(path.read_bytes())
+    Image.new("RGB", (80, 80), "red").save(data / "new.png")
+    report = run(tiny, tmp_path / "out", precision="int8", calibration=str(photos), data=str(data), max_drop=100)
+    assert report["figures"]["pictures"] == 1
+
+
+def test_a_miss_is_an_error_and_keeps_the_report(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="logit errors"):
+        run(tiny, tmp_path / "out", data=str(photos), tolerance=1e-12)
+    assert json.loads((tmp_path / "out" / "parity.json").read_text())["passed"] is False
+
+
+def test_tensorrt_is_converted_not_executed(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    report = run(tiny, tmp_path / "out", format="tensorrt", precision="int8", calibration=str(photos), max_drop=100)
+    assert report["status"] == "converted only"
+    assert report["command"].startswith(f"trtexec --onnx={tmp_path / 'out' / 'model.onnx'}")
+    assert "--minShapes=pixels:1x3x64x64" in report["command"]
+
+
+def test_without_photos_there_is_no_verdict(tiny: Path, tmp_path: Path) -> None:
+    report = run(tiny, tmp_path / "out", parity=False)
+    assert (report["status"], report["passed"], report["figures"]) == ("converted only", None, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "no photos to compare on"),
+        ({"precision": "int8"}, "no photos to calibrate with"),
+        ({"precision": "int8", "format": "coreml"}, "not made for coreml"),
+        ({"python": "/usr/bin/python3"}, "converted by this interpreter"),
+        ({"format": "litert", "parity": False}, "which is not installed"),
+        ({"format": "executorch", "parity": False, "python": "/nowhere/python"}, "cannot be run"),
+    ],
+)
+def test_what_cannot_be_done_is_said_before_anything_is_written(tiny: Path, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        run(tiny, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_few_photos_to_calibrate_with(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(PhotoError, match="fewer than 8"):
+        run(tiny, tmp_path / "out", precision="int8", calibration=str(photos / "a"))
+
+
+def test_a_run_brings_its_own_photos(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    recognizer = Recognizer.load(tiny)
+    recognizer.save(tmp_path / "run" / "model")
+    (tmp_path / "run" / "run.json").write_text("{}")
+    files = sorted(photos.rglob("*.jpg"))
+    lines = [f"{path},{'ant' if i % 2 else 'bee'},{'val' if i < 8 else 'train'},{i},False,0" for i, path in enumerate(files)]
+    (tmp_path / "run" / "split.csv").write_text("\n".join(["path,label,split,group,generated,sha256", *lines]))
+    report = workflow.run(ExportSettings(model=str(tmp_path / "run"), precision="int8", max_drop=100, threads=1))
+    assert report["out"] == str(tmp_path / "run" / "exports" / "onnx-int8")
+    assert report["quantization"]["pictures"] == 12
+    assert report["figures"]["accuracy"]["pictures"] == 8
+
+
+def test_command(tiny: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["export", str(tiny), "--data", str(photos), "--out", str(tmp_path / "out"), "--threads", "1", "--json"])
+    assert json.loads(capsys.readouterr().out)["passed"] is True
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["export", str(tiny), "--data", str(photos), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    assert "already exists" in capsys.readouterr().err

@@ -1,0 +1,146 @@
+"""femtobooth report: a run on one page."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from femtobooth import cli
+from femtobooth.core import config
+from femtobooth.core.errors import ModelError
+from femtobooth.core.runs import write_json, write_text
+from femtobooth.generator import prior
+from femtobooth.generator.photos import load_photos, store_photos
+from femtobooth.workflows import personalize, report
+
+NOUN = "toy <b>"  # what would break a page that does not escape
+
+
+@pytest.fixture
+def run(photo_folder: Path, tmp_path: Path) -> Path:
+    """A finished run of a tiny picture size, with class images in the cache and one picture that copies photo 2."""
+    folder = tmp_path / "runs" / "x y"
+    wanted = {"photos": {"paths": [str(photo_folder)], "class_noun": NOUN}, "prior": {"images": 3}, "training": {"steps": 40}}
+    settings = personalize.settings_from(wanted, {"preview": {"prompts": ["a [V] {class}", "a {class}"], "images": 2}})
+    photos, preflight = load_photos(settings.photos, 64)
+    store_photos(photos, folder / "photos")
+    write_text(folder / "config.yaml", config.dump(settings))
+    write_json(folder / "preflight.json", preflight)
+    facts = {"status": "done", "token": "sks", "class_noun": NOUN, "base_hash": "b" * 64, "size": 64, "environment": {"python": "3"}}
+    write_json(folder / "run.json", facts | {"steps": 40, "seconds": 75.0, "peak_memory_gib": 1.25})
+    random = np.random.default_rng(0)
+    for step in (0, 20, 40):
+        for row in range(2):
+            for column in range(2):
+                pixels = random.integers(0, 256, (8, 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+                path = folder / "previews" / f"step-{step:06d}" / f"{row:02d}-{column}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(photos[2].pixels if (step, row, column) == (40, 0, 1) else pixels).save(path)
+    lines = [f"{step},{0.5 / step},{0.2 if step % 2 else ''},{step / 100}" for step in range(1, 41)]
+    write_text(folder / "logs" / "metrics.csv", "\n".join(["step,loss/instance,loss/prior,fidelity/dino", *lines]) + "\n")
+    recipe = {"base": "b" * 64, "prompt": prior.prompts(settings.prior, NOUN)[0], "size": 64, "first_seed": 0}
+    recipe |= settings.prior.sampling.model_dump()
+    for index in range(3):
+        path = prior.folder_of(recipe) / f"{index:06d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    write_json(prior.folder_of(recipe) / "manifest.json", {"key": prior.key_of(recipe), **recipe})
+    return folder
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def test_everything_is_on_one_page_that_needs_nothing_else(run: Path) -> None:
+    found = report.run(run)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    page, alts = _Page(text), [str(image["alt"]) for image in _Page(text).all("img")]
+    assert found["bytes"] == (run / "report.html").stat().st_size
+    assert not page.all("script")
+    assert not page.all("link")
+    assert all(str(image["src"]).startswith("data:image/") for image in page.all("img"))
+    assert all(alts)
+    assert sum(alt.startswith("photo ") for alt in alts) == 4
+    assert sum(alt.startswith("class image") for alt in alts) == 3
+    assert sum("seed" in alt and ", step 0" in alt for alt in alts) == 4
+    assert sum("seed" in alt and ", step 40" in alt for alt in alts) == 4
+    assert sum(alt.endswith("step 20") for alt in alts) == 2
+    charts = [str(chart["aria-label"]) for chart in page.all("svg") if "aria-label" in chart]
+    assert any(label.startswith("Loss") for label in charts)
+    assert any(label.startswith("fidelity") for label in charts)
+    assert "1 min 15 s" in text
+    assert "toy &lt;b&gt;" in text
+    assert "toy <b>" not in text
+    headings = re.findall(r"<h2>(.*?)</h2>", text)
+    assert headings == ["Before and after", "Nearest training photos", "Photos", "Class images", "Training", "Make it again"]
+
+
+def test_a_copied_photo_is_found_and_told(run: Path) -> None:
+    found = report.run(run)
+    assert (found["near_copies"], found["pictures"]) == (1, 2)  # of the subject: "a {class}" is not compared
+    assert any("nearly copy" in warning for warning in found["warnings"])
+    text = (run / "report.html").read_text(encoding="utf-8")
+    copied = [caption for caption in re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL) if "near-copy" in caption]
+    assert len(copied) == 1
+    assert "02.png" in copied[0]
+    Image.fromarray(np.random.default_rng(9).integers(0, 256, (64, 64, 3), np.uint8)).save(run / "previews/step-000040/00-1.png")
+    assert report.run(run)["near_copies"] == 0
+
+
+def test_class_images_of_another_recipe_are_not_shown(run: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    write_json(run / "run.json", facts | {"base_hash": "c" * 64})
+    report.run(run)
+    assert 'alt="class image' not in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_scores_stand_between_floor_and_ceiling(run: Path) -> None:
+    score = {"score": "subject fidelity", "encoder": "lite0", "better": "higher", "base": 0.25, "tuned": [0.5, 0.4, 0.6], "ceiling": None}
+    write_json(run / "evaluation" / "evaluation.json", {"scores": [score], "pictures": 8, "remarks": ["few photos"]})
+    report.run(run)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "0.500 (0.400 to 0.600)" in text
+    assert "lite0" in text
+    assert "few photos" in text
+
+
+def test_a_run_that_was_interrupted_has_its_way_on(run: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    write_json(
+        run / "run.json", {key: facts[key] for key in facts.keys() - {"steps", "seconds", "peak_memory_gib"}} | {"status": "started"}
+    )
+    (run / "logs" / "metrics.csv").unlink()
+    (run / "previews").rename(run / "elsewhere")
+    found = report.run(run)
+    assert "not finished" in found["warnings"][0]
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "--resume &#x27;" in text
+    assert "femtobooth generate" not in text
+
+
+def test_other_folders_are_refused_and_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(tmp_path / "run.json", {"status": "done", "kind": "finetune"})
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(ModelError, match="not a personalize run"):
+        report.run(tmp_path)
+    assert (tmp_path / "report.html").read_text() == "mine"
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["report", str(tmp_path / "nothing")])
+    assert stopped.value.code == 2
+    assert "->" in capsys.readouterr().err
