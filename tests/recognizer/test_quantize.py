@@ -57,7 +57,7 @@ def test_all_calibrators_are_tried_and_the_best_is_taken(made: quantize.Quantize
 def test_layers_are_ranked_and_account_for_all_work(made: quantize.Quantized) -> None:
     assert [layer.snr for layer in made.layers] == sorted(layer.snr for layer in made.layers)
     assert sum(layer.share for layer in made.layers) == pytest.approx(1)
-    assert {layer.kind for layer in made.layers} == {"Conv", "Gemm"}
+    assert {layer.kind for layer in made.layers} <= set(calibration.LAYERS)
 
 
 def test_layers_return_to_float_until_enough_is_right(model: ModelProto, pictures: NDArray[np.float32]) -> None:

@@ -14,6 +14,7 @@ html{-webkit-text-size-adjust:100%;scroll-behavior:smooth}
 body{margin:0;background:var(--paper);color:var(--ink);
 font:16px/1.6 ui-sans-serif,system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue","Noto Sans","DejaVu Sans",sans-serif;
 font-variant-numeric:tabular-nums;overflow-wrap:break-word}
+pre{white-space:pre-wrap;overflow-wrap:anywhere}
 header,main,footer{max-width:1120px;margin:0 auto;padding:0 clamp(16px,4vw,40px)}
 header{padding-top:clamp(28px,6vw,64px)}
 .kind{display:flex;align-items:center;gap:.6em;margin:0;color:var(--soft);font-size:.8rem;letter-spacing:.09em;text-transform:uppercase}

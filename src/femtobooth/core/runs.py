@@ -57,9 +57,12 @@ def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
     temporary.mkdir()
+    umask = 0o777 & ~temporary.stat().st_mode  # a new folder's mode tells it
     try:
         yield temporary
         for part in [*temporary.rglob("*"), temporary]:
+            if part.is_file():  # safetensors shuts out everyone but the owner, whatever the umask says
+                part.chmod(part.stat().st_mode | (0o666 & ~umask))
             _flush(part)
         if path.exists():
             old = path.with_name(f"{TEMPORARY}old-{uuid.uuid4().hex[:8]}-{path.name}")
@@ -127,7 +130,7 @@ def timestamp() -> str:
 
 def environment() -> dict[str, str]:
     """Versions of what shaped a result; part of every manifest."""
-    names = ("femtobooth", "torch", "lightning", "diffusers", "transformers", "safetensors", "numpy", "pillow")
+    names = ("femtobooth", "torch", "lightning", "diffusers", "transformers", "timm", "safetensors", "onnxruntime", "openvino", "numpy", "pillow")
     versions = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for name in names:
         try:

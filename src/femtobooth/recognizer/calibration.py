@@ -56,7 +56,7 @@ def _percentile(counts: NDArray[np.int64], low: float, high: float) -> tuple[flo
 def _entropy(counts: NDArray[np.int64], low: float, high: float) -> tuple[float, float]:
     """The range whose 256 levels lose the least information about the histogram (Migacz 2017, "8-bit inference with TensorRT").
 
-    Both ends shrink together towards zero; what is cut off is counted at the ends of the reference, not of its coarse copy.
+    Values of a magnitude above a limit are cut off: they count at the ends of the reference, not of its coarse copy.
     """
     best, chosen = np.inf, (low, high)
     edges = np.linspace(low, high, BINS + 1)
@@ -64,9 +64,9 @@ def _entropy(counts: NDArray[np.int64], low: float, high: float) -> tuple[float,
     for spike in (int(np.searchsorted(edges, 0.0, side="right")) - 1, BINS - 1):  # clips pile values up there, which hides the shape
         if 0 <= spike < BINS:
             counts[spike] = min(int(counts[spike]), int(counts[spike - 1 if spike else 1]))
-    for share in np.linspace(1.0, 0.2, 65):
-        first = int(np.searchsorted(edges, min(low, 0.0) * share, side="right")) - 1 if low < 0 else 0
-        end = int(np.searchsorted(edges, max(high, 0.0) * share, side="left")) if high > 0 else BINS
+    for limit in max(abs(low), abs(high)) * np.linspace(1.0, 0.05, 96):
+        first = int(np.searchsorted(edges, -limit, side="right")) - 1 if low < -limit else 0
+        end = int(np.searchsorted(edges, limit, side="left")) if high > limit else BINS
         inside = counts[first:end].astype(np.float64)
         if len(inside) < LEVELS:
             break

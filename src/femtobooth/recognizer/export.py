@@ -141,9 +141,9 @@ def write_openvino(model: Any, folder: Path, description: Description, half: boo
 def write_torchscript(graph: Graph, folder: Path, description: Description) -> None:
     """Write model.pt, traced."""
     with torch.no_grad(), _quiet():
-        traced = torch.jit.trace(graph.eval(), graph.example(2), check_trace=False)
-    held = json.dumps(metadata(description), ensure_ascii=False)
-    torch.jit.save(torch.jit.freeze(traced.eval()), str(folder / FILES["torchscript"]), _extra_files={artifact.DESCRIPTION: held})
+        frozen = torch.jit.freeze(torch.jit.trace(graph.eval(), graph.example(2), check_trace=False))
+        held = json.dumps(metadata(description), ensure_ascii=False)
+        torch.jit.save(frozen, str(folder / FILES["torchscript"]), _extra_files={artifact.DESCRIPTION: held})
 
 
 def open_torchscript(folder: Path, threads: int) -> Engine:
