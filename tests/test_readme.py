@@ -23,10 +23,10 @@ def tree() -> str:
         if path.parent != room:
             room = path.parent
             about = _summary(room / "__init__.py")
-            lines.append(f"  {room.relative_to(source)}/{'':{19 - len(room.name)}}{about}")
+            lines.append(f"  {room.relative_to(source)}/{'':{24 - len(room.name)}}{about}")
         if not path.name.startswith("__"):
             indent = "  " * len(path.relative_to(source).parts)
-            lines.append(f"{indent}{path.name:{22 - len(indent)}}{_summary(path)}")
+            lines.append(f"{indent}{path.name:{27 - len(indent)}}{_summary(path)}")
     return "\n".join(lines)
 
 

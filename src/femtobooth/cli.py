@@ -10,172 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import __version__
+from . import __version__, flags
 from .core.errors import FemtoboothError, InputError, SettingsError
 
 if TYPE_CHECKING:
     from .core.config import Settings
-
-# flag -> setting. Everything else is reached with --set; the help texts are those of the settings.
-PERSONALIZE = {
-    "--class-noun": "photos.class_noun",
-    "--base": "base",
-    "--tokenizer": "tokenizer",
-    "--name": "name",
-    "--runs": "runs",
-    "--token": "identifier.token",
-    "--train": "train.parts",
-    "--steps": "training.steps",
-    "--batch-size": "training.batch_size",
-    "--accumulate": "training.accumulate",
-    "--unet-lr": "train.unet_learning_rate",
-    "--text-encoder-lr": "train.text_encoder_learning_rate",
-    "--token-lr": "train.token_learning_rate",
-    "--size": "size",
-    "--crop": "photos.crop",
-    "--flip": "photos.flip",
-    "--captions": "photos.captions",
-    "--prior-weight": "prior.weight",
-    "--class-images": "prior.images",
-    "--class-folder": "prior.folder",
-    "--other-classes": "prior.other_classes",
-    "--prior-target": "prior.target",
-    "--snr-gamma": "loss.snr_gamma",
-    "--seed": "training.seed",
-    "--precision": "training.precision",
-    "--gradient-checkpointing": "training.gradient_checkpointing",
-    "--optimizer": "training.optimizer",
-    "--schedule": "training.schedule",
-    "--warmup": "training.warmup",
-    "--ema": "training.ema",
-    "--accelerator": "training.accelerator",
-    "--devices": "training.devices",
-    "--nodes": "training.nodes",
-    "--strategy": "training.strategy",
-    "--checkpoint-every": "training.checkpoint_every",
-    "--preview-every": "preview.every",
-    "--trackers": "training.trackers",
-    "--save-precision": "save_precision",
-    "--overwrite": "overwrite",
-}
-GENERATE = {
-    "--prompts": "prompts_file",
-    "-n": "count",
-    "--seed": "seed",
-    "--steps": "sampling.steps",
-    "--guidance": "sampling.guidance",
-    "--guidance-rescale": "sampling.guidance_rescale",
-    "--negative": "sampling.negative",
-    "--sampler": "sampling.sampler",
-    "--init-image": "init_image",
-    "--strength": "strength",
-    "--mask": "mask",
-    "--width": "width",
-    "--height": "height",
-    "--batch-size": "batch_size",
-    "--precision": "precision",
-    "--device": "device",
-    "--tokenizer": "tokenizer",
-    "--out": "out",
-    "--overwrite": "overwrite",
-}
-
-READING = {
-    "--model": "model",
-    "--engine": "engine",
-    "--device": "device",
-    "--decode": "decode",
-    "--from-file": "from_file",
-    "--shard": "shard",
-    "--batch-size": "batch_size",
-    "--workers": "workers",
-    "--format": "format",
-    "--out": "out",
-    "--overwrite": "overwrite",
-}
-EXPORT = {
-    "--format": "format",
-    "--precision": "precision",
-    "--normalize": "normalize",
-    "--data": "data",
-    "--calibration": "calibration",
-    "--calibrator": "calibrator",
-    "--reduce-range": "reduce_range",
-    "--max-drop": "max_drop",
-    "--tolerance": "tolerance",
-    "--parity": "parity",
-    "--threads": "threads",
-    "--python": "python",
-    "--out": "out",
-    "--overwrite": "overwrite",
-}
-CLASSIFY = {"--top-k": "top_k", **READING}
-EMBED = {"--prelogits": "prelogits", "--stages": "stages", **READING}
-SEARCH = {"--top-k": "top_k", "--model": "model", "--engine": "engine"}
-FINETUNE = {
-    "--model": "model",
-    "--name": "name",
-    "--runs": "runs",
-    "--size": "size",
-    "--validation": "validation",
-    "--steps": "training.steps",
-    "--batch-size": "training.batch_size",
-    "--accumulate": "training.accumulate",
-    "--lr": "learning_rate",
-    "--layer-decay": "layer_decay",
-    "--freeze": "freeze",
-    "--unfreeze-every": "unfreeze_every",
-    "--schedule": "training.schedule",
-    "--warmup": "training.warmup",
-    "--ema": "training.ema",
-    "--flip": "augment.flip",
-    "--randaugment": "augment.magnitude",
-    "--mixup": "augment.mixup",
-    "--cutmix": "augment.cutmix",
-    "--smoothing": "smoothing",
-    "--class-weights": "class_weights",
-    "--patience": "patience",
-    "--check-every": "check_every",
-    "--result": "result",
-    "--seed": "training.seed",
-    "--workers": "workers",
-    "--precision": "training.precision",
-    "--accelerator": "training.accelerator",
-    "--devices": "training.devices",
-    "--nodes": "training.nodes",
-    "--strategy": "training.strategy",
-    "--checkpoint-every": "training.checkpoint_every",
-    "--trackers": "training.trackers",
-    "--overwrite": "overwrite",
-}
-EVALUATE = {
-    "--encoders": "encoders",
-    "--photos": "photos",
-    "-n": "count",
-    "--class-pictures": "class_count",
-    "--other-classes": "other_classes",
-    "--gallery": "gallery",
-    "--region": "region",
-    "--seed": "seed",
-    "--steps": "sampling.steps",
-    "--guidance": "sampling.guidance",
-    "--sampler": "sampling.sampler",
-    "--batch-size": "batch_size",
-    "--device": "device",
-}
-EVALUATE_CLASSIFIER = {
-    "--unseen": "unseen",
-    "--include-training": "include_training",
-    "--engine": "engine",
-    "--device": "device",
-    "--batch-size": "batch_size",
-    "--workers": "workers",
-    "--bins": "bins",
-    "--mistakes": "mistakes",
-    "--seed": "seed",
-    "--out": "out",
-    "--overwrite": "overwrite",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -223,7 +62,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _overview() -> argparse.ArgumentParser:
-    listed = "\n".join(f"  {name:12} {summary}" for name, (summary, _) in COMMANDS.items())
+    listed = "\n".join(f"  {name:20} {summary}" for name, (summary, _) in COMMANDS.items())
     parser = _Parser(
         prog="femtobooth",
         usage="femtobooth COMMAND ...",
@@ -293,9 +132,9 @@ def _personalize(arguments: list[str]) -> None:
     parser = _parser("personalize", "Teach a Stable Diffusion your subject from 3-5 photos (DreamBooth).")
     parser.add_argument("photos", nargs="*", metavar="PHOTOS", help="photo files or folders of one subject")
     parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run; takes no other settings")
-    _add_settings(parser, PersonalizeSettings, PERSONALIZE)
+    _add_settings(parser, PersonalizeSettings, flags.PERSONALIZE)
     options = parser.parse_intermixed_args(arguments)
-    layers = _layers(options, PersonalizeSettings, PERSONALIZE, **{"photos.paths": options.photos})
+    layers = _layers(options, PersonalizeSettings, flags.PERSONALIZE, **{"photos.paths": options.photos})
     if options.resume and any(layers):
         raise InputError("--resume: goes on with the settings the run was started with", "leave the other settings out, or start a new run")
 
@@ -312,18 +151,18 @@ def _generate(arguments: list[str]) -> None:
     parser.add_argument("run", nargs="?", metavar="RUN", help="a run folder, its model/, or anything --base takes")
     parser.add_argument("prompts", nargs="*", metavar="PROMPT", help='what to draw; [V] is the subject: "a [V] dog on the moon"')
     parser.add_argument("--from", dest="source", type=Path, metavar="IMAGE", help="draw a generated PNG again, from what is stored in it")
-    _add_settings(parser, GenerateSettings, GENERATE)
+    _add_settings(parser, GenerateSettings, flags.GENERATE)
     options = parser.parse_intermixed_args(arguments)
 
     from .workflows import generate
 
     if options.source:
-        others = [path for path in GENERATE.values() if path not in ("out", "overwrite") and getattr(options, path) is not None]
+        others = [path for path in flags.GENERATE.values() if path not in ("out", "overwrite") and getattr(options, path) is not None]
         if options.prompts or options.sets or options.config or others:
             raise InputError("--from: draws with the settings stored in the picture", "only RUN, --out and --overwrite go with it")
         manifest = generate.regenerate(options.source, model=options.run, out=options.out, overwrite=bool(options.overwrite))
     else:
-        layers = _layers(options, GenerateSettings, GENERATE, run=options.run, prompts=options.prompts)
+        layers = _layers(options, GenerateSettings, flags.GENERATE, run=options.run, prompts=options.prompts)
         manifest = generate.run(generate.settings_from(*layers))
     _report(manifest, options.json)
 
@@ -347,7 +186,7 @@ def _export(arguments: list[str]) -> None:
     from .recognizer.settings import ExportSettings
 
     description = "Turn a recognizer into a file for another runtime, and compare it with the original on real photos."
-    options, layers = _read("export", description, ExportSettings, EXPORT, arguments, model="?")
+    options, layers = _read("export", description, ExportSettings, flags.EXPORT, arguments, model="?")
 
     from .core.config import resolve
     from .workflows import export
@@ -370,7 +209,7 @@ def _classify(arguments: list[str]) -> None:
     from .recognizer.settings import ClassifySettings
 
     description = "Say what pictures show: one row a file, on stdout or in --out."
-    options, layers = _read("classify", description, ClassifySettings, CLASSIFY, arguments, paths="*")
+    options, layers = _read("classify", description, ClassifySettings, flags.CLASSIFY, arguments, paths="*")
 
     from .core.config import resolve
     from .workflows import classify
@@ -385,7 +224,7 @@ def _embed(arguments: list[str]) -> None:
     from .recognizer.settings import EmbedSettings
 
     description = "Turn pictures into embeddings (and pre-logits and stage maps), in one file."
-    options, layers = _read("embed", description, EmbedSettings, EMBED, arguments, paths="*")
+    options, layers = _read("embed", description, EmbedSettings, flags.EMBED, arguments, paths="*")
 
     from .core.config import resolve
     from .workflows import embed
@@ -399,13 +238,13 @@ def _search(arguments: list[str]) -> None:
     parser = _parser("search", "Find the pictures of an index that are nearest to others.")
     parser.add_argument("query", nargs="+", metavar="QUERY", help="pictures, folders or globs to find the like of")
     parser.add_argument("index", metavar="INDEX", help="file that `femtobooth embed` wrote")
-    _add_settings(parser, SearchSettings, SEARCH)
+    _add_settings(parser, SearchSettings, flags.SEARCH)
     options = parser.parse_intermixed_args(arguments)
 
     from .core.config import resolve
     from .workflows import search
 
-    layers = _layers(options, SearchSettings, SEARCH, query=options.query, index=options.index)
+    layers = _layers(options, SearchSettings, flags.SEARCH, query=options.query, index=options.index)
     _report(search.run(resolve(SearchSettings, *layers)), options.json)
 
 
@@ -413,7 +252,7 @@ def _finetune(arguments: list[str]) -> None:
     from .recognizer.settings import FinetuneSettings
 
     description = "Teach a classifier your classes: data report, linear probe, fine-tuning, and which of the two is better."
-    options, layers = _read("finetune", description, FinetuneSettings, FINETUNE, arguments, resumes=True, data="?")
+    options, layers = _read("finetune", description, FinetuneSettings, flags.FINETUNE, arguments, resumes=True, data="?")
 
     from .core.config import resolve
     from .workflows import finetune
@@ -425,7 +264,7 @@ def _evaluate(arguments: list[str]) -> None:
     from .workflows.settings import EvaluateSettings
 
     description = "Measure a personalized model: likeness, prompts, drift and copies, between its base and the real photos."
-    options, layers = _read("evaluate", description, EvaluateSettings, EVALUATE, arguments, run="?", prompts="*")
+    options, layers = _read("evaluate", description, EvaluateSettings, flags.EVALUATE, arguments, run="?", prompts="*")
 
     from .workflows import evaluate
 
@@ -437,7 +276,7 @@ def _evaluate_classifier(arguments: list[str]) -> None:
 
     description = "Measure a classifier on labelled pictures: accuracy, calibration, doubt, unseen classes, mistakes; on one page."
     options, layers = _read(
-        "evaluate-classifier", description, EvaluateClassifierSettings, EVALUATE_CLASSIFIER, arguments, model="?", data="?"
+        "evaluate-classifier", description, EvaluateClassifierSettings, flags.EVALUATE_CLASSIFIER, arguments, model="?", data="?"
     )
 
     from .core.config import resolve

@@ -130,7 +130,19 @@ def timestamp() -> str:
 
 def environment() -> dict[str, str]:
     """Versions of what shaped a result; part of every manifest."""
-    names = ("femtobooth", "torch", "lightning", "diffusers", "transformers", "timm", "safetensors", "onnxruntime", "openvino", "numpy", "pillow")
+    names = (
+        "femtobooth",
+        "torch",
+        "lightning",
+        "diffusers",
+        "transformers",
+        "timm",
+        "safetensors",
+        "onnxruntime",
+        "openvino",
+        "numpy",
+        "pillow",
+    )
     versions = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     for name in names:
         try:

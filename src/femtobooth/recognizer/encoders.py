@@ -112,9 +112,12 @@ def _headless(found: weights.Found) -> tuple[Callable[[torch.Tensor], torch.Tens
 
 def _clip() -> Encoder:
     """CLIP ViT-B/32, from the hub's cache or the hub. Raises ModelError where neither has it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
     try:
+        if not _cached_clip():
+            get_hf_file_metadata(hf_hub_url(CLIP, weights.HUB_CONFIG))  # asked once; the download asks for half a minute
         model: Any = CLIPModel.from_pretrained(CLIP).eval().requires_grad_(False)
         processor: Any = CLIPImageProcessor.from_pretrained(CLIP)
         tokenizer: Any = AutoTokenizer.from_pretrained(CLIP)
