@@ -32,13 +32,13 @@ def test_accuracy_counts_only_known_classes() -> None:
     after = LOGITS.copy()
     after[:6] *= -1  # these labels change
     truth = TRUTH.copy()
-    truth[30:] = -1
+    truth[40:] = -1
     figures = parity.compare(outputs(LOGITS), outputs(after), truth, ALL)
     assert figures["agreement"][0] == pytest.approx(0.9)
-    assert figures["accuracy"]["pictures"] == 30
-    assert figures["accuracy"]["change"][0] == pytest.approx(-0.2)
-    assert parity.lost_points(figures)[0] == pytest.approx(20)
-    assert "accuracy falls by 20.0 points" in parity.misses(figures, "int8", None, 1.0)[0]
+    assert figures["accuracy"]["pictures"] == 40
+    assert figures["accuracy"]["change"][0] == pytest.approx(-0.15)
+    assert parity.lost_points(figures)[0] == pytest.approx(15)
+    assert "accuracy falls by 15.0 points" in parity.misses(figures, "int8", None, 1.0)[0]
 
 
 def test_without_labels_agreement_decides() -> None:
@@ -48,6 +48,16 @@ def test_without_labels_agreement_decides() -> None:
     assert figures["accuracy"] is None
     assert "labels differ" in parity.misses(figures, "int8", None, 1.0)[0]
     assert parity.misses(figures, "int8", None, 6.0) == []
+
+
+def test_a_model_that_is_always_wrong_cannot_pass_by_accuracy() -> None:
+    after = LOGITS.copy()
+    after[:20] *= -1
+    wrong = (TRUTH + 1) % 10
+    figures = parity.compare(outputs(LOGITS), outputs(after), wrong, ALL)
+    assert figures["accuracy"]["original"][0] == 0
+    assert figures["judged_by"] == "agreement"
+    assert "labels differ" in parity.misses(figures, "int8", None, 1.0)[0]
 
 
 def test_bfloat16_is_no_fp32_even_where_no_label_changes() -> None:

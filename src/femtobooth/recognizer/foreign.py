@@ -9,14 +9,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
+import weakref
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from ..core.errors import FemtoboothError, SettingsError
+from . import artifact
+from .engines import Engine, Outputs
+
 FORMATS = {"litert": "litert_torch", "coreml": "coremltools", "executorch": "executorch"}  # and the package that each needs
-MISSING, ON_MAC = 3, 4  # exit codes
+MISSING, ELSEWHERE = 3, 4  # exit codes: a package is not installed; this kind of machine cannot run the format
 BATCH = 1  # these formats are made for a fixed batch
 ROOT = Path(__file__).parents[2]
 
@@ -26,55 +33,78 @@ ROOT = Path(__file__).parents[2]
 
 def convert(format: str, source: Path, folder: Path, precision: str, inside: bool, python: str | None = None) -> None:
     """Write the model of an artifact folder `source` into `folder`. Raises SettingsError, or FemtoboothError if it fails."""
-    from ..core.errors import FemtoboothError, SettingsError
-
     arguments = ["convert", format, str(source.absolute()), str(folder.absolute()), precision, str(int(inside))]
     try:
         done = subprocess.run(_command(python, *arguments), capture_output=True, check=False, env=_environment())  # noqa: S603
     except OSError as error:
         raise SettingsError(f"--python {python}: cannot be run ({error.strerror})", "give the path of a Python interpreter") from None
     if done.returncode == MISSING:
-        name = done.stderr.decode(errors="replace").strip().splitlines()[-1]
-        raise SettingsError(
-            f"--format {format}: needs {name}, which is not installed{f' for {python}' if python else ''}",
-            f'pip install "femtobooth[{format}]", here or where --python points to',
-        )
+        raise _not_installed(format, _last_line(done.stderr), python)
     if done.returncode:
-        lines = [line for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        raise FemtoboothError(f"--format {format}: the converter failed ({(lines or ['no message'])[-1].strip()[:300]})")
+        raise FemtoboothError(f"--format {format}: the converter failed ({_last_line(done.stderr)})")
 
 
-def opened(format: str, folder: Path, threads: int, python: str | None = None) -> Any:
-    """An engine that runs the converted model in a process of its own, or None where this machine cannot run it."""
-    from . import artifact
-    from .engines import Engine, Outputs
+def opened(format: str, folder: Path, threads: int, python: str | None = None) -> Engine | None:
+    """An engine that runs the converted model in a process of its own; None where this kind of machine cannot run the format.
 
+    Any other failure to run is an error, not "converted only". Raises SettingsError, or FemtoboothError with the reason.
+    """
+    errors = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the engine)
     process = subprocess.Popen(  # noqa: S603
         _command(python, "serve", format, str(folder.absolute()), str(threads)),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=errors,
         env=_environment(),
     )
+    weakref.finalize(process, errors.close)
     to, back = process.stdin, process.stdout
     assert to is not None and back is not None  # noqa: S101  (they are pipes)
 
     def run(pixels: np.ndarray) -> Outputs:
         parts = []
-        for picture in pixels:
-            _write(to, picture[None])
-            parts.append((_read(back), _read(back)))
+        try:
+            for picture in pixels:
+                write(to, picture[None])
+                parts.append((read(back), read(back)))
+        except (BrokenPipeError, EOFError):
+            raise _ended(format, process.wait(), errors, python) from None
         logits, embedding = (np.concatenate(column) for column in zip(*parts, strict=True))
         return {"logits": logits, "embedding": embedding}
 
     description = artifact.read(folder)
     try:
         run(np.zeros((BATCH, *description.preprocess.size, 3), np.uint8))
-    except (OSError, ValueError, EOFError):  # it ended
-        process.kill()
-        process.wait()
+    except _CannotRunHere:
         return None
     return Engine(format, description, run)
+
+
+class _CannotRunHere(FemtoboothError):
+    pass
+
+
+def _ended(format: str, code: int, errors: IO[bytes], python: str | None) -> FemtoboothError:
+    """Why the process that ran a model ended."""
+    errors.seek(0)
+    last = _last_line(errors.read())
+    if code == ELSEWHERE:
+        return _CannotRunHere(f"--format {format}: cannot run on this machine")
+    if code == MISSING:
+        return _not_installed(format, last, python)
+    return FemtoboothError(f"--format {format}: was converted, but does not run ({last})", "--no-parity exports it unchecked")
+
+
+def _not_installed(format: str, package: str, python: str | None) -> SettingsError:
+    return SettingsError(
+        f"--format {format}: needs {package}, which is not installed{f' for {python}' if python else ''}",
+        f'pip install "femtobooth[{format}]", here or where --python points to',
+    )
+
+
+def _last_line(stderr: bytes) -> str:
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    return (lines or ["no message"])[-1][:300]
 
 
 def _command(python: str | None, *arguments: str) -> list[str]:
@@ -85,13 +115,21 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
 
-def _write(stream: IO[bytes], array: np.ndarray) -> None:
-    np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)
+def write(stream: IO[bytes], array: np.ndarray) -> None:
+    """Send an array down a pipe. NumPy writes to what it takes for a file by seeking, which pipes refuse: hence the buffer."""
+    buffer = BytesIO()
+    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    stream.write(len(buffer.getvalue()).to_bytes(8, "little") + buffer.getvalue())
     stream.flush()
 
 
-def _read(stream: IO[bytes]) -> np.ndarray:
-    return np.lib.format.read_array(stream, allow_pickle=False)
+def read(stream: IO[bytes]) -> np.ndarray:
+    """Receive an array. Raises EOFError when the other side has ended."""
+    size = stream.read(8)
+    data = stream.read(int.from_bytes(size, "little")) if len(size) == 8 else b""
+    if not data or len(data) < int.from_bytes(size, "little"):
+        raise EOFError
+    return np.load(BytesIO(data), allow_pickle=False)
 
 
 # The child's side
@@ -133,7 +171,6 @@ def _convert(format: str, source: str, folder: str, precision: str, inside: str)
 
 def _serve(format: str, folder: str, threads: str) -> None:
     """Answer each batch of pixels on stdin with logits and embedding on stdout, until stdin ends."""
-    from . import artifact
     from .export import FILES
 
     stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
@@ -144,11 +181,11 @@ def _serve(format: str, folder: str, threads: str) -> None:
     run = {"litert": _litert, "coreml": _coreml, "executorch": _executorch}[format](file, int(threads))
     while True:
         try:
-            pixels = _read(stdin)
-        except (EOFError, ValueError):
+            pixels = read(stdin)
+        except EOFError:
             return
         for output in run(pixels if inside else description.preprocess.normalize(pixels)):
-            _write(stdout, output)
+            write(stdout, output)
 
 
 def _litert(file: str, threads: int) -> Any:
@@ -165,6 +202,8 @@ def _litert(file: str, threads: int) -> Any:
 
 
 def _coreml(file: str, threads: int) -> Any:
+    if sys.platform != "darwin":
+        sys.exit(ELSEWHERE)
     import coremltools as ct
 
     from .export import INPUT, OUTPUTS

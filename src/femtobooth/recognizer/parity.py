@@ -72,6 +72,7 @@ def compare(before: dict[str, Any], after: dict[str, Any], truth: NDArray[np.int
         "pictures": len(truth),
         "agreement": list(metrics.wilson(int((first == second).sum()), len(truth))),
         "accuracy": accuracy,
+        "judged_by": lost(first, second, truth)[1],
         "logit_error": {
             "p50": float(p50),
             "p99": float(p99),
@@ -97,10 +98,23 @@ def misses(figures: dict[str, Any], precision: str, tolerance: float | None, max
 
 
 def lost_points(figures: dict[str, Any]) -> tuple[float, str]:
-    """Points of accuracy lost, or of agreement where no class is known, and which of the two."""
-    if figures["accuracy"]:
+    """Points lost, and of what, in words."""
+    if figures["judged_by"] == "accuracy":
         return -100 * figures["accuracy"]["change"][0], "top-1 accuracy falls"
     return 100 * (1 - figures["agreement"][0]), "top-1 labels differ from the original's"
+
+
+def lost(first: NDArray[np.int64], second: NDArray[np.int64], truth: NDArray[np.int64]) -> tuple[float, str]:
+    """Points of accuracy or of agreement that `second` labels (N,) lose against `first`, and by which of them it is judged.
+
+    `truth` is -1 where the class is not known. Accuracy judges only where the original is right on most of all photos:
+    one that is right on few has nothing to lose, and would pass whatever became of it.
+    """
+    known = truth >= 0
+    right = [(labels == truth) & known for labels in (first, second)]
+    if 2 * right[0].sum() > len(truth):
+        return 100 * float((right[0].sum() - right[1].sum()) / known.sum()), "accuracy"
+    return 100 * float((first != second).mean()), "agreement"
 
 
 def _cosine(first: NDArray[Any], second: NDArray[Any]) -> dict[str, float]:
@@ -177,11 +191,12 @@ def draw(report: dict[str, Any]) -> Html:
         mood, verdict = "warn", "not compared"
     facts = [("status", report["status"], f"{report['runtime']}, {report['threads']} threads")]
     if figures:
-        lost, what = lost_points(figures)
+        lost, _ = lost_points(figures)
+        judged = "change of top-1 accuracy" if figures["judged_by"] == "accuracy" else "top-1 agreement lost"
         speed = figures["speed"]["latency_ms"]
         first, second = (next(iter(speed[side].values())) for side in ("original", "exported"))
         facts += [
-            (what, f"{lost:.1f} points", f"allowed: {report['max_drop']:g}; {figures['pictures']} photos"),
+            (judged, f"{0 - lost:+.1f} points", f"{-report['max_drop']:g} is allowed; {figures['pictures']} photos"),
             ("one photo", f"{second:.1f} ms", f"original: {first:.1f} ms, {_times(first, second)}"),
         ]
     facts.append(("size", _megabytes(report["size"]["exported"]), f"original: {_megabytes(report['size']['original'])}"))

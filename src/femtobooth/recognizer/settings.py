@@ -26,7 +26,7 @@ class ReadingSettings(Settings):
     """Where torch computes: auto, cpu, cuda, cuda:1, mps."""
     decode: Literal["exact", "fast"] = "exact"
     """exact decodes every pixel; fast has large JPEGs decoded smaller, to no less than twice what the model then reads."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(8, ge=1)
     """Pictures that one worker runs at a time."""
     workers: int | None = Field(None, ge=1)
     """Threads that decode and run the model; as many as cores if not given."""

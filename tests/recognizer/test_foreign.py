@@ -1,0 +1,58 @@
+"""Converters in processes of their own: arrays through pipes, and failures that must not pass for "converted only"."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from femtobooth.core.errors import FemtoboothError, SettingsError
+from femtobooth.recognizer import foreign
+
+
+def test_arrays_go_through_pipes() -> None:
+    back, to = os.pipe()
+    array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    with open(to, "wb") as writer, open(back, "rb") as reader:
+        foreign.write(writer, array)
+        foreign.write(writer, array[:, :, ::2])
+        np.testing.assert_array_equal(foreign.read(reader), array)
+        np.testing.assert_array_equal(foreign.read(reader), array[:, :, ::2])
+
+
+def test_an_answer_cut_off_is_an_end() -> None:
+    back, to = os.pipe()
+    with open(back, "rb") as reader:
+        with open(to, "wb") as writer:
+            writer.write((100).to_bytes(8, "little") + b"short")
+        with pytest.raises(EOFError):
+            foreign.read(reader)
+
+
+def test_a_runtime_that_is_not_installed_is_named(tiny_onnx: Path) -> None:
+    with pytest.raises(SettingsError, match="which is not installed"):
+        foreign.opened("litert", tiny_onnx, 1)
+
+
+def test_a_process_that_dies_is_an_error_with_its_reason(tiny_onnx: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    shutil.copytree(tiny_onnx, folder)
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
+    script.chmod(0o755)
+    with pytest.raises(FemtoboothError, match="does not run .out of luck"):
+        foreign.opened("litert", folder, 1, str(script))
+
+
+@pytest.mark.skipif(os.uname().sysname == "Darwin", reason="Core ML runs there")
+def test_core_ml_cannot_run_here(tiny_onnx: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from femtobooth.recognizer import artifact
+
+    described = artifact.read(tiny_onnx)
+    artifact.write(replace(described, provenance={"export": {"normalizes": False}}), tmp_path)
+    assert foreign.opened("coreml", tmp_path, 1) is None
