@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from femtobooth.core.errors import FemtoboothError, SettingsError
-from femtobooth.recognizer import foreign
+from femtobooth.recognizer import artifact, foreign
+
+
+@pytest.fixture
+def folder(tiny_onnx: Path, tmp_path: Path) -> Path:
+    """An exported artifact without its model."""
+    artifact.write(replace(artifact.read(tiny_onnx), provenance={"export": {"normalizes": False}}), tmp_path)
+    return tmp_path
 
 
 def test_arrays_go_through_pipes() -> None:
@@ -32,27 +39,19 @@ def test_an_answer_cut_off_is_an_end() -> None:
             foreign.read(reader)
 
 
-def test_a_runtime_that_is_not_installed_is_named(tiny_onnx: Path) -> None:
+def test_a_runtime_that_is_not_installed_is_named(folder: Path) -> None:
     with pytest.raises(SettingsError, match="which is not installed"):
-        foreign.opened("litert", tiny_onnx, 1)
+        foreign.opened("litert", folder, 1)
 
 
-def test_a_process_that_dies_is_an_error_with_its_reason(tiny_onnx: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "artifact"
-    shutil.copytree(tiny_onnx, folder)
-    script = tmp_path / "python"
+def test_a_process_that_dies_is_an_error_with_its_reason(folder: Path) -> None:
+    script = folder / "python"
     script.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
     script.chmod(0o755)
-    with pytest.raises(FemtoboothError, match="does not run .out of luck"):
+    with pytest.raises(FemtoboothError, match="out of luck"):
         foreign.opened("litert", folder, 1, str(script))
 
 
 @pytest.mark.skipif(os.uname().sysname == "Darwin", reason="Core ML runs there")
-def test_core_ml_cannot_run_here(tiny_onnx: Path, tmp_path: Path) -> None:
-    from dataclasses import replace
-
-    from femtobooth.recognizer import artifact
-
-    described = artifact.read(tiny_onnx)
-    artifact.write(replace(described, provenance={"export": {"normalizes": False}}), tmp_path)
-    assert foreign.opened("coreml", tmp_path, 1) is None
+def test_core_ml_cannot_run_here(folder: Path) -> None:
+    assert foreign.opened("coreml", folder, 1) is None
