@@ -19,6 +19,9 @@ from femtobooth.recognizer.engines import open_engine
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.workflows import export as workflow
 
+CPU = Path("/proc/cpuinfo")
+BF16 = CPU.is_file() and "bf16" in CPU.read_text()
+
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +86,13 @@ def test_a_miss_is_an_error_and_keeps_the_report(tiny: Path, photos: Path, tmp_p
     with pytest.raises(ParityError, match="logit errors"):
         run(tiny, tmp_path / "out", data=str(photos), tolerance=1e-12)
     assert json.loads((tmp_path / "out" / "parity.json").read_text())["passed"] is False
+
+
+@pytest.mark.skipif(not BF16, reason="this processor does not compute in bf16")
+def test_openvinos_silent_bf16_is_caught(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    assert run(tiny, tmp_path / "f32", format="openvino", data=str(photos))["passed"]
+    with pytest.raises(ParityError, match="logit errors"):
+        run(tiny, tmp_path / "bf16", format="openvino", data=str(photos), reduced=True)
 
 
 def test_tensorrt_is_converted_not_executed(tiny: Path, photos: Path, tmp_path: Path) -> None:
