@@ -115,7 +115,7 @@ def _read(
 
     parser = _parser(name, description)
     for path, count in counts.items():
-        parser.add_argument(path, nargs=count, metavar=path.upper(), help=describe(model, path).replace("%", "%%"))
+        parser.add_argument(path, nargs=count, metavar=path.partition(".")[0].upper(), help=describe(model, path).replace("%", "%%"))
     if resumes:
         parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run; takes no other settings")
     _add_settings(parser, model, flags)
@@ -129,14 +129,9 @@ def _read(
 def _personalize(arguments: list[str]) -> None:
     from .generator.settings import PersonalizeSettings
 
-    parser = _parser("personalize", "Teach a Stable Diffusion your subject from 3-5 photos (DreamBooth).")
-    parser.add_argument("photos", nargs="*", metavar="PHOTOS", help="photo files or folders of one subject")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run; takes no other settings")
-    _add_settings(parser, PersonalizeSettings, flags.PERSONALIZE)
-    options = parser.parse_intermixed_args(arguments)
-    layers = _layers(options, PersonalizeSettings, flags.PERSONALIZE, **{"photos.paths": options.photos})
-    if options.resume and any(layers):
-        raise InputError("--resume: goes on with the settings the run was started with", "leave the other settings out, or start a new run")
+    description = "Teach a Stable Diffusion your subject from 3-5 photos (DreamBooth)."
+    counts = {"photos.paths": "*"}
+    options, layers = _read("personalize", description, PersonalizeSettings, flags.PERSONALIZE, arguments, resumes=True, **counts)
 
     from .workflows import personalize
 
