@@ -23,6 +23,9 @@ def test_subject_fidelity_and_its_ceiling_by_hand() -> None:
 def test_diversity_and_prompt_fidelity_by_hand() -> None:
     assert scores.diversity([[1.0, 0], [0, 1]]) == pytest.approx(1)
     assert scores.diversity([[1.0, 0], [4, 0]]) == pytest.approx(0)
+    assert scores.mean_pairwise([[0, 1, 2], [1, 0, 6], [2, 6, 0]]) == pytest.approx(3)
+    with pytest.raises(ValueError, match="nothing to differ from"):
+        scores.mean_pairwise([[0]])
     assert scores.prompt_fidelity([[1.0, 0], [0, 2]], [[3.0, 0], [1, 0]]) == pytest.approx([1, 0])
 
 

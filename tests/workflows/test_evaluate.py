@@ -9,12 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+import torch
+from PIL import Image, ImageOps
+from torchvision.models import alexnet
 
 from femtobooth import cli
 from femtobooth.core.errors import ModelError, PhotoError, SettingsError
 from femtobooth.core.runs import sha256_of
 from femtobooth.generator import sampling
+from femtobooth.generator.photos import Photo, store_photos
+from femtobooth.recognizer import perceptual
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.workflows import evaluate, personalize
 
@@ -26,7 +30,7 @@ def finished(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 2 steps on three photos."""
     folder = tmp_path_factory.mktemp("evaluate")
     for index in range(3):
-        pixels = np.random.default_rng(index).integers(0, 90, (96, 96, 3)).astype(np.uint8)
+        pixels = np.random.default_rng(100 + index).integers(0, 90, (96, 96, 3)).astype(np.uint8)
         pixels[20 + 8 * index : 70, 20:70] = (250, 60 * index, 30)
         (folder / "photos").mkdir(exist_ok=True)
         Image.fromarray(pixels).save(folder / "photos" / f"{index}.png")
@@ -111,7 +115,10 @@ def test_it_goes_on_where_it_was_stopped(copied: Path, tiny: Path, tmp_path: Pat
     recognizer = Recognizer.load(tiny)
     recognizer.provenance = {"trained_on": [sha256_of(path) for path in (copied / "evaluation" / "pictures" / "tuned").glob("*.png")]}
     recognizer.save(tmp_path / "taught")
-    with pytest.raises(ModelError, match="of the pictures it would score"):  # nor does an encoder score what it has seen of these
+    with pytest.raises(ModelError, match="pictures of this run"):  # nor does an encoder score what it has seen of these
+        evaluate.run(settings(copied, tmp_path / "taught"))
+    shutil.rmtree(copied / "evaluation")
+    with pytest.raises(ModelError, match="of the pictures it would score"):  # not even where they had been thrown away
         evaluate.run(settings(copied, tmp_path / "taught"))
 
 
@@ -149,11 +156,110 @@ def test_held_out_photos_and_a_gallery(copied: Path, tiny: Path, photo_folder: P
         evaluate.run(settings(copied, tmp_path / "taught", gallery=str(tmp_path / "gallery")))
 
 
-def test_copies_are_found_and_other_pictures_are_not(photo_folder: Path) -> None:
-    photos = [np.array(Image.open(path)) for path in sorted(photo_folder.iterdir())]
-    blurred = np.array(Image.fromarray(photos[0]).resize((48, 48)).resize((96, 96)))
-    fresh = np.random.default_rng(9).integers(0, 256, (4, 4, 3), np.uint8).repeat(24, 0).repeat(24, 1)
-    assert evaluate.near_copies([blurred, fresh], photos[:1]) == [True, False]
+def hold_out(run: Path, photo_folder: Path) -> None:
+    """What `personalize --hold-out 2` leaves in a run."""
+    paths = sorted(photo_folder.iterdir())[:2]
+    store_photos([Photo(path, np.array(Image.open(path).resize((64, 64))), ("a {token} {class}",), ()) for path in paths], run / "held_out")
+
+
+def test_photos_held_out_by_the_run_are_what_it_is_scored_against(copied: Path, tiny: Path, photo_folder: Path, tmp_path: Path) -> None:
+    hold_out(copied, photo_folder)
+    report = evaluate.run(settings(copied, tiny))
+    assert report["held_out"]
+    assert report["photos"] == 2
+    assert report["scored_against"] == "photos held out of training"
+    assert not any("flatters" in remark for remark in report["remarks"])
+
+    recognizer = Recognizer.load(tiny)
+    ours, theirs = (
+        recognizer.embed(recognizer.batch(Image.open(path).convert("RGB") for path in sorted((copied / part).glob("*.png")))).numpy()
+        for part in ("photos", "held_out")
+    )
+    ours, theirs = (found / np.linalg.norm(found, axis=1, keepdims=True) for found in (ours, theirs))
+    (row,) = (row for row in report["scores"] if row["score"] == "subject fidelity")
+    assert row["ceiling"] == pytest.approx((ours @ theirs.T).mean(), abs=1e-5)  # real photos in place of pictures
+
+    recognizer.provenance = {"trained_on": [sha256_of(copied / "held_out" / "01.png")]}
+    recognizer.save(tmp_path / "taught")
+    with pytest.raises(ModelError, match="was trained on 1 of the pictures"):
+        evaluate.run(settings(copied, tmp_path / "taught"))
+
+
+def test_a_held_out_copy_of_a_training_photo_flatters(copied: Path, tiny: Path) -> None:
+    shutil.copytree(copied / "photos", copied / "held_out")
+    report = evaluate.run(settings(copied, tiny))
+    assert not report["held_out"]
+    assert any("trained on 3 of the 3 photos" in remark for remark in report["remarks"])
+
+
+def test_an_encoder_that_knows_any_picture_of_the_run_is_refused(copied: Path, tiny: Path, tmp_path: Path) -> None:
+    preview, *_ = sorted((copied / "previews").rglob("*.png"))
+    recognizer = Recognizer.load(tiny)
+    recognizer.provenance = {"trained_on": [sha256_of(preview)]}
+    recognizer.save(tmp_path / "taught")
+    with pytest.raises(ModelError, match="was trained on 1 pictures of this run"):
+        evaluate.run(settings(copied, tmp_path / "taught"))
+    assert not (copied / "evaluation").exists()
+
+
+def test_copies_drawn_by_the_model_are_counted(copied: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (photo, *_) = sorted((copied / "photos").glob("*.png"))
+    copy = np.array(ImageOps.mirror(Image.open(photo)).crop((0, 8, 56, 64)).resize((64, 64)))
+    draw = sampling.sample
+
+    def memorized(model: Any, prompts: list[str], *rest: Any, **options: Any) -> np.ndarray:
+        pictures = draw(model, prompts, *rest, **options)
+        if model.subject and "sks" in prompts[0]:  # only the tuned model has a subject
+            pictures[0] = copy
+        return pictures
+
+    monkeypatch.setattr(sampling, "sample", memorized)
+    found = evaluate.run(settings(copied, tiny))["near_copies"]
+    assert (found["count"], found["of"], found["base"]) == (1, 4, 0)
+
+
+def test_unreadable_photos_are_left_out(copied: Path, tiny: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = (photo_folder / "photo0.png").read_bytes()
+    (photo_folder / "torn.png").write_bytes(whole[: len(whole) // 2])
+    (photo_folder / ".hidden.png").write_bytes(whole)
+    (photo_folder / "notes.txt").write_text("no picture")
+    assert evaluate.run(settings(copied, tiny, photos=[str(photo_folder)]))["photos"] == 4
+    assert "torn.png" in capsys.readouterr().err
+
+
+def test_the_report_page_gets_the_scores(copied: Path, tiny: Path) -> None:
+    before = (copied / "report.html").read_text(encoding="utf-8")
+    evaluate.run(settings(copied, tiny))
+    after = (copied / "report.html").read_text(encoding="utf-8")
+    assert "subject fidelity, region" in after
+    assert "subject fidelity, region" not in before
+    (copied / "report.html").unlink()
+    evaluate.run(settings(copied, tiny))
+    assert not (copied / "report.html").exists()
+
+
+def test_diversity_by_lpips_where_its_weights_are(copied: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    without = evaluate.run(settings(copied, tiny))
+    assert not any(row["encoder"] == "lpips" for row in without["scores"])
+    assert any("LPIPS is not measured" in remark for remark in without["remarks"])
+    torch.manual_seed(0)
+    perceptual.trunk_file().parent.mkdir(parents=True)
+    torch.save(alexnet(weights=None).state_dict(), perceptual.trunk_file())
+    report = evaluate.run(settings(copied, tiny))
+    (row,) = (row for row in report["scores"] if row["encoder"] == "lpips")
+    files = sorted((copied / "evaluation" / "pictures" / "tuned").glob("*.png"))
+    said = [(Image.open(path).text["parameters"].split("\n")[0], np.array(Image.open(path))) for path in files]
+    pairs = [[pixels for text, pixels in said if text == prompt] for prompt in ("a sks toy", "a sks toy on the moon")]
+    assert row["tuned"][0] == pytest.approx(np.mean([perceptual.open_distances()(pair)[0, 1] for pair in pairs]))
+    assert not any("LPIPS" in remark for remark in report["remarks"])
+
+
+def test_the_bundled_encoder_alone_is_no_judge_of_photos() -> None:
+    real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
+    given = evaluate.settings_from({"run": "somewhere"})
+    assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real))
+    assert not any("icons" in remark for remark in evaluate._remarks(given, ["bundled", "tf_efficientnet_lite0"], False, real))
 
 
 def test_what_cannot_be_evaluated(copied: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,9 +50,20 @@ def prompt_fidelity(pictures: ArrayLike, texts: ArrayLike) -> Floats:
     return np.asarray((_directions(pictures) * _directions(texts)).sum(axis=1), np.float64)
 
 
+def mean_pairwise(distances: ArrayLike) -> float:
+    """Mean over all pairs of a symmetric matrix (S, S): of LPIPS distances between pictures of one prompt, the paper's DIV (supplementary).
+
+    Raises ValueError for fewer than two pictures.
+    """
+    matrix = np.asarray(distances, np.float64)
+    if len(matrix) < 2:
+        raise ValueError("one picture has nothing to differ from")
+    return float(matrix[~np.eye(len(matrix), dtype=bool)].mean())
+
+
 def diversity(pictures: ArrayLike) -> float:
     """Mean of 1 - cosine over all pairs of pictures of one prompt, 0 to 2: the paper's DIV with an encoder in place of LPIPS."""
-    return 1 - float(leave_one_out(pictures).mean())
+    return mean_pairwise(1 - cosines(pictures, pictures))
 
 
 def prompt_match(pictures: ArrayLike, examples: ArrayLike) -> Floats:

@@ -36,12 +36,12 @@ class Encoder:
     texts: Callable[[Sequence[str]], np.ndarray] | None = None
     """Texts to float32 (N, D) in the space of the pictures."""
 
-    def refuse_trained_on(self, scored: Iterable[str]) -> None:
-        """Raise ModelError where it was trained on a picture that it is to score (SHA-256 of their files)."""
+    def refuse_trained_on(self, scored: Iterable[str], what: str = "of the pictures it would score") -> None:
+        """Raise ModelError where it was trained on a picture that it is to score, or that is kin to these (SHA-256 of their files)."""
         known = self.trained_on & set(scored)
         if known:
             raise ModelError(
-                f"{self.name}: was trained on {len(known)} of the pictures it would score; its scores would mean nothing",
+                f"{self.name}: was trained on {len(known)} {what}; its scores would mean nothing",
                 "score with an encoder that has never seen them, such as --encoders tf_efficientnet_lite0",
             )
 

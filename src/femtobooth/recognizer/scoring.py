@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..core import scores
 from ..core.metrics import Interval, bootstrap
 from ..core.regions import only_subject, without_subject
-from . import duplicates
+from . import perceptual
 from .encoders import Encoder
+
+Row = dict[str, Any]
+"""score, encoder, weights, better (higher or lower), tuned (value, low, high), base (the floor), ceiling (real photos), and more."""
 
 
 @dataclass(frozen=True)
@@ -28,92 +30,129 @@ class Drawn:
     files: list[Path]
 
 
-def measure(
-    encoder: Encoder,
-    photos: Sequence[np.ndarray],
-    drawn: Drawn,
-    texts: Sequence[str],
-    gallery: Mapping[str, Sequence[np.ndarray]],
-    region: bool,
-) -> list[dict[str, Any]]:
-    """All scores by one encoder, as rows: score, better (higher or lower), tuned, base (the floor), photos (the ceiling), encoder.
+@dataclass(frozen=True)
+class Real:
+    """Photos, uint8 (H, W, 3), that pictures are compared with."""
 
-    `texts` say what each prompt asks for, without the identifier, which no encoder knows.
+    photos: Sequence[np.ndarray]
+    """Those of the subject that pictures are compared with."""
+    others: Sequence[np.ndarray] = ()
+    """Further ones of the subject: what these get in place of pictures is the ceiling. Where there are none, it is what each of
+    `photos` gets from the rest (leave-one-out); there is no ceiling where there is no rest."""
+    gallery: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
+    """Photos of look-alikes."""
+
+
+def measure(encoder: Encoder, real: Real, drawn: Drawn, texts: Sequence[str], region: bool) -> list[Row]:
+    """All scores by one encoder. `texts` say what each prompt asks for, without the identifier, which no encoder knows.
+
+    With `region`, pictures are also scored with all but their subject painted grey, and with their subject painted grey.
     """
-    rows: list[dict[str, Any]] = []
-    count = drawn.tuned.shape[1]
-
-    def add(score: str, better: str, tuned: Interval, base: float | None = None, ceiling: float | None = None, **more: Any) -> None:
-        rows.append(
-            {
-                "score": score,
-                "encoder": encoder.name,
-                "weights": encoder.source,
-                "better": better,
-                "tuned": list(tuned),
-                "base": base,
-                "ceiling": ceiling,
-                **more,
-            }
-        )
-
-    def embedded(pictures: np.ndarray) -> np.ndarray:
-        """(P, S, H, W, 3) to (P, S, D)."""
-        return encoder.images(list(pictures.reshape(-1, *pictures.shape[2:]))).reshape(*pictures.shape[:2], -1)
-
-    def grid(values: np.ndarray) -> np.ndarray:
-        return values.reshape(-1, count)
-
-    def fidelity(name: str, tuned: np.ndarray, base: np.ndarray, real: np.ndarray) -> None:
-        ours, floor = (grid(scores.subject_fidelity(one.reshape(-1, one.shape[-1]), real)) for one in (tuned, base))
-        ceiling = float(scores.leave_one_out(real).mean()) if len(real) > 1 else None
-        gain = scores.over_prompts_and_seeds(ours - floor)
-        add(name, "higher", scores.over_prompts_and_seeds(ours), float(floor.mean()), ceiling, gain=list(gain), pictures=ours.tolist())
-
-    real, tuned, base = encoder.images(photos), embedded(drawn.tuned), embedded(drawn.base)
-    flat = tuned.reshape(-1, tuned.shape[-1])
-    fidelity("subject fidelity", tuned, base, real)
+    prompts, count = drawn.tuned.shape[:2]
+    photos, others, tuned, base = _embedded(encoder, real, drawn)
+    rows = [_fidelity(encoder, "subject fidelity", tuned, base, photos, others)]
+    scenes = {"": (tuned, base)}
     if region:
-        parts = [np.array([[only_subject(one) for one in row] for row in pictures]) for pictures in (drawn.tuned, drawn.base)]
-        fidelity("subject fidelity, region", embedded(parts[0]), embedded(parts[1]), encoder.images([only_subject(one) for one in photos]))
-    if gallery:
-        places = scores.ranks(flat, real, [encoder.images(list(one)) for one in gallery.values()])
-        first = scores.share_over_prompts_and_seeds(grid(places == 1))
-        floor = scores.ranks(base.reshape(flat.shape), real, [encoder.images(list(one)) for one in gallery.values()])
-        more = {"among": [*gallery], "mean_rank": float(places.mean())}
-        add(f"first of {len(gallery) + 1} in gallery", "higher", first, float((floor == 1).mean()), 1.0, **more)
-
+        of_region = _embedded(encoder, real, drawn, only_subject)
+        rows.append(_fidelity(encoder, "subject fidelity, region", of_region[2], of_region[3], *of_region[:2]))
+        nothing = Real([], [], {})
+        scenes[", without region"] = _embedded(encoder, nothing, drawn, without_subject)[2:]
+    if real.gallery:
+        rows.append(_gallery(encoder, real.gallery, tuned, base, photos, others))
     if encoder.texts:
-        read = np.repeat(encoder.texts(texts), count, axis=0)
-        ours, floor = (grid(scores.prompt_fidelity(one.reshape(flat.shape), read)) for one in (tuned, base))
-        add("prompt fidelity (CLIP-T)", "higher", scores.over_prompts_and_seeds(ours), float(floor.mean()), pictures=ours.tolist())
-    if len(texts) > 1 and count > 1:
-        kinds = {"prompt match, by example": (tuned, base)}
-        if region:
-            rests = [np.array([[without_subject(one) for one in row] for row in pictures]) for pictures in (drawn.tuned, drawn.base)]
-            kinds["prompt match, without region"] = (embedded(rests[0]), embedded(rests[1]))
-        for name, (ours, examples) in kinds.items():
-            found = scores.share_over_prompts_and_seeds(scores.prompt_match(ours, examples))
-            add(name, "higher", found, float(scores.prompt_match(examples, examples).mean()), chance=1 / len(texts))
+        wanted = np.broadcast_to(encoder.texts(texts)[:, None], tuned.shape)
+        rows += [_prompt_fidelity(encoder, f"prompt fidelity (CLIP-T){name}", *both, wanted) for name, both in scenes.items()]
+    if prompts > 1 and count > 1:
+        rows += [_prompt_match(encoder, f"prompt match, by example{name}", *both) for name, both in scenes.items()]
     if count > 1:
         ours, floor = (np.array([scores.diversity(row) for row in one]) for one in (tuned, base))
-        add("diversity (1 - cosine)", "higher", bootstrap(np.mean, ours), float(floor.mean()))
-    for index, (prompt, (now, before)) in enumerate(drawn.classes.items()):
-        ours, theirs = encoder.images(list(now)), encoder.images(list(before))
+        rows.append(_row(encoder, "diversity (1 - cosine)", "higher", bootstrap(np.mean, ours), floor.mean()))
+    return rows + _drift(encoder, drawn, photos)
+
+
+def diversity_by_lpips(drawn: Drawn) -> Row:
+    """DIV as the paper has it (supplementary): mean LPIPS distance between the pictures of one prompt. Raises ModelError without LPIPS."""
+    distances = perceptual.open_distances()
+    ours, floor = (np.array([scores.mean_pairwise(distances(list(row))) for row in one]) for one in (drawn.tuned, drawn.base))
+    lpips = Encoder(perceptual.NAME, f"AlexNet ({perceptual.trunk_file().name}), linear weights v0.1", frozenset(), lambda _: np.empty(0))
+    return _row(lpips, "diversity (DIV)", "higher", bootstrap(np.mean, ours), floor.mean())
+
+
+def _row(encoder: Encoder, score: str, better: str, tuned: Interval, base: float | None, ceiling: float | None = None, **more: Any) -> Row:
+    named = {"score": score, "encoder": encoder.name, "weights": encoder.source, "better": better, "tuned": list(tuned)}
+    floor, top = (None if value is None else float(value) for value in (base, ceiling))
+    return {**named, "base": floor, "ceiling": top, **more}
+
+
+def _embedded(
+    encoder: Encoder, real: Real, drawn: Drawn, change: Callable[[np.ndarray], np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
+    """Embeddings of the photos (M, D), of the others (or None), and of the tuned model's and the base's pictures (P, S, D)."""
+
+    def embed(pictures: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+        return encoder.images([change(one) for one in pictures] if change else list(pictures))
+
+    tuned, base = (embed(one.reshape(-1, *one.shape[2:])).reshape(*one.shape[:2], -1) for one in (drawn.tuned, drawn.base))
+    photos = embed(real.photos) if len(real.photos) else np.empty((0, tuned.shape[-1]))
+    return photos, embed(real.others) if len(real.others) else None, tuned, base
+
+
+def _flat(grid: np.ndarray) -> np.ndarray:
+    """(P, S, D) to (N, D)."""
+    return grid.reshape(-1, grid.shape[-1])
+
+
+def _fidelity(encoder: Encoder, name: str, tuned: np.ndarray, base: np.ndarray, photos: np.ndarray, others: np.ndarray | None) -> Row:
+    ours, floor = (scores.subject_fidelity(_flat(one), photos).reshape(one.shape[:2]) for one in (tuned, base))
+    ceiling = None
+    if others is not None:
+        ceiling = scores.subject_fidelity(others, photos).mean()
+    elif len(photos) > 1:
+        ceiling = scores.leave_one_out(photos).mean()
+    more = {"gain": list(scores.over_prompts_and_seeds(ours - floor)), "pictures": ours.tolist()}
+    return _row(encoder, name, "higher", scores.over_prompts_and_seeds(ours), floor.mean(), ceiling, **more)
+
+
+def _gallery(
+    encoder: Encoder,
+    gallery: Mapping[str, Sequence[np.ndarray]],
+    tuned: np.ndarray,
+    base: np.ndarray,
+    photos: np.ndarray,
+    others: np.ndarray | None,
+) -> Row:
+    """Share of pictures that are nearer to the subject than to every look-alike."""
+    look_alikes = [encoder.images(list(one)) for one in gallery.values()]
+    places, floor = (scores.ranks(_flat(one), photos, look_alikes).reshape(one.shape[:2]) for one in (tuned, base))
+    ceiling = None
+    if others is not None:
+        ceiling = (scores.ranks(others, photos, look_alikes) == 1).mean()
+    elif len(photos) > 1:
+        alone = [scores.ranks(photos[[row]], np.delete(photos, row, axis=0), look_alikes) for row in range(len(photos))]
+        ceiling = (np.concatenate(alone) == 1).mean()
+    more = {"among": [*gallery], "mean_rank": float(places.mean()), "chance": 1 / (len(gallery) + 1)}
+    first = scores.share_over_prompts_and_seeds(places == 1)
+    return _row(encoder, f"first of {len(gallery) + 1} in gallery", "higher", first, (floor == 1).mean(), ceiling, **more)
+
+
+def _prompt_fidelity(encoder: Encoder, name: str, tuned: np.ndarray, base: np.ndarray, wanted: np.ndarray) -> Row:
+    ours, floor = (scores.prompt_fidelity(_flat(one), _flat(wanted)).reshape(one.shape[:2]) for one in (tuned, base))
+    return _row(encoder, name, "higher", scores.over_prompts_and_seeds(ours), floor.mean(), pictures=ours.tolist())
+
+
+def _prompt_match(encoder: Encoder, name: str, tuned: np.ndarray, examples: np.ndarray) -> Row:
+    found = scores.share_over_prompts_and_seeds(scores.prompt_match(tuned, examples))
+    return _row(encoder, name, "higher", found, scores.prompt_match(examples, examples).mean(), chance=1 / len(tuned))
+
+
+def _drift(encoder: Encoder, drawn: Drawn, photos: np.ndarray) -> list[Row]:
+    """How far the pictures of each class have moved, and those of the subject's own class towards its photos."""
+    rows = []
+    for index, (prompt, pictures) in enumerate(drawn.classes.items()):
+        now, before = (encoder.images(list(one)) for one in pictures)
         if index == 0:
-            near, floor = scores.subject_fidelity(ours, real), scores.subject_fidelity(theirs, real)
-            add("prior preservation (PRES)", "lower", bootstrap(np.mean, near), float(floor.mean()))
+            near, floor = (scores.subject_fidelity(one, photos) for one in (now, before))
+            rows.append(_row(encoder, "prior preservation (PRES)", "lower", bootstrap(np.mean, near), floor.mean()))
         name = "drift of its class (KID)" if index == 0 else f"drift of '{prompt}' (KID)"
-        add(name, "lower", scores.kid(ours, theirs), 0.0)
+        rows.append(_row(encoder, name, "lower", scores.kid(now, before), 0.0))
     return rows
-
-
-def near_copies(pictures: Sequence[np.ndarray] | np.ndarray, photos: Sequence[np.ndarray]) -> list[bool]:
-    """Whether each picture is a near-copy of a photo (perceptual hash): a sign that training memorized it."""
-    known = [duplicates.views(Image.fromarray(photo)) for photo in photos]
-    digests = [f"photo {index}" for index in range(len(known))]
-    found = []
-    for picture in pictures:
-        views = [*known, duplicates.views(Image.fromarray(picture))]
-        found.append(bool(duplicates.groups(views, [*digests, "picture"])[-1] != len(known)))
-    return found

