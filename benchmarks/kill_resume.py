@@ -27,7 +27,7 @@ SETTINGS = {
     "training.steps": 12, "training.batch_size": 2, "training.accumulate": 2, "training.checkpoint_every": 3, "training.ema": 0.9,
     "training.schedule": "cosine", "training.warmup": 2, "photos.flip": "true", "prior.images": 4, "prior.sampling.steps": 2,
     "prior.sampling_batch": 2, "preview.images": 1, "preview.every": 5, "preview.sampling.steps": 1,
-    "training.trackers": "csv",
+    "training.trackers": "csv", "watch.every": 4, "watch.encoder": "bundled", "watch.steps": 1, "watch.loss_every": 2,
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def outcome(run: Path) -> Outcome:
     weights = {path.relative_to(run).as_posix(): sha256_of(path) for path in sorted((run / "model").rglob("*.safetensors"))}
     with (run / "logs" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    exact = ("step", "loss/", "instance/", "prior/", "learning_rate/", "gradient_norm")
+    exact = ("step", "loss/", "instance/", "prior/", "learning_rate/", "gradient_norm", "watch/", "deterministic/")
     return weights, [{name: value for name, value in row.items() if name.startswith(exact)} for row in rows]
 
 

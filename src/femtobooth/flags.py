@@ -20,6 +20,7 @@ PERSONALIZE = {
     "--crop": "photos.crop",
     "--flip": "photos.flip",
     "--captions": "photos.captions",
+    "--hold-out": "photos.hold_out",
     "--prior-weight": "prior.weight",
     "--class-images": "prior.images",
     "--class-folder": "prior.folder",
@@ -39,6 +40,10 @@ PERSONALIZE = {
     "--strategy": "training.strategy",
     "--checkpoint-every": "training.checkpoint_every",
     "--preview-every": "preview.every",
+    "--watch-every": "watch.every",
+    "--watch-encoder": "watch.encoder",
+    "--select": "watch.select",
+    "--stop-when-done": "watch.stop_when_done",
     "--trackers": "training.trackers",
     "--save-precision": "save_precision",
     "--overwrite": "overwrite",
@@ -98,6 +103,7 @@ CLASSIFY = {"--top-k": "top_k", **READING}
 EMBED = {"--prelogits": "prelogits", "--stages": "stages", **READING}
 SEARCH = {"--top-k": "top_k", "--model": "model", "--engine": "engine"}
 FINETUNE = {
+    "--synthesized": "synthesized",
     "--model": "model",
     "--name": "name",
     "--runs": "runs",
@@ -148,6 +154,7 @@ EVALUATE = {
     "--batch-size": "batch_size",
     "--device": "device",
 }
+PROTOCOL = {"--protocol": "protocol", "--subjects": "subjects", "--runs": "runs"}
 EVALUATE_CLASSIFIER = {
     "--unseen": "unseen",
     "--include-training": "include_training",
@@ -158,6 +165,45 @@ EVALUATE_CLASSIFIER = {
     "--bins": "bins",
     "--mistakes": "mistakes",
     "--seed": "seed",
+    "--out": "out",
+    "--overwrite": "overwrite",
+}
+SYNTHESIZE = {
+    "--out": "out",
+    "--labels": "labels",
+    "--backgrounds": "backgrounds",
+    "--scales": "scales",
+    "--styles": "styles",
+    "-n": "count",
+    "--negatives": "negatives",
+    "--encoder": "encoder",
+    "--recognizer": "recognizer",
+    "--passing": "passing",
+    "--threshold": "threshold",
+    "--seed": "seed",
+    "--steps": "sampling.steps",
+    "--guidance": "sampling.guidance",
+    "--sampler": "sampling.sampler",
+    "--batch-size": "batch_size",
+    "--device": "device",
+    "--overwrite": "overwrite",
+}
+COMPARE = {
+    "--data": "data",
+    "--evaluations": "evaluations",
+    "--prompts": "prompts",
+    "--class-noun": "class_noun",
+    "-n": "count",
+    "--seed": "seed",
+    "--steps": "sampling.steps",
+    "--guidance": "sampling.guidance",
+    "--sampler": "sampling.sampler",
+    "--batch-size": "batch_size",
+    "--rounds": "rounds",
+    "--disagreements": "disagreements",
+    "--threads": "threads",
+    "--device": "device",
+    "--fresh": "fresh",
     "--out": "out",
     "--overwrite": "overwrite",
 }

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from femtobooth.core import console
 from femtobooth.core.errors import ExistsError, PhotoError
 from femtobooth.core.runs import write_json
-from femtobooth.generator.photos import CAPTIONS, Photo, load_photos, make_square, restore_photos, store_photos
+from femtobooth.generator.photos import CAPTIONS, Photo, hold_out, load_photos, make_square, restore_photos, store_photos
 from femtobooth.generator.settings import PhotoSettings
 
 
@@ -299,3 +299,34 @@ def test_damaged_stored_photos_are_an_error(tmp_path: Path, said: io.StringIO, n
     (tmp_path / "run" / name).unlink() if content is None else (tmp_path / "run" / name).write_bytes(content)
     with pytest.raises(PhotoError, match=rf"01\.\w+: .*{problem}"):
         restore_photos(tmp_path / "run")
+
+
+# --- photos kept out of training ---
+
+
+def test_the_last_photos_are_held_out(tmp_path: Path) -> None:
+    for index in range(5):
+        scene(index).save(tmp_path / f"{index}.png")
+    photos, _ = load(tmp_path)
+    kept, held = hold_out(photos, 2)
+    assert [photo.path.stem for photo in kept] == ["0", "1", "2"]
+    assert [photo.path.stem for photo in held] == ["3", "4"]
+    assert hold_out(photos, 0) == (photos, [])
+
+
+def test_near_copies_are_held_out_last(tmp_path: Path) -> None:
+    """Scored against a copy of what it was trained on, any model looks good."""
+    for index, seed in enumerate((0, 1, 2, 2)):
+        scene(seed, 96 + index, 96 + index).save(tmp_path / f"{index}.png")
+    photos, _ = load(tmp_path)
+    assert [photo.path.stem for photo in hold_out(photos, 1)[1]] == ["1"]
+    assert [photo.path.stem for photo in hold_out(photos, 2)[1]] == ["0", "1"]
+
+
+@pytest.mark.parametrize(("given", "count"), [(3, 2), (2, 1), (1, 1), (3, 9)])
+def test_two_photos_are_left_to_train_on(given: int, count: int, tmp_path: Path) -> None:
+    for index in range(given):
+        scene(index).save(tmp_path / f"{index}.png")
+    photos, _ = load(tmp_path)
+    with pytest.raises(PhotoError, match=f"--hold-out {count}: leaves"):
+        hold_out(photos, count)

@@ -24,6 +24,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
         "training.batch_size": 1, "training.trackers": "csv", "training.checkpoint_every": 1, "prior.images": CLASS_IMAGES,
         "prior.sampling_batch": 1, "prior.sampling.steps": 1, "preview.images": 1, "preview.sampling.steps": 1,
         "preview.prompts": "a [V] {class}", "train.unet_learning_rate": "1e-3",
+        "watch.every": 1, "watch.encoder": "bundled", "watch.steps": 1, "watch.select": "final",
     }  # fmt: skip
     command = [sys.executable, str(Path(__file__).with_name("ddp_worker.py")), "personalize", str(photos), "--class-noun", "robot"]
     command += ["--base", str(tiny_sd1), "--runs", str(folder / "runs"), "--steps", str(STEPS), "--accumulate", str(ACCUMULATE)]
@@ -37,7 +38,7 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
 
 
 def test_every_process_draws_its_own_randomness(story: tuple[Path, list[list[dict[str, Any]]]]) -> None:
-    draws = [[entry for entry in log if entry["kind"] == "draw"] for log in story[1]]
+    draws = [[entry for entry in log if entry["kind"] == "draw" and entry["purpose"] in ("instance", "prior")] for log in story[1]]
     places = [(purpose, step) for step in range(STEPS * ACCUMULATE) for purpose in ("instance", "prior")]
     assert [[(entry["purpose"], entry["micro_step"]) for entry in log] for log in draws] == [places, places]
     for name in ("noise", "latents"):
@@ -61,11 +62,18 @@ def test_class_images_are_split_without_duplicates(story: tuple[Path, list[list[
     assert abs(len(drawn[0]) - len(drawn[1])) <= 1
 
 
+def test_the_first_process_alone_watches(story: tuple[Path, list[list[dict[str, Any]]]]) -> None:
+    (run,) = story[0].iterdir()
+    assert [point["step"] for point in json.loads((run / "watch" / "watch.json").read_text())["points"]] == [0, 1, 2]
+    losses = [sum(entry["purpose"] == "deterministic loss" for entry in log if entry["kind"] == "draw") for log in story[1]]
+    assert losses == [2, 0]  # before the first step and after the last
+
+
 def test_one_run_folder_and_one_row_a_step(
     story: tuple[Path, list[list[dict[str, Any]]]], curve: Callable[[Path], list[dict[str, str]]]
 ) -> None:
     (run,) = story[0].iterdir()
     assert json.loads((run / "run.json").read_text())["status"] == "done"
-    assert [row["step"] for row in curve(run)] == [str(step) for step in range(1, STEPS + 1)]
+    assert [row["step"] for row in curve(run)] == [str(step) for step in range(STEPS + 1)]
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-000001", "step-000002"]
     assert not list(run.rglob(".tmp-*"))

@@ -144,3 +144,30 @@ def test_other_folders_are_refused_and_left_alone(tmp_path: Path, capsys: pytest
         cli.main(["report", str(tmp_path / "nothing")])
     assert stopped.value.code == 2
     assert "->" in capsys.readouterr().err
+
+
+def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
+    points = [{"step": 10 * i, "fidelity": [0.2 + 0.1 * i, 0.3 + 0.1 * i], "prompt": [1.0, 1.0], "drift": 0.05 * i} for i in range(5)]
+    curve = {
+        "encoder": "lite0", "weights": "w", "prompts": [], "prompt_fidelity": "CLIP-T", "photos": 4, "ceiling": 0.9, "points": points,
+        "deterministic": [[0, 1.0], [10, 0.5]], "dvar_step": None, "seconds": {},
+    }  # fmt: skip
+    write_json(run / "watch" / "watch.json", curve)
+    facts = json.loads((run / "run.json").read_text())
+    selected = {"step": 20, "reason": "because", "front": [10, 20], "rule": "THE RULE"}
+    cost = {"scored": 5, "seconds": 12.0, "share": 0.12}
+    write_json(run / "run.json", facts | {"steps": 20, "trained_steps": 40, "selected": selected, "watch": cost})
+    report.run(run)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "model/ holds step 20 of 40: because." in text
+    assert "THE RULE" in text
+    assert "12 % of" in text.replace("12%", "12 %")
+    charts = [str(chart["aria-label"]) for chart in _Page(text).all("svg") if "aria-label" in chart]
+    for name in ("Subject fidelity over optimizer", "Prompt fidelity", "Drift", "Subject fidelity over drift", "Deterministic loss"):
+        assert any(label.startswith(name) for label in charts), name
+    alts = [str(image["alt"]) for image in _Page(text).all("img")]
+    assert any("seed" in alt and ", step 20" in alt for alt in alts)
+    assert not any(", step 40" in alt for alt in alts)  # was drawn after the step that became the model
+    (run / "watch" / "watch.json").write_text("{}")  # damaged: the page is made without it
+    report.run(run)
+    assert "THE RULE" not in (run / "report.html").read_text(encoding="utf-8")

@@ -120,6 +120,25 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
     return photos, rows
 
 
+def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]:
+    """Photos to train on, and `count` to score against: the last by order, but those with a near-copy among the photos only if need be.
+
+    A near-copy of what was trained on would flatter every score. Raises PhotoError where fewer than two would be left.
+    """
+    if not count:
+        return photos, []
+    if len(photos) - count < 2:
+        most = max(len(photos) - 2, 0)
+        raise PhotoError(
+            f"--hold-out {count}: leaves {max(len(photos) - count, 0)} of {len(photos)} photos to train on, which needs 2",
+            f"hold out at most {most}, or give more photos" if most else "give more photos, or hold none out",
+        )
+    looks = [_thumbnail(Image.fromarray(photo.pixels)) for photo in photos]
+    twinned = [any(nearly_same(look, other) for other in looks if other is not look) for look in looks]
+    held = sorted(range(len(photos)), key=lambda index: (twinned[index], -index))[:count]
+    return [photo for index, photo in enumerate(photos) if index not in held], [photos[index] for index in sorted(held)]
+
+
 def make_square(image: Image.Image, size: int, crop: str) -> tuple[Image.Image, list[str]]:
     """An RGB picture as a size x size square, never squashed, and what was done to it.
 

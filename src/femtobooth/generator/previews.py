@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,11 @@ from .sampling import sample
 from .settings import PreviewSettings
 
 
-def draw_previews(model: StableDiffusion, prompts: list[str], settings: PreviewSettings, size: int) -> np.ndarray:
+def draw_previews(model: StableDiffusion, prompts: list[str], settings: PreviewSettings, size: int, label: str = "previews") -> np.ndarray:
     """(prompts, images, size, size, 3) uint8 pictures; a function of the weights and the settings alone."""
     texts = [prompt for prompt in prompts for _ in range(settings.images)]
     seeds = [settings.seed + column for _ in prompts for column in range(settings.images)]
-    with progress_bar("previews", len(texts) * settings.sampling.steps) as bar:
+    with progress_bar(label, len(texts) * settings.sampling.steps) as bar:
         pictures = sample(model, texts, seeds, settings.sampling, (size, size), batch_size=settings.batch_size, bar=bar)
     return pictures.reshape(len(prompts), settings.images, *pictures.shape[1:])
 
@@ -41,6 +42,18 @@ def save_previews(folder: Path, name: str, prompts: list[str], pictures: np.ndar
     with atomic_file(folder / f"{name}.png") as temporary:
         drawn.save(temporary, format="PNG")
     return np.asarray(drawn.convert("RGB"))
+
+
+@contextmanager
+def as_it_is(module: Any, average: MovingAverage | None) -> Iterator[StableDiffusion]:
+    """Inside, the model in training can be drawn with: the VAE is beside it, and the moving average in it if there is one."""
+    model: StableDiffusion = module.model
+    model.vae.to(model.device)
+    with average.applied(module) if average is not None else nullcontext():
+        yield model
+    if model.device.type == "cuda":
+        model.vae.to("cpu")
+        torch.cuda.empty_cache()
 
 
 class Previews(StepCallback):
@@ -61,11 +74,6 @@ class Previews(StepCallback):
     def _draw(self, trainer: Trainer, module: Any, step: int) -> None:
         if not trainer.is_global_zero:
             return
-        model: StableDiffusion = module.model
-        model.vae.to(model.device)
-        with self.average.applied(module) if self.average is not None and step else nullcontext():
+        with as_it_is(module, self.average if step else None) as model:
             pictures = draw_previews(model, self.prompts, self.settings, self.size)
-        if model.device.type == "cuda":
-            model.vae.to("cpu")
-            torch.cuda.empty_cache()
         log_picture(trainer, "previews", save_previews(self.folder, f"step-{step:06d}", self.prompts, pictures), step)

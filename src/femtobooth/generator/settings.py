@@ -36,6 +36,8 @@ class PhotoSettings(Settings):
     """Also train on mirrored photos; leave off for subjects with text."""
     captions: Literal["plain", "photo", "varied"] = "photo"
     """Caption of a photo without a .txt of its own: plain is "a [V] dog", photo is "a photo of a [V] dog", varied is one of twenty."""
+    hold_out: int = Field(0, ge=0)
+    """Photos kept out of training to score against: the last ones by name, passing over near-copies of another photo."""
 
 
 class IdentifierSettings(Settings):
@@ -105,6 +107,31 @@ class PreviewSettings(Settings):
     sampling: SamplingSettings = SamplingSettings()
 
 
+class WatchSettings(Settings):
+    every: int | None = Field(None, ge=0)
+    """Optimizer steps between scorings of the weights; a sixth of the steps if not given (runs under 30 steps are not scored); 0 never."""
+    encoder: str | None = None
+    """What scores: as of `evaluate --encoders`; tf_efficientnet_lite0 where its package is installed, else bundled, if not given."""
+    select: Literal["best", "final"] = "best"
+    """What becomes model/: best is the checkpoint on the Pareto front by the rule in the report, final the last one."""
+    stop_when_done: bool = False
+    """End training once fidelity has stopped growing while the class drifts on."""
+    patience: int = Field(3, ge=1)
+    """Scorings without a gain in fidelity before training may end; it can dip and recover."""
+    prompts: list[str] = Field(["a [V] {class}", "a [V] {class} on the grass", "a [V] {class} in the city"], min_length=1)
+    """What is drawn and scored, beside pictures of the class (prior.prompt)."""
+    images: int = Field(2, ge=1)
+    """Pictures for each prompt."""
+    seed: int = Field(2000, ge=0)
+    """Seed of the first picture; picture i of each prompt has seed + i."""
+    sampler: Sampler = "dpmpp-2m"
+    """Solver; guidance, its rescaling and the negative prompt are those of the previews."""
+    steps: int = Field(6, ge=1, le=999)
+    """Denoising steps; few, as the same noise is drawn from every time."""
+    loss_every: int = Field(10, ge=0)
+    """Optimizer steps between values of the deterministic loss (fixed photos, noise and timesteps) of a watched run; 0 takes none."""
+
+
 class PersonalizeSettings(Settings):
     base: str = "bundled"
     """Model to start from: bundled, a folder, a single .safetensors or .ckpt file, or a hub id."""
@@ -126,6 +153,7 @@ class PersonalizeSettings(Settings):
     loss: LossSettings = LossSettings()
     train: TrainSettings = TrainSettings()
     preview: PreviewSettings = PreviewSettings()
+    watch: WatchSettings = WatchSettings()
     training: TrainingSettings = TrainingSettings()
 
 

@@ -6,6 +6,8 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
           preflight.json    what was found in the photo folder
           logs/             metrics.csv, TensorBoard
           previews/         the same prompts and seeds every N steps
+          watch/            how alike, how obedient and how drifted the model was at every N steps, and the curve of it
+          held_out/         photos that were kept out of training (--hold-out)
           checkpoints/      to resume from
           overview.png      photos, before, after
           report.html       all of it on one page
@@ -14,7 +16,6 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
@@ -25,26 +26,24 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from lightning.pytorch import Trainer
-from PIL import Image
 
 from ..core import config
 from ..core.console import note, rank, table, warn
-from ..core.errors import CheckpointError, ExistsError, Interrupted, ModelError, PhotoError, SettingsError
-from ..core.images import find_pictures
-from ..core.runs import atomic_file, atomic_folder, environment, refuse_existing, sweep, timestamp, write_json, write_text
-from ..core.sheets import sheet, stacked
+from ..core.errors import ExistsError, Interrupted, ModelError, PhotoError, SettingsError
+from ..core.images import find_pictures, shown
+from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, sweep, timestamp, write_json, write_text
 from ..generator import base as bases
 from ..generator import prior, sampling, tokens
 from ..generator.base import StableDiffusion
 from ..generator.dreambooth import DreamBooth, LatentSet, encode
 from ..generator.memory import estimate, peak_memory
-from ..generator.photos import Photo, load_photos, restore_photos, store_photos
-from ..generator.previews import Previews, draw_previews, save_previews
+from ..generator.photos import Photo, hold_out, load_photos, restore_photos, store_photos
+from ..generator.previews import Previews
 from ..generator.settings import PersonalizeSettings
+from ..recognizer.encoders import Encoder
 from ..training import checkpoints, tracking, trainer
-from . import report
+from . import outcome, watch
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
 
@@ -64,17 +63,25 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
     _check(settings, model)
     size = settings.size or model.size
     photos, preflight = load_photos(settings.photos, size)
+    photos, held_out = hold_out(photos, settings.photos.hold_out)
+    encoder = _encoder(settings, [*photos, *held_out])
     token = _identifier(model, settings)
     if rank() == 0:
         facts: dict[str, Any] = {"status": "started", "token": token, "class_noun": settings.photos.class_noun, "base": settings.base}
-        facts |= {"base_hash": model.hash, "size": size, "environment": environment()}
+        facts |= {"base_hash": model.hash, "size": size, "held_out": [photo.path.name for photo in held_out], "environment": environment()}
+        for row in preflight:
+            row["status"] = "held out" if row["file"] in {shown(photo.path) for photo in held_out} else row["status"]
         with atomic_folder(folder, settings.overwrite) as temporary:
             write_text(temporary / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
             write_json(temporary / "preflight.json", preflight)
             store_photos(photos, temporary / "photos")
+            if held_out:
+                store_photos(held_out, temporary / "held_out")
             write_json(temporary / "run.json", facts)
+        if held_out:
+            note(f"kept out of training, to score against: {', '.join(shown(photo.path.name) for photo in held_out)}\n")
         note(f"run folder: {folder}\n")
-    return _train(folder, settings, model, token, photos, size, checkpoint=None)
+    return _train(folder, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
 
 
 def resume(folder: Path) -> dict[str, Any]:
@@ -90,7 +97,9 @@ def resume(folder: Path) -> dict[str, Any]:
     if model.hash != facts["base_hash"]:
         raise ModelError(f"{settings.base}: not the base that {folder} was started from", "put the same base back, or start a new run")
     checkpoint = checkpoints.newest(folder / "checkpoints")
-    return _train(folder, settings, model, facts["token"], restore_photos(folder / "photos"), facts["size"], checkpoint)
+    photos, held_out = restore_photos(folder / "photos"), restore_photos(folder / "held_out") if facts.get("held_out") else []
+    encoder = _encoder(settings, [*photos, *held_out])
+    return _train(folder, settings, model, facts["token"], photos, held_out, facts["size"], encoder, checkpoint)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -146,8 +155,18 @@ def _check(settings: PersonalizeSettings, model: StableDiffusion) -> None:
     sampling.check(model, settings.preview.sampling)
     if settings.prior.weight and (settings.prior.folder is None or settings.prior.other_classes):
         sampling.check(model, settings.prior.sampling)
+    if watch.interval(settings):
+        sampling.check(model, watch.pictures_settings(settings).sampling)
     if settings.prior.weight and settings.prior.folder and not find_pictures([settings.prior.folder])[0]:
         raise PhotoError(f"--class-folder {settings.prior.folder}: no picture in it", "leave it out to have class images drawn")
+
+
+def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | None:
+    """What scores during training, in the first process. Raises ModelError where it is missing or was trained on these photos."""
+    encoder = watch.open_watcher(settings) if rank() == 0 else None
+    if encoder:
+        encoder.refuse_trained_on(sha256_of(photo.path) for photo in photos)
+    return encoder
 
 
 def _identifier(model: StableDiffusion, settings: PersonalizeSettings) -> str:
@@ -168,7 +187,15 @@ def _identifier(model: StableDiffusion, settings: PersonalizeSettings) -> str:
 
 
 def _train(
-    folder: Path, settings: PersonalizeSettings, model: StableDiffusion, token: str, photos: list[Photo], size: int, checkpoint: Path | None
+    folder: Path,
+    settings: PersonalizeSettings,
+    model: StableDiffusion,
+    token: str,
+    photos: list[Photo],
+    held_out: list[Photo],
+    size: int,
+    encoder: Encoder | None,
+    checkpoint: Path | None,
 ) -> dict[str, Any]:
     """Train from `checkpoint` or from the start, then write the result; returns what run.json then holds."""
     started, training = time.monotonic(), settings.training
@@ -176,39 +203,50 @@ def _train(
     def prepare(lightning: Trainer) -> tuple[LatentSet, LatentSet | None]:
         return _latents(lightning, settings, model, token, photos, size)
 
+    def fill(prompt: str) -> str:
+        return _fill(prompt, settings, token)
+
     module = DreamBooth(model, settings, token, prepare)
     _show_parts(module)
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     if step:
         note(f"resuming {folder} at step {step}")
-    prompts = [_fill(prompt, settings, token) for prompt in settings.preview.prompts]
+    prompts = [fill(prompt) for prompt in settings.preview.prompts]
     with checkpoints.Signals(f"femtobooth personalize --resume {folder}") as signals:
         saver = checkpoints.Checkpoints(folder / "checkpoints", training.checkpoint_every, training.keep_checkpoints, signals)
-        average = [trainer.MovingAverage(training.ema)] if training.ema else []
-        previews = Previews(folder / "previews", prompts, settings.preview, size, average[0] if average else None)
+        averages = [trainer.MovingAverage(training.ema)] if training.ema else []
+        average = averages[0] if averages else None
+        scored = [photo.pixels for photo in held_out or photos]
+
+        def save() -> None:
+            signals.save = True
+
+        watcher = watch.Watch(folder / "watch", settings, encoder, scored, fill, size, average, save)
+        previews = Previews(folder / "previews", prompts, settings.preview, size, average)
         trackers = tracking.loggers(training, folder / "logs", folder.resolve().name, step)
         for tracker in trackers:
             tracker.log_hyperparams(settings.model_dump())
-        lightning = trainer.build(training, folder, [*average, saver, previews, trainer.StepBar()], trackers)
+        # The watcher goes before the saver, whose checkpoints hold what it has seen.
+        lightning = trainer.build(training, folder, [*averages, watcher, saver, previews, trainer.StepBar()], trackers)
         if step < training.steps:
             os.environ[RUN_FOLDER] = str(folder.resolve())
             try:
                 lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
             finally:
                 os.environ.pop(RUN_FOLDER, None)
+            step = lightning.global_step
         if saver.stopped_by:
-            raise Interrupted(f"stopped at step {lightning.global_step} and saved", signals.way_out, saver.stopped_by)
+            raise Interrupted(f"stopped at step {step} and saved", signals.way_out, saver.stopped_by)
         if rank():
             return {}
         device = lightning.strategy.root_device
+        trainer.release(lightning, module)
         facts = read_run(folder) | {
             "seconds": round(time.monotonic() - started, 1),
             "peak_memory_gib": round(peak_memory(device) / 2**30, 2),
-            "steps": training.steps,
+            "trained_steps": step,
         }
-        trainer.release(lightning, module)
-        trained = weights_from(checkpoints.newest(folder / "checkpoints"), training.steps, module, averaged=bool(training.ema))
-        return _finish(folder, settings, trained.to(device), photos, prompts, facts)
+        return outcome.write(folder, settings, module, device, watcher, photos, prompts, facts)
 
 
 def _fill(prompt: str, settings: PersonalizeSettings, token: str) -> str:
@@ -268,61 +306,4 @@ def _show_parts(module: DreamBooth) -> None:
             for row in rows
         ]
         + [("total", "", "", "", size(total), "", "")],
-    )
-
-
-def weights_from(checkpoint: Path | None, steps: int, module: DreamBooth, averaged: bool) -> StableDiffusion:
-    """Put the last checkpoint's trained weights (or their moving average) into the module's model, and return the model."""
-    if checkpoint is None or checkpoints.step_of(checkpoint) != steps:
-        raise CheckpointError("the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again")
-    state = torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True)
-    trained = dict(state["state_dict"])
-    if averaged:
-        trained |= state["callbacks"][trainer.MovingAverage.__name__]["average"]
-    module.load_state_dict(trained, strict=False)
-    tokens.TokenEmbedding.remove(module.model)
-    return module.model
-
-
-def _finish(
-    folder: Path, settings: PersonalizeSettings, model: StableDiffusion, photos: list[Photo], prompts: list[str], facts: dict[str, Any]
-) -> dict[str, Any]:
-    """Draw the last pictures and write model/; only then is the run done. Returns what run.json then holds."""
-    last = draw_previews(model, prompts, settings.preview, facts["size"])
-    save_previews(folder / "previews", f"step-{settings.training.steps:06d}", prompts, last)
-    _overview(folder, photos, prompts, last)
-    model.subject = {key: facts[key] for key in ("token", "class_noun", "base_hash", "steps")} | {"run": folder.resolve().name}
-    dtype = torch.float16 if settings.save_precision == "16" else torch.float32
-    bases.save_folder(model.to("cpu"), folder / "model", _card(facts, settings, model), dtype, overwrite=True)
-    facts["status"] = "done"
-    write_json(folder / "run.json", facts)
-    report.run(folder)
-    note(f'done: {folder / "overview.png"} shows it; draw with\n  femtobooth generate {folder} "a [V] {facts["class_noun"]} on the moon"')
-    return facts
-
-
-def _overview(folder: Path, photos: list[Photo], prompts: list[str], after: np.ndarray) -> None:
-    """overview.png: photos on top, then each prompt before and after training."""
-    before = np.full_like(after, 255)
-    for row in range(len(prompts)):
-        for column in range(after.shape[1]):
-            path = folder / "previews" / "step-000000" / f"{row:02d}-{column}.png"
-            with contextlib.suppress(OSError), Image.open(path) as image:
-                before[row, column] = np.asarray(image)
-    half = after.shape[1]
-    top = sheet([[photo.pixels for photo in photos[: 2 * half]]], [f"{len(photos)} photos"], [], cell=max(128, before.shape[2]))
-    below = sheet([[*before[row], *after[row]] for row in range(len(prompts))], prompts, ["before"] * half + ["after"] * half)
-    drawn = stacked([top, below])
-    with atomic_file(folder / "overview.png") as temporary:
-        drawn.save(temporary, format="PNG")
-
-
-def _card(facts: dict[str, Any], settings: PersonalizeSettings, model: StableDiffusion) -> str:
-    """The model card: what it is, how to use it, and the settings it draws best with."""
-    subject = f"{facts['token']} {facts['class_noun']}"
-    matter = {"tags": ["dreambooth", "stable-diffusion", "text-to-image"], "femtobooth": {"generate": model.card.get("generate", {})}}
-    return (
-        f"---\n{yaml.safe_dump(matter, sort_keys=False)}---\n\n# {subject}\n\n"
-        f"DreamBooth on {Path(settings.base).name}: {facts['steps']} steps; what trained: {', '.join(settings.train.parts)}.\n\n"
-        f'Write "a {subject} ..." in a prompt. Made with femtobooth {facts["environment"].get("femtobooth", "")}.\n'
     )

@@ -23,9 +23,10 @@ from ..generator import prior, tokens
 from ..generator.photos import Photo, restore_photos
 from ..generator.settings import PersonalizeSettings
 from ..recognizer import duplicates
+from . import watch_chart
 
 MOST = 12  # class images, and steps between the first and the last, that are shown
-INTERNAL = {"loss", "instance", "prior", "learning_rate"}  # groups of metrics.csv that are no scores
+INTERNAL = {"loss", "instance", "prior", "learning_rate", "watch", "deterministic"}  # groups of metrics.csv that have no chart of their own
 
 
 def run(folder: Path) -> dict[str, Any]:
@@ -39,6 +40,8 @@ def run(folder: Path) -> dict[str, Any]:
     photos = restore_photos(folder / "photos")
     preflight, evaluation = _json(folder / "preflight.json") or [], _json(folder / "evaluation" / "evaluation.json")
     steps = _previews(folder)
+    if facts.get("steps") in steps:  # what was drawn after the step that became the model is not of it
+        steps = {step: shots for step, shots in steps.items() if step <= facts["steps"]}
     prompts = [_filled(prompt, facts) for prompt in settings.preview.prompts]
     nearest, copies, compared = _nearest(steps, prompts, photos, facts)
     warnings = _warnings(facts, settings, photos, preflight, copies, compared)
@@ -48,6 +51,7 @@ def run(folder: Path) -> dict[str, Any]:
         _tiles(folder, facts, photos, settings),
         *(pages.callout(text, "warn") for text in warnings),
         _before_after(steps, prompts, settings),
+        watch_chart.section(folder, facts),
         nearest,
         _photos(photos, preflight, facts),
         _class_images(settings, facts),
@@ -114,7 +118,11 @@ def _tiles(folder: Path, facts: dict[str, Any], photos: list[Photo], settings: P
     rates = _column(_rows(folder), "photos_per_second")[1]
     tiles: list[tuple[object, object, object]] = [
         ("photos", len(photos), f"{facts['size']} px, {settings.photos.crop} crop"),
-        ("steps", facts.get("steps", "–"), f"of {settings.training.steps}, batch {settings.training.batch_size}"),  # noqa: RUF001
+        (
+            "steps",
+            facts.get("steps", "–"),  # noqa: RUF001
+            f"of {facts.get('trained_steps', settings.training.steps)}, batch {settings.training.batch_size}",
+        ),
     ]
     if "seconds" in facts:
         speed = f"{np.median(rates):.1f} photos/s" if rates else "with class images and previews"

@@ -1,0 +1,117 @@
+"""The end of a personalize run: the chosen weights become model/, drawn once more beside what the base drew before."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from PIL import Image
+
+from ..core.console import note
+from ..core.errors import CheckpointError
+from ..core.runs import atomic_file, write_json
+from ..core.selection import RULE, Choice
+from ..core.sheets import sheet, stacked
+from ..generator import base as bases
+from ..generator import tokens
+from ..generator.base import StableDiffusion
+from ..generator.dreambooth import DreamBooth
+from ..generator.photos import Photo
+from ..generator.previews import draw_previews, save_previews
+from ..generator.settings import PersonalizeSettings
+from ..training import checkpoints, trainer
+from . import report
+from .watch import Watch
+
+
+def write(
+    folder: Path,
+    settings: PersonalizeSettings,
+    module: DreamBooth,
+    device: torch.device,
+    watcher: Watch,
+    photos: list[Photo],
+    prompts: list[str],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Choose a step and write model/ and what shows it; only then is the run done. Returns what run.json then holds.
+
+    `facts` is run.json so far, with `trained_steps`. Raises CheckpointError where the last step's checkpoint is missing or damaged.
+    """
+    last = facts["trained_steps"]
+    state = _state(folder, last)
+    watcher.restore(state["callbacks"])
+    choice, weights = watcher.choose(last), None
+    if choice.step != last:
+        weights = watcher.weights(choice.step)
+        choice = choice if weights else Choice(last, f"the weights of step {choice.step} cannot be read", choice.front)
+    if watcher.points:
+        watcher.write(choice)
+        note(f"model/ takes step {choice.step} of {last}: {choice.reason}")
+    selected = {"step": choice.step, "reason": choice.reason, "front": list(choice.front), "rule": RULE if choice.front else None}
+    facts = facts | {"steps": choice.step, "selected": selected, "watch": watcher.summary()}
+
+    model = weights_from(state, module, averaged=bool(settings.training.ema), chosen=weights).to(device)
+    after = draw_previews(model, prompts, settings.preview, facts["size"])
+    save_previews(folder / "previews", f"step-{choice.step:06d}", prompts, after)
+    _overview(folder, photos, prompts, after)
+    model.subject = {key: facts[key] for key in ("token", "class_noun", "base_hash", "steps")} | {"run": folder.resolve().name}
+    dtype = torch.float16 if settings.save_precision == "16" else torch.float32
+    bases.save_folder(model.to("cpu"), folder / "model", _card(facts, settings, model), dtype, overwrite=True)
+    facts["status"] = "done"
+    write_json(folder / "run.json", facts)
+    watcher.remove_weights()
+    report.run(folder)
+    note(f'done: {folder / "overview.png"} shows it; draw with\n  femtobooth generate {folder} "a [V] {facts["class_noun"]} on the moon"')
+    return facts
+
+
+def _state(folder: Path, step: int) -> dict[str, Any]:
+    """What the checkpoint of the last step holds. Raises CheckpointError where it is missing or damaged."""
+    checkpoint = checkpoints.newest(folder / "checkpoints")
+    if checkpoint is None or checkpoints.step_of(checkpoint) != step:
+        raise CheckpointError("the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again")
+    return dict(torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True))
+
+
+def weights_from(
+    state: dict[str, Any], module: DreamBooth, averaged: bool, chosen: dict[str, torch.Tensor] | None = None
+) -> StableDiffusion:
+    """Put a checkpoint's trained weights (or their moving average), or those `chosen` over them, into the module's model; returns it."""
+    trained = dict(state["state_dict"])
+    if averaged:
+        trained |= state["callbacks"][trainer.MovingAverage.__name__]["average"]
+    module.load_state_dict(trained | (chosen or {}), strict=False)
+    tokens.TokenEmbedding.remove(module.model)
+    return module.model
+
+
+def _overview(folder: Path, photos: list[Photo], prompts: list[str], after: np.ndarray) -> None:
+    """overview.png: photos on top, then each prompt before and after training."""
+    before = np.full_like(after, 255)
+    for row in range(len(prompts)):
+        for column in range(after.shape[1]):
+            path = folder / "previews" / "step-000000" / f"{row:02d}-{column}.png"
+            with contextlib.suppress(OSError), Image.open(path) as image:
+                before[row, column] = np.asarray(image)
+    half = after.shape[1]
+    top = sheet([[photo.pixels for photo in photos[: 2 * half]]], [f"{len(photos)} photos"], [], cell=max(128, before.shape[2]))
+    below = sheet([[*before[row], *after[row]] for row in range(len(prompts))], prompts, ["before"] * half + ["after"] * half)
+    drawn = stacked([top, below])
+    with atomic_file(folder / "overview.png") as temporary:
+        drawn.save(temporary, format="PNG")
+
+
+def _card(facts: dict[str, Any], settings: PersonalizeSettings, model: StableDiffusion) -> str:
+    """The model card: what it is, how to use it, and the settings it draws best with."""
+    subject = f"{facts['token']} {facts['class_noun']}"
+    matter = {"tags": ["dreambooth", "stable-diffusion", "text-to-image"], "femtobooth": {"generate": model.card.get("generate", {})}}
+    return (
+        f"---\n{yaml.safe_dump(matter, sort_keys=False)}---\n\n# {subject}\n\n"
+        f"DreamBooth on {Path(settings.base).name}: {facts['steps']} steps; what trained: {', '.join(settings.train.parts)}.\n\n"
+        f'Write "a {subject} ..." in a prompt. Made with femtobooth {facts["environment"].get("femtobooth", "")}.\n'
+    )

@@ -1,0 +1,203 @@
+"""Training that is watched: the same training, and the best of its steps as the model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from femtobooth.core import selection
+from femtobooth.core.runs import write_json
+
+Weights = Callable[[Path], dict[str, torch.Tensor]]
+Personalize = Callable[..., Path]
+Curve = Callable[[Path], list[dict[str, str]]]
+STEPS = 5
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("watched")
+
+
+@pytest.fixture(scope="module")
+def watched(personalize: Personalize, tiny_sd1: Path, tiny: Path, runs: Path) -> Callable[..., Path]:
+    """`watched(name, *flags)`: a run that is scored every other step."""
+
+    def call(name: str, *flags: object) -> Path:
+        watch = ("--steps", STEPS, "--watch-every", 2, "--watch-encoder", tiny, "--set", "watch.steps=2", "--set", "watch.loss_every=1")
+        return personalize(tiny_sd1, runs, name, *watch, "--checkpoint-every", 2, *flags)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(watched: Callable[..., Path]) -> Path:
+    return watched("whole")
+
+
+def state(run: Path, step: int = STEPS) -> dict[str, Any]:
+    return dict(torch.load(run / "checkpoints" / f"step-{step:06d}" / "state.ckpt", weights_only=True))
+
+
+def seen(run: Path) -> dict[str, Any]:
+    """What was watched, without how long it took."""
+    curve = json.loads((run / "watch" / "watch.json").read_text())
+    return {name: value for name, value in curve.items() if name != "seconds"}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_curve_is_kept_and_drawn(whole: Path, curve: Curve) -> None:
+    found = seen(whole)
+    assert [point["step"] for point in found["points"]] == [0, 2, 4, 5]
+    assert found["points"][0]["drift"] == pytest.approx(0, abs=1e-6)
+    assert all(len(point["fidelity"]) == 6 for point in found["points"])
+    assert [step for step, _ in found["deterministic"]] == list(range(STEPS + 1))
+    assert found["photos"] == 4
+    rows = {int(row["step"]): row for row in curve(whole)}
+    for point in found["points"]:
+        assert float(rows[point["step"]]["watch/fidelity"]) == pytest.approx(np.mean(point["fidelity"]))
+        assert float(rows[point["step"]]["watch/drift"]) == point["drift"]
+    assert rows[3]["watch/fidelity"] == ""
+    assert [float(rows[step]["deterministic/loss"]) for step in rows] == [loss for _, loss in found["deterministic"]]
+    drawn = (whole / "watch" / "curve.svg").read_text()
+    assert drawn.startswith("<svg xmlns=")
+    assert "Pareto front" in drawn
+    assert (whole / "watch" / "step-000000" / "03-1.png").is_file()
+    facts = json.loads((whole / "run.json").read_text())
+    assert facts["watch"]["scored"] == 4
+    assert facts["watch"]["share"] > 0
+    assert facts["trained_steps"] == STEPS
+    assert facts["steps"] == facts["selected"]["step"] in facts["selected"]["front"]
+    assert not (whole / "watch" / "weights").exists()
+
+
+def test_watching_never_disturbs_training(personalize: Personalize, tiny_sd1: Path, runs: Path, whole: Path, curve: Curve) -> None:
+    unwatched = personalize(tiny_sd1, runs, "unwatched", "--steps", STEPS, "--watch-every", 0, "--set", "watch.loss_every=0")
+    assert same(state(unwatched)["state_dict"], state(whole)["state_dict"])
+    losses = [[row["loss/instance"] for row in curve(run) if row["loss/instance"]] for run in (unwatched, whole)]
+    assert losses[0] == losses[1]
+    facts = json.loads((unwatched / "run.json").read_text())
+    assert facts["watch"] is None
+    assert facts["steps"] == STEPS
+    assert not (unwatched / "watch").exists()
+
+
+@pytest.mark.parametrize("step", [2, 4, 5])
+def test_the_chosen_step_becomes_the_model(
+    step: int, watched: Callable[..., Path], personalize: Personalize, tiny_sd1: Path, runs: Path, weights: Weights, monkeypatch: Any
+) -> None:
+    """The same weights as those of a run that ends there."""
+    choice = selection.Choice(step, "the test wants it", (2, 4, 5))
+    monkeypatch.setattr(selection, "choose", lambda _: choice)
+    monkeypatch.setattr(selection, "pareto_front", list)
+    run = watched(f"chosen-{step}")
+    ended = personalize(tiny_sd1, runs, f"ended-{step}", "--steps", step)
+    assert same(weights(run / "model"), weights(ended / "model"))
+    facts = json.loads((run / "run.json").read_text())
+    assert (facts["steps"], facts["trained_steps"]) == (step, STEPS)
+    assert json.loads((run / "model" / "femtobooth.json").read_text())["steps"] == step
+    assert (run / "previews" / f"step-{step:06d}.png").is_file()
+
+
+def test_the_moving_average_is_what_is_watched_and_kept(watched: Callable[..., Path], weights: Weights, monkeypatch: Any) -> None:
+    monkeypatch.setattr(selection, "choose", lambda _: selection.Choice(4, "the test wants it", (4,)))
+    monkeypatch.setattr(selection, "pareto_front", list)
+    run = watched("averaged", "--ema", 0.9)
+    average = state(run, 4)["callbacks"]["MovingAverage"]["average"]
+    found = weights(run / "model")
+    assert all(torch.equal(found[name.replace(".", "/", 1)], value) for name, value in average.items())
+
+
+def test_final_keeps_no_weights(watched: Callable[..., Path], weights: Weights) -> None:
+    run = watched("final", "--select", "final")
+    found, last = weights(run / "model"), state(run)["state_dict"]
+    assert all(torch.equal(found[name.replace(".", "/", 1)], value) for name, value in last.items())
+    assert json.loads((run / "run.json").read_text())["selected"]["reason"].startswith("--select final")
+
+
+def broken_at(run: Path, copy: Path, step: int) -> Path:
+    """The run as it would be had it been killed just after the checkpoint of `step`."""
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("model", "overview.png", "report.html"))
+    for path in (copy / "checkpoints").iterdir():
+        if int(path.name[5:]) > step:
+            shutil.rmtree(path)
+    facts = json.loads((copy / "run.json").read_text())
+    write_json(copy / "run.json", {name: value for name, value in facts.items() if name != "selected"} | {"status": "started"})
+    return copy
+
+
+@pytest.mark.parametrize("step", [4, 5])
+def test_a_resumed_run_has_the_same_curve(
+    step: int, watched: Callable[..., Path], femtobooth: Callable[..., int], runs: Path, weights: Weights, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr("femtobooth.workflows.watch.Watch.remove_weights", lambda _: None)  # as they are when a run is killed
+    run = watched(f"to-resume-{step}")
+    copy = broken_at(run, runs / f"resumed-{step}", step)
+    assert femtobooth("personalize", "--resume", copy) == 0
+    assert seen(copy) == seen(run)
+    assert same(weights(copy / "model"), weights(run / "model"))
+
+
+def test_lost_weights_leave_the_others_to_choose_from(whole: Path, femtobooth: Callable[..., int], runs: Path, capsys: Any) -> None:
+    """`whole` has dropped its weights; only the last step is left."""
+    copy = broken_at(whole, runs / "lost", STEPS)
+    assert femtobooth("personalize", "--resume", copy) == 0
+    facts = json.loads((copy / "run.json").read_text())
+    assert facts["steps"] == STEPS
+    front = {point.step for point in selection.pareto_front([selection.Point(**row) for row in seen(copy)["points"]][1:])}
+    assert ("are gone" in capsys.readouterr().err) == bool(front - {STEPS})
+
+
+def test_it_ends_when_done(
+    watched: Callable[..., Path], femtobooth: Callable[..., int], runs: Path, weights: Weights, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(selection, "finished", lambda points, patience: len(points) > patience - 1)
+    run = watched("done", "--stop-when-done", "--select", "final")
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["trained_steps"] == facts["steps"] == 4
+    assert [point["step"] for point in seen(run)["points"]] == [0, 2, 4]
+    copy = broken_at(run, runs / "done-again", 4)  # killed before the model was written: no further step is taken
+    assert femtobooth("personalize", "--resume", copy) == 0
+    assert json.loads((copy / "run.json").read_text())["trained_steps"] == 4
+    assert same(weights(copy / "model"), weights(run / "model"))
+
+
+def test_stopping_needs_watching(
+    personalize: Personalize, femtobooth: Callable[..., int], photos: Path, tiny_sd1: Path, capsys: Any
+) -> None:
+    command = ("personalize", photos, "--class-noun", "robot", "--base", tiny_sd1)
+    assert femtobooth(*command, "--stop-when-done", "--watch-every", 0) == 2
+    assert "--watch-every 50" in capsys.readouterr().err
+    assert femtobooth(*command, "--watch-encoder", "no/such/file.safetensors") == 2
+
+
+def test_photos_held_out_are_scored_and_never_trained_on(watched: Callable[..., Path], photos: Path) -> None:
+    run = watched("held-out", "--hold-out", 1)
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["held_out"] == ["photo3.png"]
+    assert seen(run)["photos"] == 1
+    assert sorted(path.name for path in (run / "held_out").iterdir()) == ["00.png", "00.txt"]
+    held = np.asarray(Image.open(run / "held_out" / "00.png"))
+    trained = [np.asarray(Image.open(path)) for path in sorted((run / "photos").glob("*.png"))]
+    assert len(trained) == 3
+    assert not any(np.array_equal(held, other) for other in trained)
+    rows = {Path(row["file"]).name: row["status"] for row in json.loads((run / "preflight.json").read_text())}
+    assert rows == {"photo0.png": "used", "photo1.png": "used", "photo2.png": "used", "photo3.png": "held out"}
+
+
+def test_two_photos_must_be_left(femtobooth: Callable[..., int], photos: Path, tiny_sd1: Path, runs: Path, capsys: Any) -> None:
+    command = ("personalize", photos, "--class-noun", "robot", "--base", tiny_sd1, "--runs", runs, "--name", "few")
+    assert femtobooth(*command, "--hold-out", 3) == 2
+    assert "hold out at most 2" in capsys.readouterr().err
+    assert not (runs / "few").exists()
