@@ -256,14 +256,18 @@ def _finetune(arguments: list[str]) -> None:
 
 
 def _evaluate(arguments: list[str]) -> None:
-    from .workflows.settings import EvaluateSettings
+    from .workflows.settings import ProtocolSettings
 
     description = "Measure a personalized model: likeness, prompts, drift and copies, between its base and the real photos."
-    options, layers = _read("evaluate", description, EvaluateSettings, flags.EVALUATE, arguments, run="?", prompts="*")
+    options, layers = _read("evaluate", description, ProtocolSettings, flags.PROTOCOL | flags.EVALUATE, arguments, run="?", prompts="*")
 
-    from .workflows import evaluate
+    from .workflows import evaluate, protocol
 
-    _report(evaluate.run(evaluate.settings_from(*layers)), options.json)
+    if any("protocol" in layer for layer in layers):
+        result = protocol.run(protocol.settings_from(*layers))
+    else:
+        result = evaluate.run(evaluate.settings_from(*layers))
+    _report(result, options.json)
 
 
 def _evaluate_classifier(arguments: list[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from pydantic import Field
 
 from ..core.config import Settings
@@ -15,7 +17,7 @@ class EvaluateSettings(Settings):
     """What scores: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name. If not given, those of dino and clip \
 that are in the hub's cache, else those that need no hub."""
     photos: list[str] = []
-    """Photos of the subject to score against, best ones that were held out of training; those of the run if not given."""
+    """Photos of the subject to score against; if not given, those that the run held out of training, else those it was trained on."""
     prompts: list[str] = ["a [V] {class}", "a [V] {class} on the beach", "a [V] {class} in the snow", "a [V] {class} on the moon"]
     """What to draw and score; [V] is the subject, {class} the class noun."""
     count: int = Field(4, ge=1)
@@ -37,3 +39,16 @@ that are in the hub's cache, else those that need no hub."""
     device: str = "auto"
     """Where to draw: auto, cpu, cuda, cuda:1, mps."""
     sampling: SamplingSettings = SamplingSettings()
+
+
+class ProtocolSettings(EvaluateSettings):
+    protocol: Literal["dreambooth"]
+    """dreambooth: personalize and measure every subject of a dataset by the paper's protocol, its prompts and 4 pictures of each."""
+    run: str = Field(min_length=1)
+    """Run folder that `femtobooth personalize` made; with --protocol, folder of the dataset, laid out as google/dreambooth's."""
+    subjects: list[str] = []
+    """Subjects of the dataset; all that are there if not given (with --protocol)."""
+    runs: str = Field("runs/dreambooth", min_length=1)
+    """Folder for the run of each subject (with --protocol)."""
+    personalize: dict[str, Any] = {}
+    """Settings of `femtobooth personalize` for every subject."""

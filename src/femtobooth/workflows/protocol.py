@@ -1,0 +1,256 @@
+"""dataset -> every subject personalized, drawn and scored as in the DreamBooth paper -> one table beside the published figures.
+
+RUNS/SUBJECT/         a run of personalize with its evaluation/
+     protocol.json    every subject's scores, their means, the published figures, the settings
+
+Stopped or killed at any point, the same command goes on: finished runs, pictures and scores are kept.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core import config, scores
+from ..core.console import note, table
+from ..core.errors import ExistsError, Interrupted, PhotoError, SettingsError
+from ..core.images import find_pictures, shown
+from ..core.metrics import bootstrap
+from ..core.runs import environment, refuse_existing, write_json
+from ..generator import base as bases
+from ..generator.settings import PersonalizeSettings
+from ..recognizer.encoders import open_encoder, usable
+from . import evaluate, personalize
+from .settings import EvaluateSettings, ProtocolSettings
+
+LISTS = "prompts_and_classes.txt"
+LIVE = frozenset({"cat", "dog"})  # classes of the paper's nine live subjects, which have a list of prompts of their own
+SUBJECTS, PROMPTS, PICTURES = 30, 25, 4  # of the paper
+PROMPT = re.compile(r"""\s*(['"])(.+)\1\.format\(unique_token, class_token\),?\s*""")
+CLASS = re.compile(r"\s*([\w-]+)\s*,\s*([\w -]*\w)\s*")
+COLUMNS = {"dino": "DINO", "clip": "CLIP-I"}  # what the paper calls subject fidelity by these encoders
+FIDELITY, REGION, CLIP_T = "subject fidelity", "subject fidelity, region", "prompt fidelity (CLIP-T)"
+
+
+@dataclass(frozen=True)
+class Subject:
+    name: str
+    class_noun: str
+    prompts: list[str]
+    """With [V] and {class}."""
+
+
+def settings_from(*layers: Mapping[str, Any]) -> ProtocolSettings:
+    return config.resolve(ProtocolSettings, *layers)
+
+
+def run(settings: ProtocolSettings) -> dict[str, Any]:
+    """Go through all subjects; returns what protocol.json holds. Raises InputError kinds before anything is trained."""
+    for name in ("prompts", "photos"):
+        if name in settings.model_fields_set:
+            raise SettingsError(f"{name}: --protocol dreambooth takes those of the dataset", "leave yours out")
+    data, runs = Path(settings.run).expanduser(), Path(settings.runs)
+    subjects = _subjects(data, settings.subjects)
+    encoders = settings.encoders or usable()
+    for name in encoders:
+        open_encoder(name)
+    plans = [(subject, *_plan(subject, data, settings, encoders)) for subject in subjects]
+    _begin(runs, plans)
+    rows = []
+    for number, (subject, train, measure) in enumerate(plans, start=1):
+        note(f"\nsubject {number} of {len(plans)}: {subject.name}")
+        rows.append(_subject(subject, runs / subject.name, train, measure))
+        write_json(runs / "protocol.json", _result(settings, rows, len(plans), plans[0][1]))
+    result = _result(settings, rows, len(plans), plans[0][1])
+    _tell(result)
+    return result
+
+
+def read_lists(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
+    """The class of each subject, the prompts for objects and those for live subjects, with [V] and {class}.
+
+    The file is that of google/dreambooth: lines `subject,class`, and two Python lists, which are read and never executed.
+    Raises PhotoError where one of the three is missing.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise PhotoError(
+            f"{shown(path)}: cannot be read ({error})",
+            "it belongs to google/dreambooth, in its folder `dataset`: copy it beside the subjects",
+        ) from None
+    classes: dict[str, str] = {}
+    lists: dict[str, list[str]] = {"object": [], "live": []}
+    kind = "object"
+    for line in lines:
+        if "prompts" in line.lower():
+            kind = "live" if "live" in line.lower() else "object"
+        elif prompt := PROMPT.fullmatch(line):
+            lists[kind].append(prompt[2].replace("{0}", "[V]").replace("{1}", "{class}"))
+        elif (pair := CLASS.fullmatch(line)) and pair[1] != "subject_name":
+            classes[pair[1]] = pair[2]
+    for what, found in (
+        ("class of any subject", classes),
+        ("prompts for objects", lists["object"]),
+        ("prompts for live subjects", lists["live"]),
+    ):
+        if not found:
+            raise PhotoError(f"{shown(path)}: holds no {what}", "take the file of google/dreambooth's folder `dataset` as it is")
+    return classes, lists["object"], lists["live"]
+
+
+def _subjects(data: Path, wanted: Sequence[str]) -> list[Subject]:
+    """The wanted subjects, or all that the dataset holds, in the order of its list."""
+    if not data.is_dir():
+        raise PhotoError(
+            f"{shown(data)}: no such folder", "give a folder with a folder of photos for each subject, as google/dreambooth has"
+        )
+    classes, objects, live = read_lists(data / LISTS)
+    there = [name for name in classes if (data / name).is_dir() and find_pictures([data / name])[0]]
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        raise SettingsError(f"--subjects {', '.join(missing)}: not in {shown(data)}", f"there are {', '.join(there) or 'none'}")
+    if not there:
+        raise PhotoError(f"{shown(data)}: holds no photos of the subjects in {LISTS}", "it needs a folder for each, named as there")
+    chosen = [name for name in there if not wanted or name in wanted]
+    return [Subject(name, classes[name], live if classes[name] in LIVE else objects) for name in chosen]
+
+
+def _plan(subject: Subject, data: Path, settings: ProtocolSettings, encoders: list[str]) -> tuple[PersonalizeSettings, EvaluateSettings]:
+    """How a subject is trained and measured. Raises SettingsError for what the protocol itself decides."""
+    for path in ("name", "runs", "overwrite", "photos.paths", "photos.class_noun"):
+        found: Any = settings.personalize
+        for key in path.split("."):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        if found is not None:
+            raise SettingsError(f"personalize.{path}: the protocol decides it", "leave it out")
+    photos = {"paths": [str(data / subject.name)], "class_noun": subject.class_noun}
+    train = personalize.settings_from(settings.personalize, {"name": subject.name, "runs": settings.runs, "photos": photos})
+    given = settings.model_dump(exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders"})
+    own = {"run": str(Path(settings.runs) / subject.name), "prompts": subject.prompts, "encoders": encoders}
+    drawing = bases.recommended(train.base).get("generate", {})  # which its tuned models inherit
+    return train, config.resolve(EvaluateSettings, drawing, given, own)
+
+
+def _begin(runs: Path, plans: Sequence[tuple[Subject, PersonalizeSettings, EvaluateSettings]]) -> None:
+    """Start, or make sure that what is there was trained alike. Raises ExistsError."""
+    settings = _training(plans[0][1])
+    try:
+        before = json.loads((runs / "protocol.json").read_text(encoding="utf-8"))["personalize"]
+    except (OSError, ValueError, KeyError, TypeError):
+        for subject, *_ in plans:
+            refuse_existing(runs / subject.name, overwrite=False)
+        write_json(runs / "protocol.json", {"protocol": "dreambooth", "personalize": settings, "subjects": []})
+        return
+    if before != settings:
+        changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+        raise ExistsError(
+            f"{runs}: was begun with other settings of personalize ({', '.join(changed)})", "choose another --runs, or the same settings"
+        )
+
+
+def _training(settings: PersonalizeSettings) -> dict[str, Any]:
+    """What all subjects have in common."""
+    return settings.model_dump(mode="json", exclude={"name": True, "runs": True, "overwrite": True, "photos": {"paths", "class_noun"}})
+
+
+def _subject(subject: Subject, folder: Path, train: PersonalizeSettings, measure: EvaluateSettings) -> dict[str, Any]:
+    """Train and measure what is not trained and measured yet; returns the subject's line."""
+    try:
+        if not (folder / "run.json").is_file():
+            personalize.run(train)
+        elif personalize.read_run(folder)["status"] != "done":
+            personalize.resume(folder)
+    except Interrupted as stop:
+        raise Interrupted(stop.problem, "the same command goes on from there", stop.exit_code - 128) from None
+    found = _measured(folder / "evaluation" / "evaluation.json", measure) or evaluate.run(measure)
+    kept = {name: found[name] for name in ("class_noun", "steps", "prompts", "pictures", "photos", "held_out", "near_copies", "remarks")}
+    rows = [{key: value for key, value in row.items() if key != "pictures"} for row in found["scores"]]
+    return {"subject": subject.name, **kept, "prompts": len(kept["prompts"]), "scores": rows}
+
+
+def _measured(path: Path, settings: EvaluateSettings) -> dict[str, Any] | None:
+    """A finished evaluation with just these settings."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found if found["settings"] == settings.model_dump(mode="json") else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _result(settings: ProtocolSettings, rows: list[dict[str, Any]], planned: int, train: PersonalizeSettings) -> dict[str, Any]:
+    scored = [(row["subject"], score) for row in rows for score in row["scores"]]
+    means = []
+    for name, encoder in dict.fromkeys((score["score"], score["encoder"]) for _, score in scored):
+        found = [score for _, score in scored if (score["score"], score["encoder"]) == (name, encoder)]
+        mean = {key: _mean([score[key] for score in found]) for key in ("base", "ceiling")}
+        tuned = bootstrap(np.mean, [score["tuned"][0] for score in found])
+        means.append(
+            {"score": name, "encoder": encoder, "better": found[0]["better"], "tuned": list(tuned), **mean, "subjects": len(found)}
+        )
+    whole = len(rows) == SUBJECTS and all((row["prompts"], row["pictures"]) == (PROMPTS, PROMPTS * PICTURES) for row in rows)
+    return {
+        "protocol": "dreambooth",
+        "whole": whole,
+        "data": settings.run,
+        "runs": settings.runs,
+        "base": train.base,
+        "planned": planned,
+        "means": means,
+        "published": [dict(zip(("name", "dino", "clip_i", "clip_t"), row, strict=True)) for row in scores.PUBLISHED],
+        "subjects": rows,
+        "personalize": _training(train),
+        "environment": environment(),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _tell(result: Mapping[str, Any]) -> None:
+    def number(value: float | None) -> str:
+        return "-" if value is None else f"{value:.3f}"
+
+    by_score = {(mean["score"], mean["encoder"]): mean for mean in result["means"]}
+    encoders = list(dict.fromkeys(mean["encoder"] for mean in result["means"] if mean["score"] == FIDELITY))
+    rows = []
+    for subject in result["subjects"]:
+        found = {(row["score"], row["encoder"]): row for row in subject["scores"]}
+        for encoder in encoders:
+            whole, region = found[FIDELITY, encoder], found.get((REGION, encoder))
+            values = (whole["tuned"][0], whole["base"], whole["ceiling"], region["tuned"][0] if region else None)
+            rows.append((subject["subject"], encoder, *map(number, values), f"{subject['near_copies']['count']} of {subject['pictures']}"))
+    note("")
+    columns = ["subject", "encoder", ">fidelity", ">base", ">photos", ">region", ">near-copies"]
+    table("Subject fidelity: mean cosine of pictures and photos", columns, rows)
+
+    others = [encoder for encoder in encoders if encoder not in COLUMNS]
+    lines = [
+        [name, number(dino), number(clip_i), number(clip_t), *("-" for _ in others)] for name, dino, clip_i, clip_t in scores.PUBLISHED
+    ]
+    places = [(FIDELITY, "dino"), (FIDELITY, "clip"), (CLIP_T, "clip"), *((FIDELITY, name) for name in others)]
+    for name, key in (("real photos", "ceiling"), ("tuned", "tuned"), ("untuned base", "base")):
+        cells = []
+        for place in places:
+            value = by_score.get(place, {}).get(key)
+            if key == "tuned" and value:
+                cells.append(f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})")
+            else:
+                cells.append(number(value))
+        lines.append([f"ours: {name}", *cells])
+    table("Published (first four lines) and ours", ["", ">DINO", ">CLIP-I", ">CLIP-T", *(f">{name}" for name in others)], lines)
+    subjects = result["subjects"]
+    pictures = sorted({row["pictures"] for row in subjects})
+    size = f"{len(subjects)} of {SUBJECTS} subjects, {'/'.join(map(str, pictures))} of {PROMPTS * PICTURES} pictures each"
+    note(f"ours: {size}, on {Path(result['base']).name}; 95 % intervals over subjects")
+    if others:
+        note(f"{', '.join(others)}: no encoder of the paper, so these columns compare with nothing that was published")
+    note(f"all of it: {Path(result['runs']) / 'protocol.json'}")
