@@ -284,6 +284,17 @@ def _evaluate_classifier(arguments: list[str]) -> None:
     _report(evaluate_classifier.run(resolve(EvaluateClassifierSettings, *layers)), options.json)
 
 
+def _compare(arguments: list[str]) -> None:
+    from .workflows.settings import CompareSettings
+
+    description = "Put models side by side: what was measured here, what their files say, and when to choose which; on one page."
+    options, layers = _read("compare", description, CompareSettings, flags.COMPARE, arguments, models="*")
+
+    from .workflows import compare
+
+    _report(compare.run(compare.settings_from(*layers)), options.json)
+
+
 def _run_report(arguments: list[str]) -> None:
     parser = _parser("report", "Put a personalize run on one HTML page, RUN/report.html, that needs nothing else.")
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, finished or not")
@@ -322,6 +333,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "finetune": ("a folder of your classes in, a recognizer of them out", _finetune),
     "export": ("a recognizer for another runtime, compared with the original", _export),
     "evaluate-classifier": ("how good a recognizer is, and how far to believe it", _evaluate_classifier),
+    "compare": ("models side by side, to choose between them", _compare),
     "models": ("the recognizers that are available here and now", _models),
     "demo": ("the whole story on a mascot, in a few minutes on a CPU", _demo),
 }

@@ -165,3 +165,10 @@ def test_heat_map_shows_each_count_once():
     chart = charts.heat_map(np.array([[7, 0], [2, 9]]), ["cat", "dog"], ["cat", "dog"], "true", "predicted", "confusions")
     assert re.findall(r"<title>(.*?)</title>", chart) == ["cat taken for cat: 7", "dog taken for cat: 2", "dog taken for dog: 9"]
     assert len(re.findall('class="cell own"', chart)) == 2
+
+
+def test_figures_lead_to_their_footnotes() -> None:
+    made = pages.join(pages.noted("<5>", 2, 'read "there"'), pages.footnotes(["one", "<two>"]))
+    assert '&lt;5&gt;<sup><a href="#note-2"' in made
+    assert '<li id="note-2">&lt;two&gt;</li>' in made
+    assert 'title="read &quot;there&quot;"' in made

@@ -102,16 +102,32 @@ def tiles(*facts: tuple[object, object, object]) -> Html:
     )
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str) -> Html:
-    """A table that scrolls in its own box; columns whose name starts with ``>`` are right-aligned."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str, whole: bool = False) -> Html:
+    """A table that scrolls in its own box; columns whose name starts with ``>`` are right-aligned.
+
+    A long one scrolls downwards too, unless it is to be seen `whole`; its first column then stays where others scroll past.
+    """
     sides = [' class="number"' if column.startswith(">") else "" for column in columns]
     head = "".join(f'<th scope="col"{side}>{markup(column.lstrip(">"))}</th>' for column, side in zip(columns, sides, strict=True))
     body = "\n".join(
         "<tr>" + "".join(f"<td{side}>{markup(cell)}</td>" for cell, side in zip(row, sides, strict=True)) + "</tr>" for row in rows
     )
     return _scrolling(
-        f"<table><caption>{markup(caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>", caption
+        f"<table><caption>{markup(caption)}</caption><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>",
+        caption,
+        "scroll whole" if whole else "scroll",
     )
+
+
+def noted(content: object, number: int, title: object = "") -> Html:
+    """A figure that leads to footnote `number`; `title` shows when it is pointed at."""
+    return Html(f'{markup(content)}<sup><a href="#note-{number}" title="{markup(title)}" aria-label="note {number}">{number}</a></sup>')
+
+
+def footnotes(notes: Iterable[object]) -> Html:
+    """The notes that `noted` leads to, numbered from 1."""
+    items = "\n".join(f'<li id="note-{number}">{markup(note)}</li>' for number, note in enumerate(notes, 1))
+    return Html(f'<ol class="notes">{items}</ol>')
 
 
 def figure(content: Html, caption: object = "", wide: bool = False) -> Html:
@@ -167,8 +183,8 @@ def _unique_anchors(body: str) -> str:
     return re.sub(r'<section id="([^"]*)"><h2>', numbered, body)
 
 
-def _scrolling(content: str, name: str) -> Html:
-    return Html(f'<div class="scroll" role="region" tabindex="0" aria-label="{markup(name)}">{content}</div>')
+def _scrolling(content: str, name: str, kind: str = "scroll") -> Html:
+    return Html(f'<div class="{kind}" role="region" tabindex="0" aria-label="{markup(name)}">{content}</div>')
 
 
 def _class(name: str) -> str:

@@ -43,10 +43,13 @@ code{padding:.1em .35em;border-radius:5px;background:var(--tint);font:.88em ui-m
 .tiles dd.detail{margin-top:6px;color:var(--soft);font-weight:400;font-size:.8rem;line-height:1.4;letter-spacing:0}
 .callout{max-width:56em;margin:20px 0;padding:11px 16px;border-left:4px solid var(--s0);border-radius:4px 12px 12px 4px;
 background:var(--tint);font-size:.95rem}
+.callout ul{margin:.3em 0 0;padding-left:1.2em}
 .callout.good{border-color:var(--good)}.callout.warn{border-color:var(--warn)}.callout.bad{border-color:var(--bad)}
 .scroll{max-width:100%;overflow-x:auto;border-radius:12px}
 .scroll:focus-visible,summary:focus-visible,nav a:focus-visible{outline:2px solid var(--s0);outline-offset:2px}
 .scroll:has(>table){margin:16px 0;border:1px solid var(--line);background:var(--card);max-height:36rem;overflow-y:auto}
+.scroll.whole:has(>table){max-height:none}
+.whole td:first-child{position:sticky;left:0;background:var(--card)}.whole tr:hover td:first-child{background:var(--tint)}
 table{width:100%;border-collapse:collapse;font-size:.91rem;line-height:1.4}
 caption{padding:11px 14px 9px;color:var(--soft);font-size:.86rem;text-align:left}
 th,td{padding:7px 14px;border-top:1px solid var(--line);text-align:left;vertical-align:middle}
@@ -55,6 +58,11 @@ td:first-child:not(.number){min-width:9em}
 th{position:sticky;top:0;background:var(--tint);color:var(--soft);font-weight:550;font-size:.82rem;white-space:nowrap}
 tbody tr:hover{background:var(--tint)}
 .number{text-align:right;white-space:nowrap}
+sup{margin-left:.15em;line-height:0;font-size:.72em}sup a{text-decoration:none}
+.notes{max-width:60em;padding-left:2.2em;color:var(--soft);font-size:.88rem}
+.notes li{margin:.4em 0;overflow-wrap:anywhere;scroll-margin-top:16px}
+.notes li:target{background:var(--tint)}.notes strong{color:var(--ink)}
+.strip{display:flex;gap:6px}.strip img{flex:none;width:96px}.strip img+img{margin-top:0}
 .meter{display:inline-flex;align-items:center;gap:9px;white-space:nowrap}
 .meter>span{position:relative;flex:none;width:84px;height:9px;border-radius:99px;background:var(--tint);
 box-shadow:inset 0 0 0 1px var(--line)}
@@ -72,7 +80,7 @@ figcaption strong{color:var(--ink)}
 img{display:block;width:100%;height:auto;border-radius:7px}
 img+img{margin-top:6px}
 img.sharp{image-rendering:pixelated}
-.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(84px,1fr));gap:6px}.maps img+img{margin-top:0}
+.maps{display:grid;grid-template-columns:repeat(auto-fit,minmax(62px,1fr));gap:6px}.maps img+img{margin-top:0}
 details{margin:18px 0;border:1px solid var(--line);border-radius:14px;background:var(--card)}
 summary{padding:11px 16px;font-weight:550;cursor:pointer}
 details[open]>summary{border-bottom:1px solid var(--line)}
@@ -97,14 +105,19 @@ svg .dark{fill:var(--card)}
 .legend span{display:inline-flex;align-items:center;gap:7px}
 .legend svg{flex:none;width:26px;height:10px;margin:0}
 footer{margin-top:clamp(48px,7vw,80px);padding-top:18px;padding-bottom:36px;color:var(--soft);font-size:.84rem}
-@media (max-width:560px){.grid{gap:10px}figure{padding:11px}th,td{padding:7px 10px}.tiles{grid-template-columns:1fr 1fr;gap:9px}
+@media (max-width:560px){.whole td:first-child:not(.number){min-width:6.5em}
+.grid{gap:10px}figure{padding:11px}th,td{padding:7px 10px}.tiles{grid-template-columns:1fr 1fr;gap:9px}
 .tiles div{padding:12px 13px}.tiles dd{font-size:1.3rem}}
 @media print{:root{color-scheme:light;--paper:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--tint:#f4f4f4;--shade:none;
 --s0:#2f5fd0;--s1:#d9541e;--s2:#0f8a6d;--s3:#9a3fb5;--s4:#b98100;--s5:#5b6472;--heat:47,95,208}
 body{font-size:10.5pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}
 header,main,footer{max-width:none;padding-left:0;padding-right:0}nav{display:none}section{margin-top:24pt}
 h2,h3,summary,caption{break-after:avoid}figure,.tiles div,tr{break-inside:avoid}
-.scroll,.scroll:has(>table){overflow:visible;max-height:none}th{position:static}
+.scroll,.scroll:has(>table){overflow:visible;max-height:none}th,.whole td:first-child{position:static}
+footer{margin-top:14pt;padding:6pt 0 0}
+th,td{padding:3pt 7pt}table{font-size:9pt}pre{columns:2;font-size:8pt;line-height:1.35}
+.row{grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:10px;break-inside:avoid}.row figure{padding:9px}
+.scroll,details{-webkit-box-decoration-break:clone;box-decoration-break:clone}
 details::details-content{content-visibility:visible;display:block}
 a{color:inherit;text-decoration:none}}
 """

@@ -8,7 +8,6 @@ OUT/model.*          the model (see recognizer/export.py)
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import numpy as np
 from ..core.console import note, table, warn
 from ..core.errors import ParityError, PhotoError, SettingsError
 from ..core.images import Picture, decode, find_pictures, shown
-from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, write_json, write_text
+from ..core.runs import atomic_folder, environment, processor, refuse_existing, sha256_of, write_json, write_text
 from ..recognizer import artifact, dataset, evaluation, export, foreign, parity
 from ..recognizer.backbone import Recognizer
 from ..recognizer.engines import Engine, open_engine
@@ -60,7 +59,7 @@ def run(settings: ExportSettings) -> dict[str, Any]:
     threads = workers_for(settings.threads)
     facts = {"format": settings.format, "precision": settings.precision, "normalizes": settings.normalize}
     report: dict[str, Any] = {"model": settings.model, **facts, "threads": threads, "max_drop": settings.max_drop}
-    report |= {"out": str(out), "environment": environment(), "processor": _processor(), "command": None, "quantization": None}
+    report |= {"out": str(out), "environment": environment(), "processor": processor(), "command": None, "quantization": None}
     report["remarks"] = _remarks(settings, recognizer, data)
     with atomic_folder(out, settings.overwrite) as folder:
         report["quantization"] = _write(settings, recognizer, folder, calibration, threads, export.describe(recognizer, facts))
@@ -289,12 +288,3 @@ def _tell(report: dict[str, Any], out: Path) -> None:
     if report["command"]:
         note(f"converted, not executed; build it where TensorRT is:\n  {report['command']}")
     note(f"written: {out}")
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{name}, {os.cpu_count()} cores"

@@ -52,3 +52,38 @@ class ProtocolSettings(EvaluateSettings):
     """Folder for the run of each subject (with --protocol)."""
     personalize: dict[str, Any] = {}
     """Settings of `femtobooth personalize` for every subject."""
+
+
+class CompareSettings(Settings):
+    models: list[str] = Field(min_length=2)
+    """Two or more of: a run, a model folder or file, an exported artifact, timm's name, bundled (generator:bundled and \
+recognizer:bundled where it could be either)."""
+    data: str | None = None
+    """Labelled pictures that the classifiers are measured on: one folder a class, or a CSV file of paths and labels."""
+    evaluations: list[str] = ["evaluation"]
+    """Folders that `femtobooth evaluate-classifier` wrote; read where they belong to exactly the weights that are compared."""
+    prompts: list[str] = ["a [V] {class}", "a [V] {class} on the beach", "a [V] {class} on the moon", "a cat in the snow"]
+    """What every generator draws; [V] is the subject of those that have one, {class} the class noun."""
+    class_noun: str | None = None
+    """What stands for {class}; that of the first personalized model if not given, else cat."""
+    count: int = Field(2, ge=1)
+    """Pictures for each prompt."""
+    seed: int = Field(500, ge=0)
+    """Seed of the first picture; picture i of each prompt has seed + i, the same for every generator."""
+    batch_size: int = Field(8, ge=2)
+    """The larger of the two batch sizes that are timed; the other is 1."""
+    rounds: int = Field(9, ge=6)
+    """Rounds of timing, in each of which every model has its turn; an interval needs 6."""
+    disagreements: int = Field(12, ge=0)
+    """Photos to show on which the classifiers disagree."""
+    threads: int | None = Field(None, ge=1)
+    """Threads of every model; as many as cores if not given."""
+    device: str = "auto"
+    """Where PyTorch computes: auto, cpu, cuda, cuda:1, mps; other runtimes use the CPU."""
+    fresh: bool = False
+    """Measure again what the cache holds from before."""
+    out: str | None = None
+    """Page to write; comparisons/A-vs-B-TIME.html if not given."""
+    overwrite: bool = False
+    """Replace that page."""
+    sampling: SamplingSettings = SamplingSettings()

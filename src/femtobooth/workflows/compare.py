@@ -1,0 +1,124 @@
+"""models -> one table of what was measured here or read from their files, what differs, and when to choose which: one page.
+
+Every model runs in a process of its own, and they take turns while they are timed. What was measured is kept in the cache
+by the contents of weights and data, the settings and the machine, so that comparing again is quick.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from ..core import config, figures
+from ..core.console import note, table, warn
+from ..core.errors import SettingsError
+from ..core.runs import environment, refuse_existing, timestamp, write_text
+from .comparing import bench, cards, page, rows
+from .comparing.candidates import GENERATOR, RECOGNIZER, Candidate, find
+from .comparing.pictures import Measured, Pictures
+from .comparing.rows import Row
+from .comparing.worker import Worker
+from .settings import CompareSettings
+
+
+def settings_from(*layers: Mapping[str, Any]) -> CompareSettings:
+    """Settings from layers over how the first generator's card recommends to draw. Raises ModelError and SettingsError."""
+    given = config.merge(*layers)
+    models = given.get("models")
+    if not isinstance(models, list) or len(models) < 2:
+        raise SettingsError("compare: fewer than two models", "femtobooth compare A B: runs, models, exported artifacts, bundled")
+    if not all(isinstance(one, str) for one in models):
+        return config.resolve(CompareSettings, given)  # which says what is wrong
+    first = next((one for one in find(models) if one.task == GENERATOR), None)
+    card: dict[str, Any] = {}
+    if first:
+        from ..generator import base
+
+        card = base.recommended(first.reference).get("generate", {})
+    return config.resolve(CompareSettings, {"sampling": card.get("sampling", {})}, given)
+
+
+def run(settings: CompareSettings) -> dict[str, Any]:
+    """Compare; returns what `--json` prints. Raises InputError kinds before anything is written.
+
+    Interrupted, it keeps what was measured, and the same command goes on from there.
+    """
+    candidates = find(settings.models)
+    out = Path(settings.out) if settings.out else _place(candidates)
+    refuse_existing(out, settings.overwrite)
+    if settings.data and not any(one.task == RECOGNIZER for one in candidates):
+        raise SettingsError(f"--data {settings.data}: none of the models is a classifier", "leave it out")
+    remarks: list[str] = []
+    labelled = bench.labelled(settings.data, remarks) if settings.data else {}
+    measuring = bench.Bench(settings, candidates)
+    with ExitStack() as stack:
+        for one in candidates:
+            measuring.workers[one.hash] = stack.enter_context(Worker(one, measuring.options))
+        measured = bench.measure(measuring)
+        pictures = bench.answers(measuring, measured, labelled, remarks) if settings.data else None
+        drawings = bench.drawings(measuring, measured)
+    tables: dict[str, list[Row]] = {}
+    verdicts = []
+    for task, group in bench.groups(candidates).items():
+        these = [measured[one.hash] for one in group]
+        tables[task] = rows.table(task, these, pictures, settings.evaluations)
+        verdicts += [_verdict(these[0], other, pictures) for other in these[1:]]
+    report = {
+        "models": [{"given": one.given, "name": one.name, "task": one.task, "hash": one.hash, "path": str(one.path)} for one in candidates],
+        "command": measuring.command,
+        "machine": measuring.machine,
+        "environment": environment(),
+        "settings": settings.model_dump(),
+        "tables": rows.plain(tables),
+        "verdicts": verdicts,
+        "rules": list(figures.RULES),
+        "settings_that_differ": cards.settings_that_differ(candidates),
+        "remarks": remarks + rows.remarks([measured[one.hash] for one in candidates], pictures),
+        "disagreements": pictures.disagreements(settings.disagreements) if pictures else [],
+        "page": str(out),
+    }
+    write_text(out, page.draw(report, tables, pictures, drawings))
+    _tell(report, tables)
+    return report
+
+
+def _place(candidates: Sequence[Candidate]) -> Path:
+    names = "-vs-".join(re.sub(r"[^\w.-]+", "-", one.name).strip("-.")[:24] for one in candidates[:3])
+    return Path("comparisons") / f"{names}-{timestamp()}.html"
+
+
+def _verdict(first: Measured, second: Measured, pictures: Pictures | None) -> dict[str, Any]:
+    """The second model against the first, by the rules of `core.figures`."""
+    found = [
+        figures.speed(f"speed at batch {batch}", taken, second.seconds[batch])
+        for batch, taken in first.seconds.items()
+        if batch in second.seconds
+    ]
+    if pictures:
+        found += pictures.differences(first, second)
+    found += rows.score_differences(first, second)
+    found.append(figures.exact("size on disk", "size", first.candidate.size, second.candidate.size))
+    if first.whole_memory and second.whole_memory:
+        found.append(figures.exact("memory", "memory", first.whole_memory, second.whole_memory))
+    if first.candidate.task == GENERATOR:
+        why = "there are no evaluations of both on the same prompts, seeds and photos (`femtobooth evaluate RUN`)"
+    elif pictures:
+        why = "there is no class of --data that both know"
+    else:
+        why = "there were no labelled pictures (--data FOLDER)"
+    return figures.verdict(second.candidate.name, first.candidate.name, found, why)
+
+
+def _tell(report: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> None:
+    for remark in report["remarks"]:
+        warn(remark)
+    for task, lines in tables.items():
+        names = [one["name"] for one in report["models"] if one["task"] == task]
+        told = [(row.name, *(figure.shown for figure in row.figures), ", ".join(row.kinds)) for row in lines]
+        table(f"{task}s", ["", *names, "from"], told)
+    for one in report["verdicts"]:
+        note(f"{one['model']} against {one['against']}: {'; '.join(one['told'])}.\n  {one['choose']}")
+    note(f"\npage, with the rules and how each figure was obtained: {report['page']}")

@@ -1,0 +1,277 @@
+"""Measuring for compare: every model in its own process, all in turns, and everything kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core import figures
+from ...core.console import progress_bar
+from ...core.errors import PhotoError
+from ...core.images import Picture, decode, shown
+from ...core.runs import atomic_file, cache_folder, environment, processor, sha256_of, write_json
+from ...recognizer import evaluation
+from ...recognizer.dataset import Example
+from ...recognizer.labels import Labels
+from ...recognizer.predict import workers_for
+from ...recognizer.provenance import Provenance
+from ..settings import CompareSettings
+from .candidates import GENERATOR, RECOGNIZER, Candidate
+from .pictures import Drawings, Measured, Pictures
+from .worker import Worker
+
+FORMAT = 1  # counts up when what is in the cache should be measured anew
+VERSIONS = ("python", "platform", "femtobooth", "torch", "diffusers", "transformers", "timm", "onnxruntime", "openvino", "numpy")
+
+
+class Bench:
+    """What is the same for all measurements, and the cache that they are kept in."""
+
+    def __init__(self, settings: CompareSettings, candidates: Sequence[Candidate]) -> None:
+        self.settings, self.candidates = settings, candidates
+        self.threads = workers_for(settings.threads)
+        self.options = {"threads": self.threads, "device": settings.device, "sampling": settings.sampling.model_dump()}
+        self.machine = f"{processor()}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        self.command = shlex.join(["femtobooth", "compare", *(one.given for one in candidates)])
+        if settings.data:
+            self.command += f" --data {shlex.quote(settings.data)}"
+        self.workers: dict[str, Worker] = {}
+        versions = environment()
+        self._facts = [FORMAT, self.machine, settings.device, *(versions.get(name, "") for name in VERSIONS)]
+
+    def batches(self) -> tuple[int, ...]:
+        return tuple(sorted({1, self.settings.batch_size}))
+
+    def path(self, kind: str, *facts: Any, end: str = "json") -> Path:
+        """Where the result of a measurement is kept; `facts` are all that it depends on besides machine and versions."""
+        told = json.dumps([self._facts, kind, facts], sort_keys=True)
+        return cache_folder() / "compare" / f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.{end}"
+
+    def kept(self, path: Path) -> dict[str, Any] | None:
+        """What was measured before, unless `--fresh`; None for what is missing or damaged."""
+        if self.settings.fresh:
+            return None
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+            return value if isinstance(value, dict) and {"value", "when", "command"} <= value.keys() else None
+        except (OSError, ValueError):
+            return None
+
+    def keep(self, path: Path, value: Any) -> dict[str, Any]:
+        stored = {"value": value, "when": time.strftime("%Y-%m-%d %H:%M"), "command": self.command}
+        write_json(path, stored)
+        return stored
+
+    def how(self, stored: Mapping[str, Any], what: str, data: str = "", kind: str = "measured here") -> figures.How:
+        return figures.How(kind, what, str(stored["command"]), data, self.machine, str(stored["when"]))
+
+
+def groups(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """The models of each task, in order."""
+    tasks = dict.fromkeys(one.task for one in candidates)
+    return {task: [one for one in candidates if one.task == task] for task in tasks}
+
+
+def measure(bench: Bench) -> dict[str, Measured]:
+    """Facts, peak memory and times of every model, by its hash."""
+    batches, rounds = bench.batches(), bench.settings.rounds
+    how = [bench.options["device"], bench.threads, batches]
+    facts: dict[str, dict[str, Any]] = {}
+    with progress_bar("opening models", len(bench.candidates)) as bar:
+        for one in bench.candidates:
+            path = bench.path("model", one.hash, one.task, how, bench.options["sampling"] if one.task == GENERATOR else None)
+            stored = bench.kept(path)
+            if stored is None:
+                worker = bench.workers[one.hash]
+                found = worker.ask("facts")
+                stored = bench.keep(path, {"facts": found, "memory": worker.ask("memory", batches=batches)})
+            facts[one.hash] = stored
+            bar.advance()
+    times: dict[str, dict[str, Any]] = {}
+    for group in groups(bench.candidates).values():
+        key = [sorted(one.hash for one in group), how, rounds, bench.options["sampling"] if group[0].task == GENERATOR else None]
+        path = bench.path("times", *key)
+        stored = bench.kept(path) or bench.keep(path, _times(bench, group))
+        times |= {one.hash: {"value": stored["value"][one.hash], "when": stored["when"], "command": stored["command"]} for one in group}
+    others = {one.hash: len(group) - 1 for group in groups(bench.candidates).values() for one in group}
+    return {
+        one.hash: Measured(
+            candidate=one,
+            facts=facts[one.hash]["value"]["facts"],
+            memory=facts[one.hash]["value"]["memory"],
+            seconds={int(batch): taken for batch, taken in times[one.hash]["value"].items()},
+            counted=bench.how(facts[one.hash], "what it turned out to be when it was loaded", kind="counted here"),
+            remembered=bench.how(
+                facts[one.hash],
+                _how_remembered(batches),
+            ),
+            timed=bench.how(times[one.hash], _how_timed(bench, one, others[one.hash])),
+        )
+        for one in bench.candidates
+    }
+
+
+def _how_remembered(batches: Sequence[int]) -> str:
+    return f"most memory that its own process held, libraries included, after batches of {' and '.join(map(str, batches))}"
+
+
+def _how_timed(bench: Bench, one: Candidate, others: int) -> str:
+    turns = f", taking turns with {others} other model{'s' if others > 1 else ''}" if others else ""
+    sampling = bench.settings.sampling
+    what = f"prompt to picture, {sampling.sampler}, {sampling.steps} steps, guidance {sampling.guidance:g}"
+    what = what if one.task == GENERATOR else "decoded and resized pixels to logits"
+    return f"{what}: median of {bench.settings.rounds} rounds{turns}; 95 % interval of the median"
+
+
+def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, dict[str, list[float]]]:
+    """Seconds a batch, by model and batch size: in each round every model has its turn, and each round begins with another one."""
+    taken: dict[str, dict[str, list[float]]] = {one.hash: {str(batch): [] for batch in bench.batches()} for one in group}
+    with progress_bar(f"timing {group[0].task}s", (bench.settings.rounds + 1) * len(bench.batches()) * len(group)) as bar:
+        for batch in bench.batches():
+            for turn in range(-1, bench.settings.rounds):  # the first round warms up and is thrown away
+                for one in (*group[turn % len(group) :], *group[: turn % len(group)]):
+                    seconds = bench.workers[one.hash].ask("time", batch=batch)
+                    if turn >= 0:
+                        taken[one.hash][str(batch)].append(seconds)
+                    bar.advance()
+    return taken
+
+
+def answers(bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[str, Example], remarks: list[str]) -> Pictures:
+    """What each recognizer says of the `labelled` pictures of `--data`, those left out that one of them was trained on.
+
+    Raises PhotoError where nothing is left to measure on.
+    """
+    data = str(bench.settings.data)
+    these = [one for one in measured.values() if one.candidate.task == RECOGNIZER]
+    trained_on = set().union(*(one.facts["provenance"].get("trained_on") or () for one in these))
+    digests = [digest for digest in labelled if digest not in trained_on]
+    examples = [labelled[digest] for digest in digests]
+    if len(digests) < len(labelled):
+        seen = f"{len(labelled) - len(digests)} of {len(labelled)} pictures of --data"
+        remarks.append(f"{seen} were left out for all: one of the models was trained on them.")
+    if not examples:
+        raise PhotoError(f"--data {data}: the models were trained on all its pictures", "give other photos")
+    truth = _truth(data, these, [example.label for example in examples])
+    paths = [example.path for example in examples]
+    listed = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    logits, hows = {}, {}
+    problems: dict[Path, str] = {}
+    waiting = [one for one in these if (truth[one.candidate.hash] >= 0).any()]
+    with progress_bar("pictures", len(paths) * len(waiting)) as bar:
+        for one in waiting:
+            own = one.candidate.hash
+            path = bench.path("outputs", own, listed, bench.options["device"])
+            array = path.with_suffix(".npy")
+            stored, found = bench.kept(path), _array(array, len(paths))
+            if stored is None or found is None:
+                with atomic_file(array) as temporary:
+                    told = bench.workers[own].ask("predict", bar, paths=[str(path) for path in paths], file=str(temporary))
+                stored, found = bench.keep(path, told), _array(array, len(paths))
+            else:
+                bar.advance(len(paths))
+            assert found is not None  # noqa: S101  (it was just written)
+            logits[own] = found
+            problems |= {path: why for path, why in zip(paths, stored["value"], strict=True) if why}
+            hows[own] = bench.how(stored, "its answers to the pictures of --data", data=f"{shown(data)}, SHA-256 {listed[:12]}")
+    if problems:
+        first = next(iter(problems))
+        remarks.append(f"{len(problems)} pictures cannot be read and count for no model; the first: {shown(first)}: {problems[first]}.")
+    usable = np.array([path not in problems for path in paths])
+    if not usable.any():
+        raise PhotoError(f"--data {data}: none of its pictures can be read", "check the files")
+    return Pictures(
+        paths=[path for path in paths if path not in problems],
+        labels=[example.label for example in examples if example.path not in problems],
+        truth={own: classes[usable] for own, classes in truth.items()},
+        logits={own: values[usable] for own, values in logits.items()},
+        how=hows,
+        models=these,
+    )
+
+
+def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
+    """Real labelled pictures by their SHA-256, each once. Raises PhotoError where there are none."""
+    from ...recognizer.settings import EvaluateClassifierSettings
+    from .. import evaluate_classifier  # slow to import
+
+    everything, skipped, said = evaluate_classifier._examples(EvaluateClassifierSettings(data=data))
+    remarks += said
+    provenance = Provenance()
+    real = [example for example in everything if not provenance.generated(example.path)]
+    if len(real) < len(everything):
+        remarks.append(f"{len(everything) - len(real)} generated pictures of --data were left out: only real photos can test.")
+    found: dict[str, Example] = {}
+    for example in real:
+        if example.path.is_file():
+            found.setdefault(sha256_of(example.path), example)
+    if len(found) < len(real):
+        remarks.append(f"{len(real) - len(found)} pictures of --data are missing or copies of others, and count once or not at all.")
+    if skipped:
+        first = f"{shown(skipped[0].path)}: {skipped[0].reason}"
+        remarks.append(f"{len(skipped)} files of --data are no labelled pictures; the first: {first}.")
+    if not found:
+        raise PhotoError(f"--data {data}: nothing to test on: its pictures are generated or missing", "give real photos")
+    return found
+
+
+def _truth(data: str, models: Sequence[Measured], labels: Sequence[str]) -> dict[str, np.ndarray]:
+    """By model hash the true class of each picture (N,) among that model's classes, -1 where it has none of that name."""
+    given = list(dict.fromkeys(labels))
+    found = {}
+    for one in models:
+        synsets = one.facts["synsets"]
+        known = evaluation.classes_of(Labels(tuple(one.facts["names"]), tuple(synsets) if synsets else None), given)
+        if all(name.isdecimal() for name in given) and one.facts["names"] != models[0].facts["names"]:
+            known = dict.fromkeys(given)  # a number means another class there
+        found[one.candidate.hash] = np.array([-1 if (index := known[label]) is None else index for label in labels])
+    if not any((classes >= 0).any() for classes in found.values()):
+        few = ", ".join(given[:4]) + (", ..." if len(given) > 4 else "")
+        raise PhotoError(f"--data {data}: no model knows any of its classes ({few})", "name its folders as a model's classes")
+    return found
+
+
+def _array(path: Path, count: int) -> np.ndarray | None:
+    """(N, C) logits that were kept; None where they are missing or damaged."""
+    try:
+        found = np.load(path, allow_pickle=False)
+        return found if found.ndim == 2 and len(found) == count else None
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def drawings(bench: Bench, measured: Mapping[str, Measured]) -> Drawings | None:
+    """The same prompts and seeds by every generator."""
+    these = [one for one in measured.values() if one.candidate.task == GENERATOR]
+    if not these or not bench.settings.prompts:
+        return None
+    noun = bench.settings.class_noun or next((str(n) for one in these if (n := one.facts["subject"].get("class_noun"))), "cat")
+    prompts = [prompt.replace("{class}", noun) for prompt in bench.settings.prompts]
+    seeds = [bench.settings.seed + shot for shot in range(bench.settings.count)]
+    files: dict[str, list[Path]] = {}
+    asked: dict[str, list[str]] = {}
+    with progress_bar("pictures", len(these) * len(prompts) * len(seeds)) as bar:
+        for one in these:
+            token = str(one.facts["subject"].get("token", ""))
+            asked[one.candidate.hash] = [" ".join(re.sub(r"\[v\]", lambda _: token, text, flags=re.IGNORECASE).split()) for text in prompts]  # noqa: B023
+            jobs = [(text, seed) for text in asked[one.candidate.hash] for seed in seeds]
+            paths = [bench.path("picture", one.candidate.hash, job, bench.options["sampling"], end="png") for job in jobs]
+            missing = [(*job, str(path)) for job, path in zip(jobs, paths, strict=True) if bench.settings.fresh or not _whole(path)]
+            bar.advance(len(jobs) - len(missing))
+            if missing:
+                bench.workers[one.candidate.hash].ask("draw", bar, jobs=missing)
+            files[one.candidate.hash] = paths
+    return Drawings(these, prompts, seeds, files, asked, bench.settings.sampling.model_dump())
+
+
+def _whole(path: Path) -> bool:
+    """Whether a picture that was drawn before can still be read."""
+    return path.is_file() and isinstance(decode(path), Picture)

@@ -1,0 +1,164 @@
+"""What compare is given: for each reference its task, its files and their hash, told without loading any of it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ...core.errors import ModelError, SettingsError
+from ...core.runs import content_hash
+from ...recognizer import artifact, exported, weights
+
+GENERATOR, RECOGNIZER = "generator", "recognizer"
+BUNDLED = "bundled"  # names a base and a recognizer
+PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+UNET = "model.diffusion_model."  # how the names of a single file's UNet begin
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is compared."""
+
+    given: str
+    """As it was typed, for the commands that are printed."""
+    name: str
+    """For people; each has its own."""
+    task: str
+    """generator or recognizer."""
+    reference: str
+    """What the other modules load it by."""
+    path: Path
+    """Its folder, or its file."""
+    files: tuple[Path, ...]
+    """What has to be copied to use it."""
+    form: str
+    """How it is stored."""
+    hash: str = ""
+    """SHA-256 over the names and contents of `files`."""
+    run: Path | None = None
+    """The run that it is the result of."""
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.stat().st_size for file in self.files)
+
+
+def find(references: Sequence[str]) -> list[Candidate]:
+    """What the references name. Raises ModelError and SettingsError, each naming the reference.
+
+    `generator:` or `recognizer:` before a name says which is meant where it could be either; `bundled` alone is of the
+    task that the others have, where they have one.
+    """
+    tasks = [_task(reference) for reference in references]
+    others = {task for task in tasks if task}
+    if None in tasks and len(others) != 1:
+        raise SettingsError(f"{BUNDLED}: is a base and a recognizer", f"write {GENERATOR}:{BUNDLED} or {RECOGNIZER}:{BUNDLED}")
+    found = []
+    for reference, task in zip(references, tasks, strict=True):
+        plain = reference.removeprefix(f"{GENERATOR}:").removeprefix(f"{RECOGNIZER}:")
+        one = (_generator if (task or others.copy().pop()) == GENERATOR else _recognizer)(reference, plain)
+        root = one.path if one.path.is_dir() else one.path.parent
+        found.append(replace(one, hash=content_hash(one.files, root)))
+    for index, one in enumerate(found):
+        twin = next((other for other in found[:index] if other.hash == one.hash and other.task == one.task), None)
+        if twin:
+            raise SettingsError(f"{one.given}: the same model as {twin.given}", "give different ones")
+    return _named(found)
+
+
+def _task(reference: str) -> str | None:
+    """None for what could be either."""
+    for task in (GENERATOR, RECOGNIZER):
+        if reference.startswith(f"{task}:"):
+            return task
+    path = Path(reference).expanduser()
+    if reference == BUNDLED and not path.exists():
+        return None
+    if path.is_dir():
+        drawn = any((place / name).exists() for place in (path, path / "model") for name in ("model_index.json", "unet"))
+        return GENERATOR if drawn or "token" in _json(path / "run.json") else RECOGNIZER
+    if path.is_file():
+        return GENERATOR if path.suffix == ".ckpt" or any(name.startswith(UNET) for name in _tensor_names(path)) else RECOGNIZER
+    return GENERATOR if "/" in reference and _cached(reference) else RECOGNIZER
+
+
+def _cached(repo: str) -> bool:
+    """Whether the local hub cache holds a Stable Diffusion of this name."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(repo, "model_index.json"), str)
+    except HFValidationError:
+        return False
+
+
+def header(path: Path) -> dict[str, Any]:
+    """A safetensors file's header: name to dtype and shape; {} for any other file."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            return dict(json.loads(file.read(length))) if length < 10**8 else {}
+    except (OSError, struct.error, ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _tensor_names(path: Path) -> list[str]:
+    return [*header(path)] if path.suffix == ".safetensors" else []
+
+
+def _generator(given: str, reference: str) -> Candidate:
+    path = Path(reference).expanduser()
+    if reference == BUNDLED:
+        path = Path(str(resources.files("femtobooth") / "assets" / "bundled"))
+    elif not path.exists() or (path.is_dir() and not (path / "unet").is_dir()):
+        from ...generator import base  # slow to import: for runs, for the hub, and for its errors
+
+        path = base.locate(reference)
+    if path.is_file():
+        return Candidate(given, path.stem, GENERATOR, str(path), path, (path,), f"single file ({path.suffix[1:]})")
+    files = tuple(file for part in PARTS if (path / part).is_dir() for file in sorted((path / part).iterdir()) if file.is_file())
+    if not files:
+        raise ModelError(f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in PARTS)}")
+    run = path.parent if (path.parent / "run.json").is_file() else None
+    name = run.resolve().name if run else Path(reference).name
+    return Candidate(given, name, GENERATOR, str(path), path, files, "folder of diffusers", run=run)
+
+
+def _recognizer(given: str, reference: str) -> Candidate:
+    path = exported.artifact_folder(reference) or Path(reference).expanduser()
+    name = path.resolve().name if path.is_dir() else reference
+    exports = path.is_dir() and _json(path / artifact.DESCRIPTION).get("provenance", {}).get("export")
+    if not exports:
+        found = weights.resolve(reference)
+        if not found.is_artifact:
+            return Candidate(given, Path(name).name, RECOGNIZER, reference, found.path, (found.path,), f"weights ({found.path.suffix[1:]})")
+        path = found.path
+    described = artifact.read(path)
+    parts = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
+    own = (artifact.DESCRIPTION, artifact.UNKNOWN)
+    files = tuple(file for file in parts if file.relative_to(path).parts[0].startswith(("model", "weight")) or file.name in own)
+    form = f"artifact ({described.provenance['export']['format']})" if exports else "artifact (safetensors)"
+    run = path.parent if (path.parent / "run.json").is_file() else None
+    return Candidate(given, name, RECOGNIZER, reference, path, files, form, run=run)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _named(found: list[Candidate]) -> list[Candidate]:
+    """Each under its own name: where two would have the same, as it was given."""
+    count = Counter(one.name for one in found)
+    return [one if count[one.name] == 1 else replace(one, name=one.given) for one in found]

@@ -1,0 +1,267 @@
+"""A process that holds one of the compared models, so that its memory is its own and the models can take turns.
+
+The process is this file run as a module. Each line on its stdin is a request (JSON), each line on its stdout an answer:
+`advance` while it works, then `result` or `error`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+
+from ...core import errors
+from ...core.errors import FemtoboothError
+from .candidates import GENERATOR, Candidate
+
+ROOT = Path(__file__).parents[3]
+TURN = 0.1  # least seconds that a model computes when it is its turn
+
+
+class Worker:
+    """The parent's side; the process starts with the first request."""
+
+    def __init__(self, candidate: Candidate, options: dict[str, Any]) -> None:
+        """`options`: threads, device, sampling (of generators)."""
+        self.candidate, self._options = candidate, options
+        self._process: subprocess.Popen[str] | None = None
+        self._errors: IO[bytes] | None = None
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+        if self._errors:
+            self._errors.close()
+
+    def ask(self, what: str, bar: Any = None, **request: Any) -> Any:
+        """Answer to one request. Raises what the model raised there; FemtoboothError if its process ended."""
+        if self._process is None:
+            self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the process)
+            told = json.dumps([self.candidate.task, self.candidate.reference, self._options])
+            path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "femtobooth.workflows.comparing.worker", told],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                text=True,
+                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(self._options["threads"])},
+            )
+        to, back = self._process.stdin, self._process.stdout
+        assert to is not None and back is not None  # noqa: S101  (they are pipes)
+        try:
+            to.write(json.dumps({"what": what, **request}) + "\n")
+            to.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+        for line in back:
+            answer = json.loads(line)
+            if "advance" in answer:
+                if bar is not None:
+                    bar.advance(answer["advance"])
+            elif "error" in answer:
+                raise getattr(errors, answer["error"])(answer["problem"], answer["way_out"])
+            else:
+                return answer["result"]
+        raise self._ended()
+
+    def _ended(self) -> FemtoboothError:
+        assert self._process is not None and self._errors is not None  # noqa: S101
+        self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines() or ["killed, perhaps for want of memory"]
+        return FemtoboothError(f"{self.candidate.given}: its process ended with {self._process.returncode} ({lines[-1][:200]})")
+
+
+# The child's side
+
+
+def peak_memory() -> int:
+    """Most bytes this process has held. Linux's ru_maxrss counts what the parent held before exec; VmHWM does not."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+class _Recognizer:
+    def __init__(self, reference: str, threads: int, device: str, **_: Any) -> None:
+        from ...recognizer import artifact, exported, foreign
+        from ...recognizer.engines import open_engine
+
+        self.threads = threads
+        folder = exported.artifact_folder(reference)
+        described = artifact.read(Path(reference)) if (Path(reference) / artifact.DESCRIPTION).is_file() else None
+        format = (described.provenance.get("export") or {}).get("format") if described else None
+        if format in foreign.FORMATS:
+            opened = foreign.opened(format, Path(reference), threads)
+            if opened is None:
+                raise errors.ModelError(f"{reference}: {format} cannot run on this machine", "compare it where it can")
+            self.engine = opened
+        elif format == "torchscript":
+            from ...recognizer.export import open_torchscript
+
+            self.engine = open_torchscript(Path(reference), threads)
+        elif folder:
+            self.engine = open_engine(reference, "auto", threads)
+        else:
+            self.engine = open_engine(reference, "torch", threads, device)
+        random = np.random.default_rng(0)
+        self.pixels = random.integers(0, 256, (1, *self.engine.preprocess.size, 3), np.uint8)
+
+    def facts(self) -> dict[str, Any]:
+        described = self.engine.description
+        main = described.labels.main
+        return {
+            "engine": self.engine.name,
+            "parameters": described.parameters,
+            "weights_hash": described.hash,
+            "architecture": described.architecture,
+            "names": list(described.labels.names[main]),
+            "synsets": list(described.labels.synsets[main]) if described.labels.synsets else None,
+            "groups": {name: end - start for name, (start, end) in described.labels.groups.items()},
+            "preprocess": described.preprocess.to_dict(),
+            "temperature": described.temperature,
+            "unknown": described.unknown is not None,
+            "provenance": described.provenance,
+            "outputs": sorted(self.engine.run(self.pixels)),
+        }
+
+    def once(self, batch: int) -> None:
+        self.engine.run(np.repeat(self.pixels, batch, axis=0))
+
+    def predict(self, advance: Callable[[int], None], paths: Sequence[str], file: str) -> list[str | None]:
+        """Logits (N, C) of the first group into `file` (.npy), nan for what cannot be read; for each path, why."""
+        from ...recognizer.predict import predict
+        from ...recognizer.sources import Source
+
+        main, rows = self.engine.labels.main, []
+        problems: list[str | None] = []
+        for batch in predict(self.engine, (Source(path, path, found=False) for path in paths), 16, self.threads):
+            good = np.array([error is None for error in batch.errors])
+            logits = np.full((len(good), main.stop - main.start), np.nan, np.float32)
+            if good.any():
+                logits[good] = batch.outputs["logits"][:, main]
+            rows.append(logits)
+            problems += batch.errors
+            advance(len(good))
+        np.save(file, np.concatenate(rows))
+        return problems
+
+
+class _Generator:
+    def __init__(self, reference: str, threads: int, device: str, sampling: dict[str, Any]) -> None:
+        import torch
+
+        from ...generator import base
+        from ...generator.sampling import check
+        from ...generator.settings import SamplingSettings
+        from ..generate import _device
+
+        torch.set_num_threads(threads)
+        self.model, self.sampling = base.load(reference), SamplingSettings.model_validate(sampling)
+        check(self.model, self.sampling)
+        self.model.to(_device(device))
+
+    def facts(self) -> dict[str, Any]:
+        model = self.model
+        parts = {"unet": model.unet, "text encoder": model.text_encoder, "vae": model.vae}
+        return {
+            "engine": f"torch on {model.device}",
+            "parameters": sum(tensor.numel() for part in parts.values() for tensor in part.parameters()),
+            "parts": {name: sum(tensor.numel() for tensor in part.parameters()) for name, part in parts.items()},
+            "weights_hash": model.hash,
+            "size": model.size,
+            "prediction": model.prediction_type,
+            "tokens": int(model.tokenizer.model_max_length),
+            "subject": model.subject,
+            "readme": model.readme,
+        }
+
+    def once(self, batch: int) -> None:
+        self._sample(["a picture"] * batch, [*range(batch)], batch)
+
+    def _sample(self, prompts: list[str], seeds: list[int], batch: int) -> np.ndarray:
+        from ...generator.sampling import sample
+
+        return sample(self.model, prompts, seeds, self.sampling, batch_size=batch)
+
+    def draw(self, advance: Callable[[int], None], jobs: Sequence[tuple[str, int, str]]) -> None:
+        """Prompt, seed and the file (.png) for each picture; each is drawn alone, so that no other has a say in it."""
+        from PIL import Image
+
+        from ...core.runs import atomic_file
+
+        for prompt, seed, path in jobs:
+            with atomic_file(Path(path)) as temporary:
+                Image.fromarray(self._sample([prompt], [seed], 1)[0]).save(temporary, format="PNG")
+            advance(1)
+
+
+def _timed(once: Callable[[int], None], batch: int) -> float:
+    """Median seconds of as many calls as fill a turn."""
+    taken: list[float] = []
+    while sum(taken) < TURN:
+        start = time.perf_counter()
+        once(batch)
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken))
+
+
+def _main(told: str) -> None:
+    task, reference, options = json.loads(told)
+    back = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with answers
+
+    def answer(**value: Any) -> None:
+        print(json.dumps(value), file=back, flush=True)
+
+    model: Any = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        what = request.pop("what")
+        try:
+            if model is None:
+                model = (_Generator if task == GENERATOR else _Recognizer)(reference, **options)
+            if what == "facts":
+                answer(result=model.facts())
+            elif what == "time":
+                answer(result=_timed(model.once, **request))
+            elif what == "memory":
+                answer(result=_memory(model))
+            else:
+                answer(result=getattr(model, what)(lambda count: answer(advance=count), **request))
+        except FemtoboothError as error:
+            answer(error=type(error).__name__, problem=error.problem, way_out=error.way_out)
+
+
+def _memory(model: Any) -> dict[str, Any]:
+    """Bytes of main memory, and of the accelerator's where the model is on one."""
+    found: dict[str, Any] = {"main": peak_memory(), "device": None}
+    if isinstance(model, _Generator) and model.model.device.type == "cuda":
+        import torch
+
+        found["device"] = torch.cuda.max_memory_allocated(model.model.device)
+    return found
+
+
+if __name__ == "__main__":
+    try:
+        _main(sys.argv[1])
+    except (KeyboardInterrupt, BrokenPipeError):
+        os._exit(130)
