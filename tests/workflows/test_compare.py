@@ -184,6 +184,18 @@ def test_an_export_beside_its_original(tiny: Path, tiny_onnx: Path, tmp_path: Pa
     assert "Choose" not in report["verdicts"][0]["choose"], "nothing is known of their accuracy"
 
 
+def test_photos_that_set_8_bit_ranges_are_spoken_of(tiny_onnx: Path, models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    int8 = tmp_path / "int8"
+    shutil.copytree(tiny_onnx, int8)
+    described = json.loads((int8 / "recognizer.json").read_text())
+    described["provenance"]["export"] = {"format": "onnx", "precision": "int8", "normalizes": False}
+    (int8 / "recognizer.json").write_text(json.dumps(described))
+    out = str(tmp_path / "page.html")
+    report = compare.run(CompareSettings(models=[str(models["one"]), str(int8)], data=str(data), out=out, **QUICK))
+    assert any("8-bit ranges" in remark for remark in report["remarks"])
+    assert row(report, "precision")[1]["value"] == "int8"
+
+
 # Generators
 
 

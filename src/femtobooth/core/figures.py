@@ -95,8 +95,7 @@ def speed(name: str, first: ArrayLike, second: ArrayLike) -> Difference:
         return Difference(name, text, True, quality=False)
     if ratio.high < 1 and 1 / ratio.value >= LEAST["speed"]:
         return Difference(name, text, False, quality=False)
-    same = f"as fast, as far as {len(np.asarray(first))} rounds can tell ({ratio.low:.2f}x to {ratio.high:.2f}x)"
-    return Difference(name, same, None, quality=False)
+    return Difference(name, f"about as fast ({ratio.low:.2f}x to {ratio.high:.2f}x)", None, quality=False)
 
 
 def accuracy(name: str, first: ArrayLike, second: ArrayLike) -> Difference:
@@ -110,7 +109,7 @@ def accuracy(name: str, first: ArrayLike, second: ArrayLike) -> Difference:
 def apart(name: str, first: Sequence[float], second: Sequence[float], higher: bool, scale: float = 1, unit: str = "") -> Difference:
     """Two values with an interval each, as (value, low, high); `higher` says which side is better."""
     change = scale * (second[0] - first[0])
-    text = f"{change:+.3g}{unit}"
+    text = f"{change:+.2f}{unit}" if unit else f"{change:+.3f}"
     if first[1] <= second[2] and second[1] <= first[2]:
         return Difference(name, text, None)
     return Difference(name, text, (change > 0) == higher)

@@ -78,6 +78,8 @@ def remarks(models: Sequence[Measured], pictures: Pictures | None) -> list[str]:
         )
     if pictures:
         for one in recognizers:
+            if (one.facts["provenance"].get("export") or {}).get("precision") == "int8":
+                said.append(f"{one.candidate.name} does not list the photos that set its 8-bit ranges: any of them in --data flatter it.")
             if one.candidate.hash not in pictures.logits:
                 said.append(
                     f"{one.candidate.name} knows none of the classes of --data: its accuracy and calibration cannot be measured there."
@@ -225,7 +227,7 @@ def _size(one: Measured) -> Figure:
 def _latency(batch: int) -> Maker:
     def make(one: Measured) -> Figure:
         value = figures.median_interval(one.seconds[batch])
-        unit, scale = ("s", 1.0) if value.value >= 1 else ("ms", 1e3)
+        unit, scale = ("s", 1.0) if value.high >= 1 else ("ms", 1e3)
         text = f"{scale * value.value:.3g} {unit} ({scale * value.low:.3g} to {scale * value.high:.3g})"
         return Figure(text, one.timed, *_interval(value))
 
