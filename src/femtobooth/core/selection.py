@@ -66,11 +66,13 @@ def choose(points: Sequence[Point]) -> Choice:
     best = max(front, key=lambda point: (gains[point.step].mean(), -point.drift))
     close = [point for point in front if within_one_error(gains[best.step], gains[point.step])]
     taken = min(close, key=lambda point: (point.drift, point.step))
-    reason = f"of the {len(front)} steps on the Pareto front, step {best.step} gains most"
+    if len(front) == 1:
+        return Choice(taken.step, f"step {taken.step} is alone on the Pareto front", (taken.step,))
+    most = f"of the {len(front)} steps on the Pareto front, step {best.step} gains most"
     if taken is best:
-        reason += " and no step with less drift is within one standard error of it"
+        reason = f"{most}, and none with less drift is within one standard error of it"
     else:
-        reason += f"; {len(close) - 1} are within one standard error of it, of which step {taken.step} has the least drift"
+        reason = f"{most}; of those within one standard error of it, step {taken.step} has the least drift"
     return Choice(taken.step, reason, tuple(point.step for point in front))
 
 
