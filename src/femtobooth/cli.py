@@ -270,6 +270,17 @@ def _evaluate(arguments: list[str]) -> None:
     _report(result, options.json)
 
 
+def _synthesize(arguments: list[str]) -> None:
+    from .workflows.settings import SynthesizeSettings
+
+    description = "Draw a labelled folder of your subjects for a recognizer to train on: judged, without copies, and marked as generated."
+    options, layers = _read("synthesize", description, SynthesizeSettings, flags.SYNTHESIZE, arguments, runs="*")
+
+    from .workflows import synthesize
+
+    _report(synthesize.run(synthesize.settings_from(*layers)), options.json)
+
+
 def _evaluate_classifier(arguments: list[str]) -> None:
     from .recognizer.settings import EvaluateClassifierSettings
 
@@ -325,6 +336,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "personalize": ("3-5 photos in, a model that draws the subject out", _personalize),
     "generate": ("draw pictures with it", _generate),
     "evaluate": ("how like the subject, how true to prompts, how far from its base", _evaluate),
+    "synthesize": ("a labelled folder of the subject, for finetune to train on", _synthesize),
     "report": ("a run on one page: photos, curves, before and after", _run_report),
     "convert": ("to and from the single-file format of other programs", _convert),
     "classify": ("say what pictures show", _classify),

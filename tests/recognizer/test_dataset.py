@@ -13,7 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from femtobooth.core.errors import PhotoError
-from femtobooth.recognizer.dataset import Provenance, read, read_csv, read_folder, split
+from femtobooth.recognizer.dataset import read, read_csv, read_folder, split
+from femtobooth.recognizer.provenance import Provenance
 
 
 def picture(path: Path, seed: int = 0) -> Path:
@@ -195,6 +196,21 @@ class TestSplit:
     def test_a_generated_picture_must_not_be_validated_on(self) -> None:
         with pytest.raises(PhotoError, match="1 generated pictures in the validation part"):
             parts_of("aabb", generated=" x  ", given="tvtv")
+
+    def test_photos_behind_generated_pictures_only_train(self) -> None:
+        """Nor do their copies: a model that has seen them has shown them to whatever trains on its pictures."""
+        for seed in range(10):
+            parts, _ = split(
+                list("aaaaaabb"), np.array([0, 1, 1, 3, 4, 5, 6, 7]), [None] * 8, [False] * 8, 0.9, seed, [True, True, *[False] * 6]
+            )
+            assert parts[:3] == ["train"] * 3
+            assert "val" in parts[3:6]
+
+    def test_photos_behind_generated_pictures_leave_the_users_validation(self) -> None:
+        given = ["train", "val", "val", "train", "val"]
+        parts, remarks = split(list("aaabb"), np.arange(5), given, [False] * 5, 0.2, 0, [False, True, False, False, False])
+        assert parts == ["train", "left out", "val", "train", "val"]
+        assert any("left out" in remark for remark in remarks)
 
     def test_a_class_that_nothing_trains(self) -> None:
         with pytest.raises(PhotoError, match="no picture to train on: b"):

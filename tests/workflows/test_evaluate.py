@@ -255,11 +255,18 @@ def test_diversity_by_lpips_where_its_weights_are(copied: Path, tiny: Path, tmp_
     assert not any("LPIPS" in remark for remark in report["remarks"])
 
 
+def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
+    real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
+    given, facts = evaluate.settings_from({"run": "somewhere"}), {"watch": {"encoder": "mine"}, "selected": {"step": 100, "rule": "a rule"}}
+    assert any("mine also chose" in remark for remark in evaluate._remarks(given, ["other", "mine"], False, real, facts))
+    assert not any("also chose" in remark for remark in evaluate._remarks(given, ["other"], False, real, facts))
+
+
 def test_the_bundled_encoder_alone_is_no_judge_of_photos() -> None:
     real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
     given = evaluate.settings_from({"run": "somewhere"})
-    assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real))
-    assert not any("icons" in remark for remark in evaluate._remarks(given, ["bundled", "tf_efficientnet_lite0"], False, real))
+    assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real, {"watch": None}))
+    assert not any("icons" in remark for remark in evaluate._remarks(given, ["bundled", "tf_efficientnet_lite0"], False, real, {}))
 
 
 def test_what_cannot_be_evaluated(copied: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

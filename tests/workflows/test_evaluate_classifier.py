@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from femtobooth import cli
 from femtobooth.core.errors import ExistsError, PhotoError
@@ -171,3 +172,21 @@ def test_command_line(model, data, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         cli.main(["evaluate-classifier", str(model), str(tmp_path / "nothing")])
     assert stopped.value.code == 2 and "no such file or folder" in capsys.readouterr().err
+
+
+def test_generated_pictures_are_left_out_or_refused(model, data, tmp_path):
+    mixed = tmp_path / "mixed"
+    for name, colour in COLOURS.items():
+        paint(mixed / name, colour, 2, 7)
+    paint(tmp_path / "unseen", (200, 200, 30), 2)
+    info = PngInfo()
+    info.add_text("femtobooth", "{}")
+    for path in (mixed / "red" / "0.png", tmp_path / "unseen" / "0.png"):
+        Image.open(path).save(path, pnginfo=info)
+    report = evaluate_classifier.run(settings(model, mixed, tmp_path / "page", unseen=str(tmp_path / "unseen")))
+    assert (report["pictures"], report["unseen"]["pictures"]) == (5, 1)
+    assert "2 generated pictures were left out: only real photos can test." in report["remarks"]
+    for path in mixed.glob("*/*.png"):
+        Image.open(path).save(path, pnginfo=info)
+    with pytest.raises(PhotoError, match="all 6 pictures are generated"):
+        evaluate_classifier.run(settings(model, mixed, tmp_path / "other"))

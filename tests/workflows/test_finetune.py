@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from femtobooth import cli
 from femtobooth.core.runs import sha256_of
@@ -222,6 +223,78 @@ def test_early_stopping_stops_for_good(finetune: Finetune, data: Path, tmp_path:
     assert finetune("--resume", run) == 0
     assert "training" not in capsys.readouterr().err
     assert weights(run) == before
+
+
+def synthesized(folder: Path, behind: list[Path], judge: str = "", count: int = 6) -> Path:
+    """What `femtobooth synthesize` leaves: marked red pictures of a model that has learned from the photos `behind`."""
+    facts = {"photos": [sha256_of(path) for path in behind], "encoder": {"name": "judge", "hash": judge}}
+    info = PngInfo()
+    info.add_text("femtobooth", json.dumps({"synthesized": facts}))
+    for index in range(count):
+        path = folder / "red" / f"drawn{index}.png"
+        picture(path, "red", 100 + index)
+        Image.open(path).save(path, pnginfo=info)
+    return folder
+
+
+def split_of(run: Path) -> list[dict[str, str]]:
+    with (run / "split.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_synthesized_pictures_and_the_photos_behind_them_only_train(finetune: Finetune, data: Path, tmp_path: Path, merged: bool) -> None:
+    """From a folder of their own, or thrown among the photos under other names."""
+    behind = [data / "red" / name for name in ("1.png", "2.png", "3.png")]
+    drawn, photos, more = synthesized(tmp_path / "drawn", behind), data, ["--synthesized", tmp_path / "drawn"]
+    if merged:
+        photos, more = Path(shutil.copytree(data, tmp_path / "photos")), []
+        for index, path in enumerate(sorted(drawn.glob("red/*.png"))):
+            path.rename(photos / "red" / f"holiday{index}.png")
+    assert finetune(photos, *more, *QUICK, "--validation", 0.9) == 0
+    rows = split_of(tmp_path / "run")
+    assert [row["split"] for row in rows if row["generated"] == "1"] == ["train"] * 6
+    assert sorted(Path(row["path"]).name for row in rows if row["learned"] == "1") == ["1.png", "2.png", "3.png"]
+    assert {row["split"] for row in rows if row["learned"] == "1"} == {"train"}
+    assert "val" in {row["split"] for row in rows if row["label"] == "red"}
+    page = json.loads((tmp_path / "run" / "report.json").read_text())
+    found = {one["what"]: one["count"] for one in page["data"]["findings"]}
+    assert (found["generated"], found["known to the generator"]) == (6, 3)
+
+
+def test_a_recognizer_of_synthesized_pictures_knows_the_photos_behind_them(finetune: Finetune, data: Path, tmp_path: Path) -> None:
+    """So that nothing scores it on them, although it was not trained on them itself."""
+    picture(tmp_path / "elsewhere.png", "red", 77)
+    synthesized(tmp_path / "drawn", [tmp_path / "elsewhere.png"])
+    assert finetune(data, "--synthesized", tmp_path / "drawn", *QUICK) == 0
+    assert sha256_of(tmp_path / "elsewhere.png") in Recognizer.load(tmp_path / "run").provenance["trained_on"]
+
+
+def test_what_is_given_as_synthesized_only_trains_whatever_it_says(finetune: Finetune, data: Path, tmp_path: Path) -> None:
+    for index in range(6):
+        picture(tmp_path / "drawn" / "red" / f"{index}.jpg", "red", 200 + index)
+    assert finetune(data, "--synthesized", tmp_path / "drawn", *QUICK, "--validation", 0.9) == 0
+    rows = [row for row in split_of(tmp_path / "run") if str(tmp_path / "drawn") in row["path"]]
+    assert [(row["split"], row["generated"]) for row in rows] == [("train", "1")] * 6
+
+
+def test_the_judge_of_synthesized_pictures_cannot_be_trained_on_them(
+    finetune: Finetune, data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    synthesized(tmp_path / "drawn", [], judge=Recognizer.load(base).hash)
+    assert finetune(data, "--synthesized", tmp_path / "drawn", *QUICK) == 2
+    assert "chose the generated pictures itself" in capsys.readouterr().err
+    assert finetune(data, *QUICK, name="child") == 0
+    assert finetune(data, "--synthesized", tmp_path / "drawn", *QUICK, "--model", tmp_path / "child") == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_synthesized_classes_must_be_those_of_the_photos(
+    finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture(tmp_path / "drawn" / "crimson" / "1.png", "red", 1)
+    assert finetune(data, "--synthesized", tmp_path / "drawn", *QUICK) == 2
+    assert "none of its classes (crimson)" in capsys.readouterr().err
 
 
 def test_generated_pictures_never_validate(finetune: Finetune, data: Path, tmp_path: Path) -> None:

@@ -4,14 +4,12 @@
     folder/train/CLASS, folder/val/CLASS   a split of the user's own (also valid or validation; test is left alone)
     labels.csv                             columns `path` and `label`, and `split` where the user has split; paths from the CSV's folder
 
-Generated pictures train only. They are known by a `provenance.json` beside or above them, which lists them as
-`{"generated": [paths from its folder]}`, or by the text chunk in every PNG that `femtobooth generate` writes.
+Generated pictures train only (`provenance` tells which they are), and so do photos that their model has learned from.
 """
 
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,17 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..core.errors import PhotoError
 from ..core.images import Skipped, find_pictures, natural_order, shown
 from ..training.randomness import generator
+from .provenance import MANIFEST
 
-PROVENANCE = "provenance.json"
+OWN_FILES = (MANIFEST, "labels.csv", "synthesized.json", "sheet.png", "rejected.png")  # they lie beside the class folders
 PATH_COLUMNS = ("path", "file", "filename", "filepath", "image", "image_path")
 LABEL_COLUMNS = ("label", "class", "class_name", "category", "wnid", "synset", "class_index")
 VALIDATION_NAMES = ("val", "valid", "validation")
-PNG_MARKS = ("femtobooth", "femtobooth-class-image")  # text chunks of pictures that `generate` and `personalize` drew
 
 
 @dataclass(frozen=True)
@@ -91,12 +88,12 @@ def _classes(folder: Path, part: str | None) -> tuple[list[Example], list[Skippe
     skipped = [
         Skipped(path, "in no class folder")
         for name in sorted(os.listdir(folder), key=natural_order)
-        if not (path := folder / name).is_dir() and not name.startswith(".") and name not in (PROVENANCE, "labels.csv")
+        if not (path := folder / name).is_dir() and not name.startswith(".") and name not in OWN_FILES
     ]
     for own in _folders(folder):
         pictures, left_out = find_pictures([own], recursive=True)
         examples += [Example(path, shown(own.name), part) for path in pictures]
-        skipped += [one for one in left_out if one.path.name != PROVENANCE]
+        skipped += [one for one in left_out if one.path.name != MANIFEST]
     return examples, skipped
 
 
@@ -146,62 +143,31 @@ def _part(text: str, file: Path, line: int) -> str | None:
     raise PhotoError(f"{shown(file)}, line {line}: split is {text!r}", "train, val, test, or nothing to have it chosen")
 
 
-class Provenance:
-    """Which files are generated."""
-
-    def __init__(self) -> None:
-        self._listed: dict[Path, frozenset[str]] = {}
-
-    def generated(self, path: Path) -> bool:
-        """Whether a picture was drawn by a model. Raises PhotoError for a provenance.json that cannot be understood."""
-        for place in {path.absolute(), path.resolve()}:
-            if any(str(place) in self._read(folder) for folder in place.parents):
-                return True
-        try:
-            with Image.open(path, formats=["PNG"]) as image:
-                return any(mark in getattr(image, "text", {}) for mark in PNG_MARKS)
-        except Exception:  # no PNG, or one that cannot be read, which is reported elsewhere
-            return False
-
-    def _read(self, folder: Path) -> frozenset[str]:
-        if folder not in self._listed:
-            self._listed[folder] = self._files(folder / PROVENANCE)
-        return self._listed[folder]
-
-    @staticmethod
-    def _files(file: Path) -> frozenset[str]:
-        """Absolute paths that a manifest lists. What cannot be understood is an error: it may hide generated pictures."""
-        if not file.is_file():
-            return frozenset()
-        try:
-            names = json.loads(file.read_text(encoding="utf-8"))["generated"]
-            if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-                raise TypeError("`generated` is no list of paths")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise PhotoError(
-                f"{shown(file)}: which pictures are generated cannot be read ({error})",
-                'it must hold {"generated": ["path from its folder", ...]}; remove it if it is no file of femtobooth\'s',
-            ) from None
-        places = [(file.parent / name) for name in names]
-        return frozenset(str(read(place)) for place in places for read in (Path.absolute, Path.resolve))
-
-
 def split(
-    labels: Sequence[str], groups: np.ndarray, parts: Sequence[str | None], generated: Sequence[bool], share: float, seed: int
+    labels: Sequence[str],
+    groups: np.ndarray,
+    parts: Sequence[str | None],
+    generated: Sequence[bool],
+    share: float,
+    seed: int,
+    learned: Sequence[bool] | None = None,
 ) -> tuple[list[str], list[str]]:
     """The part of each of N pictures, `train`, `val` or `left out`, and remarks. No group of near-duplicates is on both sides.
 
     Without a split of the user's, each class gives about `share` of its pictures, at least one group and never all of
-    them; the groups are drawn by `seed`. Groups that hold a generated picture or more than one class train.
-    A split of the user's stays as it is, less what would leak: a validation picture whose near-duplicate trains is left
-    out. Raises PhotoError for a generated picture in the user's validation part, and for a class that cannot be split.
+    them; the groups are drawn by `seed`. Groups of more than one class train, and those that hold a generated picture or
+    a photo that the model behind one has `learned` from. A split of the user's stays as it is, less what would leak: a
+    validation picture that is such a photo, or whose near-duplicate trains, is left out. Raises PhotoError for a
+    generated picture in the user's validation part, and for a class that cannot be split.
     """
+    learned = [False] * len(labels) if learned is None else learned
     members: dict[int, list[int]] = {}
     for index, group in enumerate(groups.tolist()):
         members.setdefault(group, []).append(index)
     if "val" in parts:
-        return _given_split(labels, list(members.values()), parts, generated)
-    fixed = {g for g, inside in members.items() if any(generated[i] for i in inside) or len({labels[i] for i in inside}) > 1}
+        return _given_split(labels, list(members.values()), parts, generated, learned)
+    bound = np.asarray(generated, bool) | np.asarray(learned, bool)
+    fixed = {g for g, inside in members.items() if bound[inside].any() or len({labels[i] for i in inside}) > 1}
     result = ["train"] * len(labels)
     short = []
     for label in sorted(set(labels), key=natural_order):
@@ -232,14 +198,18 @@ def split(
 
 
 def _given_split(
-    labels: Sequence[str], members: Sequence[list[int]], parts: Sequence[str | None], generated: Sequence[bool]
+    labels: Sequence[str],
+    members: Sequence[list[int]],
+    parts: Sequence[str | None],
+    generated: Sequence[bool],
+    learned: Sequence[bool],
 ) -> tuple[list[str], list[str]]:
     result = [part or "train" for part in parts]
     wrong = sum(part == "val" and made for part, made in zip(result, generated, strict=True))
     if wrong:
         raise PhotoError(f"{wrong} generated pictures in the validation part", "only real photos may validate: move them to train")
     for inside in members:
-        if len({result[i] for i in inside}) > 1:
+        if len({result[i] for i in inside}) > 1 or any(learned[i] for i in inside):
             for index in inside:
                 result[index] = "train" if result[index] == "train" else "left out"
     untrained = sorted({*labels} - {label for label, part in zip(labels, result, strict=True) if part == "train"}, key=natural_order)
@@ -248,7 +218,7 @@ def _given_split(
             f"no picture to train on: {', '.join(untrained[:8])}", "put some of theirs under train, or take the class out of val"
         )
     leaking = result.count("left out")
-    remarks = [f"{leaking} validation pictures are copies of training pictures: left out"] if leaking else []
+    remarks = [f"{leaking} validation pictures are copies of what was trained on: left out"] if leaking else []
     return result, remarks + _without(labels, result)
 
 
@@ -265,9 +235,9 @@ def _shuffled(length: int, seed: int, label: str) -> list[int]:
 
 
 def write_split(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """split.csv of a run: path, label, split (train, val or left out), group, generated, sha256."""
+    """split.csv of a run: path, label, split (train, val or left out), group, generated, learned (known to a generator), sha256."""
     with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
-        writer = csv.DictWriter(opened, ["path", "label", "split", "group", "generated", "sha256"])
+        writer = csv.DictWriter(opened, ["path", "label", "split", "group", "generated", "learned", "sha256"])
         writer.writeheader()
         writer.writerows(rows)
 

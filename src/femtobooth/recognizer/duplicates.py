@@ -12,6 +12,8 @@ crops are not.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from PIL import Image
 from scipy.fft import dctn
@@ -39,6 +41,21 @@ def views(image: Image.Image) -> np.ndarray | None:
             low = dctn(side, norm="ortho")[:FREQUENCIES, :FREQUENCIES].ravel()[1:]  # without the mean brightness
             found.append(low / np.linalg.norm(low))
     return np.stack(found)
+
+
+def signs(views: np.ndarray) -> str:
+    """The hash of a picture as it is, hexadecimal, from its `views`: short enough for a manifest."""
+    return np.packbits(views[0] > np.median(views[0])).tobytes().hex()
+
+
+def any_alike(listed: Sequence[str], views: np.ndarray) -> bool:
+    """Whether a picture's `views` are near any of the hashes that `signs` made."""
+    if not listed:
+        return False
+    length = views.shape[1]
+    known = np.array([np.unpackbits(np.frombuffer(bytes.fromhex(one), np.uint8), count=length) for one in listed], bool)  # (M, 255)
+    own = views > np.median(views, axis=1, keepdims=True)  # (4, 255)
+    return bool(((known[:, None] != own).mean(axis=2) <= SAME).any())
 
 
 def groups(pictures: list[np.ndarray | None], digests: list[str], block: int = 512) -> np.ndarray:

@@ -100,6 +100,8 @@ class FinetuneTraining(TrainingSettings):
 class FinetuneSettings(Settings):
     data: str = Field(min_length=1)
     """Folder of class folders, or a CSV file with the columns path and label (and split)."""
+    synthesized: list[str] = []
+    """Further such folders whose pictures only train, as `femtobooth synthesize` makes them; classes of one name are one class."""
     model: str = DEFAULT
     """Classifier to start from: a name, a weights file, an artifact, or a run."""
     size: int | None = Field(None, ge=32)

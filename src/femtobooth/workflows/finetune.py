@@ -49,7 +49,10 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
     trainer.check(_training(settings, 1))
     tracking.check(settings.training)
     source = _load(settings)
-    found, findings = survey(Path(settings.data), settings.validation, settings.training.seed, bool(settings.patience))
+    found, findings = survey(
+        Path(settings.data), settings.validation, settings.training.seed, bool(settings.patience), [*map(Path, settings.synthesized)]
+    )
+    _refuse_judge(source, found, settings)
     embedded = probe.embed(source, found.paths, found.digests)
     head, baseline, suspects = _probe(found, embedded, settings)
     findings.append(doubtful(found, suspects))
@@ -59,6 +62,7 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
         "model": settings.model,
         "model_hash": source.hash,
         "classes": found.classes,
+        "behind_generated": found.behind,
         "environment": environment(),
     }
     report = {"data": _data_report(found, findings), "probe": baseline}
@@ -107,7 +111,17 @@ def _settled(settings: FinetuneSettings) -> FinetuneSettings:
     """Paths made absolute, so that config.yaml means the same from any folder."""
     model = Path(settings.model).expanduser()
     reference = str(model.resolve()) if model.exists() else settings.model
-    return settings.model_copy(update={"data": str(Path(settings.data).expanduser().resolve()), "model": reference})
+    data, *synthesized = (str(Path(path).expanduser().resolve()) for path in (settings.data, *settings.synthesized))
+    return settings.model_copy(update={"data": data, "synthesized": synthesized, "model": reference})
+
+
+def _refuse_judge(source: Recognizer, found: Survey, settings: FinetuneSettings) -> None:
+    """Raise ModelError where the model to train, or the one before it, chose the generated pictures: it would learn its own taste."""
+    if found.judges & {source.hash, source.provenance.get("model_hash")}:
+        raise ModelError(
+            f"{settings.model}: chose the generated pictures itself, so they cannot train it",
+            f"`femtobooth synthesize --overwrite --recognizer {settings.model}` lets another choose them; or train another --model",
+        )
 
 
 def _training(settings: FinetuneSettings, pictures: int) -> Any:
@@ -133,7 +147,7 @@ def _new_folder(settings: FinetuneSettings) -> Path:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "run.json").is_file():
             raise ExistsError(f"{folder} is not a run, and is not overwritten", "choose another --name or --runs")
-        for needed in (settings.data, settings.model):
+        for needed in (settings.data, *settings.synthesized, settings.model):
             if Path(needed).exists() and Path(needed).resolve().is_relative_to(folder.resolve()):
                 raise ExistsError(f"--overwrite: {needed} lies in {folder}, which would be replaced", "choose another --name")
     return folder
@@ -167,7 +181,7 @@ def _cross_validated(found: Survey, embedded: Embedded, settings: FinetuneSettin
     """Out-of-fold logits (N, C) of all real pictures that are used; nan for the others."""
     usable = found.part("train", "stop", "val")
     fold = np.full(len(found.labels), -1)
-    fold[usable] = probe.folds(found.labels[usable], found.groups[usable], found.generated[usable], settings.training.seed)
+    fold[usable] = probe.folds(found.labels[usable], found.groups[usable], found.only_train[usable], settings.training.seed)
     logits = np.full((len(fold), len(found.classes)), np.nan)
     balanced = settings.class_weights == "balanced"
     logits[usable] = probe.cross_validate(embedded.prelogits[usable], found.labels[usable], fold[usable], len(found.classes), balanced)
@@ -326,7 +340,8 @@ def _finish(
         "unknown_below": limit,
         "unknown_from": how,
     }
-    trained_on = sorted({*base.get("trained_on", ()), *(found.digests[i] for i in found.part("train", "stop"))})
+    behind = facts.get("behind_generated", ())  # what the generator learned from, the network has learned through its pictures
+    trained_on = sorted({*base.get("trained_on", ()), *behind, *(found.digests[i] for i in found.part("train", "stop"))})
     result.provenance = {
         "source": f"{compared['result']} of femtobooth finetune on {Path(settings.model).name}",
         "licence": base.get("licence", ""),
@@ -347,7 +362,7 @@ def _held_out(found: Survey, embedded: Embedded, known: np.ndarray, settings: Fi
     """Centroids of the training part, and the similarities of all known pictures to centroids made without their fold."""
     classes = len(found.classes)
     train = found.part("train")
-    fold = probe.folds(found.labels[known], found.groups[known], found.generated[known], settings.training.seed)
+    fold = probe.folds(found.labels[known], found.groups[known], found.only_train[known], settings.training.seed)
     vectors, labels = embedded.embedding[known], found.labels[known]
     similar = []
     for number in np.unique(fold[fold >= 0]):

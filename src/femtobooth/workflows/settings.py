@@ -54,6 +54,47 @@ class ProtocolSettings(EvaluateSettings):
     """Settings of `femtobooth personalize` for every subject."""
 
 
+class SynthesizeSettings(Settings):
+    runs: list[str] = Field(min_length=1)
+    """Run folders that `femtobooth personalize` made, one for each subject."""
+    labels: list[str] = []
+    """Class name of each run, in order; the runs' names if not given."""
+    out: str = Field("synthesized", min_length=1)
+    """Folder for the labelled pictures."""
+    template: str = "a {scale} {style} [V] {class} {background}"
+    """Prompt of every picture; [V] is the subject, {class} the class noun."""
+    backgrounds: list[str] = [
+        "on the beach", "in the snow", "on the grass", "in the city", "on a wooden floor", "in the desert", "in the mountains", "at sunset",
+        "under water", "on a white background", "on a blue background", "on a green background",
+    ]  # fmt: skip
+    """What stands for {background}, one after the other; the defaults are what the bundled base knows."""
+    scales: list[str] = ["", "small"]
+    """What stands for {scale}."""
+    styles: list[str] = ["", "glossy"]
+    """What stands for {style}."""
+    count: int = Field(1, ge=1)
+    """Pictures for each prompt of the grid."""
+    negatives: bool = False
+    """Also keep the same prompts without the subject, drawn by the base, as a class of their own under the class noun."""
+    encoder: str | None = None
+    """What judges: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name; the first that works here if not given."""
+    recognizer: str | None = None
+    """The model that will be trained on the pictures, which must not judge them."""
+    passing: float = Field(0.05, ge=0, lt=1)
+    """Share of the base's pictures without the subject that may pass; sets the threshold."""
+    threshold: float | None = Field(None, ge=-1, le=1)
+    """Likeness to the photos (mean cosine) that a picture must exceed, in place of the one from `passing`."""
+    seed: int = Field(10_000, ge=0)
+    """Seed of the first picture; every further picture has the next one."""
+    batch_size: int = Field(4, ge=1)
+    """Pictures drawn at a time."""
+    device: str = "auto"
+    """Where to draw: auto, cpu, cuda, cuda:1, mps."""
+    overwrite: bool = False
+    """Choose anew in a folder that is finished, or was begun with other settings; only what synthesize wrote there is replaced."""
+    sampling: SamplingSettings = SamplingSettings()
+
+
 class CompareSettings(Settings):
     models: list[str] = Field(min_length=2)
     """Two or more of: a run, a model folder or file, an exported artifact, timm's name, bundled (generator:bundled and \

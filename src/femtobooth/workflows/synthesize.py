@@ -1,0 +1,317 @@
+"""runs -> a labelled folder of generated pictures that an independent recognizer lets pass, for `finetune` to train on.
+
+OUT/LABEL/*.png               pictures of one subject; each carries prompt, seed, model, encoder and score in its text
+    LABEL/provenance.json     the same of all of them, with hashes: by it and by the text they never validate or test
+    NOUN/*.png                with --negatives: the same prompts without the subject, drawn by the base
+    sheet.png, rejected.png   what was kept, and what was not and why
+    synthesized.json          settings, thresholds and counts, and every rejected picture with its score
+    .drawn/                   everything that was drawn, rejected pictures too; drawn again only where a prompt changed
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from .. import __version__
+from ..core import config
+from ..core.console import note, progress_bar, table, warn
+from ..core.errors import ModelError, SettingsError
+from ..core.images import find_pictures, shown
+from ..core.metrics import wilson
+from ..core.runs import atomic_file, environment, sha256_of, write_json
+from ..core.sheets import sheet
+from ..generator import base as bases
+from ..generator import sampling
+from ..generator.drawing import draw_missing
+from ..generator.photos import restore_photos
+from ..generator.settings import GenerateSettings, PersonalizeSettings
+from ..generator.tokens import SUBJECT
+from ..recognizer import duplicates
+from ..recognizer.backbone import Recognizer
+from ..recognizer.encoders import Encoder, open_encoder, usable
+from ..recognizer.filtering import KEPT, REASONS, Filtered, filtered, repeated
+from . import generate, personalize
+from .labelled_folder import DRAWN, MANIFEST, file_pictures, open_folder
+from .settings import SynthesizeSettings
+
+COLUMNS = 12  # of the contact sheets
+
+
+@dataclass
+class Subject:
+    """A run to draw from, and what comes of it: N pictures by its model and M by its base."""
+
+    label: str
+    run: Path
+    facts: dict[str, Any]
+    made_with: PersonalizeSettings
+    photos: list[np.ndarray]
+    hashes: list[str]
+    """SHA-256 of the photos, as they were given and as the run keeps them."""
+    prompts: list[str] = field(default_factory=list)
+    model_hash: str = ""
+    jobs: list[tuple[str, int]] = field(default_factory=list)
+    pictures: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    files: list[Path] = field(default_factory=list)
+    base_jobs: list[tuple[str, int]] = field(default_factory=list)
+    base_pictures: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    @property
+    def noun(self) -> str:
+        return str(self.facts["class_noun"])
+
+
+def settings_from(*layers: Mapping[str, Any]) -> SynthesizeSettings:
+    """Settings from layers over the sampling that the first run's own card recommends."""
+    given = config.merge(*layers)
+    first = str(next(iter(given.get("runs") or ()), ""))
+    card = bases.recommended(first).get("generate", {}) if first and (Path(first) / "run.json").is_file() else {}
+    return config.resolve(SynthesizeSettings, card, given)
+
+
+def run(settings: SynthesizeSettings) -> dict[str, Any]:
+    """Draw, judge and file the pictures; returns what synthesized.json holds. Raises InputError kinds before anything is drawn.
+
+    Interrupted, it keeps what was drawn, and the same command goes on from there.
+    """
+    out = Path(settings.out)
+    subjects = _subjects(settings)
+    encoder, judge = _judge(settings)
+    for subject in subjects:
+        encoder.refuse_trained_on(subject.hashes)
+    asked = json.loads(settings.model_copy(update={"overwrite": False}).model_dump_json())
+    open_folder(out, asked, settings.overwrite)
+    _draw(subjects, settings, out / DRAWN)
+
+    chosen = [
+        filtered(encoder, subject.photos, list(subject.base_pictures), list(subject.pictures), settings.passing, settings.threshold)
+        for subject in subjects
+    ]
+    labels = [_file_subject(out, subject, found, judge, settings) for subject, found in zip(subjects, chosen, strict=True)]
+    negatives = _file_negatives(out, subjects, settings) if settings.negatives else {}
+    report = {
+        "femtobooth": __version__,
+        "status": "done",
+        "folder": str(out),
+        "settings": asked,
+        "encoder": judge,
+        "subjects": labels,
+        "negatives": negatives,
+        "environment": environment(),
+    }
+    _sheets(out, subjects, chosen)
+    write_json(out / MANIFEST, report)
+    _tell(report, out)
+    return report
+
+
+def _subjects(settings: SynthesizeSettings) -> list[Subject]:
+    """The runs and what is known of them. Raises ModelError for what is no finished run, SettingsError for unusable labels."""
+    if settings.labels and len(settings.labels) != len(settings.runs):
+        raise SettingsError(f"--labels: {len(settings.labels)} for {len(settings.runs)} runs", "give one for each run, in order")
+    if SUBJECT.search(settings.template) is None:
+        raise SettingsError(
+            f'template "{settings.template}": needs [V], which stands for the subject', 'for example "a {style} [V] {class}"'
+        )
+    subjects = []
+    for place, label in zip(settings.runs, settings.labels or [Path(run).resolve().name for run in settings.runs], strict=True):
+        folder = Path(place)
+        if not (folder / "run.json").is_file():
+            raise ModelError(
+                f"{shown(folder)}: not a run folder (no run.json)", "give the folder that personalize printed, such as runs/NAME"
+            )
+        facts = personalize.read_run(folder)
+        bases.locate(place)  # raises where the run is not finished
+        if "token" not in facts:
+            raise ModelError(f"{shown(folder)}: not a run of femtobooth personalize", "only such a run can draw a subject")
+        made_with = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
+        photos = [photo.pixels for photo in restore_photos(folder / "photos")]
+        subjects.append(Subject(label, folder, facts, made_with, photos, _hashes(folder), _prompts(settings, facts["class_noun"])))
+    names = [subject.label for subject in subjects]
+    for name in [*names, *(subject.noun for subject in subjects if settings.negatives)]:
+        if not name.strip() or name.startswith(".") or re.search(r"[/\\\0]", name):
+            raise SettingsError(f"--labels: {name!r} cannot be a folder's name", "use letters, digits and spaces")
+    twice = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
+    if twice:
+        raise SettingsError(f"{twice[0]}: two runs of this name", "--labels gives each run a name of its own")
+    return subjects
+
+
+def _hashes(run: Path) -> list[str]:
+    """SHA-256 of a run's photos: of its copies, and of the originals that are still where they were."""
+    preflight = json.loads((run / "preflight.json").read_text(encoding="utf-8"))
+    originals = [Path(row["file"]) for row in preflight if row["status"] == "used"]
+    gone = [path for path in originals if not path.is_file()]
+    if gone:
+        warn(f"{shown(run)}: {len(gone)} of its {len(originals)} photos are gone; finetune will not know that they may not validate")
+    return sorted({sha256_of(path) for path in [*find_pictures([run / "photos"])[0], *originals] if path.is_file()})
+
+
+def _prompts(settings: SynthesizeSettings, noun: str) -> list[str]:
+    """The grid: every background, scale and style, with [V] in it."""
+    found = []
+    for background, scale, style in product(settings.backgrounds or [""], settings.scales or [""], settings.styles or [""]):
+        words = {"{background}": background, "{scale}": scale, "{style}": style, "{class}": noun}
+        text = settings.template
+        for name, word in words.items():
+            text = text.replace(name, word)
+        found.append(" ".join(text.split()))
+    return list(dict.fromkeys(found))
+
+
+def _judge(settings: SynthesizeSettings) -> tuple[Encoder, dict[str, str]]:
+    """The encoder that chooses, and how it is known. Raises ModelError where it is what will be trained."""
+    barred = _hash(settings.recognizer) if settings.recognizer else ""
+    for name in [settings.encoder] if settings.encoder else usable():
+        judge = {"name": name, "hash": _hash(name)}
+        if not barred or judge["hash"] != barred:
+            encoder = open_encoder(name)
+            return encoder, {**judge, "weights": encoder.source}
+    raise ModelError(
+        f"--encoder {settings.encoder or settings.recognizer}: is the recognizer that is to be trained; it would choose by its own taste",
+        "choose another --encoder: dino, clip, bundled, tf_efficientnet_lite0 or a path",
+    )
+
+
+def _hash(name: str) -> str:
+    """What `finetune` knows a recognizer by; nothing for encoders that it cannot train."""
+    return "" if name in ("dino", "clip") else Recognizer.load(name).hash
+
+
+def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Path) -> None:
+    """Draw, or read, all pictures: every prompt by the subject's model, and without the subject by its base."""
+    device = generate._device(settings.device)
+    seeds = count(settings.seed)  # one of its own for every picture: those from one start look alike, whatever their prompts
+    for subject in subjects:
+        token = subject.facts["token"].replace("\\", r"\\")
+        texts = [SUBJECT.sub(token, prompt) for prompt in subject.prompts]
+        bare = [" ".join(SUBJECT.sub("", prompt).split()) for prompt in subject.prompts]
+        subject.jobs = [(text, next(seeds)) for text in texts for _ in range(settings.count)]
+        subject.base_jobs = [(text, next(seeds)) for text in bare for _ in range(settings.count if settings.negatives else 1)]
+    steps = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects) * settings.sampling.steps
+    with progress_bar("pictures", steps) as bar:
+        for subject in subjects:
+            how = (settings.sampling, settings.batch_size, subject.facts["size"], bar)
+            base = bases.load(subject.made_with.base, subject.made_with.tokenizer)
+            if base.hash != subject.facts["base_hash"]:
+                raise ModelError(f"{subject.made_with.base}: not the base that {subject.run} was made from", "put the same base back")
+            sampling.check(base, settings.sampling)
+            subject.base_pictures, _ = draw_missing(base.to(device), folder, subject.base_jobs, *how)
+            del base
+            model = bases.load(str(subject.run))
+            subject.model_hash = model.hash
+            subject.pictures, subject.files = draw_missing(model.to(device), folder, subject.jobs, *how)
+
+
+def _file_subject(out: Path, subject: Subject, found: Filtered, judge: dict[str, str], settings: SynthesizeSettings) -> dict[str, Any]:
+    """Write the kept pictures of a subject under its label; returns what is reported of it."""
+    facts = {
+        "label": subject.label,
+        "run": str(subject.run),
+        "subject": subject.facts["token"],
+        "class_noun": subject.noun,
+        "encoder": judge,
+        "threshold": found.threshold,
+        "photos": subject.hashes,
+    }
+    kept = [verdict == KEPT for verdict in found.verdicts]
+    model = {"source": str(subject.run), "hash": subject.model_hash}
+    how = _how(subject, settings)
+    file_pictures(out / subject.label, subject.jobs, subject.pictures, kept, facts, found.scores, model, how, settings.batch_size)
+    counts = Counter(found.verdicts)
+    return {
+        **facts,
+        "model_hash": subject.model_hash,
+        "drawn": len(kept),
+        "kept": counts[KEPT],
+        "kept_share": list(wilson(counts[KEPT], len(kept))),
+        "rejected": {reason: counts[reason] for reason in REASONS},
+        "photos_passing": [found.photos_pass, len(found.photos)],
+        "base_passing": [found.base_passes, len(found.base)],
+        "scores": {"pictures": found.scores.tolist(), "photos": found.photos.tolist(), "base": found.base.tolist()},
+        "rejected_files": [
+            {"file": f"{DRAWN}/{path.name}", "reason": verdict, "score": float(score), "prompt": prompt, "seed": seed}
+            for path, verdict, score, (prompt, seed) in zip(subject.files, found.verdicts, found.scores, subject.jobs, strict=True)
+            if verdict != KEPT
+        ],
+    }
+
+
+def _file_negatives(out: Path, subjects: Sequence[Subject], settings: SynthesizeSettings) -> dict[str, int]:
+    """Write the base's pictures under their class nouns (`other NOUN` where a subject has that name); returns how many of each."""
+    counts = {}
+    for noun in dict.fromkeys(subject.noun for subject in subjects):
+        first = next(subject for subject in subjects if subject.noun == noun)
+        taken = noun.casefold() in {subject.label.casefold() for subject in subjects}
+        label = f"other {noun}" if taken else noun
+        views = [duplicates.views(Image.fromarray(picture)) for picture in first.base_pictures]
+        again = set(repeated(views, np.zeros(len(views))))
+        kept = [view is not None and index not in again for index, view in enumerate(views)]
+        model = {"source": first.made_with.base, "hash": first.facts["base_hash"]}
+        facts, how = {"label": label, "class_noun": noun}, _how(first, settings)
+        file_pictures(out / label, first.base_jobs, first.base_pictures, kept, facts, None, model, how, settings.batch_size)
+        counts[label] = sum(kept)
+    return counts
+
+
+def _how(subject: Subject, settings: SynthesizeSettings) -> dict[str, Any]:
+    """The settings that shape a picture, as `generate` stores them."""
+    size, device = subject.facts["size"], str(generate._device(settings.device))
+    drawn = GenerateSettings(run=str(subject.run), width=size, height=size, device=device, sampling=settings.sampling)
+    return drawn.model_dump(include=set(generate.HOW))
+
+
+def _sheets(out: Path, subjects: Sequence[Subject], chosen: Sequence[Filtered]) -> None:
+    """sheet.png: photos and kept pictures; rejected.png: the others by reason, the best scored first."""
+    kept_rows: list[tuple[str, list[np.ndarray]]] = []
+    other_rows: list[tuple[str, list[np.ndarray]]] = []
+    for subject, found in zip(subjects, chosen, strict=True):
+        order = np.argsort(-found.scores, kind="stable")
+        by_verdict = {
+            verdict: [subject.pictures[index] for index in order if found.verdicts[index] == verdict] for verdict in (KEPT, *REASONS)
+        }
+        kept_rows += [(f"{subject.label}: photos", subject.photos), (f"{len(by_verdict[KEPT])} kept, best first", by_verdict[KEPT])]
+        other_rows += [(f"{subject.label}: {reason} ({len(some)})", some) for reason in REASONS if (some := by_verdict[reason])]
+    for name, rows in (("sheet.png", kept_rows), ("rejected.png", other_rows)):
+        if not rows:
+            continue
+        lines = [
+            (label if start == 0 else "", some[start : start + COLUMNS])
+            for label, some in rows
+            for start in range(0, max(1, len(some)), COLUMNS)
+        ]
+        with atomic_file(out / name) as temporary:
+            sheet([line[1] for line in lines], [line[0] for line in lines], []).save(temporary, format="PNG")
+
+
+def _tell(report: Mapping[str, Any], out: Path) -> None:
+    rows = []
+    for one in report["subjects"]:
+        passing, base = ("-" if not total else f"{count} of {total}" for count, total in (one["photos_passing"], one["base_passing"]))
+        kept = f"{one['kept']} of {one['drawn']}"
+        rows.append((one["label"], kept, *one["rejected"].values(), f"{one['threshold']:.3f}", passing, base))
+    columns = ["label", ">kept", *(f">{reason}" for reason in REASONS), ">above", ">photos", ">base"]
+    table(f"Chosen by {report['encoder']['name']}", columns, rows)
+    note("above: the likeness to the photos that a picture must exceed. Would pass it themselves: of the photos, each compared")
+    note("with the others; of the base's pictures, which are of the same prompts without the subject.")
+    for one in report["subjects"]:
+        passing, total = one["photos_passing"]
+        if total and passing < total:
+            warn(f"{one['label']}: only {passing} of its {total} photos would pass: {report['encoder']['name']} hardly knows this subject")
+        if not one["kept"]:
+            warn(f"{one['label']}: no picture was kept; train longer, or look at {out / 'rejected.png'} and set --threshold")
+    for noun, made in report["negatives"].items():
+        note(f"{noun}: {made} pictures by the base, without the subject")
+    note(
+        f"kept: {out / 'sheet.png'}; rejected: {out / 'rejected.png'}; train with\n  femtobooth finetune PHOTOS --synthesized {shown(out)}"
+    )
