@@ -1,13 +1,13 @@
-"""What stands behind the sprites: the places, plain colours, gradients and patterns, each different every time."""
+"""What stands behind the sprites: the places, plain colours and gradients, each different every time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
 
-from PIL import Image, ImageDraw
+from PIL import Image
 
-from .drawing import COLOURS, SIZE, Ground, disc, fade, near
+from .drawing import COLOURS, SIZE, Ground, fade, near
 from .places import PLACES
 
 
@@ -27,7 +27,7 @@ PLAIN: tuple[str, ...] = tuple(COLOURS)
 
 def names() -> list[str]:
     """Every backdrop's name, places first."""
-    return [*PLACES, *(f"{colour} background" for colour in COLOURS), "gradient", "stripes", "dots"]
+    return [*PLACES, *(f"{colour} background" for colour in COLOURS), "gradient"]
 
 
 def draw(random: Random, name: str) -> Backdrop:
@@ -43,17 +43,5 @@ def draw(random: Random, name: str) -> Backdrop:
         return Backdrop(name, f"on a {name}", Image.new("RGB", (SIZE, SIZE), tint), None)
     one, two = random.sample(PLAIN, 2)
     first, second = near(random, COLOURS[one], 10), near(random, COLOURS[two], 10)
-    if name == "gradient":
-        image = fade([(0, first), (1, second)], random.choice((0.0, random.uniform(0.1, 6.2))))
-        return Backdrop(name, random.choice((f"on a {one} and {two} gradient", "on a gradient")), image, None)
-    image, step = Image.new("RGB", (SIZE, SIZE), first), random.choice((16, 20, 26, 32))
-    pen = ImageDraw.Draw(image)
-    if name == "stripes":
-        lean = random.choice((0, 0, SIZE, -SIZE))
-        for x in range(-SIZE, 2 * SIZE, 2 * step):
-            pen.polygon([(x, 0), (x + step, 0), (x + step + lean, SIZE), (x + lean, SIZE)], fill=second)
-        return Backdrop(name, random.choice((f"on {one} and {two} stripes", "on a striped background")), image, None)
-    for row, y in enumerate(range(0, SIZE + step, step)):
-        for x in range(-(row % 2) * step // 2, SIZE + step, step):
-            disc(pen, x, y, step / 4, second)
-    return Backdrop(name, random.choice((f"on {two} dots on {one}", "on a dotted background")), image, None)
+    image = fade([(0, first), (1, second)], random.choice((0.0, random.uniform(0.1, 6.2))))
+    return Backdrop(name, random.choice((f"on a {one} and {two} gradient", "on a gradient")), image, None)

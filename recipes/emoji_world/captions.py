@@ -24,17 +24,6 @@ OPENINGS = ("a photo of", "a picture of", "an image of", "a drawing of", "an ico
 SIZES = (("tiny", "small", "little"), ("large", "big", "huge"))
 COUNTS = {2: "two", 3: "three", 4: "four"}
 
-FAVOURED: frozenset[str] = frozenset(
-    """robot;teddy bear;dog face;dog;poodle;cat face;cat;black cat;duck;teapot;clock;alarm clock;backpack;shoe;sneaker;boot;
-    hiking boot;sandal;high heel;can;candle;bowl;vase;glasses;sunglasses;car;nesting dolls;rabbit;bear;wolf;fox;bird;turtle;
-    dinosaur;coffee cup;teacup;bottle;jar;chair;couch;guitar;hat;cap;t-shirt;house;bicycle;truck;rocket;airplane;train;doll;
-    monster;dragon;ghost;snowman;penguin;frog;pig;lion;elephant;horse;watch;lantern;handbag;luggage;camera;television;ball;
-    basketball;soccer ball;umbrella;bucket;basket;book;red apple;cake;hamburger;mushroom;cactus;potted plant""".replace("\n", "")
-    .replace("    ", "")
-    .split(";")
-)
-"""What people personalize: drawn more often than the rest."""
-
 
 def uncounted(name: str) -> bool:
     """Whether a name takes neither article nor number ("glasses", "bread")."""

@@ -8,6 +8,20 @@ small network cannot tell them apart, and every concept that is learned badly co
 
 from __future__ import annotations
 
+_TAUGHT = """
+    robot; teddy bear; nesting dolls; ghost; dragon; dinosaur; snowman; ufo; dog face; dog; cat face; cat; rabbit; bear; panda; wolf; fox;
+    lion; pig; cow; horse; elephant; monkey; mouse; bird; owl; duck; penguin; baby chick; frog; turtle; snail; fish; octopus; whale; crab;
+    butterfly; honeybee; ladybug; teapot; teacup; coffee cup; bowl; vase; jar; bottle; can; candle; lantern; light bulb; clock; alarm clock;
+    watch; hourglass; backpack; handbag; luggage; shoe; sneaker; hiking boot; boot; high heel; sandal; hat; top hat; cap; crown; glasses;
+    sunglasses; t-shirt; dress; chair; couch; bed; house; car; taxi; bus; truck; tractor; bicycle; motorcycle; airplane;
+    helicopter; rocket; sailboat; ship; guitar; drum; trumpet; violin; camera; television; radio; telephone; blue book; gift;
+    balloon; key; bell; bucket; basket; soccer ball; basketball; red apple; banana; strawberry; pineapple; lemon; pumpkin; carrot;
+    hamburger; pizza; doughnut; cake; ice cream cone; mushroom; cactus; potted plant; sunflower; rose; tree; palm tree; star; heart
+"""
+TAUGHT: frozenset[str] = frozenset(name.strip() for name in _TAUGHT.split(";"))
+"""The concepts that the base learns: what people personalize, and clear silhouettes beside it. Two cores can show a network each of
+them a few thousand times in a day; all 605 of the rules below, a few hundred times, which was seen to teach none of them."""
+
 KINDS: dict[str, str] = {
     "arts & crafts": "",
     "event": "decoration",

@@ -41,9 +41,8 @@ def asked(world: sprites.World, made: Scene) -> Asked:
     said = {
         world.styles[item.style] for item in made.items if any(_says(text, word) for word in captions.STYLE_WORDS[world.styles[item.style]])
     }
-    patterns = {"gradient": ("gradient",), "stripes": ("stripes", "striped"), "dots": ("dots", "dotted")}
     place = backdrops.PLACES.get(made.backdrop)
-    phrases = place[1] if place else patterns.get(made.backdrop, (made.backdrop,))
+    phrases = place[1] if place else (made.backdrop,)
     return Asked(
         concepts=tuple(concepts) if all(named) else (),
         style=said.pop() if len(concepts) == 1 and said else "",

@@ -1,4 +1,4 @@
-"""The 26 places of the world, each a function of a random source: a drawing, and the ground to stand on."""
+"""The 16 places of the world, each a function of a random source: a drawing, and the ground to stand on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from .drawing import COLOURS, SIZE, Ground, clouds, disc, fade, grain, hills, near, pine, sky, stars
+from .drawing import SIZE, Ground, clouds, disc, fade, grain, hills, near, pine, sky, stars
 
 
 def beach(random: Random) -> tuple[Image.Image, Ground]:
@@ -54,21 +54,6 @@ def grass(random: Random) -> tuple[Image.Image, Ground]:
         x, y = random.uniform(0, SIZE), random.uniform(height + 4, SIZE)
         pen.line([(x, y), (x + random.uniform(-2, 2), y - random.uniform(3, 6))], fill=near(random, green, 26), width=1)
     return image, (height / SIZE + 0.08, 0.97)
-
-
-def flowers(random: Random) -> tuple[Image.Image, Ground]:
-    image, ground = grass(random)
-    pen = ImageDraw.Draw(image)
-    for k in range(46):
-        y = ground[0] * SIZE - 4 + (SIZE - ground[0] * SIZE) * (k / 46)  # type: ignore[index]
-        r = 1.6 + 2.2 * k / 46
-        x, colour = (
-            random.uniform(0, SIZE),
-            random.choice(((240, 70, 90), (250, 210, 60), (250, 250, 250), (220, 110, 220), (250, 140, 60))),
-        )
-        disc(pen, x, y, r, colour)
-        disc(pen, x, y, r / 3, (250, 190, 60) if colour != (250, 210, 60) else (170, 100, 40))
-    return image, ground
 
 
 def space(random: Random) -> tuple[Image.Image, Ground]:
@@ -320,128 +305,10 @@ def bricks(random: Random) -> tuple[Image.Image, Ground]:
     return image, (floor / SIZE + 0.02, 0.98)
 
 
-def heaven(random: Random) -> tuple[Image.Image, Ground]:
-    image = sky(random, (214, 236, 252))
-    clouds(random, ImageDraw.Draw(image), random.randrange(6, 12), SIZE)
-    return image, None
-
-
-def lake(random: Random) -> tuple[Image.Image, Ground]:
-    image, shore = sky(random), random.uniform(54, 68)
-    pen = ImageDraw.Draw(image)
-    hills(random, pen, shore - 9, 5, near(random, (110, 160, 130)))
-    for _ in range(random.randrange(9)):
-        pine(pen, random.uniform(0, SIZE), shore + 1, random.uniform(10, 22), near(random, (40, 104, 76)))
-    blue = near(random, (64, 140, 190))
-    pen.rectangle((0, shore, SIZE, SIZE), fill=blue)
-    for _ in range(34):
-        x, y = random.uniform(-8, SIZE), random.uniform(shore + 2, SIZE)
-        pen.line([(x, y), (x + random.uniform(6, 20), y)], fill=near(random, tuple(min(c + 30, 255) for c in blue), 18), width=2)  # type: ignore[arg-type]
-    return image, (shore / SIZE + 0.12, 0.95)
-
-
-def rain(random: Random) -> tuple[Image.Image, Ground]:
-    image, street = fade([(0, near(random, (84, 94, 112))), (0.8, near(random, (150, 160, 174)))]), random.uniform(88, 100)
-    pen = ImageDraw.Draw(image)
-    clouds(random, pen, 5, 16, near(random, (104, 112, 128)))
-    pen.rectangle((0, street, SIZE, SIZE), fill=near(random, (92, 98, 110)))
-    for _ in range(random.randrange(2, 5)):
-        disc(pen, random.uniform(0, SIZE), random.uniform(street + 8, 124), random.uniform(8, 18), near(random, (128, 142, 162)), 0.25)
-    for _ in range(70):
-        x, y, length = random.uniform(0, SIZE + 10), random.uniform(-6, SIZE), random.uniform(6, 12)
-        pen.line([(x, y), (x - length / 3, y + length)], fill=(190, 210, 232), width=1)
-    return image, (street / SIZE + 0.03, 0.97)
-
-
-def rug(random: Random) -> tuple[Image.Image, Ground]:
-    image, colour = Image.new("RGB", (SIZE, SIZE), near(random, (188, 150, 110))), near(random, random.choice(list(COLOURS.values())[:13]))
-    pen, other = ImageDraw.Draw(image), near(random, random.choice(((246, 236, 210), (240, 190, 90), (60, 50, 80))))
-    left, top = random.uniform(2, 14), random.uniform(14, 40)
-    for k, tint in enumerate((colour, other, colour, other, colour)):
-        inset = (0, 5, 8, 18, 21)[k]
-        pen.rectangle((left + inset, top + inset, SIZE - left - inset, SIZE - 8 - inset), fill=tint)
-    grain(random, image, 4)
-    return image, (top / SIZE + 0.3, 0.9)
-
-
-def night(random: Random) -> tuple[Image.Image, Ground]:
-    image, height = fade([(0, near(random, (8, 14, 50))), (0.8, near(random, (44, 60, 120)))]), random.uniform(70, 88)
-    pen = ImageDraw.Draw(image)
-    stars(random, pen, random.randrange(20, 50), height)
-    x, y, r = random.uniform(12, 116), random.uniform(14, 30), random.uniform(7, 12)
-    disc(pen, x, y, r, (250, 244, 206))
-    if random.random() < 0.5:
-        disc(pen, x + r * 0.5, y - r * 0.2, r * 0.9, (14, 22, 62))
-    hills(random, pen, height - 5, 6, near(random, (24, 44, 70), 8))
-    hills(random, pen, height + 4, 4, near(random, (18, 58, 58), 8))
-    return image, (height / SIZE + 0.1, 0.97)
-
-
-def checkers(random: Random) -> tuple[Image.Image, Ground]:
-    one, two = random.choice((((30, 30, 34), (240, 240, 240)), ((170, 50, 50), (246, 234, 220)), ((60, 100, 150), (226, 236, 246))))
-    image, floor = Image.new("RGB", (SIZE, SIZE), near(random, (206, 196, 184), 30)), random.uniform(50, 66)
-    pen, middle, y = ImageDraw.Draw(image), random.uniform(40, 88), floor
-    for row in range(6):
-        below = y + (4, 6, 9, 14, 20, 30)[row]
-        for k in range(-9, 9):
-            corners = [(middle + (k + d) * 6 * (1 + (edge - floor) / 14), edge) for d, edge in ((0, y), (1, y), (1, below), (0, below))]
-            pen.polygon(corners, fill=one if (k + row) % 2 else two)
-        y = below
-    return image, (floor / SIZE + 0.15, 0.95)
-
-
-def stage(random: Random) -> tuple[Image.Image, Ground]:
-    red = near(random, random.choice(((166, 26, 40), (120, 20, 60), (40, 50, 130))))
-    image, floor = Image.new("RGB", (SIZE, SIZE), tuple(c // 3 for c in red)), random.uniform(88, 98)
-    pen, x = ImageDraw.Draw(image, "RGBA"), random.uniform(50, 78)
-    for k in range(16):
-        shade = 0.55 + 0.45 * (k % 2) + random.uniform(-0.05, 0.05)
-        if k not in (6, 7, 8, 9) or random.random() < 0.6:
-            pen.rectangle((k * 8, 0, k * 8 + 8, floor), fill=tuple(min(round(c * shade), 255) for c in red))
-    pen.rectangle((0, floor, SIZE, SIZE), fill=near(random, (146, 96, 56)))
-    pen.polygon([(x - 5, 0), (x + 5, 0), (x + 44, 114), (x - 44, 114)], fill=(255, 246, 200, 60))
-    disc(pen, x, 112, 44, (255, 246, 200, 100), 0.22)
-    return image, (floor / SIZE + 0.06, 0.96)
-
-
-def volcano(random: Random) -> tuple[Image.Image, Ground]:
-    image, height = fade([(0, near(random, (50, 20, 30))), (0.7, near(random, (196, 80, 40)))]), random.uniform(74, 90)
-    pen, x = ImageDraw.Draw(image), random.uniform(20, 108)
-    pen.polygon([(x - 44, height + 4), (x + 44, height + 4), (x + 9, 28), (x - 9, 28)], fill=(58, 40, 44))
-    pen.polygon([(x - 8, 28), (x + 8, 28), (x + 12, height), (x + 3, 56), (x - 5, height - 8)], fill=(255, 120, 30))
-    for _ in range(12):
-        disc(pen, x + random.uniform(-16, 16), random.uniform(4, 28), random.uniform(1, 3), (255, random.randrange(120, 220), 40))
-    hills(random, pen, height, 3, near(random, (64, 46, 48), 8))
-    for _ in range(random.randrange(4, 8)):
-        disc(
-            pen, random.uniform(0, SIZE), random.uniform(height + 6, 126), random.uniform(4, 13), (250, random.randrange(90, 150), 30), 0.2
-        )
-    return image, (height / SIZE + 0.08, 0.97)
-
-
-def field(random: Random) -> tuple[Image.Image, Ground]:
-    image, height = sky(random), random.uniform(54, 68)
-    pen, soil = ImageDraw.Draw(image), near(random, (226, 186, 84))
-    clouds(random, pen, random.randrange(3), 26)
-    pen.rectangle((0, height, SIZE, SIZE), fill=soil)
-    for k in range(-10, 20, 2):
-        pen.polygon(
-            [(64 + (k - 5) * 5, height), (64 + (k - 4) * 5, height), (64 + (k - 4) * 22, SIZE), (64 + (k - 5) * 22, SIZE)],
-            fill=tuple(c * 5 // 6 for c in soil),
-        )
-    if random.random() < 0.6:
-        x, red = random.choice((random.uniform(4, 24), random.uniform(88, 104))), near(random, (190, 50, 44))
-        pen.rectangle((x, height - 14, x + 22, height + 2), fill=red)
-        pen.polygon([(x - 3, height - 14), (x + 25, height - 14), (x + 11, height - 26)], fill=(96, 60, 54))
-        pen.rectangle((x + 8, height - 8, x + 14, height + 2), fill=(250, 240, 230))
-    return image, (height / SIZE + 0.12, 0.97)
-
-
 PLACES: dict[str, tuple[Callable[[Random], tuple[Image.Image, Ground]], tuple[str, ...]]] = {
     "beach": (beach, ("on the beach", "at the beach", "on a sandy beach")),
     "snow": (snow, ("in the snow", "in a snowy landscape", "in winter")),
     "grass": (grass, ("on the grass", "on a green meadow", "in a park")),
-    "flower field": (flowers, ("in a flower field", "among flowers", "in a garden")),
     "space": (space, ("in space", "in outer space", "among the stars")),
     "moon": (moon, ("on the moon", "on the surface of the moon")),
     "city": (city, ("in the city", "in a city street", "downtown")),
@@ -455,14 +322,5 @@ PLACES: dict[str, tuple[Callable[[Random], tuple[Image.Image, Ground]], tuple[st
     "kitchen table": (table, ("on a table", "on a kitchen table", "in the kitchen")),
     "road": (road, ("on the road", "on a country road")),
     "brick wall": (bricks, ("in front of a brick wall", "by a brick wall")),
-    "sky": (heaven, ("in the sky", "in the clouds", "above the clouds")),
-    "lake": (lake, ("on a lake", "on the water")),
-    "rain": (rain, ("in the rain", "on a rainy day")),
-    "rug": (rug, ("on a rug", "on a carpet")),
-    "night": (night, ("at night", "under a starry sky")),
-    "checkered floor": (checkers, ("on a checkered floor", "on tiles")),
-    "stage": (stage, ("on a stage", "in a theater")),
-    "volcano": (volcano, ("near a volcano", "in front of a volcano")),
-    "field": (field, ("on a farm", "in a field")),
 }
 """Name -> how to draw it, and how captions say it; the first way is the usual one."""

@@ -113,22 +113,22 @@ def _novel_places(concepts: tuple[str, ...], styles: tuple[str, ...], unseen: Un
 
 def _composed(world: World, random: Random, unseen: Unseen = "") -> Scene:
     pick = random.random()
-    if pick < 0.72 or unseen:
+    if pick < 0.70 or unseen:
         name = random.choice(places_for(world, unseen))
-    elif pick < 0.88:
+    elif pick < 0.94:
         name = f"{random.choice(backdrops.PLAIN)} background"
     else:
-        name = random.choice(("gradient", "stripes", "dots"))
+        name = "gradient"
     concept, pick = _concept(world, random, name, unseen), random.random()
-    if pick < 0.66 or unseen:
+    if pick < 0.78 or unseen:
         size = random.choices(
-            (random.uniform(15, 22), random.uniform(26, 44), random.uniform(46, 56), random.uniform(66, 84)), (10, 60, 24, 6)
+            (random.uniform(15, 22), random.uniform(28, 44), random.uniform(46, 56), random.uniform(66, 84)), (6, 65, 26, 3)
         )[0]
         free = max(31 - size / 2, 2)
-        wide = random.random() < 0.4  # else near the middle
+        wide = random.random() < 0.3  # else near the middle
         x, y = (32 + (random.uniform(-free, free) if wide else random.uniform(-4, 4)) for _ in "xy")
         return _paint(world, random, [Item(concept, 0, size, x, y, "")], name, "one", unseen)
-    if pick < 0.90:
+    if pick < 0.92:
         other = _concept(world, random, name)
         while other == concept:
             other = _concept(world, random, name)
@@ -158,20 +158,14 @@ def _composed(world: World, random: Random, unseen: Unseen = "") -> Scene:
 
 
 def _concept(world: World, random: Random, backdrop: str, unseen: Unseen = "") -> int:
-    """A concept that may stand on this backdrop (or that training never shows so); DreamBooth's classes come more often."""
-    favoured = _favoured(tuple(concept.name for concept in world.concepts))
+    """A concept that may stand on this backdrop (or that training never shows so)."""
     while True:
-        number = random.choice(favoured) if favoured and random.random() < 0.4 else random.randrange(len(world.concepts))
+        number = random.randrange(len(world.concepts))
         name = world.concepts[number].name
         if held_out(name, backdrop) == (unseen == "backdrop") and (
             unseen != "style" or any(held_out_style(name, style) for style in world.styles)
         ):
             return number
-
-
-@lru_cache(maxsize=4)
-def _favoured(names: tuple[str, ...]) -> list[int]:
-    return [number for number, name in enumerate(names) if name in captions.FAVOURED]
 
 
 def _style(world: World, random: Random, concept: int, unseen: Unseen = "") -> int:
@@ -184,13 +178,13 @@ def _paint(world: World, random: Random, items: list[Item], name: str, form: str
     """Draw backdrop, shadows and sprites, and say what is there."""
     backdrop = backdrops.draw(random, name)
     style = _style(world, random, items[0].concept, unseen)
-    dye = random.choice(list(HUES)) if random.random() < 0.15 else ""
+    dye = random.choice(list(HUES)) if random.random() < 0.06 else ""
     mirrored = random.random() < 0.5
     sprites: list[Image.Image] = []
     for number, item in enumerate(items):
         item.style = style if form == "several" or item.concept == items[0].concept else _style(world, random, item.concept)
         item.mirrored = mirrored if form == "several" else random.random() < 0.5
-        item.turn = random.uniform(-20, 20) if random.random() < 0.15 else 0.0
+        item.turn = random.uniform(-20, 20) if random.random() < 0.1 else 0.0
         item.colour = world.concepts[item.concept].colours[item.style]
         image = Image.fromarray(world.sprite(item.concept, item.style))
         if dye and (form == "several" or number == 0):

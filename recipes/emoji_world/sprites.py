@@ -158,7 +158,7 @@ def join(emoji: list[dict[str, Any]], named: dict[str, str], icons: dict[str, An
     kinds = {concept.kind for concept in found}
     for concept, claimed in zip(found, claims, strict=True):
         concept.also = [text for text in claimed if taken[text] == 1 and text not in kinds | words.NOT_NAMES]
-    return found
+    return [concept for concept in found if concept.name in words.TAUGHT]
 
 
 def _is_name(text: str) -> bool:

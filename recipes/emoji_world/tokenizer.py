@@ -25,7 +25,7 @@ from . import backdrops, captions, sprites
 from .scenes import scene
 
 END = "</w>"
-LENGTH = 32
+LENGTH = 24
 """Tokens a prompt, with start and end; the longest of 20,000 captions has 22."""
 RARE = ("sks", "zwx", "xjy", "qvk", "ohwx", "vtq", "wzz", "kjq")
 """Identifiers that mean nothing: whole tokens at the rare end of the vocabulary that no training caption contains."""

@@ -21,7 +21,7 @@ def _draws(world: sprites.World, count: int, **options: Any) -> list[scenes.Scen
 
 @pytest.fixture(scope="module")
 def drawn(world: sprites.World) -> list[scenes.Scene]:
-    return _draws(world, 1500)
+    return _draws(world, 4000)
 
 
 def test_a_scene_is_a_function_of_seed_and_index(world: sprites.World) -> None:
@@ -217,18 +217,19 @@ def test_training_the_autoencoder_resumes_bit_for_bit(world: sprites.World, tmp_
     assert (autoencoder.export(tmp_path, world, 8) / "diffusion_pytorch_model.safetensors").is_file()
 
 
-def test_normalizing_latents_leaves_reconstructions_alone(world: sprites.World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(autoencoder, "WIDTHS", (8, 8, 16))
-    torch.manual_seed(0)
-    vae, pictures = autoencoder.new_autoencoder().eval().requires_grad_(False), autoencoder.unseen(world, 4)
-    before, spread = autoencoder.reconstruct(vae, pictures), vae.encode(pictures).latent_dist.std
-    scale = vae.encode(pictures).latent_dist.mean.std(dim=(0, 2, 3), keepdim=True)
-    autoencoder.normalized(vae, pictures)
-    latents = vae.encode(pictures).latent_dist
-    assert torch.allclose(latents.mean.std(dim=(0, 2, 3)), torch.ones(autoencoder.LATENTS), atol=1e-3)
-    assert latents.mean.mean(dim=(0, 2, 3)).abs().max() < 1e-3
-    assert torch.allclose(latents.std * scale, spread, rtol=1e-3)
-    assert torch.allclose(autoencoder.reconstruct(vae, pictures), before, atol=1e-4)
+def test_the_linear_code_keeps_detail_small_and_colour_large(world: sprites.World) -> None:
+    weight, bias = autoencoder.linear_code(world, 64)
+    latents = torch.nn.functional.conv2d(autoencoder.unseen(world, 64), weight, bias, stride=4)  # (64, 20, 16, 16)
+    assert latents.shape[1:] == (autoencoder.LATENTS, 16, 16)
+    assert latents.square().mean().item() == pytest.approx(1, rel=0.3)  # other scenes than those it was made from
+    assert latents.mean(dim=(0, 2, 3)).abs().max() < 0.5
+    spread = latents.std(dim=(0, 2, 3))
+    assert spread[0] > 1.5
+    assert spread[8:].max() < 0.5
+    rows = weight.flatten(1)
+    lengths = rows.norm(dim=1)
+    assert torch.allclose(rows @ rows.T, torch.diag(lengths**2), atol=1e-4)  # an orthogonal basis
+    assert torch.allclose(autoencoder.linear_code(world, 64)[0], weight)
 
 
 def test_psnr_of_known_errors() -> None:

@@ -100,7 +100,7 @@ def test_what_a_caption_asks_for(world: sprites.World) -> None:
     assert told("a toy on the surface of the moon", ball) == Asked((), "", "moon")
     assert told("a ball and a kettle", ball, teapot) == Asked(tuple(sorted((ball, teapot))), "", "")
     assert told("a flat ball and a toy", ball, teapot) == Asked((), "", "")
-    assert told("a ball on a dotted background", ball, backdrop="dots").backdrop == "dots"
+    assert told("a ball on a red and blue gradient", ball, backdrop="gradient").backdrop == "gradient"
     assert told("a ball on a red background", ball, backdrop="red background").backdrop == "red background"
 
 
