@@ -243,7 +243,7 @@ def _draw(
 
 def _grid(path: Path, photos: Sequence[np.ndarray], drawn: Drawn, prompts: Sequence[str]) -> None:
     count = min(drawn.tuned.shape[1], 4)
-    top = sheet([photos[: 2 * count]], [f"{len(photos)} photos"], [], cell=128)
+    top = sheet([photos[: 2 * count]], [f"{len(photos)} photo{'' if len(photos) == 1 else 's'}"], [], cell=128)
     rows = [[*drawn.base[row, :count], *drawn.tuned[row, :count]] for row in range(len(prompts))]
     with atomic_file(path) as temporary:
         below = sheet(rows, prompts, ["base"] * count + ["tuned"] * count, cell=128)

@@ -190,7 +190,8 @@ def _result(settings: ProtocolSettings, rows: list[dict[str, Any]], planned: int
     for name, encoder in dict.fromkeys((score["score"], score["encoder"]) for _, score in scored):
         found = [score for _, score in scored if (score["score"], score["encoder"]) == (name, encoder)]
         mean = {key: _mean([score[key] for score in found]) for key in ("base", "ceiling")}
-        tuned = bootstrap(np.mean, [score["tuned"][0] for score in found])
+        # One subject says nothing of others: its own interval, over prompts and seeds, stands.
+        tuned = bootstrap(np.mean, [score["tuned"][0] for score in found]) if len(found) > 1 else found[0]["tuned"]
         means.append(
             {"score": name, "encoder": encoder, "better": found[0]["better"], "tuned": list(tuned), **mean, "subjects": len(found)}
         )
@@ -250,7 +251,8 @@ def _tell(result: Mapping[str, Any]) -> None:
     subjects = result["subjects"]
     pictures = sorted({row["pictures"] for row in subjects})
     size = f"{len(subjects)} of {SUBJECTS} subjects, {'/'.join(map(str, pictures))} of {PROMPTS * PICTURES} pictures each"
-    note(f"ours: {size}, on {Path(result['base']).name}; 95 % intervals over subjects")
+    over = "subjects" if len(subjects) > 1 else "prompts and seeds"
+    note(f"ours: {size}, on {Path(result['base']).name}; 95 % intervals over {over}")
     if others:
         note(f"{', '.join(others)}: no encoder of the paper, so these columns compare with nothing that was published")
     note(f"all of it: {Path(result['runs']) / 'protocol.json'}")
