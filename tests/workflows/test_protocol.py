@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from femtobooth import cli
@@ -121,8 +122,9 @@ def test_killed_anywhere_it_goes_on(data: Path, tiny_sd1: Path, tiny: Path, tmp_
     config.write_text(json.dumps(given(data, tiny_sd1, tiny)), encoding="utf-8")  # JSON is YAML
     command = [sys.executable, "-m", "femtobooth", "evaluate", "--config", str(config), "--subjects", "ball"]
     runs = data.parent / "runs"
+    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # other numbers of threads round otherwise
     for awaited in (runs / "ball" / "run.json", runs / "ball" / "evaluation" / "pictures" / "tuned"):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=threads)
         limit = time.monotonic() + 120
         while not awaited.exists() and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.01)
