@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from typing import Any
 
 import torch
+
+from ..core import runs
 
 
 def peak_memory(device: torch.device) -> int:
     """Most memory this process has held on `device`, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return runs.peak_memory()
 
 
 def estimate(modules: dict[str, tuple[torch.nn.Module, float | None]], optimizer: str, ema: bool, copied: set[str]) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from .candidates import GENERATOR, RECOGNIZER, Candidate
 from .pictures import Drawings, Measured, Pictures
 from .worker import Worker
 
-FORMAT = 1  # counts up when what is in the cache should be measured anew
+FORMAT = 2  # counts up when what is in the cache should be measured anew
 VERSIONS = ("python", "platform", "femtobooth", "torch", "diffusers", "transformers", "timm", "onnxruntime", "openvino", "numpy")
 
 

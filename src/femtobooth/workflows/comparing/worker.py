@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import numpy as np
 
 from ...core import errors
 from ...core.errors import FemtoboothError
+from ...core.runs import peak_memory
 from .candidates import GENERATOR, Candidate
 
 ROOT = Path(__file__).parents[3]
@@ -88,15 +88,6 @@ class Worker:
 
 
 # The child's side
-
-
-def peak_memory() -> int:
-    """Most bytes this process has held. Linux's ru_maxrss counts what the parent held before exec; VmHWM does not."""
-    try:
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 class _Recognizer:
@@ -243,15 +234,17 @@ def _main(told: str) -> None:
             elif what == "time":
                 answer(result=_timed(model.once, **request))
             elif what == "memory":
-                answer(result=_memory(model))
+                answer(result=_memory(model, **request))
             else:
                 answer(result=getattr(model, what)(lambda count: answer(advance=count), **request))
         except FemtoboothError as error:
             answer(error=type(error).__name__, problem=error.problem, way_out=error.way_out)
 
 
-def _memory(model: Any) -> dict[str, Any]:
-    """Bytes of main memory, and of the accelerator's where the model is on one."""
+def _memory(model: Any, batches: Sequence[int]) -> dict[str, Any]:
+    """Most bytes held after a batch of each size: of main memory, and of the accelerator's where the model is on one."""
+    for batch in batches:
+        model.once(batch)
     found: dict[str, Any] = {"main": peak_memory(), "device": None}
     if isinstance(model, _Generator) and model.model.device.type == "cuda":
         import torch
