@@ -154,7 +154,7 @@ class Autoencoder(LightningModule):
         self.settings, self.world, self.resumed_step = settings, world, 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            self.vae = new_autoencoder().to(memory_format=torch.channels_last)
+            self.vae = new_autoencoder()
         self.code = linear_code(world)
 
     def train_dataloader(self) -> Any:

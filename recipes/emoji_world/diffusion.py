@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from lightning.pytorch import LightningModule, Trainer
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -24,7 +25,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from femtobooth.core.console import note
 from femtobooth.core.runs import atomic_folder, write_json
 from femtobooth.generator.base import StableDiffusion, load_tokenizer
-from femtobooth.generator.dreambooth import LatentSet, draw, predict, sample_losses, training_target
+from femtobooth.generator.dreambooth import LatentSet, draw, predict, training_target
 from femtobooth.generator.previews import Previews
 from femtobooth.generator.sampling import to_pixels
 from femtobooth.generator.settings import PreviewSettings, SamplingSettings
@@ -209,7 +210,7 @@ class Diffusion(LightningModule):
         noisy = scheduler.add_noise(one.latents, one.noise, one.timesteps)  # (B, 20, 16, 16)
         prediction = predict(self.unet, self.text_encoder, noisy, one.timesteps, one.token_ids)
         target = training_target(scheduler, one.latents, one.noise, one.timesteps)
-        loss = sample_losses(prediction, target, torch.ones(len(target))).mean()
+        loss = F.mse_loss(prediction, target)
         if (self.global_step + 1) % settings.log_every == 0:
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
