@@ -139,6 +139,14 @@ FINETUNE = {
     "--trackers": "training.trackers",
     "--overwrite": "overwrite",
 }
+DRAWING = {
+    "--seed": "seed",
+    "--steps": "sampling.steps",
+    "--guidance": "sampling.guidance",
+    "--sampler": "sampling.sampler",
+    "--batch-size": "batch_size",
+    "--device": "device",
+}
 EVALUATE = {
     "--encoders": "encoders",
     "--photos": "photos",
@@ -147,12 +155,7 @@ EVALUATE = {
     "--other-classes": "other_classes",
     "--gallery": "gallery",
     "--region": "region",
-    "--seed": "seed",
-    "--steps": "sampling.steps",
-    "--guidance": "sampling.guidance",
-    "--sampler": "sampling.sampler",
-    "--batch-size": "batch_size",
-    "--device": "device",
+    **DRAWING,
 }
 PROTOCOL = {"--protocol": "protocol", "--subjects": "subjects", "--runs": "runs"}
 EVALUATE_CLASSIFIER = {
@@ -180,12 +183,7 @@ SYNTHESIZE = {
     "--recognizer": "recognizer",
     "--passing": "passing",
     "--threshold": "threshold",
-    "--seed": "seed",
-    "--steps": "sampling.steps",
-    "--guidance": "sampling.guidance",
-    "--sampler": "sampling.sampler",
-    "--batch-size": "batch_size",
-    "--device": "device",
+    **DRAWING,
     "--overwrite": "overwrite",
 }
 COMPARE = {

@@ -222,7 +222,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path
         {"score": "drift of its class (KID)", "encoder": "e", "better": "lower", "tuned": [0.2, 0.1, 0.3], "base": 0.0},
         {"score": "diversity (1 - cosine)", "encoder": "e", "better": "higher", "tuned": [0.2, 0.1, 0.3], "base": 0.5},
     ]
-    report = {"prompts": ["a [V] dog"], "settings": settings, "scores": scores, "pictures": 2, "photos": 1}
+    report = {"model_hash": drawn.hash, "prompts": ["a [V] dog"], "settings": settings, "scores": scores, "pictures": 2, "photos": 1}
     (run / "evaluation" / "evaluation.json").write_text(json.dumps(report))
     return run
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from .dreambooth import Draw, LatentSet, draw, min_snr_weights, predict, sample_losses, signal_to_noise, training_target
+from .dreambooth import Draw, LatentSet, draw, predict, training_target
 
 SAMPLES = 4
 
@@ -25,9 +25,9 @@ def fixed_draw(pictures: LatentSet, seed: int, scale: float, steps: int) -> Draw
 @torch.no_grad()
 def deterministic_loss(module: Any) -> float:
     """Mean weighted loss of a `DreamBooth` module's current weights on the fixed draw; random state and modes are left as they were."""
-    settings, model, scheduler = module.settings, module.model, module.model.scheduler
+    scheduler = module.model.scheduler
     steps = int(scheduler.config.num_train_timesteps)
-    fixed = fixed_draw(module.instance, settings.training.seed, float(model.vae.config.scaling_factor), steps)
+    fixed = fixed_draw(module.instance, module.settings.training.seed, float(module.model.vae.config.scaling_factor), steps)
     latents, noise, timesteps, ids = (part.to(module.device) for part in (fixed.latents, fixed.noise, fixed.timesteps, fixed.token_ids))
     modes = [(part, part.training) for part in (*module.unet.modules(), *module.text_encoder.modules())]
     try:
@@ -38,6 +38,4 @@ def deterministic_loss(module: Any) -> float:
     finally:
         for part, mode in modes:
             part.training = mode
-    snr = signal_to_noise(scheduler.alphas_cumprod, timesteps)
-    weights = min_snr_weights(snr, model.prediction_type, settings.loss.snr_gamma, settings.loss.snr_floor)
-    return float(sample_losses(prediction, training_target(scheduler, latents, noise, timesteps), weights).mean())
+    return float(module.weighted_losses(prediction, training_target(scheduler, latents, noise, timesteps), timesteps).mean())

@@ -223,12 +223,15 @@ class DreamBooth(LightningModule):
             with torch.no_grad():
                 imitated = predict(self.frozen[0], self.frozen[1], noisy[count:], timesteps[count:], ids[count:])
                 target = torch.cat([target[:count], imitated.to(target.dtype)])
-        snr = signal_to_noise(scheduler.alphas_cumprod, timesteps)
-        weights = min_snr_weights(snr, self.model.prediction_type, self.settings.loss.snr_gamma, self.settings.loss.snr_floor)
-        losses = sample_losses(prediction, target, weights)
+        losses = self.weighted_losses(prediction, target, timesteps)
         self._add_to_log(losses.detach(), timesteps, count, steps)
         loss = losses[:count].mean()
         return loss + prior.weight * losses[count:].mean() if len(draws) > 1 else loss
+
+    def weighted_losses(self, prediction: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+        """The loss of each sample (B,), weighted as `settings.loss` says."""
+        snr, loss = signal_to_noise(self.model.scheduler.alphas_cumprod, timesteps), self.settings.loss
+        return sample_losses(prediction, target, min_snr_weights(snr, self.model.prediction_type, loss.snr_gamma, loss.snr_floor))
 
     def _add_to_log(self, losses: Tensor, timesteps: Tensor, count: int, steps: int) -> None:
         bands = (timesteps * BANDS // steps).cpu()

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..core import config, scores
 from ..core.console import note, progress, progress_bar, table, warn
-from ..core.errors import ModelError, PhotoError, SettingsError
+from ..core.errors import PhotoError, SettingsError
 from ..core.images import Skipped, decode, find_pictures, shown
 from ..core.metrics import wilson
 from ..core.runs import atomic_file, environment, sha256_of, write_json
@@ -28,7 +28,7 @@ from ..generator import sampling
 from ..generator.drawing import draw_missing
 from ..generator.photos import make_square, restore_photos
 from ..generator.settings import PersonalizeSettings
-from ..generator.tokens import SUBJECT
+from ..generator.tokens import SUBJECT, bare
 from ..recognizer import perceptual
 from ..recognizer.encoders import open_encoder, usable
 from ..recognizer.memorization import near_copies
@@ -66,14 +66,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
     Interrupted, it keeps the finished pictures, and the same command goes on from there.
     """
-    folder = Path(settings.run)
-    if not (folder / "run.json").is_file():
-        raise ModelError(f"{settings.run}: not a run folder (no run.json)", "give the folder that personalize printed, such as runs/NAME")
-    facts = personalize.read_run(folder)
-    model_folder = bases.locate(settings.run)  # raises where the run is not finished
-    if "token" not in facts:
-        raise ModelError(f"{settings.run}: not a run of femtobooth personalize", "femtobooth evaluate-classifier measures classifiers")
-    made_with = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
+    folder, facts, made_with = personalize.open_run(settings.run, "femtobooth evaluate-classifier measures classifiers")
     noun, size = facts["class_noun"], facts["size"]
     prompts = [prompt.replace("{class}", noun) for prompt in settings.prompts]
     if not prompts or not all(SUBJECT.search(prompt) for prompt in prompts):
@@ -88,10 +81,10 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         encoder.refuse_trained_on(real.hashes | others)
         encoder.refuse_trained_on(own, "pictures of this run")
 
-    drawn = _draw(settings, folder, facts, made_with, model_folder, prompts)
+    drawn, model_hash = _draw(settings, folder, facts, made_with, prompts)
     for encoder in encoders:
         encoder.refuse_trained_on([sha256_of(path) for path in drawn.files])
-    texts = [" ".join(SUBJECT.sub("", prompt).split()) for prompt in prompts]
+    texts = [bare(prompt) for prompt in prompts]
     seen = Real(real.photos, real.others, gallery)
     rows = [row for encoder in progress(encoders, "scoring") for row in measure(encoder, seen, drawn, texts, settings.region)]
     if settings.count > 1 and perceptual.usable():
@@ -100,6 +93,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     remarks += _remarks(settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real, facts)
     result: dict[str, Any] = {
         "run": str(folder),
+        "model_hash": model_hash,
         "token": facts["token"],
         "class_noun": noun,
         "base": facts["base"],
@@ -212,19 +206,18 @@ def _draw(
     folder: Path,
     facts: Mapping[str, Any],
     made_with: PersonalizeSettings,
-    model_folder: Path,
     prompts: list[str],
-) -> Drawn:
-    """Draw, or read, everything: first by the tuned model, then by the base it came from. Raises ModelError for another base."""
+) -> tuple[Drawn, str]:
+    """Draw, or read, everything: first by the tuned model, then by the base it came from; and the tuned model's hash.
+
+    Raises ModelError for another base.
+    """
     texts = [SUBJECT.sub(lambda _: facts["token"], prompt) for prompt in prompts]
     classes = [settings.class_prompt.replace("{class}", noun) for noun in dict.fromkeys((facts["class_noun"], *settings.other_classes))]
     jobs = [(text, settings.seed + shot) for text in texts for shot in range(settings.count)]
     jobs += [(text, settings.seed + shot) for text in classes for shot in range(settings.class_count)]
     size, files, results = facts["size"], [], []
-    base = bases.load(made_with.base, made_with.tokenizer)
-    if base.hash != facts["base_hash"]:
-        raise ModelError(f"{made_with.base}: not the base that {folder} was made from", "put the same base back to evaluate")
-    models = {"tuned": bases.load_folder(model_folder), "base": base}
+    models = {"tuned": bases.load(settings.run), "base": personalize.load_base(folder, facts, made_with)}
     device = generate._device(settings.device)
     for model in models.values():
         sampling.check(model, settings.sampling)
@@ -238,7 +231,7 @@ def _draw(
     cut = len(texts) * settings.count
     tuned, floor = (pictures[:cut].reshape(len(texts), settings.count, size, size, 3) for pictures in results)
     parts = [pictures[cut:].reshape(len(classes), settings.class_count, size, size, 3) for pictures in results]
-    return Drawn(tuned, floor, {text: (parts[0][i], parts[1][i]) for i, text in enumerate(classes)}, files)
+    return Drawn(tuned, floor, {text: (parts[0][i], parts[1][i]) for i, text in enumerate(classes)}, files), models["tuned"].hash
 
 
 def _grid(path: Path, photos: Sequence[np.ndarray], drawn: Drawn, prompts: Sequence[str]) -> None:

@@ -93,9 +93,7 @@ def resume(folder: Path) -> dict[str, Any]:
     if rank() == 0:
         sweep(folder)
     settings = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
-    model = bases.load(settings.base, settings.tokenizer)
-    if model.hash != facts["base_hash"]:
-        raise ModelError(f"{settings.base}: not the base that {folder} was started from", "put the same base back, or start a new run")
+    model = load_base(folder, facts, settings)
     checkpoint = checkpoints.newest(folder / "checkpoints")
     photos, held_out = restore_photos(folder / "photos"), restore_photos(folder / "held_out") if facts.get("held_out") else []
     encoder = _encoder(settings, [*photos, *held_out])
@@ -110,6 +108,26 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise ModelError(
             f"--resume {folder}: not a run folder (no run.json)", "give the folder that personalize printed, such as runs/NAME"
         ) from None
+
+
+def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], PersonalizeSettings]:
+    """A finished run: its folder, its run.json and its settings. Raises ModelError; `instead` is the way out for runs of other commands."""
+    folder = Path(place)
+    if not (folder / "run.json").is_file():
+        raise ModelError(f"{shown(folder)}: not a run folder (no run.json)", "give the folder that personalize printed, such as runs/NAME")
+    facts = read_run(folder)
+    bases.locate(place)  # raises where the run is not finished
+    if "token" not in facts:
+        raise ModelError(f"{shown(folder)}: not a run of femtobooth personalize", instead)
+    return folder, facts, config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
+
+
+def load_base(folder: Path, facts: Mapping[str, Any], settings: PersonalizeSettings) -> StableDiffusion:
+    """The base that a run was started from. Raises ModelError where another one is in its place."""
+    model = bases.load(settings.base, settings.tokenizer)
+    if model.hash != facts["base_hash"]:
+        raise ModelError(f"{settings.base}: not the base that {folder} was started from", "put the same base back, or start a new run")
+    return model
 
 
 def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
@@ -204,7 +222,7 @@ def _train(
         return _latents(lightning, settings, model, token, photos, size)
 
     def fill(prompt: str) -> str:
-        return _fill(prompt, settings, token)
+        return tokens.filled(prompt, token, settings.photos.class_noun)
 
     module = DreamBooth(model, settings, token, prepare)
     _show_parts(module)
@@ -249,15 +267,11 @@ def _train(
         return outcome.write(folder, settings, module, device, watcher, photos, prompts, facts)
 
 
-def _fill(prompt: str, settings: PersonalizeSettings, token: str) -> str:
-    return tokens.SUBJECT.sub(lambda _: token, prompt).replace("{token}", token).replace("{class}", settings.photos.class_noun)
-
-
 def _latents(
     lightning: Trainer, settings: PersonalizeSettings, model: StableDiffusion, token: str, photos: list[Photo], size: int
 ) -> tuple[LatentSet, LatentSet | None]:
     """Photos and class images through the VAE, once; the class images are drawn first where they are missing."""
-    captions = [[_fill(text, settings, token) for text in photo.captions] for photo in photos]
+    captions = [[tokens.filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
     pictures = np.stack([photo.pixels for photo in photos])
     if settings.prior.weight == 0:
         return encode(model, pictures, captions, settings.photos.flip), None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 import shlex
 from pathlib import Path
@@ -18,7 +17,7 @@ from ..core.console import note
 from ..core.errors import ModelError
 from ..core.images import Picture, decode, find_pictures
 from ..core.pages import Html
-from ..core.runs import cache_folder, write_text
+from ..core.runs import cache_folder, read_json, write_text
 from ..generator import prior, tokens
 from ..generator.photos import Photo, restore_photos
 from ..generator.settings import PersonalizeSettings
@@ -38,11 +37,11 @@ def run(folder: Path) -> dict[str, Any]:
     facts = _facts(folder)
     settings = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
     photos = restore_photos(folder / "photos")
-    preflight, evaluation = _json(folder / "preflight.json") or [], _json(folder / "evaluation" / "evaluation.json")
+    preflight, evaluation = read_json(folder / "preflight.json") or [], read_json(folder / "evaluation" / "evaluation.json")
     steps = _previews(folder)
     if facts.get("steps") in steps:  # what was drawn after the step that became the model is not of it
         steps = {step: shots for step, shots in steps.items() if step <= facts["steps"]}
-    prompts = [_filled(prompt, facts) for prompt in settings.preview.prompts]
+    prompts = [tokens.filled(prompt, facts["token"], facts["class_noun"]) for prompt in settings.preview.prompts]
     nearest, copies, compared = _nearest(steps, prompts, photos, facts)
     warnings = _warnings(facts, settings, photos, preflight, copies, compared)
     base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
@@ -70,23 +69,12 @@ def run(folder: Path) -> dict[str, Any]:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    facts = _json(folder / "run.json")
+    facts = read_json(folder / "run.json")
     if isinstance(facts, dict) and {"token", "class_noun", "base_hash", "size", "environment", "status"} <= facts.keys():
         return facts
     if (folder / "report.html").is_file():
         raise ModelError(f"{folder}: not a personalize run", f"its own report is {folder / 'report.html'}")
     raise ModelError(f"{folder}: not a personalize run (no run.json of one)", "give the folder that personalize printed, such as runs/NAME")
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _filled(prompt: str, facts: dict[str, Any]) -> str:
-    return tokens.SUBJECT.sub(lambda _: facts["token"], prompt).replace("{token}", facts["token"]).replace("{class}", facts["class_noun"])
 
 
 def _count(number: int, noun: str) -> str:
@@ -229,7 +217,7 @@ def _nearest(
 def _photos(photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[str, Any]) -> Html:
     figures = []
     for index, photo in enumerate(photos):
-        caption = " / ".join(_filled(text, facts) for text in photo.captions[:3])
+        caption = " / ".join(tokens.filled(text, facts["token"], facts["class_noun"]) for text in photo.captions[:3])
         figures.append(pages.figure(_img(photo.pixels, f"photo {index + 1} as it was trained on: {caption}"), caption))
     rows = [
         (Path(row["file"]).name, f"{row['width']}x{row['height']}" if row["width"] else "", row["status"], "; ".join(row["notes"]))
@@ -267,7 +255,7 @@ def _drawn_folder(prompt: str, settings: PersonalizeSettings, facts: dict[str, A
         (
             path.parent
             for path in (cache_folder() / "class-images").glob("*/manifest.json")
-            if (_json(path) or {}) == recipe | {"key": prior.key_of(recipe)}
+            if (read_json(path) or {}) == recipe | {"key": prior.key_of(recipe)}
         ),
         None,
     )

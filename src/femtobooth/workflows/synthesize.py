@@ -35,7 +35,7 @@ from ..generator import sampling
 from ..generator.drawing import draw_missing
 from ..generator.photos import restore_photos
 from ..generator.settings import GenerateSettings, PersonalizeSettings
-from ..generator.tokens import SUBJECT
+from ..generator.tokens import SUBJECT, bare, filled
 from ..recognizer import duplicates
 from ..recognizer.backbone import Recognizer
 from ..recognizer.encoders import Encoder, open_encoder, usable
@@ -125,16 +125,7 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
         )
     subjects = []
     for place, label in zip(settings.runs, settings.labels or [Path(run).resolve().name for run in settings.runs], strict=True):
-        folder = Path(place)
-        if not (folder / "run.json").is_file():
-            raise ModelError(
-                f"{shown(folder)}: not a run folder (no run.json)", "give the folder that personalize printed, such as runs/NAME"
-            )
-        facts = personalize.read_run(folder)
-        bases.locate(place)  # raises where the run is not finished
-        if "token" not in facts:
-            raise ModelError(f"{shown(folder)}: not a run of femtobooth personalize", "only such a run can draw a subject")
-        made_with = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
+        folder, facts, made_with = personalize.open_run(place, "only such a run can draw a subject")
         photos = [photo.pixels for photo in restore_photos(folder / "photos")]
         subjects.append(Subject(label, folder, facts, made_with, photos, _hashes(folder), _prompts(settings, facts["class_noun"])))
     names = [subject.label for subject in subjects]
@@ -193,18 +184,16 @@ def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Pat
     device = generate._device(settings.device)
     seeds = count(settings.seed)  # one of its own for every picture: those from one start look alike, whatever their prompts
     for subject in subjects:
-        token = subject.facts["token"].replace("\\", r"\\")
-        texts = [SUBJECT.sub(token, prompt) for prompt in subject.prompts]
-        bare = [" ".join(SUBJECT.sub("", prompt).split()) for prompt in subject.prompts]
+        texts = [filled(prompt, subject.facts["token"], subject.noun) for prompt in subject.prompts]
         subject.jobs = [(text, next(seeds)) for text in texts for _ in range(settings.count)]
-        subject.base_jobs = [(text, next(seeds)) for text in bare for _ in range(settings.count if settings.negatives else 1)]
+        subject.base_jobs = [
+            (text, next(seeds)) for text in map(bare, subject.prompts) for _ in range(settings.count if settings.negatives else 1)
+        ]
     steps = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects) * settings.sampling.steps
     with progress_bar("pictures", steps) as bar:
         for subject in subjects:
             how = (settings.sampling, settings.batch_size, subject.facts["size"], bar)
-            base = bases.load(subject.made_with.base, subject.made_with.tokenizer)
-            if base.hash != subject.facts["base_hash"]:
-                raise ModelError(f"{subject.made_with.base}: not the base that {subject.run} was made from", "put the same base back")
+            base = personalize.load_base(subject.run, subject.facts, subject.made_with)
             sampling.check(base, settings.sampling)
             subject.base_pictures, _ = draw_missing(base.to(device), folder, subject.base_jobs, *how)
             del base

@@ -84,8 +84,7 @@ class Watch(StepCallback):
         self.folder, self.settings, self.encoder, self.size, self.average, self.save = folder, settings, encoder, size, average, save
         self.every, self.drawn = interval(settings), pictures_settings(settings)
         self.prompts = [fill(prompt) for prompt in self.drawn.prompts]
-        asked = [" ".join(tokens.SUBJECT.sub("", prompt).split()) for prompt in settings.watch.prompts]
-        self.texts = [fill(prompt) for prompt in asked]  # without the identifier, which no encoder knows
+        self.texts = [fill(tokens.bare(prompt)) for prompt in settings.watch.prompts]
         self.photos = list(photos)
         self.points: list[Point] = []
         self.base: torch.Tensor | None = None  # (2P + 1, S, D) what `_embedded` makes of the untuned base's pictures
@@ -148,7 +147,7 @@ class Watch(StepCallback):
     def _measure(self, trainer: Trainer, module: LightningModule, step: int, score: bool) -> None:
         began, every = time.monotonic(), self.settings.watch.loss_every
         if every and (step % every == 0 or step >= trainer.max_steps):
-            self._take_loss(trainer, module, step, every)
+            self._take_loss(trainer, module, step)
         if score:
             self._score(trainer, module, step)
         self.seconds["watching"] += time.monotonic() - began
@@ -162,10 +161,10 @@ class Watch(StepCallback):
 
     # --- what is measured
 
-    def _take_loss(self, trainer: Trainer, module: Any, step: int, every: int) -> None:
+    def _take_loss(self, trainer: Trainer, module: Any, step: int) -> None:
         self.losses.append((step, deterministic_loss(module)))
         values = [loss for _, loss in self.losses]
-        ratio = selection.variance_ratio(values, max(2, WINDOW // every))
+        ratio = selection.variance_ratio(values, self._window)
         for logger in trainer.loggers:
             logger.log_metrics({"deterministic/loss": values[-1], "deterministic/variance_ratio": ratio}, step)
 
@@ -184,6 +183,11 @@ class Watch(StepCallback):
         if step and self.settings.watch.select == "best":
             self._keep(trainer, module, step)
         self.write()
+
+    @property
+    def _window(self) -> int:
+        """Deterministic losses that DVAR looks back at."""
+        return max(2, WINDOW // max(self.settings.watch.loss_every, 1))
 
     @cached_property
     def _real(self) -> np.ndarray:
@@ -263,8 +267,7 @@ class Watch(StepCallback):
         """What watch.json holds."""
         assert self.encoder is not None  # noqa: S101
         encoder = self.encoder
-        window = max(2, WINDOW // max(self.settings.watch.loss_every, 1))
-        count = selection.converged([loss for _, loss in self.losses], window)
+        count = selection.converged([loss for _, loss in self.losses], self._window)
         return {
             "encoder": encoder.name,
             "weights": encoder.source,

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ModelError, SettingsError
-from ...core.runs import content_hash
+from ...core.runs import content_hash, read_json
 from ...recognizer import artifact, exported, weights
 
 GENERATOR, RECOGNIZER = "generator", "recognizer"
@@ -151,10 +151,7 @@ def _recognizer(given: str, reference: str) -> Candidate:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
+    value = read_json(path)
     return value if isinstance(value, dict) else {}
 
 

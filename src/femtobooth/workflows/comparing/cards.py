@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections import Counter
@@ -16,6 +15,7 @@ import yaml
 from ...core import config
 from ...core.errors import SettingsError
 from ...core.figures import Figure, How
+from ...core.runs import read_json
 from .candidates import GENERATOR, Candidate, header
 from .pictures import Measured
 
@@ -60,7 +60,7 @@ def trained_on(one: Measured) -> Figure:
     if one.candidate.task == GENERATOR:
         text = _from_card(one.facts["readme"], "Data")
         if one.facts["subject"]:
-            photos = _read(one.candidate.run / "preflight.json") if one.candidate.run else None
+            photos = read_json(one.candidate.run / "preflight.json") if one.candidate.run else None
             used = sum(row.get("status") == "used" for row in photos) if isinstance(photos, list) else None
             text = f"{used or 'its'} photos of the subject, on {Path(str(facts.get('base', 'its base'))).name}"
     else:
@@ -82,7 +82,7 @@ def cost(one: Measured) -> Figure:
 
 
 def _run_facts(one: Measured) -> dict[str, Any]:
-    found = _read(one.candidate.run / "run.json") if one.candidate.run else None
+    found = read_json(one.candidate.run / "run.json") if one.candidate.run else None
     return found if isinstance(found, dict) else {}
 
 
@@ -109,10 +109,7 @@ def settings_that_differ(candidates: Sequence[Candidate]) -> list[dict[str, Any]
     for one in candidates:
         if one.run and (one.run / "config.yaml").is_file():
             try:
-                runs[one.name] = {
-                    key: yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n").strip()
-                    for key, value in _flat(config.read_yaml(one.run / "config.yaml"))
-                }
+                runs[one.name] = {key: _yaml(value) for key, value in _flat(config.read_yaml(one.run / "config.yaml"))}
             except SettingsError:
                 continue
     keys = list(dict.fromkeys(key for settings in runs.values() for key in settings))
@@ -128,13 +125,6 @@ def _yaml(value: Any) -> str:
 
 def missing(how: How) -> Figure:
     return Figure(NOTHING, how)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

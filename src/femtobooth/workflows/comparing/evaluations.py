@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from ...core.figures import Figure, How
-from ...core.runs import content_hash
+from ...core.runs import content_hash, read_json
 from .pictures import Measured
-
-DRAWN_BY = "femtobooth-evaluation"  # the PNG text chunk of evaluate's pictures
 
 
 @dataclass(frozen=True)
@@ -54,19 +48,10 @@ def scores(one: Measured, models: Sequence[Measured]) -> list[Score]:
 
 
 def _evaluation(one: Measured) -> dict[str, Any] | None:
-    """RUN/evaluation/evaluation.json, if its pictures were drawn by these weights."""
-    if not one.candidate.run:
-        return None
-    folder = one.candidate.run / "evaluation"
-    report = _read(folder / "evaluation.json")
-    if not isinstance(report, dict) or not isinstance(report.get("scores"), list):
-        return None
-    stated = report.get("model_hash")
-    return (
-        report
-        if (stated == one.facts["weights_hash"] if stated else drawn_by(one.facts["weights_hash"], one.candidate.run, report))
-        else None
-    )
+    """RUN/evaluation/evaluation.json, if it is of these weights."""
+    report = read_json(one.candidate.run / "evaluation" / "evaluation.json") if one.candidate.run else None
+    known = isinstance(report, dict) and isinstance(report.get("scores"), list) and report.get("model_hash") == one.facts["weights_hash"]
+    return report if known else None
 
 
 def _scores(one: Measured, report: Mapping[str, Any], floor: bool) -> list[Score]:
@@ -101,35 +86,12 @@ def _scores(one: Measured, report: Mapping[str, Any], floor: bool) -> list[Score
     return found
 
 
-def drawn_by(model_hash: str, run: Path, report: Mapping[str, Any]) -> bool:
-    """Whether the pictures that an evaluation's report is about were drawn by the model of this hash.
-
-    Each of them holds a key over everything that shaped it, the model among it, as `generator.drawing` makes it.
-    """
-    facts, settings = _read(run / "run.json"), report.get("settings")
-    if not isinstance(facts, dict) or not isinstance(settings, dict) or not report.get("prompts"):
-        return False
-    try:
-        how = {"model": model_hash, "size": facts["size"], "batch": settings["batch_size"], **settings["sampling"]}
-        for prompt in report["prompts"]:
-            text = re.sub(r"\[v\]", lambda _: facts["token"], prompt, flags=re.IGNORECASE)
-            for shot in range(settings["count"]):
-                told = json.dumps({**how, "prompt": text, "seed": settings["seed"] + shot}, sort_keys=True)
-                key = hashlib.sha256(told.encode()).hexdigest()
-                with Image.open(run / "evaluation" / "pictures" / "tuned" / f"{key[:16]}.png") as image:
-                    if getattr(image, "text", {}).get(DRAWN_BY) != key:
-                        return False
-    except (OSError, SyntaxError, ValueError, KeyError, TypeError):
-        return False
-    return True
-
-
 def classifier_evaluation(one: Measured, folders: Sequence[str]) -> tuple[Figure, Figure] | None:
     """Top-1 accuracy and calibration error that evaluate-classifier found of exactly these weights; the newest report counts."""
     own = [place / "evaluation" for place in (one.candidate.run, one.candidate.path) if place]
     files = [folder / "report.json" for folder in [*own, *(Path(folder) for folder in folders)]]
     for file in sorted((file for file in files if file.is_file()), key=lambda file: -file.stat().st_mtime):
-        report = _read(file)
+        report = read_json(file)
         if not isinstance(report, dict) or report.get("hash") != one.facts["weights_hash"]:
             continue
         try:
@@ -154,10 +116,3 @@ def classifier_evaluation(one: Measured, folders: Sequence[str]) -> tuple[Figure
 def _how(file: Path, what: str, command: str, data: str) -> How:
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(file.stat().st_mtime))
     return How("read from a file", f"{what}; {data}", command, str(file), when=when)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -43,12 +43,7 @@ def table(task: str, models: Sequence[Measured], pictures: Pictures | None, eval
         ),
         ("runs in", lambda one: Figure(one.facts["engine"], one.counted, one.facts["engine"])),
         ("parameters", lambda one: Figure(f"{one.facts['parameters'] / 1e6:.2f} M", one.counted, one.facts["parameters"])),
-        (
-            "size on disk",
-            lambda one: Figure(
-                f"{one.candidate.size / 1e6:.2f} MB", from_file(one.candidate.path, "its files and their sizes"), one.candidate.size
-            ),
-        ),
+        ("size on disk", _size),
         ("precision", precision),
         *((f"latency, batch {batch}", _latency(batch)) for batch in batches),
         ("throughput", _throughput),
