@@ -243,11 +243,10 @@ def trained(where: Path) -> tuple[AutoencoderKL, int]:
     return vae.eval().requires_grad_(False), step
 
 
-def export(where: Path, world: sprites.World, count: int = 512) -> Path:
+def export(where: Path, world: sprites.World, vae: AutoencoderKL, step: int, count: int = 128) -> Path:
     """Write `where`/vae in diffusers' layout, and `where`/vae.json with its measured quality; replaces the last export."""
-    vae, step = trained(where)
     pictures = unseen(world, count)
-    overall, each = psnr(pictures[:128], reconstruct(vae, pictures[:128]))
+    overall, each = psnr(pictures, reconstruct(vae, pictures))
     with atomic_folder(where / "vae", overwrite=True) as temporary:
         vae.save_pretrained(temporary)
     write_json(where / "vae.json", {"step": step, "psnr": round(overall, 3), "psnr_each": round(each, 3)})
@@ -260,6 +259,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps on the sprites of the smoke run")
     parser.add_argument("--export", action="store_true", help="write what is learned so far, and stop")
     parser.add_argument("--sheet", type=Path, help="write a picture of reconstructions, and stop")
+    parser.add_argument("--use", type=Path, metavar="VAE", help="take this finished one instead of training, and stop")
     parser.add_argument("--warm-start", type=Path, metavar="VAE", help="weights to start from, where there is no checkpoint yet")
     given = parser.parse_args()
     root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
@@ -271,13 +271,17 @@ def main() -> None:
             Image.fromarray(side_by_side(pictures, reconstruct(vae, pictures))).save(temporary, format="PNG")
         return
     settings = SETTINGS.model_copy(update=SMOKE) if given.smoke else SETTINGS
+    if given.use:
+        vae = AutoencoderKL.from_pretrained(given.use, torch_dtype=torch.float32).eval().requires_grad_(False)
+        export(where, world, vae, settings.steps)
+        return
     if not given.export:
         write_json(where / "settings.json", json.loads(settings.model_dump_json()))
         stopped = train(where, world, settings, 16 if given.smoke else 128, given.warm_start)
         if stopped:
             note("stopped and saved; the same command goes on from here")
             raise SystemExit(128 + stopped)
-    export(where, world, 16 if given.smoke else 512)
+    export(where, world, *trained(where), 16 if given.smoke else 128)
 
 
 if __name__ == "__main__":

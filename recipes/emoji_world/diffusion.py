@@ -40,14 +40,14 @@ from .scenes import scene
 
 SHARD = 4096
 """Scenes that are drawn and encoded at a time."""
-PASSES = 3
+PASSES = 5
 """How often a shard is trained on, each time with other noise: drawing and encoding cost a fifth of a step otherwise."""
 CURRICULUM = 60_000
 """Pictures over which the share of plain scenes (one large sprite on one colour) falls from all to `PLAIN`."""
 PLAIN = 0.15
 DROPPED = 0.04
 """Captions emptied on top of the scenes' own tenth: a third of what guidance steers away from is then learned on full scenes."""
-LEARNING_RATE = 4e-4
+LEARNING_RATE = 5e-4
 SETTINGS = TrainingSettings(
     steps=6_000,
     batch_size=32,

@@ -12,6 +12,7 @@ from femtobooth.core.metrics import wilson
 from femtobooth.recognizer.backbone import Recognizer
 
 from . import backdrops, captions, sprites
+from .recognizer import enlarged
 from .scenes import Scene
 
 Shares = dict[str, dict[str, float]]
@@ -63,7 +64,7 @@ class Judge:
         with torch.inference_mode():
             for first in range(0, len(pictures), 64):
                 x = self.recognizer.preprocess.normalize(torch.from_numpy(pictures[first : first + 64]))
-                found.append(self.recognizer.outputs(x))
+                found.append(self.recognizer.outputs(enlarged(x, self.recognizer.preprocess.size[0])))
         logits, embeddings = (torch.cat([one[key] for one in found]).numpy() for key in ("logits", "embedding"))
         return logits, embeddings
 

@@ -1,7 +1,8 @@
-"""Stage 5, recognizer: a 64x64 picture -> which concept, which style, which backdrop; timm's ConvNeXt-Femto.
+"""Stage 5, recognizer: a 64x64 picture -> which concept, which style, which backdrop; timm's ConvNeXt-Femto, and a judge.
 
     python -m recipes.emoji_world.recognizer [--smoke]          start, or go on where it was stopped
-    python -m recipes.emoji_world.recognizer --judge            the same from another seed: the one that only ever evaluates
+    python -m recipes.emoji_world.recognizer --judge            the one that only ever evaluates: another architecture, other scenes
+    python -m recipes.emoji_world.recognizer --warm-start FOLDER    start from those weights of another recognizer that fit
     python -m recipes.emoji_world.recognizer --export           write recognizer/model, an artifact, from the newest checkpoint
 
 SIGTERM or Ctrl-C saves and stops; the same command goes on, bit for bit. Curves are in logs/metrics.csv: the loss of each group
@@ -13,12 +14,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
@@ -29,7 +30,7 @@ from femtobooth.core.runs import write_json
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.labels import Labels
 from femtobooth.recognizer.preprocess import Preprocess
-from femtobooth.training import trainer
+from femtobooth.training import checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.randomness import generator
 from femtobooth.training.settings import TrainingSettings
@@ -38,15 +39,33 @@ from . import backdrops, sprites, stages
 from .autoencoder import UNSEEN_SEED
 from .scenes import SIZE, Scene, Unseen, places_for, scene
 
-ARCHITECTURE = "convnext_femto"
-MODEL_ARGS = {"ls_init_value": 1.0}
-"""A short run cannot wait until layer scales have grown from timm's 1e-6; 1 learned a sixth faster than 0.1."""
-PREPROCESS = Preprocess(size=(SIZE, SIZE), crop_pct=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 LICENCE = "Apache-2.0; learned from Noto (Apache-2.0), Fluent (MIT) and Twemoji (CC BY 4.0) icons"
-LEARNING_RATE = 1.5e-3
 SMOOTHING = 0.1
-SEEDS = {"recognizer": 11, "judge": 12}
-"""The shipped one, and the one that evaluates: other first weights, other scenes, another folder."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tells the shipped recognizer and the judge apart."""
+
+    architecture: str
+    size: int
+    """Side in pixels to which pictures are enlarged."""
+    seed: int
+    learning_rate: float
+    start: str = ""
+    """Weights that training starts from, as `--model` of the commands takes them."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess(size=(self.size, self.size), crop_pct=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+KINDS = {
+    # A short run cannot wait until layer scales have grown from timm's 1e-6; 1 learned a sixth faster than 0.1.
+    "recognizer": Kind("convnext_femto", SIZE, 11, 1.5e-3, model_args={"ls_init_value": 1.0}),
+    "judge": Kind("tf_efficientnet_lite0", 96, 12, 5e-4, start="tf_efficientnet_lite0"),
+}
 SETTINGS = TrainingSettings(
     steps=12_000,
     batch_size=64,
@@ -59,8 +78,8 @@ SETTINGS = TrainingSettings(
     log_every=10,
 )
 SMOKE = {"steps": 4, "batch_size": 8, "warmup": 2, "checkpoint_every": 2, "log_every": 1}
-EASY = 48_000
-"""Scenes over which the share of plain ones falls from all to what it is everywhere: concepts are learned from large sprites first."""
+EASY = 0.15
+"""Part of the run over which plain scenes fall from all to what they are everywhere: concepts are learned from large sprites first."""
 UNSEEN: tuple[Unseen, ...] = ("", "backdrop", "style")
 Groups = dict[str, tuple[int, int]]
 
@@ -79,9 +98,18 @@ def names(world: sprites.World) -> list[str]:
     return [*(concept.name for concept in world.concepts), *world.styles, *backdrops.names()]
 
 
-def new_model(world: sprites.World) -> torch.nn.Module:
-    """ConvNeXt-Femto with one linear head over all groups, 5.1 M parameters, fresh weights."""
-    return timm.create_model(ARCHITECTURE, pretrained=False, num_classes=len(names(world)), **MODEL_ARGS)
+def new_recognizer(kind: Kind, world: sprites.World) -> Recognizer:
+    """An untrained one with a linear head over all groups."""
+    labels = Labels(names=tuple(names(world)), groups=groups(world))
+    return Recognizer.create(kind.architecture, labels, kind.preprocess, **kind.model_args)
+
+
+def warm(model: torch.nn.Module, start: str | Path) -> None:
+    """Take over what fits from another recognizer: all tensors of the same name and shape."""
+    here, there = model.state_dict(), Recognizer.load(start).model.state_dict()
+    fitting = {name: value for name, value in there.items() if name in here and value.shape == here[name].shape}
+    model.load_state_dict(here | fitting)
+    note(f"{start}: took over {len(fitting)} of {len(here)} tensors")
 
 
 def target(world: sprites.World, made: Scene) -> np.ndarray:
@@ -99,8 +127,8 @@ def target(world: sprites.World, made: Scene) -> np.ndarray:
     return wanted
 
 
-def batch(world: sprites.World, seed: int, step: int, rank: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training batch of one micro-step: pictures (count, 3, 64, 64) in -1..1 and targets (count, N).
+def batch(world: sprites.World, seed: int, step: int, rank: int, count: int, easy: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training batch of one micro-step: pictures (count, 3, 64, 64) in -1..1 and targets (count, N); plain ones go over `easy`.
 
     One scene in eight shows a combination that the generator's training never sees, so that its novel pictures are judged
     as fairly as the others.
@@ -111,7 +139,7 @@ def batch(world: sprites.World, seed: int, step: int, rank: int, count: int) -> 
         random = Random(f"recognizer/{seed}/{rank}/{index}")
         unseen = random.choices(UNSEEN, (28, 3, 1))[0]
         unseen = unseen if places_for(world, unseen) else ""
-        plain = max(0.15, 1 - 0.85 * index / EASY)
+        plain = max(0.15, 1 - 0.85 * index / easy)
         made = scene(world, seed * 1000 + rank, index, plain, unseen)
         pixels[k] = weathered(made.pixels, random)
         targets.append(target(world, made))
@@ -149,6 +177,11 @@ def weathered(pixels: np.ndarray, random: Random) -> np.ndarray:
     return pixels
 
 
+def enlarged(pictures: torch.Tensor, size: int) -> torch.Tensor:
+    """Pictures (B, 3, 64, 64) at the side a model wants."""
+    return pictures if pictures.shape[-1] == size else F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
+
+
 def inputs(pixels: np.ndarray) -> torch.Tensor:
     """uint8 (B, 64, 64, 3) -> float32 (B, 3, 64, 64) in -1..1, what the model reads."""
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -157,13 +190,22 @@ def inputs(pixels: np.ndarray) -> torch.Tensor:
 class Recognition(LightningModule):
     """Cross-entropy within each group of labels, smoothed, the groups weighted alike."""
 
-    def __init__(self, settings: TrainingSettings, world: sprites.World) -> None:
+    def __init__(self, settings: TrainingSettings, world: sprites.World, kind: Kind) -> None:
         super().__init__()
-        self.settings, self.world, self.resumed_step = settings, world, 0
+        self.settings, self.world, self.kind, self.resumed_step = settings, world, kind, 0
         self.groups = groups(world)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(settings.seed, "weights").initial_seed())
-            self.model = new_model(world)
+            self.model = new_recognizer(kind, world).model
+
+    def on_train_start(self) -> None:
+        self.keep_statistics()
+
+    def keep_statistics(self) -> None:
+        """Batch norm keeps the statistics it starts with: small batches of a curriculum would give it others than the evaluation's."""
+        for one in self.model.modules():
+            if isinstance(one, torch.nn.modules.batchnorm._BatchNorm):
+                one.eval()
 
     def train_dataloader(self) -> Any:
         return trainer.micro_steps(lambda: self.resumed_step * self.settings.accumulate)
@@ -172,8 +214,10 @@ class Recognition(LightningModule):
         self.resumed_step = checkpoint["global_step"]
 
     def training_step(self, micro_step: int) -> torch.Tensor:
-        pictures, targets = batch(self.world, self.settings.seed, micro_step, self.global_rank, self.settings.batch_size)
-        logits, targets = self.model(pictures.to(self.device)), targets.to(self.device)  # (B, N)
+        settings = self.settings
+        easy = int(EASY * settings.steps * settings.batch_size) + 1
+        pictures, targets = batch(self.world, settings.seed, micro_step, self.global_rank, settings.batch_size, easy)
+        logits, targets = self.model(enlarged(pictures.to(self.device), self.kind.size)), targets.to(self.device)  # (B, N)
         parts = {
             name: F.cross_entropy(logits[:, first:last], targets[:, first:last], label_smoothing=SMOOTHING)
             for name, (first, last) in self.groups.items()
@@ -188,7 +232,7 @@ class Recognition(LightningModule):
     def configure_optimizers(self) -> Any:
         decayed = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
-        rates = [{"params": decayed, "lr": LEARNING_RATE}, {"params": others, "lr": LEARNING_RATE, "weight_decay": 0.0}]
+        rates = [{"params": decayed, "lr": self.kind.learning_rate}, {"params": others, "lr": self.kind.learning_rate, "weight_decay": 0.0}]
         optimizer = trainer.optimizer(self.settings, rates)
         schedule = trainer.learning_rate_schedule(self.settings, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
@@ -208,10 +252,10 @@ def accuracy(world: sprites.World, logits: torch.Tensor, targets: torch.Tensor) 
     return found
 
 
-def answers(model: torch.nn.Module, pictures: torch.Tensor) -> torch.Tensor:
-    """Logits (n, N) of pictures (n, 3, 64, 64), 64 at a time."""
+def answers(model: torch.nn.Module, pictures: torch.Tensor, size: int) -> torch.Tensor:
+    """Logits (n, N) of pictures (n, 3, 64, 64) enlarged to `size`, 64 at a time."""
     with torch.no_grad():
-        return torch.cat([model(part) for part in pictures.split(64)])
+        return torch.cat([model(enlarged(part, size)) for part in pictures.split(64)])
 
 
 def unseen_scenes(world: sprites.World, count: int, unseen: Unseen = "") -> tuple[torch.Tensor, torch.Tensor]:
@@ -232,27 +276,31 @@ class Quality(StepCallback):
             return
         module.eval()
         with self.average.applied(module):
-            found = accuracy(self.world, answers(module.model, self.pictures), self.targets)
+            found = accuracy(self.world, answers(module.model, self.pictures, module.kind.size), self.targets)
         module.train()
+        module.keep_statistics()
         for logger in trainer.loggers:
             logger.log_metrics({f"{name}_accuracy": value for name, value in found.items()}, step)
         shares = ", ".join(f"{name} {value:.1%}" for name, value in found.items())
         note(f"step {step} of {trainer.max_steps}: {shares} on unseen scenes")
 
 
-def export(where: Path, world: sprites.World, count: int = 1024) -> Path:
+def export(where: Path, world: sprites.World, kind: Kind, count: int = 1024) -> Path:
     """Write `where`/model, an artifact in half precision, and `where`/model.json with its measured quality; replaces the last export."""
     average, step = stages.averaged(where)
-    labels = Labels(names=tuple(names(world)), groups=groups(world))
-    recognizer = Recognizer.create(ARCHITECTURE, labels, PREPROCESS)
-    recognizer.model.load_state_dict({name.removeprefix("model."): value for name, value in average.items()})
+    recognizer = new_recognizer(kind, world)
+    if kind.start:
+        warm(recognizer.model, kind.start)  # batch norm's statistics are no parameters
+    recognizer.model.load_state_dict(
+        recognizer.model.state_dict() | {name.removeprefix("model."): value for name, value in average.items()}
+    )
     recognizer.provenance = {"licence": LICENCE, "source": "recipes/emoji_world"}
     recognizer.save(where / "model", overwrite=True, dtype=torch.float16)
     model = Recognizer.load(where / "model").model
     found = {}
     for unseen in (kind for kind in UNSEEN if places_for(world, kind)):
         pictures, targets = unseen_scenes(world, count, unseen)
-        found[f"unseen {unseen}s" if unseen else "seen"] = accuracy(world, answers(model, pictures), targets)
+        found[f"unseen {unseen}s" if unseen else "seen"] = accuracy(world, answers(model, pictures, kind.size), targets)
     write_json(where / "model.json", {"step": step, "accuracy": found})
     shares = ", ".join(f"{name} {value:.1%}" for name, value in found["seen"].items())
     note(f"wrote {where / 'model'}: step {step}, {shares}")
@@ -262,24 +310,29 @@ def export(where: Path, world: sprites.World, count: int = 1024) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few steps on the sprites of the smoke run")
-    parser.add_argument("--judge", action="store_true", help="the one that evaluates, from another seed, in a folder of its own")
+    parser.add_argument("--judge", action="store_true", help="the one that only evaluates, in a folder of its own")
+    parser.add_argument("--warm-start", metavar="FOLDER", help="recognizer to start from, where there is no checkpoint yet")
     parser.add_argument("--steps", type=int, help=f"optimizer steps; {SETTINGS.steps} if not given")
     parser.add_argument("--export", action="store_true", help="write what is learned so far, and stop")
     given = parser.parse_args()
     root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
     name = "judge" if given.judge else "recognizer"
     where, world = root / name, sprites.load(root)
-    changes = (SMOKE if given.smoke else {}) | {"seed": SEEDS[name]} | ({"steps": given.steps} if given.steps else {})
+    kind = replace(KINDS[name], start="") if given.smoke else KINDS[name]
+    changes = (SMOKE if given.smoke else {}) | {"seed": kind.seed} | ({"steps": given.steps} if given.steps else {})
     settings = SETTINGS.model_copy(update=changes)
     if not given.export:
         write_json(where / "settings.json", json.loads(settings.model_dump_json()))
         average = trainer.MovingAverage(settings.ema)
         quality = Quality(world, 32 if given.smoke else 1024, average, settings.checkpoint_every)
-        stopped = stages.fit(Recognition(settings, world), settings, where, [average, quality])
+        module, start = Recognition(settings, world, kind), given.warm_start or kind.start
+        if start and not checkpoints.newest(where / "checkpoints"):
+            warm(module.model, start)
+        stopped = stages.fit(module, settings, where, [average, quality])
         if stopped:
             note("stopped and saved; the same command goes on from here")
             raise SystemExit(128 + stopped)
-    export(where, world, 32 if given.smoke else 1024)
+    export(where, world, kind, 32 if given.smoke else 1024)
 
 
 if __name__ == "__main__":

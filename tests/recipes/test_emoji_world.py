@@ -214,7 +214,7 @@ def test_training_the_autoencoder_resumes_bit_for_bit(world: sprites.World, tmp_
     resumed, _ = autoencoder.trained(tmp_path)
     assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), resumed.parameters(), strict=True))
     assert (tmp_path / "logs/metrics.csv").read_text() == curves
-    assert (autoencoder.export(tmp_path, world, 8) / "diffusion_pytorch_model.safetensors").is_file()
+    assert (autoencoder.export(tmp_path, world, *autoencoder.trained(tmp_path), 8) / "diffusion_pytorch_model.safetensors").is_file()
 
 
 def test_the_linear_code_keeps_detail_small_and_colour_large(world: sprites.World) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,15 @@ from recipes.emoji_world import backdrops, evaluate, judge, package, recognizer,
 from recipes.emoji_world.judge import Asked
 
 
+TINY = replace(recognizer.KINDS["recognizer"], architecture="test_convnext")
+
+
 @pytest.fixture(scope="module")
 def tiny(world: sprites.World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a very small recognizer was trained for a few steps and exported."""
     where = tmp_path_factory.mktemp("recipe") / "judge"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recognizer, "ARCHITECTURE", "test_convnext")
-        _train(where, world)
-        recognizer.export(where, world, 16)
+    _train(where, world)
+    recognizer.export(where, world, TINY, 16)
     return where
 
 
@@ -32,12 +34,11 @@ def _train(where: Path, world: sprites.World) -> dict[str, torch.Tensor]:
     settings = recognizer.SETTINGS.model_copy(update={**recognizer.SMOKE, **changes})
     average = recognizer.trainer.MovingAverage(settings.ema)
     callbacks = [average, recognizer.Quality(world, 8, average, 2)]
-    assert stages.fit(recognizer.Recognition(settings, world), settings, where, callbacks) is None
+    assert stages.fit(recognizer.Recognition(settings, world, TINY), settings, where, callbacks) is None
     return stages.averaged(where)[0]
 
 
-def test_training_the_recognizer_resumes_bit_for_bit(world: sprites.World, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recognizer, "ARCHITECTURE", "test_convnext")
+def test_training_the_recognizer_resumes_bit_for_bit(world: sprites.World, tiny: Path) -> None:
     (whole, step), curves = stages.averaged(tiny), (tiny / "logs/metrics.csv").read_text()
     assert step == 4
     assert "concept_accuracy" in curves
@@ -55,6 +56,16 @@ def test_an_exported_recognizer_is_an_artifact_with_three_groups(world: sprites.
     x = loaded.preprocess.normalize(torch.from_numpy(made.pixels[None].copy()))
     assert torch.allclose(x, recognizer.inputs(made.pixels[None].copy()), atol=1e-6)
     assert "Apache-2.0" in loaded.provenance["licence"]
+
+
+def test_a_warm_start_takes_over_what_fits_and_leaves_the_rest(world: sprites.World, tiny: Path) -> None:
+    start = Recognizer.load(tiny / "model").model.state_dict()
+    model = recognizer.new_recognizer(TINY, world).model
+    model.reset_classifier(3)
+    before = model.state_dict()["head.fc.weight"].clone()
+    recognizer.warm(model, tiny / "model")
+    assert torch.equal(model.state_dict()["head.fc.weight"], before)
+    assert torch.equal(model.state_dict()["stem.0.weight"], start["stem.0.weight"])
 
 
 def test_targets_share_each_group_among_what_is_there(world: sprites.World) -> None:
