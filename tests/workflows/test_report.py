@@ -16,7 +16,9 @@ from femtobooth.core import config
 from femtobooth.core.errors import ModelError
 from femtobooth.core.runs import write_json, write_text
 from femtobooth.generator import prior
-from femtobooth.generator.photos import load_photos, store_photos
+from femtobooth.generator.photos import load_photos, restore_photos, store_photos
+from femtobooth.recognizer import duplicates
+from femtobooth.recognizer.memorization import near_copies
 from femtobooth.workflows import personalize, report
 
 NOUN = "toy <b>"  # what would break a page that does not escape
@@ -101,6 +103,24 @@ def test_a_copied_photo_is_found_and_told(run: Path) -> None:
     assert "02.png" in copied[0]
     Image.fromarray(np.random.default_rng(9).integers(0, 256, (64, 64, 3), np.uint8)).save(run / "previews/step-000040/00-1.png")
     assert report.run(run)["near_copies"] == 0
+
+
+def test_copies_are_those_that_evaluate_counts(run: Path) -> None:
+    """A crop that the perceptual hash misses counts; so does a picture without structure, as one that copies nothing."""
+    photos = [photo.pixels for photo in restore_photos(run / "photos")]
+    crop = Image.fromarray(photos[1]).crop((2, 6, 50, 54)).resize((64, 64), Image.Resampling.LANCZOS)
+    views = [duplicates.views(image) for image in (crop, Image.fromarray(photos[1]))]
+    assert len(set(duplicates.groups(views, ["crop", "photo"]).tolist())) == 2
+    plain = Image.new("RGB", (64, 64), "grey")
+    for name, picture in (("00-0", crop), ("00-1", plain)):
+        picture.save(run / "previews" / "step-000040" / f"{name}.png")
+    found = report.run(run)
+    assert near_copies([np.asarray(crop), np.asarray(plain)], photos) == [True, False]
+    assert (found["near_copies"], found["pictures"]) == (1, 2)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    (copied,) = [caption for caption in re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL) if "near-copy" in caption]
+    assert "01.png" in copied
+    assert "nothing to compare" in text
 
 
 def test_class_images_of_another_recipe_are_not_shown(run: Path) -> None:

@@ -10,6 +10,7 @@ copies reach at least .79; other photos of the same subject at most .67, unrelat
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -31,23 +32,46 @@ PLAIN = 1.5
 """Standard deviation (of 0..255) below which a part of a photo has no structure to compare."""
 
 
+class Nearest(NamedTuple):
+    """The photo that a picture comes nearest to."""
+
+    photo: int
+    """Its index."""
+    fit: float
+    """Highest correlation of the picture, mirrored or not, with any part of it, -1 to 1; -1 where there is no structure to compare."""
+    copied: bool
+    """Whether the picture is a near-copy of it."""
+
+
 def near_copies(pictures: Sequence[np.ndarray], photos: Sequence[np.ndarray]) -> list[bool]:
     """Whether each picture uint8 (H, W, 3) is a near-copy of one of the photos uint8 (H, W, 3)."""
+    return [one.copied for one in nearest(pictures, photos)]
+
+
+def nearest(pictures: Sequence[np.ndarray], photos: Sequence[np.ndarray]) -> list[Nearest]:
+    """For each picture uint8 (H, W, 3) the one of the photos uint8 (H, W, 3) that it copies, or else fits best."""
     known = [duplicates.views(Image.fromarray(photo)) for photo in photos]
     details = np.stack([_details(photo, SIDE) for photo in photos])  # (M, SIDE, SIDE)
     spectra = rfft2(details, (2 * SIDE, 2 * SIDE))
-    return [_hashed_alike(picture, known) or _fit(picture, details, spectra) >= FITS for picture in progress(pictures, "near-copies")]
+    found = []
+    for picture in progress(pictures, "near-copies"):
+        fits = _fits(picture, details, spectra)
+        copied = _hashed_alike(picture, known) | (fits >= FITS)
+        photo = int(np.where(copied, 2 + fits, fits).argmax())  # a copy before what is none, whatever their fits
+        found.append(Nearest(photo, float(fits[photo]), bool(copied[photo])))
+    return found
 
 
-def _hashed_alike(picture: np.ndarray, known: Sequence[np.ndarray | None]) -> bool:
+def _hashed_alike(picture: np.ndarray, known: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Of M photos bool (M,): whether the perceptual hash of the picture is that of the photo, or of a copy of it."""
     digests = [f"photo {index}" for index in range(len(known))]
     found = duplicates.groups([*known, duplicates.views(Image.fromarray(picture))], [*digests, "picture"])
-    return bool(found[-1] != len(known))
+    return found[:-1] == found[-1]
 
 
-def _fit(picture: np.ndarray, details: np.ndarray, spectra: np.ndarray) -> float:
-    """The highest correlation of a picture, mirrored or not, with any part of any photo, -1 to 1."""
-    best = -1.0
+def _fits(picture: np.ndarray, details: np.ndarray, spectra: np.ndarray) -> np.ndarray:
+    """The highest correlation of a picture, mirrored or not, with any part of each of M photos, -1 to 1, float (M,)."""
+    best = np.full(len(details), -1.0)
     for side in sorted({round(scale * SIDE) for scale in SCALES}):
         template = _details(picture, side)
         template -= template.mean()
@@ -59,7 +83,8 @@ def _fit(picture: np.ndarray, details: np.ndarray, spectra: np.ndarray) -> float
         for one in (template, template[:, ::-1]):
             products = irfft2(spectra * np.conj(rfft2(one, (2 * SIDE, 2 * SIDE))), (2 * SIDE, 2 * SIDE))
             products = products[:, : spread.shape[1], : spread.shape[2]]
-            best = max(best, float(np.where(spread >= PLAIN * side, products / np.maximum(spread * length, 1e-9), -1).max()))
+            fits = np.where(spread >= PLAIN * side, products / np.maximum(spread * length, 1e-9), -1)
+            best = np.maximum(best, fits.max(axis=(1, 2)))
     return best
 
 

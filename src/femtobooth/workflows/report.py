@@ -21,7 +21,7 @@ from ..core.runs import cache_folder, read_json, write_text
 from ..generator import prior, tokens
 from ..generator.photos import Photo, restore_photos
 from ..generator.settings import PersonalizeSettings
-from ..recognizer import duplicates
+from ..recognizer import memorization
 from . import watch_chart
 
 MOST = 12  # class images, and steps between the first and the last, that are shown
@@ -189,27 +189,24 @@ def _nearest(
         for place, image in (last or {}).items()
         if place[0] < len(prompts) and re.search(rf"\b{re.escape(facts['token'])}\b", prompts[place[0]])
     }
-    known = [duplicates.views(Image.fromarray(photo.pixels)) for photo in photos]
-    figures, copies = [], 0
-    for (row, _), image in of_subject.items():
-        own = duplicates.views(image)
-        alike = [float((views @ own[0]).max()) if own is not None and views is not None else -1.0 for views in known]
-        best = int(np.argmax(alike))
-        if own is None or alike[best] <= -1:
-            continue  # without structure there is nothing to compare
-        copied = len(set(duplicates.groups([own, known[best]], ["picture", "photo"]).tolist())) == 1
-        copies += copied
-        pair = _side_by_side(
-            _img(image, f"generated: {prompts[row]}"), _img(photos[best].pixels, f"nearest training photo, {photos[best].path.name}")
-        )
-        remark = pages.strong(" a near-copy") if copied else ""
-        figures.append(pages.figure(pair, pages.join(f"{prompts[row]} | {photos[best].path.name}, correlation {alike[best]:.2f}", remark)))
-    if not figures:
+    if not of_subject:
         return Html(""), 0, 0
+    found = memorization.nearest([np.asarray(image) for image in of_subject.values()], [photo.pixels for photo in photos])
+    copies = sum(one.copied for one in found)
+    figures = []
+    for ((row, _), image), one in zip(of_subject.items(), found, strict=True):
+        shown, photo = _img(image, f"generated: {prompts[row]}"), photos[one.photo]
+        if one.fit <= -1 and not one.copied:
+            figures.append(pages.figure(shown, f"{prompts[row]} | without structure: nothing to compare"))
+            continue
+        pair = _side_by_side(shown, _img(photo.pixels, f"nearest training photo, {photo.path.name}"))
+        remark = pages.strong(" a near-copy") if one.copied else ""
+        figures.append(pages.figure(pair, pages.join(f"{prompts[row]} | {photo.path.name}, correlation {one.fit:.2f}", remark)))
     explained = (
-        "Each last picture of the subject beside the training photo nearest to it in layout: the correlation of their low spatial "
-        "frequencies, also of mirrored and trimmed views. It finds copies, not likeness: a picture is a near-copy where its perceptual "
-        f"hash says so, or from {duplicates.ALIKE} on. {copies} of {len(figures)} are near-copies."
+        "Each last picture of the subject beside the training photo that it comes nearest to: the highest correlation of the whole "
+        "picture, mirrored or not, with any part of the photo, fine structure only. It finds copies, not likeness: a picture is a "
+        f"near-copy from {memorization.FITS} on, or where its perceptual hash says so, as for femtobooth evaluate. "
+        f"{copies} of {len(figures)} are near-copies."
     )
     return pages.section("Nearest training photos", pages.text(explained), pages.grid(*figures, cell=230)), copies, len(figures)
 
