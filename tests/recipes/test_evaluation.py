@@ -16,7 +16,6 @@ from femtobooth.recognizer.backbone import Recognizer
 from recipes.emoji_world import backdrops, evaluate, judge, package, recognizer, scenes, sprites, stages, subjects
 from recipes.emoji_world.judge import Asked
 
-
 TINY = replace(recognizer.KINDS["recognizer"], architecture="test_convnext")
 
 

@@ -15,7 +15,7 @@ from femtobooth.core.runs import sha256_of
 from femtobooth.generator import drawing, prior
 from femtobooth.recognizer import duplicates
 from femtobooth.recognizer.provenance import Origin, Provenance
-from femtobooth.workflows import generate
+from femtobooth.workflows import picture_files
 
 
 def picture(path: Path, seed: int = 0, text: dict[str, str] | None = None) -> Path:
@@ -39,7 +39,7 @@ def listed(folder: Path, *paths: Path) -> None:
     (folder / "provenance.json").write_text(json.dumps(facts))
 
 
-@pytest.mark.parametrize("mark", [generate.KEY, prior.KEY, drawing.KEY])
+@pytest.mark.parametrize("mark", [picture_files.KEY, prior.KEY, drawing.KEY])
 def test_the_text_of_the_file_tells_wherever_it_lies(tmp_path: Path, mark: str) -> None:
     assert Provenance().generated(picture(tmp_path / "elsewhere" / "photo.png", text={mark: "{}"}))
     assert not Provenance().generated(picture(tmp_path / "elsewhere" / "other.png", text={"parameters": "a dog"}))

@@ -19,7 +19,7 @@ from femtobooth.generator import sampling
 from femtobooth.recognizer import artifact, dataset
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.provenance import Provenance
-from femtobooth.workflows import generate, personalize, synthesize
+from femtobooth.workflows import generate, personalize, picture_files, synthesize
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_interrupted_it_goes_on_and_is_the_same(call: Synthesize, tmp_path: Path
     assert files(tmp_path / "data") == whole
 
 
-@pytest.mark.parametrize("step", ["generate._save", "write_json"])
+@pytest.mark.parametrize("step", ["picture_files.save", "write_json"])
 def test_killed_while_filing(call: Synthesize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Whatever lies in a class folder then is known as generated, and the same command tidies up."""
     call("rex", "max")
@@ -158,12 +158,12 @@ def test_killed_while_filing(call: Synthesize, tmp_path: Path, monkeypatch: pyte
     shutil.rmtree(tmp_path / "data")
     from femtobooth.workflows import labelled_folder
 
-    holder, name = (generate, "_save") if step == "generate._save" else (labelled_folder, "write_json")
+    holder, name = (picture_files, "save") if step == "picture_files.save" else (labelled_folder, "write_json")
     original, calls = getattr(holder, name), []
 
     def dying(*arguments: Any) -> None:
         calls.append(arguments)
-        if len(calls) == (8 if name == "_save" else 3):
+        if len(calls) == (8 if name == "save" else 3):
             raise KeyboardInterrupt
         original(*arguments)
 

@@ -19,7 +19,7 @@ import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..core.errors import ModelError
+from ..core.errors import InputError, ModelError
 from ..core.runs import atomic_folder, content_hash
 
 diffusers.utils.logging.set_verbosity_error()
@@ -287,3 +287,17 @@ def _shapes_pictures(path: Path) -> bool:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def device(name: str) -> torch.device:
+    """The device of this name; `auto` takes the fastest kind there is. Raises InputError where it is not on this machine."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: no such kind of device", "use auto, cpu, cuda, cuda:1 or mps") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
+    if (device.index or 0) >= count:
+        raise InputError(f"--device {name}: not on this machine, which has {count} of that kind", "use --device auto or cpu")
+    return device

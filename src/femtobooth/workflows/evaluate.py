@@ -33,7 +33,7 @@ from ..recognizer import perceptual
 from ..recognizer.encoders import open_encoder, usable
 from ..recognizer.memorization import near_copies
 from ..recognizer.scoring import Drawn, Real, diversity_by_lpips, measure
-from . import generate, personalize, report
+from . import personalize, report
 from .settings import EvaluateSettings
 
 
@@ -218,7 +218,7 @@ def _draw(
     jobs += [(text, settings.seed + shot) for text in classes for shot in range(settings.class_count)]
     size, files, results = facts["size"], [], []
     models = {"tuned": bases.load(settings.run), "base": personalize.load_base(folder, facts, made_with)}
-    device = generate._device(settings.device)
+    device = bases.device(settings.device)
     for model in models.values():
         sampling.check(model, settings.sampling)
     with progress_bar("pictures", len(models) * len(jobs) * settings.sampling.steps) as bar:

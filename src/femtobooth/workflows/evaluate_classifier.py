@@ -38,7 +38,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     """Evaluate; returns what report.json holds. Raises InputError kinds before anything is written."""
     out = Path(settings.out)
     refuse_existing(out, settings.overwrite)
-    examples, skipped, remarks = _examples(settings)
+    examples, skipped, remarks = labelled(settings)
     provenance = Provenance()
     everything = len(examples)
     examples = [example for example in examples if not provenance.generated(example.path)]
@@ -106,7 +106,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     return report
 
 
-def _examples(settings: EvaluateClassifierSettings) -> tuple[list[dataset.Example], list[Skipped], list[str]]:
+def labelled(settings: EvaluateClassifierSettings) -> tuple[list[dataset.Example], list[Skipped], list[str]]:
     """The labelled pictures to measure on: of data that is split already the validation part only."""
     source = Path(settings.data).expanduser()
     listed = source / LABELS

@@ -7,10 +7,7 @@ OUT/00-a-sks-dog-on-the-moon-seed3.png   prompt 0, seed 3; its text chunks `femt
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +15,20 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from PIL.PngImagePlugin import PngInfo
 
 from .. import __version__
 from ..core import config
 from ..core.console import note, progress_bar, warn
 from ..core.errors import InputError, ModelError
 from ..core.images import read_picture
-from ..core.runs import atomic_file, environment, refuse_existing, sha256_of, timestamp, write_json
-from ..core.sheets import sheet
+from ..core.runs import environment, refuse_existing, sha256_of, timestamp, write_json
 from ..generator import base as bases
 from ..generator.base import StableDiffusion
 from ..generator.sampling import sample
 from ..generator.settings import GenerateSettings
 from ..generator.tokens import SUBJECT
+from . import picture_files
 
-KEY = "femtobooth"  # of the PNG text chunk that `regenerate` reads
 DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
 HOW = ("tokenizer", "width", "height", "strength", "precision", "device", "sampling")  # the settings that shape one picture
 
@@ -62,7 +57,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     prompts = _prompts(settings)
     folder = Path(settings.out) if settings.out else _new_folder(_home(settings.run))
     refuse_existing(folder, settings.overwrite)
-    device = _device(settings.device)
+    device = bases.device(settings.device)
     model = bases.load(settings.run, settings.tokenizer)
     prompts = [_with_subject(prompt, model, settings.run) for prompt in prompts]
     for text in [*prompts, settings.sampling.negative]:
@@ -74,7 +69,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     _prepare(model, settings)
 
     seeds = [settings.seed + shot for shot in range(settings.count)]
-    jobs = [(prompt, seed, _name(row, prompt, seed, seeds[-1])) for row, prompt in enumerate(prompts) for seed in seeds]
+    jobs = [(prompt, seed, picture_files.name(row, prompt, seed, seeds[-1])) for row, prompt in enumerate(prompts) for seed in seeds]
     how = settings.model_dump(include=set(HOW))
     sources = {key: _fingerprint(path) for key in ("init_image", "mask") if (path := getattr(settings, key))}
     made: list[dict[str, Any]] = []
@@ -96,7 +91,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
                 drawn = _draw(model, settings, start, [job[0] for job in batch], [job[1] for job in batch], bar)
                 for row, (picture, (prompt, seed, name)) in enumerate(zip(drawn, batch, strict=True)):
                     record = {
-                        KEY: __version__,
+                        picture_files.KEY: __version__,
                         "prompt": prompt,
                         "seed": seed,
                         "model": {"source": settings.run, "hash": model.hash},
@@ -104,13 +99,13 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
                         "batch": [row, len(batch)],
                         **sources,
                     }
-                    _save(picture, folder / name, record)
+                    picture_files.save(picture, folder / name, record)
                     pictures.append(picture)
                     made.append({"file": name, "prompt": prompt, "seed": seed, "sha256": sha256_of(folder / name)})
         manifest["complete"] = True
     finally:
         if made:
-            _save_grid(folder / "grid.png", prompts, seeds, pictures)
+            picture_files.save_grid(folder / "grid.png", prompts, seeds, pictures)
             write_json(folder / "manifest.json", manifest)
             note(f"{len(made)} of {len(jobs)} pictures in {folder}")
     return manifest
@@ -123,7 +118,7 @@ def regenerate(source: Path, model: str | None = None, out: str | None = None, o
     `model` replaces the place of the model, not the model: raises ModelError where its hash is another, and InputError
     for a picture that femtobooth did not make or whose start picture or mask is gone or changed.
     """
-    record, original = _read(source)
+    record, original = picture_files.read(source)
     reference = model or _model_around(source) or record["model"]["source"]
     target = (Path(out) if out else _new_folder(_home(reference))) / source.name
     refuse_existing(target, overwrite)
@@ -141,14 +136,14 @@ def regenerate(source: Path, model: str | None = None, out: str | None = None, o
         wanted, found = record["model"]["hash"][:12], loaded.hash[:12]
         raise ModelError(f"{reference}: not the model that drew {source} (its hash is {found}, wanted {wanted})", way_out)
     try:
-        _device(settings.device)
+        bases.device(settings.device)
     except InputError:
-        settings = settings.model_copy(update={"device": str(_device("auto"))})
+        settings = settings.model_copy(update={"device": str(bases.device("auto"))})
     _prepare(loaded, settings)
     row, rows = record["batch"]
     with progress_bar("picture", rows * settings.sampling.steps) as bar:
         picture = _draw(loaded, settings, _start(settings), [record["prompt"]] * rows, [record["seed"]] * rows, bar)[row]
-    _save(picture, target, record)
+    picture_files.save(picture, target, record)
     identical = bool(np.array_equal(picture, original))
     if identical:
         note(f"{target}: the same pixels")
@@ -198,20 +193,6 @@ def _warn_of_cut(text: str, model: StableDiffusion) -> None:
     if len(ids) > limit:
         cut = model.tokenizer.decode(ids[limit - 1 : -1]).strip()
         warn(f'"{text}" is longer than the {limit - 2} words or word pieces this model reads; not seen: "{cut}"')
-
-
-def _device(name: str) -> torch.device:
-    """The device of this name; `auto` takes the fastest kind there is."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device {name}: no such kind of device", "use auto, cpu, cuda, cuda:1 or mps") from None
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
-    if (device.index or 0) >= count:
-        raise InputError(f"--device {name}: not on this machine, which has {count} of that kind", "use --device auto or cpu")
-    return device
 
 
 def _prepare(model: StableDiffusion, settings: GenerateSettings) -> None:
@@ -273,13 +254,6 @@ def _model_around(image: Path) -> str | None:
     return next((str(home) for home in homes if (home / "model" / "model_index.json").is_file()), None)
 
 
-def _name(row: int, prompt: str, seed: int, highest: int) -> str:
-    """A file name that sorts by prompt, then seed: 00-a-sks-dog-on-the-moon-seed3.png."""
-    plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
-    slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60].strip("-") or "picture"
-    return f"{row:02d}-{slug}-seed{seed:0{len(str(highest))}d}.png"
-
-
 def _fingerprint(path: str) -> dict[str, str]:
     return {"path": path, "sha256": sha256_of(Path(path))}
 
@@ -290,55 +264,3 @@ def _check_fingerprint(flag: str, wanted: dict[str, str]) -> None:
         raise InputError(f"{flag} {path}: gone, but the picture was drawn from it", f"put the file back (sha256 {wanted['sha256']})")
     if sha256_of(path) != wanted["sha256"]:
         raise InputError(f"{flag} {path}: changed since the picture was drawn", f"put back the file with sha256 {wanted['sha256']}")
-
-
-def _save(picture: np.ndarray, path: Path, record: dict[str, Any]) -> None:
-    """PNG with two text chunks: `femtobooth` (JSON, complete) and `parameters` (what many viewers show)."""
-    info = PngInfo()
-    info.add_text("parameters", _parameters(record))
-    info.add_text(KEY, json.dumps(record))
-    with atomic_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=info)
-
-
-def _parameters(record: dict[str, Any]) -> str:
-    """The text of the AUTOMATIC1111 web UI."""
-    how, sampling = record["settings"], record["settings"]["sampling"]
-    facts = {
-        "Steps": sampling["steps"],
-        "Sampler": sampling["sampler"],
-        "CFG scale": f"{sampling['guidance']:g}",
-        "CFG rescale": f"{sampling['guidance_rescale']:g}" if sampling["guidance_rescale"] else None,
-        "Seed": record["seed"],
-        "Size": f"{how['width']}x{how['height']}",
-        "Model hash": record["model"]["hash"][:10],
-        "Model": Path(record["model"]["source"]).name,
-        "Denoising strength": f"{how['strength']:g}" if "init_image" in record else None,
-        "Version": f"femtobooth {record[KEY]}",
-    }
-    negative = f"Negative prompt: {sampling['negative']}\n" if sampling["negative"] else ""
-    return f"{record['prompt']}\n{negative}" + ", ".join(f"{key}: {value}" for key, value in facts.items() if value is not None)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], np.ndarray]:
-    """What is stored in a picture, and its pixels."""
-    try:
-        with Image.open(path) as image:
-            text, pixels = getattr(image, "text", {}), np.asarray(image.convert("RGB"))
-    except OSError as error:
-        raise InputError(f"--from {path}: cannot be read ({error})", "give a PNG that femtobooth generate wrote") from None
-    try:
-        record = json.loads(text[KEY])
-        _ = record["prompt"], record["seed"], record["model"]["hash"], record["settings"]["sampling"], record["batch"]
-    except (KeyError, TypeError, ValueError):
-        raise InputError(
-            f"--from {path}: holds no record of how it was made", "give the PNG as femtobooth wrote it; editors and chats drop its text"
-        ) from None
-    return record, pixels
-
-
-def _save_grid(path: Path, prompts: Sequence[str], seeds: Sequence[int], pictures: Sequence[np.ndarray]) -> None:
-    count = len(seeds)
-    rows = [pictures[first : first + count] for first in range(0, len(pictures), count)]
-    with atomic_file(path) as temporary:
-        sheet(rows, list(prompts[: len(rows)]), [f"seed {seed}" for seed in seeds]).save(temporary, format="PNG")

@@ -15,7 +15,7 @@ from ..core.errors import ExistsError
 from ..core.images import shown
 from ..core.runs import TEMPORARY, sha256_of, sweep, write_json
 from ..recognizer import duplicates, provenance
-from . import generate
+from . import picture_files
 
 MANIFEST, DRAWN = "synthesized.json", ".drawn"
 MADE_BY = "femtobooth synthesize"
@@ -91,11 +91,11 @@ def file_pictures(
             "batch": [index - first, min(batch_size, len(jobs) - first)],
             provenance.CHOSEN: {**facts, **score},
         }
-        path = folder / generate._name(row_of[prompt], prompt, seed, jobs[-1][1])
+        path = folder / picture_files.name(row_of[prompt], prompt, seed, jobs[-1][1])
         if path.exists():
             raise ExistsError(f"{shown(path)}: was changed or put there by someone else, and is not overwritten", "move it away")
         aside = folder.parent / DRAWN / f"{TEMPORARY}{len(staged)}.png"
-        generate._save(pictures[index], aside, record)
+        picture_files.save(pictures[index], aside, record)
         staged.append((aside, path))
         views = duplicates.views(Image.fromarray(pictures[index]))
         signs = {} if views is None else {"signs": duplicates.signs(views)}

@@ -181,7 +181,7 @@ def _hash(name: str) -> str:
 
 def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Path) -> None:
     """Draw, or read, all pictures: every prompt by the subject's model, and without the subject by its base."""
-    device = generate._device(settings.device)
+    device = bases.device(settings.device)
     seeds = count(settings.seed)  # one of its own for every picture: those from one start look alike, whatever their prompts
     for subject in subjects:
         texts = [filled(prompt, subject.facts["token"], subject.noun) for prompt in subject.prompts]
@@ -255,7 +255,7 @@ def _file_negatives(out: Path, subjects: Sequence[Subject], settings: Synthesize
 
 def _how(subject: Subject, settings: SynthesizeSettings) -> dict[str, Any]:
     """The settings that shape a picture, as `generate` stores them."""
-    size, device = subject.facts["size"], str(generate._device(settings.device))
+    size, device = subject.facts["size"], str(bases.device(settings.device))
     drawn = GenerateSettings(run=str(subject.run), width=size, height=size, device=device, sampling=settings.sampling)
     return drawn.model_dump(include=set(generate.HOW))
 

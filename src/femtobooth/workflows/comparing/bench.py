@@ -203,7 +203,7 @@ def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
     from ...recognizer.settings import EvaluateClassifierSettings
     from .. import evaluate_classifier  # slow to import
 
-    everything, skipped, said = evaluate_classifier._examples(EvaluateClassifierSettings(data=data))
+    everything, skipped, said = evaluate_classifier.labelled(EvaluateClassifierSettings(data=data))
     remarks += said
     provenance = Provenance()
     real = [example for example in everything if not provenance.generated(example.path)]

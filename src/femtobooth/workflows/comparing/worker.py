@@ -162,12 +162,11 @@ class _Generator:
         from ...generator import base
         from ...generator.sampling import check
         from ...generator.settings import SamplingSettings
-        from ..generate import _device
 
         torch.set_num_threads(threads)
         self.model, self.sampling = base.load(reference), SamplingSettings.model_validate(sampling)
         check(self.model, self.sampling)
-        self.model.to(_device(device))
+        self.model.to(base.device(device))
 
     def facts(self) -> dict[str, Any]:
         model = self.model
