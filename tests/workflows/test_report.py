@@ -105,6 +105,26 @@ def test_a_copied_photo_is_found_and_told(run: Path) -> None:
     assert report.run(run)["near_copies"] == 0
 
 
+def test_only_the_last_step_is_one_too_many(run: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    copy = run / "previews" / "step-000040" / "00-1.png"
+    copy.rename(run / "previews" / "step-000020" / "00-1.png")
+    write_json(run / "run.json", facts | {"steps": 20, "trained_steps": 40})
+    found = report.run(run)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert found["near_copies"] == 1
+    assert found["warnings"] == []
+    assert "too long" not in text
+    assert "The watch chose an earlier checkpoint: model/ holds step 20 of 40." in text
+    write_json(run / "run.json", facts | {"steps": 20, "trained_steps": 20})
+    assert "too long" in report.run(run)["warnings"][0]
+    assert "earlier checkpoint" not in (run / "report.html").read_text(encoding="utf-8")
+    write_json(run / "run.json", {name: value for name, value in facts.items() if name != "steps"} | {"status": "started"})
+    copy.with_name("00-0.png").write_bytes((run / "previews" / "step-000020" / "00-1.png").read_bytes())
+    assert not any("too long" in warning for warning in report.run(run)["warnings"])
+    assert "nearly copy a training photo so far" in (run / "report.html").read_text(encoding="utf-8")
+
+
 def test_copies_are_those_that_evaluate_counts(run: Path) -> None:
     """A crop that the perceptual hash misses counts; so does a picture without structure, as one that copies nothing."""
     photos = [photo.pixels for photo in restore_photos(run / "photos")]

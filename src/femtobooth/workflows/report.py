@@ -43,12 +43,13 @@ def run(folder: Path) -> dict[str, Any]:
         steps = {step: shots for step, shots in steps.items() if step <= facts["steps"]}
     prompts = [tokens.filled(prompt, facts["token"], facts["class_noun"]) for prompt in settings.preview.prompts]
     nearest, copies, compared = _nearest(steps, prompts, photos, facts)
-    warnings = _warnings(facts, settings, photos, preflight, copies, compared)
+    told = [(text, "warn") for text in _warnings(facts, settings, photos, preflight)] + _copied(facts, copies, compared)
+    warnings = [text for text, mood in told if mood == "warn"]
     base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
     page = pages.page(
         f"{facts['token']} {facts['class_noun']}",
         _tiles(folder, facts, photos, settings),
-        *(pages.callout(text, "warn") for text in warnings),
+        *(pages.callout(text, mood) for text, mood in told),
         _before_after(steps, prompts, settings),
         watch_chart.section(folder, facts),
         nearest,
@@ -133,8 +134,6 @@ def _warnings(
     settings: PersonalizeSettings,
     photos: list[Photo],
     preflight: list[dict[str, Any]],
-    copies: int,
-    compared: int,
 ) -> list[str]:
     found = []
     if facts["status"] != "done":
@@ -148,9 +147,20 @@ def _warnings(
     ]
     if settings.prior.weight == 0 and settings.train.parts != ["token"]:
         found.append(f"Trained without class images: every {facts['class_noun']} may now look like this one.")
-    if copies:
-        found.append(f"{copies} of {_count(compared, 'picture')} nearly copy a training photo: training has gone on for too long.")
     return found
+
+
+def _copied(facts: dict[str, Any], copies: int, compared: int) -> list[tuple[str, str]]:
+    """What is said of near-copies, with its mood: training has gone on for too long only where its last step became the model."""
+    if not copies:
+        return []
+    found = f"{copies} of {_count(compared, 'picture')} nearly copy a training photo"
+    step, last = facts.get("steps"), facts.get("trained_steps", facts.get("steps"))
+    if step is None:
+        return [(f"{found} so far.", "info")]
+    if step < last:
+        return [(f"{found}. The watch chose an earlier checkpoint: model/ holds step {step} of {last}.", "info")]
+    return [(f"{found}: training has gone on for too long.", "warn")]
 
 
 def _before_after(steps: dict[int, dict[tuple[int, int], Image.Image]], prompts: list[str], settings: PersonalizeSettings) -> Html:
