@@ -30,6 +30,7 @@ from femtobooth.core.console import note
 from femtobooth.core.runs import atomic_file, atomic_folder, write_json
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
+from femtobooth.training.module import NumberedSteps
 from femtobooth.training.randomness import generator
 from femtobooth.training.settings import TrainingSettings
 from femtobooth.training.tracking import log_picture
@@ -142,7 +143,7 @@ def linear_code(world: sprites.World, scenes: int = 512) -> tuple[torch.Tensor, 
     return torch.from_numpy(weight.reshape(LATENTS, 3, 4, 4)).float(), torch.from_numpy(-weight @ patches.mean(axis=0)).float()
 
 
-class Autoencoder(LightningModule):
+class Autoencoder(NumberedSteps):
     """L1 + 0.5 x gradient L1 + 2 x squared error + 1e-6 x KL + 0.5 x the squared distance of latents from a linear code.
 
     The code says what latents are like, coarse to fine, as pixels are; the networks learn it, and to draw sharper from it than
@@ -150,22 +151,16 @@ class Autoencoder(LightningModule):
     """
 
     def __init__(self, settings: TrainingSettings, world: sprites.World) -> None:
-        super().__init__()
-        self.settings, self.world, self.resumed_step = settings, world, 0
+        super().__init__(settings)
+        self.world = world
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.vae = new_autoencoder()
         self.code = linear_code(world)
 
-    def train_dataloader(self) -> Any:
-        return trainer.micro_steps(lambda: self.resumed_step * self.settings.accumulate)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.resumed_step = checkpoint["global_step"]
-
     def training_step(self, micro_step: int) -> torch.Tensor:
-        seed, rank = self.settings.seed, self.global_rank
-        target = crops(self.world, seed, micro_step, rank, self.settings.batch_size).to(self.device)  # (B, 3, 32, 32)
+        seed, rank = self.regime.seed, self.global_rank
+        target = crops(self.world, seed, micro_step, rank, self.regime.batch_size).to(self.device)  # (B, 3, 32, 32)
         posterior = self.vae.encode(target).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator(seed, "posterior", micro_step, rank)).to(self.device)
         latents = posterior.mean + posterior.std * noise  # (B, 20, 8, 8)
@@ -178,16 +173,14 @@ class Autoencoder(LightningModule):
             "code": (posterior.mean - F.conv2d(target, *self.code, stride=4)).square().mean(),
         }
         loss = parts["l1"] + 0.5 * parts["edges"] + 2 * parts["square"] + 1e-6 * parts["kl"] + 0.5 * parts["code"]
-        if (self.global_step + 1) % self.settings.log_every == 0:
+        if (self.global_step + 1) % self.regime.log_every == 0:
             values = {name: value.item() for name, value in parts.items()} | {"loss": loss.item()}
             for logger in self.loggers:
                 logger.log_metrics(values, self.global_step + 1)
         return loss
 
-    def configure_optimizers(self) -> Any:
-        optimizer = trainer.optimizer(self.settings, [{"params": self.vae.parameters(), "lr": LEARNING_RATE}])
-        schedule = trainer.learning_rate_schedule(self.settings, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.vae.parameters(), "lr": LEARNING_RATE}]
 
 
 class Quality(StepCallback):

@@ -31,6 +31,7 @@ from femtobooth.generator.sampling import to_pixels
 from femtobooth.generator.settings import PreviewSettings, SamplingSettings
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
+from femtobooth.training.module import NumberedSteps
 from femtobooth.training.randomness import generator
 from femtobooth.training.settings import TrainingSettings
 
@@ -183,12 +184,12 @@ class Shards:
         return LatentSet(mean, log_variance, self.model.token_ids(captions)[:, None])
 
 
-class Diffusion(LightningModule):
+class Diffusion(NumberedSteps):
     """Trains text encoder and U-Net together; all timesteps weigh alike, as coarse channels are large and still seen in much noise."""
 
     def __init__(self, model: StableDiffusion, settings: TrainingSettings, shards: Shards) -> None:
-        super().__init__()
-        self.settings, self.shards, self.resumed_step = settings, shards, 0
+        super().__init__(settings)
+        self.shards = shards
         self.parts = [model]  # in a list, so that the autoencoder is no submodule
         self.unet, self.text_encoder = model.unet.train(), model.text_encoder.train()
 
@@ -196,14 +197,8 @@ class Diffusion(LightningModule):
     def model(self) -> StableDiffusion:
         return self.parts[0]
 
-    def train_dataloader(self) -> Any:
-        return trainer.micro_steps(lambda: self.resumed_step * self.settings.accumulate)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.resumed_step = checkpoint["global_step"]
-
     def training_step(self, micro_step: int) -> torch.Tensor:
-        settings, scheduler = self.settings, self.model.scheduler
+        settings, scheduler = self.regime, self.model.scheduler
         shard, within = divmod(micro_step, self.shards.size * PASSES // settings.batch_size)
         pictures = self.shards.get(settings.seed, self.global_rank, shard)
         one = draw(pictures, f"shard {shard}", settings.seed, within, self.global_rank, 1, settings.batch_size, 1.0, len(scheduler.betas))
@@ -216,10 +211,8 @@ class Diffusion(LightningModule):
                 logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
         return loss
 
-    def configure_optimizers(self) -> Any:
-        optimizer = trainer.optimizer(self.settings, [{"params": self.parameters(), "lr": LEARNING_RATE}])
-        schedule = trainer.learning_rate_schedule(self.settings, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.parameters(), "lr": LEARNING_RATE}]
 
 
 class Lines(StepCallback):

@@ -32,6 +32,7 @@ from femtobooth.recognizer.labels import Labels
 from femtobooth.recognizer.preprocess import Preprocess
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
+from femtobooth.training.module import NumberedSteps
 from femtobooth.training.randomness import generator
 from femtobooth.training.settings import TrainingSettings
 
@@ -187,12 +188,12 @@ def inputs(pixels: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-class Recognition(LightningModule):
+class Recognition(NumberedSteps):
     """Cross-entropy within each group of labels, smoothed, the groups weighted alike."""
 
     def __init__(self, settings: TrainingSettings, world: sprites.World, kind: Kind) -> None:
-        super().__init__()
-        self.settings, self.world, self.kind, self.resumed_step = settings, world, kind, 0
+        super().__init__(settings)
+        self.world, self.kind = world, kind
         self.groups = groups(world)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(settings.seed, "weights").initial_seed())
@@ -207,14 +208,8 @@ class Recognition(LightningModule):
             if isinstance(one, torch.nn.modules.batchnorm._BatchNorm):
                 one.eval()
 
-    def train_dataloader(self) -> Any:
-        return trainer.micro_steps(lambda: self.resumed_step * self.settings.accumulate)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.resumed_step = checkpoint["global_step"]
-
     def training_step(self, micro_step: int) -> torch.Tensor:
-        settings = self.settings
+        settings = self.regime
         easy = int(EASY * settings.steps * settings.batch_size) + 1
         pictures, targets = batch(self.world, settings.seed, micro_step, self.global_rank, settings.batch_size, easy)
         logits, targets = self.model(enlarged(pictures.to(self.device), self.kind.size)), targets.to(self.device)  # (B, N)
@@ -223,19 +218,17 @@ class Recognition(LightningModule):
             for name, (first, last) in self.groups.items()
         }
         loss = torch.stack(list(parts.values())).sum()
-        if (self.global_step + 1) % self.settings.log_every == 0:
+        if (self.global_step + 1) % settings.log_every == 0:
             values = {name: value.item() for name, value in parts.items()} | {"loss": loss.item()}
             for logger in self.loggers:
                 logger.log_metrics(values, self.global_step + 1)
         return loss
 
-    def configure_optimizers(self) -> Any:
+    def optimizer_groups(self) -> list[dict[str, Any]]:
         decayed = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
-        rates = [{"params": decayed, "lr": self.kind.learning_rate}, {"params": others, "lr": self.kind.learning_rate, "weight_decay": 0.0}]
-        optimizer = trainer.optimizer(self.settings, rates)
-        schedule = trainer.learning_rate_schedule(self.settings, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        rate = self.kind.learning_rate
+        return [{"params": decayed, "lr": rate}, {"params": others, "lr": rate, "weight_decay": 0.0}]
 
 
 def accuracy(world: sprites.World, logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:

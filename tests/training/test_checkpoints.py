@@ -9,31 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from torch import nn
 
 from femtobooth.core.errors import CheckpointError
 from femtobooth.training import checkpoints, trainer
+from femtobooth.training.module import NumberedSteps
 from femtobooth.training.randomness import generator
 from femtobooth.training.settings import TrainingSettings
 from femtobooth.training.tracking import CurveFile
 
 
-class _Line(LightningModule):
+class _Line(NumberedSteps):
     """Fits a line to noise that is a function of the micro-step."""
 
     def __init__(self, settings: TrainingSettings) -> None:
-        super().__init__()
-        self.settings, self.line, self.resumed_step, self.seen = settings, nn.Linear(3, 1), 0, list[int]()
+        super().__init__(settings)
+        self.line, self.seen = nn.Linear(3, 1), list[int]()
         with torch.no_grad():
             self.line.weight.fill_(0.5)
             self.line.bias.fill_(0.1)
-
-    def train_dataloader(self) -> Any:
-        return trainer.micro_steps(lambda: self.resumed_step * self.settings.accumulate)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.resumed_step = checkpoint["global_step"]
 
     def training_step(self, micro_step: int) -> torch.Tensor:
         self.seen.append(micro_step)
@@ -43,10 +38,8 @@ class _Line(LightningModule):
             logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
         return loss
 
-    def configure_optimizers(self) -> Any:
-        optimizer = trainer.optimizer(self.settings, [{"params": self.parameters(), "lr": 0.05}])
-        schedule = trainer.learning_rate_schedule(self.settings, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.parameters(), "lr": 0.05}]
 
 
 class _Send(Callback):

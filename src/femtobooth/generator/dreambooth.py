@@ -16,11 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from ..core.console import progress
-from ..training import trainer as loop
+from ..training.module import NumberedSteps
 from ..training.randomness import generator, shuffled_indices
 from .base import StableDiffusion
 from .memory import peak_memory
@@ -126,19 +125,18 @@ def draw(
     )
 
 
-class DreamBooth(LightningModule):
+class DreamBooth(NumberedSteps):
     """Fine-tunes UNet and text encoder (or parts of them) of `model` in place; the VAE takes no part.
 
     `instance` and `prior` are what `prepare` returns, called once in every process before the first step.
     """
 
     def __init__(self, model: StableDiffusion, settings: PersonalizeSettings, token: str, prepare: Callable[..., Any]) -> None:
-        super().__init__()
+        super().__init__(settings.training)
         self.strict_loading = False  # checkpoints hold only what trains; the rest comes from the base
         self.settings, self.token, self.prepare = settings, token, prepare
         self.parts = [model]  # in a list, so that the VAE is no submodule
         self.unet, self.text_encoder = model.unet, model.text_encoder
-        self.resumed_step = 0
         self._select_trained()
         self._sums = torch.zeros(2, BANDS, 2, dtype=torch.float64)  # (instance|prior, band, sum|count)
         self._logged_at = (0, time.monotonic())
@@ -164,7 +162,7 @@ class DreamBooth(LightningModule):
         wants_base = self.settings.prior.target == "base" and self.settings.prior.weight > 0
         self.frozen: tuple[Any, ...] = tuple(_base_of(module) for module in (self.unet, self.text_encoder)) if wants_base else ()
 
-    def groups(self) -> list[dict[str, Any]]:
+    def optimizer_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups, one a trained part: name, lr, params."""
         train = self.settings.train
         rates = {
@@ -181,11 +179,6 @@ class DreamBooth(LightningModule):
                 found.append({"name": name, "params": trained, "lr": rate})
         return found
 
-    def configure_optimizers(self) -> Any:
-        optimizer = loop.optimizer(self.settings.training, self.groups())
-        schedule = loop.learning_rate_schedule(self.settings.training, optimizer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
     def setup(self, stage: str) -> None:
         device = self.trainer.strategy.root_device
         self.model.to(device)
@@ -193,12 +186,6 @@ class DreamBooth(LightningModule):
         self.model.vae.to("cpu")
         for module in self.frozen:
             module.to(device)
-
-    def train_dataloader(self) -> Any:
-        return loop.micro_steps(lambda: self.resumed_step * self.settings.training.accumulate)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.resumed_step = int(checkpoint["global_step"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}

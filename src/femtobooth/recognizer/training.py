@@ -26,6 +26,7 @@ from ..core.errors import ModelError
 from ..core.images import read_picture
 from ..core.metrics import negative_log_likelihood, softmax
 from ..training import trainer as loop
+from ..training.module import NumberedSteps
 from .augmentation import TrainingPictures, blend, seeded
 from .backbone import Recognizer
 from .labels import Labels
@@ -95,15 +96,14 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tens
     return -(targets * weights * log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
 
 
-class Finetuner(LightningModule):
+class Finetuner(NumberedSteps):
     """Trains all of a recognizer on labelled files; labels are 0 to C-1."""
 
     def __init__(self, recognizer: Recognizer, settings: FinetuneSettings, paths: Sequence[Path], labels: np.ndarray) -> None:
-        super().__init__()
+        super().__init__(settings.training)
         self.recognizer, self.settings, self.paths, self.labels = recognizer, settings, paths, labels
         self.weights: Tensor
         self.register_buffer("weights", class_weights(labels, len(recognizer.labels), settings.class_weights == "balanced"))
-        self.resumed_step = 0
         self._losses: list[Tensor] = []
         self._gradient_norm = 0.0
         self._logged_at = (0, time.monotonic())
@@ -114,7 +114,7 @@ class Finetuner(LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = loop.optimizer(self.settings.training, layer_groups(self.recognizer.model, self.settings))
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, [self._factor(group["starts"]) for group in optimizer.param_groups])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return self.scheduled(optimizer, schedule)
 
     def _factor(self, starts: int) -> Callable[[int], float]:
         """The shared schedule, and 0 before a group starts; a group that starts later has a warm-up of its own."""
@@ -138,14 +138,11 @@ class Finetuner(LightningModule):
             self.settings.augment,
             training.batch_size,
             training.seed,
-            first=self.resumed_step * training.accumulate,
+            first=self.first_micro_step,
             rank=self.global_rank,
             world=self.trainer.world_size,
         )
         return DataLoader(pictures, batch_size=None, num_workers=self.settings.workers)
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.resumed_step = int(checkpoint["global_step"])
 
     def on_train_start(self) -> None:
         self.recognizer.train()

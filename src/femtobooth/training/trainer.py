@@ -6,16 +6,14 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
-from torch.utils.data import DataLoader, IterableDataset
 
 from ..core.console import progress_bar, rank
 from ..core.errors import SettingsError
@@ -75,21 +73,6 @@ def release(trainer: Trainer, module: LightningModule) -> None:
     """Give back gradients and optimizer state after training; the weights stay."""
     module.zero_grad(set_to_none=True)
     trainer.strategy.optimizers, trainer.strategy.lr_scheduler_configs = [], []
-
-
-class _MicroSteps(IterableDataset[int]):
-    """The numbers of the micro-steps, from `first()` on: all that a step needs to know what to draw."""
-
-    def __init__(self, first: Callable[[], int]) -> None:
-        self.first = first
-
-    def __iter__(self) -> Iterator[int]:
-        return count(self.first())
-
-
-def micro_steps(first: Callable[[], int]) -> DataLoader[int]:
-    """A loader of micro-step numbers; `first` is asked when iteration starts, after a checkpoint was restored."""
-    return DataLoader(_MicroSteps(first), batch_size=None)
 
 
 def optimizer(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:

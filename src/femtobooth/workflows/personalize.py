@@ -294,7 +294,7 @@ def _latents(
 
 
 def _show_parts(module: DreamBooth) -> None:
-    training, rates = module.settings.training, {group["name"]: group["lr"] for group in module.groups()}
+    training, rates = module.settings.training, {group["name"]: group["lr"] for group in module.optimizer_groups()}
     modules: dict[str, tuple[torch.nn.Module, float | None]] = {
         name: (part, rates.get(name))
         for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder), ("vae", module.model.vae))
