@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,34 @@ def test_every_subject_is_trained_drawn_and_scored_once(
     other["personalize"] = {**other["personalize"], "training": {**other["personalize"]["training"], "steps": 3}}
     with pytest.raises(ExistsError, match="begun with other settings of personalize"):
         protocol.run(protocol.settings_from(other))
+
+
+def test_what_was_measured_before_stays_in_the_table(
+    data: Path, tiny_sd1: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = data.parent / "runs" / "protocol.json"
+    alone = protocol.run(settings(data, tiny_sd1, tiny, subjects=["rex"]))
+    both = protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball"]))
+    assert [row["subject"] for row in both["subjects"]] == ["ball", "rex"]
+    assert both["subjects"][1] == alone["subjects"][0]
+    assert all(mean["subjects"] == 2 for mean in both["means"])
+    assert json.loads(file.read_text()) == both
+    assert protocol.run(settings(data, tiny_sd1, tiny))["subjects"] == both["subjects"]
+
+    same = tmp_path / "same"  # an encoder of another name has other columns
+    shutil.copytree(tiny, same)
+    for change, named in (({"count": 1}, "count"), ({"encoders": [str(same)]}, "encoders")):
+        with pytest.raises(ExistsError, match=rf"rex: measured with other settings \({named}\)") as refused:
+            protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball"], **change))
+        assert "--subjects ball,rex" in str(refused.value)
+        assert json.loads(file.read_text()) == both
+    again = protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball", "rex"], encoders=[str(same)]))
+    assert {mean["encoder"] for mean in again["means"]} == {str(same)}
+
+    monkeypatch.setattr(personalize, "run", lambda _: pytest.fail("trained from another base"))
+    file.write_text(json.dumps(again | {"base_hash": "f" * 64}))
+    with pytest.raises(ExistsError, match="another base of the same name"):
+        protocol.run(settings(data, tiny_sd1, tiny))
 
 
 def test_killed_anywhere_it_goes_on(data: Path, tiny_sd1: Path, tiny: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """dataset -> every subject personalized, drawn and scored as in the DreamBooth paper -> one table beside the published figures.
 
 RUNS/SUBJECT/         a run of personalize with its evaluation/
-     protocol.json    every subject's scores, their means, the published figures, the settings
+     protocol.json    scores of every subject so far, their means, the published figures, the settings
 
-Stopped or killed at any point, the same command goes on: finished runs, pictures and scores are kept.
+Stopped or killed at any point, the same command goes on: finished runs, pictures and scores are kept. Subjects that were
+measured before, from the same base and with the same settings and encoders, stay in the table.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ..core.console import note, table
 from ..core.errors import ExistsError, Interrupted, PhotoError, SettingsError
 from ..core.images import find_pictures, shown
 from ..core.metrics import bootstrap
-from ..core.runs import environment, refuse_existing, write_json
+from ..core.runs import environment, read_json, refuse_existing, write_json
 from ..generator import base as bases
 from ..generator.settings import PersonalizeSettings
 from ..recognizer.encoders import open_encoder, usable
@@ -58,16 +59,16 @@ def run(settings: ProtocolSettings) -> dict[str, Any]:
     data, runs = Path(settings.run).expanduser(), Path(settings.runs)
     subjects = _subjects(data, settings.subjects)
     encoders = settings.encoders or usable()
-    for name in encoders:
-        open_encoder(name)
+    sources = {name: open_encoder(name).source for name in encoders}
     plans = [(subject, *_plan(subject, data, settings, encoders)) for subject in subjects]
-    _begin(runs, plans)
-    rows = []
+    shared = _shared(*plans[0][1:], sources)
+    rows = _begin(runs, [subject.name for subject in subjects], shared)
+    planned = len(rows.keys() | {subject.name for subject in subjects})
     for number, (subject, train, measure) in enumerate(plans, start=1):
         note(f"\nsubject {number} of {len(plans)}: {subject.name}")
-        rows.append(_subject(subject, runs / subject.name, train, measure))
-        write_json(runs / "protocol.json", _result(settings, rows, len(plans), plans[0][1]))
-    result = _result(settings, rows, len(plans), plans[0][1])
+        rows[subject.name] = _subject(subject, runs / subject.name, train, measure)
+        result = _result(settings, [rows[name] for name in sorted(rows)], planned, plans[0][1]) | shared
+        write_json(runs / "protocol.json", result)
     _tell(result)
     return result
 
@@ -138,26 +139,51 @@ def _plan(subject: Subject, data: Path, settings: ProtocolSettings, encoders: li
     return train, config.resolve(EvaluateSettings, drawing, given, own)
 
 
-def _begin(runs: Path, plans: Sequence[tuple[Subject, PersonalizeSettings, EvaluateSettings]]) -> None:
-    """Start, or make sure that what is there was trained alike. Raises ExistsError."""
-    settings = _training(plans[0][1])
+def _shared(train: PersonalizeSettings, measure: EvaluateSettings, sources: dict[str, str]) -> dict[str, Any]:
+    """What all subjects of one table have in common."""
+    return {
+        "personalize": train.model_dump(
+            mode="json", exclude={"name": True, "runs": True, "overwrite": True, "photos": {"paths", "class_noun"}}
+        ),
+        "base_hash": bases.load(train.base, train.tokenizer).hash,
+        "evaluate": measure.model_dump(mode="json", exclude={"run", "prompts", "encoders", "device", "batch_size"}),
+        "encoders": sources,
+    }
+
+
+def _begin(runs: Path, subjects: Sequence[str], shared: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Start, or go on; returns the lines of what was measured before, by subject.
+
+    Raises ExistsError where that was trained in another way, or measured in another way and would not be measured again now.
+    """
+    before = read_json(runs / "protocol.json")
     try:
-        before = json.loads((runs / "protocol.json").read_text(encoding="utf-8"))["personalize"]
-    except (OSError, ValueError, KeyError, TypeError):
-        for subject, *_ in plans:
-            refuse_existing(runs / subject.name, overwrite=False)
-        write_json(runs / "protocol.json", {"protocol": "dreambooth", "personalize": settings, "subjects": []})
-        return
-    if before != settings:
-        changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
+        rows = {row["subject"]: row for row in before["subjects"]}
+        known = {name: before.get(name) for name in shared}
+    except (TypeError, KeyError, AttributeError):
+        for name in subjects:
+            refuse_existing(runs / name, overwrite=False)
+        write_json(runs / "protocol.json", {"protocol": "dreambooth", "subjects": [], **shared})
+        return {}
+    if changed := _changed(known["personalize"], shared["personalize"]):
         raise ExistsError(
-            f"{runs}: was begun with other settings of personalize ({', '.join(changed)})", "choose another --runs, or the same settings"
+            f"{runs}: was begun with other settings of personalize ({changed})", "choose another --runs, or the same settings"
         )
+    if known["base_hash"] != shared["base_hash"]:
+        raise ExistsError(f"{runs}: was begun from another base of the same name", "choose another --runs, or put the same base back")
+    changed = _changed({"encoders": known["encoders"], **(known["evaluate"] or {})}, {"encoders": shared["encoders"], **shared["evaluate"]})
+    others = [name for name in rows if name not in subjects]
+    if changed and others:
+        raise ExistsError(
+            f"{runs}: {', '.join(others)}: measured with other settings ({changed}), which makes no common table",
+            f"choose the same settings, or another --runs; --subjects {','.join(sorted({*rows, *subjects}))} measures all of them anew",
+        )
+    return {} if changed else rows
 
 
-def _training(settings: PersonalizeSettings) -> dict[str, Any]:
-    """What all subjects have in common."""
-    return settings.model_dump(mode="json", exclude={"name": True, "runs": True, "overwrite": True, "photos": {"paths", "class_noun"}})
+def _changed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
+    before = before or {}
+    return ", ".join(sorted(key for key in {*before, *now} if before.get(key) != now.get(key)))
 
 
 def _subject(subject: Subject, folder: Path, train: PersonalizeSettings, measure: EvaluateSettings) -> dict[str, Any]:
@@ -206,7 +232,6 @@ def _result(settings: ProtocolSettings, rows: list[dict[str, Any]], planned: int
         "means": means,
         "published": [dict(zip(("name", "dino", "clip_i", "clip_t"), row, strict=True)) for row in scores.PUBLISHED],
         "subjects": rows,
-        "personalize": _training(train),
         "environment": environment(),
     }
 
