@@ -17,6 +17,24 @@ if TYPE_CHECKING:
     from .core.config import Settings
 
 
+REQUIRED = "the following arguments are required: "  # how argparse begins its own error
+EXAMPLES = {
+    "personalize": "my-dog/ --class-noun dog",
+    "generate": 'runs/rex "a [V] dog on the moon"',
+    "evaluate": "runs/rex",
+    "synthesize": "runs/rex --out drawn/",
+    "report": "runs/rex",
+    "convert": "runs/rex rex.safetensors",
+    "classify": "photos/",
+    "embed": "photos/ --out photos.parquet",
+    "search": "photo.jpg photos.parquet",
+    "finetune": "my-classes/",
+    "export": "runs/mine --format onnx",
+    "evaluate-classifier": "runs/mine my-classes/",
+    "compare": "runs/rex runs/max",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `femtobooth`; exits with 0, or with the error's code (2 for bad input)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -58,7 +76,16 @@ class _Parser(argparse.ArgumentParser):
     """Whose errors are those of the rest: two lines, not a page of usage."""
 
     def error(self, message: str) -> NoReturn:
+        if message.startswith(REQUIRED):
+            self.missing(message.removeprefix(REQUIRED).split(", ")[0])
         raise SettingsError(message, f"`{self.prog} --help` shows everything that can be given")
+
+    def missing(self, name: str) -> NoReturn:
+        """Say what the positional argument of this name is, and how a whole command looks."""
+        told = next((action.help or "" for action in self._actions if action.metavar == name), "").replace("%%", "%").rstrip(".")
+        told = told if told[:2].isupper() else told[:1].lower() + told[1:]
+        command = self.prog.split()[-1]
+        raise SettingsError(f"{command}: no {name} given", f"{told}; for example {self.prog} {EXAMPLES[command]}")
 
 
 def _overview() -> argparse.ArgumentParser:
@@ -75,8 +102,13 @@ def _overview() -> argparse.ArgumentParser:
     return parser
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
-    return _Parser(prog=f"femtobooth {name}", description=description, allow_abbrev=False)
+def _parser(name: str, description: str) -> _Parser:
+    return _Parser(
+        prog=f"femtobooth {name}",
+        description=description,
+        epilog=f"for example: femtobooth {name} {EXAMPLES[name]}" if name in EXAMPLES else None,
+        allow_abbrev=False,
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser, model: type[Settings], flags: dict[str, str]) -> None:
@@ -105,11 +137,20 @@ def _layers(options: argparse.Namespace, model: type[Settings], flags: dict[str,
 
 
 def _read(
-    name: str, description: str, model: type[Settings], flags: dict[str, str], arguments: list[str], /, resumes: bool = False, **counts: str
+    name: str,
+    description: str,
+    model: type[Settings],
+    flags: dict[str, str],
+    arguments: list[str],
+    /,
+    needs: Sequence[str] = (),
+    resumes: bool = False,
+    **counts: str,
 ) -> tuple[argparse.Namespace, list[dict[str, Any]]]:
     """A command whose every option is a setting: its options, and the layers for `core.config.resolve`.
 
     `counts` says how many of each there can be, as argparse does: ``paths="*"``. With `resumes` there is `--resume RUN`.
+    Raises SettingsError where none of the settings that it `needs`, of which the first is positional, is given in any way.
     """
     from .core.config import describe
 
@@ -121,9 +162,27 @@ def _read(
     _add_settings(parser, model, flags)
     options = parser.parse_intermixed_args(arguments)
     layers = _layers(options, model, flags, **{path: getattr(options, path) for path in counts})
-    if resumes and options.resume and any(layers):
-        raise InputError("--resume: goes on with the settings the run was started with", "leave the other settings out, or start a new run")
+    if resumes and options.resume:
+        if any(layers):
+            raise InputError(
+                "--resume: goes on with the settings the run was started with", "leave the other settings out, or start a new run"
+            )
+    elif needs:
+        _refuse_missing(parser, layers, *needs)
     return options, layers
+
+
+def _refuse_missing(parser: _Parser, layers: list[dict[str, Any]], *needs: str) -> None:
+    """Raise SettingsError, naming the first, where none of these settings is given: as an argument, by `--config` or by `--set`."""
+    from .core.config import merge
+
+    for path in needs:
+        given: Any = merge(*layers)
+        for key in path.split("."):
+            given = given.get(key) if isinstance(given, dict) else None
+        if given:
+            return
+    parser.missing(needs[0].partition(".")[0].upper())
 
 
 def _personalize(arguments: list[str]) -> None:
@@ -131,7 +190,9 @@ def _personalize(arguments: list[str]) -> None:
 
     description = "Teach a Stable Diffusion your subject from 3-5 photos (DreamBooth)."
     counts = {"photos.paths": "*"}
-    options, layers = _read("personalize", description, PersonalizeSettings, flags.PERSONALIZE, arguments, resumes=True, **counts)
+    options, layers = _read(
+        "personalize", description, PersonalizeSettings, flags.PERSONALIZE, arguments, needs=("photos.paths",), resumes=True, **counts
+    )
 
     from .workflows import personalize
 
@@ -158,14 +219,15 @@ def _generate(arguments: list[str]) -> None:
         manifest = generate.regenerate(options.source, model=options.run, out=options.out, overwrite=bool(options.overwrite))
     else:
         layers = _layers(options, GenerateSettings, flags.GENERATE, run=options.run, prompts=options.prompts)
+        _refuse_missing(parser, layers, "run")
         manifest = generate.run(generate.settings_from(*layers))
     _report(manifest, options.json)
 
 
 def _convert(arguments: list[str]) -> None:
     parser = _parser("convert", "Turn a model folder or run into one .safetensors file that other programs load, or back.")
-    parser.add_argument("source", help="a run, a model folder, a single file, a hub id, or `bundled`")
-    parser.add_argument("target", type=Path, help="FILE.safetensors, or a folder for diffusers' layout")
+    parser.add_argument("source", metavar="SOURCE", help="a run, a model folder, a single file, a hub id, or `bundled`")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="FILE.safetensors, or a folder for diffusers' layout")
     parser.add_argument("--precision", choices=["32", "16"], default="32", help="number format of the weights; 16 halves the file [32]")
     parser.add_argument("--tokenizer", help="tokenizer folder or hub id, for a single file without one")
     parser.add_argument("--overwrite", action="store_true", help="replace the target")
@@ -204,7 +266,7 @@ def _classify(arguments: list[str]) -> None:
     from .recognizer.settings import ClassifySettings
 
     description = "Say what pictures show: one row a file, on stdout or in --out."
-    options, layers = _read("classify", description, ClassifySettings, flags.CLASSIFY, arguments, paths="*")
+    options, layers = _read("classify", description, ClassifySettings, flags.CLASSIFY, arguments, needs=("paths", "from_file"), paths="*")
 
     from .core.config import resolve
     from .workflows import classify
@@ -219,7 +281,7 @@ def _embed(arguments: list[str]) -> None:
     from .recognizer.settings import EmbedSettings
 
     description = "Turn pictures into embeddings (and pre-logits and stage maps), in one file."
-    options, layers = _read("embed", description, EmbedSettings, flags.EMBED, arguments, paths="*")
+    options, layers = _read("embed", description, EmbedSettings, flags.EMBED, arguments, needs=("paths", "from_file"), paths="*")
 
     from .core.config import resolve
     from .workflows import embed
@@ -247,7 +309,7 @@ def _finetune(arguments: list[str]) -> None:
     from .recognizer.settings import FinetuneSettings
 
     description = "Teach a classifier your classes: data report, linear probe, fine-tuning, and which of the two is better."
-    options, layers = _read("finetune", description, FinetuneSettings, flags.FINETUNE, arguments, resumes=True, data="?")
+    options, layers = _read("finetune", description, FinetuneSettings, flags.FINETUNE, arguments, needs=("data",), resumes=True, data="?")
 
     from .core.config import resolve
     from .workflows import finetune
@@ -259,7 +321,9 @@ def _evaluate(arguments: list[str]) -> None:
     from .workflows.settings import ProtocolSettings
 
     description = "Measure a personalized model: likeness, prompts, drift and copies, between its base and the real photos."
-    options, layers = _read("evaluate", description, ProtocolSettings, flags.PROTOCOL | flags.EVALUATE, arguments, run="?", prompts="*")
+    options, layers = _read(
+        "evaluate", description, ProtocolSettings, flags.PROTOCOL | flags.EVALUATE, arguments, needs=("run",), run="?", prompts="*"
+    )
 
     from .workflows import evaluate, protocol
 
@@ -274,7 +338,7 @@ def _synthesize(arguments: list[str]) -> None:
     from .workflows.settings import SynthesizeSettings
 
     description = "Draw a labelled folder of your subjects for a recognizer to train on: judged, without copies, and marked as generated."
-    options, layers = _read("synthesize", description, SynthesizeSettings, flags.SYNTHESIZE, arguments, runs="*")
+    options, layers = _read("synthesize", description, SynthesizeSettings, flags.SYNTHESIZE, arguments, needs=("runs",), runs="*")
 
     from .workflows import synthesize
 
@@ -286,7 +350,14 @@ def _evaluate_classifier(arguments: list[str]) -> None:
 
     description = "Measure a classifier on labelled pictures: accuracy, calibration, doubt, unseen classes, mistakes; on one page."
     options, layers = _read(
-        "evaluate-classifier", description, EvaluateClassifierSettings, flags.EVALUATE_CLASSIFIER, arguments, model="?", data="?"
+        "evaluate-classifier",
+        description,
+        EvaluateClassifierSettings,
+        flags.EVALUATE_CLASSIFIER,
+        arguments,
+        needs=("data",),
+        model="?",
+        data="?",
     )
 
     from .core.config import resolve
@@ -299,7 +370,7 @@ def _compare(arguments: list[str]) -> None:
     from .workflows.settings import CompareSettings
 
     description = "Put models side by side: what was measured here, what their files say, and when to choose which; on one page."
-    options, layers = _read("compare", description, CompareSettings, flags.COMPARE, arguments, models="*")
+    options, layers = _read("compare", description, CompareSettings, flags.COMPARE, arguments, needs=("models",), models="*")
 
     from .workflows import compare
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from femtobooth.cli import COMMANDS
+from femtobooth.cli import COMMANDS, EXAMPLES
 
 # What {dog} stands for: everything that a run needs, so that a row shows only what is wrong.
 DOG = "personalize {photos} --class-noun dog --base {base} --class-images 2"
@@ -25,7 +26,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "global flag": ("--verbos", "--verbos", "--help"),
     "flag": ("{dog} --step 3", "--step", "--help"),
     "flag without value": ("{dog} --steps", "--steps", "--help"),
-    "no photos": ("personalize --class-noun dog", "photos.paths", ""),
+    "no photos": ("personalize --class-noun dog", "personalize: no PHOTOS given", "3 to 5 pictures"),
     "missing folder": ("personalize {tmp}/nowhere --class-noun dog", "{tmp}/nowhere: no such file", "path"),
     "folder without pictures": ("personalize {tmp}/texts --class-noun dog", "no usable photo in {tmp}/texts", "3 to 5"),
     "damaged photos only": ("personalize {tmp}/damaged --class-noun dog", "no usable photo in {tmp}/damaged", "3 to 5"),
@@ -79,7 +80,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "generate --device": ("generate {base} cat --device cuda:99", "--device cuda:99", "--device auto or cpu"),
     "generate --from": ("generate --from {photos}/photo0.png", "--from {photos}/photo0.png", "femtobooth"),
     "generate --from and more": ("generate --from {photos}/photo0.png --steps 3", "--from", "only RUN"),
-    "convert nothing": ("convert", "source", "--help"),
+    "convert nothing": ("convert", "convert: no SOURCE given", "femtobooth convert runs/rex rex.safetensors"),
     "convert to pickle": ("convert bundled {tmp}/model.ckpt", "{tmp}/model.ckpt", ".safetensors"),
     "convert over a file": ("convert {base} {tmp}/list.yaml", "{tmp}/list.yaml", "--overwrite"),
     "convert nowhere": ("convert {tmp}/nowhere {tmp}/x.safetensors", "{tmp}/nowhere", "hub id"),
@@ -149,6 +150,33 @@ def test_bad_input(
     assert not re.search(r"Traceback|^usage:", printed.err, re.MULTILINE)
     assert printed.out == ""
     assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "export"])  # export has a default
+def test_a_command_alone_says_what_to_give(
+    name: str, femtobooth: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert femtobooth(name) == 2
+    problem, way_out = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"femtobooth: {name}: no [A-Z]+ given", problem)
+    assert re.fullmatch(rf"  -> .{{10,}}; for example femtobooth {name} {re.escape(EXAMPLES[name])}", way_out)
+    assert femtobooth(*shlex.split(f"{name} {EXAMPLES[name]}")) == 2  # understood, but nothing of it is here
+    assert not re.search(r"given$|--help|Traceback", capsys.readouterr().err, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [("evaluate", "run: nowhere"), ("classify", "from_file: nowhere"), ("finetune", "{data: nowhere, model: ./nowhere}")],
+)
+def test_settings_of_a_file_count_as_given(
+    command: str, given: str, femtobooth: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "settings.yaml").write_text(given)
+    assert femtobooth(command, "--config", tmp_path / "settings.yaml") == 2
+    said = capsys.readouterr().err
+    assert "nowhere" in said
+    assert "given" not in said
 
 
 def test_all_faults_are_reported_at_once(femtobooth: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
