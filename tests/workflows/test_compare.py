@@ -22,7 +22,8 @@ from femtobooth.generator.settings import SamplingSettings
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.labels import Labels
 from femtobooth.recognizer.preprocess import Preprocess
-from femtobooth.workflows import compare
+from femtobooth.recognizer.settings import ExportSettings
+from femtobooth.workflows import compare, export
 from femtobooth.workflows.comparing import candidates
 from femtobooth.workflows.comparing.worker import Worker
 from femtobooth.workflows.settings import CompareSettings
@@ -87,6 +88,28 @@ def test_accuracy_is_what_the_model_says(compared: dict[str, Any], models: dict[
 
 def test_pictures_that_one_was_trained_on_test_none(compared: dict[str, Any]) -> None:
     assert any("1 of 24 pictures" in remark and "left out for all" in remark for remark in compared["report"]["remarks"])
+
+
+def test_pictures_that_set_8_bit_ranges_test_none(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    for index in range(8):
+        (tmp_path / "few" / f"{index}.png").write_bytes((data / ("ant", "bee")[index % 2] / f"{index}.png").read_bytes())
+    exported = ExportSettings(
+        model=str(models["two"]), precision="int8", calibration=str(tmp_path / "few"), data=str(data), out=str(tmp_path / "int8"),
+        max_drop=100, threads=1, parity=False,
+    )  # fmt: skip
+    export.run(exported)
+    wanted = CompareSettings(models=[str(models["one"]), str(tmp_path / "int8")], data=str(data), out=str(tmp_path / "page.html"), **QUICK)
+    report = compare.run(wanted)
+    assert "1 of 24 pictures of --data were left out for all: one of the models was trained on them." in report["remarks"]
+    assert "7 of 24 pictures of --data were left out for all: they set the 8-bit ranges of one of the models." in report["remarks"]
+    assert "16 pictures" in row(report, "top-1 accuracy")[0]["how"]["what"]
+    assert not any("does not list" in remark for remark in report["remarks"])
+    described = json.loads((tmp_path / "int8" / "recognizer.json").read_text())
+    del described["provenance"]["export"]["calibration"]
+    (tmp_path / "int8" / "recognizer.json").write_text(json.dumps(described))
+    report = compare.run(wanted.model_copy(update={"overwrite": True}))
+    assert "int8 does not list the photos that set its 8-bit ranges: any of them in --data flatter it." in report["remarks"]
 
 
 def test_other_label_sets_are_compared_where_both_know_the_class(compared: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from femtobooth import cli
 from femtobooth.core.errors import ParityError, PhotoError, SettingsError
+from femtobooth.core.runs import sha256_of
 from femtobooth.recognizer import artifact, export, parity
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.engines import open_engine
@@ -70,6 +71,31 @@ def test_int8_is_calibrated_and_compared_on_different_photos(tiny: Path, photos:
     assert report["figures"]["judged_by"] == "agreement"
     assert report["size"]["exported"] < report["size"]["original"]
     assert artifact.read(tmp_path / "out").hash != Recognizer.load(tiny).hash
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_an_export_says_which_photos_set_its_ranges(tiny: Path, photos: Path, tmp_path: Path, format: Any) -> None:
+    (photos / "a" / "torn.jpg").write_bytes((photos / "a" / "0.jpg").read_bytes()[:200])
+    data = tmp_path / "data"
+    data.mkdir()
+    Image.new("RGB", (80, 80), "red").save(data / "new.png")
+    run(tiny, tmp_path / "out", format=format, precision="int8", calibration=str(photos), data=str(data), max_drop=100)
+    used = sorted(sha256_of(path) for path in photos.rglob("*.jpg") if path.name != "torn.jpg")
+    described = artifact.read(tmp_path / "out")
+    assert described.provenance["export"]["calibration"] == {"photos": 20, "sha256": used}
+    assert artifact.ranges_from(described.provenance) == set(used)
+    run(tiny, tmp_path / "float", format=format, data=str(data))
+    assert artifact.ranges_from(artifact.read(tmp_path / "float").provenance) == set()
+
+
+def test_the_half_that_compares_holds_no_copy_of_the_half_that_calibrates(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.rglob("*.jpg"))
+    for index, path in enumerate(files):  # twice each, so that the copies are neighbours
+        for copy in range(2):
+            (tmp_path / "twice" / f"{2 * index + copy:02d}.jpg").parent.mkdir(exist_ok=True)
+            (tmp_path / "twice" / f"{2 * index + copy:02d}.jpg").write_bytes(path.read_bytes())
+    with pytest.raises(SettingsError, match="no photos to compare on"):
+        run(tiny, tmp_path / "out", precision="int8", calibration=str(tmp_path / "twice"), max_drop=100)
 
 
 def test_copies_of_calibration_photos_are_not_compared_on(tiny: Path, photos: Path, tmp_path: Path) -> None:

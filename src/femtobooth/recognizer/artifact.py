@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class Description:
     unknown: dict[str, Any] | None = None
     """How unknown classes are told: numbers, texts and numpy arrays (float32); None if they are not."""
     provenance: dict[str, Any] = field(default_factory=dict)
-    """licence, source, trained_on (SHA-256 of each training picture's file)."""
+    """licence, source, trained_on (SHA-256 of each training picture's file); of an export also `export`: format, precision, normalizes, \
+source_hash and, in 8 bits, calibration (photos and sha256: how many photos set the ranges, and the SHA-256 of their files)."""
     parameters: int = 0
     """Number of trained values."""
     hash: str = ""
@@ -123,6 +125,11 @@ def read(folder: Path) -> Description:
         parameters=value["parameters"],
         hash=value["hash"],
     )
+
+
+def ranges_from(provenance: Mapping[str, Any]) -> frozenset[str]:
+    """SHA-256 of the photos that set an export's 8-bit ranges, as far as it says."""
+    return frozenset(((provenance.get("export") or {}).get("calibration") or {}).get("sha256") or ())
 
 
 def _arrays(path: Path) -> dict[str, Any]:

@@ -291,7 +291,8 @@ def _meter(interval: Sequence[float]) -> Html:
 def _about(report: dict[str, Any]) -> Html:
     skipped = [(entry["path"], entry["reason"]) for entry in report["skipped"]]
     facts = [(name, str(report[name])) for name in ("model", "data", "engine", "hash", "preprocess")]
-    facts += [("left out: trained on", str(report["left_out_training"])), *report["environment"].items()]
+    facts += [(f"left out: {why}", str(report[f"left_out_{why}"])) for why in ("training", "calibration")]
+    facts += [*report["environment"].items()]
     return section(
         "How this was measured",
         folded("Model, data and versions", table(["what", "value"], facts, "Repeat it with these")),

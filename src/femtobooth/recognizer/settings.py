@@ -152,7 +152,7 @@ class EvaluateClassifierSettings(Settings):
     unseen: str | None = None
     """Folder of pictures of classes that the model does not know; classes of the data that it does not know count as such too."""
     include_training: bool = False
-    """Also measure on pictures that the model was trained on, which flatters it."""
+    """Also measure on pictures that the model was trained on, or that set its 8-bit ranges, which flatters it."""
     engine: Literal["auto", "torch", "ort", "openvino"] = "auto"
     """What runs the model; the maps of mistakes always come from torch."""
     device: str = "cpu"

@@ -20,7 +20,7 @@ from ..core.errors import ModelError, PhotoError
 from ..core.images import Skipped, find_pictures, read_picture, shown
 from ..core.metrics import softmax
 from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, write_json, write_text
-from ..recognizer import dataset, evaluation, evaluation_page
+from ..recognizer import artifact, dataset, evaluation, evaluation_page
 from ..recognizer.backbone import Recognizer
 from ..recognizer.engines import Engine, open_engine
 from ..recognizer.evaluation import Predictions
@@ -64,15 +64,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         unseen, skipped = unseen + real, skipped + left_out
     if drawn:
         remarks.append(f"{drawn} generated pictures were left out: only real photos can test.")
-    trained_on = set() if settings.include_training else set(engine.description.provenance.get("trained_on") or ())
-    fresh = [example for example in known if not trained_on or sha256_of(example.path) not in trained_on]
-    if not fresh:
-        raise PhotoError(
-            f"{settings.data}: the model was trained on all {len(known)} pictures of its classes",
-            "give other pictures; --include-training measures on these, which flatters it",
-        )
-    if len(fresh) < len(known):
-        remarks.append(f"{len(known) - len(fresh)} of {len(known)} pictures were left out: the model was trained on them.")
+    fresh, trained = (known, 0) if settings.include_training else _fresh(settings, engine, known, remarks)
 
     labels = np.array([wanted[example.label] for example in fresh], np.int64)
     predictions, unreadable = _predict(settings, engine, [example.path for example in fresh], labels, unseen)
@@ -91,7 +83,8 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         "environment": environment(),
         "remarks": remarks,
         "skipped": [{"path": shown(entry.path), "reason": entry.reason} for entry in skipped],
-        "left_out_training": len(known) - len(fresh),
+        "left_out_training": trained,
+        "left_out_calibration": len(known) - len(fresh) - trained,
         "distance_to": distance_to,
         **evaluation.measure(predictions, unknown, settings.bins, settings.seed),
     }
@@ -117,6 +110,30 @@ def labelled(settings: EvaluateClassifierSettings) -> tuple[list[dataset.Example
         return examples, skipped, []
     kept = [example for example in examples if example.part == "val"]
     return kept, skipped, [f"The data is split: only its {len(kept)} validation pictures were measured."]
+
+
+def _fresh(
+    settings: EvaluateClassifierSettings, engine: Engine, known: list[dataset.Example], remarks: list[str]
+) -> tuple[list[dataset.Example], int]:
+    """The pictures that the model has not seen, and how many it was trained on. Raises PhotoError where none is left."""
+    provenance = engine.description.provenance
+    trained_on, ranges = frozenset(provenance.get("trained_on") or ()), artifact.ranges_from(provenance)
+    if not trained_on | ranges:
+        return known, 0
+    digests = [sha256_of(example.path) for example in known]
+    fresh = [example for example, digest in zip(known, digests, strict=True) if digest not in trained_on | ranges]
+    trained = sum(digest in trained_on for digest in digests)
+    calibrated = len(known) - len(fresh) - trained
+    if not fresh:
+        raise PhotoError(
+            f"{settings.data}: the model was trained on all {len(known)} pictures of its classes"
+            + (f", or its 8-bit ranges were set on them ({calibrated})" if calibrated else ""),
+            "give other pictures; --include-training measures on these, which flatters it",
+        )
+    for count, why in ((trained, "the model was trained on them"), (calibrated, "they set its 8-bit ranges")):
+        if count:
+            remarks.append(f"{count} of {len(known)} pictures were left out: {why}.")
+    return fresh, trained
 
 
 def _predict(

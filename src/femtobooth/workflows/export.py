@@ -77,7 +77,8 @@ def run(settings: ExportSettings) -> dict[str, Any]:
         if engine:
             batches = parity.BATCHES if settings.format not in foreign.FORMATS else (foreign.BATCH,)
             original = open_engine(settings.model, "torch", threads)
-            report["figures"] = parity.measure(original, engine, _pixels(data, recognizer.preprocess), len(data), batches)
+            pictures = ((pixels, label) for pixels, label, _ in _pixels(data, recognizer.preprocess))
+            report["figures"] = parity.measure(original, engine, pictures, len(data), batches)
         figures = report["figures"]
         if figures and figures["accuracy"] and figures["judged_by"] == "agreement":
             report["remarks"].append("The original is right on too few of these photos for accuracy to judge by: agreement does.")
@@ -123,7 +124,8 @@ def _photos(settings: ExportSettings, source: Path, labels: Labels) -> tuple[Pho
     if not quantized:
         return Photos([], []), next((photos for photos in (data, given, own["val"]) if photos is not None), own["val"])
     if given is not None and data is None:
-        return _limited(given.where(range(0, len(given), 2)), settings), given.where(range(1, len(given), 2))
+        calibration = _limited(given.where(range(0, len(given), 2)), settings)
+        return calibration, _unseen(calibration, given.where(range(1, len(given), 2)))
     calibration = given if given is not None else own["train"]
     if not len(calibration):
         raise SettingsError("--precision int8: no photos to calibrate with", "add --calibration FOLDER with 100 or more photos")
@@ -171,13 +173,13 @@ def _refuse_too_few(settings: ExportSettings, calibration: Photos, data: Photos)
         raise SettingsError("no photos to compare on", "add --data FOLDER, or --no-parity for an export that nothing vouches for")
 
 
-def _pixels(photos: Photos, preprocess: Preprocess) -> Iterator[tuple[np.ndarray, int | None]]:
-    """Decoded and resized (H, W, 3) photos with their classes. Raises PhotoError if none can be read."""
+def _pixels(photos: Photos, preprocess: Preprocess) -> Iterator[tuple[np.ndarray, int | None, Path]]:
+    """Decoded and resized (H, W, 3) photos with their classes and files. Raises PhotoError if none can be read."""
     failed = []
     for path, label in zip(photos.paths, photos.classes, strict=True):
         decoded = decode(path)
         if isinstance(decoded, Picture):
-            yield preprocess.pixels(decoded.image), label
+            yield preprocess.pixels(decoded.image), label, path
         else:
             failed.append(f"{shown(path)}: {decoded.reason}")
     if failed and len(failed) == len(photos):
@@ -204,7 +206,9 @@ def _write(
         stays_single = settings.format == "openvino"  # whose own compression of the weights is what `half` means there
         model = export.to_onnx(export.Graph(recognizer, settings.normalize, half and not stays_single))
         if settings.precision == "int8":
-            model, report = _quantized(settings, recognizer, model, calibration, threads)
+            model, report, digests = _quantized(settings, recognizer, model, calibration, threads)
+            ranges = {"calibration": {"photos": len(digests), "sha256": sorted(digests)}}
+            described = replace(described, provenance=described.provenance | {"export": described.provenance["export"] | ranges})
         if settings.format == "openvino":
             export.write_openvino(model, folder, described, half)
         else:
@@ -221,14 +225,17 @@ def _largest(path: Path) -> Path:
     return path if path.is_file() else max((part for part in path.rglob("*") if part.is_file()), key=lambda part: part.stat().st_size)
 
 
-def _quantized(settings: ExportSettings, recognizer: Recognizer, model: Any, photos: Photos, threads: int) -> tuple[Any, dict[str, Any]]:
+def _quantized(
+    settings: ExportSettings, recognizer: Recognizer, model: Any, photos: Photos, threads: int
+) -> tuple[Any, dict[str, Any], list[str]]:
+    """The model in 8 bits, what is reported of it, and the SHA-256 of the photos that set its ranges."""
     from ..recognizer import quantize
 
     if quantize.saturates() and not settings.reduce_range:
         warn("this processor has no VNNI: sums of 8-bit products may overflow here in silence; --reduce-range avoids it")
     note(f"calibrating on {len(photos)} photos")
     read = list(_pixels(photos, recognizer.preprocess))
-    pixels, truth = np.stack([one for one, _ in read]), np.array([-1 if label is None else label for _, label in read])
+    pixels, truth = np.stack([one for one, _, _ in read]), np.array([-1 if label is None else label for _, label, _ in read])
     main = recognizer.labels.main
 
     def lost(before: np.ndarray, after: np.ndarray) -> float:
@@ -241,7 +248,7 @@ def _quantized(settings: ExportSettings, recognizer: Recognizer, model: Any, pho
     )
     inputs = pixels if settings.normalize else recognizer.preprocess.normalize(pixels)
     made = quantize.quantize(model, inputs, lost, settings.max_drop, scheme, threads)
-    return made.model, made.report() | {"pictures": len(read)}
+    return made.model, made.report() | {"pictures": len(read)}, [sha256_of(path) for *_, path in read]
 
 
 def _opened(settings: ExportSettings, folder: Path, threads: int) -> Engine | None:

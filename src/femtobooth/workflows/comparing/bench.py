@@ -18,7 +18,7 @@ from ...core.console import progress_bar
 from ...core.errors import PhotoError
 from ...core.images import Picture, decode, shown
 from ...core.runs import atomic_file, cache_folder, environment, processor, sha256_of, write_json
-from ...recognizer import evaluation
+from ...recognizer import artifact, evaluation
 from ...recognizer.dataset import Example
 from ...recognizer.labels import Labels
 from ...recognizer.predict import workers_for
@@ -146,20 +146,21 @@ def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, dict[str, list
 
 
 def answers(bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[str, Example], remarks: list[str]) -> Pictures:
-    """What each recognizer says of the `labelled` pictures of `--data`, those left out that one of them was trained on.
+    """What each recognizer says of the `labelled` pictures of `--data`, those left out that one of them was trained on or calibrated with.
 
     Raises PhotoError where nothing is left to measure on.
     """
     data = str(bench.settings.data)
     these = [one for one in measured.values() if one.candidate.task == RECOGNIZER]
     trained_on = set().union(*(one.facts["provenance"].get("trained_on") or () for one in these))
-    digests = [digest for digest in labelled if digest not in trained_on]
+    ranges = set().union(*(artifact.ranges_from(one.facts["provenance"]) for one in these)) - trained_on
+    for seen, why in ((trained_on, "one of the models was trained on them"), (ranges, "they set the 8-bit ranges of one of the models")):
+        if count := len(seen & labelled.keys()):
+            remarks.append(f"{count} of {len(labelled)} pictures of --data were left out for all: {why}.")
+    digests = [digest for digest in labelled if digest not in trained_on | ranges]
     examples = [labelled[digest] for digest in digests]
-    if len(digests) < len(labelled):
-        seen = f"{len(labelled) - len(digests)} of {len(labelled)} pictures of --data"
-        remarks.append(f"{seen} were left out for all: one of the models was trained on them.")
     if not examples:
-        raise PhotoError(f"--data {data}: the models were trained on all its pictures", "give other photos")
+        raise PhotoError(f"--data {data}: the models were trained on, or calibrated with, all its pictures", "give other photos")
     truth = _truth(data, these, [example.label for example in examples])
     paths = [example.path for example in examples]
     listed = hashlib.sha256("\n".join(digests).encode()).hexdigest()

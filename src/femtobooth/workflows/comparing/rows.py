@@ -11,6 +11,7 @@ import numpy as np
 from ...core import figures
 from ...core.figures import Difference, Figure, How
 from ...core.metrics import Interval
+from ...recognizer import artifact
 from .candidates import GENERATOR
 from .cards import cost, from_file, licence, missing, precision, trained_on
 from .evaluations import Score, classifier_evaluation, scores
@@ -73,7 +74,8 @@ def remarks(models: Sequence[Measured], pictures: Pictures | None) -> list[str]:
         )
     if pictures:
         for one in recognizers:
-            if (one.facts["provenance"].get("export") or {}).get("precision") == "int8":
+            provenance = one.facts["provenance"]
+            if (provenance.get("export") or {}).get("precision") == "int8" and not artifact.ranges_from(provenance):
                 said.append(f"{one.candidate.name} does not list the photos that set its 8-bit ranges: any of them in --data flatter it.")
             if one.candidate.hash not in pictures.logits:
                 said.append(
