@@ -13,12 +13,14 @@ import pytest
 from PIL import Image
 
 from femtobooth import cli
+from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, ModelError, SettingsError
 from femtobooth.core.runs import sha256_of
 from femtobooth.generator import sampling
 from femtobooth.recognizer import artifact, dataset
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.provenance import Provenance
+from femtobooth.recognizer.survey import survey
 from femtobooth.workflows import generate, personalize, picture_files, synthesize
 
 
@@ -107,6 +109,52 @@ def test_two_subjects_and_their_class(call: Synthesize, runs: Path, tiny: Path, 
                 assert about["score"] == entry["score"] > about["threshold"]
                 assert {sha256_of(path) for path in (runs / "photos" / name).iterdir()} <= set(about["photos"])
     assert len(set(seeds)) == len(seeds)
+
+
+@pytest.fixture(scope="module")
+def chosen(runs: Path, tiny_sd1: Path, tiny: Path) -> Path:
+    """A run on two of rex's photos, whose step was chosen by the third."""
+    few = {"images": 1, "prompts": ["a [V] {class}"]}
+    given = {
+        "base": str(tiny_sd1), "name": "chosen", "runs": str(runs), "prior": {"weight": 0.0},
+        "photos": {"paths": [str(runs / "photos" / "rex")], "class_noun": "dog", "hold_out": 1},
+        "preview": {**few, "every": 0, "sampling": {"steps": 1}}, "watch": {**few, "every": 1, "encoder": str(tiny), "steps": 1},
+        "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
+    }  # fmt: skip
+    assert personalize.run(personalize.settings_from(given))["selected"]["rule"]
+    return runs / "chosen"
+
+
+def test_photos_that_chose_the_step_never_validate(call: Synthesize, chosen: Path, runs: Path, tmp_path: Path) -> None:
+    (one,) = call("chosen", labels=["rex"])["subjects"]
+    held = runs / "photos" / "rex" / "2.png"
+    assert {sha256_of(held), sha256_of(chosen / "held_out" / "00.png")} <= set(one["photos"])
+    shutil.copytree(runs / "photos", tmp_path / "mine")
+    pixels = np.random.default_rng(99).integers(0, 256, (12, 12, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    Image.fromarray(pixels).save(tmp_path / "mine" / "rex" / "new.png")
+    for seed in range(3):
+        found, findings = survey(tmp_path / "mine", 0.5, seed, False, [tmp_path / "data"])
+        rex = {path.name: part for path, part in zip(found.paths, found.parts, strict=True) if path.parent == tmp_path / "mine" / "rex"}
+        assert rex == {"0.png": "train", "1.png": "train", "2.png": "train", "new.png": "val"}
+        assert sha256_of(held) in found.behind  # and so in what a recognizer of these pictures says it was trained on
+    assert any(one.what == "known to the generator" and one.count == 3 for one in findings)
+
+
+@pytest.mark.parametrize(("selected", "stops", "count"), [("final", False, False), ("final", True, True), ("best", False, True)])
+def test_held_out_photos_count_only_where_they_decided(
+    selected: str, stops: bool, count: bool, call: Synthesize, chosen: Path, runs: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(chosen, copy)
+    facts, settings = json.loads((copy / "run.json").read_text()), config.read_yaml(copy / "config.yaml")
+    facts["selected"]["rule"] = facts["selected"]["rule"] if selected == "best" else None
+    settings["watch"] |= {"select": selected, "stop_when_done": stops}
+    (copy / "run.json").write_text(json.dumps(facts))
+    (copy / "config.yaml").write_text(json.dumps(settings))
+    (one,) = call(runs=[str(copy)])["subjects"]
+    held = {sha256_of(runs / "photos" / "rex" / "2.png"), sha256_of(chosen / "held_out" / "00.png")}
+    assert len(held & set(one["photos"])) == 2 * count
+    assert {sha256_of(runs / "photos" / "rex" / name) for name in ("0.png", "1.png")} <= set(one["photos"])
 
 
 def test_the_threshold_comes_from_pictures_without_the_subject(call: Synthesize) -> None:

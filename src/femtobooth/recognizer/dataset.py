@@ -4,7 +4,7 @@
     folder/train/CLASS, folder/val/CLASS   a split of the user's own (also valid or validation; test is left alone)
     labels.csv                             columns `path` and `label`, and `split` where the user has split; paths from the CSV's folder
 
-Generated pictures train only (`provenance` tells which they are), and so do photos that their model has learned from.
+Generated pictures train only (`provenance` tells which they are), and so do photos that their model was trained on or chosen by.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Origin:
     """What is known of a generated picture."""
 
     photos: frozenset[str] = frozenset()
-    """SHA-256 of the photos that its model was trained on: no fair test of what trains on the picture."""
+    """SHA-256 of the photos that its model was trained on or chosen by: no fair test of what trains on the picture."""
     judge: str = ""
     """Hash of the recognizer that chose it."""
 

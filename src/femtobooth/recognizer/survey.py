@@ -34,12 +34,12 @@ class Survey:
     parts: list[str]
     """train, val, stop (trains nothing; early stopping measures on it) or left out."""
     generated: np.ndarray  # bool (N,): drawn by a model, only ever trained on
-    learned: np.ndarray  # bool (N,): photos that the model behind a generated picture was trained on; they test nothing
+    learned: np.ndarray  # bool (N,): photos that the model behind a generated picture was trained on or chosen by; they test nothing
     groups: np.ndarray  # int (N,): near-duplicates share a number
     digests: list[str]
     """SHA-256 of the files."""
     behind: tuple[str, ...] = ()
-    """SHA-256 of all photos that the models behind the generated pictures were trained on, here or not."""
+    """SHA-256 of all photos that the models behind the generated pictures were trained on or chosen by, here or not."""
     judges: frozenset[str] = frozenset()
     """Hashes of the recognizers that chose the generated pictures."""
 
@@ -223,7 +223,12 @@ def findings(found: Survey, given: Sequence[str | None], skipped: Sequence[Skipp
         Finding("one picture, two classes", len(torn), "one label must be wrong; such groups only train", [named(i) for i in torn]),
         Finding("train in val", len(leaks), "groups on both sides of your split; left out of validation", [named(i) for i in leaks]),
         Finding("generated", len(made), "drawn by a model: only ever trained on", [named(made.tolist())]),
-        Finding("known to the generator", len(known), "photos that its model learned from: they only train", [named(known.tolist())]),
+        Finding(
+            "known to the generator",
+            len(known),
+            "photos that its model learned from or was chosen by: they only train",
+            [named(known.tolist())],
+        ),
         Finding(
             "imbalance",
             int(ratio >= UNEVEN),

@@ -57,7 +57,7 @@ class Subject:
     made_with: PersonalizeSettings
     photos: list[np.ndarray]
     hashes: list[str]
-    """SHA-256 of the photos, as they were given and as the run keeps them."""
+    """SHA-256 of the photos that made the model what it is, as they were given and as the run keeps them."""
     prompts: list[str] = field(default_factory=list)
     model_hash: str = ""
     jobs: list[tuple[str, int]] = field(default_factory=list)
@@ -127,7 +127,9 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
     for place, label in zip(settings.runs, settings.labels or [Path(run).resolve().name for run in settings.runs], strict=True):
         folder, facts, made_with = personalize.open_run(place, "only such a run can draw a subject")
         photos = [photo.pixels for photo in restore_photos(folder / "photos")]
-        subjects.append(Subject(label, folder, facts, made_with, photos, _hashes(folder), _prompts(settings, facts["class_noun"])))
+        subjects.append(
+            Subject(label, folder, facts, made_with, photos, _hashes(folder, facts, made_with), _prompts(settings, facts["class_noun"]))
+        )
     names = [subject.label for subject in subjects]
     for name in [*names, *(subject.noun for subject in subjects if settings.negatives)]:
         if not name.strip() or name.startswith(".") or re.search(r"[/\\\0]", name):
@@ -138,14 +140,19 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
     return subjects
 
 
-def _hashes(run: Path) -> list[str]:
-    """SHA-256 of a run's photos: of its copies, and of the originals that are still where they were."""
+def _hashes(run: Path, facts: Mapping[str, Any], made_with: PersonalizeSettings) -> list[str]:
+    """SHA-256 of the photos that a run's model has seen: of its copies, and of the originals that are still where they were.
+
+    Those held out of training count where they chose the step that became the model, or when training ended.
+    """
+    chose = bool((facts.get("selected") or {}).get("rule")) or made_with.watch.stop_when_done
+    seen = {"used": "photos", "held out": "held_out"} if facts.get("held_out") and chose else {"used": "photos"}
     preflight = json.loads((run / "preflight.json").read_text(encoding="utf-8"))
-    originals = [Path(row["file"]) for row in preflight if row["status"] == "used"]
+    originals = [Path(row["file"]) for row in preflight if row["status"] in seen]
     gone = [path for path in originals if not path.is_file()]
     if gone:
         warn(f"{shown(run)}: {len(gone)} of its {len(originals)} photos are gone; finetune will not know that they may not validate")
-    return sorted({sha256_of(path) for path in [*find_pictures([run / "photos"])[0], *originals] if path.is_file()})
+    return sorted({sha256_of(path) for path in [*find_pictures([run / name for name in seen.values()])[0], *originals] if path.is_file()})
 
 
 def _prompts(settings: SynthesizeSettings, noun: str) -> list[str]:
