@@ -244,7 +244,7 @@ def test_scaling_down_is_antialiased() -> None:
 def test_captions(tmp_path: Path, said: io.StringIO) -> None:
     for index in range(4):
         scene(index).save(tmp_path / f"p{index}.png")
-    (tmp_path / "p0.txt").write_bytes("\ufeff[V] on  a {red} chair\n\na [V] {class}\n".encode())
+    (tmp_path / "p0.txt").write_bytes("\ufeff[V] on  a {red} chair\n\na [v] {class}\n".encode())
     (tmp_path / "p1.txt").write_text("my sks dog, 100% café", encoding="utf-8")
     (tmp_path / "p2.txt").write_text("  \n")
     photos, rows = load(tmp_path, captions="plain")

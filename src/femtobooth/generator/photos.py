@@ -16,11 +16,11 @@ from ..core import console
 from ..core.errors import PhotoError
 from ..core.images import Picture, Skipped, decode, find_pictures, read_picture, shown
 from ..core.runs import atomic_folder
+from .prompts import SUBJECT, with_subject
 from .settings import PhotoSettings
 
 LEAST_SIDE = 64  # pixels; below, there is nothing to learn a subject from
 FEW = 3
-SUBJECT = "[V]"  # stands for the token in captions and prompts
 
 # True of any photo of the subject: nothing about light, framing or style that a given photo may not show.
 _VARIED = (
@@ -242,7 +242,7 @@ def _own_captions(path: Path) -> tuple[str, ...]:
         lines = [" ".join(line.split()) for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise PhotoError(f"{shown(file)}: the caption cannot be read ({error})", "save it as UTF-8 text, or remove it") from None
-    return tuple(line.replace(SUBJECT, "{token}") for line in lines if line)
+    return tuple(with_subject(line, "{token}") for line in lines if line)
 
 
 def _hash(image: Image.Image) -> str:

@@ -14,19 +14,6 @@ from ..core.errors import SettingsError
 from ..training.randomness import generator
 from .base import StableDiffusion
 
-SUBJECT = re.compile(r"\[v\]", re.IGNORECASE)  # stands for the identifier in prompts and captions
-
-
-def filled(prompt: str, token: str, noun: str) -> str:
-    """A prompt or caption with the identifier for [V] or {token}, and the class noun for {class}."""
-    return SUBJECT.sub(lambda _: token, prompt).replace("{token}", token).replace("{class}", noun)
-
-
-def bare(prompt: str) -> str:
-    """A prompt without [V]: what it asks for in words that an encoder, or the untuned base, knows."""
-    return " ".join(SUBJECT.sub("", prompt).split())
-
-
 # Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
 # base's predictions less than these do.
 EVERYDAY = ("red", "big", "blue", "small", "old", "green", "happy", "wooden")

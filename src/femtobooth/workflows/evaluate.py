@@ -27,8 +27,8 @@ from ..generator import base as bases
 from ..generator import sampling
 from ..generator.drawing import draw_missing
 from ..generator.photos import make_square, restore_photos
+from ..generator.prompts import bare, names_subject, with_subject
 from ..generator.settings import PersonalizeSettings
-from ..generator.tokens import SUBJECT, bare
 from ..recognizer import perceptual
 from ..recognizer.encoders import open_encoder, usable
 from ..recognizer.memorization import near_copies
@@ -69,7 +69,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     folder, facts, made_with = personalize.open_run(settings.run, "femtobooth evaluate-classifier measures classifiers")
     noun, size = facts["class_noun"], facts["size"]
     prompts = [prompt.replace("{class}", noun) for prompt in settings.prompts]
-    if not prompts or not all(SUBJECT.search(prompt) for prompt in prompts):
+    if not prompts or not all(names_subject(prompt) for prompt in prompts):
         raise SettingsError("prompts: each needs [V], which stands for the subject", 'for example "a [V] {class} on the beach"')
     encoders = [open_encoder(name) for name in dict.fromkeys(settings.encoders or usable())]
     remarks: list[str] = []
@@ -212,7 +212,7 @@ def _draw(
 
     Raises ModelError for another base.
     """
-    texts = [SUBJECT.sub(lambda _: facts["token"], prompt) for prompt in prompts]
+    texts = [with_subject(prompt, facts["token"]) for prompt in prompts]
     classes = [settings.class_prompt.replace("{class}", noun) for noun in dict.fromkeys((facts["class_noun"], *settings.other_classes))]
     jobs = [(text, settings.seed + shot) for text in texts for shot in range(settings.count)]
     jobs += [(text, settings.seed + shot) for text in classes for shot in range(settings.class_count)]

@@ -24,9 +24,9 @@ from ..core.images import read_picture
 from ..core.runs import environment, refuse_existing, sha256_of, timestamp, write_json
 from ..generator import base as bases
 from ..generator.base import StableDiffusion
+from ..generator.prompts import names_subject, with_subject
 from ..generator.sampling import sample
 from ..generator.settings import GenerateSettings
-from ..generator.tokens import SUBJECT
 from . import picture_files
 
 DTYPES = {"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}
@@ -177,14 +177,14 @@ def _prompts(settings: GenerateSettings) -> list[str]:
 
 
 def _with_subject(prompt: str, model: StableDiffusion, reference: str) -> str:
-    if not SUBJECT.search(prompt):
+    if not names_subject(prompt):
         return prompt
     if "token" not in model.subject:
         raise InputError(
             f'"{prompt}": {reference} has learned no subject that [V] could stand for',
             "give a run made by femtobooth personalize, or write the prompt without [V]",
         )
-    return SUBJECT.sub(lambda _: str(model.subject["token"]), prompt)
+    return with_subject(prompt, str(model.subject["token"]))
 
 
 def _warn_of_cut(text: str, model: StableDiffusion) -> None:

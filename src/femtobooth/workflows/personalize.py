@@ -40,6 +40,7 @@ from ..generator.dreambooth import DreamBooth, LatentSet, encode
 from ..generator.memory import estimate, peak_memory
 from ..generator.photos import Photo, hold_out, load_photos, restore_photos, store_photos
 from ..generator.previews import Previews
+from ..generator.prompts import filled
 from ..generator.settings import PersonalizeSettings
 from ..recognizer.encoders import Encoder
 from ..training import checkpoints, tracking, trainer
@@ -222,7 +223,7 @@ def _train(
         return _latents(lightning, settings, model, token, photos, size)
 
     def fill(prompt: str) -> str:
-        return tokens.filled(prompt, token, settings.photos.class_noun)
+        return filled(prompt, token, settings.photos.class_noun)
 
     module = DreamBooth(model, settings, token, prepare)
     _show_parts(module)
@@ -271,7 +272,7 @@ def _latents(
     lightning: Trainer, settings: PersonalizeSettings, model: StableDiffusion, token: str, photos: list[Photo], size: int
 ) -> tuple[LatentSet, LatentSet | None]:
     """Photos and class images through the VAE, once; the class images are drawn first where they are missing."""
-    captions = [[tokens.filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
+    captions = [[filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
     pictures = np.stack([photo.pixels for photo in photos])
     if settings.prior.weight == 0:
         return encode(model, pictures, captions, settings.photos.flip), None

@@ -18,8 +18,9 @@ from ..core.errors import ModelError
 from ..core.images import Picture, decode, find_pictures
 from ..core.pages import Html
 from ..core.runs import cache_folder, read_json, write_text
-from ..generator import prior, tokens
+from ..generator import prior
 from ..generator.photos import Photo, restore_photos
+from ..generator.prompts import filled
 from ..generator.settings import PersonalizeSettings
 from ..recognizer import memorization
 from . import watch_chart
@@ -41,7 +42,7 @@ def run(folder: Path) -> dict[str, Any]:
     steps = _previews(folder)
     if facts.get("steps") in steps:  # what was drawn after the step that became the model is not of it
         steps = {step: shots for step, shots in steps.items() if step <= facts["steps"]}
-    prompts = [tokens.filled(prompt, facts["token"], facts["class_noun"]) for prompt in settings.preview.prompts]
+    prompts = [filled(prompt, facts["token"], facts["class_noun"]) for prompt in settings.preview.prompts]
     nearest, copies, compared = _nearest(steps, prompts, photos, facts)
     told = [(text, "warn") for text in _warnings(facts, settings, photos, preflight)] + _copied(facts, copies, compared)
     warnings = [text for text, mood in told if mood == "warn"]
@@ -224,7 +225,7 @@ def _nearest(
 def _photos(photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[str, Any]) -> Html:
     figures = []
     for index, photo in enumerate(photos):
-        caption = " / ".join(tokens.filled(text, facts["token"], facts["class_noun"]) for text in photo.captions[:3])
+        caption = " / ".join(filled(text, facts["token"], facts["class_noun"]) for text in photo.captions[:3])
         figures.append(pages.figure(_img(photo.pixels, f"photo {index + 1} as it was trained on: {caption}"), caption))
     rows = [
         (Path(row["file"]).name, f"{row['width']}x{row['height']}" if row["width"] else "", row["status"], "; ".join(row["notes"]))

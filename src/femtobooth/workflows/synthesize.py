@@ -34,8 +34,8 @@ from ..generator import base as bases
 from ..generator import sampling
 from ..generator.drawing import draw_missing
 from ..generator.photos import restore_photos
+from ..generator.prompts import bare, filled, names_subject
 from ..generator.settings import GenerateSettings, PersonalizeSettings
-from ..generator.tokens import SUBJECT, bare, filled
 from ..recognizer import duplicates
 from ..recognizer.backbone import Recognizer
 from ..recognizer.encoders import Encoder, open_encoder, usable
@@ -119,7 +119,7 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
     """The runs and what is known of them. Raises ModelError for what is no finished run, SettingsError for unusable labels."""
     if settings.labels and len(settings.labels) != len(settings.runs):
         raise SettingsError(f"--labels: {len(settings.labels)} for {len(settings.runs)} runs", "give one for each run, in order")
-    if SUBJECT.search(settings.template) is None:
+    if not names_subject(settings.template):
         raise SettingsError(
             f'template "{settings.template}": needs [V], which stands for the subject', 'for example "a {style} [V] {class}"'
         )

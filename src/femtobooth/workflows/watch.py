@@ -26,9 +26,9 @@ from ..core.errors import SettingsError
 from ..core.regions import without_subject
 from ..core.runs import atomic_file, write_json
 from ..core.selection import Choice, Point
-from ..generator import tokens
 from ..generator.deterministic import deterministic_loss
 from ..generator.previews import as_it_is, draw_previews, save_previews
+from ..generator.prompts import bare
 from ..generator.settings import PersonalizeSettings, PreviewSettings
 from ..recognizer.encoders import Encoder, open_encoder, usable
 from ..training.callbacks import StepCallback
@@ -84,7 +84,7 @@ class Watch(StepCallback):
         self.folder, self.settings, self.encoder, self.size, self.average, self.save = folder, settings, encoder, size, average, save
         self.every, self.drawn = interval(settings), pictures_settings(settings)
         self.prompts = [fill(prompt) for prompt in self.drawn.prompts]
-        self.texts = [fill(tokens.bare(prompt)) for prompt in settings.watch.prompts]
+        self.texts = [fill(bare(prompt)) for prompt in settings.watch.prompts]
         self.photos = list(photos)
         self.points: list[Point] = []
         self.base: torch.Tensor | None = None  # (2P + 1, S, D) what `_embedded` makes of the untuned base's pictures

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,8 +17,8 @@ from ...core.console import progress_bar
 from ...core.errors import PhotoError
 from ...core.images import Picture, decode, shown
 from ...core.runs import atomic_file, cache_folder, environment, processor, sha256_of, write_json
+from ...generator.prompts import bare, with_subject
 from ...recognizer import artifact, evaluation
-from ...recognizer.dataset import Example
 from ...recognizer.labels import Labels
 from ...recognizer.predict import workers_for
 from ...recognizer.provenance import Provenance
@@ -27,6 +26,9 @@ from ..settings import CompareSettings
 from .candidates import GENERATOR, RECOGNIZER, Candidate
 from .pictures import Drawings, Measured, Pictures
 from .worker import Worker
+
+if TYPE_CHECKING:  # it would import torch
+    from ...recognizer.dataset import Example
 
 FORMAT = 2  # counts up when what is in the cache should be measured anew
 VERSIONS = ("python", "platform", "femtobooth", "torch", "diffusers", "transformers", "timm", "onnxruntime", "openvino", "numpy")
@@ -262,7 +264,7 @@ def drawings(bench: Bench, measured: Mapping[str, Measured]) -> Drawings | None:
     with progress_bar("pictures", len(these) * len(prompts) * len(seeds)) as bar:
         for one in these:
             token = str(one.facts["subject"].get("token", ""))
-            asked[one.candidate.hash] = [" ".join(re.sub(r"\[v\]", lambda _: token, text, flags=re.IGNORECASE).split()) for text in prompts]  # noqa: B023
+            asked[one.candidate.hash] = [with_subject(text, token) if token else bare(text) for text in prompts]
             jobs = [(text, seed) for text in asked[one.candidate.hash] for seed in seeds]
             paths = [bench.path("picture", one.candidate.hash, job, bench.options["sampling"], end="png") for job in jobs]
             missing = [(*job, str(path)) for job, path in zip(jobs, paths, strict=True) if bench.settings.fresh or not _whole(path)]
