@@ -47,7 +47,6 @@ class Item:
     colour: str
     """The word for its main colour as it is drawn, or ""."""
     dyed: bool = False
-    mirrored: bool = False
     turn: float = 0.0
     """Degrees, anticlockwise."""
 
@@ -122,10 +121,10 @@ def _composed(world: World, random: Random, unseen: Unseen = "") -> Scene:
     concept, pick = _concept(world, random, name, unseen), random.random()
     if pick < 0.78 or unseen:
         size = random.choices(
-            (random.uniform(15, 22), random.uniform(28, 44), random.uniform(46, 56), random.uniform(66, 84)), (6, 65, 26, 3)
+            (random.uniform(15, 24), random.uniform(34, 46), random.uniform(46, 56), random.uniform(66, 84)), (4, 63, 30, 3)
         )[0]
         free = max(31 - size / 2, 2)
-        wide = random.random() < 0.3  # else near the middle
+        wide = random.random() < 0.15  # else near the middle
         x, y = (32 + (random.uniform(-free, free) if wide else random.uniform(-4, 4)) for _ in "xy")
         return _paint(world, random, [Item(concept, 0, size, x, y, "")], name, "one", unseen)
     if pick < 0.92:
@@ -179,11 +178,9 @@ def _paint(world: World, random: Random, items: list[Item], name: str, form: str
     backdrop = backdrops.draw(random, name)
     style = _style(world, random, items[0].concept, unseen)
     dye = random.choice(list(HUES)) if random.random() < 0.06 else ""
-    mirrored = random.random() < 0.5
     sprites: list[Image.Image] = []
     for number, item in enumerate(items):
         item.style = style if form == "several" or item.concept == items[0].concept else _style(world, random, item.concept)
-        item.mirrored = mirrored if form == "several" else random.random() < 0.5
         item.turn = random.uniform(-20, 20) if random.random() < 0.1 else 0.0
         item.colour = world.concepts[item.concept].colours[item.style]
         image = Image.fromarray(world.sprite(item.concept, item.style))
@@ -205,10 +202,8 @@ def _paint(world: World, random: Random, items: list[Item], name: str, form: str
 
 
 def _placed(image: Image.Image, item: Item, ground: backdrops.Ground, random: Random) -> Image.Image:
-    """The sprite scaled, turned and mirrored; on a ground `item.y` is set so that its feet stand there."""
+    """The sprite scaled and turned; on a ground `item.y` is set so that its feet stand there."""
     image = image.convert("RGBa")  # premultiplied: no seams from what lies under transparent pixels
-    if item.mirrored:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if item.turn:
         image = image.rotate(item.turn, Image.Resampling.BICUBIC)
     box = image.getbbox() or (0, 0, *image.size)
