@@ -38,7 +38,7 @@ def test_all_faults_at_once_with_the_nearest_key() -> None:
     for part in (
         "7 settings are wrong",
         "photos.clas_noun: no such setting; did you mean photos.class_noun?",
-        "photos.class_noun: field required",
+        "photos.class_noun: not given; what the subject is",
         "photos.paths: ",
         "training.stepz: no such setting; did you mean training.steps?",
         "training.steps: input should be greater than or equal to 1 (got 0)",

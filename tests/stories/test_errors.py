@@ -30,7 +30,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "missing folder": ("personalize {tmp}/nowhere --class-noun dog", "{tmp}/nowhere: no such file", "path"),
     "folder without pictures": ("personalize {tmp}/texts --class-noun dog", "no usable photo in {tmp}/texts", "3 to 5"),
     "damaged photos only": ("personalize {tmp}/damaged --class-noun dog", "no usable photo in {tmp}/damaged", "3 to 5"),
-    "no class noun": ("personalize {photos}", "photos.class_noun: field required", ""),
+    "no class noun": ("personalize {photos}", "photos.class_noun: not given; what the subject is", ""),
     "empty class noun": ("personalize {photos} --class-noun=", "photos.class_noun", ""),
     "--config missing": ("{dog} --config {tmp}/nowhere.yaml", "{tmp}/nowhere.yaml", "--config"),
     "--config no YAML": ("{dog} --config {tmp}/corrupt.yaml", "{tmp}/corrupt.yaml, line 3: not valid YAML", ""),

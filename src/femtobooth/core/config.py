@@ -146,6 +146,9 @@ def _fault(model: type[Settings], fault: Any) -> str:
         same_name = [key for key in known if key.rpartition(".")[2] == path.rpartition(".")[2]]
         near = same_name or difflib.get_close_matches(path, known, n=1)
         return f"{path}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
+    if fault["type"] == "missing" and path in dotted_keys(model):
+        about = describe(model, path)
+        return f"{path}: not given; {about[:1].lower()}{about[1:]}"
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     given = "" if fault["type"] in ("missing", "value_error") else f" (got {fault['input']!r})"
     return f"{path}: {message[0].lower()}{message[1:]}{given}" if path else message
