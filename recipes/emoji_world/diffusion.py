@@ -44,14 +44,15 @@ SHARD = 4096
 PASSES = 8
 """How often a shard is trained on, each time with other noise."""
 SHIFT = 3.0
-"""How much more often high noise is trained on. Captions tell most where the share of signal is between 5 % and 0.1 %, which
-is a quarter of the schedule as latents are as smooth as pictures: there it is decided what stands where."""
+"""How far the noise schedule is moved towards noise. Captions tell most where the share of signal is between 5 % and 0.1 %:
+there it is decided what stands where. Without the shift that is a quarter of the timesteps, with it two fifths."""
 CURRICULUM = 60_000
 """Pictures over which the share of plain scenes (one large sprite on one colour) falls from all to `PLAIN`."""
 PLAIN = 0.15
 DROPPED = 0.04
 """Captions emptied on top of the scenes' own tenth: a third of what guidance steers away from is then learned on full scenes."""
 LEARNING_RATE = 5e-4
+FITTING = 2000  # steps by which the time embedding learns another schedule, some ten seconds
 SETTINGS = TrainingSettings(
     steps=6_000,
     batch_size=32,
@@ -117,18 +118,26 @@ def new_unet() -> UNet2DConditionModel:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Stable Diffusion's schedule rescaled to zero terminal SNR (arXiv 2305.08891): plain white stays white."""
-    return DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type="v_prediction",
-        rescale_betas_zero_snr=True,
-        timestep_spacing="trailing",
-        clip_sample=False,
-        set_alpha_to_one=False,
-        steps_offset=1,
-    )
+    """Stable Diffusion's schedule rescaled to zero terminal SNR (arXiv 2305.08891), moved towards noise.
+
+    Timestep t of T is as noisy as s u / (1 + (s - 1) u) of the way through the original, u = t / T (Esser et al., arXiv 2403.03206,
+    eq. 23). Zero terminal SNR: plain white stays white.
+    """
+    common = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    common |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
+    original = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **common)
+    log_snr = _log_snr(original)
+    u = np.arange(len(log_snr)) / (len(log_snr) - 1)
+    moved = np.interp(SHIFT * u / (1 + (SHIFT - 1) * u), u, log_snr)
+    signal = 1 / (1 + np.exp(-moved))  # the cumulated product of 1 - beta
+    signal[-1] = 0
+    betas = 1 - signal / np.concatenate([[1], signal[:-1]])
+    return DDIMScheduler(trained_betas=betas.tolist(), **common)
+
+
+def _log_snr(scheduler: DDIMScheduler) -> np.ndarray:
+    signal = scheduler.alphas_cumprod.double().numpy()
+    return np.log(signal.clip(1e-9)) - np.log1p(-signal)
 
 
 def new_model(root: Path, seed: int) -> StableDiffusion:
@@ -149,6 +158,7 @@ def warm(model: StableDiffusion, folder: Path) -> None:
     for part, old in ((model.unet, old_unet), (model.text_encoder, old_text)):
         here = part.state_dict()
         part.load_state_dict(here | {name: value for name, value in old.items() if name in here and value.shape == here[name].shape})
+    read_alike(model.unet, DDIMScheduler.from_pretrained(folder / "scheduler"), model.scheduler)
     mine, theirs = model.tokenizer.get_vocab(), load_tokenizer(folder / "tokenizer").get_vocab()
     state = model.text_encoder.state_dict()
     with torch.no_grad():
@@ -158,6 +168,24 @@ def warm(model: StableDiffusion, folder: Path) -> None:
                     table[mine[word]] = old_text[name][theirs[word]]
             elif name.endswith("position_embedding.weight"):
                 table[: len(old_text[name])] = old_text[name][: len(table)]
+
+
+def read_alike(unet: UNet2DConditionModel, old: DDIMScheduler, new: DDIMScheduler) -> None:
+    """Fit the time embedding so that a noise level means what it meant, though it has another timestep in the new schedule."""
+    before = np.interp(-_log_snr(new), -_log_snr(old), np.arange(len(old.betas)))
+    now = unet.time_proj(torch.arange(len(new.betas)))
+    embedding = unet.time_embedding
+    with torch.no_grad():
+        wanted = embedding(unet.time_proj(torch.from_numpy(before).float()))  # (T, D)
+    optimizer = torch.optim.Adam(embedding.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, FITTING)
+    for _ in range(FITTING):
+        loss = F.mse_loss(embedding(now), wanted)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    note(f"time embedding: {(loss / wanted.var()).item():.2%} of its variance differs from the other schedule's")
 
 
 class Shards:
@@ -187,14 +215,8 @@ class Shards:
         return LatentSet(mean, log_variance, self.model.token_ids(captions)[:, None])
 
 
-def shifted(timesteps: torch.Tensor, count: int) -> torch.Tensor:
-    """Uniform timesteps (B,) of `count`, moved towards noise: s u / (1 + (s - 1) u) of the way (Esser et al., arXiv 2403.03206, eq. 23)."""
-    u = (timesteps + 0.5) / count
-    return (count * SHIFT * u / (1 + (SHIFT - 1) * u)).long().clamp(max=count - 1)
-
-
 class Diffusion(NumberedSteps):
-    """Trains text encoder and U-Net together, at timesteps that are `shifted` towards noise."""
+    """Trains text encoder and U-Net together; all timesteps weigh alike."""
 
     def __init__(self, model: StableDiffusion, settings: TrainingSettings, shards: Shards) -> None:
         super().__init__(settings)
@@ -211,10 +233,9 @@ class Diffusion(NumberedSteps):
         shard, within = divmod(micro_step, self.shards.size * PASSES // settings.batch_size)
         pictures = self.shards.get(settings.seed, self.global_rank, shard)
         one = draw(pictures, f"shard {shard}", settings.seed, within, self.global_rank, 1, settings.batch_size, 1.0, len(scheduler.betas))
-        timesteps = shifted(one.timesteps, len(scheduler.betas))
-        noisy = scheduler.add_noise(one.latents, one.noise, timesteps)  # (B, 20, 16, 16)
-        prediction = predict(self.unet, self.text_encoder, noisy, timesteps, one.token_ids)
-        target = training_target(scheduler, one.latents, one.noise, timesteps)
+        noisy = scheduler.add_noise(one.latents, one.noise, one.timesteps)  # (B, 20, 16, 16)
+        prediction = predict(self.unet, self.text_encoder, noisy, one.timesteps, one.token_ids)
+        target = training_target(scheduler, one.latents, one.noise, one.timesteps)
         loss = F.mse_loss(prediction, target)
         if (self.global_step + 1) % settings.log_every == 0:
             for logger in self.loggers:
