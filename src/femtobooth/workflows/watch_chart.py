@@ -89,8 +89,9 @@ def section(folder: Path, facts: Mapping[str, Any]) -> Html:
         return Html("")
     if not drawn:
         return Html("")
+    against = "one photo" if curve["photos"] == 1 else f"{curve['photos']} photos"
     told = {
-        "Subject fidelity": f"Mean cosine of pictures of the subject with {curve['photos']} photos, by {curve['encoder']}; the band is "
+        "Subject fidelity": f"Mean cosine of pictures of the subject with {against}, by {curve['encoder']}; the band is "
         "one standard error over the pictures. Higher is better; step 0 is the untuned base.",
         "Prompt fidelity": f"Measured as {curve['prompt_fidelity']} by {curve['encoder']}. Higher is better.",
         "Drift of the class": "How far pictures of the class have moved from the base's pictures of the same noise. Lower is better.",
