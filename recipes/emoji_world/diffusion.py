@@ -171,8 +171,10 @@ def warm(model: StableDiffusion, folder: Path) -> None:
 
 
 def read_alike(unet: UNet2DConditionModel, old: DDIMScheduler, new: DDIMScheduler) -> None:
-    """Fit the time embedding so that a noise level means what it meant, though it has another timestep in the new schedule."""
+    """Fit the time embedding so that a noise level means what it meant, though it has another timestep in the new schedule, if it has."""
     before = np.interp(-_log_snr(new), -_log_snr(old), np.arange(len(old.betas)))
+    if np.allclose(before, np.arange(len(new.betas)), atol=0.5):
+        return
     now = unet.time_proj(torch.arange(len(new.betas)))
     embedding = unet.time_embedding
     with torch.no_grad():

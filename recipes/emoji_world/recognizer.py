@@ -282,11 +282,7 @@ def export(where: Path, world: sprites.World, kind: Kind, count: int = 1024) -> 
     """Write `where`/model, an artifact in half precision, and `where`/model.json with its measured quality; replaces the last export."""
     average, step = stages.averaged(where)
     recognizer = new_recognizer(kind, world)
-    if kind.start:
-        warm(recognizer.model, kind.start)  # batch norm's statistics are no parameters
-    recognizer.model.load_state_dict(
-        recognizer.model.state_dict() | {name.removeprefix("model."): value for name, value in average.items()}
-    )
+    recognizer.model.load_state_dict({name.removeprefix("model."): value for name, value in average.items()})
     recognizer.provenance = {"licence": LICENCE, "source": "recipes/emoji_world"}
     recognizer.save(where / "model", overwrite=True, dtype=torch.float16)
     model = Recognizer.load(where / "model").model

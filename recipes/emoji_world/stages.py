@@ -31,12 +31,12 @@ def fit(module: LightningModule, settings: TrainingSettings, where: Path, callba
 
 
 def averaged(where: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """The moving-average weights of the newest checkpoint under `where`, and its step. Raises CheckpointError."""
+    """The newest checkpoint under `where`, moving averages in place of what trains, and its step. Raises CheckpointError."""
     found = checkpoints.newest(where / "checkpoints")
     if found is None:
         raise CheckpointError(f"{where}: no checkpoint there", "train this stage first (README.md)")
     state = torch.load(found / checkpoints.STATE, map_location="cpu", weights_only=True)
-    return state["callbacks"][trainer.MovingAverage.__name__]["average"], checkpoints.step_of(found)
+    return state["state_dict"] | state["callbacks"][trainer.MovingAverage.__name__]["average"], checkpoints.step_of(found)
 
 
 def commit() -> str:
