@@ -39,13 +39,20 @@ def median(repeats: int, action: Callable[[], object]) -> float:
     return statistics.median(taken)
 
 
+def latent(model: base.StableDiffusion) -> tuple[int, int, int]:
+    """Channels, height and width of a latent."""
+    unet = model.unet.config
+    return unet.in_channels, unet.sample_size, unet.sample_size
+
+
 def fit(steps: int) -> float:
     """Seconds a step of the real module in the real Trainer."""
     sets = {"photos.paths": "none", "photos.class_noun": "robot", "training.steps": str(steps), "training.batch_size": "4"}
     settings = config.resolve(PersonalizeSettings, config.overrides(PersonalizeSettings, [], sets))
     model = base.load("bundled")
     ids = model.token_ids(["a sks robot"]).expand(24, 1, -1)
-    pictures = LatentSet(torch.randn(24, 1, 8, 16, 16), torch.full((24, 1, 8, 16, 16), -5.0), ids)
+    mean = torch.randn(24, 1, *latent(model))
+    pictures = LatentSet(mean, torch.full_like(mean, -5.0), ids)
     module = DreamBooth(model, settings, "sks", lambda _: (pictures, pictures))
     with tempfile.TemporaryDirectory() as scratch:
         lightning = trainer.build(settings.training, Path(scratch), [], [])
@@ -59,7 +66,8 @@ def bare(steps: int) -> float:
     model = base.load("bundled")
     parameters = [*model.unet.requires_grad_(True).parameters(), *model.text_encoder.requires_grad_(True).parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
-    noisy, target, timesteps = torch.randn(8, 8, 16, 16), torch.randn(8, 8, 16, 16), torch.randint(1000, (8,))
+    noisy, target = torch.randn(2, 8, *latent(model))
+    timesteps = torch.randint(1000, (8,))
     ids = model.token_ids(["a sks robot", "a robot"]).repeat_interleave(4, dim=0)
     began = time.monotonic()
     for _ in range(steps):
