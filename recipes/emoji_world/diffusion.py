@@ -305,8 +305,8 @@ def export(root: Path, model: StableDiffusion) -> Path:
         model.unet.save_pretrained(temporary / "unet")
         model.text_encoder.save_pretrained(temporary / "text_encoder")
         model.scheduler.save_pretrained(temporary / "scheduler")
-    settings = json.loads((where / "settings.json").read_text(encoding="utf-8"))
-    write_json(where / "diffusion.json", {"steps": step, "images": step * settings["batch_size"]})
+    settings, before = (json.loads((where / name).read_text(encoding="utf-8")) for name in ("settings.json", "before.json"))
+    write_json(where / "diffusion.json", {"steps": step, "images": before["images"] + step * settings["batch_size"]})
     note(f"wrote {where / 'model'}: step {step}")
     return where / "model"
 
@@ -316,6 +316,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="a few steps on what the smoke run has made so far")
     parser.add_argument("--export", action="store_true", help="write what is learned so far, and stop")
     parser.add_argument("--warm-start", type=Path, metavar="FOLDER", help="model to start from, where there is no checkpoint yet")
+    parser.add_argument("--before", type=int, default=0, metavar="N", help="pictures that its weights were trained on, for the card")
     parser.add_argument("--steps", type=int, help=f"optimizer steps [{SETTINGS.steps}]")
     given = parser.parse_args()
     root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
@@ -323,8 +324,10 @@ def main() -> None:
     settings = SETTINGS.model_copy(update=(SMOKE if given.smoke else {}) | ({"steps": given.steps} if given.steps else {}))
     model = new_model(root, settings.seed)
     if not given.export:
-        if given.warm_start and not checkpoints.newest(where / "checkpoints"):
-            warm(model, given.warm_start)
+        if not checkpoints.newest(where / "checkpoints"):
+            write_json(where / "before.json", {"images": given.before})
+            if given.warm_start:
+                warm(model, given.warm_start)
         write_json(where / "settings.json", json.loads(settings.model_dump_json()))
         average = trainer.MovingAverage(settings.ema)
         previews = PREVIEWS.model_copy(

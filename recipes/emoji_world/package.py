@@ -70,12 +70,11 @@ def card(model: StableDiffusion, root: Path) -> str:
         f"{side}x{side}x{unet.config.in_channels} latents",
         "scheduler": f"{model.prediction_type.replace('_', '-')}, zero terminal SNR, trailing spacing",
     }
-    hours = f" in {cost['seconds'] / 3600:.1f} hours" if "seconds" in cost else ""  # where the stage kept count
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
         front=front,
         parts="\n".join(f"| {name} | {text} |" for name, text in parts.items()),
-        cost=f"autoencoder {vae_facts['step']:,} steps; text encoder and U-Net {cost['images']:,} pictures in {cost['steps']:,} steps"
-        f"{hours}; on CPU cores; moving-average weights.",
+        cost=f"autoencoder {vae_facts['step']:,} steps; text encoder and U-Net {cost['images']:,} pictures; on CPU cores; "
+        "moving-average weights.",
         commit=commit(),
         concepts=len(world.concepts),
         styles=", ".join(world.styles),
