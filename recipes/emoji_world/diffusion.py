@@ -35,7 +35,7 @@ from femtobooth.generator.settings import PreviewSettings, SamplingSettings
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.module import NumberedSteps
-from femtobooth.training.randomness import generator, shuffled_indices
+from femtobooth.training.randomness import generator
 from femtobooth.training.settings import TrainingSettings
 
 from . import sprites, stages
@@ -259,13 +259,11 @@ class Diffusion(NumberedSteps):
         settings, scheduler = self.regime, self.model.scheduler
         shard, within = divmod(micro_step, self.shards.size * PASSES // settings.batch_size)
         pictures = self.shards.get(settings.seed, self.global_rank, shard)
-        count, purpose = settings.batch_size, f"shard {shard}"
-        one = draw(pictures, purpose, settings.seed, within, self.global_rank, 1, count, 1.0, len(scheduler.betas))
-        drawn = shuffled_indices(settings.seed, purpose, len(pictures.mean), (within + self.global_rank) * count, count)  # those of `draw`
+        one = draw(pictures, f"shard {shard}", settings.seed, within, self.global_rank, 1, settings.batch_size, 1.0, len(scheduler.betas))
         noisy = scheduler.add_noise(one.latents, one.noise, one.timesteps)  # (B, 20, 16, 16)
         prediction = predict(self.unet, self.text_encoder, noisy, one.timesteps, one.token_ids)
         target = training_target(scheduler, one.latents, one.noise, one.timesteps)
-        loss = (pictures.weights[drawn] * (prediction - target).square()).mean()
+        loss = (pictures.weights[one.indices] * (prediction - target).square()).mean()
         if (self.global_step + 1) % settings.log_every == 0:
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
@@ -273,9 +271,8 @@ class Diffusion(NumberedSteps):
 
     def configure_optimizers(self) -> Any:
         embeddings = [module.weight for module in self.modules() if isinstance(module, torch.nn.Embedding)]
-        taken = {id(table) for table in embeddings}
-        matrices = [parameter for parameter in self.parameters() if id(parameter) not in taken]
-        groups = [{"params": matrices}, {"params": embeddings, "use_fallback": True}]
+        others = [parameter for parameter in self.parameters() if all(parameter is not table for table in embeddings)]
+        groups = [{"params": others}, {"params": embeddings, "use_fallback": True}]
         betas = (self.regime.beta1, self.regime.beta2)
         optimizer = Muon(groups, lr=LEARNING_RATE, weight_decay=self.regime.weight_decay, nesterov=True, betas=betas)
         return self.scheduled(optimizer, trainer.learning_rate_schedule(self.regime, optimizer))

@@ -82,6 +82,7 @@ class LatentSet:
 class Draw:
     """The random part of one micro-step for one set of pictures."""
 
+    indices: Tensor  # (B,) which pictures of the set
     latents: Tensor  # (B, c, h, w) scaled posterior samples
     noise: Tensor  # (B, c, h, w)
     timesteps: Tensor  # (B,)
@@ -118,6 +119,7 @@ def draw(
     mean, log_variance = pictures.mean[indices, views], pictures.log_variance[indices, views]
     posterior_noise = torch.randn(mean.shape, generator=random)
     return Draw(
+        indices=indices,
         latents=(mean + torch.exp(0.5 * log_variance) * posterior_noise) * scale,
         noise=torch.randn(mean.shape, generator=random),
         timesteps=torch.randint(steps, (batch,), generator=random),
