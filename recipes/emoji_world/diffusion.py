@@ -54,7 +54,7 @@ CURRICULUM = 60_000
 PLAIN = 0.15
 DROPPED = 0.04
 """Captions emptied on top of the scenes' own tenth: a third of what guidance steers away from is then learned on full scenes."""
-AROUND = 0.35
+AROUND = 0.5
 """How much the loss around sprites counts, beside 1 where they stand: most of it is stars, windows and grain that nothing predicts."""
 LEARNING_RATE = 7e-4
 """Of Muon (Jordan et al. 2024), whose steps timm scales to AdamW's size; AdamW itself trains embeddings, biases and norms."""
@@ -216,10 +216,14 @@ def weights(made: Sequence[Scene], side: int) -> torch.Tensor:
 
 
 class Shards:
-    """Scenes as latents, a shard at a time; each shard a function of (seed, rank, number) alone."""
+    """Scenes as latents, a shard at a time; each shard a function of (seed, rank, number) alone.
 
-    def __init__(self, world: sprites.World, model: StableDiffusion, size: int) -> None:
+    A warm start goes on after the shards that its weights have seen (`before` pictures), and with the curriculum where it was.
+    """
+
+    def __init__(self, world: sprites.World, model: StableDiffusion, size: int, before: int = 0) -> None:
         self.world, self.model, self.size = world, model, size
+        self.first = before // (size * PASSES)
         self._kept: tuple[tuple[int, ...], Scenes] | None = None
 
     def get(self, seed: int, rank: int, number: int) -> Scenes:
@@ -258,6 +262,7 @@ class Diffusion(NumberedSteps):
     def training_step(self, micro_step: int) -> torch.Tensor:
         settings, scheduler = self.regime, self.model.scheduler
         shard, within = divmod(micro_step, self.shards.size * PASSES // settings.batch_size)
+        shard += self.shards.first
         pictures = self.shards.get(settings.seed, self.global_rank, shard)
         one = draw(pictures, f"shard {shard}", settings.seed, within, self.global_rank, 1, settings.batch_size, 1.0, len(scheduler.betas))
         noisy = scheduler.add_noise(one.latents, one.noise, one.timesteps)  # (B, 20, 16, 16)
@@ -331,7 +336,8 @@ def main() -> None:
             update={"every": settings.steps // 2, "prompts": PREVIEWS.prompts[:1], "images": 1} if given.smoke else {}
         )
         callbacks = [average, Lines(settings.log_every * 5), Previews(where / "previews", previews.prompts, previews, model.size, average)]
-        module = Diffusion(model, settings, Shards(world, model, 16 if given.smoke else SHARD))
+        before = json.loads((where / "before.json").read_text(encoding="utf-8"))["images"]
+        module = Diffusion(model, settings, Shards(world, model, 16 if given.smoke else SHARD, before))
         stopped = stages.fit(module, settings, where, callbacks)
         if stopped:
             note("stopped and saved; the same command goes on from here")

@@ -116,11 +116,11 @@ def evaluate(model: StableDiffusion, world: sprites.World, judge: Judge, size: d
     questions = [asked(world, one) for one in wanted for _ in range(seeds)]
     drawn = draw(model, wanted, size, "prompts")
     logits, embeddings = judge.look(drawn)
-    real_logits, _ = judge.look(pixels(wanted))
+    somewhere, scenes = judge.somewhere(drawn), pixels(wanted)
     facts["prompts"] = {
-        "generated": shares(judge.verdicts(logits, questions), seeds),
-        "real": shares(judge.verdicts(real_logits, questions[::seeds])),
-        "shuffled": shares(judge.verdicts(logits, questions[seeds:] + questions[:seeds]), seeds),
+        "generated": shares(judge.verdicts(logits, questions, somewhere), seeds),
+        "real": shares(judge.verdicts(judge.look(scenes)[0], questions[::seeds], judge.somewhere(scenes))),
+        "shuffled": shares(judge.verdicts(logits, questions[seeds:] + questions[:seeds], somewhere), seeds),
     }
     others = pixels(prompts(world, REFERENCE_SEED, size["kid"]))
     reference, more = (judge.look(part)[1] for part in np.array_split(others, 2))

@@ -13,9 +13,11 @@ from femtobooth.recognizer.backbone import Recognizer
 
 from . import backdrops, captions, sprites
 from .recognizer import enlarged
-from .scenes import Scene
+from .scenes import SIZE, Scene
 
 Shares = dict[str, dict[str, float]]
+WINDOW, STRIDE = 40, 12
+"""Side and spacing in pixels of the windows through which two objects are looked for: each about fills one, as single ones do a picture."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Judge:
         self.groups = self.recognizer.labels.groups
 
     def look(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (n, N) and embeddings (n, D) of uint8 pictures (n, 64, 64, 3)."""
+        """Logits (n, N) and embeddings (n, D) of uint8 pictures (n, h, w, 3), which are enlarged to the judge's size."""
         found = []
         with torch.inference_mode():
             for first in range(0, len(pictures), 64):
@@ -68,13 +70,26 @@ class Judge:
         logits, embeddings = (torch.cat([one[key] for one in found]).numpy() for key in ("logits", "embedding"))
         return logits, embeddings
 
+    def somewhere(self, pictures: np.ndarray) -> np.ndarray:
+        """Which concepts are the likeliest in one of a picture's windows or in the whole: bool (n, concepts) of (n, 64, 64, 3) uint8."""
+        first, last = self.groups["concept"]
+        found = np.zeros((len(pictures), last - first), bool)
+        corners = range(0, SIZE - WINDOW + 1, STRIDE)
+        windows = [pictures[:, y : y + WINDOW, x : x + WINDOW] for y in corners for x in corners]
+        for part in (pictures, *windows):
+            found[np.arange(len(pictures)), self.best(self.look(part)[0], "concept")[:, 0]] = True
+        return found
+
     def best(self, logits: np.ndarray, group: str, k: int = 1) -> np.ndarray:
         """The k likeliest of a group (n, k), as numbers within it."""
         first, last = self.groups[group]
         return np.argsort(-logits[:, first:last], axis=1, kind="stable")[:, :k]
 
-    def verdicts(self, logits: np.ndarray, wanted: list[Asked]) -> dict[str, np.ndarray]:
-        """For each question 1 (right), 0 (wrong) or NaN (not asked) for every picture: (n,) each."""
+    def verdicts(self, logits: np.ndarray, wanted: list[Asked], somewhere: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """For each question 1 (right), 0 (wrong) or NaN (not asked) for every picture: (n,) each.
+
+        Two objects in one picture are judged by what is seen `somewhere` in it, if given.
+        """
         five, styles, places = (self.best(logits, *how) for how in (("concept", 5), ("style",), ("backdrop",)))
         places_named = backdrops.names()
         rows = []
@@ -82,8 +97,8 @@ class Judge:
             row = dict.fromkeys(("concept", "concept in 5", "both objects", "style", "backdrop"), np.nan)
             if len(one.concepts) == 1:
                 row |= {"concept": one.concepts[0] == five[n, 0], "concept in 5": one.concepts[0] in five[n]}
-            elif one.concepts:
-                row["both objects"] = set(one.concepts) == set(five[n, :2])
+            elif one.concepts and somewhere is not None:
+                row["both objects"] = somewhere[n, list(one.concepts)].all()
             if one.style:
                 row["style"] = one.style == self.world.styles[styles[n, 0]]
             if one.backdrop:

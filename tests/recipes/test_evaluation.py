@@ -122,13 +122,30 @@ def test_verdicts_follow_the_logits(world: sprites.World, tiny: Path) -> None:
     logits[:, where["concept"][0] + 2] = 4
     logits[:, where["style"][0] + 3] = 1
     logits[:, where["backdrop"][0] + backdrops.names().index("moon")] = 1
-    found = one.verdicts(logits, [Asked((1,), world.styles[3], "moon"), Asked((2,), "noto", "beach"), Asked((1, 2), "", "")])
+    questions = [Asked((1,), world.styles[3], "moon"), Asked((2,), "noto", "beach"), Asked((1, 2), "", "")]
+    somewhere = np.zeros((3, len(world.concepts)), bool)
+    somewhere[2, [0, 1, 2]] = True
+    found = one.verdicts(logits, questions, somewhere)
     expected = {"concept": [1, 0], "concept in 5": [1, 1], "style": [1, 0], "backdrop": [1, 0]}
     for name, values in expected.items():
         assert found[name][:2].tolist() == values, name
         assert np.isnan(found[name][2])
     assert found["both objects"].tolist()[2] == 1
     assert np.isnan(found["both objects"][:2]).all()
+    somewhere[2, 1] = False
+    assert one.verdicts(logits, questions, somewhere)["both objects"][2] == 0
+    assert np.isnan(one.verdicts(logits, questions)["both objects"]).all()
+
+
+def test_a_thing_that_fills_a_window_is_seen_somewhere(world: sprites.World, tiny: Path) -> None:
+    one = judge.Judge(world, tiny / "model")
+    picture, thing = np.zeros((1, 64, 64, 3), np.uint8), scenes.scene(world, 5, 0).pixels[12:52, 12:52]
+    picture[0, 24:, :40] = thing
+    alone, whole = (one.best(one.look(part)[0], "concept")[0, 0] for part in (thing[None], picture))
+    seen = one.somewhere(picture)
+    assert seen.shape == (1, len(world.concepts))
+    assert seen[0, [alone, whole]].all()
+    assert seen.sum() <= 10
 
 
 def test_shares_count_prompts_and_leave_out_what_was_not_asked() -> None:
