@@ -54,8 +54,10 @@ CURRICULUM = 60_000
 PLAIN = 0.15
 DROPPED = 0.04
 """Captions emptied on top of the scenes' own tenth: a third of what guidance steers away from is then learned on full scenes."""
-AROUND = 0.5
-"""How much the loss around sprites counts, beside 1 where they stand: most of it is stars, windows and grain that nothing predicts."""
+AROUND = (1 / 3, 1_000_000)
+"""How much the loss around sprites counts at first, beside 1 where they stand, and the pictures after which it counts as much.
+
+Most of it is stars, windows and grain that nothing predicts; silhouettes come sooner without. An even colour comes last."""
 LEARNING_RATE = 7e-4
 """Of Muon (Jordan et al. 2024), whose steps timm scales to AdamW's size; AdamW itself trains embeddings, biases and norms."""
 FITTING = 2000  # steps by which the time embedding learns another schedule, some ten seconds
@@ -203,9 +205,9 @@ class Scenes(LatentSet):
     weights: torch.Tensor  # (N, 1, h, w), mean 1: how much a place counts
 
 
-def weights(made: Sequence[Scene], side: int) -> torch.Tensor:
-    """How much each place counts: 1 in the box around every sprite, `AROUND` elsewhere, over the mean; (N, 1, side, side)."""
-    counts = torch.full((len(made), 1, side, side), AROUND)
+def weights(made: Sequence[Scene], side: int, around: float) -> torch.Tensor:
+    """How much each place counts: 1 in the box around every sprite, `around` elsewhere, over the mean; (N, 1, side, side)."""
+    counts = torch.full((len(made), 1, side, side), around)
     for one, count in zip(made, counts, strict=True):
         for item in one.items:
             left, right, top, bottom = (
@@ -237,13 +239,14 @@ class Shards:
     def _made(self, seed: int, rank: int, number: int) -> Scenes:
         seen = number * self.size * PASSES
         plain = max(PLAIN, 1 - (1 - PLAIN) * seen / CURRICULUM)
+        around = min(1.0, AROUND[0] + (1 - AROUND[0]) * seen / AROUND[1])
         made = [scene(self.world, seed * 1000 + rank, number * self.size + index, plain=plain) for index in range(self.size)]
         dropped = torch.rand(self.size, generator=generator(seed, "dropped", number, rank)) < DROPPED
         captions = ["" if drop else one.caption for one, drop in zip(made, dropped.tolist(), strict=True)]
         pixels = np.stack([one.pixels for one in made])
         posteriors = [self.model.vae.encode(to_pixels(part)).latent_dist for part in np.array_split(pixels, max(self.size // 32, 1))]
         mean, log_variance = (torch.cat([getattr(one, name) for one in posteriors])[:, None] for name in ("mean", "logvar"))
-        return Scenes(mean, log_variance, self.model.token_ids(captions)[:, None], weights(made, mean.shape[-1]))
+        return Scenes(mean, log_variance, self.model.token_ids(captions)[:, None], weights(made, mean.shape[-1], around))
 
 
 class Diffusion(NumberedSteps):
