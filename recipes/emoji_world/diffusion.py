@@ -2,6 +2,7 @@
 
     python -m recipes.emoji_world.diffusion [--smoke]              start, or go on where it was stopped
     python -m recipes.emoji_world.diffusion --warm-start FOLDER    start from those weights of a Stable Diffusion folder that fit
+    python -m recipes.emoji_world.diffusion --accelerator gpu --batch-size 512 --workers 14
     python -m recipes.emoji_world.diffusion --export               write diffusion/{text_encoder,unet,scheduler} from the newest checkpoint
 
 Needs stages 1 to 3. SIGTERM or Ctrl-C saves and stops. Curves are in diffusion/logs/metrics.csv, pictures of the same
@@ -12,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +26,13 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from lightning.pytorch import LightningModule, Trainer
 from timm.optim.muon import Muon
+from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core.console import note
 from femtobooth.core.runs import atomic_folder, write_json
 from femtobooth.generator.base import StableDiffusion, load_tokenizer
-from femtobooth.generator.dreambooth import LatentSet, draw, predict, training_target
+from femtobooth.generator.dreambooth import Draw, LatentSet, draw, predict, training_target
 from femtobooth.generator.previews import Previews
 from femtobooth.generator.sampling import to_pixels
 from femtobooth.generator.settings import PreviewSettings, SamplingSettings
@@ -59,7 +63,9 @@ AROUND = (1 / 3, 1_000_000)
 
 Most of it is stars, windows and grain that nothing predicts; silhouettes come sooner without. An even colour comes last."""
 LEARNING_RATE = 7e-4
-"""Of Muon (Jordan et al. 2024), whose steps timm scales to AdamW's size; AdamW itself trains embeddings, biases and norms."""
+"""Of Muon (Jordan et al. 2024), whose steps timm scales to AdamW's size; AdamW itself trains embeddings, biases and norms.
+
+For batches of 64; others take it times the root of their ratio (Malladi et al., arXiv 2205.10287)."""
 FITTING = 2000  # steps by which the time embedding learns another schedule, some ten seconds
 SETTINGS = TrainingSettings(
     steps=6_000,
@@ -217,16 +223,36 @@ def weights(made: Sequence[Scene], side: int, around: float) -> torch.Tensor:
     return counts / counts.mean()
 
 
+class _Drawing(Dataset[Scene]):
+    """The scenes `first` to `first + size` of one stream."""
+
+    def __init__(self, world: sprites.World, stream: int, first: int, size: int, plain: float) -> None:
+        self.world, self.stream, self.first, self.size, self.plain = world, stream, first, size, plain
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Scene:
+        return scene(self.world, self.stream, self.first + index, plain=self.plain)
+
+
+def _undisturbed(_: int) -> None:
+    """Ctrl-C is for the process that saves; those that draw for it end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Shards:
     """Scenes as latents, a shard at a time; each shard a function of (seed, rank, number) alone.
 
     A warm start goes on after the shards that its weights have seen (`before` pictures), and with the curriculum where it was.
+    `workers` processes draw the next shard while one is trained on; with none, each is drawn when it is due.
     """
 
-    def __init__(self, world: sprites.World, model: StableDiffusion, size: int, before: int = 0) -> None:
-        self.world, self.model, self.size = world, model, size
+    def __init__(self, world: sprites.World, model: StableDiffusion, size: int, before: int = 0, workers: int = 0) -> None:
+        self.world, self.model, self.size, self.workers = world, model, size, workers
         self.first = before // (size * PASSES)
         self._kept: tuple[tuple[int, ...], Scenes] | None = None
+        self._begun: tuple[tuple[int, ...], Iterator[list[Scene]]] | None = None
 
     def get(self, seed: int, rank: int, number: int) -> Scenes:
         key = (seed, rank, number)
@@ -235,17 +261,27 @@ class Shards:
             self._kept = key, self._made(*key)
         return self._kept[1]
 
+    def _drawing(self, seed: int, rank: int, number: int) -> Iterator[list[Scene]]:
+        """The scenes of a shard in lots of 64, drawn from now on or, without workers, when they are asked for."""
+        plain = max(PLAIN, 1 - (1 - PLAIN) * number * self.size * PASSES / CURRICULUM)
+        scenes = _Drawing(self.world, seed * 1000 + rank, number * self.size, self.size, plain)
+        ahead = self.size // (64 * self.workers) + 1 if self.workers else None
+        return iter(DataLoader(scenes, 64, num_workers=self.workers, prefetch_factor=ahead, collate_fn=list, worker_init_fn=_undisturbed))
+
     @torch.no_grad()
     def _made(self, seed: int, rank: int, number: int) -> Scenes:
-        seen = number * self.size * PASSES
-        plain = max(PLAIN, 1 - (1 - PLAIN) * seen / CURRICULUM)
-        around = min(1.0, AROUND[0] + (1 - AROUND[0]) * seen / AROUND[1])
-        made = [scene(self.world, seed * 1000 + rank, number * self.size + index, plain=plain) for index in range(self.size)]
+        key = (seed, rank, number)
+        drawing = self._begun[1] if self._begun and self._begun[0] == key else self._drawing(*key)
+        made = [one for lot in drawing for one in lot]
+        if self.workers:
+            self._begun = (seed, rank, number + 1), self._drawing(seed, rank, number + 1)
+        around = min(1.0, AROUND[0] + (1 - AROUND[0]) * number * self.size * PASSES / AROUND[1])
         dropped = torch.rand(self.size, generator=generator(seed, "dropped", number, rank)) < DROPPED
         captions = ["" if drop else one.caption for one, drop in zip(made, dropped.tolist(), strict=True)]
+        vae, lot = self.model.vae.to(self.model.device), 32 if self.model.device.type == "cpu" else 512
         pixels = np.stack([one.pixels for one in made])
-        posteriors = [self.model.vae.encode(to_pixels(part)).latent_dist for part in np.array_split(pixels, max(self.size // 32, 1))]
-        mean, log_variance = (torch.cat([getattr(one, name) for one in posteriors])[:, None] for name in ("mean", "logvar"))
+        posteriors = [vae.encode(to_pixels(part).to(vae.device)).latent_dist for part in np.array_split(pixels, max(self.size // lot, 1))]
+        mean, log_variance = (torch.cat([getattr(one, name).cpu() for one in posteriors])[:, None] for name in ("mean", "logvar"))
         return Scenes(mean, log_variance, self.model.token_ids(captions)[:, None], weights(made, mean.shape[-1], around))
 
 
@@ -257,6 +293,8 @@ class Diffusion(NumberedSteps):
         self.shards = shards
         self.parts = [model]  # in a list, so that the autoencoder is no submodule
         self.unet, self.text_encoder = model.unet.train(), model.text_encoder.train()
+        self._thread = ThreadPoolExecutor(1)
+        self._ahead: tuple[int, Future[Draw]] | None = None
 
     @property
     def model(self) -> StableDiffusion:
@@ -264,25 +302,41 @@ class Diffusion(NumberedSteps):
 
     def training_step(self, micro_step: int) -> torch.Tensor:
         settings, scheduler = self.regime, self.model.scheduler
-        shard, within = divmod(micro_step, self.shards.size * PASSES // settings.batch_size)
-        shard += self.shards.first
-        pictures = self.shards.get(settings.seed, self.global_rank, shard)
-        one = draw(pictures, f"shard {shard}", settings.seed, within, self.global_rank, 1, settings.batch_size, 1.0, len(scheduler.betas))
-        noisy = scheduler.add_noise(one.latents, one.noise, one.timesteps)  # (B, 20, 16, 16)
-        prediction = predict(self.unet, self.text_encoder, noisy, one.timesteps, one.token_ids)
-        target = training_target(scheduler, one.latents, one.noise, one.timesteps)
-        loss = (pictures.weights[one.indices] * (prediction - target).square()).mean()
+        pictures, one = self._drawn(micro_step)
+        latents, noise, timesteps, token_ids, counts = (
+            part.to(self.device) for part in (one.latents, one.noise, one.timesteps, one.token_ids, pictures.weights[one.indices])
+        )
+        noisy = scheduler.add_noise(latents, noise, timesteps)  # (B, 20, 16, 16)
+        prediction = predict(self.unet, self.text_encoder, noisy, timesteps, token_ids)
+        target = training_target(scheduler, latents, noise, timesteps)
+        loss = (counts * (prediction.float() - target).square()).mean()
         if (self.global_step + 1) % settings.log_every == 0:
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
         return loss
 
+    def _drawn(self, micro_step: int) -> tuple[Scenes, Draw]:
+        """What a step is taken on. Beside a GPU, which would wait for it, the next step's is drawn in the meantime."""
+        each, seed, rank = self.shards.size * PASSES // self.regime.batch_size, self.regime.seed, self.global_rank
+        shard = micro_step // each + self.shards.first
+        pictures = self.shards.get(seed, rank, shard)
+
+        def draws(within: int) -> Draw:
+            steps = len(self.model.scheduler.betas)
+            return draw(pictures, f"shard {shard}", seed, within, rank, 1, self.regime.batch_size, 1.0, steps)
+
+        ready = self._ahead[1].result() if self._ahead and self._ahead[0] == micro_step else draws(micro_step % each)
+        following = micro_step + 1
+        if self.device.type != "cpu" and following % each:
+            self._ahead = following, self._thread.submit(draws, following % each)
+        return pictures, ready
+
     def configure_optimizers(self) -> Any:
         embeddings = [module.weight for module in self.modules() if isinstance(module, torch.nn.Embedding)]
         others = [parameter for parameter in self.parameters() if all(parameter is not table for table in embeddings)]
         groups = [{"params": others}, {"params": embeddings, "use_fallback": True}]
-        betas = (self.regime.beta1, self.regime.beta2)
-        optimizer = Muon(groups, lr=LEARNING_RATE, weight_decay=self.regime.weight_decay, nesterov=True, betas=betas)
+        betas, rate = (self.regime.beta1, self.regime.beta2), LEARNING_RATE * (self.regime.batch_size / SETTINGS.batch_size) ** 0.5
+        optimizer = Muon(groups, lr=rate, weight_decay=self.regime.weight_decay, nesterov=True, betas=betas)
         return self.scheduled(optimizer, trainer.learning_rate_schedule(self.regime, optimizer))
 
 
@@ -291,12 +345,12 @@ class Lines(StepCallback):
 
     def __init__(self, every: int) -> None:
         self.every = every
-        self._losses: list[float] = []
+        self._losses: list[torch.Tensor] = []
 
     def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
-        self._losses.append(outputs["loss"].item())
+        self._losses.append(outputs["loss"].detach())  # read only when it is shown, as a GPU would wait for every reading
         if step % self.every == 0:
-            note(f"step {step} of {trainer.max_steps}: loss {np.mean(self._losses):.4f}")
+            note(f"step {step} of {trainer.max_steps}: loss {torch.stack(self._losses).mean().item():.4f}")
             self._losses.clear()
 
 
@@ -323,10 +377,15 @@ def main() -> None:
     parser.add_argument("--warm-start", type=Path, metavar="FOLDER", help="model to start from, where there is no checkpoint yet")
     parser.add_argument("--before", type=int, default=0, metavar="N", help="pictures that its weights were trained on, for the card")
     parser.add_argument("--steps", type=int, help=f"optimizer steps [{SETTINGS.steps}]")
+    parser.add_argument("--batch-size", type=int, help=f"pictures a step [{SETTINGS.batch_size}]")
+    parser.add_argument("--accelerator", choices=["cpu", "gpu"], help=f"hardware to train on [{SETTINGS.accelerator}]")
+    parser.add_argument("--precision", choices=["32", "bf16-mixed"], help=f"number format of the passes [{SETTINGS.precision}]")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes beside the training, which a GPU needs [0]")
     given = parser.parse_args()
     root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
     where, world = root / "diffusion", sprites.load(root)
-    settings = SETTINGS.model_copy(update=(SMOKE if given.smoke else {}) | ({"steps": given.steps} if given.steps else {}))
+    chosen = {name: getattr(given, name) for name in ("steps", "batch_size", "accelerator", "precision") if getattr(given, name)}
+    settings = SETTINGS.model_copy(update=(SMOKE if given.smoke else {}) | chosen)
     model = new_model(root, settings.seed)
     if not given.export:
         if not checkpoints.newest(where / "checkpoints"):
@@ -340,7 +399,7 @@ def main() -> None:
         )
         callbacks = [average, Lines(settings.log_every * 5), Previews(where / "previews", previews.prompts, previews, model.size, average)]
         before = json.loads((where / "before.json").read_text(encoding="utf-8"))["images"]
-        module = Diffusion(model, settings, Shards(world, model, 16 if given.smoke else SHARD, before))
+        module = Diffusion(model, settings, Shards(world, model, 16 if given.smoke else SHARD, before, given.workers))
         stopped = stages.fit(module, settings, where, callbacks)
         if stopped:
             note("stopped and saved; the same command goes on from here")
