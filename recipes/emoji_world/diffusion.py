@@ -16,7 +16,6 @@ import json
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +78,9 @@ SETTINGS = TrainingSettings(
     log_every=10,
 )
 SMOKE = {"steps": 4, "batch_size": 4, "warmup": 1, "checkpoint_every": 2, "log_every": 1}
+SAMPLING = SamplingSettings(steps=25, guidance=4.0, guidance_rescale=0.7)
+"""How it is looked at, here and in the evaluation. Guidance alone makes of a green or blue background one near black: it widens the
+range of colours, which a schedule that ends in pure noise no longer ties to the mean (Lin et al., arXiv 2305.08891, section 3.4)."""
 PREVIEWS = PreviewSettings(
     every=500,
     images=2,
@@ -93,7 +95,7 @@ PREVIEWS = PreviewSettings(
         "a cartoon duck on a wooden floor",
         "a backpack",
     ],
-    sampling=SamplingSettings(steps=25, guidance=4.0),
+    sampling=SAMPLING,
 )
 
 
@@ -204,14 +206,7 @@ def read_alike(unet: UNet2DConditionModel, old: DDIMScheduler, new: DDIMSchedule
     note(f"time embedding: {(loss / wanted.var()).item():.2%} of its variance differs from the other schedule's")
 
 
-@dataclass
-class Scenes(LatentSet):
-    """Scenes as latents, and where things stand in them."""
-
-    weights: torch.Tensor  # (N, 1, h, w), mean 1: how much a place counts
-
-
-def weights(made: Sequence[Scene], side: int, around: float) -> torch.Tensor:
+def places(made: Sequence[Scene], side: int, around: float) -> torch.Tensor:
     """How much each place counts: 1 in the box around every sprite, `around` elsewhere, over the mean; (N, 1, side, side)."""
     counts = torch.full((len(made), 1, side, side), around)
     for one, count in zip(made, counts, strict=True):
@@ -251,10 +246,10 @@ class Shards:
     def __init__(self, world: sprites.World, model: StableDiffusion, size: int, before: int = 0, workers: int = 0) -> None:
         self.world, self.model, self.size, self.workers = world, model, size, workers
         self.first = before // (size * PASSES)
-        self._kept: tuple[tuple[int, ...], Scenes] | None = None
+        self._kept: tuple[tuple[int, ...], LatentSet] | None = None
         self._begun: tuple[tuple[int, ...], Iterator[list[Scene]]] | None = None
 
-    def get(self, seed: int, rank: int, number: int) -> Scenes:
+    def get(self, seed: int, rank: int, number: int) -> LatentSet:
         key = (seed, rank, number)
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # two do not fit beside each other on small machines
@@ -269,7 +264,7 @@ class Shards:
         return iter(DataLoader(scenes, 64, num_workers=self.workers, prefetch_factor=ahead, collate_fn=list, worker_init_fn=_undisturbed))
 
     @torch.no_grad()
-    def _made(self, seed: int, rank: int, number: int) -> Scenes:
+    def _made(self, seed: int, rank: int, number: int) -> LatentSet:
         key = (seed, rank, number)
         drawing = self._begun[1] if self._begun and self._begun[0] == key else self._drawing(*key)
         made = [one for lot in drawing for one in lot]
@@ -282,7 +277,7 @@ class Shards:
         pixels = np.stack([one.pixels for one in made])
         posteriors = [vae.encode(to_pixels(part).to(vae.device)).latent_dist for part in np.array_split(pixels, max(self.size // lot, 1))]
         mean, log_variance = (torch.cat([getattr(one, name).cpu() for one in posteriors])[:, None] for name in ("mean", "logvar"))
-        return Scenes(mean, log_variance, self.model.token_ids(captions)[:, None], weights(made, mean.shape[-1], around))
+        return LatentSet(mean, log_variance, self.model.token_ids(captions)[:, None], places(made, mean.shape[-1], around)[:, None])
 
 
 class Diffusion(NumberedSteps):
@@ -302,9 +297,9 @@ class Diffusion(NumberedSteps):
 
     def training_step(self, micro_step: int) -> torch.Tensor:
         settings, scheduler = self.regime, self.model.scheduler
-        pictures, one = self._drawn(micro_step)
+        one = self._drawn(micro_step)
         latents, noise, timesteps, token_ids, counts = (
-            part.to(self.device) for part in (one.latents, one.noise, one.timesteps, one.token_ids, pictures.weights[one.indices])
+            part.to(self.device) for part in (one.latents, one.noise, one.timesteps, one.token_ids, one.places)
         )
         noisy = scheduler.add_noise(latents, noise, timesteps)  # (B, 20, 16, 16)
         prediction = predict(self.unet, self.text_encoder, noisy, timesteps, token_ids)
@@ -315,7 +310,7 @@ class Diffusion(NumberedSteps):
                 logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
         return loss
 
-    def _drawn(self, micro_step: int) -> tuple[Scenes, Draw]:
+    def _drawn(self, micro_step: int) -> Draw:
         """What a step is taken on. Beside a GPU, which would wait for it, the next step's is drawn in the meantime."""
         each, seed, rank = self.shards.size * PASSES // self.regime.batch_size, self.regime.seed, self.global_rank
         shard = micro_step // each + self.shards.first
@@ -329,7 +324,7 @@ class Diffusion(NumberedSteps):
         following = micro_step + 1
         if self.device.type != "cpu" and following % each:
             self._ahead = following, self._thread.submit(draws, following % each)
-        return pictures, ready
+        return ready
 
     def configure_optimizers(self) -> Any:
         embeddings = [module.weight for module in self.modules() if isinstance(module, torch.nn.Embedding)]

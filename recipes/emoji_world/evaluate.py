@@ -5,7 +5,7 @@
     python -m recipes.emoji_world.evaluate --dreambooth DATASET       personalize six unseen subjects instead (subjects.py)
 
 MODEL is a Stable Diffusion folder; the bundled base if not given. Prompts are captions of scenes that no stage trains on,
-drawn with 25 steps and guidance 4. A prompt counts for what it names: the concept only where its name is said and not just
+drawn with 25 steps, guidance 4, rescale 0.7. A prompt counts for what it names: the concept only where its name is said and not just
 its class, the style and the backdrop only where a word for them stands there. Beside the pictures stand the scenes that the
 captions were written for (`real`, the ceiling) and the same pictures judged by another prompt (`shuffled`, the floor).
 Writes evaluation/evaluation.json and samples.png.
@@ -28,17 +28,16 @@ from femtobooth.core.runs import atomic_file, environment, write_json
 from femtobooth.generator import base as bases
 from femtobooth.generator.base import StableDiffusion
 from femtobooth.generator.sampling import sample, to_pixels
-from femtobooth.generator.settings import SamplingSettings
 
 from . import backdrops, sprites
 from .autoencoder import UNSEEN_SEED, psnr, reconstruct, unseen
+from .diffusion import SAMPLING
 from .judge import Judge, Shares, asked, kid, shares
 from .scenes import Scene, Unseen, contact_sheet, held_out, held_out_style, places_for, scene
 from .stages import commit
 
 PROMPT_SEED, SEEN_SEED, REFERENCE_SEED = UNSEEN_SEED + 1, UNSEEN_SEED + 2, UNSEEN_SEED + 3
 """Streams of scenes: for the prompts, for the seen counterparts of novel ones, and what KID compares with."""
-GUIDANCE = 4.0
 SIZES = {
     "full": {"prompts": 500, "seeds": 2, "novel": 100, "pictures": 512, "kid": 1000, "steps": 25},
     "fast": {"prompts": 60, "seeds": 1, "novel": 24, "pictures": 128, "kid": 256, "steps": 25},
@@ -80,7 +79,7 @@ def _first(count: int, found: Iterator[Scene]) -> list[Scene]:
 
 def draw(model: StableDiffusion, wanted: list[Scene], size: dict[str, int], what: str) -> np.ndarray:
     """Pictures (prompts x seeds, 64, 64, 3) uint8 of captions, all seeds of one beside each other; seed s of prompt i is i + 100,000 s."""
-    seeds, sampling = size["seeds"], SamplingSettings(steps=size["steps"], guidance=GUIDANCE)
+    seeds, sampling = size["seeds"], SAMPLING.model_copy(update={"steps": size["steps"]})
     texts = [made.caption for made in wanted for _ in range(seeds)]
     numbers = [index + 100_000 * number for index in range(len(wanted)) for number in range(seeds)]
     with progress_bar(what, len(texts) * sampling.steps) as bar:
@@ -93,7 +92,7 @@ def pixels(made: list[Scene]) -> np.ndarray:
 
 def evaluate(model: StableDiffusion, world: sprites.World, judge: Judge, size: dict[str, int], out: Path) -> dict[str, Any]:
     """Measure everything but DreamBooth; returns what evaluation.json holds and draws samples.png into `out`."""
-    seeds, sampling = size["seeds"], SamplingSettings(steps=size["steps"], guidance=GUIDANCE)
+    seeds, sampling = size["seeds"], SAMPLING.model_copy(update={"steps": size["steps"]})
     facts: dict[str, Any] = {
         "model": {"source": model.source, "hash": model.hash},
         "commit": commit(),

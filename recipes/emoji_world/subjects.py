@@ -41,6 +41,7 @@ from femtobooth.workflows import personalize
 
 from . import backdrops, sprites
 from .autoencoder import UNSEEN_SEED
+from .diffusion import SAMPLING
 from .judge import Judge
 from .scenes import scene
 from .stages import commit
@@ -196,7 +197,7 @@ def evaluate(
         for one in chosen
     }
     model = bases.load_folder(folder)
-    sampling = SamplingSettings(steps=size["steps"], guidance=4.0)
+    sampling = SAMPLING.model_copy(update={"steps": size["steps"]})
     pictures = {name: np.stack([photo.pixels for photo in load_photos(one.photos, model.size)[0]]) for name, one in settings.items()}
     identities = Identities(judge, size["scenes"])
     photos = {name: identities.of(some) for name, some in pictures.items()}

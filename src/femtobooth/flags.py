@@ -27,6 +27,7 @@ PERSONALIZE = {
     "--other-classes": "prior.other_classes",
     "--prior-target": "prior.target",
     "--snr-gamma": "loss.snr_gamma",
+    "--surroundings": "loss.surroundings",
     "--seed": "training.seed",
     "--precision": "training.precision",
     "--gradient-checkpointing": "training.gradient_checkpointing",

@@ -14,7 +14,16 @@ from diffusers import DDIMScheduler
 
 from femtobooth.core import config
 from femtobooth.generator import base, tokens
-from femtobooth.generator.dreambooth import DreamBooth, LatentSet, draw, encode, min_snr_weights, signal_to_noise, training_target
+from femtobooth.generator.dreambooth import (
+    DreamBooth,
+    LatentSet,
+    draw,
+    encode,
+    min_snr_weights,
+    sample_losses,
+    signal_to_noise,
+    training_target,
+)
 from femtobooth.generator.settings import PersonalizeSettings
 
 KINDS = ("epsilon", "v_prediction", "sample")
@@ -69,9 +78,8 @@ def test_without_gamma_all_timesteps_weigh_the_same() -> None:
 
 def _pictures(count: int, mirrored: int = 1) -> LatentSet:
     torch.manual_seed(count)
-    return LatentSet(
-        torch.randn(count, mirrored, 4, 8, 8), torch.randn(count, mirrored, 4, 8, 8) - 3, torch.arange(count * 6).reshape(count, 1, 6)
-    )
+    mean, log_variance = torch.randn(count, mirrored, 4, 8, 8), torch.randn(count, mirrored, 4, 8, 8) - 3
+    return LatentSet(mean, log_variance, torch.arange(count * 6).reshape(count, 1, 6), torch.ones(count, mirrored, 1, 8, 8))
 
 
 def test_draws_differ_between_ranks_and_terms_and_repeat_exactly() -> None:
@@ -99,7 +107,8 @@ def test_processes_share_one_order_without_overlap() -> None:
 
 
 def test_the_posterior_is_sampled_anew_each_step() -> None:
-    pictures = LatentSet(torch.full((1, 1, 1, 64, 64), 2.0), torch.full((1, 1, 1, 64, 64), np.log(0.25)), torch.zeros(1, 1, 4))
+    shape = (1, 1, 1, 64, 64)
+    pictures = LatentSet(torch.full(shape, 2.0), torch.full(shape, np.log(0.25)), torch.zeros(1, 1, 4), torch.ones(shape))
     first, second = (draw(pictures, "instance", 0, step, 0, 1, 1, 0.5, 10).latents for step in (0, 1))
     assert not torch.equal(first, second)
     for latents in (first, second):  # mean 2, deviation 0.5, both times the scale 0.5
@@ -218,3 +227,28 @@ def test_photos_are_encoded_as_the_pipeline_would(tiny_sd1: Path) -> None:
         expected = model.vae.encode(pixels).latent_dist
     torch.testing.assert_close(encoded.mean[2, 1], expected.mean[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(encoded.log_variance[2, 1], expected.logvar[0], rtol=1e-4, atol=1e-5)
+
+
+def test_subject_and_surroundings_share_a_picture(tiny_sd1: Path) -> None:
+    picture = np.full((64, 64, 3), 200, np.uint8)
+    picture[24:56, 8:32] = (220, 30, 30)  # left of the middle
+    model = base.load(str(tiny_sd1))
+    every, subject, around = (
+        encode(model, picture[None], [["a sks robot"]], mirrored=True, part=part).places for part in ("all", "subject", "surroundings")
+    )
+    assert every.shape == subject.shape == around.shape == (1, 2, 1, 8, 8)
+    assert torch.equal(every, torch.ones_like(every))
+    assert torch.equal(subject + around, every)
+    assert (subject[0, 0, 0, 3:7, 1:4] == 1).all()
+    assert (around[0, 0, 0, 0] == 1).all()
+    assert (around[0, 0, 0, :, 6:] == 1).all()
+    assert torch.equal(subject[:, 1], subject[:, 0].flip(-1))
+
+
+def test_an_error_where_nothing_counts_is_none() -> None:
+    target, places = torch.randn(1, 4, 8, 8), torch.ones(1, 1, 8, 8)
+    prediction, weights = target.clone(), torch.ones(1)
+    prediction[..., :4] += 3
+    assert sample_losses(prediction, target, weights, places).item() == pytest.approx(4.5)
+    places[..., :4] = 0
+    assert sample_losses(prediction, target, weights, places).item() == 0

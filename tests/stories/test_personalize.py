@@ -172,6 +172,16 @@ def test_the_base_as_prior_target(personalize: Personalize, tiny_sd1: Path, plai
     assert len(list(_cached("*teapot*/*.png"))) == 2
 
 
+def test_surroundings_of_the_class(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve) -> None:
+    """The same draws of photos count in other places; class images are the same ones, some of them with the identifier."""
+    before = _cached("*")
+    first, expected = curve(personalize(tiny_sd1, runs, "surroundings", "--surroundings", "class"))[0], curve(plain)[0]
+    assert _cached("*") == before
+    for term in ("instance", "prior"):
+        assert float(first[f"loss/{term}"]) == pytest.approx(float(expected[f"loss/{term}"]), rel=0.5)
+        assert first[f"loss/{term}"] != expected[f"loss/{term}"]
+
+
 def test_own_class_images(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, photos: Path, curve: Curve) -> None:
     before = _cached("*")
     run = personalize(tiny_sd1, runs, "own-class-images", "--class-folder", photos, "--set", "prior.seed=99")

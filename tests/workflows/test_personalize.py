@@ -5,13 +5,19 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, Interrupted, SettingsError
 from femtobooth.core.runs import sweep
+from femtobooth.generator import base
+from femtobooth.generator.photos import Photo
+from femtobooth.generator.settings import SamplingSettings
 from femtobooth.training.checkpoints import Signals
 from femtobooth.workflows import personalize
 
@@ -60,6 +66,25 @@ def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_lone_token_needs_no_class_images(tmp_path: Path) -> None:
     assert personalize._settled(_settings(tmp_path, train={"parts": ["token"]})).prior.weight == 0
     assert personalize._settled(_settings(tmp_path, train={"parts": ["token", "attention"]})).prior.weight == 1
+
+
+def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1: Path) -> None:
+    settings = _settings(tmp_path, loss={"surroundings": "class"})
+    settings.prior = settings.prior.model_copy(update={"images": 2, "other_classes": ["cat"], "prompt": "a photo of a {class}"})
+    settings.prior.sampling = SamplingSettings(steps=1)
+    model, alone = base.load(str(tiny_sd1)), SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
+    pixels = np.full((64, 64, 3), 200, np.uint8)
+    pixels[24:48, 24:48] = (220, 30, 30)
+    photos = [Photo(tmp_path / "photo.png", pixels, ("a {token} {class}",), ())]
+    process: Any = SimpleNamespace(strategy=alone, global_rank=0, world_size=1)
+    subject, kept = personalize._latents(process, settings, model, "sks", photos, 64)
+    assert kept is not None
+    captions = [*["a photo of a dog"] * 2, *["a photo of a cat"] * 2, "a photo of a sks dog"]
+    assert torch.equal(kept.token_ids[:, 0], model.token_ids(captions))
+    torch.testing.assert_close(kept.mean[4], kept.mean[0], rtol=1e-3, atol=1e-4)
+    assert (kept.places[:4] == 1).all()
+    assert (kept.places[4:] == 0).any()
+    assert subject.places[0, 0, 0, 0, 0] == 0 < subject.places[0, 0, 0, 4, 4]
 
 
 def test_what_a_killed_write_left_is_swept(tmp_path: Path) -> None:

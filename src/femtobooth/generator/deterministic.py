@@ -28,7 +28,9 @@ def deterministic_loss(module: Any) -> float:
     scheduler = module.model.scheduler
     steps = int(scheduler.config.num_train_timesteps)
     fixed = fixed_draw(module.instance, module.settings.training.seed, float(module.model.vae.config.scaling_factor), steps)
-    latents, noise, timesteps, ids = (part.to(module.device) for part in (fixed.latents, fixed.noise, fixed.timesteps, fixed.token_ids))
+    latents, noise, timesteps, ids, places = (
+        part.to(module.device) for part in (fixed.latents, fixed.noise, fixed.timesteps, fixed.token_ids, fixed.places)
+    )
     modes = [(part, part.training) for part in (*module.unet.modules(), *module.text_encoder.modules())]
     try:
         for part in (module.unet, module.text_encoder):
@@ -38,4 +40,4 @@ def deterministic_loss(module: Any) -> float:
     finally:
         for part, mode in modes:
             part.training = mode
-    return float(module.weighted_losses(prediction, training_target(scheduler, latents, noise, timesteps), timesteps).mean())
+    return float(module.weighted_losses(prediction, training_target(scheduler, latents, noise, timesteps), timesteps, places).mean())

@@ -4,6 +4,10 @@
 
 Each of the two means is over its own samples, so lambda means the same for every batch size, accumulation and
 number of processes.
+
+Photos hold more than their subject, and the identifier learns all of it. With `loss.surroundings` "class" photos count only where
+the subject is, and some class images are trained on once more, with the identifier in their captions, where they count only
+beside what they show. The subject then comes from the photos, and what is around it from the base.
 """
 
 from __future__ import annotations
@@ -11,14 +15,16 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..core.console import progress
+from ..core.regions import subject_mask
 from ..training.module import NumberedSteps
 from ..training.randomness import generator, shuffled_indices
 from .base import StableDiffusion
@@ -27,6 +33,7 @@ from .sampling import to_pixels
 from .settings import PersonalizeSettings
 from .tokens import TokenEmbedding
 
+Part = Literal["all", "subject", "surroundings"]
 BANDS = 4  # equal parts of the noise schedule, whose losses are logged apart
 
 
@@ -64,9 +71,21 @@ def training_target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: T
     return scheduler.get_velocity(latents, noise, timesteps) if kind == "v_prediction" else latents
 
 
-def sample_losses(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
-    """Weighted mean squared error of each sample: (B, c, h, w), (B, c, h, w), (B,) -> (B,), in float32."""
-    return weights * (prediction.float() - target.float()).square().mean(dim=(1, 2, 3))
+def sample_losses(prediction: Tensor, target: Tensor, weights: Tensor, places: Tensor) -> Tensor:
+    """Weighted mean squared error of each sample: (B, c, h, w), (B, c, h, w), (B,), (B, 1, h, w) -> (B,), in float32."""
+    return weights * (places * (prediction.float() - target.float()).square()).mean(dim=(1, 2, 3))
+
+
+def places(pictures: np.ndarray, factor: int, part: Part) -> Tensor:
+    """Which latents of uint8 (N, H, W, 3) pictures show `part` of them: 1 or 0, float32 (N, 1, H / factor, W / factor).
+
+    The subject is what `core.regions` finds and what touches it; the surroundings are everything else.
+    """
+    if part == "all":
+        return torch.ones(len(pictures), 1, pictures.shape[1] // factor, pictures.shape[2] // factor)
+    masks = torch.from_numpy(np.stack([subject_mask(picture) for picture in pictures])).float()[:, None]  # (N, 1, H, W)
+    subject = functional.max_pool2d(functional.max_pool2d(masks, factor), 3, stride=1, padding=1)
+    return subject if part == "subject" else 1 - subject
 
 
 @dataclass
@@ -76,6 +95,11 @@ class LatentSet:
     mean: Tensor  # (N, F, c, h, w); F is 2 with mirrored copies, else 1
     log_variance: Tensor  # (N, F, c, h, w)
     token_ids: Tensor  # (N, K, L): K captions each, one of which is drawn
+    places: Tensor  # (N, F, 1, h, w): how much each place counts in the loss
+
+    def __add__(self, other: LatentSet) -> LatentSet:
+        """The pictures of both, which have as many views and captions each."""
+        return LatentSet(*(torch.cat([getattr(one, field.name) for one in (self, other)]) for field in fields(LatentSet)))
 
 
 @dataclass
@@ -87,11 +111,22 @@ class Draw:
     noise: Tensor  # (B, c, h, w)
     timesteps: Tensor  # (B,)
     token_ids: Tensor  # (B, L)
+    places: Tensor  # (B, 1, h, w)
 
 
 @torch.no_grad()
-def encode(model: StableDiffusion, pictures: np.ndarray, captions: Sequence[Sequence[str]], mirrored: bool, batch: int = 4) -> LatentSet:
-    """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU."""
+def encode(
+    model: StableDiffusion,
+    pictures: np.ndarray,
+    captions: Sequence[Sequence[str]],
+    mirrored: bool = False,
+    part: Part = "all",
+    batch: int = 4,
+) -> LatentSet:
+    """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU.
+
+    Each of the N has its own captions. Only `part` of every picture will count in the loss.
+    """
     views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
     means, variances = [], []
     for start in progress(range(0, len(pictures), batch), "encoding"):
@@ -100,7 +135,8 @@ def encode(model: StableDiffusion, pictures: np.ndarray, captions: Sequence[Sequ
         variances.append(torch.stack([posterior.logvar for posterior in posteriors], dim=1).cpu())
     most = max(map(len, captions))
     ids = torch.stack([model.token_ids([own[turn % len(own)] for turn in range(most)]) for own in captions])
-    return LatentSet(torch.cat(means), torch.cat(variances), ids)
+    where = torch.stack([places(view, model.vae_factor, part) for view in views], dim=1)
+    return LatentSet(torch.cat(means), torch.cat(variances), ids, where)
 
 
 def draw(
@@ -124,6 +160,7 @@ def draw(
         noise=torch.randn(mean.shape, generator=random),
         timesteps=torch.randint(steps, (batch,), generator=random),
         token_ids=pictures.token_ids[indices, captions],
+        places=pictures.places[indices, views],
     )
 
 
@@ -202,8 +239,9 @@ class DreamBooth(NumberedSteps):
         if self.prior is not None:
             draws.append(draw(self.prior, "prior", *common, prior.batch_size or training.batch_size, scale, steps))
         count = len(draws[0].timesteps)
-        latents, noise, timesteps, ids = (
-            torch.cat([getattr(part, name) for part in draws]).to(self.device) for name in ("latents", "noise", "timesteps", "token_ids")
+        latents, noise, timesteps, ids, places = (
+            torch.cat([getattr(part, name) for part in draws]).to(self.device)
+            for name in ("latents", "noise", "timesteps", "token_ids", "places")
         )
         noisy = scheduler.add_noise(latents, noise, timesteps)  # (B, c, h, w)
         prediction = predict(self.unet, self.text_encoder, noisy, timesteps, ids)
@@ -212,15 +250,16 @@ class DreamBooth(NumberedSteps):
             with torch.no_grad():
                 imitated = predict(self.frozen[0], self.frozen[1], noisy[count:], timesteps[count:], ids[count:])
                 target = torch.cat([target[:count], imitated.to(target.dtype)])
-        losses = self.weighted_losses(prediction, target, timesteps)
+        losses = self.weighted_losses(prediction, target, timesteps, places)
         self._add_to_log(losses.detach(), timesteps, count, steps)
         loss = losses[:count].mean()
         return loss + prior.weight * losses[count:].mean() if len(draws) > 1 else loss
 
-    def weighted_losses(self, prediction: Tensor, target: Tensor, timesteps: Tensor) -> Tensor:
+    def weighted_losses(self, prediction: Tensor, target: Tensor, timesteps: Tensor, places: Tensor) -> Tensor:
         """The loss of each sample (B,), weighted as `settings.loss` says."""
         snr, loss = signal_to_noise(self.model.scheduler.alphas_cumprod, timesteps), self.settings.loss
-        return sample_losses(prediction, target, min_snr_weights(snr, self.model.prediction_type, loss.snr_gamma, loss.snr_floor))
+        weights = min_snr_weights(snr, self.model.prediction_type, loss.snr_gamma, loss.snr_floor)
+        return sample_losses(prediction, target, weights, places)
 
     def _add_to_log(self, losses: Tensor, timesteps: Tensor, count: int, steps: int) -> None:
         bands = (timesteps * BANDS // steps).cpu()

@@ -72,6 +72,8 @@ class LossSettings(Settings):
     """Gamma of min-SNR weighting (arXiv 2303.09556; 5 is usual); none weighs all timesteps alike."""
     snr_floor: float = Field(0.05, ge=0)
     """Least min-SNR weight, so that the last step of a zero-terminal-SNR schedule still trains."""
+    surroundings: Literal["photos", "class"] = "photos"
+    """What teaches the subject's surroundings: its photos (the paper), which then leak into every picture, or the class images."""
 
 
 class TrainSettings(Settings):

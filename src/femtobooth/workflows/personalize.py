@@ -274,8 +274,14 @@ def _latents(
     """Photos and class images through the VAE, once; the class images are drawn first where they are missing."""
     captions = [[filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
     pictures = np.stack([photo.pixels for photo in photos])
+
+    apart = settings.loss.surroundings == "class"
+
+    def subject() -> LatentSet:
+        return encode(model, pictures, captions, settings.photos.flip, "subject" if apart else "all")
+
     if settings.prior.weight == 0:
-        return encode(model, pictures, captions, settings.photos.flip), None
+        return subject(), None
     strategy = lightning.strategy
     processes = prior.Processes(lightning.global_rank, lightning.world_size, strategy.barrier, strategy.broadcast)
     images, prompts = [], []
@@ -288,10 +294,13 @@ def _latents(
     for prompt in wanted:
         images.append(prior.class_images(model, prompt, settings.prior, size, processes))
         prompts += [prompt] * len(images[-1])
-    # Both encoded after the class images, whose drawing must see the base as it is.
-    return encode(model, pictures, captions, settings.photos.flip), encode(
-        model, np.concatenate(images), [[prompt] for prompt in prompts], mirrored=False
-    )
+    # All encoded after the class images, whose drawing must see the base as it is.
+    kept = encode(model, np.concatenate(images), [[prompt] for prompt in prompts])
+    if apart:  # every second one: a third of the draws, which leaves the class itself the larger part
+        around = images[0][::2]
+        caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, settings.photos.class_noun)
+        kept += encode(model, around, [[caption]] * len(around), part="surroundings")
+    return subject(), kept
 
 
 def _show_parts(module: DreamBooth) -> None:

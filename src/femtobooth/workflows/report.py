@@ -17,6 +17,7 @@ from ..core.console import note
 from ..core.errors import ModelError
 from ..core.images import Picture, decode, find_pictures
 from ..core.pages import Html
+from ..core.regions import only_subject
 from ..core.runs import cache_folder, read_json, write_text
 from ..generator import prior
 from ..generator.photos import Photo, restore_photos
@@ -54,7 +55,7 @@ def run(folder: Path) -> dict[str, Any]:
         _before_after(steps, prompts, settings),
         watch_chart.section(folder, facts),
         nearest,
-        _photos(photos, preflight, facts),
+        _photos(photos, preflight, facts, settings),
         _class_images(settings, facts),
         _curves(folder),
         _evaluation(evaluation),
@@ -222,11 +223,14 @@ def _nearest(
     return pages.section("Nearest training photos", pages.text(explained), pages.grid(*figures, cell=230)), copies, len(figures)
 
 
-def _photos(photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[str, Any]) -> Html:
+def _photos(photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[str, Any], settings: PersonalizeSettings) -> Html:
     figures = []
     for index, photo in enumerate(photos):
         caption = " / ".join(filled(text, facts["token"], facts["class_noun"]) for text in photo.captions[:3])
-        figures.append(pages.figure(_img(photo.pixels, f"photo {index + 1} as it was trained on: {caption}"), caption))
+        looks = [_img(photo.pixels, f"photo {index + 1} as it was trained on: {caption}")]
+        if settings.loss.surroundings == "class":
+            looks.append(_img(only_subject(photo.pixels), f"what of photo {index + 1} counted: its subject and what touches it"))
+        figures.append(pages.figure(_side_by_side(*looks), caption))
     rows = [
         (Path(row["file"]).name, f"{row['width']}x{row['height']}" if row["width"] else "", row["status"], "; ".join(row["notes"]))
         for row in preflight
@@ -253,6 +257,8 @@ def _class_images(settings: PersonalizeSettings, facts: dict[str, Any]) -> Html:
     if not content:
         content.append(pages.text("They are no longer in the cache; training again draws the same ones."))
     explained = "What the base drew for the class alone; training on them too keeps the class as it was."
+    if settings.loss.surroundings == "class":
+        explained += " They also taught what is around the subject: with its identifier in the caption, only beside what they show."
     return pages.section("Class images", pages.text(explained), *content)
 
 
