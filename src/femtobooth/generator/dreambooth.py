@@ -6,8 +6,8 @@ Each of the two means is over its own samples, so lambda means the same for ever
 number of processes.
 
 Photos hold more than their subject, and the identifier learns all of it. With `loss.surroundings` "class" photos count only where
-the subject is, and some class images are trained on once more, with the identifier in their captions, where they count only
-beside what they show. The subject then comes from the photos, and what is around it from the base.
+the subject is, and a third of the class images that are drawn have the identifier in their captions and count only beside what
+they show. The subject then comes from the photos, and what is around it from the base.
 """
 
 from __future__ import annotations

@@ -274,7 +274,6 @@ def _latents(
     """Photos and class images through the VAE, once; the class images are drawn first where they are missing."""
     captions = [[filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
     pictures = np.stack([photo.pixels for photo in photos])
-
     apart = settings.loss.surroundings == "class"
 
     def subject() -> LatentSet:
@@ -296,10 +295,9 @@ def _latents(
         prompts += [prompt] * len(images[-1])
     # All encoded after the class images, whose drawing must see the base as it is.
     kept = encode(model, np.concatenate(images), [[prompt] for prompt in prompts])
-    if apart:  # every second one: a third of the draws, which leaves the class itself the larger part
-        around = images[0][::2]
+    if apart:  # class images as they are twice, so that they keep two thirds of the draws
         caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, settings.photos.class_noun)
-        kept += encode(model, around, [[caption]] * len(around), part="surroundings")
+        kept += kept + encode(model, images[0], [[caption]] * len(images[0]), part="surroundings")
     return subject(), kept
 
 
