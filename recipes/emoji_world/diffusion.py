@@ -15,7 +15,6 @@ import argparse
 import json
 import signal
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from femtobooth.core.console import note
 from femtobooth.core.runs import atomic_folder, write_json
 from femtobooth.generator.base import StableDiffusion, load_tokenizer
-from femtobooth.generator.dreambooth import Draw, LatentSet, draw, predict, training_target
+from femtobooth.generator.dreambooth import LatentSet, draw, predict, training_target
 from femtobooth.generator.previews import Previews
 from femtobooth.generator.sampling import to_pixels
 from femtobooth.generator.settings import PreviewSettings, SamplingSettings
@@ -288,8 +287,6 @@ class Diffusion(NumberedSteps):
         self.shards = shards
         self.parts = [model]  # in a list, so that the autoencoder is no submodule
         self.unet, self.text_encoder = model.unet.train(), model.text_encoder.train()
-        self._thread = ThreadPoolExecutor(1)
-        self._ahead: tuple[int, Future[Draw]] | None = None
 
     @property
     def model(self) -> StableDiffusion:
@@ -297,7 +294,10 @@ class Diffusion(NumberedSteps):
 
     def training_step(self, micro_step: int) -> torch.Tensor:
         settings, scheduler = self.regime, self.model.scheduler
-        one = self._drawn(micro_step)
+        shard, within = divmod(micro_step, self.shards.size * PASSES // settings.batch_size)
+        shard += self.shards.first
+        pictures = self.shards.get(settings.seed, self.global_rank, shard)
+        one = draw(pictures, f"shard {shard}", settings.seed, within, self.global_rank, 1, settings.batch_size, 1.0, len(scheduler.betas))
         latents, noise, timesteps, token_ids, counts = (
             part.to(self.device) for part in (one.latents, one.noise, one.timesteps, one.token_ids, one.places)
         )
@@ -309,22 +309,6 @@ class Diffusion(NumberedSteps):
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
         return loss
-
-    def _drawn(self, micro_step: int) -> Draw:
-        """What a step is taken on. Beside a GPU, which would wait for it, the next step's is drawn in the meantime."""
-        each, seed, rank = self.shards.size * PASSES // self.regime.batch_size, self.regime.seed, self.global_rank
-        shard = micro_step // each + self.shards.first
-        pictures = self.shards.get(seed, rank, shard)
-
-        def draws(within: int) -> Draw:
-            steps = len(self.model.scheduler.betas)
-            return draw(pictures, f"shard {shard}", seed, within, rank, 1, self.regime.batch_size, 1.0, steps)
-
-        ready = self._ahead[1].result() if self._ahead and self._ahead[0] == micro_step else draws(micro_step % each)
-        following = micro_step + 1
-        if self.device.type != "cpu" and following % each:
-            self._ahead = following, self._thread.submit(draws, following % each)
-        return ready
 
     def configure_optimizers(self) -> Any:
         embeddings = [module.weight for module in self.modules() if isinstance(module, torch.nn.Embedding)]
