@@ -103,12 +103,17 @@ class LatentSet:
         """The pictures of both, which have as many views and captions each."""
         return LatentSet(*(torch.cat([getattr(one, field.name) for one in (self, other)]) for field in fields(LatentSet)))
 
+    def surroundings(self, model: StableDiffusion, pictures: np.ndarray, caption: str) -> LatentSet:
+        """The first n of these, whose pixels are `pictures` uint8 (n, H, W, 3), by another caption and only beside what they show."""
+        count = len(pictures)
+        ids = model.token_ids([caption] * count)[:, None]
+        return LatentSet(self.mean[:count], self.log_variance[:count], ids, places(pictures, model.vae_factor, "surroundings")[:, None])
+
 
 @dataclass
 class Draw:
     """The random part of one micro-step for one set of pictures."""
 
-    indices: Tensor  # (B,) which pictures of the set
     latents: Tensor  # (B, c, h, w) scaled posterior samples
     noise: Tensor  # (B, c, h, w)
     timesteps: Tensor  # (B,)
@@ -157,7 +162,6 @@ def draw(
     mean, log_variance = pictures.mean[indices, views], pictures.log_variance[indices, views]
     posterior_noise = torch.randn(mean.shape, generator=random)
     return Draw(
-        indices=indices,
         latents=(mean + torch.exp(0.5 * log_variance) * posterior_noise) * scale,
         noise=torch.randn(mean.shape, generator=random),
         timesteps=torch.randint(steps, (batch,), generator=random),

@@ -297,7 +297,7 @@ def _latents(
     kept = encode(model, np.concatenate(images), [[prompt] for prompt in prompts])
     if apart:  # class images as they are twice, so that they keep two thirds of the draws
         caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, settings.photos.class_noun)
-        kept += kept + encode(model, images[0], [[caption]] * len(images[0]), part="surroundings")
+        kept += kept + kept.surroundings(model, images[0], caption)
     return subject(), kept
 
 
