@@ -60,6 +60,11 @@ AROUND = (1 / 3, 1_000_000)
 """How much the loss around sprites counts at first, beside 1 where they stand, and the pictures after which it counts as much.
 
 Most of it is stars, windows and grain that nothing predicts; silhouettes come sooner without. An even colour comes last."""
+COARSE = (4, 4.0)
+"""Places a side over which the error is averaged once more, and what the square of that counts beside the loss of single places.
+
+What a plain colour's latents lack is evenness over the whole picture, and single places hardly tell a slow drift from their own noise
+(the multiscale loss of Hoogeboom et al., arXiv 2301.11093, section 3.2)."""
 LEARNING_RATE = 7e-4
 """Of Muon (Jordan et al. 2024), whose steps timm scales to AdamW's size; AdamW itself trains embeddings, biases and norms.
 
@@ -255,9 +260,13 @@ class Shards:
             self._kept = key, self._made(*key)
         return self._kept[1]
 
+    def _seen(self, number: int) -> int:
+        """Pictures that were trained on before shard `number`."""
+        return number * self.size * PASSES
+
     def _drawing(self, seed: int, rank: int, number: int) -> Iterator[list[Scene]]:
         """The scenes of a shard in lots of 64, drawn from now on or, without workers, when they are asked for."""
-        plain = max(PLAIN, 1 - (1 - PLAIN) * number * self.size * PASSES / CURRICULUM)
+        plain = max(PLAIN, 1 - (1 - PLAIN) * self._seen(number) / CURRICULUM)
         scenes = _Drawing(self.world, seed * 1000 + rank, number * self.size, self.size, plain)
         ahead = self.size // (64 * self.workers) + 1 if self.workers else None
         return iter(DataLoader(scenes, 64, num_workers=self.workers, prefetch_factor=ahead, collate_fn=list, worker_init_fn=_undisturbed))
@@ -269,7 +278,7 @@ class Shards:
         made = [one for lot in drawing for one in lot]
         if self.workers:
             self._begun = (seed, rank, number + 1), self._drawing(seed, rank, number + 1)
-        around = min(1.0, AROUND[0] + (1 - AROUND[0]) * number * self.size * PASSES / AROUND[1])
+        around = min(1.0, AROUND[0] + (1 - AROUND[0]) * self._seen(number) / AROUND[1])
         dropped = torch.rand(self.size, generator=generator(seed, "dropped", number, rank)) < DROPPED
         captions = ["" if drop else one.caption for one, drop in zip(made, dropped.tolist(), strict=True)]
         vae, lot = self.model.vae.to(self.model.device), 32 if self.model.device.type == "cpu" else 512
@@ -304,7 +313,8 @@ class Diffusion(NumberedSteps):
         noisy = scheduler.add_noise(latents, noise, timesteps)  # (B, 20, 16, 16)
         prediction = predict(self.unet, self.text_encoder, noisy, timesteps, token_ids)
         target = training_target(scheduler, latents, noise, timesteps)
-        loss = (counts * (prediction.float() - target).square()).mean()
+        error, (side, weight) = prediction.float() - target, COARSE
+        loss = (counts * error.square()).mean() + weight * F.avg_pool2d(error, side).square().mean()
         if (self.global_step + 1) % settings.log_every == 0:
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss.item()}, self.global_step + 1)

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 from femtobooth.core import console
 from femtobooth.core.errors import ExistsError, PhotoError
 from femtobooth.core.runs import write_json
-from femtobooth.generator.photos import CAPTIONS, Photo, hold_out, load_photos, make_square, restore_photos, store_photos
+from femtobooth.generator.photos import CAPTIONS, FILLED, Photo, hold_out, load_photos, make_square, restore_photos, store_photos
 from femtobooth.generator.settings import PhotoSettings
 
 
@@ -201,6 +201,29 @@ def test_crops_never_squash_and_smart_keeps_the_subject(crop: str, where: int, s
         assert abs(height - expected) <= 2, (height, expected)
     else:
         assert min(width, height) == 0
+
+
+@pytest.mark.parametrize("standing", [False, True])
+def test_subject_crop_comes_close_but_never_enlarges(standing: bool) -> None:
+    image = _ball(400, 300, 250, 120)  # 80 pixels wide
+    if standing:
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+    for size, across in ((64, 64 * FILLED), (200, 80), (300, 80)):
+        square, notes = make_square(image, size, "subject")
+        width, height = _red_extent(square)
+        assert square.size == (size, size)
+        assert abs(width - height) <= 2
+        assert abs(width - across) <= 8, (size, width)
+        kept = int(notes[0].removeprefix("crop around the subject keeps ").removesuffix("%"))
+        side = max(80 / FILLED, size)
+        assert abs(kept - 100 * side**2 / (400 * 300)) <= 4, notes
+        assert len(notes) == 1
+
+
+def test_subject_crop_of_what_has_none_is_smart() -> None:
+    for image in (Image.new("RGB", (240, 80), "white"), _ball(800, 600, 500, 200)):  # nothing, and less than 2 % of the picture
+        assert np.array_equal(make_square(image, 80, "subject")[0], make_square(image, 80, "smart")[0])
+    assert make_square(Image.new("RGB", (240, 80), "white"), 80, "subject")[1] == ["crop keeps 33%"]
 
 
 def test_smart_takes_the_middle_of_a_plain_picture() -> None:

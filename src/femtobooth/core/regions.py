@@ -9,12 +9,12 @@ from scipy import ndimage
 SIDE = 64  # pixels of the thumbnail that is judged
 
 
-def subject_mask(pixels: np.ndarray) -> np.ndarray:
-    """Which pixels of a picture uint8 (H, W, 3) belong to its subject, bool (H, W).
+def find_subject(pixels: np.ndarray) -> np.ndarray | None:
+    """Which pixels of a picture uint8 (H, W, 3) belong to its subject, bool (H, W); None where nothing stands out.
 
     The largest connected part of what is far (Mahalanobis, RGB) from the border's colours, weighted towards the middle and split by Otsu's
     threshold: the boundary prior of saliency detection (Wei et al. 2012, "Geodesic saliency using background priors").
-    A rough guess; where it finds less than 2 % or more than 90 % of the picture, the middle half is taken instead.
+    A rough guess; less than 2 % or more than 90 % of the picture is taken for no subject.
     """
     height, width = pixels.shape[:2]
     small = Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX)
@@ -33,9 +33,18 @@ def subject_mask(pixels: np.ndarray) -> np.ndarray:
         sizes = np.bincount(parts.ravel())[1:]
         mask = ndimage.binary_fill_holes(parts == 1 + int(sizes.argmax()))
     if not 0.02 <= mask.mean() <= 0.9:
-        mask = np.zeros((SIDE, SIDE), bool)
-        mask[SIDE // 4 : -SIDE // 4, SIDE // 4 : -SIDE // 4] = True
+        return None
     return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+def subject_mask(pixels: np.ndarray) -> np.ndarray:
+    """Which pixels of a picture uint8 (H, W, 3) are taken for its subject, bool (H, W): the middle half where nothing stands out."""
+    mask = find_subject(pixels)
+    if mask is None:
+        height, width = pixels.shape[:2]
+        mask = np.zeros((height, width), bool)
+        mask[round(height / 4) : round(height * 3 / 4), round(width / 4) : round(width * 3 / 4)] = True
+    return mask
 
 
 def only_subject(pixels: np.ndarray) -> np.ndarray:

@@ -15,12 +15,14 @@ from PIL import Image, ImageFilter
 from ..core import console
 from ..core.errors import PhotoError
 from ..core.images import Picture, Skipped, decode, find_pictures, read_picture, shown
+from ..core.regions import find_subject
 from ..core.runs import atomic_folder
 from .prompts import SUBJECT, with_subject
 from .settings import PhotoSettings
 
 LEAST_SIDE = 64  # pixels; below, there is nothing to learn a subject from
 FEW = 3
+FILLED = 0.7  # of the side of the square that is cut out around a subject; what is taken for it often lacks a foot or a handle
 
 # True of any photo of the subject: nothing about light, framing or style that a given photo may not show.
 _VARIED = (
@@ -142,22 +144,42 @@ def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]
 def make_square(image: Image.Image, size: int, crop: str) -> tuple[Image.Image, list[str]]:
     """An RGB picture as a size x size square, never squashed, and what was done to it.
 
-    `center` and `smart` cut the largest square; `pad` shows the whole picture and continues its borders out of
-    focus: unlike bars of one colour, they hold no edge that the model would learn as part of the subject.
+    `center` and `smart` cut the largest square; `subject` one around what stands out (as `smart` where nothing does), but
+    never so small that it would be enlarged: what is small in its photos is learned as something small; `pad` shows the
+    whole picture and continues its borders out of focus: unlike bars of one colour, they hold no edge that the model
+    would learn as part of the subject.
     """
+    notes = []
+    box = _around_subject(image, size) if crop == "subject" else None
+    if box:
+        image, kept = image.crop(box), (box[2] - box[0]) ** 2 / (image.width * image.height)
+        notes.append(f"crop around the subject keeps {kept:.0%}")
     width, height = image.size
     short, long = sorted(image.size)
     scale = size / (long if crop == "pad" else short)
-    notes = [f"enlarged x{scale:.2g}"] if scale > 1 else []
+    if scale > 1:
+        notes.append(f"enlarged x{scale:.2g}")
     if short == long:
         return image.resize((size, size), Image.Resampling.LANCZOS), notes
     if crop == "pad":
         return _padded(image, size), [*notes, f"padded from {width}x{height}"]
-    start = _salient_start(image) if crop == "smart" else (long - short) // 2
+    start = (long - short) // 2 if crop == "center" else _salient_start(image)
     box = (start, 0, start + short, short) if width > height else (0, start, short, start + short)
     if long > 2 * short:
         notes.append(f"crop keeps {100 * short // long}%")
     return image.resize((size, size), Image.Resampling.LANCZOS, box=box), notes
+
+
+def _around_subject(image: Image.Image, size: int) -> tuple[int, int, int, int] | None:
+    """The square (left, top, right, bottom) in pixels of which the subject fills `FILLED` of a side, if there is a subject."""
+    mask = find_subject(np.asarray(image))
+    if mask is None:
+        return None
+    short = min(image.size)
+    spans = [(int(places.min()), int(places.max()) + 1) for places in (np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1)))]
+    side = min(max(round(max(stop - start for start, stop in spans) / FILLED), size), short)
+    left, top = (min(max((start + stop - side) // 2, 0), whole - side) for (start, stop), whole in zip(spans, image.size, strict=True))
+    return left, top, left + side, top + side
 
 
 def _salient_start(image: Image.Image) -> int:

@@ -30,8 +30,8 @@ class PhotoSettings(Settings):
     """Photo files or folders of the subject; 3 to 5 pictures are best."""
     class_noun: str = Field(min_length=1)
     """What the subject is, in one or two words: dog, toy, backpack."""
-    crop: Literal["center", "smart", "pad"] = "smart"
-    """How a picture becomes square: its middle, its most detailed part, or whole with padded borders."""
+    crop: Literal["center", "smart", "pad", "subject"] = "smart"
+    """How a picture becomes square: its middle, its most detailed part, whole with padded borders, or close around the subject."""
     flip: bool = False
     """Also train on mirrored photos; leave off for subjects with text."""
     captions: Literal["plain", "photo", "varied"] = "photo"
