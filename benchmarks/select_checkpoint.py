@@ -81,10 +81,13 @@ def train(name: str, photos: list[Path], options: argparse.Namespace) -> dict[st
         "photos": {"paths": [str(path) for path in photos], "class_noun": SUBJECTS[name]},
         "runs": str(options.out),
         "name": name,
-        "watch": {"every": every, "encoder": options.encoder},
+        "watch": {"every": every, "encoder": options.encoder, "select": "best"},
         "preview": {"every": 0, "images": 1},
+        # A constant rate, as every step must be fit to be the last.
+        "train": {"unet_learning_rate": 2e-4, "text_encoder_learning_rate": 1e-4},
         "training": {
             "steps": options.steps,
+            "schedule": "constant",
             "checkpoint_every": math.gcd(options.steps // 2, options.fixed),
             "keep_checkpoints": 99,
             "trackers": ["csv"],

@@ -285,7 +285,8 @@ class Shards:
         pixels = np.stack([one.pixels for one in made])
         posteriors = [vae.encode(to_pixels(part).to(vae.device)).latent_dist for part in np.array_split(pixels, max(self.size // lot, 1))]
         mean, log_variance = (torch.cat([getattr(one, name).cpu() for one in posteriors])[:, None] for name in ("mean", "logvar"))
-        return LatentSet(mean, log_variance, self.model.token_ids(captions)[:, None], places(made, mean.shape[-1], around)[:, None])
+        ids, where = self.model.token_ids(captions)[:, None], places(made, mean.shape[-1], around)[:, None]
+        return LatentSet(mean, log_variance, ids, where, torch.zeros(self.size, dtype=torch.bool))
 
 
 class Diffusion(NumberedSteps):

@@ -79,7 +79,8 @@ def test_without_gamma_all_timesteps_weigh_the_same() -> None:
 def _pictures(count: int, mirrored: int = 1) -> LatentSet:
     torch.manual_seed(count)
     mean, log_variance = torch.randn(count, mirrored, 4, 8, 8), torch.randn(count, mirrored, 4, 8, 8) - 3
-    return LatentSet(mean, log_variance, torch.arange(count * 6).reshape(count, 1, 6), torch.ones(count, mirrored, 1, 8, 8))
+    ids = torch.arange(count * 6).reshape(count, 1, 6)
+    return LatentSet(mean, log_variance, ids, torch.ones(count, mirrored, 1, 8, 8), torch.zeros(count, dtype=torch.bool))
 
 
 def test_draws_differ_between_ranks_and_terms_and_repeat_exactly() -> None:
@@ -108,7 +109,9 @@ def test_processes_share_one_order_without_overlap() -> None:
 
 def test_the_posterior_is_sampled_anew_each_step() -> None:
     shape = (1, 1, 1, 64, 64)
-    pictures = LatentSet(torch.full(shape, 2.0), torch.full(shape, np.log(0.25)), torch.zeros(1, 1, 4), torch.ones(shape))
+    pictures = LatentSet(
+        torch.full(shape, 2.0), torch.full(shape, np.log(0.25)), torch.zeros(1, 1, 4), torch.ones(shape), torch.zeros(1, dtype=torch.bool)
+    )
     first, second = (draw(pictures, "instance", 0, step, 0, 1, 1, 0.5, 10).latents for step in (0, 1))
     assert not torch.equal(first, second)
     for latents in (first, second):  # mean 2, deviation 0.5, both times the scale 0.5
@@ -131,6 +134,8 @@ def _module(folder: Path, instance: int = 3, prior: int = 4, **changes: Any) -> 
     for pictures, row in ((module.instance, ids[0]), (module.prior, ids[1])):
         if pictures is not None:
             pictures.token_ids = row.expand(len(pictures.mean), 1, -1).clone()
+    if module.prior is not None and module.settings.prior.target == "base":
+        module.prior.imitated[:] = True
     return module
 
 
@@ -214,6 +219,20 @@ def test_the_base_can_be_the_prior_target(tiny_sd1: Path) -> None:
     module.training_step(0)
     assert module._sums[1, :, 0].sum() > 1e-9
     assert all(torch.equal(value, frozen[name]) for name, value in module.frozen[0].state_dict().items())
+
+
+def test_surroundings_ask_for_the_base_and_class_images_for_the_truth(tiny_sd1: Path) -> None:
+    module = _module(tiny_sd1, prior=4, **{"loss.surroundings": "class", "prior.batch_size": 4})
+    assert module.prior is not None
+    losses = []
+    for count in (0, 2, 4):  # of the four, all of which every step draws
+        module.prior.imitated = torch.arange(4) < count
+        module._sums.zero_()
+        module.training_step(0)
+        losses.append(float(module._sums[1, :, 0].sum()))
+    none, two, all_of_them = losses
+    assert 0.1 * none < two < 0.9 * none
+    assert all_of_them == pytest.approx(0, abs=1e-9)
 
 
 def test_photos_are_encoded_as_the_pipeline_would(tiny_sd1: Path) -> None:

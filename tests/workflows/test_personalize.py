@@ -84,6 +84,8 @@ def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1:
     torch.testing.assert_close(kept.mean[8:], kept.mean[:2], rtol=1e-3, atol=1e-4)
     assert (kept.places[:8] == 1).all()
     assert (kept.places[8:] == 0).any()
+    assert kept.imitated.tolist() == [False] * 8 + [True] * 2
+    assert not subject.imitated.any()
     assert subject.places[0, 0, 0, 0, 0] == 0 < subject.places[0, 0, 0, 4, 4]
 
 

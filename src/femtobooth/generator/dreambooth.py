@@ -6,8 +6,8 @@ Each of the two means is over its own samples, so lambda means the same for ever
 number of processes.
 
 Photos hold more than their subject, and the identifier learns all of it. With `loss.surroundings` "class" photos count only where
-the subject is, and a third of the class images that are drawn have the identifier in their captions and count only beside what
-they show. The subject then comes from the photos, and what is around it from the base.
+the subject is, and a third of the class images that are drawn have the identifier in their captions, count only beside what they
+show, and ask there for what the base itself predicts. The subject then comes from the photos, and what is around it from the base.
 """
 
 from __future__ import annotations
@@ -98,16 +98,18 @@ class LatentSet:
     log_variance: Tensor  # (N, F, c, h, w)
     token_ids: Tensor  # (N, K, L): K captions each, one of which is drawn
     places: Tensor  # (N, F, 1, h, w): how much each place counts in the loss
+    imitated: Tensor  # (N,) bool: whether the target is the base's own prediction
 
     def __add__(self, other: LatentSet) -> LatentSet:
         """The pictures of both, which have as many views and captions each."""
         return LatentSet(*(torch.cat([getattr(one, field.name) for one in (self, other)]) for field in fields(LatentSet)))
 
     def surroundings(self, model: StableDiffusion, pictures: np.ndarray, caption: str) -> LatentSet:
-        """The first n of these, whose pixels are `pictures` uint8 (n, H, W, 3), by another caption and only beside what they show."""
+        """The first n of these, whose pixels are `pictures` uint8 (n, H, W, 3), by another caption, imitated beside what they show."""
         count = len(pictures)
         ids = model.token_ids([caption] * count)[:, None]
-        return LatentSet(self.mean[:count], self.log_variance[:count], ids, places(pictures, model.vae_factor, "surroundings")[:, None])
+        where = places(pictures, model.vae_factor, "surroundings")[:, None]
+        return LatentSet(self.mean[:count], self.log_variance[:count], ids, where, torch.ones(count, dtype=torch.bool))
 
 
 @dataclass
@@ -119,6 +121,7 @@ class Draw:
     timesteps: Tensor  # (B,)
     token_ids: Tensor  # (B, L)
     places: Tensor  # (B, 1, h, w)
+    imitated: Tensor  # (B,) bool
 
 
 @torch.no_grad()
@@ -128,11 +131,13 @@ def encode(
     captions: Sequence[Sequence[str]],
     mirrored: bool = False,
     part: Part = "all",
+    imitated: bool = False,
     batch: int = 4,
 ) -> LatentSet:
     """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU.
 
-    Each of the N has its own captions. Only `part` of every picture will count in the loss.
+    Each of the N has its own captions. Only `part` of every picture will count in the loss, whose target is the truth or, if
+    `imitated`, the base's own prediction.
     """
     views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
     means, variances = [], []
@@ -143,7 +148,7 @@ def encode(
     most = max(map(len, captions))
     ids = torch.stack([model.token_ids([own[turn % len(own)] for turn in range(most)]) for own in captions])
     where = torch.stack([places(view, model.vae_factor, part) for view in views], dim=1)
-    return LatentSet(torch.cat(means), torch.cat(variances), ids, where)
+    return LatentSet(torch.cat(means), torch.cat(variances), ids, where, torch.full((len(pictures),), imitated))
 
 
 def draw(
@@ -167,6 +172,7 @@ def draw(
         timesteps=torch.randint(steps, (batch,), generator=random),
         token_ids=pictures.token_ids[indices, captions],
         places=pictures.places[indices, views],
+        imitated=pictures.imitated[indices],
     )
 
 
@@ -203,8 +209,9 @@ class DreamBooth(NumberedSteps):
         if self.settings.training.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             self.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # The frozen base, which the prior may be asked to imitate; hidden in a tuple like the VAE.
-        wants_base = self.settings.prior.target == "base" and self.settings.prior.weight > 0
+        # The frozen base, which is imitated around the subject and where the prior asks for it; hidden in a tuple like the VAE.
+        imitates = self.settings.prior.target == "base" or self.settings.loss.surroundings == "class"
+        wants_base = imitates and self.settings.prior.weight > 0
         self.frozen: tuple[Any, ...] = tuple(_base_of(module) for module in (self.unet, self.text_encoder)) if wants_base else ()
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
@@ -245,17 +252,17 @@ class DreamBooth(NumberedSteps):
         if self.prior is not None:
             draws.append(draw(self.prior, "prior", *common, prior.batch_size or training.batch_size, scale, steps))
         count = len(draws[0].timesteps)
-        latents, noise, timesteps, ids, places = (
+        latents, noise, timesteps, ids, places, imitated = (
             torch.cat([getattr(part, name) for part in draws]).to(self.device)
-            for name in ("latents", "noise", "timesteps", "token_ids", "places")
+            for name in ("latents", "noise", "timesteps", "token_ids", "places", "imitated")
         )
         noisy = scheduler.add_noise(latents, noise, timesteps)  # (B, c, h, w)
         prediction = predict(self.unet, self.text_encoder, noisy, timesteps, ids)
         target = training_target(scheduler, latents, noise, timesteps)
-        if self.frozen and len(draws) > 1:
+        if imitated.any():
             with torch.no_grad():
-                imitated = predict(self.frozen[0], self.frozen[1], noisy[count:], timesteps[count:], ids[count:])
-                target = torch.cat([target[:count], imitated.to(target.dtype)])
+                seen = predict(self.frozen[0], self.frozen[1], noisy[imitated], timesteps[imitated], ids[imitated])
+                target[imitated] = seen.to(target.dtype)
         losses = self.weighted_losses(prediction, target, timesteps, places)
         self._add_to_log(losses.detach(), timesteps, count, steps)
         loss = losses[:count].mean()

@@ -294,7 +294,8 @@ def _latents(
         images.append(prior.class_images(model, prompt, settings.prior, size, processes))
         prompts += [prompt] * len(images[-1])
     # All encoded after the class images, whose drawing must see the base as it is.
-    kept = encode(model, np.concatenate(images), [[prompt] for prompt in prompts])
+    imitated = settings.prior.target == "base"
+    kept = encode(model, np.concatenate(images), [[prompt] for prompt in prompts], imitated=imitated)
     if apart:  # class images as they are twice, so that they keep two thirds of the draws
         caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, settings.photos.class_noun)
         kept += kept + kept.surroundings(model, images[0], caption)
