@@ -73,7 +73,7 @@ class LossSettings(Settings):
     snr_floor: float = Field(0.05, ge=0)
     """Least min-SNR weight, so that the last step of a zero-terminal-SNR schedule still trains."""
     surroundings: Literal["photos", "class"] = "photos"
-    """What teaches the subject's surroundings: its photos (the paper), which then leak into every picture, or the class images."""
+    """What teaches the subject's surroundings: its photos (the paper), which then leak into every picture, or the base, on class images."""
 
 
 class TrainSettings(Settings):
