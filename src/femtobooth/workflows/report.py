@@ -258,7 +258,9 @@ def _class_images(settings: PersonalizeSettings, facts: dict[str, Any]) -> Html:
         content.append(pages.text("They are no longer in the cache; training again draws the same ones."))
     explained = "What the base drew for the class alone; training on them too keeps the class as it was."
     if settings.loss.surroundings == "class":
-        explained += " On them the base also taught what is around the subject: with its identifier in the caption, only beside what they show."
+        explained += (
+            " On them the base also taught what is around the subject: with its identifier in the caption, only beside what they show."
+        )
     return pages.section("Class images", pages.text(explained), *content)
 
 
