@@ -252,17 +252,19 @@ class DreamBooth(NumberedSteps):
         if self.prior is not None:
             draws.append(draw(self.prior, "prior", *common, prior.batch_size or training.batch_size, scale, steps))
         count = len(draws[0].timesteps)
-        latents, noise, timesteps, ids, places, imitated = (
+        latents, noise, timesteps, ids, places = (
             torch.cat([getattr(part, name) for part in draws]).to(self.device)
-            for name in ("latents", "noise", "timesteps", "token_ids", "places", "imitated")
+            for name in ("latents", "noise", "timesteps", "token_ids", "places")
         )
         noisy = scheduler.add_noise(latents, noise, timesteps)  # (B, c, h, w)
         prediction = predict(self.unet, self.text_encoder, noisy, timesteps, ids)
         target = training_target(scheduler, latents, noise, timesteps)
-        if imitated.any():
+        imitated = torch.cat([part.imitated for part in draws]).nonzero().flatten()  # on the CPU: no GPU is waited for
+        if len(imitated):
+            imitated = imitated.to(self.device)
             with torch.no_grad():
                 seen = predict(self.frozen[0], self.frozen[1], noisy[imitated], timesteps[imitated], ids[imitated])
-                target[imitated] = seen.to(target.dtype)
+            target[imitated] = seen.to(target.dtype)
         losses = self.weighted_losses(prediction, target, timesteps, places)
         self._add_to_log(losses.detach(), timesteps, count, steps)
         loss = losses[:count].mean()
