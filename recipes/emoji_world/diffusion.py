@@ -60,11 +60,6 @@ AROUND = (1 / 3, 1_000_000)
 """How much the loss around sprites counts at first, beside 1 where they stand, and the pictures after which it counts as much.
 
 Most of it is stars, windows and grain that nothing predicts; silhouettes come sooner without. An even colour comes last."""
-COARSE = (4, 4.0)
-"""Places a side over which the error is averaged once more, and what the square of that counts beside the loss of single places.
-
-What a plain colour's latents lack is evenness over the whole picture, and single places hardly tell a slow drift from their own noise
-(the multiscale loss of Hoogeboom et al., arXiv 2301.11093, section 3.2)."""
 LEARNING_RATE = 7e-4
 """Of Muon (Jordan et al. 2024), whose steps timm scales to AdamW's size; AdamW itself trains embeddings, biases and norms.
 
@@ -314,8 +309,7 @@ class Diffusion(NumberedSteps):
         noisy = scheduler.add_noise(latents, noise, timesteps)  # (B, 20, 16, 16)
         prediction = predict(self.unet, self.text_encoder, noisy, timesteps, token_ids)
         target = training_target(scheduler, latents, noise, timesteps)
-        error, (side, weight) = prediction.float() - target, COARSE
-        loss = (counts * error.square()).mean() + weight * F.avg_pool2d(error, side).square().mean()
+        loss = (counts * (prediction.float() - target).square()).mean()
         if (self.global_step + 1) % settings.log_every == 0:
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss.item()}, self.global_step + 1)
