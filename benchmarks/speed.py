@@ -52,7 +52,7 @@ def fit(steps: int) -> float:
     model = base.load("bundled")
     ids = model.token_ids(["a sks robot"]).expand(24, 1, -1)
     mean = torch.randn(24, 1, *latent(model))
-    pictures = LatentSet(mean, torch.full_like(mean, -5.0), ids, torch.ones_like(mean[:, :, :1]))
+    pictures = LatentSet(mean, torch.full_like(mean, -5.0), ids, torch.ones_like(mean[:, :, :1]), torch.zeros(len(mean), dtype=torch.bool))
     module = DreamBooth(model, settings, "sks", lambda _: (pictures, pictures))
     with tempfile.TemporaryDirectory() as scratch:
         lightning = trainer.build(settings.training, Path(scratch), [], [])
