@@ -173,13 +173,14 @@ def make_square(image: Image.Image, size: int, crop: str) -> tuple[Image.Image, 
 def _around_subject(image: Image.Image, size: int) -> tuple[int, int, int, int] | None:
     """The square (left, top, right, bottom) in pixels of which the subject fills `FILLED` of a side, if there is a subject."""
     mask = find_subject(np.asarray(image))
-    if mask is None:
+    box = None if mask is None else Image.fromarray(mask).getbbox()
+    if box is None:
         return None
-    short = min(image.size)
-    spans = [(int(places.min()), int(places.max()) + 1) for places in (np.flatnonzero(mask.any(0)), np.flatnonzero(mask.any(1)))]
-    side = min(max(round(max(stop - start for start, stop in spans) / FILLED), size), short)
-    left, top = (min(max((start + stop - side) // 2, 0), whole - side) for (start, stop), whole in zip(spans, image.size, strict=True))
-    return left, top, left + side, top + side
+    (left, top, right, bottom), (width, height) = box, image.size
+    side = min(max(round(max(right - left, bottom - top) / FILLED), size), width, height)
+    x = min(max((left + right - side) // 2, 0), width - side)
+    y = min(max((top + bottom - side) // 2, 0), height - side)
+    return x, y, x + side, y + side
 
 
 def _salient_start(image: Image.Image) -> int:
