@@ -287,9 +287,9 @@ class Shards:
 class Diffusion(NumberedSteps):
     """Trains text encoder and U-Net together; all timesteps weigh alike, places do not."""
 
-    def __init__(self, model: StableDiffusion, settings: TrainingSettings, shards: Shards) -> None:
+    def __init__(self, model: StableDiffusion, settings: TrainingSettings, shards: Shards, learning_rate: float = LEARNING_RATE) -> None:
         super().__init__(settings)
-        self.shards = shards
+        self.shards, self.learning_rate = shards, learning_rate
         self.parts = [model]  # in a list, so that the autoencoder is no submodule
         self.unet, self.text_encoder = model.unet.train(), model.text_encoder.train()
 
@@ -319,7 +319,7 @@ class Diffusion(NumberedSteps):
         embeddings = [module.weight for module in self.modules() if isinstance(module, torch.nn.Embedding)]
         others = [parameter for parameter in self.parameters() if all(parameter is not table for table in embeddings)]
         groups = [{"params": others}, {"params": embeddings, "use_fallback": True}]
-        betas, rate = (self.regime.beta1, self.regime.beta2), LEARNING_RATE * (self.regime.batch_size / SETTINGS.batch_size) ** 0.5
+        betas, rate = (self.regime.beta1, self.regime.beta2), self.learning_rate * (self.regime.batch_size / SETTINGS.batch_size) ** 0.5
         optimizer = Muon(groups, lr=rate, weight_decay=self.regime.weight_decay, nesterov=True, betas=betas)
         return self.scheduled(optimizer, trainer.learning_rate_schedule(self.regime, optimizer))
 
@@ -362,6 +362,7 @@ def main() -> None:
     parser.add_argument("--before", type=int, default=0, metavar="N", help="pictures that its weights were trained on, for the card")
     parser.add_argument("--steps", type=int, help=f"optimizer steps [{SETTINGS.steps}]")
     parser.add_argument("--batch-size", type=int, help=f"pictures a step [{SETTINGS.batch_size}]")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="for batches of 64 [%(default)s]; a third to go on")
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], help=f"hardware to train on [{SETTINGS.accelerator}]")
     parser.add_argument("--precision", choices=["32", "bf16-mixed"], help=f"number format of the passes [{SETTINGS.precision}]")
     parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes beside the training, which a GPU needs [0]")
@@ -383,7 +384,7 @@ def main() -> None:
         )
         callbacks = [average, Lines(settings.log_every * 5), Previews(where / "previews", previews.prompts, previews, model.size, average)]
         before = json.loads((where / "before.json").read_text(encoding="utf-8"))["images"]
-        module = Diffusion(model, settings, Shards(world, model, 16 if given.smoke else SHARD, before, given.workers))
+        module = Diffusion(model, settings, Shards(world, model, 16 if given.smoke else SHARD, before, given.workers), given.learning_rate)
         stopped = stages.fit(module, settings, where, callbacks)
         if stopped:
             note("stopped and saved; the same command goes on from here")

@@ -81,6 +81,8 @@ SETTINGS = TrainingSettings(
 SMOKE = {"steps": 4, "batch_size": 8, "warmup": 2, "checkpoint_every": 2, "log_every": 1}
 EASY = 0.15
 """Part of the run over which plain scenes fall from all to what they are everywhere: concepts are learned from large sprites first."""
+UNEVEN = 4.0
+"""Levels of 255 by which smooth unevenness of light may differ, as a standard deviation; the ends of gradients are 20 and more apart."""
 UNSEEN: tuple[Unseen, ...] = ("", "backdrop", "style")
 Groups = dict[str, tuple[int, int]]
 
@@ -170,12 +172,21 @@ def weathered(pixels: np.ndarray, random: Random) -> np.ndarray:
         if random.random() < 0.5:
             grain = grain[::2, ::2].repeat(2, 0).repeat(2, 1)
         lit += random.uniform(2, 14) * grain
+    if random.random() < 0.5:
+        lit += random.uniform(0, UNEVEN) * _unevenness(random)
     pixels = lit.clip(0, 255).round().astype(np.uint8)
     if random.random() < 0.25:
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "JPEG", quality=random.randint(35, 90))
         pixels = np.asarray(Image.open(buffer))
     return pixels
+
+
+def _unevenness(random: Random) -> np.ndarray:
+    """Smooth patches of other light and tint, (64, 64, 3) float32 around 0 with a standard deviation of about 1."""
+    patches = torch.from_numpy(np.random.default_rng(random.getrandbits(64)).standard_normal((1, 4, *[random.randint(2, 8)] * 2), np.float32))
+    fields = F.interpolate(patches, size=SIZE, mode="bicubic", align_corners=False)[0].permute(1, 2, 0).numpy()  # (64, 64, 4)
+    return fields[..., :1] + 0.5 * fields[..., 1:]
 
 
 def enlarged(pictures: torch.Tensor, size: int) -> torch.Tensor:

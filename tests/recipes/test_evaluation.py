@@ -98,6 +98,19 @@ def test_weathering_changes_pixels_but_not_colours(world: sprites.World) -> None
     assert 30 < changed < 60
 
 
+def test_a_colour_is_weathered_unevenly_but_to_no_gradient() -> None:
+    colours, gradients = [], []
+    for index in range(60):
+        random = scenes.Random(index)
+        plain, fade = (np.asarray(backdrops.draw(random, name).image.reduce(2)) for name in ("blue background", "gradient"))
+        for spreads, pixels in ((colours, recognizer.weathered(plain, random)), (gradients, fade)):
+            blocks = pixels.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3))  # whatever is finer is grain
+            spreads.append(blocks.std(axis=(0, 1)).max())
+    assert max(colours) > 2.5
+    assert max(colours) < 2 * recognizer.UNEVEN + 1
+    assert np.mean(np.array(gradients) > max(colours)) > 0.9
+
+
 def test_what_a_caption_asks_for(world: sprites.World) -> None:
     ball, teapot, flat = world.index["ball"], world.index["teapot"], world.styles.index("flat")
 
