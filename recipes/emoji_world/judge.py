@@ -1,23 +1,37 @@
-"""The judge of the evaluation: a recognizer of its own training run, the questions put to it, and what its answers add up to."""
+"""The judge of the evaluation: a recognizer of its own training run, the questions put to it, and what its answers add up to.
+
+    python -m recipes.emoji_world.judge [FOLDER ...]      how even judges (the recipe's own if none is given) want a colour to be
+
+Generated colours are never quite even, by a few levels of 255 that nobody minds: a judge should call them by their names.
+"""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count, islice
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import torch
 
+from femtobooth.core.console import table
 from femtobooth.core.metrics import wilson
 from femtobooth.recognizer.backbone import Recognizer
 
 from . import backdrops, captions, sprites
-from .recognizer import enlarged
-from .scenes import SIZE, Scene
+from .autoencoder import UNSEEN_SEED
+from .recognizer import enlarged, unevenness
+from .scenes import SIZE, Scene, scene
 
 Shares = dict[str, dict[str, float]]
 WINDOW, STRIDE = 40, 12
 """Side and spacing in pixels of the windows through which two objects are looked for: each about fills one, as single ones do a picture."""
+
+LEVELS = (0, 1, 2, 3, 4, 6)
+"""Standard deviations of light, in levels of 255, under which colours should keep their names."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,7 @@ class Judge:
             if len(one.concepts) == 1:
                 row |= {"concept": one.concepts[0] == five[n, 0], "concept in 5": one.concepts[0] in five[n]}
             elif one.concepts and somewhere is not None:
-                row["both objects"] = somewhere[n, list(one.concepts)].all()
+                row["both objects"] = float(somewhere[n, list(one.concepts)].all())
             if one.style:
                 row["style"] = one.style == self.world.styles[styles[n, 0]]
             if one.backdrop:
@@ -137,3 +151,41 @@ def kid(one: np.ndarray, other: np.ndarray) -> float:
     n, m = len(one), len(other)
     within = [(kernel(x, x).sum() - np.trace(kernel(x, x))) / (k * (k - 1)) for x, k in ((one, n), (other, m))]
     return float(sum(within) - 2 * kernel(one, other).mean())
+
+
+def uneven(judge: Judge, world: sprites.World, number: int = 400) -> dict[str, list[float]]:
+    """Share of plain scenes whose colour is named right under light that differs by each of `LEVELS`, in two forms; and of gradients."""
+    plain, faded = (list(islice(_on(world, end), number)) for end in (" background", "gradient"))
+    random, axis = Random(0), np.linspace(-1, 1, SIZE)
+    tilts = [np.add.outer(np.sin(turn) * axis, np.cos(turn) * axis)[..., None] for turn in (random.uniform(0, 2 * np.pi) for _ in plain)]
+    lights = {"patches": [unevenness(random) for _ in plain], "a tilt": [tilt / tilt.std() for tilt in tilts]}
+
+    def right(scenes: list[Scene], light: np.ndarray | float = 0.0) -> float:
+        lit = (np.stack([one.pixels for one in scenes]) + light).clip(0, 255).round().astype(np.uint8)
+        seen = judge.best(judge.look(lit)[0], "backdrop")[:, 0]
+        return float(np.mean([backdrops.names()[k] == one.backdrop for k, one in zip(seen, scenes, strict=True)]))
+
+    found = {name: [right(plain, level * np.stack(light)) for level in LEVELS] for name, light in lights.items()}
+    return found | {"gradients": [right(faded)]}
+
+
+def _on(world: sprites.World, end: str) -> Iterator[Scene]:
+    """Scenes that no training draws, of something on a backdrop whose name ends so."""
+    made = (scene(world, UNSEEN_SEED, index) for index in count())
+    return (one for one in made if one.items and one.backdrop.endswith(end))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="recognizer artifacts with the recipe's labels")
+    given, world = parser.parse_args(), sprites.load(sprites.folder())
+    rows = []
+    for folder in given.folders or [sprites.folder() / "judge" / "model"]:
+        found = uneven(Judge(world, folder), world)
+        (gradients,) = found.pop("gradients")
+        rows += [(str(folder), name, *(f"{one:.1%}" for one in (*seen, gradients))) for name, seen in found.items()]
+    table("Backdrops named right under uneven light", ["judge", "light", *(f">{level}" for level in LEVELS), ">gradients"], rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -173,7 +173,7 @@ def weathered(pixels: np.ndarray, random: Random) -> np.ndarray:
             grain = grain[::2, ::2].repeat(2, 0).repeat(2, 1)
         lit += random.uniform(2, 14) * grain
     if random.random() < 0.5:
-        lit += random.uniform(0, UNEVEN) * _unevenness(random)
+        lit += random.uniform(0, UNEVEN) * unevenness(random)
     pixels = lit.clip(0, 255).round().astype(np.uint8)
     if random.random() < 0.25:
         buffer = io.BytesIO()
@@ -182,7 +182,7 @@ def weathered(pixels: np.ndarray, random: Random) -> np.ndarray:
     return pixels
 
 
-def _unevenness(random: Random) -> np.ndarray:
+def unevenness(random: Random) -> np.ndarray:
     """Smooth patches of other light and tint, (64, 64, 3) float32 around 0 with a standard deviation of about 1."""
     numbers, side = np.random.default_rng(random.getrandbits(64)), random.randint(2, 8)
     patches = numbers.standard_normal((1, 4, side, side), np.float32)

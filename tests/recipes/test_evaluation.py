@@ -111,6 +111,13 @@ def test_a_colour_is_weathered_unevenly_but_to_no_gradient() -> None:
     assert np.mean(np.array(gradients) > max(colours)) > 0.9
 
 
+def test_how_even_a_judge_wants_a_colour(world: sprites.World, tiny: Path) -> None:
+    found = judge.uneven(judge.Judge(world, tiny / "model"), world, 6)
+    assert [len(one) for one in found.values()] == [len(judge.LEVELS), len(judge.LEVELS), 1]
+    assert found["patches"][0] == found["a tilt"][0]  # level 0: the same scenes
+    assert all(6 * share == pytest.approx(round(6 * share)) for one in found.values() for share in one)
+
+
 def test_what_a_caption_asks_for(world: sprites.World) -> None:
     ball, teapot, flat = world.index["ball"], world.index["teapot"], world.styles.index("flat")
 
