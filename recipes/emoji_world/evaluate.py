@@ -33,7 +33,7 @@ from . import backdrops, sprites
 from .autoencoder import UNSEEN_SEED, psnr, reconstruct, unseen
 from .diffusion import SAMPLING
 from .judge import Judge, Shares, asked, kid, shares
-from .scenes import Scene, Unseen, contact_sheet, held_out, held_out_style, places_for, scene
+from .scenes import Scene, Unseen, contact_sheet, held_out, held_out_style, places_for, stream
 from .stages import commit
 
 PROMPT_SEED, SEEN_SEED, REFERENCE_SEED = UNSEEN_SEED + 1, UNSEEN_SEED + 2, UNSEEN_SEED + 3
@@ -47,7 +47,7 @@ SIZES = {
 
 def prompts(world: sprites.World, seed: int, count: int) -> list[Scene]:
     """Scenes with something in them and a caption."""
-    return _first(count, (made for made in _stream(world, seed) if made.items and made.caption))
+    return _first(count, (made for made in stream(world, seed) if made.items and made.caption))
 
 
 def novel_prompts(world: sprites.World, kind: Unseen, novel: bool, count: int) -> list[Scene]:
@@ -65,12 +65,7 @@ def novel_prompts(world: sprites.World, kind: Unseen, novel: bool, count: int) -
         return kind == "backdrop" or any(held_out_style(name, style) for style in world.styles)
 
     seed = PROMPT_SEED if novel else SEEN_SEED
-    return _first(count, (made for made in _stream(world, seed, kind if novel else "") if fits(made)))
-
-
-def _stream(world: sprites.World, seed: int, unseen: Unseen = "") -> Iterator[Scene]:
-    for index in range(1_000_000):
-        yield scene(world, seed, index, plain=0.0 if unseen else 0.15, unseen=unseen)
+    return _first(count, (made for made in stream(world, seed, kind if novel else "") if fits(made)))
 
 
 def _first(count: int, found: Iterator[Scene]) -> list[Scene]:

@@ -8,9 +8,8 @@ Generated colours are never quite even, by a few levels of 255 that nobody minds
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -24,7 +23,7 @@ from femtobooth.recognizer.backbone import Recognizer
 from . import backdrops, captions, sprites
 from .autoencoder import UNSEEN_SEED
 from .recognizer import enlarged, unevenness
-from .scenes import SIZE, Scene, scene
+from .scenes import SIZE, Scene, stream
 
 Shares = dict[str, dict[str, float]]
 WINDOW, STRIDE = 40, 12
@@ -155,24 +154,21 @@ def kid(one: np.ndarray, other: np.ndarray) -> float:
 
 def uneven(judge: Judge, world: sprites.World, number: int = 400) -> dict[str, list[float]]:
     """Share of plain scenes whose colour is named right under light that differs by each of `LEVELS`, in two forms; and of gradients."""
-    plain, faded = (list(islice(_on(world, end), number)) for end in (" background", "gradient"))
+    plain, faded = (
+        list(islice((one for one in stream(world, UNSEEN_SEED) if one.items and one.backdrop.endswith(end)), number))
+        for end in (" background", "gradient")
+    )
     random, axis = Random(0), np.linspace(-1, 1, SIZE)
     tilts = [np.add.outer(np.sin(turn) * axis, np.cos(turn) * axis)[..., None] for turn in (random.uniform(0, 2 * np.pi) for _ in plain)]
-    lights = {"patches": [unevenness(random) for _ in plain], "a tilt": [tilt / tilt.std() for tilt in tilts]}
+    lights = {"patches": np.stack([unevenness(random) for _ in plain]), "a tilt": np.stack([tilt / tilt.std() for tilt in tilts])}
 
     def right(scenes: list[Scene], light: np.ndarray | float = 0.0) -> float:
         lit = (np.stack([one.pixels for one in scenes]) + light).clip(0, 255).round().astype(np.uint8)
-        seen = judge.best(judge.look(lit)[0], "backdrop")[:, 0]
-        return float(np.mean([backdrops.names()[k] == one.backdrop for k, one in zip(seen, scenes, strict=True)]))
+        questions = [Asked((), "", one.backdrop) for one in scenes]
+        return float(judge.verdicts(judge.look(lit)[0], questions)["backdrop"].mean())
 
-    found = {name: [right(plain, level * np.stack(light)) for level in LEVELS] for name, light in lights.items()}
+    found = {name: [right(plain, level * light) for level in LEVELS] for name, light in lights.items()}
     return found | {"gradients": [right(faded)]}
-
-
-def _on(world: sprites.World, end: str) -> Iterator[Scene]:
-    """Scenes that no training draws, of something on a backdrop whose name ends so."""
-    made = (scene(world, UNSEEN_SEED, index) for index in count())
-    return (one for one in made if one.items and one.backdrop.endswith(end))
 
 
 def main() -> None:

@@ -186,10 +186,8 @@ def unevenness(random: Random) -> np.ndarray:
     """Smooth patches of other light and tint, (64, 64, 3) float32 around 0 with a standard deviation of about 1."""
     numbers, side = np.random.default_rng(random.getrandbits(64)), random.randint(2, 8)
     patches = numbers.standard_normal((1, 4, side, side), np.float32)
-    fields = (
-        F.interpolate(torch.from_numpy(patches), size=SIZE, mode="bicubic", align_corners=False)[0].permute(1, 2, 0).numpy()
-    )  # (64, 64, 4)
-    return fields[..., :1] + 0.5 * fields[..., 1:]
+    fields = F.interpolate(torch.from_numpy(patches), size=SIZE, mode="bicubic", align_corners=False)[0]  # (4, 64, 64)
+    return (fields[:1] + 0.5 * fields[1:]).permute(1, 2, 0).numpy()
 
 
 def enlarged(pictures: torch.Tensor, size: int) -> torch.Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import textwrap
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -91,6 +92,12 @@ def scene(world: World, seed: int, index: int, plain: float = 0.15, unseen: Unse
         backdrop = backdrops.draw(random, random.choice(list(backdrops.PLACES)))
         return Scene(np.asarray(backdrop.image.reduce(2)), captions.empty_place(random, backdrop), backdrop=backdrop.name)
     return _composed(world, random)
+
+
+def stream(world: World, seed: int, unseen: Unseen = "") -> Iterator[Scene]:
+    """The scenes of one stream that no curriculum changes, or only combinations that are held out of training."""
+    for index in range(1_000_000):
+        yield scene(world, seed, index, plain=0.0 if unseen else 0.15, unseen=unseen)
 
 
 def _plain(world: World, random: Random) -> Scene:
