@@ -28,7 +28,6 @@ PERSONALIZE = {
     "--prior-target": "prior.target",
     "--snr-gamma": "loss.snr_gamma",
     "--surroundings": "loss.surroundings",
-    "--unconditional": "loss.unconditional",
     "--seed": "training.seed",
     "--precision": "training.precision",
     "--gradient-checkpointing": "training.gradient_checkpointing",

@@ -182,18 +182,6 @@ def test_surroundings_of_the_class(personalize: Personalize, tiny_sd1: Path, pla
         assert first[f"loss/{term}"] != expected[f"loss/{term}"]
 
 
-def test_the_empty_prompt_is_held(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve) -> None:
-    """Some of the class images ask for what the base predicts, which before the first step is what the model predicts."""
-    before = _cached("*")
-    first, expected = (
-        curve(personalize(tiny_sd1, runs, "held", "--unconditional", "base", "--set", "prior.batch_size=6"))[0],
-        curve(plain)[0],
-    )
-    assert _cached("*") == before
-    assert first["loss/instance"] == expected["loss/instance"]
-    assert float(first["loss/prior"]) == pytest.approx(float(expected["loss/prior"]) * 2 / 3, rel=0.5)
-
-
 def test_own_class_images(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, photos: Path, curve: Curve) -> None:
     before = _cached("*")
     run = personalize(tiny_sd1, runs, "own-class-images", "--class-folder", photos, "--set", "prior.seed=99")

@@ -6,12 +6,8 @@ Each of the two means is over its own samples, so lambda means the same for ever
 number of processes.
 
 Photos hold more than their subject, and the identifier learns all of it. With `loss.surroundings` "class" photos count only where
-the subject is, and some of the class images that are drawn have the identifier in their captions, count only beside what they
+the subject is, and a third of the class images that are drawn have the identifier in their captions, count only beside what they
 show, and ask there for what the base itself predicts. The subject then comes from the photos, and what is around it from the base.
-
-Nothing in the loss names the empty prompt, yet it drifts after photos and class, and classifier-free guidance, which steers away
-from it, goes astray: the class is lost though its own predictions are fine. With `loss.unconditional` "base" some of the class images
-have the empty caption and ask for what the base predicts.
 """
 
 from __future__ import annotations
@@ -115,12 +111,6 @@ class LatentSet:
         where = places(pictures, model.vae_factor, "surroundings")[:, None]
         return LatentSet(self.mean[:count], self.log_variance[:count], ids, where, torch.ones(count, dtype=torch.bool))
 
-    def unconditional(self, model: StableDiffusion) -> LatentSet:
-        """These by the empty caption, imitated everywhere."""
-        count = len(self.mean)
-        ids = model.token_ids([""] * count)[:, None]
-        return LatentSet(self.mean, self.log_variance, ids, torch.ones_like(self.places), torch.ones(count, dtype=torch.bool))
-
 
 @dataclass
 class Draw:
@@ -219,9 +209,8 @@ class DreamBooth(NumberedSteps):
         if self.settings.training.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             self.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # The frozen base, which is imitated where the prior or one of the losses asks for it; hidden in a tuple like the VAE.
-        loss = self.settings.loss
-        imitates = "base" in (self.settings.prior.target, loss.unconditional) or loss.surroundings == "class"
+        # The frozen base, which is imitated around the subject and where the prior asks for it; hidden in a tuple like the VAE.
+        imitates = self.settings.prior.target == "base" or self.settings.loss.surroundings == "class"
         wants_base = imitates and self.settings.prior.weight > 0
         self.frozen: tuple[Any, ...] = tuple(_base_of(module) for module in (self.unet, self.text_encoder)) if wants_base else ()
 

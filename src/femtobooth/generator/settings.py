@@ -74,8 +74,6 @@ class LossSettings(Settings):
     """Least min-SNR weight, so that the last step of a zero-terminal-SNR schedule still trains."""
     surroundings: Literal["photos", "class"] = "photos"
     """What teaches the subject's surroundings: its photos (the paper), which then leak into every picture, or the base, on class images."""
-    unconditional: Literal["free", "base"] = "free"
-    """The empty prompt, which guidance steers away from: free drifts after the photos (the paper), base stays, on class images."""
 
 
 class TrainSettings(Settings):

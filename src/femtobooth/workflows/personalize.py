@@ -21,8 +21,6 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -298,14 +296,10 @@ def _latents(
     # All encoded after the class images, whose drawing must see the base as it is.
     imitated = settings.prior.target == "base"
     kept = encode(model, np.concatenate(images), [[prompt] for prompt in prompts], imitated=imitated)
-    more = []
-    if apart:
+    if apart:  # class images as they are twice, so that they keep two thirds of the draws
         caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, settings.photos.class_noun)
-        more.append(kept.surroundings(model, images[0], caption))
-    if settings.loss.unconditional == "base":
-        more.append(kept.unconditional(model))
-    # Class images as they are twice, so that they keep at least half of the draws.
-    return subject(), reduce(add, more, kept + kept) if more else kept
+        kept += kept + kept.surroundings(model, images[0], caption)
+    return subject(), kept
 
 
 def _show_parts(module: DreamBooth) -> None:

@@ -261,8 +261,6 @@ def _class_images(settings: PersonalizeSettings, facts: dict[str, Any]) -> Html:
         explained += (
             " On them the base also taught what is around the subject: with its identifier in the caption, only beside what they show."
         )
-    if settings.loss.unconditional == "base":
-        explained += " Without a caption they kept the empty prompt, which guidance steers away from, as it was."
     return pages.section("Class images", pages.text(explained), *content)
 
 
