@@ -5,7 +5,7 @@
     python -m recipes.emoji_world.evaluate --dreambooth DATASET       personalize six unseen subjects instead (subjects.py)
 
 MODEL is a Stable Diffusion folder; the bundled base if not given. Prompts are captions of scenes that no stage trains on,
-drawn with 25 steps, guidance 4, rescale 0.7. A prompt counts for what it names: the concept only where its name is said and not just
+drawn with 25 steps, guidance 4. A prompt counts for what it names: the concept only where its name is said and not just
 its class, the style and the backdrop only where a word for them stands there. Beside the pictures stand the scenes that the
 captions were written for (`real`, the ceiling) and the same pictures judged by another prompt (`shuffled`, the floor).
 Writes evaluation/evaluation.json and samples.png.

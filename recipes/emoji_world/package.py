@@ -97,7 +97,7 @@ def measured(hash: str, recommended: Facts, results: Path) -> str:
     columns = facts["prompts"]
     told = [
         f"Of {size['prompts']} held-out prompts x {size['seeds']} seeds ({facts['sampling']['steps']} steps, guidance "
-        f"{facts['sampling']['guidance']:g}, rescale {facts['sampling']['guidance_rescale']:g}), judged by a recognizer of an "
+        f"{facts['sampling']['guidance']:g}), judged by a recognizer of an "
         "independent training run: the share that is right where it was asked for (95 % interval), of the real scenes that the "
         "prompts were written for, and of the same pictures under shuffled prompts.",
         _table(

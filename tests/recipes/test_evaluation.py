@@ -251,7 +251,7 @@ def test_figures_of_other_weights_do_not_reach_the_card(tmp_path: Path) -> None:
         "model": {"hash": "this"},
         "commit": "abc",
         "size": {"prompts": 2, "seeds": 1},
-        "sampling": {"steps": 25, "guidance": 4.0, "guidance_rescale": 0.7},
+        "sampling": {"steps": 25, "guidance": 4.0},
         "autoencoder": {"psnr": 30.123, "ssim": 0.9},
         "speed": {"seconds_for_16": 5.0, "threads": 2},
         "kid": {"generated": 0.5, "autoencoder": 0.1, "real": 0.0},
