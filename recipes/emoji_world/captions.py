@@ -61,8 +61,8 @@ def _named(random: Random, concept: Concept, short: bool) -> str:
     return random.choice(concept.also) if concept.also and pick > 0.8 else concept.name
 
 
-def _phrase(world: World, random: Random, item: Item, count: int = 1, say: float = 0.5) -> str:
-    """ "a large red glossy teapot": size, colour and style each said with about the chance `say`."""
+def _phrase(world: World, random: Random, item: Item, count: int = 1, say: float = 0.5, styled: float | None = None) -> str:
+    """ "a large red glossy teapot": size, colour and style each said with about the chance `say`, or the style with `styled`."""
     concept = world.concepts[item.concept]
     name = _named(random, concept, short=say == 0)
     parts = []
@@ -71,7 +71,7 @@ def _phrase(world: World, random: Random, item: Item, count: int = 1, say: float
         parts.append(random.choice(size))
     if item.colour and item.colour not in name and random.random() < (0.85 if item.dyed else 0.4 * say):
         parts.append(item.colour)
-    if random.random() < say:
+    if random.random() < (say if styled is None else styled):
         parts.append(random.choice(STYLE_WORDS[world.styles[item.style]]))
     if count > 1:
         parts.append(name if uncounted(name) else plural(name))
@@ -106,26 +106,29 @@ def _where(random: Random, item: Item) -> str:
     return "at the bottom" if item.y > 43 and item.size < 34 else ""
 
 
-def caption(world: World, random: Random, items: list[Item], backdrop: Backdrop, form: str) -> str:
-    """The caption of a scene: `form` is "one", "two" or "several" (of the same)."""
+def caption(world: World, random: Random, items: list[Item], backdrop: Backdrop, form: str, styled: float | None = None) -> str:
+    """The caption of a scene: `form` is "one", "two" or "several" (of the same).
+
+    `styled` is the chance that a thing's style is said, in short captions too; without it three captions in ten say one.
+    """
     pick = random.random()
     if pick < EMPTY:
         return ""
     short = pick < EMPTY + 0.3
     say = 0.0 if short else 0.5
     if form == "several":
-        text = _phrase(world, random, items[0], len(items), say * 0.7)
+        text = _phrase(world, random, items[0], len(items), say * 0.7, styled)
     elif form == "two":
         order = items if random.random() < 0.5 else items[::-1]
-        first, second = (_phrase(world, random, item, say=say * 0.7) for item in order)
+        first, second = (_phrase(world, random, item, say=say * 0.7, styled=styled) for item in order)
         text = f"{first} {_beside(random, *order)} {second}"
     else:
         item = items[0]
         if item.size > 62:
-            phrase = _phrase(world, random, item, say=0.0)
+            phrase = _phrase(world, random, item, say=0.0, styled=styled)
             text = f"a close-up of {phrase}" if random.random() < 0.7 else phrase
         else:
-            text = _phrase(world, random, item, say=say)
+            text = _phrase(world, random, item, say=say, styled=styled)
             where = _where(random, item) if not short else ""
             text = f"{text} {where}".rstrip()
     plain = backdrop.name.endswith("background")

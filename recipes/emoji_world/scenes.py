@@ -76,22 +76,22 @@ def held_out_style(concept: str, style: str) -> bool:
     return style == first and _share("style", concept, style) < 0.05
 
 
-def scene(world: World, seed: int, index: int, plain: float = 0.15, unseen: Unseen = "") -> Scene:
+def scene(world: World, seed: int, index: int, plain: float = 0.15, unseen: Unseen = "", styled: float | None = None) -> Scene:
     """Scene number `index` of stream `seed`.
 
     `plain` is the share of scenes with one large sprite on a plain colour: near 1 early in the curriculum.
     `unseen` draws only combinations that are held out of training: one sprite whose pair of concept and backdrop, or of
-    concept and style, is never trained.
+    concept and style, is never trained. `styled` is the chance that captions say a style, if not their usual one.
     """
     random = Random(f"{seed}/{index}")
     if unseen:
-        return _composed(world, random, unseen)
+        return _composed(world, random, unseen, styled)
     if random.random() < plain:
-        return _plain(world, random)
+        return _plain(world, random, styled)
     if random.random() < 0.03:
         backdrop = backdrops.draw(random, random.choice(list(backdrops.PLACES)))
         return Scene(np.asarray(backdrop.image.reduce(2)), captions.empty_place(random, backdrop), backdrop=backdrop.name)
-    return _composed(world, random)
+    return _composed(world, random, styled=styled)
 
 
 def stream(world: World, seed: int, unseen: Unseen = "") -> Iterator[Scene]:
@@ -100,10 +100,10 @@ def stream(world: World, seed: int, unseen: Unseen = "") -> Iterator[Scene]:
         yield scene(world, seed, index, plain=0.0 if unseen else 0.15, unseen=unseen)
 
 
-def _plain(world: World, random: Random) -> Scene:
+def _plain(world: World, random: Random, styled: float | None) -> Scene:
     name = "white background" if random.random() < 0.3 else f"{random.choice(backdrops.PLAIN)} background"
     item = Item(_concept(world, random, name), 0, random.uniform(38, 58), 32 + random.uniform(-4, 4), 32 + random.uniform(-4, 4), "")
-    return _paint(world, random, [item], name, "one")
+    return _paint(world, random, [item], name, "one", styled=styled)
 
 
 def places_for(world: World, unseen: Unseen) -> list[str]:
@@ -117,7 +117,7 @@ def _novel_places(concepts: tuple[str, ...], styles: tuple[str, ...], unseen: Un
     return [place for place in backdrops.PLACES if any(held_out(name, place) == (unseen == "backdrop") for name in fitting)]
 
 
-def _composed(world: World, random: Random, unseen: Unseen = "") -> Scene:
+def _composed(world: World, random: Random, unseen: Unseen = "", styled: float | None = None) -> Scene:
     pick = random.random()
     if pick < 0.70 or unseen:
         name = random.choice(places_for(world, unseen))
@@ -133,7 +133,7 @@ def _composed(world: World, random: Random, unseen: Unseen = "") -> Scene:
         free = max(31 - size / 2, 2)
         wide = random.random() < 0.15  # else near the middle
         x, y = (32 + (random.uniform(-free, free) if wide else random.uniform(-4, 4)) for _ in "xy")
-        return _paint(world, random, [Item(concept, 0, size, x, y, "")], name, "one", unseen)
+        return _paint(world, random, [Item(concept, 0, size, x, y, "")], name, "one", unseen, styled)
     if pick < 0.92:
         other = _concept(world, random, name)
         while other == concept:
@@ -149,7 +149,7 @@ def _composed(world: World, random: Random, unseen: Unseen = "") -> Scene:
             for s in (-sign, sign)
         ]
         items = [Item(c, 0, size, *place, colour="") for c, size, place in zip((concept, other), sizes, places, strict=True)]
-        return _paint(world, random, items, name, "two")
+        return _paint(world, random, items, name, "two", styled=styled)
     count = random.choice((2, 2, 2, 3, 3, 4))
     size = random.uniform(*((22, 30), (17, 21), (20, 27))[count - 2])
     if count == 4:
@@ -160,7 +160,7 @@ def _composed(world: World, random: Random, unseen: Unseen = "") -> Scene:
         Item(concept, 0, size * random.uniform(0.92, 1.05), x + random.uniform(-1.5, 1.5), y + random.uniform(-1.5, 1.5), "")
         for x, y in places
     ]
-    return _paint(world, random, items, name, "several")
+    return _paint(world, random, items, name, "several", styled=styled)
 
 
 def _concept(world: World, random: Random, backdrop: str, unseen: Unseen = "") -> int:
@@ -180,7 +180,9 @@ def _style(world: World, random: Random, concept: int, unseen: Unseen = "") -> i
     return random.choice(allowed)
 
 
-def _paint(world: World, random: Random, items: list[Item], name: str, form: str, unseen: Unseen = "") -> Scene:
+def _paint(
+    world: World, random: Random, items: list[Item], name: str, form: str, unseen: Unseen = "", styled: float | None = None
+) -> Scene:
     """Draw backdrop, shadows and sprites, and say what is there."""
     backdrop = backdrops.draw(random, name)
     style = _style(world, random, items[0].concept, unseen)
@@ -205,7 +207,7 @@ def _paint(world: World, random: Random, items: list[Item], name: str, form: str
     canvas = backdrop.image.reduce(2)
     for item, sprite in sorted(zip(items, sprites, strict=True), key=lambda pair: pair[0].y + pair[1].height / 2):
         canvas.paste(sprite, (round(item.x - sprite.width / 2), round(item.y - sprite.height / 2)), sprite)
-    return Scene(np.asarray(canvas), captions.caption(world, random, items, backdrop, form), items, backdrop.name)
+    return Scene(np.asarray(canvas), captions.caption(world, random, items, backdrop, form, styled), items, backdrop.name)
 
 
 def _placed(image: Image.Image, item: Item, ground: backdrops.Ground, random: Random) -> Image.Image:

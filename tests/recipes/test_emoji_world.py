@@ -89,6 +89,18 @@ def test_captions_name_what_is_there_and_count_it(world: sprites.World, captione
     assert seen == {"two", "three", "four", *sprites.STYLES}
 
 
+def test_captions_say_the_styles_as_often_as_is_asked_and_the_picture_stays(world: sprites.World) -> None:
+    usual, styled = _draws(world, 300), _draws(world, 300, styled=1.0)
+    for one, other in zip(usual, styled, strict=True):
+        assert np.array_equal(one.pixels, other.pixels)
+        if other.caption and other.items:
+            assert all(any(_says(other, word) for word in captions.STYLE_WORDS[world.styles[item.style]]) for item in other.items)
+    said = [
+        sum(any(_says(one, word) for some in captions.STYLE_WORDS.values() for word in some) for one in drawn) for drawn in (usual, styled)
+    ]
+    assert said[0] < 0.45 * said[1]
+
+
 def test_captions_are_true_of_size_and_place(captioned: list[scenes.Scene]) -> None:
     seen: set[str] = set()
     for scene in (scene for scene in captioned if len(scene.items) == 1):
