@@ -52,6 +52,10 @@ class Item:
     """Degrees, anticlockwise."""
 
 
+Arrangement = tuple[list[Item], str, str]
+"""What stands where, the name of the backdrop, and the form of the caption: "one", "two" or "several"."""
+
+
 @dataclass
 class Scene:
     pixels: np.ndarray
@@ -84,14 +88,14 @@ def scene(world: World, seed: int, index: int, plain: float = 0.15, unseen: Unse
     concept and style, is never trained. `styled` is the chance that captions say a style, if not their usual one.
     """
     random = Random(f"{seed}/{index}")
-    if unseen:
-        return _composed(world, random, unseen, styled)
-    if random.random() < plain:
-        return _plain(world, random, styled)
-    if random.random() < 0.03:
+    if not unseen and random.random() < plain:
+        items, name, form = _plain(world, random)
+    elif not unseen and random.random() < 0.03:
         backdrop = backdrops.draw(random, random.choice(list(backdrops.PLACES)))
         return Scene(np.asarray(backdrop.image.reduce(2)), captions.empty_place(random, backdrop), backdrop=backdrop.name)
-    return _composed(world, random, styled=styled)
+    else:
+        items, name, form = _composed(world, random, unseen)
+    return _paint(world, random, items, name, form, unseen, styled)
 
 
 def stream(world: World, seed: int, unseen: Unseen = "") -> Iterator[Scene]:
@@ -100,10 +104,10 @@ def stream(world: World, seed: int, unseen: Unseen = "") -> Iterator[Scene]:
         yield scene(world, seed, index, plain=0.0 if unseen else 0.15, unseen=unseen)
 
 
-def _plain(world: World, random: Random, styled: float | None) -> Scene:
+def _plain(world: World, random: Random) -> Arrangement:
     name = "white background" if random.random() < 0.3 else f"{random.choice(backdrops.PLAIN)} background"
     item = Item(_concept(world, random, name), 0, random.uniform(38, 58), 32 + random.uniform(-4, 4), 32 + random.uniform(-4, 4), "")
-    return _paint(world, random, [item], name, "one", styled=styled)
+    return [item], name, "one"
 
 
 def places_for(world: World, unseen: Unseen) -> list[str]:
@@ -117,7 +121,7 @@ def _novel_places(concepts: tuple[str, ...], styles: tuple[str, ...], unseen: Un
     return [place for place in backdrops.PLACES if any(held_out(name, place) == (unseen == "backdrop") for name in fitting)]
 
 
-def _composed(world: World, random: Random, unseen: Unseen = "", styled: float | None = None) -> Scene:
+def _composed(world: World, random: Random, unseen: Unseen) -> Arrangement:
     pick = random.random()
     if pick < 0.70 or unseen:
         name = random.choice(places_for(world, unseen))
@@ -133,7 +137,7 @@ def _composed(world: World, random: Random, unseen: Unseen = "", styled: float |
         free = max(31 - size / 2, 2)
         wide = random.random() < 0.15  # else near the middle
         x, y = (32 + (random.uniform(-free, free) if wide else random.uniform(-4, 4)) for _ in "xy")
-        return _paint(world, random, [Item(concept, 0, size, x, y, "")], name, "one", unseen, styled)
+        return [Item(concept, 0, size, x, y, "")], name, "one"
     if pick < 0.92:
         other = _concept(world, random, name)
         while other == concept:
@@ -149,7 +153,7 @@ def _composed(world: World, random: Random, unseen: Unseen = "", styled: float |
             for s in (-sign, sign)
         ]
         items = [Item(c, 0, size, *place, colour="") for c, size, place in zip((concept, other), sizes, places, strict=True)]
-        return _paint(world, random, items, name, "two", styled=styled)
+        return items, name, "two"
     count = random.choice((2, 2, 2, 3, 3, 4))
     size = random.uniform(*((22, 30), (17, 21), (20, 27))[count - 2])
     if count == 4:
@@ -160,7 +164,7 @@ def _composed(world: World, random: Random, unseen: Unseen = "", styled: float |
         Item(concept, 0, size * random.uniform(0.92, 1.05), x + random.uniform(-1.5, 1.5), y + random.uniform(-1.5, 1.5), "")
         for x, y in places
     ]
-    return _paint(world, random, items, name, "several", styled=styled)
+    return items, name, "several"
 
 
 def _concept(world: World, random: Random, backdrop: str, unseen: Unseen = "") -> int:
@@ -180,9 +184,7 @@ def _style(world: World, random: Random, concept: int, unseen: Unseen = "") -> i
     return random.choice(allowed)
 
 
-def _paint(
-    world: World, random: Random, items: list[Item], name: str, form: str, unseen: Unseen = "", styled: float | None = None
-) -> Scene:
+def _paint(world: World, random: Random, items: list[Item], name: str, form: str, unseen: Unseen, styled: float | None) -> Scene:
     """Draw backdrop, shadows and sprites, and say what is there."""
     backdrop = backdrops.draw(random, name)
     style = _style(world, random, items[0].concept, unseen)
