@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ SIZES = {
 
 def prompts(world: sprites.World, seed: int, count: int) -> list[Scene]:
     """Scenes with something in them and a caption."""
-    return _first(count, (made for made in stream(world, seed) if made.items and made.caption))
+    return list(islice((made for made in stream(world, seed) if made.items and made.caption), count))
 
 
 def novel_prompts(world: sprites.World, kind: Unseen, novel: bool, count: int) -> list[Scene]:
@@ -66,11 +66,7 @@ def novel_prompts(world: sprites.World, kind: Unseen, novel: bool, count: int) -
         return kind == "backdrop" or any(held_out_style(name, style) for style in world.styles)
 
     seed = PROMPT_SEED if novel else SEEN_SEED
-    return _first(count, (made for made in stream(world, seed, kind if novel else "") if fits(made)))
-
-
-def _first(count: int, found: Iterator[Scene]) -> list[Scene]:
-    return [made for made, _ in zip(found, range(count), strict=False)]
+    return list(islice((made for made in stream(world, seed, kind if novel else "") if fits(made)), count))
 
 
 def draw(model: StableDiffusion, wanted: list[Scene], size: dict[str, int], what: str) -> np.ndarray:
