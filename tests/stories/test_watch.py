@@ -13,8 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from femtobooth.core import selection
+from femtobooth.core import config, selection
 from femtobooth.core.runs import write_json
+from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.workflows.watch import interval
 
 Weights = Callable[[Path], dict[str, torch.Tensor]]
 Personalize = Callable[..., Path]
@@ -80,6 +82,22 @@ def test_the_curve_is_kept_and_drawn(whole: Path, curve: Curve) -> None:
     assert facts["trained_steps"] == STEPS
     assert facts["steps"] == facts["selected"]["step"] in facts["selected"]["front"]
     assert not (whole / "watch" / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "watch", "every"),
+    [
+        (300, {}, 50),
+        (300, {"select": "final"}, 100),
+        (300, {"select": "final", "stop_when_done": True}, 50),
+        (29, {}, 0),
+        (29, {"every": 7}, 7),
+    ],
+)
+def test_scorings_are_fewer_where_they_decide_nothing(steps: int, watch: dict[str, Any], every: int) -> None:
+    sets = {"photos.paths": "none", "photos.class_noun": "robot", "training.steps": str(steps)}
+    sets |= {f"watch.{key}": str(value) for key, value in watch.items()}
+    assert interval(config.resolve(PersonalizeSettings, config.overrides(PersonalizeSettings, [], sets))) == every
 
 
 def test_watching_never_disturbs_training(personalize: Personalize, tiny_sd1: Path, runs: Path, whole: Path, curve: Curve) -> None:

@@ -111,7 +111,8 @@ class PreviewSettings(Settings):
 
 class WatchSettings(Settings):
     every: int | None = Field(None, ge=0)
-    """Optimizer steps between scorings of the weights; a sixth of the steps if not given (runs under 30 steps are not scored); 0 never."""
+    """Optimizer steps between scorings of the weights; a sixth of the steps if not given, a third where select is final and
+    stop_when_done is not set (runs under 30 steps are not scored); 0 never."""
     encoder: str | None = None
     """What scores: as of `evaluate --encoders`; tf_efficientnet_lite0 where its package is installed, else bundled, if not given."""
     select: Literal["best", "final"] = "best"

@@ -36,16 +36,18 @@ from ..training.tracking import log_picture
 from ..training.trainer import MovingAverage
 from . import watch_chart
 
-POINTS, FEWEST = 6, 30  # scorings of a run by default, and the optimizer steps from which on it is scored
+POINTS, FEWEST = 6, 30  # scorings of a run by default, half of it where they decide nothing; the optimizer steps from which on it is scored
 WINDOW = 100  # optimizer steps over which DVAR looks back
 
 
 def interval(settings: PersonalizeSettings) -> int:
     """Optimizer steps between scorings; 0 where the run is not watched. Raises SettingsError for --stop-when-done without any."""
-    steps, every = settings.training.steps, settings.watch.every
+    steps, watch = settings.training.steps, settings.watch
+    every = watch.every
     if every is None:
-        every = -(-steps // POINTS) if steps >= FEWEST else 0
-    if settings.watch.stop_when_done and not every:
+        points = POINTS if watch.select == "best" or watch.stop_when_done else POINTS // 2
+        every = -(-steps // points) if steps >= FEWEST else 0
+    if watch.stop_when_done and not every:
         raise SettingsError("--stop-when-done: this run is not watched", "give --watch-every, such as --watch-every 50")
     return every
 
