@@ -95,9 +95,8 @@ def test_the_curve_is_kept_and_drawn(whole: Path, curve: Curve) -> None:
     ],
 )
 def test_scorings_are_fewer_where_they_decide_nothing(steps: int, watch: dict[str, Any], every: int) -> None:
-    sets = {"photos.paths": "none", "photos.class_noun": "robot", "training.steps": str(steps)}
-    sets |= {f"watch.{key}": str(value) for key, value in watch.items()}
-    assert interval(config.resolve(PersonalizeSettings, config.overrides(PersonalizeSettings, [], sets))) == every
+    photos = {"paths": ["x"], "class_noun": "robot"}
+    assert interval(config.resolve(PersonalizeSettings, {"photos": photos, "training": {"steps": steps}, "watch": watch})) == every
 
 
 def test_watching_never_disturbs_training(personalize: Personalize, tiny_sd1: Path, runs: Path, whole: Path, curve: Curve) -> None:
