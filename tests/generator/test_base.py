@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-from femtobooth.core.errors import ExistsError, ModelError
+from femtobooth.core.errors import ExistsError, ModelError, SettingsError
 from femtobooth.generator import base
 
 
@@ -127,9 +127,18 @@ def test_inpainting_checkpoints_are_refused(tiny_sd1: Path, tmp_path: Path) -> N
         base.load(str(tmp_path / "model"))
 
 
-def test_a_card_with_broken_front_matter_is_named(tiny_sd1: Path, tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("---\nfemtobooth: [\n---\n")
-    with pytest.raises(ModelError, match="not valid YAML"):
+def test_a_card_with_broken_front_matter_is_named(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nfemtobooth:\n  steps: 3: 4\n---\n")
+    with pytest.raises(SettingsError, match=r"README\.md, line 3: not valid YAML"):
         base.read_card(tmp_path)
-    (tmp_path / "README.md").write_text("# no front matter\n")
+
+
+@pytest.mark.parametrize("text", ["# no front matter\n", "---\n---\nfemtobooth: {steps: 3}\n", "---\nfemtobooth: 3\n---\n"])
+def test_a_card_that_recommends_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "README.md").write_text(text)
     assert base.read_card(tmp_path) == {}
+
+
+def test_a_card_writes_numbers_as_a_settings_file_does(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("---\nfemtobooth: {personalize: {learning_rate: 1e-4}}\n---\n# A base\n")
+    assert base.read_card(tmp_path) == {"personalize": {"learning_rate": 1e-4}}

@@ -15,10 +15,10 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-import yaml
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..core.config import parse_yaml
 from ..core.errors import InputError, ModelError
 from ..core.runs import atomic_folder, content_hash
 
@@ -259,13 +259,10 @@ def read_card(folder: Path) -> dict[str, Any]:
 
 
 def parse_card(text: str, path: Path) -> dict[str, Any]:
-    """The `femtobooth:` mapping of a card's text; `path` is named in errors. Raises ModelError."""
+    """The `femtobooth:` mapping of a card's text; `path` is named in errors. Raises SettingsError."""
     if not text.startswith("---\n"):
         return {}
-    try:
-        matter = yaml.safe_load(text[4:].partition("\n---")[0])
-    except yaml.YAMLError as error:
-        raise ModelError(f"{path}: its front matter is not valid YAML ({getattr(error, 'problem', error)})") from None
+    matter = parse_yaml(text[3:].partition("\n---")[0], str(path))  # from the first fence's end, so that lines count as in the file
     value = matter.get("femtobooth") if isinstance(matter, dict) else None
     return value if isinstance(value, dict) else {}
 
