@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from femtobooth.core import scores
-from femtobooth.core.regions import only_subject, subject_mask, without_subject
 
 
 def test_subject_fidelity_and_its_ceiling_by_hand() -> None:
@@ -73,16 +72,3 @@ def test_a_share_of_all_is_not_certain() -> None:
     found = scores.share_over_prompts_and_seeds(np.ones((4, 2)))
     assert found.value == found.high == 1
     assert found.low == pytest.approx(0.51, abs=0.01)  # Wilson, 4 of 4
-
-
-def test_the_region_is_the_subject() -> None:
-    pixels = np.random.default_rng(0).integers(90, 110, (80, 80, 3)).astype(np.uint8)
-    pixels[24:60, 20:50] = (220, 40, 30)
-    mask = subject_mask(pixels)
-    truth = np.zeros((80, 80), bool)
-    truth[24:60, 20:50] = True
-    assert (mask & truth).sum() / (mask | truth).sum() > 0.75
-    assert (only_subject(pixels)[~mask] == 128).all()
-    assert (only_subject(pixels)[mask] == pixels[mask]).all()
-    assert (without_subject(pixels)[mask] == 128).all()
-    assert 0.2 < subject_mask(np.full((32, 32, 3), 7, np.uint8)).mean() < 0.3  # nothing stands out: the middle

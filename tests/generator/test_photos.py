@@ -226,6 +226,22 @@ def test_subject_crop_of_what_has_none_is_smart() -> None:
     assert make_square(Image.new("RGB", (240, 80), "white"), 80, "subject")[1] == ["crop keeps 33%"]
 
 
+def test_subject_crop_keeps_what_the_photos_have_in_common(tmp_path: Path) -> None:
+    for number in range(4):
+        image = Image.new("RGB", (400, 400), (60 + 40 * number, 90, 200 - 40 * number))
+        draw = ImageDraw.Draw(image)
+        if number == 0:  # an arm holds it in this photo alone
+            draw.rectangle((190, 150, 240, 340), fill=(225, 180, 150))
+        draw.ellipse((150, 80, 270, 200), fill=(210, 30, 40))
+        image.save(tmp_path / f"{number}.png")
+    photos, rows = load(tmp_path, crop="subject")
+    kept = {name: row["notes"][0] for name, row in rows.items()}
+    assert set(kept.values()) <= {f"crop around the subject keeps {percent}%" for percent in (17, 18, 19, 20)}, kept
+    alone, _ = load(tmp_path / "0.png", crop="subject")
+    wider, closer = (_red_extent(Image.fromarray(one.pixels))[0] for one in (alone[0], photos[0]))
+    assert closer > 1.3 * wider
+
+
 def test_smart_takes_the_middle_of_a_plain_picture() -> None:
     checks = Image.fromarray(np.kron(np.indices((10, 30)).sum(0) % 2, np.ones((8, 8)))[..., None].repeat(3, 2).astype(np.uint8) * 255)
     for image in (checks, Image.new("RGB", (240, 80), "white")):

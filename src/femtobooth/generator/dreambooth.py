@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..core.console import progress
-from ..core.regions import subject_mask
+from ..core.regions import subject_masks
 from ..training.module import NumberedSteps
 from ..training.randomness import generator, shuffled_indices
 from .base import StableDiffusion
@@ -79,12 +79,13 @@ def sample_losses(prediction: Tensor, target: Tensor, weights: Tensor, places: T
 def places(pictures: np.ndarray, factor: int, part: Part) -> Tensor:
     """How much each latent of uint8 (N, H, W, 3) pictures counts where only `part` of them does; float32 (N, 1, H / factor, W / factor).
 
-    The subject is what `core.regions` finds and what touches it; the surroundings are everything else. The mean is 1, so that a smaller
-    subject is learned as fast as a large one; but nothing counts more than 5 times, as tiny ones show too little to be learned from.
+    The subject is what `core.regions` finds in all of them and what touches it; the surroundings are everything else. The mean is 1, so
+    that a smaller subject is learned as fast as a large one; but nothing counts more than 5 times, as tiny ones show too little to be
+    learned from.
     """
     if part == "all":
         return torch.ones(len(pictures), 1, pictures.shape[1] // factor, pictures.shape[2] // factor)
-    masks = torch.from_numpy(np.stack([subject_mask(picture) for picture in pictures])).float()[:, None]  # (N, 1, H, W)
+    masks = torch.from_numpy(np.stack(subject_masks(list(pictures)))).float()[:, None]  # (N, 1, H, W)
     subject = functional.max_pool2d(functional.max_pool2d(masks, factor), 3, stride=1, padding=1)
     wanted = subject if part == "subject" else 1 - subject
     return wanted / wanted.mean(dim=(1, 2, 3), keepdim=True).clamp(min=0.2)

@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from ..core import console
 from ..core.errors import PhotoError
 from ..core.images import Picture, Skipped, decode, find_pictures, read_picture, shown
-from ..core.regions import find_subject
+from ..core.regions import find_subject, find_subjects, lab, thumbnail
 from ..core.runs import atomic_folder
 from .prompts import SUBJECT, with_subject
 from .settings import PhotoSettings
@@ -79,6 +79,7 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
     thumbnails: dict[Path, np.ndarray] = {}
     captioned = {caption_file(path) for path in paths}
     styles = CAPTIONS[settings.captions]
+    subjects = _subjects(paths) if settings.crop == "subject" else {}
     for path in paths:
         picture = decode(path)
         if isinstance(picture, Skipped):
@@ -93,13 +94,13 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
             continue
         same[pixels] = path
         notes = [*picture.notes]
-        thumbnail = _thumbnail(image)
-        twins = [other for other, known in thumbnails.items() if nearly_same(thumbnail, known)]
-        thumbnails[path] = thumbnail
+        look = _thumbnail(image)
+        twins = [other for other, known in thumbnails.items() if nearly_same(look, known)]
+        thumbnails[path] = look
         if twins:
             notes.append(f"nearly the same as {shown(twins[0].name)}")
             warnings.append(f"{shown(path.name)} is nearly the same as {shown(twins[0].name)}; varied photos teach more")
-        square, done = make_square(image, size, settings.crop)
+        square, done = make_square(image, size, settings.crop, subjects.get(path))
         notes += done
         own = _own_captions(path)
         if own:
@@ -141,16 +142,26 @@ def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]
     return [photo for index, photo in enumerate(photos) if index not in held], [photos[index] for index in sorted(held)]
 
 
-def make_square(image: Image.Image, size: int, crop: str) -> tuple[Image.Image, list[str]]:
+def _subjects(paths: Sequence[Path]) -> dict[Path, np.ndarray | None]:
+    """Masks of what the photos have in common, of their thumbnails; each file is read once more, as not all may fit in memory at once."""
+    thumbnails = {}
+    for path in paths:
+        picture = decode(path)
+        if isinstance(picture, Picture) and min(picture.image.size) >= LEAST_SIDE:
+            thumbnails[path] = thumbnail(np.asarray(picture.image))
+    return dict(zip(thumbnails, find_subjects(list(thumbnails.values())), strict=True))
+
+
+def make_square(image: Image.Image, size: int, crop: str, subject: np.ndarray | None = None) -> tuple[Image.Image, list[str]]:
     """An RGB picture as a size x size square, never squashed, and what was done to it.
 
-    `center` and `smart` cut the largest square; `subject` one around what stands out (as `smart` where nothing does), but
-    never so small that it would be enlarged: what is small in its photos is learned as something small; `pad` shows the
-    whole picture and continues its borders out of focus: unlike bars of one colour, they hold no edge that the model
-    would learn as part of the subject.
+    `center` and `smart` cut the largest square; `subject` one around the mask `subject`, bool (h, w) of any resolution, else
+    around what stands out (as `smart` where nothing does), but never so small that it would be enlarged: what is small in its
+    photos is learned as something small; `pad` shows the whole picture and continues its borders out of focus: unlike bars of
+    one colour, they hold no edge that the model would learn as part of the subject.
     """
     notes = []
-    box = _around_subject(image, size) if crop == "subject" else None
+    box = _around(find_subject(np.asarray(image)) if subject is None else subject, image, size) if crop == "subject" else None
     if box:
         image, kept = image.crop(box), (box[2] - box[0]) ** 2 / (image.width * image.height)
         notes.append(f"crop around the subject keeps {kept:.0%}")
@@ -170,13 +181,14 @@ def make_square(image: Image.Image, size: int, crop: str) -> tuple[Image.Image, 
     return image.resize((size, size), Image.Resampling.LANCZOS, box=box), notes
 
 
-def _around_subject(image: Image.Image, size: int) -> tuple[int, int, int, int] | None:
-    """The square (left, top, right, bottom) in pixels of which the subject fills `FILLED` of a side, if there is a subject."""
-    mask = find_subject(np.asarray(image))
+def _around(mask: np.ndarray | None, image: Image.Image, size: int) -> tuple[int, int, int, int] | None:
+    """The square (left, top, right, bottom) in pixels of which what `mask` shows fills `FILLED` of a side, if there is anything."""
     box = None if mask is None else Image.fromarray(mask).getbbox()
-    if box is None:
+    if mask is None or box is None:
         return None
-    (left, top, right, bottom), (width, height) = box, image.size
+    width, height = image.size
+    across, down = width / mask.shape[1], height / mask.shape[0]
+    left, top, right, bottom = (round(edge * scale) for edge, scale in zip(box, (across, down) * 2, strict=True))
     side = min(max(round(max(right - left, bottom - top) / FILLED), size), width, height)
     x = min(max((left + right - side) // 2, 0), width - side)
     y = min(max((top + bottom - side) // 2, 0), height - side)
@@ -194,23 +206,13 @@ def _salient_start(image: Image.Image) -> int:
     side = 64
     steps = max(side + 1, round(side * long / short))
     lying = image if image.width > image.height else image.transpose(Image.Transpose.TRANSPOSE)
-    lab = _lab(lying.resize((steps, side), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1)))  # (side, steps, 3)
-    down, along = np.gradient(lab, axis=(0, 1))
+    blurred = lying.resize((steps, side), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1))
+    down, along = np.gradient(lab(np.asarray(blurred)), axis=(0, 1))  # (side, steps, 3) each
     energy = np.hypot(down, along).sum((0, 2))  # (steps,)
     scores = np.convolve(energy, np.ones(side), mode="valid")  # (steps - side + 1,)
     aside = np.abs(np.linspace(-1, 1, len(scores)))
     best = int(np.argmax(scores * (1 - 0.1 * aside)))
     return round(best / (steps - side) * (long - short))
-
-
-def _lab(image: Image.Image) -> np.ndarray:
-    """RGB to CIE Lab (D65, float)."""
-    rgb = np.asarray(image, dtype=np.float64) / 255
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
-    xyz = linear @ (to_xyz / to_xyz.sum(1, keepdims=True)).T
-    f = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.stack([116 * f[..., 1] - 16, 500 * (f[..., 0] - f[..., 1]), 200 * (f[..., 1] - f[..., 2])], axis=-1)
 
 
 def _padded(image: Image.Image, size: int) -> Image.Image:

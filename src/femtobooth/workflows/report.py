@@ -17,7 +17,7 @@ from ..core.console import note
 from ..core.errors import ModelError
 from ..core.images import Picture, decode, find_pictures
 from ..core.pages import Html
-from ..core.regions import only_subject
+from ..core.regions import only_subject, subject_masks
 from ..core.runs import cache_folder, read_json, write_text
 from ..generator import prior
 from ..generator.photos import Photo, restore_photos
@@ -224,12 +224,14 @@ def _nearest(
 
 
 def _photos(photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[str, Any], settings: PersonalizeSettings) -> Html:
-    figures = []
+    figures, masks = [], subject_masks([photo.pixels for photo in photos])
     for index, photo in enumerate(photos):
         caption = " / ".join(filled(text, facts["token"], facts["class_noun"]) for text in photo.captions[:3])
         looks = [_img(photo.pixels, f"photo {index + 1} as it was trained on: {caption}")]
         if settings.loss.surroundings == "class":
-            looks.append(_img(only_subject(photo.pixels), f"what of photo {index + 1} counted: its subject and what touches it"))
+            looks.append(
+                _img(only_subject(photo.pixels, masks[index]), f"what of photo {index + 1} counted: its subject and what touches it")
+            )
         figures.append(pages.figure(_side_by_side(*looks), caption))
     rows = [
         (Path(row["file"]).name, f"{row['width']}x{row['height']}" if row["width"] else "", row["status"], "; ".join(row["notes"]))
