@@ -15,7 +15,8 @@ LEAST, MOST = 0.02, 0.9  # share of a picture that a subject takes
 ALIKE = 8.0  # CIE Lab: standard deviation of one colour from photo to photo; lightness, which changes most, counts half
 CELL, CELLS = 4.0, (13, 56, 56)  # of a histogram over half of the lightness (0..50), a and b (-112..112)
 SHARED = 0.1  # a colour is the subject's where it is this common in the other photos' subjects, compared with its own
-GROWN = 3.0  # and also outside of what stands out where it is so many times as common there as on its own photo's border
+GROWN = 3.0  # and also outside of what stands out where it is so many times as common there as on its own photo's border,
+COMMON = 0.01  # and at least this common
 KEPT = 0.4  # of what stands out; where less is like the other photos' subjects, the light is not theirs, and all of it stays
 
 
@@ -53,7 +54,7 @@ def _in_common(cells: np.ndarray, mask: np.ndarray, own: np.ndarray, others: lis
     at = tuple(np.moveaxis(cells, -1, 0))
     theirs = np.median([one[at] for one in others], axis=0)  # (S, S)
     inside = mask & (theirs > SHARED * own[at])
-    outside = ~mask & (theirs > np.maximum(GROWN * _histogram(cells[RIM])[at], 0.01))
+    outside = ~mask & (theirs > np.maximum(GROWN * _histogram(cells[RIM])[at], COMMON))
     wanted = inside | outside
     found = _largest(ndimage.binary_closing(wanted) & (mask | wanted))
     kept = (found & mask).sum() / mask.sum()

@@ -224,14 +224,14 @@ def _nearest(
 
 
 def _photos(photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[str, Any], settings: PersonalizeSettings) -> Html:
-    figures, masks = [], subject_masks([photo.pixels for photo in photos])
+    figures = []
+    masks = subject_masks([photo.pixels for photo in photos]) if settings.loss.surroundings == "class" else []
     for index, photo in enumerate(photos):
         caption = " / ".join(filled(text, facts["token"], facts["class_noun"]) for text in photo.captions[:3])
         looks = [_img(photo.pixels, f"photo {index + 1} as it was trained on: {caption}")]
-        if settings.loss.surroundings == "class":
-            looks.append(
-                _img(only_subject(photo.pixels, masks[index]), f"what of photo {index + 1} counted: its subject and what touches it")
-            )
+        if masks:
+            counted = only_subject(photo.pixels, masks[index])
+            looks.append(_img(counted, f"what of photo {index + 1} counted: its subject and what touches it"))
         figures.append(pages.figure(_side_by_side(*looks), caption))
     rows = [
         (Path(row["file"]).name, f"{row['width']}x{row['height']}" if row["width"] else "", row["status"], "; ".join(row["notes"]))
