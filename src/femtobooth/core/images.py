@@ -19,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from .errors import PhotoError
+from .paths import expanded
 from .runs import TEMPORARY
 
 # Only formats that decode without running another program (as EPS would) and that announce themselves.
@@ -126,7 +127,7 @@ def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> tuple
             else:
                 walk(path)
 
-    for path in (Path(named).expanduser() for named in paths):
+    for path in (expanded(named) for named in paths):
         if path.is_dir():
             walk(path)
         elif path.exists():

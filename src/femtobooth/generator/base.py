@@ -20,6 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..core.config import parse_yaml
 from ..core.errors import InputError, ModelError
+from ..core.paths import expanded
 from ..core.runs import atomic_folder, content_hash
 
 diffusers.utils.logging.set_verbosity_error()
@@ -107,7 +108,7 @@ def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
 
 def locate(reference: str) -> Path:
     """The model folder or single file that `reference` names; fetches what only a hub has. Raises ModelError."""
-    path = bundled_folder() if reference == BUNDLED else Path(reference).expanduser()
+    path = bundled_folder() if reference == BUNDLED else expanded(reference)
     if (path / "model" / "model_index.json").is_file():
         return path / "model"
     if (path / "run.json").is_file():

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..core.errors import PhotoError
 from ..core.images import Skipped, find_pictures, natural_order, shown
+from ..core.paths import expanded
 from ..training.randomness import generator
 from .provenance import MANIFEST
 
@@ -51,7 +52,7 @@ def read_csv(file: Path) -> list[tuple[Path, str]]:
 
 def read(source: Path) -> tuple[list[Example], list[Skipped]]:
     """Examples of a folder or CSV file in natural order, and what was left out, and why. Raises PhotoError."""
-    source = source.expanduser()
+    source = expanded(source)
     if not source.exists():
         raise PhotoError(f"{shown(source)}: no such file or folder", "give a folder of class folders, or a CSV file")
     examples, skipped = _read_folder(source) if source.is_dir() else _read_csv(source)
@@ -120,7 +121,7 @@ def _read_csv(file: Path) -> tuple[list[Example], list[Skipped]]:
     seen: dict[Path, str] = {}
     for line, row in rows:
         name, label = (row[path_column] or "").strip(), shown((row[label_column] or "").strip())
-        path = file.parent / Path(name).expanduser()
+        path = file.parent / expanded(name)
         if not name or not label or "\0" in name:
             skipped.append(Skipped(path, f"line {line}: no {'label' if name else 'path'}"))
         elif path in seen:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core.console import note
 from ..core.errors import ModelError, SettingsError
+from ..core.paths import expanded
 from ..core.runs import atomic_folder, cache_folder, sha256_of
 from . import artifact, weights
 
@@ -21,7 +22,7 @@ PROBES = 16  # pictures on which a cached export must agree with PyTorch
 
 def artifact_folder(reference: str | Path) -> Path | None:
     """The folder of an exported artifact, also named by the model file in it, that needs no PyTorch; else None."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     folder = path.parent if path.suffix in (".onnx", ".xml") and path.is_file() else path
     return folder if any((folder / name).is_file() for name in (ONNX, OPENVINO)) else None
 

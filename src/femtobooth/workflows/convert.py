@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ..core.console import note
 from ..core.errors import ExistsError, SettingsError
+from ..core.paths import expanded
 from ..core.runs import refuse_existing
 
 
@@ -18,7 +19,7 @@ def run(
     A target that ends in `.safetensors` becomes a single file in the layout of the original code, any other a folder in
     diffusers' layout. Nothing is lost either way at precision 32. Raises ExistsError, ModelError, SettingsError.
     """
-    target = Path(target).expanduser()
+    target = expanded(target)
     _check(target, overwrite)
 
     import torch

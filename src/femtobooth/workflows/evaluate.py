@@ -21,6 +21,7 @@ from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import PhotoError, SettingsError
 from ..core.images import Skipped, decode, find_pictures, shown
 from ..core.metrics import wilson
+from ..core.paths import expanded
 from ..core.runs import atomic_file, environment, sha256_of, write_json
 from ..core.sheets import sheet, stacked
 from ..generator import base as bases
@@ -166,7 +167,7 @@ def _gallery(settings: EvaluateSettings, own: set[str], size: int, crop: Any) ->
     """Look-alikes and their photos, and the SHA-256 of these; a folder that holds a photo of the subject itself is left out."""
     if not settings.gallery:
         return {}, set()
-    root = Path(settings.gallery).expanduser()
+    root = expanded(settings.gallery)
     if not root.is_dir():
         raise PhotoError(f"--gallery {shown(root)}: no such folder", "give a folder with a folder of photos for each look-alike")
     found: dict[str, list[np.ndarray]] = {}

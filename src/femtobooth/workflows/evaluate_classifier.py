@@ -19,6 +19,7 @@ from ..core.console import note, progress_bar, table, warn
 from ..core.errors import ModelError, PhotoError
 from ..core.images import Skipped, find_pictures, read_picture, shown
 from ..core.metrics import softmax
+from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, write_json, write_text
 from ..recognizer import artifact, dataset, evaluation, evaluation_page
 from ..recognizer.backbone import Recognizer
@@ -101,7 +102,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
 
 def labelled(settings: EvaluateClassifierSettings) -> tuple[list[dataset.Example], list[Skipped], list[str]]:
     """The labelled pictures to measure on: of data that is split already the validation part only."""
-    source = Path(settings.data).expanduser()
+    source = expanded(settings.data)
     listed = source / LABELS
     if listed.is_file() and not any(path.is_dir() and not path.name.startswith(".") for path in source.iterdir()):
         source = listed

@@ -20,6 +20,7 @@ import numpy as np
 from ..core.console import note, table, warn
 from ..core.errors import ParityError, PhotoError, SettingsError
 from ..core.images import Picture, decode, find_pictures, shown
+from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, processor, refuse_existing, sha256_of, write_json, write_text
 from ..recognizer import artifact, dataset, evaluation, export, foreign, parity
 from ..recognizer.backbone import Recognizer
@@ -149,7 +150,7 @@ def _unseen(calibration: Photos, data: Photos) -> Photos:
 
 def _read(given: str, labels: Labels) -> Photos:
     """Labelled or unlabelled photos of a folder or CSV file. Raises PhotoError."""
-    source = Path(given).expanduser()
+    source = expanded(given)
     listed = source / "labels.csv"
     if listed.is_file():
         source = listed

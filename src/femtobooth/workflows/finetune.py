@@ -29,6 +29,7 @@ from safetensors.numpy import load_file, save_file
 from ..core import config, metrics
 from ..core.console import note, rank, table, warn
 from ..core.errors import CheckpointError, ExistsError, Interrupted, ModelError, SettingsError
+from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, refuse_existing, sweep, timestamp, write_json, write_text
 from ..recognizer import comparison, dataset, probe, training, unknown
 from ..recognizer.backbone import Recognizer
@@ -109,9 +110,9 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def _settled(settings: FinetuneSettings) -> FinetuneSettings:
     """Paths made absolute, so that config.yaml means the same from any folder."""
-    model = Path(settings.model).expanduser()
+    model = expanded(settings.model)
     reference = str(model.resolve()) if model.exists() else settings.model
-    data, *synthesized = (str(Path(path).expanduser().resolve()) for path in (settings.data, *settings.synthesized))
+    data, *synthesized = (str(expanded(path).resolve()) for path in (settings.data, *settings.synthesized))
     return settings.model_copy(update={"data": data, "synthesized": synthesized, "model": reference})
 
 

@@ -21,6 +21,7 @@ from ..core import config
 from ..core.console import note, progress_bar, warn
 from ..core.errors import InputError, ModelError
 from ..core.images import read_picture
+from ..core.paths import expanded
 from ..core.runs import environment, refuse_existing, sha256_of, timestamp, write_json
 from ..generator import base as bases
 from ..generator.base import StableDiffusion
@@ -233,7 +234,7 @@ def _draw(model: StableDiffusion, settings: GenerateSettings, start: Start, prom
 
 def _home(reference: str) -> Path:
     """The folder under which images/ belongs: the run's own, or the current one for a bare model."""
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if path.name == "model" and (path.parent / "run.json").is_file():
         path = path.parent
     return path if (path / "model" / "model_index.json").is_file() else Path()

@@ -32,6 +32,7 @@ from ..core import config
 from ..core.console import note, rank, table, warn
 from ..core.errors import ExistsError, Interrupted, ModelError, PhotoError, SettingsError
 from ..core.images import find_pictures, shown
+from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, sweep, timestamp, write_json, write_text
 from ..generator import base as bases
 from ..generator import prior, sampling, tokens
@@ -135,7 +136,7 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
     """Paths made absolute, so that config.yaml means the same from any folder; and no prior where it could teach nothing."""
 
     def absolute(text: str | None) -> str | None:
-        return str(Path(text).expanduser().resolve()) if text and Path(text).expanduser().exists() and text != bases.BUNDLED else text
+        return str(expanded(text).resolve()) if text and expanded(text).exists() and text != bases.BUNDLED else text
 
     photos = settings.photos.model_copy(update={"paths": [absolute(path) for path in settings.photos.paths]})
     prior = settings.prior.model_copy(update={"folder": absolute(settings.prior.folder)})

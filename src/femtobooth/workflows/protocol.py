@@ -23,6 +23,7 @@ from ..core.console import note, table
 from ..core.errors import ExistsError, Interrupted, PhotoError, SettingsError
 from ..core.images import find_pictures, shown
 from ..core.metrics import bootstrap
+from ..core.paths import expanded
 from ..core.runs import environment, read_json, refuse_existing, write_json
 from ..generator import base as bases
 from ..generator.settings import PersonalizeSettings
@@ -56,7 +57,7 @@ def run(settings: ProtocolSettings) -> dict[str, Any]:
     for name in ("prompts", "photos"):
         if name in settings.model_fields_set:
             raise SettingsError(f"{name}: --protocol dreambooth takes those of the dataset", "leave yours out")
-    data, runs = Path(settings.run).expanduser(), Path(settings.runs)
+    data, runs = expanded(settings.run), Path(settings.runs)
     subjects = _subjects(data, settings.subjects)
     encoders = settings.encoders or usable()
     sources = {name: open_encoder(name).source for name in encoders}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ModelError, SettingsError
+from ...core.paths import expanded
 from ...core.runs import content_hash, read_json
 from ...recognizer import artifact, exported, weights
 
@@ -78,7 +79,7 @@ def _task(reference: str) -> str | None:
     for task in (GENERATOR, RECOGNIZER):
         if reference.startswith(f"{task}:"):
             return task
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if reference == BUNDLED and not path.exists():
         return None
     if path.is_dir():
@@ -115,7 +116,7 @@ def _tensor_names(path: Path) -> list[str]:
 
 
 def _generator(given: str, reference: str) -> Candidate:
-    path = Path(reference).expanduser()
+    path = expanded(reference)
     if reference == BUNDLED:
         path = Path(str(resources.files("femtobooth") / "assets" / "bundled"))
     elif not path.exists() or (path.is_dir() and not (path / "unet").is_dir()):
@@ -133,7 +134,7 @@ def _generator(given: str, reference: str) -> Candidate:
 
 
 def _recognizer(given: str, reference: str) -> Candidate:
-    path = exported.artifact_folder(reference) or Path(reference).expanduser()
+    path = exported.artifact_folder(reference) or expanded(reference)
     name = path.resolve().name if path.is_dir() else reference
     exports = path.is_dir() and _json(path / artifact.DESCRIPTION).get("provenance", {}).get("export")
     if not exports:
