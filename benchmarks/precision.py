@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 
 from femtobooth.core.console import table
 from femtobooth.core.runs import sha256_of
-from femtobooth.generator.base import bundled_folder
+from femtobooth.generator.locate import bundled_folder
 
 PHOTOS = bundled_folder().parent / "mascot"
 PARTS = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors")

@@ -20,7 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core import config
 from femtobooth.core.console import table
-from femtobooth.generator import base
+from femtobooth.generator import base, locate
 from femtobooth.generator.dreambooth import DreamBooth, encode
 from femtobooth.generator.memory import peak_memory
 from femtobooth.generator.settings import PersonalizeSettings
@@ -29,7 +29,7 @@ from femtobooth.training import trainer
 
 def stable_diffusion_15() -> base.StableDiffusion:
     """The architecture of Stable Diffusion 1.5 with random weights, and the bundled tokenizer."""
-    tokenizer = base.load_tokenizer(base.bundled_folder() / "tokenizer")
+    tokenizer = base.load_tokenizer(locate.bundled_folder() / "tokenizer")
     tokenizer.model_max_length = 77
     text = CLIPTextConfig(
         vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=77

@@ -40,7 +40,7 @@ from femtobooth.core import metrics, scores, selection
 from femtobooth.core.images import find_pictures, read_picture
 from femtobooth.core.selection import Point
 from femtobooth.generator import base as bases
-from femtobooth.generator import sampling
+from femtobooth.generator import locate, sampling
 from femtobooth.generator.photos import make_square
 from femtobooth.generator.settings import SamplingSettings
 from femtobooth.recognizer.encoders import Encoder, open_encoder
@@ -119,7 +119,7 @@ def pictures(step: int, run: Path, facts: dict[str, Any], options: argparse.Name
     kept = run / "judged" / f"step-{step:06d}-{options.seeds}.npz"
     if not kept.is_file():
         model, noun, size = at_step(step, run, facts), facts["class_noun"], facts["size"]
-        settings = SamplingSettings(**bases.recommended(facts["base"]).get("generate", {}).get("sampling", {}))
+        settings = SamplingSettings(**locate.recommended(facts["base"]).get("generate", {}).get("sampling", {}))
         texts = [prompt.replace("[V]", facts["token"]).replace("{class}", noun) for prompt in PROMPTS for _ in range(options.seeds)]
         seeds = [SEED + seed for _ in PROMPTS for seed in range(options.seeds)]
         classes = 2 * options.seeds

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditi
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from femtobooth.generator import base
+from femtobooth.generator import base, locate
 from femtobooth.recognizer import artifact, export
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.labels import Labels
@@ -28,7 +28,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 def _tiny(folder: Path, *, second: bool) -> Path:
     torch.manual_seed(7)
-    tokenizer = base.load_tokenizer(base.bundled_folder() / "tokenizer")
+    tokenizer = base.load_tokenizer(locate.bundled_folder() / "tokenizer")
     tokenizer.model_max_length = TOKENS
     text_encoder = CLIPTextModel(
         CLIPTextConfig(

@@ -27,6 +27,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from femtobooth.core.console import note, progress_bar, table
 from femtobooth.core.runs import atomic_file, environment, write_json
 from femtobooth.generator import base as bases
+from femtobooth.generator import locate
 from femtobooth.generator.base import StableDiffusion
 from femtobooth.generator.sampling import sample, to_pixels
 
@@ -187,7 +188,7 @@ def main() -> None:
     given = parser.parse_args()
     root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
     out, world = given.out or root / "evaluation", sprites.load(root)
-    folder = given.model or (root / "model" if given.smoke else bases.bundled_folder())
+    folder = given.model or (root / "model" if given.smoke else locate.bundled_folder())
     judge = Judge(world, given.judge or root / "judge" / "model")
     if given.dreambooth:
         from . import subjects

@@ -25,6 +25,7 @@ from femtobooth.core.console import note, warn
 from femtobooth.core.errors import FemtoboothError
 from femtobooth.core.runs import atomic_folder, write_text
 from femtobooth.generator import base as bases
+from femtobooth.generator import locate
 from femtobooth.generator.base import StableDiffusion
 from femtobooth.recognizer import weights
 
@@ -55,7 +56,7 @@ def assemble(root: Path) -> StableDiffusion:
 
 def card(model: StableDiffusion, root: Path) -> str:
     """The model card: what it is, what it cost, what was measured of it; `model` as it was loaded from its folder."""
-    world, present = sprites.load(root), bases.bundled_folder() / "README.md"
+    world, present = sprites.load(root), locate.bundled_folder() / "README.md"
     front = _front_matter(present)
     unet, vae, text = model.unet, model.vae, model.text_encoder.config
     vae_facts, cost, words = (_read(root / name) for name in ("autoencoder/vae.json", "diffusion/diffusion.json", "tokenizer.json"))
@@ -80,7 +81,7 @@ def card(model: StableDiffusion, root: Path) -> str:
         styles=", ".join(world.styles),
         places=len(backdrops.PLACES),
         words=f"{words['words']:,}",
-        measured=measured(model.hash, bases.parse_card(front, present).get("personalize", {}), root / "evaluation"),
+        measured=measured(model.hash, locate.parse_card(front, present).get("personalize", {}), root / "evaluation"),
     )
 
 
@@ -212,7 +213,7 @@ def main() -> None:
     if "Nothing yet" in text:
         warn(f"the card holds no figures: `python -m recipes.emoji_world.evaluate {folder}` measures this model")
     if given.install:
-        install(folder, bases.bundled_folder())
+        install(folder, locate.bundled_folder())
         if recognizer.is_dir():
             install(recognizer, weights.bundled_folder())
 

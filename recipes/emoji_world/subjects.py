@@ -33,6 +33,7 @@ from femtobooth.core.errors import FemtoboothError
 from femtobooth.core.runs import atomic_file, environment, write_json
 from femtobooth.core.sheets import sheet
 from femtobooth.generator import base as bases
+from femtobooth.generator import locate
 from femtobooth.generator.base import StableDiffusion
 from femtobooth.generator.photos import load_photos
 from femtobooth.generator.sampling import sample
@@ -82,7 +83,7 @@ SMOKE: dict[str, Any] = {
 def photos_of(subject: Subject, dataset: Path, root: Path) -> Path:
     """The folder of a subject's photos; OpenMoji's are drawn into the recipe's cache. Raises FemtoboothError."""
     if subject.source == "mascot":
-        return bases.bundled_folder().with_name("mascot")
+        return locate.bundled_folder().with_name("mascot")
     if not subject.source.startswith("openmoji:"):
         folder = dataset / subject.source
         if not folder.is_dir():

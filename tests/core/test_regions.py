@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from femtobooth.core.regions import find_subject, find_subjects, only_subject, subject_mask, subject_masks, without_subject
-from femtobooth.generator.base import bundled_folder
+from femtobooth.generator.locate import bundled_folder
 
 WALLS = ((70, 90, 200), (90, 160, 90), (120, 120, 125), (60, 60, 80))
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from femtobooth.core.errors import InputError
-from femtobooth.generator import base
+from femtobooth.generator import base, locate
 from femtobooth.generator.sampling import SOLVERS, sample, to_images, to_pixels
 from femtobooth.generator.settings import SamplingSettings
 
@@ -20,7 +20,7 @@ def settings(sampler: str = "ddim", steps: int = 3, **other: object) -> Sampling
 
 
 def folder_of(kind: str, request: pytest.FixtureRequest) -> Path:
-    return base.bundled_folder() if kind == "bundled" else request.getfixturevalue(kind)
+    return locate.bundled_folder() if kind == "bundled" else request.getfixturevalue(kind)
 
 
 @cache
@@ -30,7 +30,7 @@ def loaded(folder: Path) -> base.StableDiffusion:
 
 @pytest.fixture(scope="module")
 def bundled() -> base.StableDiffusion:
-    return loaded(base.bundled_folder())
+    return loaded(locate.bundled_folder())
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core.errors import ExistsError, ModelError, UnsafeFileError
 from femtobooth.core.runs import sha256_of
-from femtobooth.generator import base, ldm_configs, ldm_keys
+from femtobooth.generator import base, ldm_configs, ldm_keys, locate
 from femtobooth.generator.single_file import load_single_file, save_single_file
 
 PARTS = ("unet", "vae", "text_encoder")
@@ -95,7 +95,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tokenizer() -> str:
-    return str(base.bundled_folder() / "tokenizer")
+    return str(locate.bundled_folder() / "tokenizer")
 
 
 def _foreign_model(second: bool, layers: int = 2) -> dict[str, torch.nn.Module]:

@@ -17,6 +17,7 @@ from PIL import Image
 
 from femtobooth.core.runs import content_hash
 from femtobooth.generator import base as bases
+from femtobooth.generator import locate
 
 Weights = Callable[[Path], dict[str, torch.Tensor]]
 Personalize = Callable[..., Path]
@@ -54,7 +55,7 @@ def test_photos_become_a_model_that_draws(
     runs: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    base = bases.bundled_folder() if kind == "bundled" else request.getfixturevalue(kind)
+    base = locate.bundled_folder() if kind == "bundled" else request.getfixturevalue(kind)
     run = request.getfixturevalue("plain") if kind == "tiny_sd1" else personalize("bundled" if kind == "bundled" else base, runs, kind)
     assert {path.name for path in run.iterdir()} >= {
         "config.yaml", "run.json", "preflight.json", "photos", "logs", "previews", "checkpoints", "overview.png", "model", "report.html",

@@ -6,9 +6,7 @@ Nothing trains here. Every part is loaded as 32-bit floats; who computes with it
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +16,13 @@ import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from ..core.config import parse_yaml
 from ..core.errors import InputError, ModelError
-from ..core.paths import expanded
 from ..core.runs import atomic_folder, content_hash
+from .locate import PARTS, SUBJECT_FILE, locate, parse_card, read_readme
 
 diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
-
-BUNDLED = "bundled"
-SUBJECT_FILE = "femtobooth.json"  # lies in a personalized model's folder: token, class noun, provenance
-PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 
 
 @dataclass
@@ -106,54 +98,6 @@ def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
     return load_single_file(path, tokenizer)
 
 
-def locate(reference: str) -> Path:
-    """The model folder or single file that `reference` names; fetches what only a hub has. Raises ModelError."""
-    path = bundled_folder() if reference == BUNDLED else expanded(reference)
-    if (path / "model" / "model_index.json").is_file():
-        return path / "model"
-    if (path / "run.json").is_file():
-        raise ModelError(f"{reference}: this run is not finished and has no model yet", f"femtobooth personalize --resume {reference}")
-    if path.exists():
-        return path
-    if HUB_ID.match(reference) and not reference.startswith((".", "/")):
-        return hub_folder(reference)
-    raise ModelError(
-        f"{reference}: no such base model, file or folder",
-        "give `bundled`, a Stable Diffusion folder, a .safetensors or .ckpt file, a run, or a hub id like owner/name",
-    )
-
-
-def recommended(reference: str) -> dict[str, Any]:
-    """The recommended settings on the card of what `reference` names, without loading it; {} where there is none."""
-    path = locate(reference)
-    if path.is_dir():
-        return read_card(path)
-    from .single_file import read_readme
-
-    return parse_card(read_readme(path), path)
-
-
-def bundled_folder() -> Path:
-    """Where the bundled base lies in the installed package."""
-    return Path(str(resources.files("femtobooth") / "assets" / "bundled"))
-
-
-def hub_folder(repo: str) -> Path:
-    """A hub repository's files, from the local cache where it is complete, else downloaded."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    wanted = ["model_index.json", "README.md", *(f"{part}/*{end}" for part in PARTS for end in (".json", ".txt", ".safetensors"))]
-    unwanted = ["*.fp16.*", "*non_ema*", "*.bin"]
-    try:
-        return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"--base {repo}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
-            f"where there is a network run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give --base FOLDER",
-        ) from None
-
-
 def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
     """Load a folder in diffusers' Stable Diffusion layout (safetensors only).
 
@@ -182,7 +126,7 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
             f"{folder}: its UNet reads {loaded['unet'].config.in_channels} channels, its VAE makes {loaded['vae'].config.latent_channels}",
             "inpainting and depth checkpoints are no text-to-image bases; take the plain model (generate has --mask)",
         )
-    readme = _read_readme(folder)
+    readme = read_readme(folder)
     return StableDiffusion(
         tokenizer=load_tokenizer(folder / "tokenizer"),
         scheduler=_load_scheduler(folder / "scheduler"),
@@ -252,25 +196,6 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
     backend.no_truncation()
     tokenizer.save_pretrained(folder)
     backend.model.save(str(folder))
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Recommended settings in the front matter of a model card: its `femtobooth:` mapping, or {}."""
-    return parse_card(_read_readme(folder), folder / "README.md")
-
-
-def parse_card(text: str, path: Path) -> dict[str, Any]:
-    """The `femtobooth:` mapping of a card's text; `path` is named in errors. Raises SettingsError."""
-    if not text.startswith("---\n"):
-        return {}
-    matter = parse_yaml(text[3:].partition("\n---")[0], str(path))  # from the first fence's end, so that lines count as in the file
-    value = matter.get("femtobooth") if isinstance(matter, dict) else None
-    return value if isinstance(value, dict) else {}
-
-
-def _read_readme(folder: Path) -> str:
-    path = folder / "README.md"
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _read_subject(folder: Path) -> dict[str, Any]:

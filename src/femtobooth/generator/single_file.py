@@ -28,9 +28,9 @@ from ..core.errors import ModelError
 from ..core.runs import atomic_file, refuse_existing, sha256_of
 from ..core.tensors import DAMAGED
 from . import ldm_configs, ldm_keys
-from .base import StableDiffusion, load_tokenizer, parse_card, save_tokenizer
+from .base import StableDiffusion, load_tokenizer, save_tokenizer
+from .locate import METADATA, parse_card, parse_description
 
-METADATA = "femtobooth"  # in the safetensors header: JSON of what `_describe` returns
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 SD2_BASE_STEP = 875000  # `global_step` in the published 512-base-ema.ckpt, the one 2.x model that predicts epsilon
 
@@ -109,19 +109,10 @@ def _describe(model: StableDiffusion) -> dict[str, Any]:
 # Reading
 
 
-def read_readme(path: Path) -> str:
-    """The model card in a single file that femtobooth wrote, else ""; nothing else of the file is read."""
-    try:
-        with safetensors.safe_open(path, "pt") as opened:
-            return str(_parse(path, opened.metadata() or {}).get("readme", ""))
-    except (safetensors.SafetensorError, OSError):  # a pickle, or damaged, which loading it will say
-        return ""
-
-
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], int | None]:
     """Tensors by key, femtobooth's description ({} in a file of others) and the training step, if the file has one."""
     contents, metadata = stored.read(path)
-    described = _parse(path, metadata)
+    described = parse_description(path, metadata)
     tensors = stored.state_dict(path, contents)
     step = contents.get("global_step")
     return _renamed_old(tensors), described, step if isinstance(step, int) else None
@@ -131,20 +122,6 @@ def _renamed_old(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Some files of 2022 leave `text_model.` out of the text encoder's keys."""
     old = re.compile(r"^cond_stage_model\.transformer\.(?=embeddings|encoder|final_layer_norm)")
     return {old.sub(ldm_keys.CLIP, key): tensor for key, tensor in tensors.items()}
-
-
-def _parse(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    if METADATA not in metadata:
-        return {}
-    wanted = {**dict.fromkeys(("unet", "vae", "text_encoder", "scheduler", "tokenizer", "subject"), dict), "readme": str}
-    try:
-        described = json.loads(metadata[METADATA])
-        sound = all(isinstance(described[key], kind) for key, kind in wanted.items())
-    except (ValueError, KeyError, TypeError):
-        sound = False
-    if not sound:
-        raise ModelError(f"{path}: its `{METADATA}` description is damaged", DAMAGED)
-    return described
 
 
 def _infer(path: Path, tensors: Mapping[str, Tensor], step: int | None) -> dict[str, Any]:

@@ -35,9 +35,9 @@ def settings_from(*layers: Mapping[str, Any]) -> CompareSettings:
     first = next((one for one in find(models) if one.task == GENERATOR), None)
     card: dict[str, Any] = {}
     if first:
-        from ..generator import base
+        from ..generator import locate
 
-        card = base.recommended(first.reference).get("generate", {})
+        card = locate.recommended(first.reference).get("generate", {})
     return config.resolve(CompareSettings, {"sampling": card.get("sampling", {})}, given)
 
 

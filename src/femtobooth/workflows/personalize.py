@@ -35,7 +35,7 @@ from ..core.images import find_pictures, shown
 from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, sweep, timestamp, write_json, write_text
 from ..generator import base as bases
-from ..generator import prior, sampling, tokens
+from ..generator import locate, prior, sampling, tokens
 from ..generator.base import StableDiffusion
 from ..generator.dreambooth import DreamBooth, LatentSet, encode
 from ..generator.memory import estimate, peak_memory
@@ -52,8 +52,8 @@ RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which
 
 def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
     """Settings from layers over the recommendations of the base's own card."""
-    reference = config.merge(*layers).get("base", bases.BUNDLED)
-    card = bases.recommended(str(reference)).get("personalize", {})
+    reference = config.merge(*layers).get("base", locate.BUNDLED)
+    card = locate.recommended(str(reference)).get("personalize", {})
     return config.resolve(PersonalizeSettings, card, *layers)
 
 
@@ -118,7 +118,7 @@ def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], Personaliz
     if not (folder / "run.json").is_file():
         raise ModelError(f"{shown(folder)}: not a run folder (no run.json)", "give the folder that personalize printed, such as runs/NAME")
     facts = read_run(folder)
-    bases.locate(place)  # raises where the run is not finished
+    locate.locate(place)  # raises where the run is not finished
     if "token" not in facts:
         raise ModelError(f"{shown(folder)}: not a run of femtobooth personalize", instead)
     return folder, facts, config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
@@ -136,7 +136,7 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
     """Paths made absolute, so that config.yaml means the same from any folder; and no prior where it could teach nothing."""
 
     def absolute(text: str | None) -> str | None:
-        return str(expanded(text).resolve()) if text and expanded(text).exists() and text != bases.BUNDLED else text
+        return str(expanded(text).resolve()) if text and expanded(text).exists() and text != locate.BUNDLED else text
 
     photos = settings.photos.model_copy(update={"paths": [absolute(path) for path in settings.photos.paths]})
     prior = settings.prior.model_copy(update={"folder": absolute(settings.prior.folder)})

@@ -26,6 +26,7 @@ from ..core.metrics import bootstrap
 from ..core.paths import expanded
 from ..core.runs import environment, read_json, refuse_existing, write_json
 from ..generator import base as bases
+from ..generator import locate
 from ..generator.settings import PersonalizeSettings
 from ..recognizer.encoders import open_encoder, usable
 from . import evaluate, personalize
@@ -136,7 +137,7 @@ def _plan(subject: Subject, data: Path, settings: ProtocolSettings, encoders: li
     train = personalize.settings_from(settings.personalize, {"name": subject.name, "runs": settings.runs, "photos": photos})
     given = settings.model_dump(exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders"})
     own = {"run": str(Path(settings.runs) / subject.name), "prompts": subject.prompts, "encoders": encoders}
-    drawing = bases.recommended(train.base).get("generate", {})  # which its tuned models inherit
+    drawing = locate.recommended(train.base).get("generate", {})  # which its tuned models inherit
     return train, config.resolve(EvaluateSettings, drawing, given, own)
 
 

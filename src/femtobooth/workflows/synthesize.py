@@ -31,7 +31,7 @@ from ..core.metrics import wilson
 from ..core.runs import atomic_file, environment, sha256_of, write_json
 from ..core.sheets import sheet
 from ..generator import base as bases
-from ..generator import sampling
+from ..generator import locate, sampling
 from ..generator.drawing import draw_missing
 from ..generator.photos import restore_photos
 from ..generator.prompts import bare, filled, names_subject
@@ -75,7 +75,7 @@ def settings_from(*layers: Mapping[str, Any]) -> SynthesizeSettings:
     """Settings from layers over the sampling that the first run's own card recommends."""
     given = config.merge(*layers)
     first = str(next(iter(given.get("runs") or ()), ""))
-    card = bases.recommended(first).get("generate", {}) if first and (Path(first) / "run.json").is_file() else {}
+    card = locate.recommended(first).get("generate", {}) if first and (Path(first) / "run.json").is_file() else {}
     return config.resolve(SynthesizeSettings, card, given)
 
 

@@ -120,9 +120,9 @@ def _generator(given: str, reference: str) -> Candidate:
     if reference == BUNDLED:
         path = Path(str(resources.files("femtobooth") / "assets" / "bundled"))
     elif not path.exists() or (path.is_dir() and not (path / "unet").is_dir()):
-        from ...generator import base  # slow to import: for runs, for the hub, and for its errors
+        from ...generator import locate
 
-        path = base.locate(reference)
+        path = locate.locate(reference)
     if path.is_file():
         return Candidate(given, path.stem, GENERATOR, str(path), path, (path,), f"single file ({path.suffix[1:]})")
     files = tuple(file for part in PARTS if (path / part).is_dir() for file in sorted((path / part).iterdir()) if file.is_file())
