@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__, flags
 from .core.errors import FemtoboothError, InputError, SettingsError
+from .core.names import shown
 
 if TYPE_CHECKING:
     from .core.config import Settings
 
 
+LONGEST = 2000  # characters of a line of an error
 REQUIRED = "the following arguments are required: "  # how argparse begins its own error
 EXAMPLES = {
     "personalize": "my-dog/ --class-noun dog",
@@ -46,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _overview().parse_args([name])
             raise InputError(f"{name}: no such command", f"one of {', '.join(COMMANDS)}")
     except FemtoboothError as error:
-        _exit(str(error), error.exit_code)
+        _exit(error.lines, error.exit_code)
     except KeyboardInterrupt:
-        _exit("interrupted; what was finished is kept", 130)
+        _exit(["interrupted; what was finished is kept"], 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
@@ -56,13 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("FEMTOBOOTH_DEBUG"):
             raise
         first = (str(error).strip() or "no message").splitlines()[0]
-        _exit(f"{type(error).__name__}: {first}\n  -> FEMTOBOOTH_DEBUG=1 shows where", 1)
+        _exit([f"{type(error).__name__}: {first}", "  -> FEMTOBOOTH_DEBUG=1 shows where"], 1)
 
 
-def _exit(message: str, code: int) -> NoReturn:
+def _exit(lines: Sequence[str], code: int) -> NoReturn:
+    """End with a message whose lines hold text of any origin: made harmless for a terminal, and cut where nobody reads on."""
     if _speaks():
-        print(f"femtobooth: {message}", file=sys.stderr)
+        print("\n".join(_cut(shown(line)) for line in (f"femtobooth: {lines[0]}", *lines[1:])), file=sys.stderr)
     sys.exit(code)
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
 
 
 def _speaks() -> bool:

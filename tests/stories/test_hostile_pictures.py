@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from femtobooth.core.names import stored
 from femtobooth.recognizer.artifact import Description
 from femtobooth.recognizer.engines import Engine
 from femtobooth.recognizer.labels import Labels
@@ -121,6 +122,18 @@ def with_profile(data: bytes) -> bytes:
 
 
 JPEG = {"quality": 95}
+NAMES = [  # that are the same in every output as on the disk
+    "Screenshot 2025-01-02 at 9.41.00\u202fAM.png",
+    "no\u00a0break.png",
+    "family \U0001f469\u200d\U0001f469\u200d\U0001f467.png",
+    "\u5168\u89d2\u3000.png",
+    "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645.png",
+    "cafe\u0301.png",
+    "[edited] :dog: [bold].png",
+    "back\\slash.png",
+    "\u202egnp.exe.png",
+    "\x1b[2J\x9b31m.png",
+]
 Content = Callable[[], bytes]
 # name -> (what the file holds, the label, or a part of the error)
 FILES: dict[str, tuple[Content, str]] = {
@@ -202,6 +215,7 @@ FILES: dict[str, tuple[Content, str]] = {
     "名前-é.png": (lambda: encoded(solid("green"), "PNG"), "green"),
     os.fsdecode(b"not-utf8-\xff\xfe.png"): (lambda: encoded(solid("green"), "PNG"), "green"),
     "n" * 240 + ".png": (lambda: encoded(solid("green"), "PNG"), "green"),
+    **{name: (lambda: encoded(solid("green"), "PNG"), "green") for name in NAMES},
 }
 
 
@@ -257,12 +271,14 @@ def build(folder: Path, name: str) -> str:
 def labels(folder: Path, fast: bool = False) -> dict[str, str]:
     """Path within the folder -> label, or `error: ...`; classified three at a time, so that a batch holds good and bad."""
     engine = colour_engine()
+    there = {stored(path.relative_to(folder)) for path in folder.rglob("*")}
     found: dict[str, str] = {}
     for batch in predict(engine, find([str(folder)]), batch_size=3, workers=2, fast=fast):
         for row in rows_of(engine, batch, 1):
             json.dumps(row).encode()
             name = row["path"].removeprefix(f"{folder}/")
             assert name not in found
+            assert name in there or row["error"]
             found[name] = f"error: {row['error']}" if row["error"] else row["label"]
     return found
 

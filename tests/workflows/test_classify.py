@@ -21,6 +21,7 @@ import pytest
 from femtobooth import cli
 from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, PhotoError, SettingsError
+from femtobooth.core.names import restored
 from femtobooth.recognizer import outputs, reading
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.predict import Batch
@@ -207,3 +208,28 @@ def test_a_listed_file_that_is_gone_is_a_row(tiny_onnx: Path, photos: Path, tmp_
 def test_formats_that_cannot_be(photos: Path, given: dict[str, Any], problem: str) -> None:
     with pytest.raises(SettingsError, match=problem):
         run(photos, **given)
+
+
+@pytest.mark.parametrize("format", ["json", "jsonl", "csv", "parquet"])
+def test_names_are_in_files_as_they_are_on_the_disk(tiny_onnx: Path, photos: Path, tmp_path: Path, format: str) -> None:
+    names = ["Screenshot 9.41\u202fAM.jpg", "a\u00a0b.jpg", "\U0001f469\u200d\U0001f467.jpg", "\u3000.jpg", "\u0645\u06cc\u200c\u062e.jpg"]
+    names += ["[edited] :dog: [/].jpg", "cafe\u0301.jpg", 'quote".jpg', "two\nlines\rhere.jpg", "=1+1.jpg", "\x1b[2J\u202e.jpg"]
+    names += [os.fsdecode(b"caf\xe9 \\.jpg"), "literal \\xe9.jpg"]
+    folder = tmp_path / "named"
+    folder.mkdir()
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes((photos / "a" / "0.jpg").read_bytes())
+    out = tmp_path / f"labels.{format}"
+    run(folder, model=str(tiny_onnx), out=str(out))
+    if format == "parquet":
+        found = pq.read_table(out)["path"].to_pylist()
+    elif format == "csv":
+        with out.open(encoding="utf-8", newline="") as file:
+            found = [line["path"] for line in csv.DictReader(file)]
+    else:
+        text = out.read_text(encoding="utf-8")
+        found = [row["path"] for row in (json.loads(text) if format == "json" else map(json.loads, text.splitlines()))]
+    assert sorted(map(restored, found)) == sorted(f"{folder}/{name}" for name in names)
+    changed = {path for path in found if path != restored(path)}
+    assert changed == {f"{folder}/caf\\xe9 \\\\.jpg", f"{folder}/literal \\\\xe9.jpg"}

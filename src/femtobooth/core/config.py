@@ -135,8 +135,9 @@ def resolve(model: type[Model], *layers: Mapping[str, Any]) -> Model:
         return model.model_validate(merge(*layers))
     except ValidationError as error:
         faults = [_fault(model, fault) for fault in error.errors()]
-    count = "" if len(faults) == 1 else f"{len(faults)} settings are wrong:\n  "
-    raise SettingsError(count + "\n  ".join(faults))
+    if len(faults) == 1:
+        raise SettingsError(faults[0])
+    raise SettingsError(f"{len(faults)} settings are wrong:", details=faults)
 
 
 def _fault(model: type[Settings], fault: Any) -> str:

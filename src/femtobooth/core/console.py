@@ -1,5 +1,6 @@
 """What a person sees: notes, tables and progress bars, all on stderr so that stdout stays machine-readable.
 
+Text comes as it is, names of files included: here it is made harmless for a terminal, and nothing in it is markup.
 In a run over several processes only the first one speaks (`RANK`/`LOCAL_RANK` are set by every launcher).
 """
 
@@ -13,6 +14,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from .names import shown
 
 Item = TypeVar("Item")
 
@@ -33,26 +36,28 @@ def rank() -> int:
     return given.get("SLURM_PROCID", 0)
 
 
-console = Console(stderr=True, quiet=rank() != 0, highlight=False, soft_wrap=True)
+STYLE = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
+console = Console(stderr=True, quiet=rank() != 0, **STYLE)  # type: ignore[arg-type]
+_LINES = "\n\t"  # that the writer of a note means
 
 
 def note(text: str) -> None:
     """One plain line of information."""
-    console.print(text, markup=False)
+    console.print(shown(text, keep=_LINES))
 
 
 def warn(text: str) -> None:
     """One line that a user should act on or at least know."""
-    console.print(f"warning: {text}", style="yellow", markup=False)
+    console.print(f"warning: {shown(text, keep=_LINES)}", style="yellow")
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; columns whose name starts with ``>`` are right-aligned."""
-    drawn = Table(title=title, title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None)
+    drawn = Table(title=shown(title), title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None)
     for column in columns:
-        drawn.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        drawn.add_column(shown(column.removeprefix(">")), justify="right" if column.startswith(">") else "left", overflow="fold")
     for row in rows:
-        drawn.add_row(*(str(cell) for cell in row))
+        drawn.add_row(*(shown(cell, keep=_LINES) for cell in row))
     console.print(drawn, soft_wrap=False)
     console.print()
 
@@ -61,16 +66,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 def progress_bar(description: str, total: int, done: int = 0) -> Iterator[_Bar]:
     """A bar with count, elapsed time and ETA. ``bar.advance(n, note=...)`` moves it."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as drawn:
-        task = drawn.add_task(description, total=total, completed=done, note="")
+        task = drawn.add_task(shown(description), total=total, completed=done, note="")
         yield _Bar(drawn, task)
         drawn.refresh()
 
@@ -80,7 +85,7 @@ class _Bar:
         self._drawn, self._task = drawn, task
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
-        fields = {} if note is None else {"note": note}
+        fields = {} if note is None else {"note": shown(note)}
         self._drawn.update(self._task, advance=amount, **fields)  # type: ignore[arg-type]
 
 

@@ -11,21 +11,28 @@
     ├── ParityError                exit 1   an exported model strays further from the original than it may
     └── Interrupted                exit 130 stopped by a signal, after saving
 
-Each carries the problem (which names the file or flag) and, on a second line, the way out.
+Each carries the problem (which names the file or flag) and, on a second line, the way out. Names stand in both as they
+are; `cli.py` makes them harmless for a terminal.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class FemtoboothError(Exception):
-    """A problem and, where there is one, the way out; `cli.py` prints both and exits with `exit_code`."""
+    """A problem and, where there is one, the way out; `cli.py` prints both and exits with `exit_code`.
+
+    `details` are further problems, each on a line of its own between the two.
+    """
 
     exit_code = 1
 
-    def __init__(self, problem: str, way_out: str | None = None) -> None:
-        super().__init__(problem if way_out is None else f"{problem}\n  -> {way_out}")
+    def __init__(self, problem: str, way_out: str | None = None, details: Sequence[str] = ()) -> None:
         self.problem = problem
         self.way_out = way_out
+        self.lines = (problem, *(f"  {detail}" for detail in details), *([] if way_out is None else [f"  -> {way_out}"]))
+        super().__init__("\n".join(self.lines))
 
 
 class InputError(FemtoboothError):

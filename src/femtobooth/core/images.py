@@ -19,6 +19,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from .errors import PhotoError
+from .names import shown
 from .paths import expanded
 from .runs import TEMPORARY
 
@@ -73,11 +74,6 @@ class Skipped:
 
 class _Unusable(Exception):
     pass
-
-
-def shown(path: Path | str) -> str:
-    """A path that can be printed and stored as UTF-8, whatever bytes its name holds."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(path))
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:

@@ -20,6 +20,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from .names import shown
 from .pages_style import STYLE
 
 
@@ -31,8 +32,7 @@ def markup(value: object) -> Html:
     """Markup as it is; anything else as text, safe inside elements and quoted attributes, control characters made visible."""
     if isinstance(value, Html):
         return value
-    text = "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in str(value))
-    return Html(escaping.escape(text, quote=True))
+    return Html(escaping.escape(shown(value, keep="\n\t"), quote=True))
 
 
 def join(*parts: object) -> Html:

@@ -94,9 +94,9 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomically write UTF-8 text."""
+    """Atomically write UTF-8 text; names that are no UTF-8 become JSON's escapes, from which `read_json` makes them again."""
     with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -14,7 +14,8 @@ from PIL import Image, ImageFilter
 
 from ..core import console
 from ..core.errors import PhotoError
-from ..core.images import Picture, Skipped, decode, find_pictures, read_picture, shown
+from ..core.images import Picture, Skipped, decode, find_pictures, read_picture
+from ..core.names import shown, stored
 from ..core.regions import find_subject, find_subjects, lab, thumbnail
 from ..core.runs import atomic_folder
 from .prompts import SUBJECT, with_subject
@@ -292,7 +293,7 @@ def _row(
     path: Path, picture: Picture | None = None, reason: str | None = None, notes: Sequence[str] = (), captions: Sequence[str] = ()
 ) -> dict[str, Any]:
     return {
-        "file": shown(path),
+        "file": stored(path),
         "width": picture.image.width if picture else None,
         "height": picture.image.height if picture else None,
         "format": picture.format if picture else None,

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import PhotoError
-from ..core.images import Skipped, find_pictures, natural_order, shown
+from ..core.images import Skipped, find_pictures, natural_order
+from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..training.randomness import generator
 from .provenance import MANIFEST
@@ -93,7 +94,7 @@ def _classes(folder: Path, part: str | None) -> tuple[list[Example], list[Skippe
     ]
     for own in _folders(folder):
         pictures, left_out = find_pictures([own], recursive=True)
-        examples += [Example(path, shown(own.name), part) for path in pictures]
+        examples += [Example(path, stored(own.name), part) for path in pictures]
         skipped += [one for one in left_out if one.path.name != MANIFEST]
     return examples, skipped
 
@@ -120,7 +121,7 @@ def _read_csv(file: Path) -> tuple[list[Example], list[Skipped]]:
     skipped: list[Skipped] = []
     seen: dict[Path, str] = {}
     for line, row in rows:
-        name, label = (row[path_column] or "").strip(), shown((row[label_column] or "").strip())
+        name, label = (row[path_column] or "").strip(), (row[label_column] or "").strip()
         path = file.parent / expanded(name)
         if not name or not label or "\0" in name:
             skipped.append(Skipped(path, f"line {line}: no {'label' if name else 'path'}"))

@@ -16,8 +16,8 @@ import numpy as np
 
 from ..core import metrics
 from ..core.errors import PhotoError
-from ..core.images import shown
 from ..core.metrics import Interval
+from ..core.names import stored
 from .labels import Labels
 from .unknown import similarity
 
@@ -245,7 +245,7 @@ def _mistakes(predictions: Predictions, right: np.ndarray) -> list[dict[str, Any
         row, true = probabilities[index], int(labels[index])
         rows.append(
             {
-                "path": shown(predictions.paths[index]),
+                "path": stored(predictions.paths[index]),
                 "position": index,
                 "true": predictions.names[true],
                 "true_index": true,

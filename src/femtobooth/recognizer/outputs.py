@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import shutil
 import time
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..core.errors import ExistsError, SettingsError
+from ..core.names import shown
 from ..core.runs import atomic_file, refuse_existing, sweep, write_json
 from .sources import fingerprint
 
@@ -38,7 +40,7 @@ def table_lines(rows: Iterable[Row], width: int) -> Iterator[str]:
         else:
             best = [_guess(guess) for guess in row["top"] if guess is row["top"][0] or guess["confidence"] >= 0.01]
             said = " | ".join(["unknown, perhaps", *best] if row["unknown"] else best)
-        line = f"{row['path']:<36} {said}"
+        line = shown(f"{row['path']:<36} {said}")
         yield f"{line if not width or len(line) <= width else line[: width - 1] + '…'}\n"
 
 
@@ -66,16 +68,16 @@ def csv_lines(rows: Iterable[Row], top_k: int) -> Iterator[str]:
     """A header and one line a picture; the second likeliest label and so on are label_2, synset_2, confidence_2..."""
     parts = ("label", "synset", "confidence")
     later = [f"{part}_{rank}" for rank in range(2, top_k + 1) for part in parts]
+    columns = ["path", *parts, "unknown", "error", *later]
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, ["path", *parts, "unknown", "error", *later], extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        guesses = {f"{part}_{rank}": guess[part] for rank, guess in enumerate(row["top"] or [], 1) for part in parts}
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore")  # which quotes what its own line end (CR LF) holds
+    named = [dict(zip(columns, columns, strict=True))]
+    for row in itertools.chain(named, rows):
+        guesses = {f"{part}_{rank}": guess[part] for rank, guess in enumerate(row.get("top") or [], 1) for part in parts}
         writer.writerow(row | guesses)
-        yield buffer.getvalue()
+        yield buffer.getvalue().removesuffix("\r\n") + "\n"
         buffer.seek(0)
         buffer.truncate()
-    yield buffer.getvalue()
 
 
 def write_text(path: Path, pieces: Iterable[str]) -> None:

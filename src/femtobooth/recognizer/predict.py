@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.images import NOT_A_PICTURE, Picture, Skipped, decode, shown
+from ..core.images import NOT_A_PICTURE, Picture, Skipped, decode
+from ..core.names import stored
 from .engines import Engine, Outputs
 from .preprocess import Preprocess
 from .sources import Source
@@ -29,7 +30,7 @@ class Batch:
     """Some files, in order, and what the model says about those that could be read."""
 
     paths: tuple[str, ...]
-    """As they can be printed."""
+    """As files hold them (`core.names.stored`)."""
     errors: tuple[str | None, ...]
     """For each path, why it could not be read."""
     outputs: Outputs
@@ -79,7 +80,7 @@ def _batch(engine: Engine, sources: list[Source], least: int | None) -> Batch:
         for index in np.flatnonzero(~finite):
             errors[good[index]] = "the model gave no finite numbers"
         outputs = {name: values[finite] for name, values in outputs.items()}
-    return Batch(tuple(shown(source.path) for source, _ in kept), tuple(errors), outputs, len(sources) - len(kept))
+    return Batch(tuple(stored(source.path) for source, _ in kept), tuple(errors), outputs, len(sources) - len(kept))
 
 
 def _read(source: Source, preprocess: Preprocess, least: int | None) -> np.ndarray | str | None:

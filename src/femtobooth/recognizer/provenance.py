@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from ..core.errors import PhotoError
-from ..core.images import Skipped, decode, shown
+from ..core.images import Skipped, decode
+from ..core.names import shown
 from ..core.runs import sha256_of
 from . import duplicates
 

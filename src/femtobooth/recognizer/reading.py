@@ -10,7 +10,7 @@ from typing import Any
 
 from ..core.console import note, progress_bar, warn
 from ..core.errors import PhotoError
-from ..core.images import shown
+from ..core.names import stored
 from . import sources
 from .engines import Engine
 from .outputs import Parts
@@ -80,7 +80,7 @@ class Reading:
         self.hidden += 1
 
     def _is_done(self, source: Source, parts: Parts | None) -> bool:
-        done = parts is not None and parts.has(shown(source.path))
+        done = parts is not None and parts.has(stored(source.path))
         self.kept += done
         return done
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..core.errors import PhotoError, SettingsError
-from ..core.images import natural_order, shown
+from ..core.images import natural_order
+from ..core.names import shown
 
 STDIN = "-"
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..core.console import progress_bar
 from ..core.errors import PhotoError
-from ..core.images import Skipped, decode, natural_order, shown
+from ..core.images import Skipped, decode, natural_order
+from ..core.names import shown, stored
 from ..core.runs import sha256_of
 from . import dataset, duplicates
 from .dataset import Example
@@ -203,7 +204,7 @@ def findings(found: Survey, given: Sequence[str | None], skipped: Sequence[Skipp
     copies = [inside for inside in by_group.values() if len(inside) > 1]
 
     def named(inside: Sequence[int]) -> list[str]:
-        return [f"{shown(found.paths[i])}: {found.classes[found.labels[i]]}" for i in inside]
+        return [f"{stored(found.paths[i])}: {found.classes[found.labels[i]]}" for i in inside]
 
     exact = [same for inside in copies for same in _same_bytes(inside, found.digests)]
     near = [inside for inside in copies if len({found.digests[i] for i in inside}) > 1]
@@ -217,7 +218,7 @@ def findings(found: Survey, given: Sequence[str | None], skipped: Sequence[Skipp
     distinct = {c: len(set(found.groups[found.labels == c].tolist())) for c in range(len(found.classes))}
     few = [c for c, count in distinct.items() if count < FEW]
     rows = [
-        Finding("not used", len(unread), "left out; everything else is used", [[f"{shown(one.path)}: {one.reason}" for one in unread]]),
+        Finding("not used", len(unread), "left out; everything else is used", [[f"{stored(one.path)}: {one.reason}" for one in unread]]),
         Finding("same file twice", len(exact), "groups of identical files; each stays on one side of the split", [named(i) for i in exact]),
         Finding("near-duplicates", len(near), "groups that show one shot; each stays on one side of the split", [named(i) for i in near]),
         Finding("one picture, two classes", len(torn), "one label must be wrong; such groups only train", [named(i) for i in torn]),
@@ -252,7 +253,7 @@ def _same_bytes(inside: Sequence[int], digests: Sequence[str]) -> list[list[int]
 def doubtful(found: Survey, suspects: Sequence[tuple[int, int, float]]) -> Finding:
     """Labels that the cross-validated probe does not believe (`probe.suspicious`); they are kept as they are."""
     files = [
-        [f"{shown(found.paths[i])}: {found.classes[found.labels[i]]}, looks like {found.classes[other]} ({sure:.0%})"]
+        [f"{stored(found.paths[i])}: {found.classes[found.labels[i]]}, looks like {found.classes[other]} ({sure:.0%})"]
         for i, other, sure in suspects
     ]
     return Finding("suspicious labels", len(files), "look more like another class; have a look, nothing is changed", files)

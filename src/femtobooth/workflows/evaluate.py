@@ -19,8 +19,9 @@ import numpy as np
 from ..core import config, scores
 from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import PhotoError, SettingsError
-from ..core.images import Skipped, decode, find_pictures, shown
+from ..core.images import Skipped, decode, find_pictures
 from ..core.metrics import wilson
+from ..core.names import restored, shown
 from ..core.paths import expanded
 from ..core.runs import atomic_file, environment, sha256_of, write_json
 from ..core.sheets import sheet, stacked
@@ -125,7 +126,7 @@ def _real_photos(
     """The photos to score against, cropped and scaled as those of the run: `--photos`, else those held out, else the run's own."""
     copies, held_out = find_pictures([folder / "photos"])[0], folder / "held_out"
     preflight = json.loads((folder / "preflight.json").read_text(encoding="utf-8"))
-    originals = [Path(row["file"]) for row in preflight if row["status"] != "skipped"]
+    originals = [Path(restored(row["file"])) for row in preflight if row["status"] != "skipped"]
     there = [path for path in originals if path.is_file()]
     known = {sha256_of(path) for path in [*copies, *there]}
     if len(there) < len(originals):

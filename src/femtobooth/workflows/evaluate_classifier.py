@@ -17,8 +17,9 @@ import torch
 
 from ..core.console import note, progress_bar, table, warn
 from ..core.errors import ModelError, PhotoError
-from ..core.images import Skipped, find_pictures, read_picture, shown
+from ..core.images import Skipped, find_pictures, read_picture
 from ..core.metrics import softmax
+from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, write_json, write_text
 from ..recognizer import artifact, dataset, evaluation, evaluation_page
@@ -83,7 +84,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         "seed": settings.seed,
         "environment": environment(),
         "remarks": remarks,
-        "skipped": [{"path": shown(entry.path), "reason": entry.reason} for entry in skipped],
+        "skipped": [{"path": stored(entry.path), "reason": entry.reason} for entry in skipped],
         "left_out_training": trained,
         "left_out_calibration": len(known) - len(fresh) - trained,
         "distance_to": distance_to,
@@ -232,11 +233,11 @@ def _write_predictions(file: Path, predictions: Predictions) -> None:
         for path, label, row in zip(predictions.paths, predictions.labels.tolist(), probabilities, strict=True):
             best = int(row.argmax())
             writer.writerow(
-                [shown(path), predictions.names[label], predictions.names[best], f"{row[best]:.6f}", f"{row[label]:.6f}", best == label]
+                [stored(path), predictions.names[label], predictions.names[best], f"{row[best]:.6f}", f"{row[label]:.6f}", best == label]
             )
         if predictions.unseen_logits is not None:
             for path, row in zip(predictions.unseen_paths, softmax(predictions.unseen_logits, predictions.temperature), strict=True):
-                writer.writerow([shown(path), "", predictions.names[int(row.argmax())], f"{row.max():.6f}", "", ""])
+                writer.writerow([stored(path), "", predictions.names[int(row.argmax())], f"{row.max():.6f}", "", ""])
 
 
 def _tell(report: dict[str, Any], out: Path) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 
 from ..core.console import note, table, warn
 from ..core.errors import ParityError, PhotoError, SettingsError
-from ..core.images import Picture, decode, find_pictures, shown
+from ..core.images import Picture, decode, find_pictures
+from ..core.names import shown
 from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, processor, refuse_existing, sha256_of, write_json, write_text
 from ..recognizer import artifact, dataset, evaluation, export, foreign, parity

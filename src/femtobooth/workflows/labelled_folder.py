@@ -12,7 +12,7 @@ from PIL import Image
 
 from .. import __version__
 from ..core.errors import ExistsError
-from ..core.images import shown
+from ..core.names import shown
 from ..core.runs import TEMPORARY, sha256_of, sweep, write_json
 from ..recognizer import duplicates, provenance
 from . import picture_files

@@ -31,7 +31,8 @@ from lightning.pytorch import Trainer
 from ..core import config
 from ..core.console import note, rank, table, warn
 from ..core.errors import ExistsError, Interrupted, ModelError, PhotoError, SettingsError
-from ..core.images import find_pictures, shown
+from ..core.images import find_pictures
+from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, sweep, timestamp, write_json, write_text
 from ..generator import base as bases
@@ -72,7 +73,7 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
         facts: dict[str, Any] = {"status": "started", "token": token, "class_noun": settings.photos.class_noun, "base": settings.base}
         facts |= {"base_hash": model.hash, "size": size, "held_out": [photo.path.name for photo in held_out], "environment": environment()}
         for row in preflight:
-            row["status"] = "held out" if row["file"] in {shown(photo.path) for photo in held_out} else row["status"]
+            row["status"] = "held out" if row["file"] in {stored(photo.path) for photo in held_out} else row["status"]
         with atomic_folder(folder, settings.overwrite) as temporary:
             write_text(temporary / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
             write_json(temporary / "preflight.json", preflight)

@@ -21,8 +21,9 @@ import numpy as np
 from ..core import config, scores
 from ..core.console import note, table
 from ..core.errors import ExistsError, Interrupted, PhotoError, SettingsError
-from ..core.images import find_pictures, shown
+from ..core.images import find_pictures
 from ..core.metrics import bootstrap
+from ..core.names import shown
 from ..core.paths import expanded
 from ..core.runs import environment, read_json, refuse_existing, write_json
 from ..generator import base as bases

@@ -26,8 +26,9 @@ from .. import __version__
 from ..core import config
 from ..core.console import note, progress_bar, table, warn
 from ..core.errors import ModelError, SettingsError
-from ..core.images import find_pictures, shown
+from ..core.images import find_pictures
 from ..core.metrics import wilson
+from ..core.names import restored, shown
 from ..core.runs import atomic_file, environment, sha256_of, write_json
 from ..core.sheets import sheet
 from ..generator import base as bases
@@ -148,7 +149,7 @@ def _hashes(run: Path, facts: Mapping[str, Any], made_with: PersonalizeSettings)
     chose = bool((facts.get("selected") or {}).get("rule")) or made_with.watch.stop_when_done
     seen = {"used": "photos", "held out": "held_out"} if facts.get("held_out") and chose else {"used": "photos"}
     preflight = json.loads((run / "preflight.json").read_text(encoding="utf-8"))
-    originals = [Path(row["file"]) for row in preflight if row["status"] in seen]
+    originals = [Path(restored(row["file"])) for row in preflight if row["status"] in seen]
     gone = [path for path in originals if not path.is_file()]
     if gone:
         warn(f"{shown(run)}: {len(gone)} of its {len(originals)} photos are gone; finetune will not know that they may not validate")

@@ -15,7 +15,8 @@ import numpy as np
 from ...core import figures
 from ...core.console import progress_bar
 from ...core.errors import PhotoError
-from ...core.images import Picture, decode, shown
+from ...core.images import Picture, decode
+from ...core.names import shown
 from ...core.runs import atomic_file, cache_folder, environment, processor, sha256_of, write_json
 from ...generator.prompts import bare, with_subject
 from ...recognizer import artifact, evaluation

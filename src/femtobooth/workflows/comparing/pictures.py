@@ -12,8 +12,8 @@ import numpy as np
 
 from ...core import figures, metrics
 from ...core.figures import Difference, How
-from ...core.images import shown
 from ...core.metrics import Interval
+from ...core.names import stored
 from ...recognizer.evaluation import short_names
 from .candidates import Candidate
 
@@ -114,7 +114,7 @@ class Pictures:
             settled = True in right.values() and False in right.values()
             surest = max(float(self.confidence[own][index]) for own in asked)
             row = {
-                "picture": shown(path),
+                "picture": stored(path),
                 "label": self._true_name(index),
                 "answers": [
                     {
