@@ -34,7 +34,7 @@ HOSTILE = {
     "\u2066iso\u2069": "\\u2066iso\\u2069",
     "line\u2028para\u2029next\x85": "line\\u2028para\\u2029next\\x85",
     "\x7f": "\\x7f",
-    os.fsdecode(b"caf\xe9"): "caf\\udce9",
+    os.fsdecode(b"caf\xe9"): "caf\\xe9",
 }
 
 

@@ -94,7 +94,7 @@ def test_rows_of_any_name_can_be_stored(tmp_path: Path, said: io.StringIO) -> No
     write_json(tmp_path / "out" / "preflight.json", rows)
     assert json.loads((tmp_path / "out" / "preflight.json").read_text()) == rows
     assert len(photos) == 1
-    assert "caf\\udce9.png" in said.getvalue()
+    assert "caf\\xe9.png" in said.getvalue()
 
 
 @pytest.mark.parametrize(("count", "words"), [(1, "only 1 usable photo;"), (2, "only 2 usable photos;"), (3, "")])

@@ -22,7 +22,7 @@ def shown(text: object, keep: str = "") -> str:
 
     Characters in `keep` stay as they are.
     """
-    return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), str(text))
+    return _HIDDEN.sub(lambda found: found[0] if found[0] in keep else _escaped(found), str(text))
 
 
 def stored(path: os.PathLike[str] | str) -> str:
@@ -38,8 +38,8 @@ def stored(path: os.PathLike[str] | str) -> str:
 
 
 def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+    byte = ord(found[0]) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else found[0].encode("unicode_escape").decode()
 
 
 def restored(name: str) -> str:
