@@ -119,7 +119,7 @@ def pictures(step: int, run: Path, facts: dict[str, Any], options: argparse.Name
     kept = run / "judged" / f"step-{step:06d}-{options.seeds}.npz"
     if not kept.is_file():
         model, noun, size = at_step(step, run, facts), facts["class_noun"], facts["size"]
-        settings = SamplingSettings(**locate.recommended(facts["base"]).get("generate", {}).get("sampling", {}))
+        settings = SamplingSettings(**locate.recommended(facts["base"], "generate").get("sampling", {}))
         texts = [prompt.replace("[V]", facts["token"]).replace("{class}", noun) for prompt in PROMPTS for _ in range(options.seeds)]
         seeds = [SEED + seed for _ in PROMPTS for seed in range(options.seeds)]
         classes = 2 * options.seeds

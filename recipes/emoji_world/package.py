@@ -25,7 +25,7 @@ from femtobooth.core.console import note, warn
 from femtobooth.core.errors import FemtoboothError
 from femtobooth.core.runs import atomic_folder, write_text
 from femtobooth.generator import base as bases
-from femtobooth.generator import locate
+from femtobooth.generator import cards, locate
 from femtobooth.generator.base import StableDiffusion
 from femtobooth.recognizer import weights
 
@@ -81,7 +81,7 @@ def card(model: StableDiffusion, root: Path) -> str:
         styles=", ".join(world.styles),
         places=len(backdrops.PLACES),
         words=f"{words['words']:,}",
-        measured=measured(model.hash, locate.parse_card(front, present).get("personalize", {}), root / "evaluation"),
+        measured=measured(model.hash, cards.parse_card(front, present).get("personalize", {}), root / "evaluation"),
     )
 
 

@@ -197,7 +197,7 @@ def reference(request: pytest.FixtureRequest) -> str:
 def test_round_trip_loses_nothing(reference: str, tmp_path: Path) -> None:
     model = base.load(reference)
     model.subject = {"token": "sks", "class_noun": "dog"}
-    model.readme = "---\nfemtobooth:\n  personalize:\n    steps: 7\n---\n# Ä card\n"
+    model.readme = "---\nfemtobooth:\n  personalize:\n    size: 72\n---\n# Ä card\n"
     path = tmp_path / "model.safetensors"
     save_single_file(model, path)
     back = base.load(str(path))
@@ -210,7 +210,7 @@ def test_round_trip_loses_nothing(reference: str, tmp_path: Path) -> None:
     assert model.tokenizer.get_vocab() == back.tokenizer.get_vocab()
     assert back.subject == model.subject
     assert back.readme == model.readme
-    assert back.card == {"personalize": {"steps": 7}}
+    assert back.card == {"personalize": {"size": 72}}
 
     prompts = ["a photo of a dog", "", "a sks dog on the moon, extraordinarily " * 30]
     assert torch.equal(model.token_ids(prompts), back.token_ids(prompts))

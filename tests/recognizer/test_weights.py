@@ -129,7 +129,7 @@ def test_the_packaged_model_has_imagenets_weights() -> None:
         ("convnext_fento", r"no such file, folder or timm model\n  -> did you mean [^\n]*convnext_femto\.d1_in1k"),
         ("convnext_femto.bad", r"knows no weights of this name\n  -> there are convnext_femto\.d1_in1k"),
         ("zzzz", "no such file, folder or timm model\n  -> `femtobooth models`"),
-        ("no/such/folder", "no such file, folder or timm model"),
+        ("no/such/folder", "no such file or folder"),
     ],
 )
 def test_what_is_not_there_says_what_to_do(reference: str, said: str) -> None:

@@ -44,7 +44,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--train unknown": ("{dog} --train vae", "train.parts", "text_encoder"),
     "--train twice": ("{dog} --train unet,attention", "train", "name one of them"),
     "--token": ("{dog} --token [V]", "--token '[V]'", "--token auto"),
-    "--base nowhere": ("{dog} --base {tmp}/nowhere", "{tmp}/nowhere: no such base model", "hub id"),
+    "--base nowhere": ("{dog} --base {tmp}/nowhere", "{tmp}/nowhere: no such file or folder", "hub id"),
     "--base hub id offline": ("{dog} --base nobody/nothing", "--base nobody/nothing", "hf download nobody/nothing"),
     "--base no model": ("{dog} --base {photos}", "{photos}: not a Stable Diffusion model", "model_index.json"),
     "--base picture": ("{dog} --base {photos}/photo0.png", "photo0.png: is neither safetensors nor", "download it again"),
@@ -68,6 +68,14 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--strategy": ("{dog} --strategy sideways", "training.strategy", "'auto' or 'ddp'"),
     "generate nothing": ("generate {base}", "no prompt was given", "femtobooth generate RUN"),
     "generate nowhere": ("generate {tmp}/nowhere cat", "{tmp}/nowhere", ""),
+    "generate mistyped run": ("generate runs/takne cat", "runs/takne: no such file or folder", "did you mean runs/taken?"),
+    "generate mistyped name": ("generate takne cat", "takne: no such base model", "did you mean runs/taken?"),
+    "--base mistyped": ("{dog} --base {tmp}/no-vea", "{tmp}/no-vea: no such file or folder", "did you mean {tmp}/no-vae?"),
+    "convert mistyped run": ("convert runs/takne {tmp}/x.safetensors", "runs/takne: no such file or folder", "did you mean runs/taken?"),
+    "compare mistyped run": ("compare runs/takne bundled", "runs/takne: no such file or folder", "did you mean runs/taken?"),
+    "classify mistyped model": (
+        "classify {photos} --model runs/takne", "runs/takne: no such file or folder", "did you mean runs/taken?",
+    ),
     "generate unfinished": (
         "generate {tmp}/unfinished cat", "{tmp}/unfinished: this run is not finished", "personalize --resume {tmp}/unfinished",
     ),

@@ -18,7 +18,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..core.errors import InputError, ModelError
 from ..core.runs import atomic_folder, content_hash
-from .locate import PARTS, SUBJECT_FILE, locate, parse_card, read_readme
+from . import cards
+from .locate import PARTS, SUBJECT_FILE, locate
 
 diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
@@ -39,8 +40,8 @@ class StableDiffusion:
     """Where it was loaded from, for people."""
     hash: str
     """SHA-256 over all files it was loaded from."""
-    card: dict[str, Any] = field(default_factory=dict)
-    """The `femtobooth:` part of the model card's front matter: recommended settings for each command."""
+    card: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The settings that its model card recommends, by command."""
     readme: str = ""
     """The whole model card."""
     subject: dict[str, Any] = field(default_factory=dict)
@@ -126,13 +127,13 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
             f"{folder}: its UNet reads {loaded['unet'].config.in_channels} channels, its VAE makes {loaded['vae'].config.latent_channels}",
             "inpainting and depth checkpoints are no text-to-image bases; take the plain model (generate has --mask)",
         )
-    readme = read_readme(folder)
+    readme = cards.read_readme(folder)
     return StableDiffusion(
         tokenizer=load_tokenizer(folder / "tokenizer"),
         scheduler=_load_scheduler(folder / "scheduler"),
         source=source or str(folder),
         hash=content_hash((path for part in PARTS for path in (folder / part).iterdir() if _shapes_pictures(path)), folder),
-        card=parse_card(readme, folder / "README.md"),
+        card=cards.parse_card(readme, folder / cards.README),
         readme=readme,
         subject=_read_subject(folder),
         **{part: module.eval().requires_grad_(False) for part, module in loaded.items()},

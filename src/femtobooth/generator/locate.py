@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -11,39 +10,41 @@ from typing import Any
 
 import safetensors
 
-from ..core.config import parse_yaml
 from ..core.errors import ModelError
-from ..core.paths import expanded
+from ..core.paths import existing, hub_id, nearest, refuse_missing_path
+from . import cards
 
 BUNDLED = "bundled"
 SUBJECT_FILE = "femtobooth.json"  # lies in a personalized model's folder: token, class noun, provenance
 PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
-HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+INDEX = "model_index.json"
+WAY_OUT = "give `bundled`, a Stable Diffusion folder, a .safetensors or .ckpt file, a run, or a hub id like owner/name"
 METADATA = "femtobooth"  # in the safetensors header: JSON of what `single_file._describe` returns
 DAMAGED = "copy or download it again"
 
 
 def locate(reference: str) -> Path:
     """The model folder or single file that `reference` names; fetches what only a hub has. Raises ModelError."""
-    path = bundled_folder() if reference == BUNDLED else expanded(reference)
-    if (path / "model" / "model_index.json").is_file():
-        return path / "model"
-    if (path / "run.json").is_file():
-        raise ModelError(f"{reference}: this run is not finished and has no model yet", f"femtobooth personalize --resume {reference}")
-    if path.exists():
+    path = bundled_folder() if reference == BUNDLED else existing(reference)
+    if path:
+        if (path / "model" / INDEX).is_file():
+            return path / "model"
+        if (path / "run.json").is_file():
+            raise ModelError(f"{reference}: this run is not finished and has no model yet", f"femtobooth personalize --resume {reference}")
         return path
-    if HUB_ID.match(reference) and not reference.startswith((".", "/")):
-        return hub_folder(reference)
-    raise ModelError(
-        f"{reference}: no such base model, file or folder",
-        "give `bundled`, a Stable Diffusion folder, a .safetensors or .ckpt file, a run, or a hub id like owner/name",
-    )
+    refuse_missing_path(reference, WAY_OUT)
+    repo = hub_id(reference)
+    if repo:
+        return hub_folder(repo)
+    near = nearest(reference)
+    raise ModelError(f"{reference}: no such base model, file or folder", f"did you mean {near}?" if near else WAY_OUT)
 
 
-def recommended(reference: str) -> dict[str, Any]:
-    """The recommended settings on the card of what `reference` names, without loading it; {} where there is none."""
+def recommended(reference: str, command: str) -> dict[str, Any]:
+    """The settings of `command` that the card of what `reference` names recommends, without loading it; {} where there are none."""
     path = locate(reference)
-    return read_card(path) if path.is_dir() else parse_card(_readme_inside(path), path)
+    card = cards.read_card(path) if path.is_dir() else cards.parse_card(_readme_inside(path), path)
+    return card.get(command, {})
 
 
 def bundled_folder() -> Path:
@@ -56,7 +57,7 @@ def hub_folder(repo: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = ["model_index.json", "README.md", *(f"{part}/*{end}" for part in PARTS for end in (".json", ".txt", ".safetensors"))]
+    wanted = [INDEX, cards.README, *(f"{part}/*{end}" for part in PARTS for end in (".json", ".txt", ".safetensors"))]
     unwanted = ["*.fp16.*", "*non_ema*", "*.bin"]
     try:
         return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
@@ -65,25 +66,6 @@ def hub_folder(repo: str) -> Path:
             f"--base {repo}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
             f"where there is a network run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give --base FOLDER",
         ) from None
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Recommended settings in the front matter of a model card: its `femtobooth:` mapping, or {}."""
-    return parse_card(read_readme(folder), folder / "README.md")
-
-
-def parse_card(text: str, path: Path) -> dict[str, Any]:
-    """The `femtobooth:` mapping of a card's text; `path` is named in errors. Raises SettingsError."""
-    if not text.startswith("---\n"):
-        return {}
-    matter = parse_yaml(text[3:].partition("\n---")[0], str(path))  # from the first fence's end, so that lines count as in the file
-    value = matter.get("femtobooth") if isinstance(matter, dict) else None
-    return value if isinstance(value, dict) else {}
-
-
-def read_readme(folder: Path) -> str:
-    path = folder / "README.md"
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
 
 
 def _readme_inside(path: Path) -> str:

@@ -29,7 +29,8 @@ from ..core.runs import atomic_file, refuse_existing, sha256_of
 from ..core.tensors import DAMAGED
 from . import ldm_configs, ldm_keys
 from .base import StableDiffusion, load_tokenizer, save_tokenizer
-from .locate import METADATA, parse_card, parse_description
+from .cards import parse_card
+from .locate import METADATA, parse_description
 
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 SD2_BASE_STEP = 875000  # `global_step` in the published 512-base-ema.ckpt, the one 2.x model that predicts epsilon

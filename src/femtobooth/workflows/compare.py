@@ -37,7 +37,7 @@ def settings_from(*layers: Mapping[str, Any]) -> CompareSettings:
     if first:
         from ..generator import locate
 
-        card = locate.recommended(first.reference).get("generate", {})
+        card = locate.recommended(first.reference, "generate")
     return config.resolve(CompareSettings, {"sampling": card.get("sampling", {})}, given)
 
 

@@ -59,8 +59,8 @@ def settings_from(*layers: Mapping[str, Any]) -> EvaluateSettings:
     """Settings from layers over the recommendations of the model's own card. Raises ModelError for what is no finished run."""
     given = config.merge(*layers)
     reference = str(given.get("run", ""))
-    card = locate.recommended(reference).get("generate", {}) if reference and (Path(reference) / "run.json").is_file() else {}
-    return config.resolve(EvaluateSettings, card, given)
+    recommended = locate.recommended(reference, "generate") if reference and (Path(reference) / "run.json").is_file() else {}
+    return config.resolve(EvaluateSettings, {"sampling": recommended.get("sampling", {})}, given)
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:

@@ -48,7 +48,7 @@ class Start:
 def settings_from(*layers: Mapping[str, Any]) -> GenerateSettings:
     """Settings from layers over the recommendations of the model's own card."""
     reference = config.merge(*layers).get("run", locate.BUNDLED)
-    return config.resolve(GenerateSettings, locate.recommended(str(reference)).get("generate", {}), *layers)
+    return config.resolve(GenerateSettings, locate.recommended(str(reference), "generate"), *layers)
 
 
 def run(settings: GenerateSettings) -> dict[str, Any]:

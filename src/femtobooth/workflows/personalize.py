@@ -54,7 +54,7 @@ RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which
 def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
     """Settings from layers over the recommendations of the base's own card."""
     reference = config.merge(*layers).get("base", locate.BUNDLED)
-    card = locate.recommended(str(reference)).get("personalize", {})
+    card = locate.recommended(str(reference), "personalize")
     return config.resolve(PersonalizeSettings, card, *layers)
 
 

@@ -138,8 +138,8 @@ def _plan(subject: Subject, data: Path, settings: ProtocolSettings, encoders: li
     train = personalize.settings_from(settings.personalize, {"name": subject.name, "runs": settings.runs, "photos": photos})
     given = settings.model_dump(exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders"})
     own = {"run": str(Path(settings.runs) / subject.name), "prompts": subject.prompts, "encoders": encoders}
-    drawing = locate.recommended(train.base).get("generate", {})  # which its tuned models inherit
-    return train, config.resolve(EvaluateSettings, drawing, given, own)
+    drawing = locate.recommended(train.base, "generate").get("sampling", {})  # which its tuned models inherit
+    return train, config.resolve(EvaluateSettings, {"sampling": drawing}, given, own)
 
 
 def _shared(train: PersonalizeSettings, measure: EvaluateSettings, sources: dict[str, str]) -> dict[str, Any]:

@@ -76,8 +76,8 @@ def settings_from(*layers: Mapping[str, Any]) -> SynthesizeSettings:
     """Settings from layers over the sampling that the first run's own card recommends."""
     given = config.merge(*layers)
     first = str(next(iter(given.get("runs") or ()), ""))
-    card = locate.recommended(first).get("generate", {}) if first and (Path(first) / "run.json").is_file() else {}
-    return config.resolve(SynthesizeSettings, card, given)
+    recommended = locate.recommended(first, "generate") if first and (Path(first) / "run.json").is_file() else {}
+    return config.resolve(SynthesizeSettings, {"sampling": recommended.get("sampling", {})}, given)
 
 
 def run(settings: SynthesizeSettings) -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""Model cards (README.md): the settings that a base recommends, and nothing else that a stranger's card could set."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from ..core.config import Settings, merge, nested, parse_yaml
+from ..core.console import warn
+from ..core.errors import SettingsError
+from .settings import GenerateSettings, PersonalizeSettings
+
+README = "README.md"
+MOST = 1 << 20  # characters of a card that are read
+
+# What a card may recommend, command by command: numbers, choices and prompts of sampling, training, prior and crops. Not what decides
+# where something is read or written, what is replaced, what runs where or who is told of it; `*` stands for every setting of a group.
+RECOMMENDABLE: dict[str, tuple[type[Settings], tuple[str, ...]]] = {
+    "personalize": (
+        PersonalizeSettings,
+        (
+            "size",
+            *(f"photos.{key}" for key in ("crop", "flip", "captions")),
+            *(f"prior.{key}" for key in ("weight", "images", "prompt", "target", "batch_size", "sampling.*")),
+            "loss.*",
+            "train.*",
+            *(f"preview.{key}" for key in ("every", "prompts", "images", "sampling.*")),
+            *(f"watch.{key}" for key in ("every", "select", "stop_when_done", "patience", "prompts", "images", "sampler", "steps")),
+            *(f"training.{key}" for key in ("steps", "batch_size", "accumulate", "clip", "schedule", "warmup", "ema")),
+            *(f"training.{key}" for key in ("beta1", "beta2", "weight_decay", "epsilon")),
+        ),
+    ),
+    "generate": (GenerateSettings, ("width", "height", "sampling.*")),
+}
+
+
+def read_readme(folder: Path) -> str:
+    """The model card in a folder, or "" where there is none that can be read."""
+    try:
+        with (folder / README).open(encoding="utf-8-sig", errors="replace") as file:
+            return file.read(MOST)
+    except OSError:
+        return ""
+
+
+def read_card(folder: Path) -> dict[str, dict[str, Any]]:
+    """The settings that the card in a folder recommends, by command; {} where there are none."""
+    return parse_card(read_readme(folder), folder / README)
+
+
+@lru_cache(maxsize=16)  # read for the settings and again with the model; warned of once
+def parse_card(text: str, path: Path) -> dict[str, dict[str, Any]]:
+    """The settings under `femtobooth:` in a card's front matter, by command, as far as `RECOMMENDABLE` has them.
+
+    All else in it, a wrong value, or front matter that is no YAML is left out with a warning that names `path`.
+    """
+    given = front_matter(text, path).get("femtobooth", {})
+    recommended: dict[str, dict[str, Any]] = {}
+    ignored: list[str] = []
+    for command, settings in given.items() if isinstance(given, Mapping) else ():
+        model, allowed = RECOMMENDABLE.get(command, (Settings, ())) if isinstance(command, str) else (Settings, ())
+        for setting, value in islice(_leaves(settings), 1000):
+            if not any(setting == one or (one.endswith(".*") and setting.startswith(one[:-1])) for one in allowed):
+                ignored.append(f"{command}.{setting}" if setting else str(command))
+            elif fault := _fault(model, setting, value):
+                ignored.append(f"{command}.{setting} ({fault})")
+            else:
+                recommended[command] = merge(recommended.get(command, {}), nested(setting, value))
+    if ignored:
+        shown = ", ".join(one[:80] for one in ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
+        warn(f"{path}: this model card cannot set {shown}; ignored")
+    return recommended
+
+
+def front_matter(text: str, path: Path) -> dict[Any, Any]:
+    """The YAML mapping between a card's `---` lines; {} where there is none, and with a warning where it cannot be read."""
+    text = text.replace("\r\n", "\n")
+    if not text.startswith("---\n"):
+        return {}
+    try:
+        matter = parse_yaml(text[3:].partition("\n---")[0], str(path))  # from the first fence's end, so that lines count as in the file
+    except SettingsError as error:
+        warn(f"{error.problem}; the model card's settings are ignored")
+        return {}
+    return matter if isinstance(matter, dict) else {}
+
+
+def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted paths and their values; no deeper than settings are nested, whatever aliases a card builds."""
+    if not isinstance(settings, Mapping) or prefix.count(".") > 2:
+        yield prefix, settings
+        return
+    for key, value in settings.items():
+        yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def _fault(model: type[Settings], path: str, value: Any) -> str | None:
+    """What is wrong with a value for the setting at a dotted path; None if nothing is."""
+    *groups, name = path.split(".")
+    for group in groups:
+        field = model.model_fields.get(group)
+        if field is None:
+            return "no such setting"
+        model = field.annotation  # type: ignore[assignment]
+    if name not in model.model_fields:
+        return "no such setting"
+    try:
+        model.model_validate({name: value})
+    except ValidationError as error:
+        wrong = [fault["msg"] for fault in error.errors() if fault["loc"][:1] in ((), (name,))]
+        return wrong[0].lower() if wrong else None
+    return None
