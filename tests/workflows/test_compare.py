@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from femtobooth import cli
-from femtobooth.core.runs import cache_folder, sha256_of
+from femtobooth.core.cache import cache_folder
+from femtobooth.core.runs import sha256_of
 from femtobooth.generator import base
 from femtobooth.generator.drawing import draw_missing
 from femtobooth.generator.settings import SamplingSettings

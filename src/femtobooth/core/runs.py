@@ -126,13 +126,6 @@ def content_hash(paths: Iterable[Path], root: Path) -> str:
     return digest.hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where things that can be made again are kept: $FEMTOBOOTH_CACHE, or the user's cache folder."""
-    if "FEMTOBOOTH_CACHE" in os.environ:
-        return Path(os.environ["FEMTOBOOTH_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "femtobooth"
-
-
 def timestamp() -> str:
     """Local time for folder names, to the second: 20260131-235959."""
     return time.strftime("%Y%m%d-%H%M%S")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, PngImagePlugin
 
+from ..core import cache
 from ..core.runs import atomic_file
 from . import sampling
 from .base import StableDiffusion
@@ -48,20 +50,33 @@ def draw_missing(
 
 
 def _write(path: Path, key: str, job: Job, picture: np.ndarray) -> None:
-    text = PngImagePlugin.PngInfo()
-    text.add_text(KEY, key)
-    text.add_text("parameters", f"{job[0]}\nSeed: {job[1]}")
     with atomic_file(path) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=text)
+        temporary.write_bytes(cache.sealed(encoded(picture, {KEY: key, "parameters": f"{job[0]}\nSeed: {job[1]}"})))
 
 
 def _read(path: Path, key: str, size: int) -> np.ndarray | None:
-    """The picture of this key, or None where it is missing, damaged or another's."""
+    return decoded(cache.read(path), {KEY: key}, size)
+
+
+def encoded(picture: np.ndarray, said: Mapping[str, str]) -> bytes:
+    """A picture uint8 (H, W, 3) as a PNG file with text chunks."""
+    text = PngImagePlugin.PngInfo()
+    for name, value in said.items():
+        text.add_text(name, value)
+    file = BytesIO()
+    Image.fromarray(picture).save(file, format="PNG", pnginfo=text)
+    return file.getvalue()
+
+
+def decoded(png: bytes | None, said: Mapping[str, str], size: int) -> np.ndarray | None:
+    """The picture uint8 (size, size, 3) of a PNG file with these text chunks; None for any other."""
+    if png is None:
+        return None
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(png)) as image:
             image.load()
-            if getattr(image, "text", {}).get(KEY) != key or image.size != (size, size) or image.mode != "RGB":
-                return None
-            return np.asarray(image)
+            text = getattr(image, "text", {})
+            sound = image.size == (size, size) and image.mode == "RGB" and all(text.get(name) == value for name, value in said.items())
+            return np.asarray(image) if sound else None
     except (OSError, SyntaxError, ValueError):
         return None

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
 
+from ..core import cache
 from ..core.console import note, progress_bar
 from ..core.errors import FemtoboothError
-from ..core.runs import atomic_file, cache_folder, write_json
 from .base import StableDiffusion
+from .drawing import decoded, encoded
 from .sampling import sample
 from .settings import PriorSettings
 
@@ -57,7 +57,7 @@ def key_of(facts: dict[str, Any]) -> str:
 def folder_of(facts: dict[str, Any]) -> Path:
     """Where the class images of a recipe are kept."""
     slug = re.sub(r"[^a-z0-9]+", "-", facts["prompt"].lower()).strip("-")[:40]
-    return cache_folder() / "class-images" / f"{slug}-{key_of(facts)[:16]}"
+    return cache.cache_folder() / "class-images" / f"{slug}-{key_of(facts)[:16]}"
 
 
 def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, size: int, processes: Processes | None = None) -> np.ndarray:
@@ -74,11 +74,12 @@ def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, s
     ]
     missing = processes.broadcast(missing)  # one list for all, even where the cache is being filled by someone else
     have = settings.images - sum(min(batch, settings.images - start) for start in missing)
+    own: dict[int, np.ndarray] = {}  # what this process drew, also where the cache cannot be written
     if not missing:
         note(f"class images: {settings.images} of '{prompt}' from {folder}")
     else:
         if processes.rank == 0:
-            write_json(folder / "manifest.json", {"key": key, **facts})
+            cache.write(folder / "manifest.json", json.dumps({"key": key, **facts}, indent=2).encode())
         mine = missing[processes.rank :: processes.world]
         with progress_bar(f"class images: {prompt}", settings.images, done=have) as bar:
             for turn, start in enumerate(mine):
@@ -88,10 +89,12 @@ def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, s
                 drawn = sample(model, [prompt] * batch, seeds, settings.sampling, (size, size), batch_size=batch)
                 for i, picture in enumerate(drawn[: settings.images - start], start):
                     _write(folder, i, key, picture)
+                    own[i] = picture
                 together = missing[turn * processes.world : (turn + 1) * processes.world]  # what all of them drew meanwhile
                 bar.advance(sum(min(batch, settings.images - first) for first in together))
     processes.barrier()
-    images = [image for i in range(settings.images) if (image := _read(folder, i, key, size)) is not None]
+    found = (own[i] if i in own else _read(folder, i, key, size) for i in range(settings.images))
+    images = [image for image in found if image is not None]
     if len(images) < settings.images:
         raise FemtoboothError(
             f"{folder}: {settings.images - len(images)} class images are not there although they were drawn",
@@ -105,19 +108,9 @@ def _path(folder: Path, index: int) -> Path:
 
 
 def _write(folder: Path, index: int, key: str, picture: np.ndarray) -> None:
-    text = PngImagePlugin.PngInfo()
-    text.add_text(KEY, f"{key} {index}")
-    with atomic_file(_path(folder, index)) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG", pnginfo=text)
+    cache.write(_path(folder, index), encoded(picture, {KEY: f"{key} {index}"}))
 
 
 def _read(folder: Path, index: int, key: str, size: int) -> np.ndarray | None:
     """Image `index` of the recipe, or None where it is missing, damaged or another recipe's."""
-    try:
-        with Image.open(_path(folder, index)) as image:
-            image.load()
-            if getattr(image, "text", {}).get(KEY) != f"{key} {index}" or image.size != (size, size) or image.mode != "RGB":
-                return None
-            return np.asarray(image)
-    except (OSError, SyntaxError, ValueError):
-        return None
+    return decoded(cache.read(_path(folder, index)), {KEY: f"{key} {index}"}, size)

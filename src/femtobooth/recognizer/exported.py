@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ..core import cache
 from ..core.console import note
 from ..core.errors import ModelError, SettingsError
 from ..core.paths import expanded
-from ..core.runs import atomic_folder, cache_folder, sha256_of
+from ..core.runs import sha256_of
 from . import artifact, weights
 
 ONNX = "model.onnx"
@@ -33,7 +34,7 @@ def cached(reference: str | Path) -> Path:
     names = (artifact.WEIGHTS, artifact.DESCRIPTION, artifact.UNKNOWN)
     files = [found.path / name for name in names] if found.is_artifact else [found.path, found.path.with_name(weights.HUB_CONFIG)]
     facts = [str(FORMAT), str(found.architecture), *(sha256_of(file) for file in files if file.is_file())]
-    return cache_folder() / "onnx" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
+    return cache.cache_folder() / "onnx" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
 
 
 def possible() -> bool:
@@ -43,27 +44,27 @@ def possible() -> bool:
 
 def make(reference: str | Path) -> Path:
     """Export to the cache, if that is not done yet; the folder. Raises ModelError where the export does not agree with PyTorch."""
-    folder = cached(reference)
-    if (folder / ONNX).is_file():
-        return folder
-    if not possible():
-        raise SettingsError(
-            f"{reference}: needs onnx, onnxscript and onnxruntime to be run without torch", 'pip install "femtobooth[onnx]"'
-        )
-    from . import engines, export
-    from .backbone import Recognizer
 
-    note(f"exporting {reference} to ONNX, once; the cache keeps it in {folder}")
-    recognizer = Recognizer.load(reference)
-    description = recognizer.describe()
-    with atomic_folder(folder, overwrite=True) as temporary:
-        export.write_onnx(export.to_onnx(export.Graph(recognizer, inside=False)), temporary, description)
-        artifact.write(description, temporary)
+    def write(folder: Path) -> None:
+        if not possible():
+            raise SettingsError(
+                f"{reference}: needs onnx, onnxscript and onnxruntime to be run without torch", 'pip install "femtobooth[onnx]"'
+            )
+        from . import engines, export
+        from .backbone import Recognizer
+
+        note(f"exporting {reference} to ONNX, once; the cache keeps it in {place}")
+        recognizer = Recognizer.load(reference)
+        description = recognizer.describe()
+        export.write_onnx(export.to_onnx(export.Graph(recognizer, inside=False)), folder, description)
+        artifact.write(description, folder)
         pixels = _probes(description.preprocess.size)
-        ours, theirs = (engine.run(pixels)["logits"] for engine in (engines.ort(temporary, 1), engines.of(recognizer)))
+        ours, theirs = (engine.run(pixels)["logits"] for engine in (engines.ort(folder, 1), engines.of(recognizer)))
         if not np.array_equal(ours.argmax(1), theirs.argmax(1)) or np.abs(ours - theirs).max() > 1e-3 * max(1.0, np.abs(theirs).max()):
             raise ModelError(f"{reference}: its ONNX export does not say what PyTorch says", "use --engine torch")
-    return folder
+
+    place = cached(reference)
+    return cache.folder(place, write)
 
 
 def _probes(size: tuple[int, int]) -> np.ndarray:

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load, save
 
+from ..core import cache
 from ..core.console import progress_bar
 from ..core.images import read_picture
 from ..core.metrics import softmax, temperature
-from ..core.runs import atomic_file, cache_folder
 from ..training.randomness import generator
 from .backbone import Recognizer
 
@@ -54,7 +54,7 @@ def embed(recognizer: Recognizer, paths: Sequence[Path], digests: Sequence[str],
 
     `digests` are the files' SHA-256. Raises PhotoError for a file that can no longer be read.
     """
-    file = cache_folder() / "embeddings" / f"{recognizer.hash[:16]}-{recognizer.preprocess.hash[:16]}.safetensors"
+    file = cache.cache_folder() / "embeddings" / f"{recognizer.hash[:16]}-{recognizer.preprocess.hash[:16]}.safetensors"
     known = _read_cache(file)
     wanted = dict(zip(digests, paths, strict=True))
     missing = [digest for digest in wanted if digest not in known]
@@ -74,11 +74,14 @@ def embed(recognizer: Recognizer, paths: Sequence[Path], digests: Sequence[str],
 
 
 def _read_cache(file: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    kept = cache.read(file)
+    if kept is None:
+        return {}
     try:
-        stored = load_file(file)
+        stored = load(kept)
         names = [row.tobytes().hex() for row in stored["sha256"]]
         return dict(zip(names, zip(stored["prelogits"], stored["embedding"], strict=True), strict=True))
-    except (OSError, KeyError, ValueError, SafetensorError):  # a cache: what cannot be read is made again
+    except (KeyError, ValueError, SafetensorError):  # of another version
         return {}
 
 
@@ -89,8 +92,7 @@ def _write_cache(file: Path, known: dict[str, tuple[np.ndarray, np.ndarray]]) ->
         "prelogits": np.stack([pair[0] for pair in known.values()]),
         "embedding": np.stack([pair[1] for pair in known.values()]),
     }
-    with atomic_file(file) as temporary:
-        save_file(arrays, temporary)
+    cache.write(file, save(arrays))
 
 
 def fit(prelogits: np.ndarray, labels: np.ndarray, classes: int, balanced: bool = False, strength: float = STRENGTH) -> Head:

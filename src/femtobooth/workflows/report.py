@@ -18,7 +18,7 @@ from ..core.errors import ModelError
 from ..core.images import Picture, decode, find_pictures
 from ..core.pages import Html
 from ..core.regions import only_subject, subject_masks
-from ..core.runs import cache_folder, read_json, write_text
+from ..core.runs import read_json, write_text
 from ..generator import prior
 from ..generator.photos import Photo, restore_photos
 from ..generator.prompts import filled
@@ -249,7 +249,7 @@ def _class_images(settings: PersonalizeSettings, facts: dict[str, Any]) -> Html:
     for index, prompt in enumerate(prior.prompts(settings.prior, facts["class_noun"])):
         own = settings.prior.folder if index == 0 else None
         folder = Path(own) if own else _drawn_folder(prompt, settings, facts)
-        paths = find_pictures([folder])[0] if folder and folder.is_dir() else []
+        paths = find_pictures([folder])[0] if folder.is_dir() else []
         paths = paths if own else paths[: settings.prior.images]
         images = [picture.image for path in paths[:MOST] if isinstance(picture := decode(path), Picture)]
         if images:
@@ -266,17 +266,9 @@ def _class_images(settings: PersonalizeSettings, facts: dict[str, Any]) -> Html:
     return pages.section("Class images", pages.text(explained), *content)
 
 
-def _drawn_folder(prompt: str, settings: PersonalizeSettings, facts: dict[str, Any]) -> Path | None:
+def _drawn_folder(prompt: str, settings: PersonalizeSettings, facts: dict[str, Any]) -> Path:
     recipe = {"base": facts["base_hash"], "prompt": prompt, "size": facts["size"], "first_seed": settings.prior.seed}
-    recipe |= settings.prior.sampling.model_dump()
-    return next(
-        (
-            path.parent
-            for path in (cache_folder() / "class-images").glob("*/manifest.json")
-            if (read_json(path) or {}) == recipe | {"key": prior.key_of(recipe)}
-        ),
-        None,
-    )
+    return prior.folder_of(recipe | settings.prior.sampling.model_dump())
 
 
 def _rows(folder: Path) -> list[dict[str, str]]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...core import figures
+from ...core import cache, figures
 from ...core.console import progress_bar
 from ...core.errors import PhotoError
-from ...core.images import Picture, decode
 from ...core.names import shown
-from ...core.runs import atomic_file, cache_folder, environment, processor, sha256_of, write_json
+from ...core.runs import environment, processor, sha256_of
 from ...generator.prompts import bare, with_subject
 from ...recognizer import artifact, evaluation
 from ...recognizer.labels import Labels
@@ -47,6 +48,9 @@ class Bench:
         if settings.data:
             self.command += f" --data {shlex.quote(settings.data)}"
         self.workers: dict[str, Worker] = {}
+        self._temporary = tempfile.TemporaryDirectory(prefix="femtobooth-")
+        self.scratch = Path(self._temporary.name)
+        """Where the workers write; what they wrote goes into the cache from there."""
         versions = environment()
         self._facts = [FORMAT, self.machine, settings.device, *(versions.get(name, "") for name in VERSIONS)]
 
@@ -56,21 +60,16 @@ class Bench:
     def path(self, kind: str, *facts: Any, end: str = "json") -> Path:
         """Where the result of a measurement is kept; `facts` are all that it depends on besides machine and versions."""
         told = json.dumps([self._facts, kind, facts], sort_keys=True)
-        return cache_folder() / "compare" / f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.{end}"
+        return cache.cache_folder() / "compare" / f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.{end}"
 
     def kept(self, path: Path) -> dict[str, Any] | None:
         """What was measured before, unless `--fresh`; None for what is missing or damaged."""
-        if self.settings.fresh:
-            return None
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-            return value if isinstance(value, dict) and {"value", "when", "command"} <= value.keys() else None
-        except (OSError, ValueError):
-            return None
+        stored = None if self.settings.fresh else cache.read(path)
+        return None if stored is None else dict(json.loads(stored))
 
     def keep(self, path: Path, value: Any) -> dict[str, Any]:
         stored = {"value": value, "when": time.strftime("%Y-%m-%d %H:%M"), "command": self.command}
-        write_json(path, stored)
+        cache.write(path, json.dumps(stored, ensure_ascii=False).encode())
         return stored
 
     def how(self, stored: Mapping[str, Any], what: str, data: str = "", kind: str = "measured here") -> figures.How:
@@ -175,15 +174,15 @@ def answers(bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[st
             own = one.candidate.hash
             path = bench.path("outputs", own, listed, bench.options["device"])
             array = path.with_suffix(".npy")
-            stored, found = bench.kept(path), _array(array, len(paths))
-            if stored is None or found is None:
-                with atomic_file(array) as temporary:
-                    told = bench.workers[own].ask("predict", bar, paths=[str(path) for path in paths], file=str(temporary))
-                stored, found = bench.keep(path, told), _array(array, len(paths))
+            stored, numbers = bench.kept(path), cache.read(array)
+            if stored is None or numbers is None:
+                temporary = bench.scratch / array.name
+                told = bench.workers[own].ask("predict", bar, paths=[str(path) for path in paths], file=str(temporary))
+                stored, numbers = bench.keep(path, told), temporary.read_bytes()
+                cache.write(array, numbers)
             else:
                 bar.advance(len(paths))
-            assert found is not None  # noqa: S101  (it was just written)
-            logits[own] = found
+            logits[own] = np.load(BytesIO(numbers), allow_pickle=False)
             problems |= {path: why for path, why in zip(paths, stored["value"], strict=True) if why}
             hows[own] = bench.how(stored, "its answers to the pictures of --data", data=f"{shown(data)}, SHA-256 {listed[:12]}")
     if problems:
@@ -243,15 +242,6 @@ def _truth(data: str, models: Sequence[Measured], labels: Sequence[str]) -> dict
     return found
 
 
-def _array(path: Path, count: int) -> np.ndarray | None:
-    """(N, C) logits that were kept; None where they are missing or damaged."""
-    try:
-        found = np.load(path, allow_pickle=False)
-        return found if found.ndim == 2 and len(found) == count else None
-    except (OSError, ValueError, EOFError):
-        return None
-
-
 def drawings(bench: Bench, measured: Mapping[str, Measured]) -> Drawings | None:
     """The same prompts and seeds by every generator."""
     these = [one for one in measured.values() if one.candidate.task == GENERATOR]
@@ -260,7 +250,7 @@ def drawings(bench: Bench, measured: Mapping[str, Measured]) -> Drawings | None:
     noun = bench.settings.class_noun or next((str(n) for one in these if (n := one.facts["subject"].get("class_noun"))), "cat")
     prompts = [prompt.replace("{class}", noun) for prompt in bench.settings.prompts]
     seeds = [bench.settings.seed + shot for shot in range(bench.settings.count)]
-    files: dict[str, list[Path]] = {}
+    drawn: dict[str, list[bytes]] = {}
     asked: dict[str, list[str]] = {}
     with progress_bar("pictures", len(these) * len(prompts) * len(seeds)) as bar:
         for one in these:
@@ -268,14 +258,15 @@ def drawings(bench: Bench, measured: Mapping[str, Measured]) -> Drawings | None:
             asked[one.candidate.hash] = [with_subject(text, token) if token else bare(text) for text in prompts]
             jobs = [(text, seed) for text in asked[one.candidate.hash] for seed in seeds]
             paths = [bench.path("picture", one.candidate.hash, job, bench.options["sampling"], end="png") for job in jobs]
-            missing = [(*job, str(path)) for job, path in zip(jobs, paths, strict=True) if bench.settings.fresh or not _whole(path)]
+            found = [None if bench.settings.fresh else cache.read(path) for path in paths]
+            missing = [index for index, png in enumerate(found) if png is None]
             bar.advance(len(jobs) - len(missing))
             if missing:
-                bench.workers[one.candidate.hash].ask("draw", bar, jobs=missing)
-            files[one.candidate.hash] = paths
-    return Drawings(these, prompts, seeds, files, asked, bench.settings.sampling.model_dump())
-
-
-def _whole(path: Path) -> bool:
-    """Whether a picture that was drawn before can still be read."""
-    return path.is_file() and isinstance(decode(path), Picture)
+                places = {index: bench.scratch / paths[index].name for index in missing}
+                asked_for = [(*jobs[index], str(path)) for index, path in places.items()]
+                bench.workers[one.candidate.hash].ask("draw", bar, jobs=asked_for)
+                for index, path in places.items():
+                    found[index] = path.read_bytes()
+                    cache.write(paths[index], path.read_bytes())
+            drawn[one.candidate.hash] = [png for png in found if png is not None]
+    return Drawings(these, prompts, seeds, drawn, asked, bench.settings.sampling.model_dump())

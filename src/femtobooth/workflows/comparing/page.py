@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from io import BytesIO
 from typing import Any
 
 from PIL import Image
@@ -72,9 +72,9 @@ def _drawings(drawings: Drawings) -> Html:
     for index, prompt in enumerate(drawings.prompts):
         cells: list[object] = [prompt]
         for own, name in zip(owns, names, strict=True):
-            files = drawings.files[own][index * len(drawings.seeds) : (index + 1) * len(drawings.seeds)]
+            drawn = drawings.drawn[own][index * len(drawings.seeds) : (index + 1) * len(drawings.seeds)]
             asked = drawings.asked[own][index]
-            shown = [_drawn(file, f"{name} draws {asked!r} with seed {seed}") for file, seed in zip(files, drawings.seeds, strict=True)]
+            shown = [_drawn(png, f"{name} draws {asked!r} with seed {seed}") for png, seed in zip(drawn, drawings.seeds, strict=True)]
             cells.append(Html(f'<div class="strip">{pages.join(*shown)}</div>'))
         rows.append(cells)
     sampling = ", ".join(f"{key} {value}" for key, value in drawings.sampling.items() if value not in ("", 0.0))
@@ -82,12 +82,9 @@ def _drawings(drawings: Drawings) -> Html:
     return section("The same prompts and seeds", table(columns, rows, caption, whole=True))
 
 
-def _drawn(file: Path, alt: str) -> Html:
-    image = decode(file)
-    if not isinstance(image, Picture):
-        return text("cannot be read")
-    small = max(image.image.size) <= SMALL
-    return pages.picture(image.image, alt, 256, "PNG" if small else "JPEG", sharp=False)
+def _drawn(png: bytes, alt: str) -> Html:
+    image = Image.open(BytesIO(png)).convert("RGB")
+    return pages.picture(image, alt, 256, "PNG" if max(image.size) <= SMALL else "JPEG", sharp=False)
 
 
 def _disagreements(report: Mapping[str, Any], pictures: Pictures) -> Html:

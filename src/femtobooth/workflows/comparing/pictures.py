@@ -150,8 +150,8 @@ class Drawings:
     prompts: Sequence[str]
     """[V] stands for the subject of models that have one."""
     seeds: Sequence[int]
-    files: Mapping[str, Sequence[Path]]
-    """By model hash: a picture for each prompt and seed, prompts outside."""
+    drawn: Mapping[str, Sequence[bytes]]
+    """By model hash: a picture (PNG) for each prompt and seed, prompts outside."""
     asked: Mapping[str, Sequence[str]]
     """By model hash: the prompts as that model read them."""
     sampling: Mapping[str, Any]
