@@ -120,27 +120,30 @@ def _parser(name: str, description: str) -> _Parser:
 
 def _add_settings(parser: argparse.ArgumentParser, model: type[Settings], flags: dict[str, str]) -> None:
     """A flag for each listed setting (help and type are the setting's), `--config` and `--set`."""
-    from .core.config import describe, leaf_types
+    from .core.config import field_at, help_text, in_force, leaf_types
 
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags and --set win over it")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="any setting by its name in the YAML file"
     )
     for flag, path in flags.items():
-        text = describe(model, path).replace("%", "%%")
-        if leaf_types(model, path) == {bool}:
+        default = in_force(model, path)
+        text = (help_text(model, path) + (f" [{default}]" if default else "")).replace("%", "%%")
+        kinds = leaf_types(field_at(model, path))
+        if kinds == {bool}:
             parser.add_argument(flag, dest=path, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            parser.add_argument(flag, dest=path, metavar=path.rpartition(".")[2].upper(), help=text)
+            action = "append" if list in kinds else "store"
+            parser.add_argument(flag, dest=path, action=action, metavar=path.rpartition(".")[2].upper(), help=text)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
 
 
 def _layers(options: argparse.Namespace, model: type[Settings], flags: dict[str, str], /, **positional: Any) -> list[dict[str, Any]]:
-    from .core.config import overrides, read_yaml
+    from .core.config import nested, overrides, read_yaml
 
     given = {path: getattr(options, path) for path in flags.values() if getattr(options, path) is not None}
-    given |= {path: value for path, value in positional.items() if value}
-    return [read_yaml(options.config) if options.config else {}, overrides(model, options.sets, given)]
+    places = [nested(path, value) for path, value in positional.items() if value]
+    return [read_yaml(options.config) if options.config else {}, overrides(model, options.sets, given), *places]
 
 
 def _read(
@@ -159,11 +162,11 @@ def _read(
     `counts` says how many of each there can be, as argparse does: ``paths="*"``. With `resumes` there is `--resume RUN`.
     Raises SettingsError where none of the settings that it `needs`, of which the first is positional, is given in any way.
     """
-    from .core.config import describe
+    from .core.config import help_text
 
     parser = _parser(name, description)
     for path, count in counts.items():
-        parser.add_argument(path, nargs=count, metavar=path.partition(".")[0].upper(), help=describe(model, path).replace("%", "%%"))
+        parser.add_argument(path, nargs=count, metavar=path.partition(".")[0].upper(), help=help_text(model, path).replace("%", "%%"))
     if resumes:
         parser.add_argument("--resume", type=Path, metavar="RUN", help="go on with an interrupted run; takes no other settings")
     _add_settings(parser, model, flags)

@@ -7,60 +7,65 @@ are refused with the nearest known one, and all faults are reported at once.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
-from .errors import SettingsError
+from .errors import SettingsError, shortened
+from .strict_yaml import dump_yaml, parse_with_lines, parse_yaml, read_bytes
+
+MOST_FAULTS = 10  # that one error lists
+
+Words = Annotated[list[str], "words"]
+"""A list of names without commas, which the command line may also give as a,b."""
+
+
+@dataclass(frozen=True)
+class SettingsOf:
+    """Marks a mapping, as `Annotated` does, that holds some settings of this model."""
+
+    model: type[Settings]
 
 
 class Settings(BaseModel):
-    """Base of every settings model: no unknown keys, no silent conversions."""
+    """Base of every settings model: no unknown keys, no silent conversions, nothing infinite."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What stands in place of the defaults where `given` is: for some commands, what the card of the model says."""
+        return {}
 
 
 Model = TypeVar("Model", bound=Settings)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's floats: PyYAML follows 1.1, where `1e-4` is a string."""
+class Layer(dict[str, Any]):
+    """Settings from one place, with what they are called there by dotted path: `--steps`, or their file and line."""
+
+    names: Mapping[str, str] = {}
 
 
-_Loader.yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*(\.[\d_]*)?|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """Parse YAML safely. Raises SettingsError naming `source` and the line."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader)
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", None)
-        where = source if line is None else f"{source}, line {line + 1}"
-        raise SettingsError(f"{where}: not valid YAML ({getattr(error, 'problem', None) or error})") from None
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> Layer:
     """Read a YAML mapping. Raises SettingsError naming the file."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: cannot be read ({error})", "check the path given to --config") from None
-    value = parse_yaml(text, str(path))
-    if not isinstance(value, dict):
-        raise SettingsError(f"{path}: must hold `key: value` lines, not a {type(value).__name__}")
-    return value
+        value, lines = parse_with_lines(read_bytes(path), str(path))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})", "check the path given to --config") from None
+    if not isinstance(value, dict | None):
+        raise SettingsError(f"{path}: must hold `key: value` lines, not a {type(value).__name__}", "such as `size: 64`")
+    layer = Layer(value or {})
+    layer.names = {key: f"{path}, line {line}: {key}" for key, line in lines.items()}
+    return layer
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,40 +86,82 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def overrides(model: type[Settings], sets: Iterable[str], flags: Mapping[str, Any]) -> dict[str, Any]:
-    """One layer from ``--set a.b=c`` texts and from flags (dotted path -> text, flags win)."""
-    layers = []
+def overrides(
+    model: type[Settings], sets: Iterable[str], flags: Mapping[str, str | bool | Sequence[str]], names: Mapping[str, str] = {}
+) -> Layer:
+    """One layer from ``--set a.b=c`` texts and from flags (dotted path -> text, or texts of one given several times; flags win).
+
+    `names` says what the command line calls its settings, given or not.
+    """
+    texts: dict[str, list[str]] = {}
     for text in sets:
         path, equals, value = text.partition("=")
         if not equals or not path:
-            raise SettingsError(f"--set {text}: expected KEY=VALUE", "for example --set training.steps=400")
-        layers.append(nested(path, parse_value(model, path, value, f"--set {path}")))
-    for path, value in flags.items():
-        parsed = parse_value(model, path, value, path) if isinstance(value, str) else value
-        layers.append(nested(path, parsed))
-    return merge(*layers)
+            raise SettingsError(f"--set {shortened(text)}: expected KEY=VALUE", "for example --set training.steps=400")
+        texts.setdefault(path, []).append(value)
+    layer = Layer(merge(*(nested(path, parse_value(model, path, given)) for path, given in texts.items())))
+    for path, flag in flags.items():
+        found = flag if isinstance(flag, bool) else parse_value(model, path, [flag] if isinstance(flag, str) else flag)
+        layer = Layer(merge(layer, nested(path, found)))
+    layer.names = {**names, **{path: f"--set {path}" for path in texts if path not in flags}}
+    return layer
 
 
-def parse_value(model: type[Settings], path: str, text: str, source: str) -> Any:
-    """Read a command-line text as the field at `path` wants it: text stays text, `a,b` becomes a list."""
-    field = leaf_types(model, path)
-    if list in field:
-        return [part.strip() for part in text.split(",") if part.strip()] if not text.startswith("[") else parse_yaml(text, source)
-    value = parse_yaml(text, source)
-    wants_text = str in field and not field & {int, float, bool}
-    return text if wants_text and not (value is None and type(None) in field) else value
+def parse_value(model: type[Settings], path: str, texts: Sequence[str]) -> Any:
+    """Read what the command line gave, once or several times, as the field at `path` wants it.
+
+    Text is taken as it was typed. Of a list each text is one item, or a JSON list of them, or, where its items are words, several
+    with commas between. Nothing at all leaves an optional setting out.
+    """
+    field = field_at(model, path)
+    if field is None:  # unknown, or in a mapping that takes anything
+        return parse_yaml(texts[-1], f"--set {path}")
+    kinds = leaf_types(field)
+    if list in kinds:
+        return [item for text in texts for item in _items(text, words=_holds_words(field))]
+    text = texts[-1]
+    if not text and types.NoneType in kinds:
+        return None
+    if str in kinds:
+        return text
+    if bool in kinds:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    return _number(text, kinds)
 
 
-def leaf_types(model: type[Settings], path: str) -> set[Any]:
-    """The plain types that the field at a dotted path takes; empty for an unknown path."""
-    annotation: Any = model
-    for key in path.split("."):
-        fields = getattr(annotation, "model_fields", {})
-        if key not in fields:
-            return set()
-        annotation = fields[key].annotation
+def _items(text: str, words: bool) -> list[Any]:
+    if text.startswith("["):
+        try:
+            return list(json.loads(text))
+        except (ValueError, TypeError, RecursionError):  # a text such as "[V] on the moon", or words without quotes
+            text = text.strip("[]") if words else text
+    return [part.strip(" '\"") for part in text.split(",") if part.strip()] if words else [text] if text else []
+
+
+def _number(text: str, kinds: set[Any]) -> Any:
+    """The number as people write it, else the text itself, which the setting then refuses."""
+    try:
+        if float in kinds:
+            return float(text)
+        return int(text) if int in kinds and re.fullmatch(r"[-+]?\d+", text) else text
+    except ValueError:
+        return text
+
+
+def field_at(model: type[Settings], path: str) -> FieldInfo | None:
+    """The field at a dotted path; None for an unknown one."""
+    parent, _, rest = path.partition(".")
+    field = model.model_fields.get(parent)
+    if not rest or field is None:
+        return field
+    inside = next((one.model for one in field.metadata if isinstance(one, SettingsOf)), field.annotation)
+    return field_at(inside, rest) if isinstance(inside, type) and issubclass(inside, Settings) else None
+
+
+def leaf_types(field: FieldInfo | None) -> set[Any]:
+    """The plain types that a field takes; none of an unknown one."""
     found: set[Any] = set()
-    waiting = [annotation]
+    waiting: list[Any] = [field.annotation] if field else []
     while waiting:
         part = waiting.pop()
         origin = typing.get_origin(part)
@@ -129,30 +176,79 @@ def leaf_types(model: type[Settings], path: str) -> set[Any]:
     return found
 
 
+def choices(field: FieldInfo) -> tuple[str, ...]:
+    """The values of an enumeration, or of a list of them; () for any other field."""
+    waiting: list[Any] = [field.annotation]
+    for part in waiting:
+        if typing.get_origin(part) is typing.Literal:
+            return tuple(map(str, typing.get_args(part)))
+        waiting += typing.get_args(part)
+    return ()
+
+
+def _holds_words(field: FieldInfo) -> bool:
+    return "words" in field.metadata or bool(choices(field))
+
+
+def settle(model: type[Model], *layers: Mapping[str, Any]) -> Model:
+    """Settings from layers over what is recommended for them. Raises SettingsError, for a fault of theirs before anything is looked up."""
+    resolve(model, *layers)
+    return resolve(model, model.recommended(merge(*layers)), *layers)
+
+
 def resolve(model: type[Model], *layers: Mapping[str, Any]) -> Model:
     """Validate merged layers. Raises SettingsError listing every fault, with the nearest key for unknown ones."""
     try:
         return model.model_validate(merge(*layers))
     except ValidationError as error:
-        faults = [_fault(model, fault) for fault in error.errors()]
-    if len(faults) == 1:
-        raise SettingsError(faults[0])
-    raise SettingsError(f"{len(faults)} settings are wrong:", details=faults)
+        faults = error.errors(include_url=False)
+    found = [_fault(model, fault, layers) for fault in faults[:MOST_FAULTS]]
+    if len(found) == 1:
+        raise SettingsError(*found[0])
+    more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+    raise SettingsError(f"{len(faults)} settings are wrong:", details=[problem for problem, _ in found] + more)
 
 
-def _fault(model: type[Settings], fault: Any) -> str:
-    path = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] == "extra_forbidden":
-        known = dotted_keys(model)
+def _fault(model: type[Settings], fault: Any, layers: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+    """What is wrong with one setting, and what it takes."""
+    keys = [str(part) for part in fault["loc"]]
+    while len(keys) > 1 and keys[-1].isdigit():  # an item of a list
+        keys.pop()
+    path, kind, given = ".".join(keys), fault["type"], fault["input"]
+    name, field, known = _called(path, layers), field_at(model, path), dotted_keys(model)
+    if kind == "extra_forbidden":
         same_name = [key for key in known if key.rpartition(".")[2] == path.rpartition(".")[2]]
-        near = same_name or difflib.get_close_matches(path, known, n=1)
-        return f"{path}: no such setting" + (f"; did you mean {near[0]}?" if near else "")
-    if fault["type"] == "missing" and path in dotted_keys(model):
-        about = describe(model, path)
-        return f"{path}: not given; {about[:1].lower()}{about[1:]}"
+        near = same_name or difflib.get_close_matches(path[:60], known, n=1)
+        return f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""), help_text(model, near[0]) if near else None
+    about = help_text(model, path) if path in known else next((f"such as {key}" for key in known if key.startswith(f"{path}.")), None)
+    if kind == "missing":
+        return f"{name}: not given" + (f"; {about[:1].lower()}{about[1:]}" if about else ""), None
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    given = "" if fault["type"] in ("missing", "value_error") else f" (got {fault['input']!r})"
-    return f"{path}: {message[0].lower()}{message[1:]}{given}" if path else message
+    if kind == "value_error":
+        return (f"{name}: {message}" if path else message), about
+    if kind == "model_type":
+        message = "holds settings of its own"
+    hint = "; put it in quotes" if kind == "string_type" and isinstance(given, bool | int | float) else ""
+    if kind == "literal_error" and field:
+        hint = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(str(given)[:60], choices(field), n=1))
+    return f"{name}: {message[0].lower()}{message[1:]} (got {shortened(repr(given))}){hint}", about
+
+
+def _called(path: str, layers: Sequence[Mapping[str, Any]]) -> str:
+    """What the layer that gives a setting calls it; for one that none gives, what any would."""
+    named = [layer for layer in layers if isinstance(layer, Layer) and path in layer.names]
+    giving = [layer for layer in layers if _gives(layer, path)]
+    if giving:
+        return giving[-1].names[path] if giving[-1] in named else shortened(path)  # type: ignore[attr-defined]
+    return named[-1].names[path] if named else shortened(path)
+
+
+def _gives(layer: Mapping[str, Any], path: str) -> bool:
+    for key in path.split("."):
+        if not isinstance(layer, Mapping) or key not in layer:
+            return False
+        layer = layer[key]
+    return True
 
 
 def dotted_keys(model: type[Settings], prefix: str = "") -> list[str]:
@@ -167,20 +263,27 @@ def dotted_keys(model: type[Settings], prefix: str = "") -> list[str]:
     return keys
 
 
-def describe(model: type[Settings], path: str) -> str:
-    """The help text of the setting at a dotted path, with its default."""
-    *parents, name = path.split(".")
-    for parent in parents:
-        model = model.model_fields[parent].annotation  # type: ignore[assignment]
-    field = model.model_fields[name]
-    text = " ".join((field.description or "").split())
-    default = field.default
-    shown = "" if field.is_required() or default in (None, [], "") else f" [{default}]"
-    if isinstance(default, list) and default:
-        shown = f" [{','.join(map(str, default))}]"
-    return text + shown
+def help_text(model: type[Settings], path: str) -> str:
+    """What the setting at a dotted path is."""
+    field = field_at(model, path)
+    if field is None:
+        raise KeyError(path)
+    return " ".join((field.description or "").split())
+
+
+def in_force(model: type[Settings], path: str, recommended: Mapping[str, Any] = {}) -> str:
+    """The value of a setting that is not given, for people: recommended, or the default; "" where there is none."""
+    field = field_at(model, path)
+    value: Any = None if field is None or field.is_required() else field.default
+    if _gives(recommended, path):
+        value = recommended
+        for key in path.split("."):
+            value = value[key]
+    if value in (None, [], ""):
+        return ""
+    return ", ".join(str(one) or "(none)" for one in value) if isinstance(value, list) else str(value)
 
 
 def dump(settings: Settings) -> str:
     """YAML that `read_yaml` and `resolve` turn back into equal settings."""
-    return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return dump_yaml(settings.model_dump(mode="json"))

@@ -17,7 +17,12 @@ are; `cli.py` makes them harmless for a terminal.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Sequence
+from pathlib import Path
+
+from .names import shown
 
 
 class FemtoboothError(Exception):
@@ -73,3 +78,39 @@ class Interrupted(FemtoboothError):
     def __init__(self, problem: str, way_out: str | None = None, signum: int = 2) -> None:
         super().__init__(problem, way_out)
         self.exit_code = 128 + signum
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """A text as an error may hold it: of one line, without what a terminal would obey, and cut."""
+    cut = text if len(text) <= limit else f"{text[: limit - 3]}..."
+    return shown(cut)
+
+
+def command(*words: object) -> str:
+    """A command of femtobooth's that can be pasted into a shell, whatever is in the names."""
+    return " ".join(["femtobooth", *map(_quoted, words)])
+
+
+def _quoted(word: object) -> str:
+    text = f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word)
+    if shown(text) == text:
+        return shlex.quote(text)
+    return "$'" + "".join("\\" + letter if letter in "\\'" else _byte_by_byte(letter) for letter in text) + "'"
+
+
+def _byte_by_byte(letter: str) -> str:
+    if shown(letter) == letter:
+        return letter
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode("utf-8", "surrogateescape"))
+
+
+def needs(extra: str) -> str:
+    """How to get the libraries of an extra, wherever femtobooth was installed from: no package index has it."""
+    from importlib import metadata
+
+    try:
+        listed = [line.partition(";") for line in metadata.requires("femtobooth") or ()]
+    except metadata.PackageNotFoundError:
+        listed = []
+    wanted = [line.strip() for line, _, marker in listed if re.search(rf"""extra == ['"]{extra}['"]""", marker)]
+    return f"pip install {shlex.join(wanted)}" if wanted else f"pip install '.[{extra}]' in femtobooth's own folder"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ..core.config import Settings
+from ..core.config import Settings, Words
 from ..training.settings import TrainingSettings
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
@@ -54,7 +54,7 @@ class PriorSettings(Settings):
     """Folder of your own class images, instead of generated ones."""
     prompt: str = "a photo of a {class}"
     """Prompt of the class images; `{class}` stands for the class noun."""
-    other_classes: list[str] = []
+    other_classes: Words = []
     """Further classes to keep as they are: their images are made and trained on in the same way."""
     target: Literal["noise", "base"] = "noise"
     """What the prior loss asks for: the true noise (the paper), or what the frozen base itself predicts."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ..core.config import Settings
+from ..core.config import Settings, Words
 from ..training.settings import TrainingSettings
 from .weights import DEFAULT
 
@@ -48,7 +48,7 @@ class ClassifySettings(ReadingSettings):
 class EmbedSettings(ReadingSettings):
     prelogits: bool = False
     """Also what the last linear layer reads."""
-    stages: list[str] = []
+    stages: Words = []
     """Also the maps of these stages: 0,1,2,3 (at strides 4, 8, 16, 32)."""
     format: Literal["parquet", "npz", "safetensors"] | None = None
     """parquet has a row for each picture, unreadable ones too; the others have arrays, with what could not be read beside them."""

@@ -31,7 +31,7 @@ class TrainingSettings(Settings):
     weight_decay: float = Field(0.01, ge=0)
     """AdamW's decoupled weight decay."""
     epsilon: float = Field(1e-8, gt=0)
-    """AdamW's epsilon."""
+    """AdamW's epsilon, which keeps its steps finite where gradients vanish."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """How the learning rate falls after warm-up, counted in optimizer steps."""
     warmup: int = Field(0, ge=0)

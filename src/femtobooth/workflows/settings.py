@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..core.config import Settings
-from ..generator.settings import SamplingSettings
+from ..core.config import Settings, SettingsOf, Words
+from ..generator.settings import PersonalizeSettings, SamplingSettings
 
 
 class EvaluateSettings(Settings):
     run: str = Field(min_length=1)
     """Run folder that `femtobooth personalize` made."""
-    encoders: list[str] = []
+    encoders: Words = []
     """What scores: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name. If not given, those of dino and clip \
 that are in the hub's cache, else those that need no hub."""
     photos: list[str] = []
@@ -26,7 +26,7 @@ that are in the hub's cache, else those that need no hub."""
     """Prompt of the pictures that tell how far the class has drifted."""
     class_count: int = Field(16, ge=2)
     """Pictures of the class, and of each other class, by the tuned model and by the base."""
-    other_classes: list[str] = ["cat", "car"]
+    other_classes: Words = ["cat", "car"]
     """Further classes whose drift is measured."""
     gallery: str | None = None
     """Folder with a folder of photos for each look-alike, among which the subject is ranked."""
@@ -46,18 +46,18 @@ class ProtocolSettings(EvaluateSettings):
     """dreambooth: personalize and measure every subject of a dataset by the paper's protocol, its prompts and 4 pictures of each."""
     run: str = Field(min_length=1)
     """Run folder that `femtobooth personalize` made; with --protocol, folder of the dataset, laid out as google/dreambooth's."""
-    subjects: list[str] = []
+    subjects: Words = []
     """Subjects of the dataset; all that are there if not given (with --protocol)."""
     runs: str = Field("runs/dreambooth", min_length=1)
     """Folder for the run of each subject (with --protocol)."""
-    personalize: dict[str, Any] = {}
+    personalize: Annotated[dict[str, Any], SettingsOf(PersonalizeSettings)] = {}
     """Settings of `femtobooth personalize` for every subject."""
 
 
 class SynthesizeSettings(Settings):
     runs: list[str] = Field(min_length=1)
     """Run folders that `femtobooth personalize` made, one for each subject."""
-    labels: list[str] = []
+    labels: Words = []
     """Class name of each run, in order; the runs' names if not given."""
     out: str = Field("synthesized", min_length=1)
     """Folder for the labelled pictures."""
