@@ -31,7 +31,7 @@ def test_overwrite_spares_what_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     diary = tmp_path / "precious" / "diary.txt"
     diary.write_text("dear diary")
-    with pytest.raises(ExistsError, match="is not a run"):
+    with pytest.raises(ExistsError, match="was not made by femtobooth personalize"):
         personalize.run(_settings(tmp_path, name="precious"))
     assert diary.read_text() == "dear diary"
 
@@ -39,7 +39,7 @@ def test_overwrite_spares_what_is_not_a_run(tmp_path: Path) -> None:
 def test_overwrite_spares_what_the_run_needs(tmp_path: Path) -> None:
     (tmp_path / "old" / "photos").mkdir(parents=True)
     (tmp_path / "old" / "run.json").write_text(json.dumps({"status": "done"}))
-    with pytest.raises(ExistsError, match="which would be replaced"):
+    with pytest.raises(ExistsError, match=r"old holds .*photos, which this command reads"):
         personalize.run(_settings(tmp_path, name="old", photos={"paths": [str(tmp_path / "old" / "photos")], "class_noun": "dog"}))
     assert (tmp_path / "old" / "run.json").exists()
 
@@ -52,7 +52,7 @@ def test_a_name_is_one_folder(tmp_path: Path, name: str) -> None:
 
 def test_class_nouns_never_lead_out_of_the_runs(tmp_path: Path) -> None:
     settings = _settings(tmp_path, photos={"paths": ["x"], "class_noun": "../toy car"})
-    assert personalize._new_folder(settings).parent == tmp_path
+    assert personalize._output(settings).path.parent == tmp_path
 
 
 def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,11 @@
     │   ├── PhotoError                      pictures: none found, unreadable, too few
     │   ├── ModelError                      a base model or run: not found, incomplete, of another kind
     │   │   └── UnsafeFileError             a pickle that wants to run code
-    │   └── ExistsError                     would overwrite something; --overwrite not given
-    ├── CheckpointError            exit 1   every checkpoint of a run is damaged
+    │   ├── ExistsError                     would overwrite something that may not go
+    │   │   └── InUseError                  another process writes there
+    │   ├── StorageError                    the disk is full, read-only, or not ours to write to
+    │   ├── CheckpointError                 every checkpoint of a run is damaged
+    │   └── DivergedError                   training became NaN or infinite with these settings
     ├── ParityError                exit 1   an exported model strays further from the original than it may
     └── Interrupted                exit 130 stopped by a signal, after saving
 
@@ -64,7 +67,19 @@ class ExistsError(InputError):
     pass
 
 
-class CheckpointError(FemtoboothError):
+class InUseError(ExistsError):
+    pass
+
+
+class StorageError(InputError):
+    pass
+
+
+class CheckpointError(InputError):
+    pass
+
+
+class DivergedError(InputError):
     pass
 
 

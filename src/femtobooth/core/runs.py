@@ -6,10 +6,12 @@ temporary name, flushed to disk, then renamed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import sys
@@ -21,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .errors import ExistsError
+from .errors import ExistsError, FemtoboothError, StorageError
 
 TEMPORARY = ".tmp-"  # a prefix, so that every reader skips unfinished work the way it skips hidden files
 
@@ -35,47 +37,119 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it is flushed and takes `path`'s place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
+def writing(path: Path) -> Iterator[None]:
+    """Turn what a disk refuses inside into a StorageError that names `path`."""
     try:
-        yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except (FemtoboothError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        reason = _refusal(error, path)
+        if reason is None:
+            raise
+        raise StorageError(
+            f"{path}: cannot be written ({reason})", "make room or choose another place; what was finished is kept"
+        ) from error
+
+
+def _refusal(error: BaseException, path: Path) -> str | None:
+    """What the disk said, where an error comes from writing; libraries in other languages tell it in their own words."""
+    if isinstance(error, OSError) and error.errno is not None:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+        ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(path.parent)
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EBUSY) and ours
+        return os.strerror(error.errno) if full or denied else None
+    if found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
+        return _refusal(OSError(int(found[1]), ""), path)
+    if "PytorchStreamWriter failed" in str(error):
+        return _refusal(error.__context__, path) if isinstance(error.__context__, OSError) else "the disk is full or fails"
+    return None
+
+
+@contextmanager
+def atomic_file(path: Path, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it is flushed and takes `path`'s place.
+
+    Raises ExistsError where something is there meanwhile that may not be replaced.
+    """
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{short_name(path.name)}")
+        try:
+            yield temporary
+            _flush(temporary)
+            if replace:
+                os.replace(temporary, path)
+            else:
+                _place(temporary, path)
+            _flush(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _place(temporary: Path, path: Path) -> None:
+    """Rename a file to where nothing may be."""
+    try:
+        try:
+            os.link(temporary, path)  # fails where something is, which a rename does not
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+            os.replace(temporary, path)
+    except FileExistsError:
+        raise ExistsError(f"{path} was written by someone else meanwhile", "choose another place") from None
 
 
 @contextmanager
 def atomic_folder(path: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success all of it is flushed and renamed to `path`.
 
-    Raises ExistsError if `path` exists and `overwrite` is not set; with it, the old folder goes only after the
-    new one is complete.
+    For folders inside what a command has claimed (core.claims). Raises ExistsError if `path` exists and `overwrite` is not set; with
+    it, the old folder goes only after the new one is complete.
     """
     refuse_existing(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}")
-    temporary.mkdir()
-    umask = 0o777 & ~temporary.stat().st_mode  # a new folder's mode tells it
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{short_name(path.name)}")
+        temporary.mkdir()
+        try:
+            yield temporary
+            place_folder(temporary, path, overwrite)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def place_folder(temporary: Path, path: Path, overwrite: bool = False) -> None:
+    """Flush a finished folder, which is not empty, and rename it to `path`. Raises ExistsError where something came there meanwhile."""
+    flush_folder(temporary)
+    old = path.with_name(f"{TEMPORARY}old-{uuid.uuid4().hex[:8]}-{short_name(path.name)}")
+    if overwrite and os.path.lexists(path):
+        path.rename(old)
     try:
-        yield temporary
-        for part in [*temporary.rglob("*"), temporary]:
-            if part.is_file():  # safetensors shuts out everyone but the owner, whatever the umask says
-                part.chmod(part.stat().st_mode | (0o666 & ~umask))
-            _flush(part)
-        if path.exists():
-            old = path.with_name(f"{TEMPORARY}old-{uuid.uuid4().hex[:8]}-{path.name}")
-            os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.rename(path)  # takes the place of nothing, or of an empty folder
+    except OSError as error:
+        if os.path.lexists(old):
+            old.rename(path)
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise ExistsError(f"{path} was written by someone else meanwhile", "choose another place") from None
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+    _flush(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Bring all of a folder to the disk, readable to whom the user's umask lets read."""
+    umask = 0o777 & ~folder.stat().st_mode  # a new folder's mode tells it
+    for part in [*folder.rglob("*"), folder]:
+        if part.is_file():  # safetensors shuts out everyone but the owner, whatever the umask says
+            part.chmod(part.stat().st_mode | (0o666 & ~umask))
+        _flush(part)
+
+
+def short_name(name: str) -> str:
+    """A name that leaves room for a prefix in the 255 bytes that a name may have."""
+    return name if len(os.fsencode(name)) < 200 else hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def sweep(folder: Path) -> None:

@@ -19,6 +19,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,12 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from ..core import config, metrics
+from ..core import config, locks, metrics
+from ..core.claims import Output
 from ..core.console import note, rank, table, warn
-from ..core.errors import CheckpointError, ExistsError, Interrupted, ModelError, SettingsError
+from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError
 from ..core.paths import expanded
-from ..core.runs import atomic_folder, environment, refuse_existing, sweep, timestamp, write_json, write_text
+from ..core.runs import environment, read_json, sweep, timestamp, write_json, write_text
 from ..recognizer import comparison, dataset, probe, training, unknown
 from ..recognizer.backbone import Recognizer
 from ..recognizer.finetune_page import draw
@@ -40,13 +42,19 @@ from ..recognizer.survey import Finding, Survey, doubtful, survey
 from ..training import checkpoints, tracking, trainer
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
+OWNS = (  # what lies in a run folder; model/ and exports/ have markers of their own, but older ones
+    "config.yaml", "run.json", "split.csv", "report.json", "report.html", "*.png", "probe.safetensors", "logs/metrics.csv",
+    "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "checkpoints/step-*", "model/*", "exports/*",
+)  # fmt: skip
 PASSES, LEAST_STEPS = 25, 60
 
 
 def run(settings: FinetuneSettings) -> dict[str, Any]:
     """Fine-tune from the start; returns what run.json holds. Raises InputError kinds before anything is written."""
     settings = _settled(settings)
-    folder = _new_folder(settings)
+    output = _output(settings)
+    if rank() == 0:
+        output.check()
     trainer.check(_training(settings, 1))
     tracking.check(settings.training)
     source = _load(settings)
@@ -68,15 +76,19 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
     }
     report = {"data": _data_report(found, findings), "probe": baseline}
     _show(found, findings, baseline)
-    if rank() == 0:
-        with atomic_folder(folder, settings.overwrite) as temporary:
-            write_text(temporary / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
-            dataset.write_split(temporary / "split.csv", found.rows())
-            save_file({"weight": head.weight, "bias": head.bias}, temporary / "probe.safetensors")
-            write_json(temporary / "report.json", report)
-            write_json(temporary / "run.json", facts)
+    if rank():
+        return _train(output.path, settings, source, found, head, checkpoint=None)
+
+    def begin(folder: Path) -> None:
+        write_text(folder / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
+        dataset.write_split(folder / "split.csv", found.rows())
+        save_file({"weight": head.weight, "bias": head.bias}, folder / "probe.safetensors")
+        write_json(folder / "report.json", report)
+        write_json(folder / "run.json", facts)
+
+    with output.claimed(begin) as folder:
         note(f"run folder: {folder}\n")
-    return _train(folder, settings, source, found, head, checkpoint=None)
+        return _train(folder, settings, source, found, head, checkpoint=None)
 
 
 def resume(folder: Path) -> dict[str, Any]:
@@ -85,6 +97,11 @@ def resume(folder: Path) -> dict[str, Any]:
     if facts["status"] == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         return facts
+    with locks.held(folder) if rank() == 0 else nullcontext():
+        return _go_on(folder, facts)
+
+
+def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     if rank() == 0:
         sweep(folder)
     settings = config.resolve(FinetuneSettings, config.read_yaml(folder / "config.yaml"))
@@ -134,24 +151,23 @@ def _training(settings: FinetuneSettings, pictures: int) -> Any:
     return own.model_copy(update={"steps": max(LEAST_STEPS, math.ceil(PASSES * pictures / at_once))})
 
 
-def _new_folder(settings: FinetuneSettings) -> Path:
-    """Where the run goes. Raises ExistsError rather than overwrite what is not a run, or holds what this run needs."""
+def _output(settings: FinetuneSettings) -> Output:
+    """Where the run goes."""
     if rank() and RUN_FOLDER in os.environ:
-        return Path(os.environ[RUN_FOLDER])
+        return Output(Path(os.environ[RUN_FOLDER]), "finetune")
     if rank() and not settings.name:
         raise SettingsError("--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME")
     stem = re.sub(r"[^\w-]+", "-", Path(settings.data).stem)
-    folder = Path(settings.runs) / (settings.name or f"{stem}-{timestamp()}")
-    if rank():
-        return folder
-    refuse_existing(folder, settings.overwrite)
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / "run.json").is_file():
-            raise ExistsError(f"{folder} is not a run, and is not overwritten", "choose another --name or --runs")
-        for needed in (settings.data, *settings.synthesized, settings.model):
-            if Path(needed).exists() and Path(needed).resolve().is_relative_to(folder.resolve()):
-                raise ExistsError(f"--overwrite: {needed} lies in {folder}, which would be replaced", "choose another --name")
-    return folder
+    return Output(
+        Path(settings.runs) / (settings.name or f"{stem}-{timestamp()}"),
+        "finetune",
+        settings.overwrite,
+        inputs=[settings.data, *settings.synthesized, settings.model],
+        owns=OWNS,
+        known=lambda folder: "classes" in (read_json(folder / "run.json") or {}),
+        numbered=not settings.name,
+        option="--name",
+    )
 
 
 def _load(settings: FinetuneSettings) -> Recognizer:

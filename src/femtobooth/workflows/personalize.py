@@ -21,6 +21,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
-from ..core import config
+from ..core import config, locks
+from ..core.claims import Output
 from ..core.console import note, rank, table, warn
-from ..core.errors import ExistsError, Interrupted, ModelError, PhotoError, SettingsError
+from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError
 from ..core.images import find_pictures
 from ..core.names import shown, stored
 from ..core.paths import expanded
-from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, sweep, timestamp, write_json, write_text
+from ..core.runs import environment, read_json, sha256_of, sweep, timestamp, write_json, write_text
 from ..generator import base as bases
 from ..generator import locate, prior, sampling, tokens
 from ..generator.base import StableDiffusion
@@ -49,6 +51,12 @@ from ..training import checkpoints, tracking, trainer
 from . import outcome, watch
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
+OWNS = (  # what lies in a run folder; model/, evaluation/, images/ and exports/ have markers of their own, but older ones
+    "config.yaml", "run.json", "preflight.json", "*.png", "report.html", "photos/[0-9]*.png", "photos/[0-9]*.txt", "held_out/[0-9]*.png",
+    "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "previews/step-*",
+    "watch/watch.json", "watch/curve.svg", "watch/step-*", "watch/weights/step-*", "checkpoints/step-*", "model/*",
+    "evaluation/evaluation.json", "evaluation/grid.png", "evaluation/pictures/*", "images/*.png", "images/*/manifest.json", "exports/*",
+)  # fmt: skip
 
 
 def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
@@ -61,7 +69,9 @@ def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
 def run(settings: PersonalizeSettings) -> dict[str, Any]:
     """Personalize from the start; returns what run.json holds. Raises InputError kinds before anything is written."""
     settings = _settled(settings)
-    folder = _new_folder(settings)
+    output = _output(settings)
+    if rank() == 0:
+        output.check()
     model = bases.load(settings.base, settings.tokenizer)
     _check(settings, model)
     size = settings.size or model.size
@@ -69,22 +79,26 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
     photos, held_out = hold_out(photos, settings.photos.hold_out)
     encoder = _encoder(settings, [*photos, *held_out])
     token = _identifier(model, settings)
-    if rank() == 0:
-        facts: dict[str, Any] = {"status": "started", "token": token, "class_noun": settings.photos.class_noun, "base": settings.base}
-        facts |= {"base_hash": model.hash, "size": size, "held_out": [photo.path.name for photo in held_out], "environment": environment()}
-        for row in preflight:
-            row["status"] = "held out" if row["file"] in {stored(photo.path) for photo in held_out} else row["status"]
-        with atomic_folder(folder, settings.overwrite) as temporary:
-            write_text(temporary / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
-            write_json(temporary / "preflight.json", preflight)
-            store_photos(photos, temporary / "photos")
-            if held_out:
-                store_photos(held_out, temporary / "held_out")
-            write_json(temporary / "run.json", facts)
+    if rank():
+        return _train(output.path, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
+    facts: dict[str, Any] = {"status": "started", "token": token, "class_noun": settings.photos.class_noun, "base": settings.base}
+    facts |= {"base_hash": model.hash, "size": size, "held_out": [photo.path.name for photo in held_out], "environment": environment()}
+    for row in preflight:
+        row["status"] = "held out" if row["file"] in {stored(photo.path) for photo in held_out} else row["status"]
+
+    def begin(folder: Path) -> None:
+        write_text(folder / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
+        write_json(folder / "preflight.json", preflight)
+        store_photos(photos, folder / "photos")
+        if held_out:
+            store_photos(held_out, folder / "held_out")
+        write_json(folder / "run.json", facts)
+
+    with output.claimed(begin) as folder:
         if held_out:
             note(f"kept out of training, to score against: {', '.join(shown(photo.path.name) for photo in held_out)}\n")
         note(f"run folder: {folder}\n")
-    return _train(folder, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
+        return _train(folder, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
 
 
 def resume(folder: Path) -> dict[str, Any]:
@@ -93,6 +107,11 @@ def resume(folder: Path) -> dict[str, Any]:
     if facts["status"] == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         return facts
+    with locks.held(folder) if rank() == 0 else nullcontext():
+        return _go_on(folder, facts)
+
+
+def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     if rank() == 0:
         sweep(folder)
     settings = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
@@ -148,25 +167,23 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
     return settings.model_copy(update={"photos": photos, "prior": prior, **paths})
 
 
-def _new_folder(settings: PersonalizeSettings) -> Path:
-    """Where the run goes. Raises ExistsError rather than overwrite what is not a run, or holds what this run needs."""
+def _output(settings: PersonalizeSettings) -> Output:
+    """Where the run goes."""
     if rank() and RUN_FOLDER in os.environ:
-        return Path(os.environ[RUN_FOLDER])
+        return Output(Path(os.environ[RUN_FOLDER]), "personalize")
     if rank() and not settings.name:
         raise SettingsError("--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME")
     noun = re.sub(r"[^\w-]+", "-", settings.photos.class_noun)
-    folder = Path(settings.runs) / (settings.name or f"{noun}-{timestamp()}")
-    if rank():
-        return folder
-    refuse_existing(folder, settings.overwrite)
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / "run.json").is_file():
-            raise ExistsError(f"{folder} is not a run, and is not overwritten", "choose another --name or --runs")
-        needed = [*settings.photos.paths, settings.base, settings.prior.folder or "", settings.tokenizer or ""]
-        for path in needed:
-            if path and Path(path).exists() and Path(path).resolve().is_relative_to(folder.resolve()):
-                raise ExistsError(f"--overwrite: {path} lies in {folder}, which would be replaced", "choose another --name")
-    return folder
+    return Output(
+        Path(settings.runs) / (settings.name or f"{noun}-{timestamp()}"),
+        "personalize",
+        settings.overwrite,
+        inputs=[*settings.photos.paths, settings.base, settings.prior.folder, settings.tokenizer],
+        owns=OWNS,
+        known=lambda folder: "token" in (read_json(folder / "run.json") or {}),
+        numbered=not settings.name,
+        option="--name",
+    )
 
 
 def _check(settings: PersonalizeSettings, model: StableDiffusion) -> None:

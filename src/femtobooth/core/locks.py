@@ -1,0 +1,151 @@
+"""One writer a folder: a lock file says who writes there, and counts for nothing once that process is gone.
+
+FOLDER/.lock   JSON: process id, when that process began, host, command, since when
+
+A process that is killed leaves its lock behind; the next one sees that no such process runs and takes it over.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from .errors import InUseError
+from .names import shown
+from .runs import writing
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that writes into a folder."""
+
+    pid: int
+    began: str
+    """When the process began, as its system counts; another process of the same number began at another time."""
+    host: str
+    boot: str
+    """Of the host; nothing from before it was started anew is running."""
+    since: str
+    command: str
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it runs where this process cannot see it: on another machine, or in another container."""
+        return self.host != _host()
+
+    @property
+    def gone(self) -> bool:
+        """Whether it certainly runs no more."""
+        return not self.elsewhere and (self.boot != _boot() or _began(self.pid) != self.began)
+
+
+def _host() -> str:
+    """This machine, and the process namespace, in which a number means the same process."""
+    with suppress(OSError):
+        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
+    return platform.node()
+
+
+def _boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return ""
+
+
+def _began(pid: int) -> str:
+    """When a running process began; "" where it runs no more, "?" where the system does not tell."""
+    if Path("/proc/self/stat").exists():
+        with suppress(OSError, IndexError):
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+            return "" if fields[0] in "ZX" else fields[19]  # a zombie writes no more
+        return ""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return ""
+    except PermissionError:
+        pass
+    return "?"
+
+
+def _read(text: str) -> Holder | None:
+    """Who a lock file names; None for one that was cut off in the middle."""
+    try:
+        return Holder(**json.loads(text))
+    except (ValueError, TypeError):
+        return None
+
+
+def holder(folder: Path) -> Holder | None:
+    """The process that writes into `folder`; None where there is none, or none any more."""
+    try:
+        found = _read((folder / LOCK).read_text(encoding="utf-8", errors="replace"))
+    except OSError:
+        return None
+    return None if found is None or found.gone else found
+
+
+def acquire(folder: Path, instead: str = "wait until it is done") -> None:
+    """Take the lock of a folder that exists. Raises InUseError, which names the holder; `instead` is the way out."""
+    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+    own = Holder(os.getpid(), _began(os.getpid()), _host(), _boot(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
+    with writing(folder), _guarded(folder) as handle:
+        found = _read(os.pread(handle, 65536, 0).decode("utf-8", errors="replace"))
+        if found and not found.gone:
+            host, _, container = found.host.partition(" ")
+            where = f" on {host} ({container})" if found.elsewhere else ""
+            raise InUseError(
+                f"{folder}: in use by process {found.pid}{where} since {shown(found.since)}: {shown(found.command)}",
+                f"{instead}; if it runs no more, remove {folder / LOCK}" if found.elsewhere else instead,
+            )
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(asdict(own)).encode(), 0)
+        os.fsync(handle)
+
+
+def release(folder: Path) -> None:
+    """Give the lock of a folder back, if it is this process's."""
+    with suppress(OSError), _guarded(folder, create=False) as handle:
+        found = _read(os.pread(handle, 65536, 0).decode("utf-8", errors="replace"))
+        if found and (found.pid, found.host) == (os.getpid(), _host()):
+            (folder / LOCK).unlink()
+
+
+@contextmanager
+def held(folder: Path, instead: str = "wait until it is done") -> Iterator[None]:
+    """Hold the lock of a folder that exists. Raises InUseError, which names the holder; `instead` is the way out."""
+    acquire(folder, instead)
+    try:
+        yield
+    finally:
+        release(folder)
+
+
+@contextmanager
+def _guarded(folder: Path, create: bool = True) -> Iterator[int]:
+    """The open lock file, looked at and changed by no other process meanwhile."""
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            with suppress(OSError):  # some network file systems have none; the lock is then as good as its contents
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            there = False  # it may have been given back, and removed, since it was opened
+            with suppress(FileNotFoundError):
+                there = os.path.samestat(os.fstat(handle), path.lstat())
+            if there:
+                yield handle
+                return
+        finally:
+            os.close(handle)  # which also lifts the guard
