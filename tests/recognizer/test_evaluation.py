@@ -44,13 +44,23 @@ def test_names_that_cannot_be_decided():
     assert classes_of(Labels(("7", "3")), ["3", "7"]) == {"3": 1, "7": 0}  # the model's own names are numbers
 
 
+def test_a_users_own_classes_that_look_alike_are_told_apart():
+    """By case, space, underscore, comma or Unicode's form of the same letters; what is no class exactly must not be guessed."""
+    own = Labels(("Cat", "cat", "big cat", "big_cat", "cat, big", "Caf\u00e9"))
+    assert classes_of(own, list(own.names)) == {name: index for index, name in enumerate(own.names)}
+    assert classes_of(own, ["Cafe\u0301", "CAFÉ", "bigger"]) == {"Cafe\u0301": 5, "CAFÉ": 5, "bigger": None}
+    with pytest.raises(PhotoError, match=r"class 'CAT' fits 2 classes of the model \('Cat', 'cat'\)"):
+        classes_of(own, ["CAT"])
+
+
 def test_only_the_first_group_of_labels_is_classes():
     labels = Labels(("cat", "dog", "photo", "drawing"), None, {"concept": (0, 2), "style": (2, 4)})
     assert classes_of(labels, ["dog", "photo"]) == {"dog": 1, "photo": None}
 
 
 def test_short_names_still_tell_classes_apart():
-    assert short_names(NAMES) == ["great white shark", "crane", "crane", "maillot", "maillot, tank suit", "tench"]
+    assert short_names(("Smith, John", "Smith"), None) == ["Smith, John", "Smith"]  # a comma of the user's own
+    assert short_names(NAMES, SYNSETS) == ["great white shark", "crane", "crane", "maillot", "maillot, tank suit", "tench"]
 
 
 def made(count=400, seed=0, **others):

@@ -14,11 +14,13 @@ from PIL.PngImagePlugin import PngInfo
 from femtobooth import cli
 from femtobooth.core.errors import ExistsError, PhotoError
 from femtobooth.core.runs import sha256_of
+from femtobooth.recognizer import dataset
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.labels import Labels
 from femtobooth.recognizer.preprocess import Preprocess
 from femtobooth.recognizer.settings import EvaluateClassifierSettings
-from femtobooth.workflows import evaluate_classifier
+from femtobooth.workflows import evaluate_classifier, export
+from femtobooth.workflows.comparing import bench
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220)}
 
@@ -207,3 +209,22 @@ def test_generated_pictures_are_left_out_or_refused(model, data, tmp_path):
         Image.open(path).save(path, pnginfo=info)
     with pytest.raises(PhotoError, match="all 6 pictures are generated"):
         evaluate_classifier.run(settings(model, mixed, tmp_path / "other"))
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_every_command_reads_labelled_pictures_alike(tmp_path, split):
+    """A list beside folders, or a split without a validation part: evaluate-classifier, export and compare measure the same files."""
+    for part in ("train", "test") if split else ("images",):
+        for name, colour in COLOURS.items():
+            paint(tmp_path / part / name, colour, 1, len(part) + len(name))
+    wanted = {(str(path), path.parent.name) for path in (tmp_path / ("test" if split else "images")).rglob("*.png")}
+    if not split:
+        lines = [f"images/{name}/0.png,{name}" for name in COLOURS]
+        (tmp_path / "labels.csv").write_text("\n".join(["path,label", *lines, "images/gone.png,red"]))
+    measured, _ = dataset.read(tmp_path).to_measure()
+    assert {(str(example.path), example.label) for example in measured} == wanted
+    compared = bench.labelled(str(tmp_path), [])
+    assert {(str(example.path), example.label) for example in compared.values()} == wanted
+    names = tuple(COLOURS)
+    exported = export._read(str(tmp_path), Labels(names))
+    assert {(str(path), names[index]) for path, index in zip(exported.paths, exported.classes, strict=True)} == wanted

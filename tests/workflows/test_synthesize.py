@@ -81,7 +81,8 @@ def test_two_subjects_and_their_class(call: Synthesize, runs: Path, tiny: Path, 
     assert json.loads((out / "synthesized.json").read_text()) == report
     kept = {one["label"]: one["kept"] for one in report["subjects"]} | report["negatives"]
     assert set(kept) == {"rex", "max", "dog"}
-    examples, skipped = dataset.read(out)
+    found = dataset.read(out)
+    examples, skipped = found.examples, found.skipped
     assert {name: sum(example.label == name for example in examples) for name in kept} == kept
     assert skipped == []
     for one in report["subjects"]:
@@ -219,7 +220,7 @@ def test_killed_while_filing(call: Synthesize, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         call("rex", "max")
     monkeypatch.undo()
-    left = [example.path for example in dataset.read(tmp_path / "data")[0]]
+    left = [example.path for example in dataset.read(tmp_path / "data").examples]
     assert left
     assert all(Provenance().generated(path) for path in left)
     call("rex", "max")

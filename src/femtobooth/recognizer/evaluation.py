@@ -6,6 +6,7 @@ Everything here is arithmetic on arrays; running the model, writing and drawing 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -56,32 +57,41 @@ class Predictions:
 def classes_of(labels: Labels, given: Sequence[str]) -> dict[str, int | None]:
     """For each given class name its index in the model's first group, or None where the model has no such class.
 
-    A name may be the model's own (spaces and underscores, upper and lower case alike), one of the names that it lists
-    with commas, a synset such as n01494475, also in front of a name (n01494475_hammerhead), or, where all given names
-    are whole numbers and none of the model's is, the index itself. Raises PhotoError for one that fits several classes.
+    A name as the model writes it goes first. Else it may differ in case, spaces and underscores where that fits one class
+    only; be one of the names that a class lists with commas, as WordNet's do, or a synset such as n01494475, also in front of a
+    name (n01494475_hammerhead); or, where all given names are whole numbers and none of the model's is, the index itself.
+    Raises PhotoError for one that fits several classes.
     """
     main = labels.main
     names = labels.names[main]
-    whole, parts = _index([[name] for name in names]), _index([name.split(",") for name in names])
+    exact = [unicodedata.normalize("NFC", name) for name in names]
+    whole = _index([[name] for name in names])
+    parts = _index([name.split(",") for name in names])
     synsets = {synset: index for index, synset in enumerate(labels.synsets[main] if labels.synsets else ())}
     numbers = all(name.isdecimal() for name in given) and not any(name.isdecimal() for name in names)
     found: dict[str, int | None] = {}
     for name in given:
         synset = re.match(r"n\d{8}(?![0-9])", name)
         fits = whole.get(_plain(name)) or parts.get(_plain(name)) or set()
-        if synset and synset[0] in synsets:
+        if exact.count(as_written := unicodedata.normalize("NFC", name)) == 1:
+            found[name] = exact.index(as_written)
+        elif synset and synset[0] in synsets:
             found[name] = synsets[synset[0]]
         elif numbers:
             found[name] = int(name) if int(name) < len(names) else None
         elif len(fits) > 1:
-            raise PhotoError(f"class {name!r} fits {len(fits)} classes of the model", "name the folder by the class's synset (n01234567)")
+            way_out = "name the folder by the class's synset (n01234567)" if labels.synsets else "name the folder exactly as the class"
+            few = ", ".join(repr(names[index]) for index in sorted(fits)[:4])
+            raise PhotoError(f"class {name!r} fits {len(fits)} classes of the model ({few})", way_out)
         else:
             found[name] = next(iter(fits), None)
     return found
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """The first of the names that ImageNet lists with commas, where that still tells the classes apart."""
+def short_names(names: Sequence[str], synsets: Sequence[str] | None) -> list[str]:
+    """The first of the names that WordNet's classes list with commas, where that still tells them apart; other classes as they are."""
+    if not synsets:
+        return list(names)
     first = [name.split(",")[0].strip() or name for name in names]
     count = Counter(first)
     return [short if count[short] == 1 else name for short, name in zip(first, names, strict=True)]
@@ -96,7 +106,7 @@ def _index(names: Sequence[Sequence[str]]) -> dict[str, set[int]]:
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+    return " ".join(unicodedata.normalize("NFC", name).replace("_", " ").casefold().split())
 
 
 # --- the measures

@@ -99,7 +99,7 @@ class FinetuneTraining(TrainingSettings):
 
 class FinetuneSettings(Settings):
     data: str = Field(min_length=1)
-    """Folder of class folders, or a CSV file with the columns path and label (and split)."""
+    """Folder of class folders (in train and val, where you have split), or a CSV file with the columns path and label (and split)."""
     synthesized: list[str] = []
     """Further such folders whose pictures only train, as `femtobooth synthesize` makes them; classes of one name are one class."""
     model: str = DEFAULT
@@ -149,6 +149,8 @@ class EvaluateClassifierSettings(Settings):
     """bundled, a run, an exported artifact, a file or folder of weights, or timm's name of a model."""
     data: str = Field(min_length=1)
     """Labelled pictures: one folder a class (named as the model's classes, or by synset), or a CSV file of paths and labels."""
+    split: Literal["auto", "test", "val", "train", "all"] = "auto"
+    """Part of split data to measure on; auto is test, else val, else all there is."""
     unseen: str | None = None
     """Folder of pictures of classes that the model does not know; classes of the data that it does not know count as such too."""
     include_training: bool = False

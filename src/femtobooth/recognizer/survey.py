@@ -15,7 +15,7 @@ from ..core.errors import PhotoError
 from ..core.images import Skipped, decode, natural_order
 from ..core.names import shown, stored
 from ..core.runs import sha256_of
-from . import dataset, duplicates
+from . import dataset, duplicates, splitting
 from .dataset import Example
 from .provenance import Origin, Provenance
 
@@ -120,7 +120,11 @@ def survey(source: Path, share: float, seed: int, set_aside: bool, synthesized: 
     `synthesized` are folders or files of the same kind whose pictures only train, whatever is known of them.
     Raises PhotoError where there is too little to train and validate on.
     """
-    examples, skipped = dataset.read(source)
+    read = dataset.read(source)
+    examples, skipped = read.to_train(), read.skipped
+    if "test" in read.parts:
+        count = len(read.examples) - len(examples)
+        read.remarks.append(f"{count} test pictures were left alone: `femtobooth evaluate-classifier` measures them.")
     extra = _only_to_train(synthesized, examples, skipped)
     provenance = Provenance()
     kept: list[Example] = []
@@ -152,14 +156,14 @@ def survey(source: Path, share: float, seed: int, set_aside: bool, synthesized: 
     behind = frozenset().union(*(origin.photos for origin in known))
     generated = np.array([origin is not None for origin in origins])
     learned = np.array([digest in behind for digest in digests]) & ~generated
-    parts, remarks = dataset.split(labels, groups, given, generated.tolist(), share, seed, learned.tolist())
+    parts, remarks = splitting.split(labels, groups, given, generated.tolist(), share, seed, learned.tolist())
     if set_aside:
         parts = _set_aside(labels, groups, parts, (generated | learned).tolist(), share, seed)
     numbers = np.array([classes.index(label) for label in labels])
     judges = frozenset(origin.judge for origin in known if origin.judge)
     paths = [example.path.absolute() for example in kept]
     found = Survey(paths, classes, numbers, parts, generated, learned, groups, digests, tuple(sorted(behind)), judges)
-    return found, findings(found, given, skipped, remarks)
+    return found, findings(found, given, skipped, [*read.remarks, *remarks])
 
 
 def _only_to_train(folders: Sequence[Path], examples: Sequence[Example], skipped: list[Skipped]) -> list[Example]:
@@ -167,8 +171,9 @@ def _only_to_train(folders: Sequence[Path], examples: Sequence[Example], skipped
     part = "train" if any(example.part == "val" for example in examples) else None
     there, found = {example.path.resolve() for example in examples}, []
     for folder in folders:
-        more, left_out = dataset.read(folder)
-        skipped += left_out
+        there_too = dataset.read(folder)
+        more = there_too.to_train()
+        skipped += there_too.skipped
         if not {example.label for example in more} & {example.label for example in examples}:
             names = ", ".join(sorted({example.label for example in more}, key=natural_order)[:4])
             raise PhotoError(
@@ -183,7 +188,7 @@ def _set_aside(labels: list[str], groups: np.ndarray, parts: list[str], generate
     """Early stopping must not look at what later judges: it gets pictures of its own, split off from training."""
     train = [index for index, part in enumerate(parts) if part == "train"]
     try:
-        own, _ = dataset.split(
+        own, _ = splitting.split(
             [labels[i] for i in train], groups[train], [None] * len(train), [generated[i] for i in train], share, seed + 1
         )
     except PhotoError as error:

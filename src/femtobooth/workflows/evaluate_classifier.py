@@ -20,7 +20,6 @@ from ..core.errors import ModelError, PhotoError
 from ..core.images import Skipped, find_pictures, read_picture
 from ..core.metrics import softmax
 from ..core.names import shown, stored
-from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, write_json, write_text
 from ..recognizer import artifact, dataset, evaluation, evaluation_page
 from ..recognizer.backbone import Recognizer
@@ -33,14 +32,14 @@ from ..recognizer.saliency import grad_cam, overlay
 from ..recognizer.settings import EvaluateClassifierSettings
 from ..recognizer.sources import Source
 
-LABELS = "labels.csv"
-
 
 def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     """Evaluate; returns what report.json holds. Raises InputError kinds before anything is written."""
     out = Path(settings.out)
     refuse_existing(out, settings.overwrite)
-    examples, skipped, remarks = labelled(settings)
+    read = dataset.read(settings.data)
+    examples, remarks = read.to_measure(settings.split)
+    skipped = read.skipped
     provenance = Provenance()
     everything = len(examples)
     examples = [example for example in examples if not provenance.generated(example.path)]
@@ -101,19 +100,6 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     return report
 
 
-def labelled(settings: EvaluateClassifierSettings) -> tuple[list[dataset.Example], list[Skipped], list[str]]:
-    """The labelled pictures to measure on: of data that is split already the validation part only."""
-    source = expanded(settings.data)
-    listed = source / LABELS
-    if listed.is_file() and not any(path.is_dir() and not path.name.startswith(".") for path in source.iterdir()):
-        source = listed
-    examples, skipped = dataset.read(source)
-    if not any(example.part == "val" for example in examples):
-        return examples, skipped, []
-    kept = [example for example in examples if example.part == "val"]
-    return kept, skipped, [f"The data is split: only its {len(kept)} validation pictures were measured."]
-
-
 def _fresh(
     settings: EvaluateClassifierSettings, engine: Engine, known: list[dataset.Example], remarks: list[str]
 ) -> tuple[list[dataset.Example], int]:
@@ -169,7 +155,7 @@ def _predict(
     all_embeddings = np.concatenate(embeddings) if embeddings else None
     files = tuple(everything[index] for index in read)
     return Predictions(
-        names=tuple(evaluation.short_names(engine.labels.names[engine.labels.main])),
+        names=tuple(evaluation.short_names(engine.labels.names[engine.labels.main], engine.labels.synsets)),
         paths=files[:cut],
         labels=labels[read[:cut]],
         logits=all_logits[:cut],

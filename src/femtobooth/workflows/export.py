@@ -23,7 +23,7 @@ from ..core.images import Picture, decode, find_pictures
 from ..core.names import shown
 from ..core.paths import expanded
 from ..core.runs import atomic_folder, environment, processor, refuse_existing, sha256_of, write_json, write_text
-from ..recognizer import artifact, dataset, evaluation, export, foreign, parity
+from ..recognizer import artifact, dataset, evaluation, export, foreign, parity, splitting
 from ..recognizer.backbone import Recognizer
 from ..recognizer.engines import Engine, open_engine
 from ..recognizer.labels import Labels
@@ -117,7 +117,7 @@ def _place(settings: ExportSettings, source: Path) -> Path:
 def _photos(settings: ExportSettings, source: Path, labels: Labels) -> tuple[Photos, Photos]:
     """Photos to calibrate with, and others to compare on."""
     split = source / "split.csv"
-    rows = dataset.read_split(split) if split.is_file() else []
+    rows = splitting.read_split(split) if split.is_file() else []
     own = {part: _labelled([(Path(r["path"]), r["label"]) for r in rows if r["split"] == part], labels) for part in ("train", "val")}
     quantized = settings.precision == "int8"
     same = bool(settings.data and settings.calibration and Path(settings.data).resolve() == Path(settings.calibration).resolve())
@@ -152,13 +152,11 @@ def _unseen(calibration: Photos, data: Photos) -> Photos:
 def _read(given: str, labels: Labels) -> Photos:
     """Labelled or unlabelled photos of a folder or CSV file. Raises PhotoError."""
     source = expanded(given)
-    listed = source / "labels.csv"
-    if listed.is_file():
-        source = listed
-    if source.suffix.lower() == ".csv" or (source.is_dir() and any(p.is_dir() and not p.name.startswith(".") for p in source.iterdir())):
-        examples, _ = dataset.read(source)
-        validation = [example for example in examples if example.part == "val"]
-        return _labelled([(example.path, example.label) for example in validation or examples], labels)
+    if dataset.is_labelled(source):
+        examples, remarks = dataset.read(source).to_measure()
+        for remark in remarks:
+            note(remark)
+        return _labelled([(example.path, example.label) for example in examples], labels)
     paths, _ = find_pictures([source], recursive=True)
     return Photos(paths, [None] * len(paths))
 

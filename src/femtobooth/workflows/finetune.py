@@ -33,7 +33,7 @@ from ..core.console import note, rank, table, warn
 from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError
 from ..core.paths import expanded
 from ..core.runs import environment, read_json, sweep, timestamp, write_json, write_text
-from ..recognizer import comparison, dataset, probe, training, unknown
+from ..recognizer import comparison, probe, splitting, training, unknown
 from ..recognizer.backbone import Recognizer
 from ..recognizer.finetune_page import draw
 from ..recognizer.probe import Embedded, Head
@@ -81,7 +81,7 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
 
     def begin(folder: Path) -> None:
         write_text(folder / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
-        dataset.write_split(folder / "split.csv", found.rows())
+        splitting.write_split(folder / "split.csv", found.rows())
         save_file({"weight": head.weight, "bias": head.bias}, folder / "probe.safetensors")
         write_json(folder / "report.json", report)
         write_json(folder / "run.json", facts)
@@ -108,7 +108,7 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     source = _load(settings)
     if source.hash != facts["model_hash"]:
         raise ModelError(f"{settings.model}: not the model that {folder} was started from", "put the same one back, or start a new run")
-    found = Survey.restored(dataset.read_split(folder / "split.csv"), facts["classes"], folder / "split.csv")
+    found = Survey.restored(splitting.read_split(folder / "split.csv"), facts["classes"], folder / "split.csv")
     stored = load_file(folder / "probe.safetensors")
     checkpoint = checkpoints.newest(folder / "checkpoints")
     return _train(folder, settings, source, found, Head(stored["weight"], stored["bias"]), checkpoint)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,8 @@ from ...core.errors import PhotoError
 from ...core.names import shown
 from ...core.runs import environment, processor, sha256_of
 from ...generator.prompts import bare, with_subject
-from ...recognizer import artifact, evaluation
+from ...recognizer import artifact, dataset, evaluation
+from ...recognizer.dataset import Example
 from ...recognizer.labels import Labels
 from ...recognizer.predict import workers_for
 from ...recognizer.provenance import Provenance
@@ -28,9 +29,6 @@ from ..settings import CompareSettings
 from .candidates import GENERATOR, RECOGNIZER, Candidate
 from .pictures import Drawings, Measured, Pictures
 from .worker import Worker
-
-if TYPE_CHECKING:  # it would import torch
-    from ...recognizer.dataset import Example
 
 FORMAT = 2  # counts up when what is in the cache should be measured anew
 VERSIONS = ("python", "platform", "femtobooth", "torch", "diffusers", "transformers", "timm", "onnxruntime", "openvino", "numpy")
@@ -203,10 +201,8 @@ def answers(bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[st
 
 def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
     """Real labelled pictures by their SHA-256, each once. Raises PhotoError where there are none."""
-    from ...recognizer.settings import EvaluateClassifierSettings
-    from .. import evaluate_classifier  # slow to import
-
-    everything, skipped, said = evaluate_classifier.labelled(EvaluateClassifierSettings(data=data))
+    read = dataset.read(data)
+    everything, said = read.to_measure()
     remarks += said
     provenance = Provenance()
     real = [example for example in everything if not provenance.generated(example.path)]
@@ -218,9 +214,9 @@ def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
             found.setdefault(sha256_of(example.path), example)
     if len(found) < len(real):
         remarks.append(f"{len(real) - len(found)} pictures of --data are missing or copies of others, and count once or not at all.")
-    if skipped:
-        first = f"{shown(skipped[0].path)}: {skipped[0].reason}"
-        remarks.append(f"{len(skipped)} files of --data are no labelled pictures; the first: {first}.")
+    if read.skipped:
+        first = f"{shown(read.skipped[0].path)}: {read.skipped[0].reason}"
+        remarks.append(f"{len(read.skipped)} files of --data are no labelled pictures; the first: {first}.")
     if not found:
         raise PhotoError(f"--data {data}: nothing to test on: its pictures are generated or missing", "give real photos")
     return found

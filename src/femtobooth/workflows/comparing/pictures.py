@@ -58,7 +58,7 @@ class Pictures:
     """By model hash: short names of its classes."""
 
     def __post_init__(self) -> None:
-        self.names.update({one.candidate.hash: short_names(one.facts["names"]) for one in self.models})
+        self.names.update({one.candidate.hash: short_names(one.facts["names"], one.facts["synsets"]) for one in self.models})
 
     @cached_property
     def predicted(self) -> dict[str, np.ndarray]:
