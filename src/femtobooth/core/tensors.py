@@ -21,7 +21,7 @@ _INERT = [
     for lightning in ("pytorch_lightning", "lightning.pytorch")
     for name in ("model_checkpoint", "model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping")
 ] + [f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")]
-_INERT += ["numpy.dtype", "numpy.ndarray"]
+_INERT += ["numpy.dtype", "numpy.ndarray", "argparse.Namespace"]
 
 
 class _StandIn:

@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import resolve_data_config
 
 from ..core.errors import ModelError
-from . import artifact, backbone, weights
+from . import artifact, hub_config, weights
 from .backbone import Recognizer
 from .preprocess import Preprocess
 
@@ -94,20 +94,26 @@ def _cached_clip() -> bool:
 
 def _classes(found: weights.Found) -> int:
     """Number of classes of a timm model's weights: 0 for those trained without labels."""
+    said = found.config.pretrained.get("num_classes")
+    if said is not None or found.architecture is None:
+        return 1000 if said is None else said
     import timm
 
-    config = timm.get_pretrained_cfg(found.architecture) if found.architecture and timm.is_model(found.architecture) else None
+    from . import loading
+
+    config = timm.get_pretrained_cfg(loading.registered(found.architecture)) if timm.is_model(found.architecture) else None
     return config.num_classes if config else 1000
 
 
 def _headless(found: weights.Found) -> tuple[Callable[[torch.Tensor], torch.Tensor], Preprocess]:
     """A network without classes, such as DINO's, and its preprocessing: what it makes is the embedding itself."""
-    import timm
+    from . import loading
 
-    architecture = str(found.architecture)
-    model = timm.create_model(architecture, pretrained=False, num_classes=0)
-    backbone._fill(model, backbone._tensors(found.path), found.path, architecture)
-    return model.eval().requires_grad_(False), Preprocess.from_timm(resolve_data_config({}, model=model))
+    tensors, _ = loading.tensors_of(found.path)
+    config = loading.settled(found, str(found.architecture))
+    model = loading.build(str(found.architecture), 0, loading.arguments(found, config), found.path, tensors)
+    loading.fill(model, tensors, found.path, str(found.architecture))
+    return model.eval().requires_grad_(False), Preprocess.from_timm(resolve_data_config({}, pretrained_cfg=config), loading.own_size(model))
 
 
 def _clip() -> Encoder:
@@ -117,7 +123,7 @@ def _clip() -> Encoder:
 
     try:
         if not _cached_clip():
-            get_hf_file_metadata(hf_hub_url(CLIP, weights.HUB_CONFIG))  # asked once; the download asks for half a minute
+            get_hf_file_metadata(hf_hub_url(CLIP, hub_config.NAME))  # asked once; the download asks for half a minute
         model: Any = CLIPModel.from_pretrained(CLIP).eval().requires_grad_(False)
         processor: Any = CLIPImageProcessor.from_pretrained(CLIP)
         tokenizer: Any = AutoTokenizer.from_pretrained(CLIP)

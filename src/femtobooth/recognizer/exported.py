@@ -13,7 +13,7 @@ from ..core.console import note
 from ..core.errors import ModelError, SettingsError
 from ..core.paths import expanded
 from ..core.runs import sha256_of
-from . import artifact, weights
+from . import artifact, hub_config, weights
 
 ONNX = "model.onnx"
 OPENVINO = "model.xml"
@@ -32,7 +32,7 @@ def cached(reference: str | Path) -> Path:
     """Where the export of what `reference` names is kept, whether or not it is there yet. Raises ModelError."""
     found = weights.resolve(reference)
     names = (artifact.WEIGHTS, artifact.DESCRIPTION, artifact.UNKNOWN)
-    files = [found.path / name for name in names] if found.is_artifact else [found.path, found.path.with_name(weights.HUB_CONFIG)]
+    files = [found.path / name for name in names] if found.is_artifact else [found.path, found.path.with_name(hub_config.NAME)]
     facts = [str(FORMAT), str(found.architecture), *(sha256_of(file) for file in files if file.is_file())]
     return cache.cache_folder() / "onnx" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
 

