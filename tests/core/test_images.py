@@ -372,7 +372,11 @@ def test_flipped_bits_of_a_png_are_found(tmp_path: Path) -> None:
         ("a.md", b"# notes", "not a picture"),
         ("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
         ("a.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture, though named .eps"),
-        ("a.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40), "HEIC cannot be read here; export it as JPEG or PNG"),
+        (
+            "a.heic",
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(40),
+            "HEIC cannot be read here; export it as JPEG or PNG (the phone does, or `heif-convert` of libheif)",
+        ),
         ("a.dng", b"II*\0" + bytes(40), "camera raw; develop it to JPEG, PNG or TIFF"),
         ("a.png", b"\x89PNG\r\n\x1a\n" + bytes(50), "damaged PNG: its header cannot be read"),
     ],

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..core.images import NOT_A_PICTURE, Picture, Skipped, decode
+from ..core.formats import NOT_A_PICTURE
+from ..core.images import Picture, Skipped, decode
 from ..core.names import stored
 from .engines import Engine, Outputs
 from .preprocess import Preprocess
