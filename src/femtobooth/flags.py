@@ -126,6 +126,7 @@ FINETUNE = {
     "--cutmix": "augment.cutmix",
     "--smoothing": "smoothing",
     "--class-weights": "class_weights",
+    "--copies": "copies",
     "--patience": "patience",
     "--check-every": "check_every",
     "--result": "result",
@@ -161,6 +162,7 @@ EVALUATE = {
 PROTOCOL = {"--protocol": "protocol", "--subjects": "subjects", "--runs": "runs"}
 EVALUATE_CLASSIFIER = {
     "--unseen": "unseen",
+    "--split": "split",
     "--include-training": "include_training",
     "--engine": "engine",
     "--device": "device",

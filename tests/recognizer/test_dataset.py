@@ -351,8 +351,12 @@ class TestSplit:
             parts = parts_of("aaabbb", [0, 1, 2, 0, 4, 5], share=0.9, seed=seed)
             assert (parts[0], parts[3]) == ("train", "train")
 
-    def test_leaks_of_the_users_split_are_left_out(self) -> None:
-        assert parts_of("aaab b".replace(" ", ""), [0, 1, 0, 3, 4], given="ttvtv") == ["train", "train", "left out", "train", "val"]
+    def test_the_users_split_stays_as_it_is_unless_leaks_are_to_be_left_out(self) -> None:
+        given = ["train", "train", "val", "train", "val"]
+        for leave_out, third in ((False, "val"), (True, "left out")):
+            parts, remarks = split(list("aaabb"), np.array([0, 1, 0, 3, 4]), given, [False] * 5, 0.2, 0, leave_out=leave_out)
+            assert parts == ["train", "train", third, "train", "val"]
+            assert any("left out" in remark for remark in remarks) == leave_out
 
     def test_a_generated_picture_must_not_be_validated_on(self) -> None:
         with pytest.raises(PhotoError, match="1 generated pictures in the validation part"):

@@ -323,17 +323,42 @@ def test_a_generated_picture_in_the_users_validation_part(
     assert not (tmp_path / "run").exists()
 
 
-def test_leaks_between_the_users_train_and_val(finetune: Finetune, data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("copies", ["group", "leave-out"])
+def test_leaks_between_the_users_train_and_val(finetune: Finetune, data: Path, tmp_path: Path, copies: str) -> None:
+    """A split of the user's own stays as it is, and the report says what flatters; only when told to is something left out."""
     split = tmp_path / "split"
     for number, label in enumerate(COLOURS):
         for index in range(5):
-            picture(split / ("val" if index > 2 else "train") / label / f"{index}.png", label, 10 * number + index)
-    shutil.copy(split / "train" / "red" / "0.png", split / "val" / "red" / "copied.png")
-    assert finetune(split, *QUICK) == 0
+            picture(split / ("Validation" if index > 2 else "Training") / label / f"{index}.png", label, 10 * number + index)
+    shutil.copy(split / "Training" / "red" / "0.png", split / "Validation" / "red" / "copied.png")
+    assert finetune(split, *QUICK, "--copies", copies) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert {one["what"]: one["count"] for one in report["data"]["findings"]}["train in val"] == 1
-    assert report["data"]["classes"]["red"] == {"train": 3, "val": 2, "left out": 1, "generated": 0}
-    assert report["comparison"]["pictures"] == 6
+    left = int(copies == "leave-out")
+    found = {one["what"]: one for one in report["data"]["findings"]}
+    assert found["train in val"]["count"] == 1
+    assert ("flatters" in found["train in val"]["about"]) == (not left)
+    counts = {"train": 3, "val": 3 - left, "generated": 0} | ({"left out": 1} if left else {})
+    assert report["data"]["classes"]["red"] == counts
+    assert report["comparison"]["pictures"] == 7 - left
+
+
+def test_a_fixed_camera_can_be_trained(finetune: Finetune, tmp_path: Path) -> None:
+    """Twelve shots each of one scene, in which only a small thing differs, or nothing but the sensor's noise."""
+    blocks = np.random.default_rng(5).integers(60, 200, (6, 8, 3)).astype(np.uint8)
+    room = np.asarray(Image.fromarray(blocks).resize((160, 120), Image.Resampling.BICUBIC)).astype(np.int64)
+    for index in range(24):
+        shot = room + np.random.default_rng(index).integers(-4, 5, room.shape)
+        if index % 2:
+            shot[20 + 3 * index : 32 + 3 * index, 40:52] = 250
+        path = tmp_path / "door" / ("open" if index % 2 else "closed") / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(shot.clip(0, 255).astype(np.uint8)).save(path)
+    assert finetune(tmp_path / "door", *QUICK) == 0
+    found = {one["what"]: one for one in json.loads((tmp_path / "run" / "report.json").read_text())["data"]["findings"]}
+    assert found["one picture, two classes"]["count"] == 0
+    assert found["split"]["about"].startswith("all 12 pictures of closed look like one shot (--copies keep")
+    groups = {row["group"] for row in split_of(tmp_path / "run") if row["label"] == "open"}
+    assert len(groups) == 12
 
 
 def test_one_photo_of_a_class(finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

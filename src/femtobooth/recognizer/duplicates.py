@@ -8,14 +8,19 @@ most of those signs are noise; there the coefficients themselves tell: their cor
 picture and its resized or recompressed copy, and at most .968 between different ones. Mirrored copies and centred
 crops of up to 10 % are found through the views of the mirrored and of the trimmed picture; tighter and off-centre
 crops are not.
+
+A hash sees the whole: the shots of a fixed camera, or of small digits, look alike to it. What tells them from copies is a
+region that differs while the rest is the same to the pixel, in brightness or colour (`differ`); a group is only of
+pictures that are all copies of each other (complete linkage), so that a chain of likenesses is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 from scipy.fft import dctn
 
 SIDE, FREQUENCIES = 64, 16
@@ -26,6 +31,16 @@ ALIKE = 0.985
 PLAIN = 4.0
 """Standard deviation (of 0..255) below which a thumbnail has no structure to hash."""
 TRIMS = (0.0, 0.1)  # shares of width and height cut off, half on each side
+SMALL = 32
+"""Side of the colour thumbnails in which a region is looked for."""
+STANDS_OUT, TIMES = 15.0, 12.0
+"""Least difference (of 0..255, mean of 3x3 pixels) of a region that differs, and least multiple of what the rest differs by."""
+GREY = 2.0
+"""Standard deviation of chroma (of 0..255) below which a picture is grey, and colours say nothing."""
+GAINS = np.array([[0.4, 0, 0], [2.5, 1.6, 1.6]], np.float32)
+"""Least and greatest gain of brightness and of both chroma between copies."""
+NEIGHBOURS = 32
+"""Pictures that each is compared with, the likest first; more of one shot become several groups."""
 
 
 def views(image: Image.Image) -> np.ndarray | None:
@@ -58,36 +73,96 @@ def any_alike(listed: Sequence[str], views: np.ndarray) -> bool:
     return bool(((known[:, None] != own).mean(axis=2) <= SAME).any())
 
 
-def groups(pictures: list[np.ndarray | None], digests: list[str], block: int = 512) -> np.ndarray:
-    """A group number for each of N pictures, int (N,): pictures linked by equal bytes or near views share one.
+def thumbnails(image: Image.Image) -> np.ndarray:
+    """A picture as it is and trimmed, small, uint8 (2, SMALL, SMALL, 3) in YCbCr: what `differ` compares."""
+    width, height = image.size
+    boxes = [(trim * width / 2, trim * height / 2, width - trim * width / 2, height - trim * height / 2) for trim in TRIMS]
+    coloured = image.convert("YCbCr")
+    return np.stack([np.asarray(coloured.resize((SMALL, SMALL), Image.Resampling.BOX, box=box)) for box in boxes])
 
-    `pictures` from `views`, `digests` of the files. The number is that of the group's first picture.
+
+def differ(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Whether two pictures of one scene show something else in a region of it, bool (P,), of thumbnails uint8 (P, SMALL, SMALL, 3).
+
+    Brightness, contrast and saturation of the whole may differ (a linear fit of each channel), and one may be grey.
     """
-    parent = list(range(len(digests)))
+    one, two = (part.reshape(len(first), -1, 3).astype(np.float32) for part in (first, second))
+    swapped = one[..., 0].std(axis=1) < two[..., 0].std(axis=1)  # the darker or flatter one predicts the other: white is clipped
+    target, source = np.where(swapped[:, None, None], two, one), np.where(swapped[:, None, None], one, two)
+    grey = np.minimum(one[..., 1:].std(axis=1).max(axis=1), two[..., 1:].std(axis=1).max(axis=1)) < GREY
+    kept = np.ones((*target.shape[:2], 1), np.float32)
+    for _ in range(2):  # the second fit leaves out the quarter that fits least
+        count = kept.sum(axis=1, keepdims=True)
+        mean, wanted = ((kept * part).sum(axis=1, keepdims=True) / count for part in (source, target))
+        spread = (kept * (source - mean) ** 2).sum(axis=1, keepdims=True)
+        gain = (kept * (source - mean) * (target - wanted)).sum(axis=1, keepdims=True) / np.maximum(spread, 1e-3)
+        gain = np.clip(gain, *GAINS)
+        off = np.abs(np.clip(gain * (source - mean) + wanted, 0, 255) - target)
+        limit = np.partition(off[..., 0], 3 * off.shape[1] // 4, axis=1)[:, 3 * off.shape[1] // 4]
+        kept = (off[..., :1] <= limit[:, None, None]).astype(np.float32)
+    largest = np.where(grey[:, None], off[..., 0], off.max(axis=2))
+    peak = ndimage.uniform_filter(largest.reshape(-1, SMALL, SMALL), (0, 3, 3)).max(axis=(1, 2))
+    usual = np.partition(largest, 3 * largest.shape[1] // 4, axis=1)[:, 3 * largest.shape[1] // 4]
+    return (peak >= STANDS_OUT) & (peak >= TIMES * np.maximum(usual, 1.0))
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
 
-    def join(i: int, j: int) -> None:
-        a, b = sorted((root(i), root(j)))
-        parent[b] = a
+def groups(
+    pictures: Sequence[np.ndarray | None],
+    digests: Sequence[str],
+    small: Sequence[np.ndarray] | None = None,
+    block: int = 512,
+    advance: Callable[[int], None] = lambda _: None,
+) -> np.ndarray:
+    """A group number for each of N pictures, int (N,): pictures of equal bytes share one, and those that are all near each other.
 
+    `pictures` from `views`, `digests` of the files. With `small` from `thumbnails`, pictures with a region that differs
+    are not near. The number is that of the group's first picture. `advance` is told how many pictures were compared.
+    """
     first: dict[str, int] = {}
-    for index, digest in enumerate(digests):
-        join(index, first.setdefault(digest, index))
-    having = [index for index, own in enumerate(pictures) if own is not None]
+    same = [first.setdefault(digest, index) for index, digest in enumerate(digests)]
+    having = [(index, own) for index, own in enumerate(pictures) if own is not None and same[index] == index]
+    members = {index: {index} for index in first.values()}
+    near: dict[int, set[int]] = {index: set() for index in members}
+    pairs: list[tuple[float, int, int]] = []
     if having:
-        low = np.stack([own for own in pictures if own is not None])  # (M, 4, 255)
-        count, length = low.shape[1:]
-        signs = np.where(low > np.median(low, axis=2, keepdims=True), np.float32(1), np.float32(-1))
-        flat_low, flat_signs = low.reshape(-1, length).T, signs.reshape(-1, length).T
-        for start in range(0, len(having), block):
-            rows = slice(start, start + block)
-            near = signs[rows, 0] @ flat_signs >= length * (1 - 2 * SAME)  # (block, 4 M)
-            near |= low[rows, 0] @ flat_low >= ALIKE
-            for i, j in np.argwhere(near):
-                join(having[start + i], having[j // count])
-    return np.array([root(index) for index in range(len(digests))], np.int64)
+        numbers, low = [index for index, _ in having], np.stack([own for _, own in having])
+        coloured = None if small is None else np.stack([small[index] for index in numbers])
+        for alike, a, b in _near_pairs(low, coloured, block, advance):
+            i, j = numbers[a], numbers[b]
+            pairs.append((-alike, i, j))
+            near[i].add(j)
+            near[j].add(i)
+    group = {index: index for index in members}
+    for _, i, j in sorted(pairs):
+        a, b = sorted((group[i], group[j]))
+        if a != b and all(members[b] <= near[one] for one in members[a]):
+            members[a] |= members.pop(b)
+            group |= dict.fromkeys(members[a], a)
+    return np.array([group[index] for index in same], np.int64)
+
+
+def _near_pairs(low: np.ndarray, small: np.ndarray | None, block: int, advance: Callable[[int], None]) -> Iterator[tuple[float, int, int]]:
+    """Correlation and indices of near pairs of M pictures: `views` (M, 4, 255) and `thumbnails` (M, 2, SMALL, SMALL, 3)."""
+    count, length = low.shape[1:]
+    signs = np.where(low > np.median(low, axis=2, keepdims=True), np.float32(1), np.float32(-1))
+    flat_low, flat_signs = low.reshape(-1, length).T, signs.reshape(-1, length).T
+    for start in range(0, len(low), block):
+        rows = slice(start, start + block)
+        alike = low[rows, 0] @ flat_low  # (block, 4 M)
+        near = (signs[rows, 0] @ flat_signs >= length * (1 - 2 * SAME)) | (alike >= ALIKE)
+        likeness = np.where(near, alike, -2).reshape(len(near), -1, count)
+        view, best = likeness.argmax(axis=2), likeness.max(axis=2)
+        best[np.arange(len(best)), start + np.arange(len(best))] = -2  # itself
+        if best.shape[1] > NEIGHBOURS:
+            best[best < -np.partition(-best, NEIGHBOURS, axis=1)[:, NEIGHBOURS : NEIGHBOURS + 1]] = -2
+        found, others = np.nonzero(best > -2)
+        for first in range(0, len(found), block):
+            i, j = found[first : first + block], others[first : first + block]
+            if small is not None:
+                place = view[i, j]
+                second = small[j, place // 2]
+                second = np.where((place % 2 == 1)[:, None, None, None], second[:, :, ::-1], second)
+                same = ~differ(small[start + i, 0], second)
+                i, j = i[same], j[same]
+            yield from zip(best[i, j].tolist(), (start + i).tolist(), j.tolist(), strict=True)
+        advance(len(best))

@@ -114,6 +114,9 @@ class FinetuneSettings(Settings):
     """Replace a run of the same name."""
     validation: float = Field(0.2, gt=0, lt=1)
     """Share of each class's pictures that validate (one at least); a folder with train and val keeps its own split."""
+    copies: Literal["group", "leave-out", "keep"] = "group"
+    """group: copies of one shot stay on one side of the split made here; leave-out: they also leave the validation part of a split of
+    your own; keep: all pictures are different shots, as of a fixed camera, unless their files are equal."""
     learning_rate: float = Field(5e-4, gt=0)
     """Learning rate of the last layer."""
     layer_decay: float = Field(0.8, gt=0, le=1)

@@ -22,13 +22,14 @@ def split(
     share: float,
     seed: int,
     learned: Sequence[bool] | None = None,
+    leave_out: bool = False,
 ) -> tuple[list[str], list[str]]:
     """The part of each of N pictures, `train`, `val` or `left out`, and remarks. No group of near-duplicates is on both sides.
 
     Without a split of the user's, each class gives about `share` of its pictures, at least one group and never all of
     them; the groups are drawn by `seed`. Groups of more than one class train, and those that hold a generated picture or
-    a photo that the model behind one has `learned` from. A split of the user's stays as it is, less what would leak: a
-    validation picture that is such a photo, or whose near-duplicate trains, is left out. Raises PhotoError for a
+    a photo that the model behind one has `learned` from. A split of the user's stays as it is, less validation pictures
+    that a generator has learned, and with `leave_out` those whose near-duplicate trains. Raises PhotoError for a
     generated picture in the user's validation part, and for a class that cannot be split.
     """
     learned = [False] * len(labels) if learned is None else learned
@@ -36,7 +37,7 @@ def split(
     for index, group in enumerate(groups.tolist()):
         members.setdefault(group, []).append(index)
     if "val" in parts:
-        return _given_split(labels, list(members.values()), parts, generated, learned)
+        return _given_split(labels, list(members.values()), parts, generated, learned, leave_out)
     bound = np.asarray(generated, bool) | np.asarray(learned, bool)
     fixed = {g for g, inside in members.items() if bound[inside].any() or len({labels[i] for i in inside}) > 1}
     result = ["train"] * len(labels)
@@ -63,7 +64,7 @@ def split(
     if short:
         raise PhotoError(
             f"too few pictures to train and validate: {'; '.join(short[:8])}{' ...' if len(short) > 8 else ''}",
-            "a class needs 2 different photos at least, 3 to 5 are better: add some, or take the class out",
+            "a class needs 2 different photos at least, 3 to 5 are better: add some; --copies keep if they are different shots",
         )
     return result, _without(labels, result)
 
@@ -74,13 +75,14 @@ def _given_split(
     parts: Sequence[str | None],
     generated: Sequence[bool],
     learned: Sequence[bool],
+    leave_out: bool,
 ) -> tuple[list[str], list[str]]:
     result = [part or "train" for part in parts]
     wrong = sum(part == "val" and made for part, made in zip(result, generated, strict=True))
     if wrong:
         raise PhotoError(f"{wrong} generated pictures in the validation part", "only real photos may validate: move them to train")
     for inside in members:
-        if len({result[i] for i in inside}) > 1 or any(learned[i] for i in inside):
+        if (leave_out and len({result[i] for i in inside}) > 1) or any(learned[i] for i in inside):
             for index in inside:
                 result[index] = "train" if result[index] == "train" else "left out"
     untrained = sorted({*labels} - {label for label, part in zip(labels, result, strict=True) if part == "train"}, key=natural_order)
@@ -89,7 +91,7 @@ def _given_split(
             f"no picture to train on: {', '.join(untrained[:8])}", "put some of theirs under train, or take the class out of val"
         )
     leaking = result.count("left out")
-    remarks = [f"{leaking} validation pictures are copies of what was trained on: left out"] if leaking else []
+    remarks = [f"{leaking} validation pictures show what was trained on, here or behind generated pictures: left out"] if leaking else []
     return result, remarks + _without(labels, result)
 
 

@@ -114,10 +114,13 @@ class Finding:
         return asdict(self)
 
 
-def survey(source: Path, share: float, seed: int, set_aside: bool, synthesized: Sequence[Path] = ()) -> tuple[Survey, list[Finding]]:
+def survey(
+    source: Path, share: float, seed: int, set_aside: bool, synthesized: Sequence[Path] = (), copies: str = "group"
+) -> tuple[Survey, list[Finding]]:
     """Read, check, group and split a folder or CSV file; `set_aside` also takes pictures from training for early stopping.
 
-    `synthesized` are folders or files of the same kind whose pictures only train, whatever is known of them.
+    `synthesized` are folders or files of the same kind whose pictures only train, whatever is known of them; `copies` is as in
+    FinetuneSettings.
     Raises PhotoError where there is too little to train and validate on.
     """
     read = dataset.read(source)
@@ -130,6 +133,7 @@ def survey(source: Path, share: float, seed: int, set_aside: bool, synthesized: 
     kept: list[Example] = []
     digests: list[str] = []
     hashes: list[np.ndarray | None] = []
+    small: list[np.ndarray] = []
     origins: list[Origin | None] = []
     with progress_bar("reading pictures", len(examples) + len(extra)) as bar:
         for number, example in enumerate([*examples, *extra]):
@@ -140,6 +144,7 @@ def survey(source: Path, share: float, seed: int, set_aside: bool, synthesized: 
                 kept.append(example)
                 digests.append(sha256_of(example.path))
                 hashes.append(duplicates.views(picture.image))
+                small.append(duplicates.thumbnails(picture.image))
                 origin = provenance.origin(example.path, hashes[-1])
                 origins.append(origin or (Origin() if number >= len(examples) else None))
             bar.advance()
@@ -150,20 +155,43 @@ def survey(source: Path, share: float, seed: int, set_aside: bool, synthesized: 
         raise PhotoError(
             f"{shown(source)}: pictures {of} can be read", "a classifier needs two classes at least, each in a folder of its own"
         )
-    groups = duplicates.groups(hashes, digests)
+    with progress_bar("looking for copies", len(kept)) as bar:
+        groups = duplicates.groups([None] * len(kept) if copies == "keep" else hashes, digests, small, advance=bar.advance)
     given = [example.part for example in kept]
     known = [origin for origin in origins if origin]
     behind = frozenset().union(*(origin.photos for origin in known))
     generated = np.array([origin is not None for origin in origins])
     learned = np.array([digest in behind for digest in digests]) & ~generated
-    parts, remarks = splitting.split(labels, groups, given, generated.tolist(), share, seed, learned.tolist())
+    groups, alike = (groups, list[str]()) if "val" in given else _apart(labels, groups, digests, generated | learned)
+    parts, remarks = splitting.split(
+        labels, groups, given, generated.tolist(), share, seed, learned.tolist(), leave_out=copies == "leave-out"
+    )
     if set_aside:
         parts = _set_aside(labels, groups, parts, (generated | learned).tolist(), share, seed)
     numbers = np.array([classes.index(label) for label in labels])
     judges = frozenset(origin.judge for origin in known if origin.judge)
     paths = [example.path.absolute() for example in kept]
     found = Survey(paths, classes, numbers, parts, generated, learned, groups, digests, tuple(sorted(behind)), judges)
-    return found, findings(found, given, skipped, [*read.remarks, *remarks])
+    return found, findings(found, given, skipped, [*read.remarks, *alike, *remarks])
+
+
+def _apart(labels: Sequence[str], groups: np.ndarray, digests: Sequence[str], bound: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Groups in which the pictures of classes that are one group by their looks stand alone, unless they are one file; and remarks.
+
+    Such classes could not be validated at all: a fixed camera before which nothing moves. Classes with pictures that are
+    `bound` (N,) to train, and their copies with them, stay as they are.
+    """
+    apart, remarks = groups.copy(), []
+    for label in sorted(set(labels), key=natural_order):
+        own = [index for index, name in enumerate(labels) if name == label]
+        files = {digests[i]: i for i in reversed(own)}
+        if len(set(groups[own].tolist())) == 1 and len(files) > 1 and not bound[own].any():
+            apart[own] = [files[digests[i]] for i in own]
+            remarks.append(
+                f"all {len(own)} pictures of {label} look like one shot (--copies keep says that they are not):"
+                " what validates was as good as trained on, which flatters the result"
+            )
+    return apart, remarks
 
 
 def _only_to_train(folders: Sequence[Path], examples: Sequence[Example], skipped: list[Skipped]) -> list[Example]:
@@ -222,12 +250,15 @@ def findings(found: Survey, given: Sequence[str | None], skipped: Sequence[Skipp
     ratio = counts[most] / counts[least]
     distinct = {c: len(set(found.groups[found.labels == c].tolist())) for c in range(len(found.classes))}
     few = [c for c, count in distinct.items() if count < FEW]
+    side = "" if "val" in given else "; each stays on one side of the split"
+    flattered = "which flatters the result: --copies leave-out takes them out of validation"
+    kept = "left out of validation" if any(found.parts[i] == "left out" for inside in leaks for i in inside) else flattered
     rows = [
         Finding("not used", len(unread), "left out; everything else is used", [[f"{stored(one.path)}: {one.reason}" for one in unread]]),
-        Finding("same file twice", len(exact), "groups of identical files; each stays on one side of the split", [named(i) for i in exact]),
-        Finding("near-duplicates", len(near), "groups that show one shot; each stays on one side of the split", [named(i) for i in near]),
+        Finding("same file twice", len(exact), "groups of identical files" + side, [named(i) for i in exact]),
+        Finding("near-duplicates", len(near), "groups that show one shot" + side, [named(i) for i in near]),
         Finding("one picture, two classes", len(torn), "one label must be wrong; such groups only train", [named(i) for i in torn]),
-        Finding("train in val", len(leaks), "groups on both sides of your split; left out of validation", [named(i) for i in leaks]),
+        Finding("train in val", len(leaks), "groups on both sides of your split, " + kept, [named(i) for i in leaks]),
         Finding("generated", len(made), "drawn by a model: only ever trained on", [named(made.tolist())]),
         Finding(
             "known to the generator",

@@ -59,7 +59,12 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
     tracking.check(settings.training)
     source = _load(settings)
     found, findings = survey(
-        Path(settings.data), settings.validation, settings.training.seed, bool(settings.patience), [*map(Path, settings.synthesized)]
+        Path(settings.data),
+        settings.validation,
+        settings.training.seed,
+        bool(settings.patience),
+        [*map(Path, settings.synthesized)],
+        settings.copies,
     )
     _refuse_judge(source, found, settings)
     embedded = probe.embed(source, found.paths, found.digests)
