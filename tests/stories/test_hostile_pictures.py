@@ -7,6 +7,8 @@ import io
 import json
 import os
 import struct
+import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Callable
@@ -87,6 +89,12 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (body, data, b"IEND")
     )
+
+
+def boxed(*brands: str) -> bytes:
+    """The first box of an ISO base media file, and nothing in the others."""
+    body = b"ftyp" + brands[0].encode() + bytes(4) + "".join(brands[1:]).encode()
+    return struct.pack(">I", 4 + len(body)) + body + bytes(300)
 
 
 def flipped(data: bytes, place: float) -> bytes:
@@ -170,7 +178,19 @@ FILES: dict[str, tuple[Content, str]] = {
     "jpeg-without-ending": (lambda: encoded(solid("blue"), "JPEG", **JPEG), "blue"),
     "upper-case.JPEG": (lambda: encoded(solid("green"), "JPEG", **JPEG), "green"),
     "notes.txt": (lambda: b"picked by hand\n", "passed over"),
-    "phone.heic": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(300), "error: HEIC"),
+    "phone.heic": (lambda: boxed("heic", "mif1", "heic"), "error: HEIC cannot be read here; export it as JPEG or PNG"),
+    **{f"{brand}.jpg": (lambda brand=brand: boxed(brand), "error: HEIC cannot") for brand in ("mif1", "msf1", "hevx", "heim", "miaf")},  # type: ignore[misc]
+    "named-by-its-compatible-brands": (lambda: boxed("XXXX", *["aaaa"] * 20, "hevc"), "error: HEIC cannot"),
+    "avif-sequence.avif": (lambda: boxed("avis", "avif", "msf1"), "error: damaged AVIF"),
+    "heif-of-av1.heif": (lambda: boxed("mif1", "avif"), "error: damaged AVIF"),
+    "bare.jxl": (lambda: b"\xff\x0a" + bytes(50), "error: JPEG XL cannot be read here; `djxl`"),
+    "boxed.jxl": (lambda: b"\0\0\0\x0cJXL \r\n\x87\n" + boxed("jxl "), "error: JPEG XL"),
+    "video.jpg": (lambda: boxed("isom", "mp41"), "error: a video"),
+    "camera.cr3x": (lambda: boxed("crx "), "error: camera raw"),
+    "layers.psd": (lambda: b"8BPS\0\1" + bytes(50), "error: a Photoshop document"),
+    "layers.xcf": (lambda: b"gimp xcf v011" + bytes(50), "error: a GIMP document"),
+    "light.exr": (lambda: b"v/1\x01\x02\0\0\0" + bytes(50), "error: a high dynamic range picture"),
+    "light.hdr": (lambda: b"#?RADIANCE\n" + bytes(50), "error: a high dynamic range picture"),
     "camera.dng": (lambda: encoded(solid(), "TIFF"), "error: camera raw"),
     # sizes
     "1x1.png": (lambda: encoded(solid("blue", (1, 1)), "PNG"), "blue"),
@@ -332,3 +352,97 @@ def test_what_may_not_be_read() -> None:
             closed.chmod(0o700)
     errors = {"whole.jpg": "error: cannot be read (Permission denied)", "closed": "error: cannot be listed (Permission denied)"}
     assert found == NEIGHBOURS | errors
+
+
+# --- what costs much: first frames of very many, texts and profiles that unpack to very much, sizes that are only claimed ---
+
+
+def chunk(name: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+
+def png_of(*chunks: bytes, kind: int = 2, side: int = 4) -> bytes:
+    """A black PNG, with other chunks before its pixels."""
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, kind, 0, 0, 0))
+    rows = bytes((1 + side * {0: 1, 2: 3, 6: 4}[kind]) * side)
+    return b"\x89PNG\r\n\x1a\n" + b"".join([head, *chunks, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")])
+
+
+def pages(count: int) -> bytes:
+    size, end = 2 + 8 * 12 + 4, 8 + count * (2 + 8 * 12 + 4)
+    fields = [(256, 1), (257, 1), (258, 8), (259, 1), (262, 1), (273, end), (278, 1), (279, 1)]
+    page = struct.pack("<H", 8) + b"".join(struct.pack("<HHII", key, 4, 1, value) for key, value in fields)
+    links = (struct.pack("<I", 8 + size * number if number < count else 0) for number in range(1, count + 1))
+    return b"II*\0\x08\0\0\0" + b"".join(page + link for link in links) + b"\x80"
+
+
+def frames_of_gif(count: int) -> bytes:
+    frame = b"\x21\xf9\x04\0\0\0\0\0," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + frame * count + b";"
+
+
+def frames_of_png(count: int) -> bytes:
+    whole = png_of(chunk(b"acTL", struct.pack(">II", count, 0)), chunk(b"fcTL", struct.pack(">5I2H2B", 0, 4, 4, 0, 0, 1, 10, 0, 0)))
+    frame = chunk(b"fcTL", struct.pack(">5I2H2B", 1, 4, 4, 0, 0, 1, 10, 0, 0)) + chunk(b"fdAT", bytes(24))
+    return whole[:-12] + frame * count + whole[-12:]
+
+
+def frames_of_webp(count: int) -> bytes:
+    still = encoded(solid("green", (4, 4)), "WEBP", lossless=True)[12:]
+    frame = bytes(6) + b"\3\0\0" * 2 + b"\x0a\0\0\0" + still
+    head = b"VP8X" + struct.pack("<I", 10) + b"\2\0\0\0" + b"\3\0\0" * 2 + b"ANIM" + struct.pack("<I", 6) + bytes(6)
+    body = b"WEBP" + head + (b"ANMF" + struct.pack("<I", len(frame)) + frame) * count
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def claims(width: int, height: int) -> bytes:
+    """A TIFF of 16 bits that claims to be huge."""
+    fields = [(256, width), (257, height), (258, 16), (259, 1), (262, 0), (273, 8), (278, height), (279, 8)]
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", 8) + b"".join(struct.pack("<HHII", key, 4, 1, value) for key, value in fields) + bytes(4)
+
+
+UNPACKED = zlib.compress(bytes(2**27), 9)
+BOMBS: dict[str, tuple[Content, str]] = {
+    "pages.tif": (lambda: pages(200_000), "1x1 first of many frames"),
+    "frames.gif": (lambda: frames_of_gif(300_000), "1x1 first of many frames"),
+    "frames.png": (lambda: frames_of_png(200_000), "4x4 first of 200000 frames"),
+    "frames.webp": (lambda: frames_of_webp(200_000), "4x4 first of 200000 frames"),
+    "chunks.png": (lambda: png_of(chunk(b"tEXt", b"a\0b") * 300_000), "a PNG of more than 10,000 chunks"),
+    "text.png": (lambda: png_of(chunk(b"zTXt", b"a\0\0" + UNPACKED)), "damaged PNG"),
+    "profile.png": (lambda: png_of(chunk(b"iCCP", b"a\0\0" + UNPACKED)), "damaged PNG"),
+    "profile.jpg": (lambda: encoded(solid("green"), "JPEG", icc_profile=bytes(16_000_001)), "96x64 oversized colour profile ignored"),
+    "exif.png": (lambda: png_of(chunk(b"eXIf", b"II*\0\x08\0\0\0\xff\xff" + struct.pack("<HHII", 1, 7, 2**32 - 1, 8) * 65535)), "4x4"),
+    "huge.tif": (lambda: claims(2**31, 2**31), "more than"),
+    "huge.webp": (
+        lambda: b"RIFF\x1e\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff" * 6 + b"VP8L\0\0\0\0", "more than",
+    ),
+    "huge.gif": (lambda: b"GIF89a\xff\xff\xff\xff\x80\0\0\0\0\0\xff\xff\xff,\0\0\0\0\xff\xff\xff\xff\0\2\2\x44\1\0;", "more than"),
+    "huge.ppm": (lambda: b"P6 1000000000 1000000000 255\n", "more than"),
+    "phone.jpg": (lambda: encoded(Image.new("L", (16320, 12240), 90), "JPEG"), "8160x6120 16320x12240 read at 1/2"),
+}  # fmt: skip
+
+DECODES = """
+import resource, sys, time
+from pathlib import Path
+from femtobooth.core.images import Skipped, decode
+resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
+for name in sys.argv[1:]:
+    started = time.process_time()
+    found = decode(Path(name))
+    said = found.reason if isinstance(found, Skipped) else f"{found.image.width}x{found.image.height} {'; '.join(found.notes)}"
+    print(f"{time.process_time() - started:.1f}", said, sep="|")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits its own memory")
+def test_time_and_memory_are_bounded(tmp_path: Path) -> None:
+    """With 3 GB of address space in all, and in seconds each; 200 megapixels of a phone are read."""
+    for name, (content, _) in BOMBS.items():
+        (tmp_path / name).write_bytes(content())
+    names = [str(tmp_path / name) for name in BOMBS]
+    run = subprocess.run(
+        [sys.executable, "-c", DECODES, *names], check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    answers = dict(zip(BOMBS, (line.split("|") for line in run.stdout.splitlines()), strict=True))
+    assert {name: said for name, (_, said) in answers.items() if not said.startswith(BOMBS[name][1])} == {}
+    assert {name: seconds for name, (seconds, _) in answers.items() if float(seconds) > 10} == {}

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # mode -> ICC's name
-LARGEST_PROFILE = 16 * 2**20  # bytes; those of printing presses hold 3 MB at most
+LARGEST_PROFILE = 8 * 2**20  # bytes; those of printing presses hold 3 MB at most
 UNMOVED = 2  # levels of 255: a profile that moves no colour further is sRGB's
 ROWS = 2**20  # pixels that are converted at a time from more than 8 bits
 

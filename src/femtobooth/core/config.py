@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.fields import FieldInfo
 
 from .errors import SettingsError, shortened
@@ -24,6 +24,8 @@ from .strict_yaml import dump_yaml, parse_with_lines, parse_yaml, read_bytes
 
 MOST_FAULTS = 10  # that one error lists
 
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+"""A seed, to which a number of pictures can still be added: random generators take 64 bits."""
 Words = Annotated[list[str], "words"]
 """A list of names without commas, which the command line may also give as a,b."""
 
@@ -44,6 +46,11 @@ class Settings(BaseModel):
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """What stands in place of the defaults where `given` is: for some commands, what the card of the model says."""
         return {}
+
+    def without_effect(self) -> dict[str, str]:
+        """Settings, by dotted path, that change nothing beside the others, and why."""
+        inside = {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Settings)}
+        return {f"{name}.{path}": why for name, value in inside.items() for path, why in value.without_effect().items()}
 
 
 Model = TypeVar("Model", bound=Settings)
@@ -193,7 +200,22 @@ def _holds_words(field: FieldInfo) -> bool:
 def settle(model: type[Model], *layers: Mapping[str, Any]) -> Model:
     """Settings from layers over what is recommended for them. Raises SettingsError, for a fault of theirs before anything is looked up."""
     resolve(model, *layers)
-    return resolve(model, model.recommended(merge(*layers)), *layers)
+    settings = resolve(model, model.recommended(merge(*layers)), *layers)
+    _refuse_without_effect(settings, layers)
+    return settings
+
+
+def _refuse_without_effect(settings: Settings, layers: Sequence[Mapping[str, Any]]) -> None:
+    """Raise SettingsError for what was typed and changes nothing; warn of it where a file says it, which may serve many calls."""
+    from .console import warn
+
+    for path, why in settings.without_effect().items():
+        name = _called(path, layers)
+        if not any(_gives(layer, path) for layer in layers):  # a card recommends it
+            continue
+        if name.startswith("--"):
+            raise SettingsError(f"{name}: has no effect {why}", "leave it out, or change that")
+        warn(f"{name}: has no effect {why}")
 
 
 def resolve(model: type[Model], *layers: Mapping[str, Any]) -> Model:

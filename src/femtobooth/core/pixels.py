@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
-from . import colour, tiff
+from . import colour, png, tiff
 from .formats import Unusable
 from .samples import CHANNELS, Samples, to_srgb
 
@@ -24,6 +24,7 @@ _UPRIGHT = {
 }
 _TIFF_COLOURS = {0: "L", 1: "L", 2: "RGB", 5: "CMYK", 8: "LAB", 9: "LAB"}  # by photometric interpretation
 MOST_OF_JPEG = 2**30  # pixels; a JPEG can be made smaller while it is read
+MOST_OF_PROGRESSIVE = 2**28  # of which the whole is held all the same, 3 to 6 bytes a pixel
 COUNTED = 2**18  # bytes: the frames of larger GIF and TIFF files are not counted, which takes walking through all of them
 
 
@@ -83,13 +84,14 @@ def _open(file: IO[bytes], format: str) -> Any:
             image = JpegImagePlugin.jpeg_factory(file)
         except SyntaxError as error:
             raise UnidentifiedImageError from error
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
-        if image.width * image.height > (most if image.info.get("progressive") else MOST_OF_JPEG):
+        if image.width * image.height > (MOST_OF_PROGRESSIVE if image.info.get("progressive") else MOST_OF_JPEG):
             raise Image.DecompressionBombError
         return image
-    Image.open(file, formats=[format]).verify()
+    code = png.check(file) if format == "PNG" else None
     file.seek(0)
-    return Image.open(file, formats=[format])
+    opened = Image.open(file, formats=[format])
+    opened.info["cicp"] = code
+    return opened
 
 
 def _shrink(image: Image.Image, least: int | None, notes: list[str]) -> None:
@@ -139,7 +141,7 @@ def _upright(
 def _declared_profile(file: IO[bytes], image: Image.Image, format: str) -> bytes | None:
     """The profile for what a file without one says of its colours in another way."""
     if format == "PNG":
-        if (code := _png_code(file)) is not None:
+        if code := image.info.get("cicp"):
             return colour.profile_of_code(*code)
         points = image.info.get("chromaticity")  # white first, in PNG
         if "srgb" not in image.info and ("gamma" in image.info or points):
@@ -151,20 +153,6 @@ def _declared_profile(file: IO[bytes], image: Image.Image, format: str) -> bytes
         return colour.profile_of_code(*struct.unpack(">HH", nclx[:4])) if len(nclx) >= 4 else None
     if format == "JPEG" and b"R03\0" in image.info.get("exif", b""):  # the camera's Adobe RGB (DCF 2.0, option file)
         return colour.matrix_profile(colour.ADOBE_RGB, np.linspace(0, 1, 4096) ** (563 / 256))
-    return None
-
-
-def _png_code(file: IO[bytes]) -> tuple[int, int] | None:
-    """Primaries and transfer of a PNG's cICP chunk, which PIL passes over."""
-    file.seek(8)
-    for _ in range(1000):
-        length, name = struct.unpack(">I4s", file.read(8))
-        if name == b"cICP":
-            primaries, transfer = file.read(2)
-            return primaries, transfer
-        if name in (b"IDAT", b"PLTE", b"IEND"):
-            break
-        file.seek(length + 4, os.SEEK_CUR)
     return None
 
 
@@ -209,24 +197,8 @@ def _deep(file: IO[bytes], image: Image.Image, raw: str, profile: bytes | None) 
         return Samples(np.asarray(image)[..., None], "L", 12 if "I;12" in raw else 16, hole=holes, whole=whole)
     if image.format != "PNG" or ";16B" not in raw or not (profile or hole):
         return None
-    grey = "LA;16B" in raw
-    if grey:  # both bytes of both samples, as of a picture of four 8-bit samples
-        both = np.asarray(_again(file, "LA;16B", "RGBA"))
-        high, low = both[..., 0::2], both[..., 1::2]
-    else:
-        high, low = np.asarray(image), np.asarray(_again(file, ";16B", ";16L"))
-    values = high.astype(np.uint16) << 8 | low
-    holes = hole if isinstance(hole, tuple) else None
-    return Samples(values, "L" if grey else "RGB", 16, extra=(2,), hole=holes, whole=True)
-
-
-def _again(file: IO[bytes], stored: str, read: str) -> Image.Image:
-    """A PNG decoded with its samples read another way."""
-    file.seek(0)
-    image = Image.open(file, formats=["PNG"])
-    image.tile = [tile._replace(args=str(tile.args).replace(stored, read)) for tile in image.tile]
-    image.load()
-    return image
+    values = png.sixteen_bits(file, image, raw)
+    return Samples(values, "L" if "LA;16B" in raw else "RGB", 16, extra=(2,), hole=hole if isinstance(hole, tuple) else None, whole=True)
 
 
 def _first_page(file: IO[bytes]) -> tiff.Page | None:

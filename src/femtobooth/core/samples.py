@@ -41,19 +41,24 @@ def to_srgb(samples: Samples, profile: bytes | None, notes: list[str]) -> tuple[
     notes.append(f"grey {bottom:g}..{top:g} to 8 bits" if mode == "L" else f"{samples.bits} bits to 8")
     kind = next((number for number, kind in enumerate(samples.extra[: others.shape[2]]) if kind in (1, 2)), None)
     covered = None if kind is None else others[..., kind]
+    premultiplied = kind is not None and samples.extra[kind] == 1
 
-    def scaled(rows: slice) -> np.ndarray:
-        """Colours 0 to 1, float32 (h, W, C)."""
-        part: Any = colours[rows].astype(np.float64 if colours.dtype.itemsize > 2 else np.float32)
-        part = (part - bottom) / max(top - bottom, 1e-30)
+    def scaled(part: Any, rows: slice) -> np.ndarray:
+        """Colours of some rows from 0 to 1, float32 (h, W, C)."""
+        part = (part.astype(np.float64 if part.dtype.itemsize > 2 else np.float32) - bottom) / max(top - bottom, 1e-30)
         if not finite:
             part = np.where(np.isfinite(part), part, 0)
-        if kind is not None and samples.extra[kind] == 1:
+        if premultiplied:
             part = part / np.maximum(_share(covered[rows], samples), 1e-6)[..., None]  # type: ignore[index]
         part = part.clip(0, 1).astype(np.float32)
         return 1 - part if samples.inverted else part
 
-    opaque = colour.deep_to_srgb(scaled, colours.shape[:2], mode, profile, notes)
+    if mode == "L" and colours.dtype.kind == "u" and colours.dtype.itemsize == 2 and not premultiplied:
+        greys = np.arange(2**16)[:, None, None]  # each once
+        table = colour.deep_to_srgb(lambda rows: scaled(greys[rows], rows), (2**16, 1), mode, profile, notes)
+        opaque = Image.fromarray(np.asarray(table)[colours[..., 0], 0])
+    else:
+        opaque = colour.deep_to_srgb(lambda rows: scaled(colours[rows], rows), colours.shape[:2], mode, profile, notes)
     if samples.hole:
         covered = (colours != np.array(samples.hole, np.uint16)).any(axis=-1)
         return opaque, Image.fromarray(np.where(covered, 255, 0).astype(np.uint8))

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ..core.config import Settings, Words
+from ..core.config import Seed, Settings, Words
 from ..training.settings import TrainingSettings
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
@@ -22,7 +22,14 @@ class SamplingSettings(Settings):
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How far guided predictions are scaled back to the unguided contrast (arXiv 2305.08891, eq. 15-16), 0 to 1."""
     negative: str = ""
-    """What the pictures should not show."""
+    """What the pictures should not show; needs guidance above 1."""
+
+    def without_effect(self) -> dict[str, str]:
+        """What guidance brings, where there is none."""
+        if self.guidance > 1:
+            return {}
+        why = f"at guidance {self.guidance:g}, which turns guidance off; it starts above 1"
+        return {name: why for name in ("negative", "guidance_rescale") if getattr(self, name)}
 
 
 class PhotoSettings(Settings):
@@ -60,11 +67,18 @@ class PriorSettings(Settings):
     """What the prior loss asks for: the true noise (the paper), or what the frozen base itself predicts."""
     batch_size: int | None = Field(None, ge=1)
     """Class images per process and micro-step; as many as photos if not given."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the first class image; image i has seed + i."""
     sampling_batch: int = Field(8, ge=1)
     """Class images drawn at a time; does not change them."""
     sampling: SamplingSettings = SamplingSettings()
+
+    def without_effect(self) -> dict[str, str]:
+        """Everything about class images, where there are none."""
+        if self.weight == 0:
+            idle = {"images", "folder", "other_classes", "target", "batch_size", "seed", "sampling_batch"} & self.model_fields_set
+            return dict.fromkeys(sorted(idle), "at prior weight 0, which makes no class images")
+        return super().without_effect()
 
 
 class LossSettings(Settings):
@@ -94,13 +108,19 @@ class TrainSettings(Settings):
             raise ValueError("text_encoder already trains the token; name one of them")
         return self
 
+    def without_effect(self) -> dict[str, str]:
+        """Learning rates of what does not train."""
+        users = {"unet": {"unet", "attention"}, "text_encoder": {"text_encoder"}, "token": {"token"}}
+        idle = [f"{part}_learning_rate" for part, needed in users.items() if not needed & set(self.parts)]
+        return {name: f"as only {' and '.join(self.parts)} is trained" for name in idle if name in self.model_fields_set}
+
 
 class PreviewSettings(Settings):
     every: int = Field(100, ge=0)
     """Optimizer steps between preview grids; 0 draws only the first and the last."""
     prompts: list[str] = ["a photo of a [V] {class}", "a [V] {class} on the beach", "a [V] {class} on the moon", "a photo of a {class}"]
     """What the preview grids show; [V] stands for the subject."""
-    seed: int = Field(1000, ge=0)
+    seed: Seed = 1000
     """Seed of the first column; each further column adds one."""
     images: int = Field(4, ge=1)
     """Pictures for each prompt."""
@@ -125,7 +145,7 @@ class WatchSettings(Settings):
     """What is drawn and scored, beside pictures of the class (prior.prompt)."""
     images: int = Field(2, ge=1)
     """Pictures for each prompt."""
-    seed: int = Field(2000, ge=0)
+    seed: Seed = 2000
     """Seed of the first picture; picture i of each prompt has seed + i."""
     sampler: Sampler = "dpmpp-2m"
     """Solver; guidance, its rescaling and the negative prompt are those of the previews."""
@@ -171,7 +191,7 @@ class GenerateSettings(Settings):
     """Text file with one prompt a line."""
     count: int = Field(4, ge=1)
     """Pictures for each prompt."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the first picture of each prompt; picture i has seed + i, whatever the batch."""
     batch_size: int = Field(4, ge=1)
     """Pictures drawn at a time; does not change them."""
@@ -194,3 +214,13 @@ class GenerateSettings(Settings):
     overwrite: bool = False
     """Replace pictures that are already there."""
     sampling: SamplingSettings = SamplingSettings()
+
+    def without_effect(self) -> dict[str, str]:
+        """What a start picture brings, where there is none or nothing is left of it; and what sampling does not use."""
+        found = super().without_effect()
+        if not self.init_image:
+            given = {"strength"} & self.model_fields_set
+            return found | dict.fromkeys(given, "without a picture to start from (--init-image)")
+        if self.strength == 1 and not self.mask:
+            found["init_image"] = "at strength 1, which leaves nothing of it"
+        return found

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ..core.config import Settings, Words
+from ..core.config import Seed, Settings, Words
 from ..training.settings import TrainingSettings
 from .weights import DEFAULT
 
@@ -170,7 +170,7 @@ class EvaluateClassifierSettings(Settings):
     """Bins of confidence in the reliability diagram and the expected calibration error."""
     mistakes: int = Field(12, ge=0, le=200)
     """Worst mistakes to show with their pictures."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of the halves that the temperature is fitted on, and of the resampling behind confidence intervals."""
     out: str = Field("evaluation", min_length=1)
     """Folder for report.html, report.json and predictions.csv."""

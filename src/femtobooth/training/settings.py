@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ..core.config import Settings
+from ..core.config import Seed, Settings
 
 
 class TrainingSettings(Settings):
@@ -38,7 +38,7 @@ class TrainingSettings(Settings):
     """Optimizer steps over which the learning rate rises from 0."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of an exponential moving average of the weights, which then becomes the result; 0 keeps none."""
-    seed: int = Field(0, ge=0)
+    seed: Seed = 0
     """Seed of every random draw in training."""
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     """Hardware to train on, as Lightning names it."""

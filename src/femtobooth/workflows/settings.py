@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..core.config import Settings, SettingsOf, Words
+from ..core.config import Seed, Settings, SettingsOf, Words
 from ..generator.settings import PersonalizeSettings, SamplingSettings
 
 
@@ -32,7 +32,7 @@ that are in the hub's cache, else those that need no hub."""
     """Folder with a folder of photos for each look-alike, among which the subject is ranked."""
     region: bool = True
     """Also compare the subject's region alone, so that copied backgrounds earn nothing."""
-    seed: int = Field(500, ge=0)
+    seed: Seed = 500
     """Seed of the first picture; picture i of each prompt has seed + i."""
     batch_size: int = Field(4, ge=1)
     """Pictures drawn at a time."""
@@ -84,7 +84,7 @@ class SynthesizeSettings(Settings):
     """Share of the base's pictures without the subject that may pass; sets the threshold."""
     threshold: float | None = Field(None, ge=-1, le=1)
     """Likeness to the photos (mean cosine) that a picture must exceed, in place of the one from `passing`."""
-    seed: int = Field(10_000, ge=0)
+    seed: Seed = 10_000
     """Seed of the first picture; every further picture has the next one."""
     batch_size: int = Field(4, ge=1)
     """Pictures drawn at a time."""
@@ -109,7 +109,7 @@ recognizer:bundled where it could be either)."""
     """What stands for {class}; that of the first personalized model if not given, else cat."""
     count: int = Field(2, ge=1)
     """Pictures for each prompt."""
-    seed: int = Field(500, ge=0)
+    seed: Seed = 500
     """Seed of the first picture; picture i of each prompt has seed + i, the same for every generator."""
     batch_size: int = Field(8, ge=2)
     """The larger of the two batch sizes that are timed; the other is 1."""
