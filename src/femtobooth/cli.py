@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__, flags
+from .core import streams
 from .core.errors import FemtoboothError, InputError, SettingsError
 from .core.names import shown
 
@@ -40,7 +41,10 @@ EXAMPLES = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `femtobooth`; exits with 0, or with the error's code (2 for bad input)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    streams.prepare()
     try:
+        if "--json" in given:
+            streams.stdout()
         name, *rest = given or ["--help"]
         if name in COMMANDS:
             COMMANDS[name][1](rest)
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         _exit(["interrupted; what was finished is kept"], 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.silence()
         sys.exit(141)
     except Exception as error:
         if os.environ.get("FEMTOBOOTH_DEBUG"):
@@ -81,6 +85,9 @@ def _speaks() -> bool:
 
 class _Parser(argparse.ArgumentParser):
     """Whose errors are those of the rest: two lines, not a page of usage."""
+
+    def _print_message(self, message: str, file: object = None) -> None:  # help and version
+        streams.write([message])
 
     def error(self, message: str) -> NoReturn:
         if message.startswith(REQUIRED):
@@ -410,7 +417,7 @@ def _demo(arguments: list[str]) -> None:
 
 def _report(result: dict[str, Any], as_json: bool) -> None:
     if as_json and _speaks():
-        print(json.dumps(result, indent=2, ensure_ascii=False))
+        streams.write([json.dumps(result, indent=2, ensure_ascii=False) + "\n"])
 
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {

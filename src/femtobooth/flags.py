@@ -100,7 +100,7 @@ EXPORT = {
     "--out": "out",
     "--overwrite": "overwrite",
 }
-CLASSIFY = {"--top-k": "top_k", **READING}
+CLASSIFY = {"--top-k": "top_k", "--csv-safe": "csv_safe", **READING}
 EMBED = {"--prelogits": "prelogits", "--stages": "stages", **READING}
 SEARCH = {"--top-k": "top_k", "--model": "model", "--engine": "engine"}
 FINETUNE = {

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from femtobooth.core.errors import PhotoError, SettingsError
 from femtobooth.recognizer.sources import Shard, check, find
@@ -114,3 +117,87 @@ def test_what_is_not_there_is_said_before_any_work(folder: Path) -> None:
         with pytest.raises(PhotoError):
             check(given, listed)
     check([str(folder), f"{folder}/*.jpg", "-"], None)
+
+
+LIST = ["photos/a b.jpg", "名前/一.png", "фото/кот/.jpg", "/data/é/x.jpg", "ab/c.jpg", "a/\u202f.png"]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", [True, False], ids=["ended", "not ended"])
+@pytest.mark.parametrize(
+    ("encoding", "mark"),
+    [
+        ("utf-8", ""),
+        ("utf-8", "\ufeff"),
+        ("utf-16-le", "\ufeff"),  # as PowerShell writes
+        ("utf-16-be", "\ufeff"),
+        ("utf-32-le", "\ufeff"),
+        ("utf-32-be", "\ufeff"),
+        ("utf-16-le", ""),
+        ("utf-16-be", ""),
+    ],
+)
+def test_lists_in_any_encoding(tmp_path: Path, encoding: str, mark: str, end: str, last: bool) -> None:
+    text = mark + end.join(LIST) + end * last
+    (tmp_path / "list").write_bytes(text.encode(encoding))
+    assert [source.path for source in find([], str(tmp_path / "list"))] == LIST
+
+
+@pytest.mark.parametrize("name", [*LIST[:1], "/data/x.jpg", "./a.png", "C:\\photos\\x.jpg"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_a_list_of_one_line_in_any_encoding(tmp_path: Path, name: str, encoding: str) -> None:
+    (tmp_path / "list").write_bytes(name.encode(encoding))
+    assert [source.path for source in find([], str(tmp_path / "list"))] == [name]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\n\r\n\n", []),
+        (b"\0\0\0", []),
+        (b"a.jpg\n\n\nb.jpg\n", ["a.jpg", "b.jpg"]),
+        (b"a.jpg\n\0\nb.jpg\n", ["a.jpg", "\\x00 !", "b.jpg"]),
+        (b"a.jpg\nb\0.jpg\nc.jpg\n", ["a.jpg", "b\\x00.jpg !", "c.jpg"]),
+        (b"a\0b\0c d\0", ["a", "b", "c d"]),
+        (b"./a.jpg\0./b.jpg", ["./a.jpg", "./b.jpg"]),
+        (b"/\na.jpg\n", ["/ !", "a.jpg"]),
+        (b"//\0a.jpg\0/.\0", ["/ !", "a.jpg", "/ !"]),
+        (b"x" * 5000 + b".jpg\na.jpg\n", ["x" * 5000 + ".jpg", "a.jpg"]),
+        (b"y" * 3_000_000 + b"\na.jpg\n", ["y" * 100 + "… !", "a.jpg"]),
+        (b"y" * 3_000_000, ["y" * 100 + "… !"]),
+        (b"a/" * 3000 + b"\na.jpg", ["a/" * 3000, "a.jpg"]),
+    ],
+    ids=range(13),
+)
+def test_each_line_is_one_row_and_nothing_becomes_the_whole_disk(tmp_path: Path, content: bytes, expected: list[str]) -> None:
+    """An exclamation mark stands for a problem."""
+    (tmp_path / "list").write_bytes(content)
+    found = find([], str(tmp_path / "list"))
+    assert [source.path + " !" * (source.problem is not None) for source in itertools.islice(found, 99)] == expected
+
+
+def test_lists_that_are_none(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    (folder / "empty").write_text("\n")
+    Image.new("RGB", (8, 8)).save(folder / "picture.png")
+    for name, problem in {"pipe": "not a file", "a": "not a file", "empty": "names no file", "picture.png": "is a picture"}.items():
+        with pytest.raises(PhotoError, match=problem):
+            check([], f"{folder}/{name}")
+
+
+def test_places_that_may_not_be_looked_at_are_a_row() -> None:
+    """As a user who is not root, who may look everywhere."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        closed = Path(name, "closed")
+        closed.mkdir(mode=0)
+        Path(name, "list").write_text(f"{closed}/x.jpg\n{closed}\n{name}/y.jpg\n")
+        user = os.geteuid()
+        try:
+            if user == 0:
+                os.seteuid(65534)
+            found = [(source.path, source.problem) for source in find([], f"{name}/list")]
+        finally:
+            os.seteuid(user)
+            closed.chmod(0o700)
+    assert found == [(f"{closed}/x.jpg", None), (str(closed), "cannot be listed (Permission denied)"), (f"{name}/y.jpg", None)]

@@ -7,9 +7,11 @@ In a run over several processes only the first one speaks (`RANK`/`LOCAL_RANK` a
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from datetime import timedelta
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,6 +20,7 @@ from rich.table import Table
 from .names import shown
 
 Item = TypeVar("Item")
+SECONDS = 10.0  # between two lines about how far something is, where there is no terminal
 
 
 def rank() -> int:
@@ -63,8 +66,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 @contextmanager
-def progress_bar(description: str, total: int, done: int = 0) -> Iterator[_Bar]:
-    """A bar with count, elapsed time and ETA. ``bar.advance(n, note=...)`` moves it."""
+def progress_bar(description: str, total: int | None, done: int = 0) -> Iterator[Bar]:
+    """Show how far something is: count, elapsed time and, where the total is known, ETA. ``bar.advance(n, note=...)`` moves it.
+
+    A bar on a terminal; elsewhere, such as in a log, a line every `SECONDS` at most.
+    """
+    if not console.is_terminal:
+        lines = _Lines(shown(description), total, done)
+        yield lines
+        lines.close()
+        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -80,6 +91,12 @@ def progress_bar(description: str, total: int, done: int = 0) -> Iterator[_Bar]:
         drawn.refresh()
 
 
+class Bar(Protocol):
+    """What `progress_bar` gives."""
+
+    def advance(self, amount: int = 1, note: str | None = None) -> None: ...
+
+
 class _Bar:
     def __init__(self, drawn: Progress, task: object) -> None:
         self._drawn, self._task = drawn, task
@@ -87,6 +104,35 @@ class _Bar:
     def advance(self, amount: int = 1, note: str | None = None) -> None:
         fields = {} if note is None else {"note": shown(note)}
         self._drawn.update(self._task, advance=amount, **fields)  # type: ignore[arg-type]
+
+
+class _Lines:
+    """A bar for readers who cannot see one move; silent if all is over within `SECONDS`."""
+
+    def __init__(self, description: str, total: int | None, done: int) -> None:
+        self._description, self._total, self._first, self._done, self._note = description, total, done, done, ""
+        self._began = self._told = time.monotonic()
+
+    def advance(self, amount: int = 1, note: str | None = None) -> None:
+        self._done += amount
+        self._note = self._note if note is None else note
+        if time.monotonic() - self._told >= SECONDS:
+            self._tell()
+
+    def close(self) -> None:
+        if self._told > self._began:
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        spent, made = self._told - self._began, self._done - self._first
+        count = f"{self._done}" if self._total is None else f"{self._done} of {self._total}"
+        left = f", eta {_clock(spent * (self._total - self._done) / made)}" if self._total is not None and made > 0 else ""
+        note(f"{self._description}: {count}, {_clock(spent)}{left}{self._note and ', '}{self._note}")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(max(0.0, seconds))))
 
 
 def progress(items: Sequence[Item], description: str) -> Iterator[Item]:

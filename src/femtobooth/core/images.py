@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from . import formats, pixels
 from .errors import PhotoError
-from .formats import Unusable, named_as
+from .formats import NOT_A_PICTURE, Unusable, named_as
 from .names import shown
 from .paths import expanded
 from .runs import TEMPORARY
@@ -44,6 +44,15 @@ class Skipped:
 
     path: Path
     reason: str
+
+
+def is_other(path: Path) -> bool:
+    """Tell whether a file neither is a picture nor is named as one, by its first bytes."""
+    try:
+        _format(path)
+    except Unusable as reason:
+        return str(reason) == NOT_A_PICTURE
+    return False
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 
 # Control characters (escape sequences begin with one), line separators, bidirectional overrides and isolates, surrogates.
 # Nothing else: spaces of all widths, joiners and marks are part of how a name is written.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_UTF8 = sys.getfilesystemencoding().lower() == "utf-8"  # unless an old locale says otherwise
 _FOREIGN = re.compile("[\ud800-\udfff]")
 _STORED = re.compile(r"\\x[89a-f][0-9a-f]|\\ud[89a-f][0-9a-f]{2}")
 
@@ -31,10 +33,15 @@ def stored(path: os.PathLike[str] | str) -> str:
     Only a name with bytes that are no UTF-8 (or with text that looks like what follows) has these as ``\xff`` and its
     backslashes doubled, so that `restored` gives back every name.
     """
-    name = os.fspath(path)
+    name = _told_in_utf8(os.fspath(path))
     if not _FOREIGN.search(name) and not _STORED.search(name):
         return name
     return _FOREIGN.sub(_escaped, name.replace("\\", "\\\\"))
+
+
+def _told_in_utf8(name: str) -> str:
+    """The name as a process sees it whose file system is in UTF-8, as the bytes of names are nearly everywhere."""
+    return name if _UTF8 else os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -44,9 +51,9 @@ def _escaped(found: re.Match[str]) -> str:
 
 def restored(name: str) -> str:
     """The name that `stored` was given."""
-    if not _STORED.search(name):
-        return name
-    return re.sub(rf"\\\\|{_STORED.pattern}", _restored, name)
+    if _STORED.search(name):
+        name = re.sub(rf"\\\\|{_STORED.pattern}", _restored, name)
+    return name if _UTF8 else os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
 def _restored(found: re.Match[str]) -> str:

@@ -115,6 +115,16 @@ def open_index(path: Path) -> Index:
     return Index(path, metadata, parts)
 
 
+def is_index(path: Path) -> bool:
+    """Tell whether a file is empty, or one that `embed` wrote."""
+    if not path.is_file():
+        return False
+    try:
+        return path.stat().st_size == 0 or bool(open_index(path))
+    except InputError:
+        return False
+
+
 def nearest(index: Index, queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
     """For each query (Q, D), paths and cosine similarities of the k nearest pictures, nearest first; in constant memory."""
     directions = _unit(queries)
@@ -140,13 +150,13 @@ def _parquet(path: Path) -> Read:
     import pyarrow.parquet as pq
 
     def parts() -> Iterator[tuple[list[str], np.ndarray]]:
-        with pq.ParquetFile(path) as opened:
+        with path.open("rb") as file, pq.ParquetFile(file) as opened:
             for batch in opened.iter_batches(4096, columns=["path", "embedding"]):
                 kept = batch.filter(batch.column("embedding").is_valid())
                 values = kept.column("embedding")
                 yield kept.column("path").to_pylist(), values.flatten().to_numpy().reshape(-1, values.type.list_size)
 
-    with pq.ParquetFile(path) as file:
+    with path.open("rb") as opened, pq.ParquetFile(opened) as file:
         return {key.decode(): value.decode("utf-8", "replace") for key, value in (file.schema_arrow.metadata or {}).items()}, parts
 
 

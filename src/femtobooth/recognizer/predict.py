@@ -38,6 +38,8 @@ class Batch:
     """Rows for the paths without an error, in order; empty if there are none."""
     others: int
     """Files that were found in folders and are no pictures; they have no path here."""
+    stamps: tuple[tuple[int, int], ...] = ()
+    """For each path, `Source.stamp`."""
 
 
 def workers_for(threads: int | None = None) -> int:
@@ -81,7 +83,8 @@ def _batch(engine: Engine, sources: list[Source], least: int | None) -> Batch:
         for index in np.flatnonzero(~finite):
             errors[good[index]] = "the model gave no finite numbers"
         outputs = {name: values[finite] for name, values in outputs.items()}
-    return Batch(tuple(stored(source.path) for source, _ in kept), tuple(errors), outputs, len(sources) - len(kept))
+    names, stamps = tuple(stored(source.path) for source, _ in kept), tuple(source.stamp for source, _ in kept)
+    return Batch(names, tuple(errors), outputs, len(sources) - len(kept), stamps)
 
 
 def _read(source: Source, preprocess: Preprocess, least: int | None) -> np.ndarray | str | None:

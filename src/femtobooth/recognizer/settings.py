@@ -43,6 +43,8 @@ class ClassifySettings(ReadingSettings):
     """Labels for each picture, likeliest first."""
     format: Literal["table", "json", "jsonl", "csv", "parquet"] | None = None
     """table is for people (the default without --out); parquet needs --out."""
+    csv_safe: bool = False
+    """In CSV, put ' before text that begins with = + - @ tab or CR, so that no spreadsheet runs it as a formula."""
 
 
 class EmbedSettings(ReadingSettings):

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core import streams
+from ..core.claims import Output
 from ..core.errors import SettingsError
-from ..core.runs import refuse_existing
+from ..core.names import stored
 from ..recognizer import outputs
 from ..recognizer.engines import Engine, open_engine
 from ..recognizer.outputs import Parts, Row
@@ -27,16 +29,18 @@ FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 def run(settings: ClassifySettings) -> dict[str, Any]:
     """Classify; returns counts. Raises InputError kinds before anything is written, PhotoError if nothing could be read."""
     format = _format(settings)
-    if settings.out:
-        refuse_existing(Path(settings.out), settings.overwrite)
+    out = outputs.claim(settings, "classify", outputs.holds_labels) if settings.out else None
+    if not out:
+        streams.stdout()
     reading = Reading(settings)
     engine = open_engine(settings.model, settings.engine, device=settings.device, many=reading.many)
-    if settings.out:
-        _into_file(settings, reading, engine, Path(settings.out), format)
+    if out:
+        _into_file(settings, reading, engine, out, format)
     else:
-        rows = (row for batch in reading.batches(engine) for row in _flushed(rows_of(engine, batch, settings.top_k)))
-        sys.stdout.writelines(_pieces(format, rows, settings, engine))
-    return reading.summary({"model": settings.model, "engine": engine.name, "hash": engine.hash, "out": settings.out})
+        rows = (row for batch in reading.batches(engine) for row in rows_of(engine, batch, settings.top_k))
+        streams.write(_pieces(format, rows, settings, engine))
+    place = stored(settings.out) if settings.out else None
+    return reading.summary({"model": settings.model, "engine": engine.name, "hash": engine.hash, "out": place})
 
 
 def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
@@ -83,17 +87,11 @@ def _pieces(format: str, rows: Iterator[Row], settings: ClassifySettings, engine
         wide = shutil.get_terminal_size().columns if not settings.out and sys.stdout.isatty() else 0
         return outputs.table_lines(rows, wide)
     if format == "csv":
-        return outputs.csv_lines(rows, min(settings.top_k, engine.labels.main.stop))
+        return outputs.csv_lines(rows, min(settings.top_k, engine.labels.main.stop), settings.csv_safe)
     return outputs.json_lines(rows) if format == "json" else outputs.jsonl_lines(rows)
 
 
-def _flushed(rows: list[Row]) -> Iterator[Row]:
-    """The rows of a batch, all of which a reader of stdout can then see."""
-    yield from rows
-    sys.stdout.flush()
-
-
-def _into_file(settings: ClassifySettings, reading: Reading, engine: Engine, out: Path, format: str) -> None:
+def _into_file(settings: ClassifySettings, reading: Reading, engine: Engine, out: Output, format: str) -> None:
     import pyarrow as pa
 
     schema = _schema(settings, engine)
@@ -108,14 +106,14 @@ def _into_file(settings: ClassifySettings, reading: Reading, engine: Engine, out
         "decode": settings.decode,
         "shard": settings.shard,
     }
-    parts = Parts(out, made_with, schema, settings.overwrite)
-    batches = reading.batches(engine, parts)
-    parts.fill(pa.Table.from_pylist(rows_of(engine, batch, settings.top_k), schema=schema) for batch in batches)
-    if format == "parquet":
-        parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), schema))
-    else:
-        rows = (row for table in parts.tables() for row in table.to_pylist())
-        parts.finish(lambda path: outputs.write_text(path, _pieces(format, rows, settings, engine)))
+    with Parts.open(out, made_with, schema) as parts:
+        batches = reading.batches(engine, parts)
+        parts.fill((pa.Table.from_pylist(rows_of(engine, batch, settings.top_k), schema=schema), batch.stamps) for batch in batches)
+        if format == "parquet":
+            parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), schema))
+        else:
+            rows = (row for table in parts.tables() for row in table.to_pylist())
+            parts.finish(lambda path: outputs.write_text(path, _pieces(format, rows, settings, engine)))
 
 
 def _schema(settings: ClassifySettings, engine: Engine) -> pa.Schema:

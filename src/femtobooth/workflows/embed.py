@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import SettingsError
-from ..core.runs import refuse_existing
+from ..core.names import stored
 from ..recognizer import index, outputs
 from ..recognizer.engines import Engine, open_engine
 from ..recognizer.outputs import Parts
@@ -24,14 +24,13 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
     """Embed; returns counts. Raises InputError kinds before anything is written, PhotoError if nothing could be read."""
     if not settings.out:
         raise SettingsError("--out: where shall the embeddings go?", f"give a file ending in .{', .'.join(index.FORMATS)}")
-    out = Path(settings.out)
-    format = settings.format or out.suffix[1:]
+    format = settings.format or Path(settings.out).suffix[1:]
     if format not in index.FORMATS:
-        raise SettingsError(f"--out {out}: its ending is none of {', '.join(index.FORMATS)}", "add --format")
+        raise SettingsError(f"--out {settings.out}: its ending is none of {', '.join(index.FORMATS)}", "add --format")
     wrong = [stage for stage in settings.stages if stage not in STAGES]
     if wrong:
         raise SettingsError(f"--stages {','.join(wrong)}: stages are 0, 1, 2 and 3", "for example --stages 0,3")
-    refuse_existing(out, settings.overwrite)
+    out = outputs.claim(settings, "embed", index.is_index)
     reading = Reading(settings)
     stages = sorted({int(stage) for stage in settings.stages})
     extra: list[str | int] = [*(["prelogits"] if settings.prelogits else []), *stages]
@@ -46,13 +45,13 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
     names = {"embedding": "embedding", **{str(name): f"stage_{name}" if isinstance(name, int) else name for name in extra}}
     made = index.schema({names[name]: shape for name, shape in _shapes(engine).items() if name in names}, facts)
     same = {name: facts[name] for name in ("model_hash", "preprocess_hash", "decode")}
-    parts = Parts(out, same | {"command": "embed", "extra": extra, "shard": settings.shard}, made, settings.overwrite)
-    parts.fill(index.rows(_renamed(batch, names), made) for batch in reading.batches(engine, parts))
-    if format == "parquet":
-        parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), made))
-    else:
-        parts.finish(lambda path: index.write(path, format, parts.tables, made))
-    return reading.summary(facts | {"out": settings.out})
+    with Parts.open(out, same | {"command": "embed", "extra": extra, "shard": settings.shard}, made) as parts:
+        parts.fill((index.rows(_renamed(batch, names), made), batch.stamps) for batch in reading.batches(engine, parts))
+        if format == "parquet":
+            parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), made))
+        else:
+            parts.finish(lambda path: index.write(path, format, parts.tables, made))
+    return reading.summary(facts | {"out": stored(settings.out)})
 
 
 def _renamed(batch: Batch, names: dict[str, str]) -> Batch:

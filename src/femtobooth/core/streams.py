@@ -1,0 +1,58 @@
+"""stdout, for programs: UTF-8 whatever the locale says, and two lines where it is closed or full."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable
+from typing import TextIO
+
+from .errors import InputError
+from .names import shown
+
+
+def prepare() -> None:
+    """Make the standard streams fit for what is to come, once, before anything is opened.
+
+    A closed one is given to nobody else: the next file that is opened would get its number, and what is printed.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def stdout() -> TextIO:
+    """The stream that rows and results go to. Raises InputError where it is closed."""
+    if sys.stdout is None or sys.stdout.closed:
+        raise InputError("stdout: is closed", "send it to a file or to another program")
+    return sys.stdout
+
+
+def write(pieces: Iterable[str]) -> None:
+    """Write text to stdout, each piece to be seen at once; a terminal gets it without what it would act on.
+
+    Raises InputError where it cannot be written; BrokenPipeError where nobody reads on.
+    """
+    stream = stdout()
+    terminal = stream.isatty()
+    for piece in pieces:
+        try:
+            stream.write(shown(piece, keep="\n\t") if terminal else piece)
+            stream.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            silence()
+            raise InputError(f"stdout: cannot be written ({error.strerror or error})", "make room, or send it to another place") from None
+
+
+def silence() -> None:
+    """Have what is still on its way to stdout go nowhere, so that leaving does not fail once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
