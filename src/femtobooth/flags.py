@@ -208,3 +208,5 @@ COMPARE = {
     "--out": "out",
     "--overwrite": "overwrite",
 }
+CONVERT = {"--precision": "precision", "--tokenizer": "tokenizer", "--overwrite": "overwrite"}
+RUNS = {"--runs": "runs"}

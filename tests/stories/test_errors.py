@@ -15,33 +15,38 @@ from pathlib import Path
 import pytest
 import torch
 
-from femtobooth.cli import COMMANDS, EXAMPLES
+from femtobooth.commands import COMMANDS
 
 # What {dog} stands for: everything that a run needs, so that a row shows only what is wrong.
 DOG = "personalize {photos} --class-noun dog --base {base} --class-images 2"
 
 # name: (command, what the problem names, what the way out names)
 BAD: dict[str, tuple[str, str, str]] = {
-    "command": ("personalise {photos}", "personalise: no such command", "personalize, generate"),
+    "command": ("personalise {photos}", "personalise: no such command", "did you mean personalize?"),
     "global flag": ("--verbos", "--verbos", "--help"),
-    "flag": ("{dog} --step 3", "--step", "--help"),
-    "flag without value": ("{dog} --steps", "--steps", "--help"),
+    "flag": ("{dog} --step 3", "--step: femtobooth personalize has no such flag; did you mean --steps?", "personalize --help"),
+    "flag of a setting without one": ("{dog} --clip 3", "did you mean --set training.clip=VALUE?", "personalize --help"),
+    "flag of another command": ("classify {photos} --class-noun dog", "--class-noun: femtobooth classify has no such", "--help"),
+    "value behind a switch": ("{dog} --flip=yes", "--flip/--no-flip: ignored explicit argument 'yes'", "--help"),
+    "one too many": ("report {photos} {photos}", "more than femtobooth report takes", "report --help"),
+    "value of an enumeration": ("{dog} --crop smrt", "(got 'smrt'); did you mean smart?", "How a picture becomes square"),
+    "flag without value": ("{dog} --steps", "--steps: needs a value", "--steps VALUE"),
     "no photos": ("personalize --class-noun dog", "personalize: no PHOTOS given", "3 to 5 pictures"),
     "missing folder": ("personalize {tmp}/nowhere --class-noun dog", "{tmp}/nowhere: no such file", "path"),
     "folder without pictures": ("personalize {tmp}/texts --class-noun dog", "no usable photo in {tmp}/texts", "3 to 5"),
     "damaged photos only": ("personalize {tmp}/damaged --class-noun dog", "no usable photo in {tmp}/damaged", "3 to 5"),
-    "no class noun": ("personalize {photos}", "photos.class_noun: not given; what the subject is", ""),
-    "empty class noun": ("personalize {photos} --class-noun=", "photos.class_noun", ""),
+    "no class noun": ("personalize {photos}", "--class-noun: not given; what the subject is", "personalize --help"),
+    "empty class noun": ("personalize {photos} --class-noun=", "--class-noun: string should have at least 1", "What the subject is"),
     "--config missing": ("{dog} --config {tmp}/nowhere.yaml", "{tmp}/nowhere.yaml", "--config"),
     "--config no YAML": ("{dog} --config {tmp}/corrupt.yaml", "{tmp}/corrupt.yaml, line 3: not valid YAML", ""),
     "--config no mapping": ("{dog} --config {tmp}/list.yaml", "{tmp}/list.yaml", "key: value"),
     "--config unknown key": ("{dog} --config {tmp}/typo.yaml", "training.step: no such setting", "did you mean training.steps"),
     "--set unknown key": ("{dog} --set prior.wieght=1", "prior.wieght: no such setting", "did you mean prior.weight"),
     "--set no value": ("{dog} --set training.steps", "--set training.steps", "KEY=VALUE"),
-    "--steps 0": ("{dog} --steps 0", "training.steps: input should be greater than or equal to 1 (got 0)", ""),
-    "--steps many": ("{dog} --steps many", "training.steps: input should be a valid integer (got 'many')", ""),
-    "--size": ("{dog} --size 65", "size: input should be a multiple of 8", ""),
-    "--train unknown": ("{dog} --train vae", "train.parts", "text_encoder"),
+    "--steps 0": ("{dog} --steps 0", "--steps: input should be greater than or equal to 1 (got 0)", "Optimizer steps"),
+    "--steps many": ("{dog} --steps many", "--steps: input should be a valid integer (got 'many')", "Optimizer steps"),
+    "--size": ("{dog} --size 65", "--size: input should be a multiple of 8", "pixels"),
+    "--train unknown": ("{dog} --train vae", "--train: input should be 'unet'", "text_encoder"),
     "--train twice": ("{dog} --train unet,attention", "train", "name one of them"),
     "--token": ("{dog} --token [V]", "--token '[V]'", "--token auto"),
     "--base nowhere": ("{dog} --base {tmp}/nowhere", "{tmp}/nowhere: no such file or folder", "hub id"),
@@ -63,9 +68,9 @@ BAD: dict[str, tuple[str, str, str]] = {
         "personalize {photos} --class-noun dog --prior-weight 0 --set preview.sampling.sampler=plms", "--sampler plms", "dpmpp-2m",
     ),
     "--accelerator": ("{dog} --accelerator gpu", "training", "--accelerator"),
-    "--optimizer": ("{dog} --optimizer adamw8bit", "training.optimizer: adamw8bit is not installed", "femtobooth[8bit]"),
-    "--trackers": ("{dog} --trackers wandb", "training.trackers: wandb is not installed", "femtobooth[wandb]"),
-    "--strategy": ("{dog} --strategy sideways", "training.strategy", "'auto' or 'ddp'"),
+    "--optimizer": ("{dog} --optimizer adamw8bit", "--optimizer: adamw8bit is not installed", "femtobooth[8bit]"),
+    "--trackers": ("{dog} --trackers wandb", "--trackers: wandb is not installed", "femtobooth[wandb]"),
+    "--strategy": ("{dog} --strategy sideways", "--strategy: input should be 'auto' or 'ddp'", "processes"),
     "generate nothing": ("generate {base}", "no prompt was given", "femtobooth generate RUN"),
     "generate nowhere": ("generate {tmp}/nowhere cat", "{tmp}/nowhere", ""),
     "generate mistyped run": ("generate runs/takne cat", "runs/takne: no such file or folder", "did you mean runs/taken?"),
@@ -82,7 +87,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "generate --prompts": ("generate {base} --prompts {tmp}/nowhere.txt", "--prompts {tmp}/nowhere.txt", "text file"),
     "generate [V] without subject": ("generate {base} [V]", "has learned no subject", "femtobooth personalize"),
     "generate plms on zero SNR": ("generate bundled cat --sampler plms", "--sampler plms", "dpmpp-2m"),
-    "generate --sampler": ("generate {base} cat --sampler heun", "sampling.sampler", "euler-a"),
+    "generate --sampler": ("generate {base} cat --sampler heun", "--sampler: input should be", "euler-a"),
     "generate --mask alone": ("generate {base} cat --mask {photos}/photo0.png", "--mask", "--init-image"),
     "generate --init-image": ("generate {base} cat --init-image {tmp}/texts/notes.txt", "{tmp}/texts/notes.txt", "picture"),
     "generate --device": ("generate {base} cat --device cuda:99", "--device cuda:99", "--device auto or cpu"),
@@ -160,7 +165,7 @@ def test_bad_input(
     assert sorted(place.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if name != "export"])  # export has a default
+@pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if one.example and name != "export"])  # export has a default
 def test_a_command_alone_says_what_to_give(
     name: str, femtobooth: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,8 +173,8 @@ def test_a_command_alone_says_what_to_give(
     assert femtobooth(name) == 2
     problem, way_out = capsys.readouterr().err.splitlines()
     assert re.fullmatch(rf"femtobooth: {name}: no [A-Z]+ given", problem)
-    assert re.fullmatch(rf"  -> .{{10,}}; for example femtobooth {name} {re.escape(EXAMPLES[name])}", way_out)
-    assert femtobooth(*shlex.split(f"{name} {EXAMPLES[name]}")) == 2  # understood, but nothing of it is here
+    assert re.fullmatch(rf"  -> .{{10,}}; for example femtobooth {name} {re.escape(COMMANDS[name].example)}", way_out)
+    assert femtobooth(*shlex.split(f"{name} {COMMANDS[name].example}")) == 2  # understood, but nothing of it is here
     assert not re.search(r"given$|--help|Traceback", capsys.readouterr().err, re.MULTILINE)
 
 
@@ -191,7 +196,7 @@ def test_all_faults_are_reported_at_once(femtobooth: Callable[..., int], capsys:
     assert femtobooth("personalize", "x", "--steps", "0", "--crop", "squash", "--set", "nonsense=1", "--class-noun", "dog") == 2
     said = capsys.readouterr().err
     assert "3 settings are wrong" in said
-    assert all(part in said for part in ("training.steps", "photos.crop", "nonsense: no such setting"))
+    assert all(part in said for part in ("  --steps: ", "  --crop: ", "  --set nonsense: no such setting"))
 
 
 @pytest.mark.parametrize("command", [[], ["--help"], ["-h"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)

@@ -183,9 +183,9 @@ def leaf_types(field: FieldInfo | None) -> set[Any]:
     return found
 
 
-def choices(field: FieldInfo) -> tuple[str, ...]:
+def choices(field: FieldInfo | None) -> tuple[str, ...]:
     """The values of an enumeration, or of a list of them; () for any other field."""
-    waiting: list[Any] = [field.annotation]
+    waiting: list[Any] = [field.annotation] if field else []
     for part in waiting:
         if typing.get_origin(part) is typing.Literal:
             return tuple(map(str, typing.get_args(part)))
@@ -251,7 +251,7 @@ def _fault(model: type[Settings], fault: Any, layers: Sequence[Mapping[str, Any]
     if kind == "model_type":
         message = "holds settings of its own"
     hint = "; put it in quotes" if kind == "string_type" and isinstance(given, bool | int | float) else ""
-    if kind == "literal_error" and field:
+    if kind == "literal_error":
         hint = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(str(given)[:60], choices(field), n=1))
     return f"{name}: {message[0].lower()}{message[1:]} (got {shortened(repr(given))}){hint}", about
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -179,6 +180,11 @@ class PersonalizeSettings(Settings):
     watch: WatchSettings = WatchSettings()
     training: TrainingSettings = TrainingSettings()
 
+    @classmethod
+    def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the base's own card says."""
+        return of_card(given.get("base"), "personalize")
+
 
 class GenerateSettings(Settings):
     run: str = Field(min_length=1)
@@ -224,3 +230,28 @@ class GenerateSettings(Settings):
         if self.strength == 1 and not self.mask:
             found["init_image"] = "at strength 1, which leaves nothing of it"
         return found
+
+    @classmethod
+    def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """What the model's own card says."""
+        return of_card(given.get("run"), "generate")
+
+
+class ConvertSettings(Settings):
+    source: str = Field(min_length=1)
+    """A run, a model folder, a single file, a hub id, or `bundled`."""
+    target: str = Field(min_length=1)
+    """FILE.safetensors, or a folder for diffusers' layout."""
+    precision: Literal["32", "16"] = "32"
+    """Number format of the weights; 16 halves the file."""
+    tokenizer: str | None = None
+    """Tokenizer folder or hub id, for a single file without one."""
+    overwrite: bool = False
+    """Replace the target."""
+
+
+def of_card(reference: Any, command: str) -> Mapping[str, Any]:
+    """What the card of a model, of the bundled base where none is given, recommends to a command."""
+    from . import locate
+
+    return locate.recommended(str(reference or locate.BUNDLED), command)

@@ -25,20 +25,8 @@ from .settings import CompareSettings
 
 
 def settings_from(*layers: Mapping[str, Any]) -> CompareSettings:
-    """Settings from layers over how the first generator's card recommends to draw. Raises ModelError and SettingsError."""
-    given = config.merge(*layers)
-    models = given.get("models")
-    if not isinstance(models, list) or len(models) < 2:
-        raise SettingsError("compare: fewer than two models", "femtobooth compare A B: runs, models, exported artifacts, bundled")
-    if not all(isinstance(one, str) for one in models):
-        return config.resolve(CompareSettings, given)  # which says what is wrong
-    first = next((one for one in find(models) if one.task == GENERATOR), None)
-    card: dict[str, Any] = {}
-    if first:
-        from ..generator import locate
-
-        card = locate.recommended(first.reference, "generate")
-    return config.resolve(CompareSettings, {"sampling": card.get("sampling", {})}, given)
+    """Settings from layers over what is recommended for them."""
+    return config.settle(CompareSettings, *layers)
 
 
 def run(settings: CompareSettings) -> dict[str, Any]:

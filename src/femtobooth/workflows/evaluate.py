@@ -26,7 +26,7 @@ from ..core.paths import expanded
 from ..core.runs import atomic_file, environment, sha256_of, write_json
 from ..core.sheets import sheet, stacked
 from ..generator import base as bases
-from ..generator import locate, sampling
+from ..generator import sampling
 from ..generator.drawing import draw_missing
 from ..generator.photos import make_square, restore_photos
 from ..generator.prompts import bare, names_subject, with_subject
@@ -56,11 +56,8 @@ class Against:
 
 
 def settings_from(*layers: Mapping[str, Any]) -> EvaluateSettings:
-    """Settings from layers over the recommendations of the model's own card. Raises ModelError for what is no finished run."""
-    given = config.merge(*layers)
-    reference = str(given.get("run", ""))
-    recommended = locate.recommended(reference, "generate") if reference and (Path(reference) / "run.json").is_file() else {}
-    return config.resolve(EvaluateSettings, {"sampling": recommended.get("sampling", {})}, given)
+    """Settings from layers over what is recommended for them."""
+    return config.settle(EvaluateSettings, *layers)
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:

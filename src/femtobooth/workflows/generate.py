@@ -24,7 +24,6 @@ from ..core.images import read_picture
 from ..core.paths import expanded
 from ..core.runs import environment, refuse_existing, sha256_of, timestamp, write_json
 from ..generator import base as bases
-from ..generator import locate
 from ..generator.base import StableDiffusion
 from ..generator.prompts import names_subject, with_subject
 from ..generator.sampling import sample
@@ -46,9 +45,8 @@ class Start:
 
 
 def settings_from(*layers: Mapping[str, Any]) -> GenerateSettings:
-    """Settings from layers over the recommendations of the model's own card."""
-    reference = config.merge(*layers).get("run", locate.BUNDLED)
-    return config.resolve(GenerateSettings, locate.recommended(str(reference), "generate"), *layers)
+    """Settings from layers over what is recommended for them."""
+    return config.settle(GenerateSettings, *layers)
 
 
 def run(settings: GenerateSettings) -> dict[str, Any]:

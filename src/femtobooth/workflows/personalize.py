@@ -60,10 +60,8 @@ OWNS = (  # what lies in a run folder; model/, evaluation/, images/ and exports/
 
 
 def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
-    """Settings from layers over the recommendations of the base's own card."""
-    reference = config.merge(*layers).get("base", locate.BUNDLED)
-    card = locate.recommended(str(reference), "personalize")
-    return config.resolve(PersonalizeSettings, card, *layers)
+    """Settings from layers over what is recommended for them."""
+    return config.settle(PersonalizeSettings, *layers)
 
 
 def run(settings: PersonalizeSettings) -> dict[str, Any]:

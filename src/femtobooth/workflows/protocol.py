@@ -51,7 +51,8 @@ class Subject:
 
 
 def settings_from(*layers: Mapping[str, Any]) -> ProtocolSettings:
-    return config.resolve(ProtocolSettings, *layers)
+    """Settings from layers over what is recommended for them."""
+    return config.settle(ProtocolSettings, *layers)
 
 
 def run(settings: ProtocolSettings) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..core.config import Seed, Settings, SettingsOf, Words
-from ..generator.settings import PersonalizeSettings, SamplingSettings
+from ..generator.settings import PersonalizeSettings, SamplingSettings, of_card
 
 
 class EvaluateSettings(Settings):
@@ -40,6 +42,11 @@ that are in the hub's cache, else those that need no hub."""
     """Where to draw: auto, cpu, cuda, cuda:1, mps."""
     sampling: SamplingSettings = SamplingSettings()
 
+    @classmethod
+    def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """How the run's own card recommends to draw."""
+        return _sampling(given.get("run"))
+
 
 class ProtocolSettings(EvaluateSettings):
     protocol: Literal["dreambooth"]
@@ -52,6 +59,11 @@ class ProtocolSettings(EvaluateSettings):
     """Folder for the run of each subject (with --protocol)."""
     personalize: Annotated[dict[str, Any], SettingsOf(PersonalizeSettings)] = {}
     """Settings of `femtobooth personalize` for every subject."""
+
+    @classmethod
+    def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Nothing here: every subject's model has a card of its own."""
+        return {} if "protocol" in given else super().recommended(given)
 
 
 class SynthesizeSettings(Settings):
@@ -94,9 +106,14 @@ class SynthesizeSettings(Settings):
     """Choose anew in a folder that is finished, or was begun with other settings; only what synthesize wrote there is replaced."""
     sampling: SamplingSettings = SamplingSettings()
 
+    @classmethod
+    def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """How the first run's own card recommends to draw."""
+        return _sampling(next(iter(given.get("runs") or ()), None))
+
 
 class CompareSettings(Settings):
-    models: list[str] = Field(min_length=2)
+    models: list[str]
     """Two or more of: a run, a model folder or file, an exported artifact, timm's name, bundled (generator:bundled and \
 recognizer:bundled where it could be either)."""
     data: str | None = None
@@ -128,3 +145,40 @@ recognizer:bundled where it could be either)."""
     overwrite: bool = False
     """Replace that page."""
     sampling: SamplingSettings = SamplingSettings()
+
+    @field_validator("models")
+    @classmethod
+    def _two(cls, models: list[str]) -> list[str]:
+        if len(models) < 2:
+            raise ValueError("fewer than two models")
+        return models
+
+    @classmethod
+    def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """How the card of the first generator recommends to draw."""
+        from .comparing.candidates import BUNDLED, generators
+
+        first = next(generators(given.get("models") or [BUNDLED]), None)
+        return {"sampling": of_card(first, "generate").get("sampling", {})} if first else {}
+
+
+class ReportSettings(Settings):
+    run: str = Field(min_length=1)
+    """Run folder, finished or not."""
+
+
+class ModelsSettings(Settings):
+    runs: str = "runs"
+    """Folder that holds the runs."""
+
+
+class DemoSettings(Settings):
+    runs: str = "runs"
+    """Folder that holds the runs."""
+
+
+def _sampling(run: str | None) -> Mapping[str, Any]:
+    """How to draw with a finished run, or with the bundled base where none is given; nothing for what will be refused."""
+    if run and not (Path(run) / "model" / "model_index.json").is_file():
+        return {}
+    return {"sampling": of_card(run, "generate").get("sampling", {})}

@@ -32,7 +32,7 @@ from ..core.names import restored, shown
 from ..core.runs import atomic_file, environment, sha256_of, write_json
 from ..core.sheets import sheet
 from ..generator import base as bases
-from ..generator import locate, sampling
+from ..generator import sampling
 from ..generator.drawing import draw_missing
 from ..generator.photos import restore_photos
 from ..generator.prompts import bare, filled, names_subject
@@ -73,11 +73,8 @@ class Subject:
 
 
 def settings_from(*layers: Mapping[str, Any]) -> SynthesizeSettings:
-    """Settings from layers over the sampling that the first run's own card recommends."""
-    given = config.merge(*layers)
-    first = str(next(iter(given.get("runs") or ()), ""))
-    recommended = locate.recommended(first, "generate") if first and (Path(first) / "run.json").is_file() else {}
-    return config.resolve(SynthesizeSettings, {"sampling": recommended.get("sampling", {})}, given)
+    """Settings from layers over what is recommended for them."""
+    return config.settle(SynthesizeSettings, *layers)
 
 
 def run(settings: SynthesizeSettings) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -63,7 +63,7 @@ def find(references: Sequence[str]) -> list[Candidate]:
         raise SettingsError(f"{BUNDLED}: is a base and a recognizer", f"write {GENERATOR}:{BUNDLED} or {RECOGNIZER}:{BUNDLED}")
     found = []
     for reference, task in zip(references, tasks, strict=True):
-        plain = reference.removeprefix(f"{GENERATOR}:").removeprefix(f"{RECOGNIZER}:")
+        plain = _plain(reference)
         one = (_generator if (task or others.copy().pop()) == GENERATOR else _recognizer)(reference, plain)
         root = one.path if one.path.is_dir() else one.path.parent
         found.append(replace(one, hash=content_hash(one.files, root)))
@@ -72,6 +72,17 @@ def find(references: Sequence[str]) -> list[Candidate]:
         if twin:
             raise SettingsError(f"{one.given}: the same model as {twin.given}", "give different ones")
     return _named(found)
+
+
+def generators(references: Sequence[str]) -> Iterator[str]:
+    """Those of the references that name generators, as `locate` takes them; nothing is loaded or hashed."""
+    tasks = [_task(reference) for reference in references]
+    either = RECOGNIZER not in tasks
+    return (_plain(one) for one, task in zip(references, tasks, strict=True) if task == GENERATOR or (task is None and either))
+
+
+def _plain(reference: str) -> str:
+    return reference.removeprefix(f"{GENERATOR}:").removeprefix(f"{RECOGNIZER}:")
 
 
 def _task(reference: str) -> str | None:
