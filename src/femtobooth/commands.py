@@ -38,6 +38,8 @@ class Command(NamedTuple):  # a dataclass would take `femtobooth --help` as long
     example: str = ""
     needs: tuple[str, ...] = ()
     """Settings of which one must be given; the first is given without a flag."""
+    files: tuple[str, ...] = ()
+    """Settings that name files or folders which have to be there."""
     instead: Instead | None = None
     narrowed: Callable[[Mapping[str, Any]], str] = lambda given: ""
     """The class of its settings where what is given decides, else ""."""
@@ -168,6 +170,7 @@ COMMANDS: dict[str, Command] = {
         example="my-dog/ --class-noun dog",
         needs=("photos.paths",),
         instead=RESUME,
+        files=("photos.paths", "prior.folder"),
     ),
     "generate": Command(
         "draw pictures with it",
@@ -180,6 +183,7 @@ COMMANDS: dict[str, Command] = {
         example='runs/rex "a [V] dog on the moon"',
         needs=("run",),
         instead=AGAIN,
+        files=("init_image", "mask", "prompts_file"),
     ),
     "evaluate": Command(
         "how like the subject, how true to prompts, how far from its base",
@@ -192,6 +196,7 @@ COMMANDS: dict[str, Command] = {
         example="runs/rex",
         needs=("run",),
         narrowed=lambda given: "" if "protocol" in given else f"{BOTH}.EvaluateSettings",
+        files=("run", "photos", "gallery"),
     ),
     "synthesize": Command(
         "a labelled folder of the subject, for finetune to train on",
@@ -203,6 +208,7 @@ COMMANDS: dict[str, Command] = {
         begins="loading {0.runs[0]}",
         example="runs/rex --out drawn/",
         needs=("runs",),
+        files=("runs",),
     ),
     "report": Command(
         "a run on one page: photos, curves, before and after",
@@ -213,6 +219,7 @@ COMMANDS: dict[str, Command] = {
         _report,
         begins="reading {0.run}",
         example="runs/rex",
+        files=("run",),
     ),
     "convert": Command(
         "to and from the single-file format of other programs",
@@ -252,6 +259,7 @@ COMMANDS: dict[str, Command] = {
         {"query": "+", "index": None},
         _search,
         example="photo.jpg photos.parquet",
+        files=("index",),
     ),
     "finetune": Command(
         "a folder of your classes in, a recognizer of them out",
@@ -264,6 +272,7 @@ COMMANDS: dict[str, Command] = {
         example="my-classes/",
         needs=("data",),
         instead=RESUME,
+        files=("data", "synthesized"),
     ),
     "export": Command(
         "a recognizer for another runtime, compared with the original",
@@ -274,6 +283,7 @@ COMMANDS: dict[str, Command] = {
         _export,
         begins="loading {0.model}",
         example="runs/mine --format onnx",
+        files=("data", "calibration"),
     ),
     "evaluate-classifier": Command(
         "how good a recognizer is, and how far to believe it",
@@ -285,6 +295,7 @@ COMMANDS: dict[str, Command] = {
         begins="loading {0.model}",
         example="runs/mine my-classes/",
         needs=("data",),
+        files=("data", "unseen"),
     ),
     "compare": Command(
         "models side by side, to choose between them",
@@ -296,6 +307,7 @@ COMMANDS: dict[str, Command] = {
         begins="loading {0.models[0]} and {0.models[1]}",
         example="runs/rex runs/max",
         needs=("models",),
+        files=("data",),
     ),
     "models": Command(
         "the recognizers that are available here and now",

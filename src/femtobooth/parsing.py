@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .commands import Command
 from .core import streams
 from .core.errors import FemtoboothError, InputError, SettingsError, shortened
+from .core.paths import existing, nearest
 
 if TYPE_CHECKING:
     from .core.config import Layer, Settings
@@ -28,6 +29,8 @@ class Parser(argparse.ArgumentParser):
     """Whose errors are those of the rest: two lines, not a page of usage."""
 
     example = ""
+    unflagged: Mapping[str, str] = {}
+    """What the flags of settings without one would be called."""
 
     def _print_message(self, message: str, file: object = None) -> None:  # help and version
         streams.write([message])
@@ -62,11 +65,6 @@ class Parser(argparse.ArgumentParser):
         told = told if told[:2].isupper() else told[:1].lower() + told[1:]
         raise SettingsError(f"{self.prog.split()[-1]}: no {name} given", f"{told}; for example {self.prog} {self.example}")
 
-    @property
-    def unflagged(self) -> dict[str, str]:
-        """What the flags of settings without one would be called."""
-        return self.get_default("unflagged") or {}
-
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> tuple[Any, argparse.Namespace]:
     """The settings of a command line, None where an option stands in their place, and its options.
@@ -92,7 +90,9 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> tuple[Any, a
     if command.needs and not any(_given(options.given, path) for path in command.needs):
         parser.missing(_metavar(command.needs[0]))
     narrowed = command.narrowed(options.given)
-    return settle(_settings_class(narrowed) if narrowed else model, *layers), options
+    settings = settle(_settings_class(narrowed) if narrowed else model, *layers)
+    _refuse_missing_files(settings, command)
+    return settings, options
 
 
 def names(command: Command) -> dict[str, str]:
@@ -116,6 +116,19 @@ def _given(values: Any, path: str) -> Any:
     return values
 
 
+def _refuse_missing_files(settings: Settings, command: Command) -> None:
+    called = names(command)
+    for path in command.files:
+        value: Any = settings
+        for key in path.split("."):
+            value = getattr(value, key)
+        for one in value if isinstance(value, list) else [value]:
+            if one and not existing(one):
+                near = nearest(one)
+                way_out = f"did you mean {near}?" if near else f"check the path ({called[path]})"
+                raise InputError(f"{one}: no such file or folder", way_out)
+
+
 def _parser(name: str, command: Command, model: type[Settings]) -> Parser:
     from .core.config import choices, dotted_keys, field_at, help_text, leaf_types
 
@@ -137,8 +150,8 @@ def _parser(name: str, command: Command, model: type[Settings]) -> Parser:
         values = "{" + ",".join(choices(field)) + "}" if choices(field) else path.rpartition(".")[2].upper()
         parser.add_argument(flag, dest=path, action="append" if list in kinds else "store", metavar=values, help=text)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    others = [path for path in dotted_keys(model) if path not in {*command.flags.values(), *command.takes}]
-    parser.set_defaults(unflagged={"--" + path.rpartition(".")[2].replace("_", "-"): path for path in reversed(others)})
+    called = {"--" + path.rpartition(".")[2].replace("_", "-"): path for path in reversed(dotted_keys(model))}
+    parser.unflagged = {flag: path for flag, path in called.items() if flag not in command.flags and path not in command.takes}
     return parser
 
 

@@ -84,7 +84,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "generate unfinished": (
         "generate {tmp}/unfinished cat", "{tmp}/unfinished: this run is not finished", "personalize --resume {tmp}/unfinished",
     ),
-    "generate --prompts": ("generate {base} --prompts {tmp}/nowhere.txt", "--prompts {tmp}/nowhere.txt", "text file"),
+    "generate --prompts": ("generate {base} --prompts {tmp}/nowhere.txt", "{tmp}/nowhere.txt: no such file or folder", "--prompts"),
     "generate [V] without subject": ("generate {base} [V]", "has learned no subject", "femtobooth personalize"),
     "generate plms on zero SNR": ("generate bundled cat --sampler plms", "--sampler plms", "dpmpp-2m"),
     "generate --sampler": ("generate {base} cat --sampler heun", "--sampler: input should be", "euler-a"),
@@ -115,7 +115,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
     (folder / "texts" / "notes.txt").write_text("no picture")
     (folder / "damaged" / "half.png").write_bytes((photos / "photo0.png").read_bytes()[:3000])
     (folder / "damaged" / "renamed.jpg").write_text("no picture")
-    (folder / "runs" / "taken" / "run.json").write_text("{}")
+    (folder / "runs" / "taken" / "run.json").write_text(json.dumps({"token": "sks"}))
     (folder / "unfinished" / "run.json").write_text(json.dumps({"status": "started"}))
     (folder / "corrupt.yaml").write_text("training:\n  steps: [3\nprior: 1\n")
     (folder / "list.yaml").write_text("- training\n")

@@ -183,7 +183,7 @@ def test_what_the_protocol_cannot_use_is_named(
     (data / protocol.LISTS).unlink()
     for arguments, said in (
         ([str(data), "--protocol", "dreambooth"], protocol.LISTS),
-        ([str(tmp_path / "none"), "--protocol", "dreambooth"], "no such folder"),
+        ([str(tmp_path / "none"), "--protocol", "dreambooth"], "no such file or folder"),
         ([str(data), "--protocol", "clip"], "protocol"),
         ([str(data), "--subjects", "rex"], "subjects"),
     ):
