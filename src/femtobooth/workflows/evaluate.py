@@ -220,7 +220,7 @@ def _draw(
     device = bases.device(settings.device)
     for model in models.values():
         sampling.check(model, settings.sampling)
-    with progress_bar("pictures", len(models) * len(jobs) * settings.sampling.steps) as bar:
+    with progress_bar("pictures", len(models) * len(jobs), parts=settings.sampling.steps) as bar:
         for name, model in models.items():
             place = folder / "evaluation" / "pictures" / name
             pictures, paths = draw_missing(model.to(device), place, jobs, settings.sampling, settings.batch_size, size, bar)

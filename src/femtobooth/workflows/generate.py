@@ -85,7 +85,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
         "images": made,
     }
     try:
-        with progress_bar("pictures", len(jobs) * settings.sampling.steps) as bar:
+        with progress_bar("pictures", len(jobs), parts=settings.sampling.steps) as bar:
             for first in range(0, len(jobs), settings.batch_size):
                 batch = jobs[first : first + settings.batch_size]
                 drawn = _draw(model, settings, start, [job[0] for job in batch], [job[1] for job in batch], bar)
@@ -141,7 +141,7 @@ def regenerate(source: Path, model: str | None = None, out: str | None = None, o
         settings = settings.model_copy(update={"device": str(bases.device("auto"))})
     _prepare(loaded, settings)
     row, rows = record["batch"]
-    with progress_bar("picture", rows * settings.sampling.steps) as bar:
+    with progress_bar("pictures", rows, parts=settings.sampling.steps) as bar:
         picture = _draw(loaded, settings, _start(settings), [record["prompt"]] * rows, [record["seed"]] * rows, bar)[row]
     picture_files.save(picture, target, record)
     identical = bool(np.array_equal(picture, original))

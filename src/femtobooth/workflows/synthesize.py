@@ -194,8 +194,8 @@ def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Pat
         subject.base_jobs = [
             (text, next(seeds)) for text in map(bare, subject.prompts) for _ in range(settings.count if settings.negatives else 1)
         ]
-    steps = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects) * settings.sampling.steps
-    with progress_bar("pictures", steps) as bar:
+    total = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects)
+    with progress_bar("pictures", total, parts=settings.sampling.steps) as bar:
         for subject in subjects:
             how = (settings.sampling, settings.batch_size, subject.facts["size"], bar)
             base = personalize.load_base(subject.run, subject.facts, subject.made_with)
