@@ -30,7 +30,7 @@ from safetensors.numpy import load_file, save_file
 from ..core import config, locks, metrics
 from ..core.claims import Output
 from ..core.console import note, rank, table, warn
-from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError
+from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError, command
 from ..core.paths import expanded
 from ..core.runs import environment, read_json, sweep, timestamp, write_json, write_text
 from ..recognizer import comparison, probe, splitting, training, unknown
@@ -143,7 +143,7 @@ def _refuse_judge(source: Recognizer, found: Survey, settings: FinetuneSettings)
     if found.judges & {source.hash, source.provenance.get("model_hash")}:
         raise ModelError(
             f"{settings.model}: chose the generated pictures itself, so they cannot train it",
-            f"`femtobooth synthesize --overwrite --recognizer {settings.model}` lets another choose them; or train another --model",
+            f"`{command('synthesize', '--overwrite', '--recognizer', settings.model)}` lets another choose them; or train another --model",
         )
 
 
@@ -249,7 +249,7 @@ def _train(
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     if step:
         note(f"resuming {folder} at step {step}")
-    with checkpoints.Signals(f"femtobooth finetune --resume {folder}") as signals:
+    with checkpoints.Signals(command("finetune", "--resume", folder)) as signals:
         saver = checkpoints.Checkpoints(folder / "checkpoints", own.checkpoint_every, own.keep_checkpoints, signals)
         average = trainer.MovingAverage(own.ema) if own.ema else None
         early = None
@@ -408,4 +408,4 @@ def _tell(folder: Path, report: dict[str, Any]) -> None:
     note(compared["verdict"])
     note(f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} (rule: {compared['rule']})")
     note(f"temperature {calibration['temperature']:.2f} from {calibration['from']}; unknown below {calibration['unknown_below']:.2f}")
-    note(f"done: {folder / 'report.html'} shows it; use it with\n  femtobooth classify --model {folder} PHOTOS")
+    note(f"done: {folder / 'report.html'} shows it; use it with\n  {command('classify', '--model', folder, 'PHOTOS')}")

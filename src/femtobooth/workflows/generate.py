@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from .. import __version__
 from ..core import config
 from ..core.console import note, progress_bar, warn
-from ..core.errors import InputError, ModelError
+from ..core.errors import InputError, ModelError, command
 from ..core.images import read_picture
 from ..core.paths import expanded
 from ..core.runs import environment, refuse_existing, sha256_of, timestamp, write_json
@@ -127,7 +127,7 @@ def regenerate(source: Path, model: str | None = None, out: str | None = None, o
             _check_fingerprint(flag, record[key])
     how = {**record["settings"], **{key: record[key]["path"] for key in ("init_image", "mask") if key in record}}
     settings = config.resolve(GenerateSettings, {"run": reference, "prompts": [record["prompt"]], "seed": record["seed"], **how})
-    way_out = f"give the model that drew it ({record['model']['source']}): femtobooth generate RUN --from {source}"
+    way_out = f"give the model that drew it ({record['model']['source']}): {command('generate', 'RUN', '--from', source)}"
     try:
         loaded = bases.load(reference, settings.tokenizer)
     except ModelError as error:

@@ -25,7 +25,7 @@ from PIL import Image
 from .. import __version__
 from ..core import config
 from ..core.console import note, progress_bar, table, warn
-from ..core.errors import ModelError, SettingsError
+from ..core.errors import ModelError, SettingsError, command
 from ..core.images import find_pictures
 from ..core.metrics import wilson
 from ..core.names import restored, shown
@@ -307,5 +307,5 @@ def _tell(report: Mapping[str, Any], out: Path) -> None:
     for noun, made in report["negatives"].items():
         note(f"{noun}: {made} pictures by the base, without the subject")
     note(
-        f"kept: {out / 'sheet.png'}; rejected: {out / 'rejected.png'}; train with\n  femtobooth finetune PHOTOS --synthesized {shown(out)}"
+        f"kept: {out / 'sheet.png'}; rejected: {out / 'rejected.png'}; train with\n  {command('finetune', 'PHOTOS', '--synthesized', out)}"
     )
