@@ -54,7 +54,9 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--base no model": ("{dog} --base {photos}", "{photos}: not a Stable Diffusion model", "model_index.json"),
     "--base picture": ("{dog} --base {photos}/photo0.png", "photo0.png: is neither safetensors nor", "download it again"),
     "--base missing part": ("{dog} --base {tmp}/no-vae", "{tmp}/no-vae: not a Stable Diffusion model, its vae/", "vae/"),
-    "--base truncated": ("{dog} --base {tmp}/truncated", "{tmp}/truncated/unet: cannot be loaded", "copy the model again"),
+    "--base truncated": (
+        "{dog} --base {tmp}/truncated", "truncated/unet/diffusion_pytorch_model.safetensors: damaged or cut off", "download it again",
+    ),
     "--base evil pickle": ("{dog} --base {tmp}/evil.ckpt", "{tmp}/evil.ckpt", "safetensors"),
     "--resume no run": ("personalize --resume {photos}", "--resume {photos}: not a run folder", "runs/NAME"),
     "--resume and settings": ("personalize --resume {photos} --steps 9", "--resume", "leave the other settings out"),
