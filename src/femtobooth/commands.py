@@ -53,11 +53,12 @@ def _personalize(settings: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 def _generate(settings: Any, options: argparse.Namespace) -> dict[str, Any]:
     from .workflows import generate
+    from .workflows.regenerate import regenerate
 
     if settings:
         return generate.run(settings)
     beside = options.given
-    return generate.regenerate(options.instead, beside.get("run"), beside.get("out"), overwrite=bool(beside.get("overwrite")))
+    return regenerate(options.instead, beside.get("run"), beside.get("out"), overwrite=bool(beside.get("overwrite")))
 
 
 def _evaluate(settings: Any, options: argparse.Namespace) -> dict[str, Any]:

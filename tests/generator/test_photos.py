@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw
 from femtobooth.core import console
 from femtobooth.core.errors import ExistsError, PhotoError
 from femtobooth.core.runs import write_json
-from femtobooth.generator.photos import CAPTIONS, FILLED, Photo, hold_out, load_photos, make_square, restore_photos, store_photos
+from femtobooth.generator.captions import STYLES
+from femtobooth.generator.photos import FILLED, Photo, hold_out, load_photos, make_square, restore_photos, store_photos
 from femtobooth.generator.settings import PhotoSettings
 
 
@@ -302,7 +303,7 @@ def test_varied_captions_are_all_there_for_every_photo(tmp_path: Path, said: io.
         scene(index, 64, 64).save(tmp_path / f"p{index}.png")
     for photo in load(tmp_path, captions="varied")[0]:
         assert len(set(photo.captions)) == 20
-    assert all("{token}" in caption and "{class}" in caption for style in CAPTIONS.values() for caption in style)
+    assert all("{token}" in caption and "{class}" in caption for style in STYLES.values() for caption in style)
 
 
 def test_a_caption_that_is_not_text_is_an_error(tmp_path: Path) -> None:

@@ -5,11 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from femtobooth.core.claims import MARKER
 from femtobooth.core.errors import ExistsError, InputError, ModelError
 from femtobooth.core.runs import sha256_of
-from femtobooth.generator import base
-from femtobooth.workflows import generate
+from femtobooth.generator import base, locate
+from femtobooth.generator.sampling import SOLVERS
+from femtobooth.workflows import convert, generate, picture_files
+from femtobooth.workflows.regenerate import regenerate
+from femtobooth.workflows.start_picture import fit, read_start
 
 FAST = {"steps": 2, "guidance": 4.0}
 SUBJECT = {"token": "sks", "class_noun": "dog"}
@@ -41,14 +46,16 @@ def test_pictures_grid_and_manifest(run_folder: Path, tmp_path: Path) -> None:
     names = [image["file"] for image in manifest["images"]]
     assert names[:3] == [f"00-a-sks-dog-on-the-moon-seed{seed}.png" for seed in ("09", "10", "11")]
     assert names[6] == "02-a-cafe-seed09.png" and names == sorted(names)
-    assert {path.name for path in (tmp_path / "o").iterdir()} == {*names, "grid.png", "manifest.json"}
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {*names, "grid.png", "manifest.json", MARKER}
     stored = json.loads((tmp_path / "o" / "manifest.json").read_text())
     assert stored == manifest and stored["complete"] and stored["model"]["hash"] == base.load(str(run_folder)).hash
     assert all(image["sha256"] == sha256_of(tmp_path / "o" / image["file"]) for image in stored["images"])
     text = Image.open(tmp_path / "o" / names[1]).text  # type: ignore[attr-defined]
     record = json.loads(text["femtobooth"])
     assert (record["prompt"], record["seed"], record["settings"]["sampling"]["steps"]) == ("a sks dog on the moon", 10, 2)
-    assert text["parameters"].startswith("a sks dog on the moon\nSteps: 2, Sampler: ddim, CFG scale: 4, Seed: 10, Size: 64x64")
+    assert text["parameters"].startswith(
+        "a sks dog on the moon\nSteps: 2, Sampler: DDIM, CFG scale: 4, Seed: 10, Size: 64x64, Model: dog, "
+    )
 
 
 def test_pictures_of_a_run_go_into_its_own_new_folder(run_folder: Path) -> None:
@@ -63,17 +70,17 @@ def test_the_same_picture_again(run_folder: Path, tmp_path: Path, how: dict) -> 
     manifest = draw(run_folder, "a [V] dog", "a cat", **settings)
     for index in (1, 3):  # the last is alone in its batch
         name = manifest["images"][index]["file"]
-        again = generate.regenerate(tmp_path / "a" / name, model=str(run_folder), out=str(tmp_path / "b"))
+        again = regenerate(tmp_path / "a" / name, model=str(run_folder), out=str(tmp_path / "b"))
         assert again["identical"] and np.array_equal(pixels(tmp_path / "a" / name), pixels(tmp_path / "b" / name))
         assert Image.open(tmp_path / "b" / name).text == Image.open(tmp_path / "a" / name).text  # type: ignore[attr-defined]
     with pytest.raises(ExistsError):
-        generate.regenerate(tmp_path / "a" / name, out=str(tmp_path / "a"))
+        regenerate(tmp_path / "a" / name, out=str(tmp_path / "a"))
 
 
 def test_bundled_pictures_are_the_same_to_the_bit(tmp_path: Path) -> None:
     manifest = draw("bundled", "a glossy dog on the beach", "a flat cat in the snow", count=2, batch_size=3, out=str(tmp_path / "a"))
     name = manifest["images"][2]["file"]
-    assert generate.regenerate(tmp_path / "a" / name, out=str(tmp_path / "b"))["identical"]
+    assert regenerate(tmp_path / "a" / name, out=str(tmp_path / "b"))["identical"]
 
 
 def test_a_moved_run_is_found_and_another_model_refused(run_folder: Path, tiny_sd2: Path, tmp_path: Path) -> None:
@@ -83,12 +90,12 @@ def test_a_moved_run_is_found_and_another_model_refused(run_folder: Path, tiny_s
     folder = Path(draw(old, "a [V] dog", count=1)["folder"])
     shutil.move(old, new)
     picture = next((new / folder.relative_to(old)).glob("00*.png"))
-    assert generate.regenerate(picture, out=str(tmp_path / "b"))["identical"]
+    assert regenerate(picture, out=str(tmp_path / "b"))["identical"]
     with pytest.raises(ModelError, match="not the model that drew"):
-        generate.regenerate(picture, model=str(tiny_sd2), out=str(tmp_path / "c"))
+        regenerate(picture, model=str(tiny_sd2), out=str(tmp_path / "c"))
     lost = Path(shutil.copy(picture, tmp_path / "lost.png"))
     with pytest.raises(ModelError, match="femtobooth generate RUN --from"):
-        generate.regenerate(lost, out=str(tmp_path / "c"))
+        regenerate(lost, out=str(tmp_path / "c"))
     assert not (tmp_path / "c").exists()
 
 
@@ -102,13 +109,13 @@ def test_inpainting_again_needs_the_same_start(run_folder: Path, tmp_path: Path,
     picture = tmp_path / "a" / manifest["images"][1]["file"]
     start = np.asarray(Image.open(photo).resize((64, 64), Image.Resampling.LANCZOS))
     assert np.array_equal(pixels(picture)[:, :31], start[:, :31]) and not np.array_equal(pixels(picture)[:, 40:], start[:, 40:])
-    assert generate.regenerate(picture, model=str(run_folder), out=str(tmp_path / "b"))["identical"]
+    assert regenerate(picture, model=str(run_folder), out=str(tmp_path / "b"))["identical"]
     Image.fromarray(255 - stencil).save(mask)
     with pytest.raises(InputError, match=r"--mask .*changed"):
-        generate.regenerate(picture, model=str(run_folder), out=str(tmp_path / "c"))
+        regenerate(picture, model=str(run_folder), out=str(tmp_path / "c"))
     photo.unlink()
     with pytest.raises(InputError, match=r"--init-image .*gone"):
-        generate.regenerate(picture, model=str(run_folder), out=str(tmp_path / "c"))
+        regenerate(picture, model=str(run_folder), out=str(tmp_path / "c"))
 
 
 def test_a_start_picture_is_cropped_not_squashed(run_folder: Path, tmp_path: Path) -> None:
@@ -116,8 +123,50 @@ def test_a_start_picture_is_cropped_not_squashed(run_folder: Path, tmp_path: Pat
     wide[:, 64:128] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
     settings = generate.settings_from({"run": str(run_folder), "init_image": str(tmp_path / "wide.png"), "width": 64, "height": 64})
-    start = generate._start(settings).image
+    start = fit(read_start(settings), settings).image
     assert start is not None and start.shape == (64, 64, 3) and start[:, 4:-4].min() > 250
+
+
+def test_a_mask(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What each kind of mask redraws of a picture; and what is said of those that redraw nothing or all."""
+    photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    half, strokes = np.zeros((64, 64), np.uint8), np.zeros((64, 64, 4), np.uint8)
+    half[:, 32:] = strokes[:, 32:, 3] = 255
+    white, black, grey = strokes.copy(), strokes.copy(), strokes.copy()
+    white[..., :3], grey[:, 32:, :3] = 255, 200
+    hole = np.dstack([photo, 255 - half])
+    layer = np.dstack([np.repeat(half[..., None], 3, axis=2), np.full((64, 64), 255, np.uint8)])
+    layer[:16, :, 3] = 0  # white and black on a layer, of which some is empty
+    upper = half.copy()
+    upper[:16] = 0
+    kinds: dict[str, tuple[np.ndarray, np.ndarray | str]] = {
+        "white": (half, half),
+        "white strokes on nothing": (white, half),
+        "grey strokes on nothing": (grey, half),
+        "black strokes on nothing": (black, "nothing in it is white"),
+        "the picture with a hole": (hole, half),
+        "another picture with a hole": (np.dstack([photo // 3, 255 - half]), "nothing in it is white"),
+        "white and black on a layer": (layer, upper),
+        "opaque alpha": (np.dstack([half, half, half, np.full((64, 64), 255, np.uint8)]), half),
+        "black": (half * 0, "nothing in it is white"),
+        "one white pixel": (np.pad(np.full((1, 1), 255, np.uint8), (20, 43)), "nothing white is left of it at 32x32"),
+        "all white": (half * 0 + 255, half * 0 + 255),
+        "another size": (half[:, :60], "60x64 pixels"),
+    }
+    for name, (mask, wanted) in kinds.items():
+        Image.fromarray(mask).save(tmp_path / "mask.png")
+        size = 32 if name.startswith("one") else 64
+        given = {"init_image": str(tmp_path / "photo.png"), "mask": str(tmp_path / "mask.png"), "width": size, "height": size}
+        settings = generate.settings_from({"run": str(run_folder), **given})
+        if isinstance(wanted, str):
+            with pytest.raises(InputError, match=f"--mask .*{wanted}"):
+                fit(read_start(settings), settings)
+        else:
+            found = fit(read_start(settings), settings).mask
+            assert found is not None and np.array_equal(found >= 0.5, wanted == 255), name
+            said = capsys.readouterr().err
+            assert ("all of it is white" in said) == (name == "all white")
 
 
 def test_finished_pictures_survive_an_interruption(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,8 +178,8 @@ def test_finished_pictures_survive_an_interruption(run_folder: Path, tmp_path: P
             raise KeyboardInterrupt
         return real(*arguments, **named)  # type: ignore[arg-type]
 
-    real = generate.sample
-    monkeypatch.setattr(generate, "sample", interrupted)
+    real = generate.draw
+    monkeypatch.setattr(generate, "draw", interrupted)
     with pytest.raises(KeyboardInterrupt):
         draw(run_folder, "a dog", "a cat", count=3, batch_size=2, out=str(tmp_path / "o"))
     stored = json.loads((tmp_path / "o" / "manifest.json").read_text())
@@ -168,6 +217,66 @@ def test_what_cannot_be_drawn_is_said_before_anything_is_written(how: dict, name
     assert not (tmp_path / "o").exists()
 
 
+PARAMETERS = """a dog, "sitting"
+Negative prompt: a cat
+Steps: 2, Sampler: DPM++ 2M, CFG scale: 4, Seed: 3, Size: 64x64, Model hash: {hash}, Model: "a, b", Version: femtobooth"""
+
+
+def test_parameters_are_those_of_a1111(run_folder: Path, tmp_path: Path) -> None:
+    """Its sampler names, its quoting (JSON where a value holds a comma), and a hash that sites know: of a single file."""
+    single = tmp_path / "a, b.safetensors"
+    convert.run(str(run_folder / "model"), single)
+    how = {"count": 1, "seed": 3, "sampling": {**FAST, "sampler": "dpmpp-2m", "negative": "a cat"}, "out": str(tmp_path / "o")}
+    manifest = draw(single, 'a dog, "sitting"', **how)
+    text = Image.open(tmp_path / "o" / manifest["images"][0]["file"]).text["parameters"]  # type: ignore[attr-defined]
+    assert text.startswith(PARAMETERS.format(hash=sha256_of(single)[:10]))
+    assert set(picture_files.SAMPLERS) == set(SOLVERS)
+
+
+FOREIGN = {
+    "a hub": {"model.source": "stranger/model"},
+    "a hub's tokenizer": {"settings.tokenizer": "stranger/tokenizer", "model.source": "bundled"},
+    "a size of its own": {"settings.width": 8192, "settings.height": 8192},
+    "an endless batch": {"batch": [0, 10**6]},
+    "a place outside of its batch": {"batch": [7, 4]},
+    "a text for a number": {"seed": "3"},
+    "a seed too large": {"seed": 2**64},
+    "steps without end": {"settings.sampling.steps": 10**9},
+    "not a number": {"settings.sampling.guidance": float("nan")},
+    "no such sampler": {"settings.sampling.sampler": "\x1b]0;owned\x07"},
+    "a device": {"settings.precision": "\x1b[2J"},
+    "another's file": {"init_image": {"path": "/etc/passwd\x1b[2J", "sha256": "0" * 64}},
+    "a path of another kind": {"init_image": {"path": 3, "sha256": "0" * 64}},
+    "escapes": {"model.source": "gone/\x1b[2Jmodel"},
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_the_record_of_a_stranger_is_input(
+    name: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No hub, no size beyond the picture's own, no type taken on trust, and no byte of it that a terminal would obey."""
+    monkeypatch.setattr(locate, "hub_folder", lambda repo: pytest.fail(f"asked a hub for {repo}"))
+    record: dict = {
+        "femtobooth": "1", "prompt": "a dog", "seed": 3, "model": {"source": str(run_folder), "hash": "0" * 64}, "batch": [0, 1],
+        "settings": {"width": 64, "height": 64, "sampling": {"steps": 1}},
+    }  # fmt: skip
+    for path, value in FOREIGN[name].items():
+        *parents, key = path.split(".")
+        place = record
+        for parent in parents:
+            place = place[parent]
+        place[key] = value
+    text = PngInfo()
+    text.add_text("femtobooth", json.dumps(record))
+    Image.new("RGB", (64, 64)).save(tmp_path / "x.png", pnginfo=text)
+    with pytest.raises(InputError) as raised:
+        regenerate(tmp_path / "x.png", out=str(tmp_path / "o"))
+    assert str(tmp_path / "x.png") in str(raised.value) or "--" in str(raised.value)
+    assert "\x1b" not in str(raised.value) + "".join(capsys.readouterr())
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize("content", [b"not a picture", None], ids=["text", "bare"])
 def test_a_picture_without_a_record_is_refused(content: bytes | None, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
@@ -176,4 +285,4 @@ def test_a_picture_without_a_record_is_refused(content: bytes | None, tmp_path: 
     else:
         path.write_bytes(content)
     with pytest.raises(InputError, match="--from"):
-        generate.regenerate(path)
+        regenerate(path)

@@ -20,6 +20,9 @@ def check(file: IO[bytes]) -> tuple[int, int] | None:
 
     Raises SyntaxError or OSError on damage, and Unusable for a file of more chunks than any picture has.
     """
+    file.seek(0)
+    if file.read(16)[12:] != b"IHDR":
+        raise UnidentifiedImageError
     file.seek(8)
     others, before, code = 0, True, None
     while others <= MOST_CHUNKS:
@@ -27,8 +30,6 @@ def check(file: IO[bytes]) -> tuple[int, int] | None:
         if len(head) < 8:
             raise OSError("truncated")
         length, name = struct.unpack(">I4s", head)
-        if file.tell() == 16 and name != b"IHDR":
-            raise UnidentifiedImageError
         others += name != b"IDAT"
         if name == b"IEND" or (name in (b"fcTL", b"fdAT") and not before):
             return code

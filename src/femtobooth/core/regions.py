@@ -49,6 +49,24 @@ def find_subjects(pictures: Sequence[np.ndarray]) -> list[np.ndarray | None]:
     return [_enlarged(mask, one) for mask, one in zip(found, pictures, strict=True)]
 
 
+def likeness_of_subjects(pictures: Sequence[np.ndarray], masks: Sequence[np.ndarray | None]) -> list[float | None]:
+    """Measure what share of each photo's subject, as `find_subjects` found it, has colours of the other photos' subjects.
+
+    None where nothing was found, and for fewer than three photos. One of another subject has 0.1 and less, 0.4 at most; the same in
+    another light 0.3 and more, 0.9 as a rule (six subjects of the DreamBooth dataset).
+    """
+    cells = [_cells(thumbnail(one)) for one in pictures]
+    small = [None if mask is None else np.asarray(Image.fromarray(mask).resize((SIDE, SIDE), Image.Resampling.NEAREST)) for mask in masks]
+    colours = {number: _histogram(cells[number][mask]) for number, mask in enumerate(small) if mask is not None and mask.any()}
+    found: list[float | None] = [None] * len(cells)
+    if len(colours) >= 3:
+        for number, own in colours.items():
+            mask, at = small[number], tuple(np.moveaxis(cells[number], -1, 0))
+            theirs = np.median([one[at] for other, one in colours.items() if other != number], axis=0)
+            found[number] = float((theirs > SHARED * own[at])[mask].mean())
+    return found
+
+
 def _in_common(cells: np.ndarray, mask: np.ndarray, own: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
     """What of a photo of colours `cells` (S, S, 3), of which `mask` (S, S) stands out, has the colours of the other photos' subjects."""
     at = tuple(np.moveaxis(cells, -1, 0))

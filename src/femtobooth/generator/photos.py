@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,39 +16,18 @@ from ..core import console
 from ..core.errors import PhotoError
 from ..core.images import Picture, Skipped, decode, find_pictures, read_picture
 from ..core.names import shown, stored
-from ..core.regions import find_subject, find_subjects, lab, thumbnail
+from ..core.regions import find_subject, find_subjects, lab, likeness_of_subjects, thumbnail
 from ..core.runs import atomic_folder
-from .prompts import SUBJECT, with_subject
+from ..core.sheets import sheet, stacked
+from .captions import STYLES, caption_files, class_captions, own_captions
+from .prompts import SUBJECT
 from .settings import PhotoSettings
 
 LEAST_SIDE = 64  # pixels; below, there is nothing to learn a subject from
 FEW = 3
+SMALL = 0.3  # of a photo: a crop that keeps less may hold a detail, or something beside the subject
+ALIKE = 0.4  # of what is taken for the subject, below which its colours are not those of the other photos' subjects
 FILLED = 0.7  # of the side of the square that is cut out around a subject; what is taken for it often lacks a foot or a handle
-
-# True of any photo of the subject: nothing about light, framing or style that a given photo may not show.
-_VARIED = (
-    "a photo of a {token} {class}",
-    "a {token} {class}",
-    "a picture of a {token} {class}",
-    "an image of a {token} {class}",
-    "a photograph of a {token} {class}",
-    "a photo of the {token} {class}",
-    "a photo of one {token} {class}",
-    "a photo of my {token} {class}",
-    "a photo of this {token} {class}",
-    "a snapshot of a {token} {class}",
-    "the {token} {class}",
-    "my {token} {class}",
-    "one {token} {class}",
-    "this is a {token} {class}",
-    "a picture of the {token} {class}",
-    "a picture of my {token} {class}",
-    "a picture of one {token} {class}",
-    "an image of the {token} {class}",
-    "a photo showing a {token} {class}",
-    "a picture showing the {token} {class}",
-)
-CAPTIONS = {"plain": ("a {token} {class}",), "photo": ("a photo of a {token} {class}",), "varied": _VARIED}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +41,18 @@ class Photo:
     """Templates, one of which is drawn at each visit: `{token}` and `{class}` are still to be filled in."""
     notes: tuple[str, ...]
     """What was done to the picture, in words."""
+    own: bool = False
+    """Whether the captions lie beside the photo."""
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is taken for the subject of a photo."""
+
+    mask: np.ndarray | None
+    """bool (h, w), of any resolution."""
+    likeness: float | None
+    """Share of it that has colours of the other photos' subjects."""
 
 
 def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[dict[str, Any]]]:
@@ -78,8 +69,8 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
     warnings: list[str] = []
     same: dict[str, Path] = {}
     thumbnails: dict[Path, np.ndarray] = {}
-    captioned = {caption_file(path) for path in paths}
-    styles = CAPTIONS[settings.captions]
+    captioned = {file for path in paths for file in caption_files(path)}
+    styles = STYLES[settings.captions]
     subjects = _subjects(paths) if settings.crop == "subject" else {}
     for path in paths:
         picture = decode(path)
@@ -101,12 +92,12 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
         if twins:
             notes.append(f"nearly the same as {shown(twins[0].name)}")
             warnings.append(f"{shown(path.name)} is nearly the same as {shown(twins[0].name)}; varied photos teach more")
-        square, done = make_square(image, size, settings.crop, subjects.get(path))
+        square, done = make_square(image, size, settings.crop, subjects[path].mask if path in subjects else None)
         notes += done
-        own = _own_captions(path)
+        own = own_captions(path)
         if own:
             notes.append("own caption" if all("{token}" in caption for caption in own) else f"own caption, without {SUBJECT}")
-        photos.append(Photo(path, np.array(square), own or styles, tuple(notes)))
+        photos.append(Photo(path, np.array(square), own or styles, tuple(notes), bool(own)))
         rows.append(_row(path, picture, notes=notes, captions=own or styles))
     rows += [_row(left.path, reason=left.reason) for left in skipped if left.path not in captioned]
     _print_table(rows)
@@ -119,9 +110,60 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
     if len(photos) < FEW:
         count = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
         warnings.append(f"only {count}; 3 to 5 varied ones keep the subject apart from its background")
-    for warning in warnings:
+    for warning in [*warnings, *_doubtful_crops([photo.path for photo in photos], subjects)]:
         console.warn(warning)
     return photos, rows
+
+
+def load_class_images(folder: str, size: int) -> list[Photo]:
+    """Class images of one's own, as `load_photos` but for what is asked of photos of a subject. Raises PhotoError."""
+    paths, skipped = find_pictures([folder])
+    captioned = {file for path in paths for file in caption_files(path)}
+    found, rows = [], [_row(left.path, reason=left.reason) for left in skipped if left.path not in captioned]
+    for path in paths:
+        picture = decode(path)
+        if isinstance(picture, Skipped):
+            rows.append(_row(path, reason=picture.reason))
+            continue
+        square, notes = make_square(picture.image, size, "center")
+        own = class_captions(path)
+        notes = [*picture.notes, *notes, *["own caption"] * bool(own)]
+        found.append(Photo(path, np.array(square), own, tuple(notes), bool(own)))
+        rows.append(_row(path, picture, notes=notes, captions=own))
+    _print_table(rows, "class images")
+    if not found:
+        raise PhotoError(f"--class-folder {folder}: no usable picture in it", "leave it out to have class images drawn")
+    return found
+
+
+def crops_sheet(photos: Sequence[Photo]) -> Image.Image:
+    """All photos as they are trained on, with their names."""
+    columns = min(len(photos), 6)
+    rows = [photos[first : first + columns] for first in range(0, len(photos), columns)]
+    one = [sheet([[photo.pixels for photo in row]], [], [photo.path.name for photo in row], cell=192) for row in rows]
+    return stacked(one)
+
+
+def _doubtful_crops(paths: Sequence[Path], subjects: Mapping[Path, _Subject]) -> list[str]:
+    """Warnings of what may have been taken for the subject instead of it."""
+    known = [(path, subjects[path]) for path in paths if path in subjects and subjects[path].mask is not None]
+    small = [f"{path.name} ({part:.0%})" for path, one in known if (part := _kept(one.mask)) < SMALL]
+    other = [path.name for path, one in known if one.likeness is not None and one.likeness < ALIKE]
+    warnings = []
+    if small:
+        warnings.append(f"the crop around what stands out keeps little of {', '.join(small)}; --crop smart keeps the most detailed square")
+    if other:
+        warnings.append(f"what stands out in {', '.join(other)} has other colours than in the rest: is it the subject?")
+    return warnings
+
+
+def _kept(mask: np.ndarray | None) -> float:
+    """The share of a photo that the crop around a mask keeps, roughly."""
+    box = None if mask is None else Image.fromarray(mask).getbbox()
+    if mask is None or box is None:
+        return 1.0
+    side = max((box[2] - box[0]) / mask.shape[1], (box[3] - box[1]) / mask.shape[0]) / FILLED
+    return min(side, 1.0) ** 2
 
 
 def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]:
@@ -143,14 +185,17 @@ def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]
     return [photo for index, photo in enumerate(photos) if index not in held], [photos[index] for index in sorted(held)]
 
 
-def _subjects(paths: Sequence[Path]) -> dict[Path, np.ndarray | None]:
-    """Masks of what the photos have in common, of their thumbnails; each file is read once more, as not all may fit in memory at once."""
+def _subjects(paths: Sequence[Path]) -> dict[Path, _Subject]:
+    """What the photos have in common, in their thumbnails; each file is read once more, as not all may fit in memory at once."""
     thumbnails = {}
     for path in paths:
         picture = decode(path)
         if isinstance(picture, Picture) and min(picture.image.size) >= LEAST_SIDE:
             thumbnails[path] = thumbnail(np.asarray(picture.image))
-    return dict(zip(thumbnails, find_subjects(list(thumbnails.values())), strict=True))
+    small = list(thumbnails.values())
+    masks = find_subjects(small)
+    found = zip(masks, likeness_of_subjects(small, masks), strict=True)
+    return {path: _Subject(mask, likeness) for path, (mask, likeness) in zip(thumbnails, found, strict=True)}
 
 
 def make_square(image: Image.Image, size: int, crop: str, subject: np.ndarray | None = None) -> tuple[Image.Image, list[str]]:
@@ -231,11 +276,6 @@ def _padded(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
-def caption_file(path: Path) -> Path:
-    """Where a photo's own captions lie, one a line: `name.txt` beside `name.jpg`."""
-    return path.with_suffix(".txt")
-
-
 def store_photos(photos: Sequence[Photo], folder: Path) -> None:
     """Write photos as they are trained on, losslessly: `00.png` and its captions `00.txt`, fit to be given as photos again.
 
@@ -245,30 +285,19 @@ def store_photos(photos: Sequence[Photo], folder: Path) -> None:
         for index, photo in enumerate(photos):
             image = temporary / f"{index:02d}.png"
             Image.fromarray(photo.pixels).save(image)
-            caption_file(image).write_text("\n".join(photo.captions).replace("{token}", SUBJECT) + "\n", encoding="utf-8")
+            image.with_suffix(".txt").write_text("\n".join(photo.captions).replace("{token}", SUBJECT) + "\n", encoding="utf-8")
 
 
 def restore_photos(folder: Path) -> list[Photo]:
     """What `store_photos` wrote: same pixels, captions and order. Raises PhotoError naming what is missing or damaged."""
     paths, _ = find_pictures([folder])
-    photos = [Photo(path, np.array(read_picture(path).image), _own_captions(path), ()) for path in paths]
+    photos = [Photo(path, np.array(read_picture(path).image), own_captions(path), ()) for path in paths]
     for photo in photos:
         if not photo.captions:
-            raise PhotoError(f"{shown(caption_file(photo.path))}: missing or empty", "put it back, or start a new run")
+            raise PhotoError(f"{photo.path.with_suffix('.txt')}: missing or empty", "put it back, or start a new run")
     if not photos:
         raise PhotoError(f"{shown(folder)}: holds no photo", "put its photos back, or start a new run")
     return photos
-
-
-def _own_captions(path: Path) -> tuple[str, ...]:
-    file = caption_file(path)
-    if not file.is_file():
-        return ()
-    try:
-        lines = [" ".join(line.split()) for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise PhotoError(f"{shown(file)}: the caption cannot be read ({error})", "save it as UTF-8 text, or remove it") from None
-    return tuple(with_subject(line, "{token}") for line in lines if line)
 
 
 def _hash(image: Image.Image) -> str:
@@ -303,7 +332,7 @@ def _row(
     }
 
 
-def _print_table(rows: Sequence[dict[str, Any]]) -> None:
+def _print_table(rows: Sequence[dict[str, Any]], title: str = "photos") -> None:
     names = Counter(Path(row["file"]).name for row in rows)
     cells = []
     for row in rows:
@@ -311,4 +340,4 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         size = f"{row['width']}x{row['height']}" if row["width"] else ""
         cells.append([name if names[name] == 1 else row["file"], size, row["format"] or "", row["status"], "; ".join(row["notes"])])
     used = sum(row["status"] == "used" for row in rows)
-    console.table(f"photos: {used} used, {len(rows) - used} skipped", ["file", ">size", "format", "status", "notes"], cells)
+    console.table(f"{title}: {used} used, {len(rows) - used} skipped", ["file", ">size", "format", "status", "notes"], cells)

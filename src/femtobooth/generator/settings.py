@@ -43,7 +43,8 @@ class PhotoSettings(Settings):
     flip: bool = False
     """Also train on mirrored photos; leave off for subjects with text."""
     captions: Literal["plain", "photo", "varied"] = "photo"
-    """Caption of a photo without a .txt of its own: plain is "a [V] dog", photo is "a photo of a [V] dog", varied is one of twenty."""
+    """Caption of a photo without its own beside it (photo.txt, photo.caption or photo.jpg.txt): plain is "a [V] dog", photo is
+    "a photo of a [V] dog", varied is one of twenty."""
     hold_out: int = Field(0, ge=0)
     """Photos kept out of training to score against: the last ones by name, passing over near-copies of another photo."""
 
@@ -59,7 +60,7 @@ class PriorSettings(Settings):
     images: int = Field(100, ge=1)
     """Class images for each prompt."""
     folder: str | None = None
-    """Folder of your own class images, instead of generated ones."""
+    """Folder of your own class images, instead of generated ones; captions beside them are used."""
     prompt: str = "a photo of a {class}"
     """Prompt of the class images; `{class}` stands for the class noun."""
     other_classes: Words = []
@@ -210,7 +211,7 @@ class GenerateSettings(Settings):
     strength: float = Field(0.7, gt=0, le=1)
     """How much of the start picture may change: towards 0 nothing, 1 everything."""
     mask: str | None = None
-    """Picture whose white parts are redrawn in --init-image (inpainting)."""
+    """Picture whose white parts are redrawn in --init-image (inpainting), or --init-image itself with a transparent hole."""
     precision: Literal["32", "16", "bf16"] = "32"
     """Number format of the computation."""
     device: str = "auto"

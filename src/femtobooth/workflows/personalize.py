@@ -22,6 +22,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from lightning.pytorch import Trainer
 from ..core import config, locks
 from ..core.claims import Output
 from ..core.console import note, rank, table, warn
-from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError, command
+from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError
 from ..core.images import find_pictures
 from ..core.names import shown, stored
 from ..core.paths import expanded
@@ -40,17 +41,19 @@ from ..core.runs import environment, read_json, sha256_of, sweep, timestamp, wri
 from ..generator import base as bases
 from ..generator import locate, prior, sampling, tokens
 from ..generator.base import StableDiffusion
+from ..generator.captions import class_captions, fitted
 from ..generator.dreambooth import DreamBooth, LatentSet, encode
 from ..generator.memory import estimate, peak_memory
-from ..generator.photos import Photo, hold_out, load_photos, restore_photos, store_photos
+from ..generator.photos import Photo, crops_sheet, hold_out, load_class_images, load_photos, restore_photos, store_photos
 from ..generator.previews import Previews
-from ..generator.prompts import filled
+from ..generator.prompts import filled, warn_of_unseen
 from ..generator.settings import PersonalizeSettings
 from ..recognizer.encoders import Encoder
 from ..training import checkpoints, tracking, trainer
 from . import outcome, watch
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
+CROPS = "crops.png"
 OWNS = (  # what lies in a run folder; model/, evaluation/, images/ and exports/ have markers of their own, but older ones
     "config.yaml", "run.json", "preflight.json", "*.png", "report.html", "photos/[0-9]*.png", "photos/[0-9]*.txt", "held_out/[0-9]*.png",
     "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "previews/step-*",
@@ -77,6 +80,8 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
     photos, held_out = hold_out(photos, settings.photos.hold_out)
     encoder = _encoder(settings, [*photos, *held_out])
     token = _identifier(model, settings)
+    photos = _fitted(photos, model, token, settings.photos.class_noun)
+    _warn_of_unseen(model, settings, token)
     if rank():
         return _train(output.path, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
     facts: dict[str, Any] = {"status": "started", "token": token, "class_noun": settings.photos.class_noun, "base": settings.base}
@@ -91,11 +96,13 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
         if held_out:
             store_photos(held_out, folder / "held_out")
         write_json(folder / "run.json", facts)
+        crops_sheet([*photos, *held_out]).save(folder / CROPS)
 
     with output.claimed(begin) as folder:
         if held_out:
             note(f"kept out of training, to score against: {', '.join(shown(photo.path.name) for photo in held_out)}\n")
-        note(f"run folder: {folder}\n")
+        note(f"run folder: {folder}")
+        note(f"the photos as they are trained on: {folder / CROPS}\n")
         return _train(folder, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
 
 
@@ -193,8 +200,12 @@ def _check(settings: PersonalizeSettings, model: StableDiffusion) -> None:
         sampling.check(model, settings.prior.sampling)
     if watch.interval(settings):
         sampling.check(model, watch.pictures_settings(settings).sampling)
-    if settings.prior.weight and settings.prior.folder and not find_pictures([settings.prior.folder])[0]:
-        raise PhotoError(f"--class-folder {settings.prior.folder}: no picture in it", "leave it out to have class images drawn")
+    if settings.prior.weight and settings.prior.folder:
+        pictures = find_pictures([settings.prior.folder])[0]
+        if not pictures:
+            raise PhotoError(f"--class-folder {settings.prior.folder}: no picture in it", "leave it out to have class images drawn")
+        for picture in pictures:
+            class_captions(picture)
 
 
 def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | None:
@@ -203,6 +214,19 @@ def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | No
     if encoder:
         encoder.refuse_trained_on(sha256_of(photo.path) for photo in photos)
     return encoder
+
+
+def _fitted(photos: list[Photo], model: StableDiffusion, token: str, noun: str) -> list[Photo]:
+    """Photos with captions of which the text encoder reads the identifier."""
+    captions = fitted([(photo.path, photo.captions) for photo in photos], model.tokenizer, token, noun)
+    return [replace(photo, captions=ours) for photo, ours in zip(photos, captions, strict=True)]
+
+
+def _warn_of_unseen(model: StableDiffusion, settings: PersonalizeSettings, token: str) -> None:
+    """Name the words of the class noun and of what will be drawn that a small base has never seen."""
+    noun = settings.photos.class_noun
+    texts = [noun, *settings.preview.prompts, *settings.watch.prompts, *prior.prompts(settings.prior, noun)]
+    warn_of_unseen([filled(text, "", noun) for text in texts], model.tokenizer)
 
 
 def _identifier(model: StableDiffusion, settings: PersonalizeSettings) -> str:
@@ -248,7 +272,7 @@ def _train(
     if step:
         note(f"resuming {folder} at step {step}")
     prompts = [fill(prompt) for prompt in settings.preview.prompts]
-    with checkpoints.Signals(command("personalize", "--resume", folder)) as signals:
+    with checkpoints.Signals(f"femtobooth personalize --resume {folder}") as signals:
         saver = checkpoints.Checkpoints(folder / "checkpoints", training.checkpoint_every, training.keep_checkpoints, signals)
         averages = [trainer.MovingAverage(training.ema)] if training.ema else []
         average = averages[0] if averages else None
@@ -300,19 +324,20 @@ def _latents(
         return subject(), None
     strategy = lightning.strategy
     processes = prior.Processes(lightning.global_rank, lightning.world_size, strategy.barrier, strategy.broadcast)
-    images, prompts = [], []
+    images: list[np.ndarray] = []
+    prompts: list[list[str]] = []
     wanted = prior.prompts(settings.prior, settings.photos.class_noun)
     if settings.prior.folder:
-        own = settings.photos.model_copy(update={"paths": [settings.prior.folder], "crop": "center"})
-        images = [np.stack([photo.pixels for photo in load_photos(own, size)[0]])]
-        prompts = [wanted[0]] * len(images[0])
+        own = load_class_images(settings.prior.folder, size)
+        images = [np.stack([one.pixels for one in own])]
+        prompts = [[filled(text, token, settings.photos.class_noun) for text in one.captions] or [wanted[0]] for one in own]
         wanted = wanted[1:]
     for prompt in wanted:
         images.append(prior.class_images(model, prompt, settings.prior, size, processes))
-        prompts += [prompt] * len(images[-1])
+        prompts += [[prompt]] * len(images[-1])
     # All encoded after the class images, whose drawing must see the base as it is.
     imitated = settings.prior.target == "base"
-    kept = encode(model, np.concatenate(images), [[prompt] for prompt in prompts], imitated=imitated)
+    kept = encode(model, np.concatenate(images), prompts, imitated=imitated)
     if apart:  # class images as they are twice, so that they keep two thirds of the draws
         caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, settings.photos.class_noun)
         kept += kept + kept.surroundings(model, images[0], caption)

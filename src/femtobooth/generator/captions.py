@@ -1,0 +1,126 @@
+"""Captions: where a photo's own ones lie, what stands in for them, and how they fit what a text encoder reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..core import console
+from ..core.errors import PhotoError
+from .prompts import SUBJECT, filled, with_subject
+
+ENDINGS = (".txt", ".caption")
+"""Of caption files: `photo.txt` or `photo.jpg.txt`, in either case."""
+SHOWN = 3  # photos that one warning names
+
+# True of any photo of the subject: nothing about light, framing or style that a given photo may not show.
+_VARIED = (
+    "a photo of a {token} {class}",
+    "a {token} {class}",
+    "a picture of a {token} {class}",
+    "an image of a {token} {class}",
+    "a photograph of a {token} {class}",
+    "a photo of the {token} {class}",
+    "a photo of one {token} {class}",
+    "a photo of my {token} {class}",
+    "a photo of this {token} {class}",
+    "a snapshot of a {token} {class}",
+    "the {token} {class}",
+    "my {token} {class}",
+    "one {token} {class}",
+    "this is a {token} {class}",
+    "a picture of the {token} {class}",
+    "a picture of my {token} {class}",
+    "a picture of one {token} {class}",
+    "an image of the {token} {class}",
+    "a photo showing a {token} {class}",
+    "a picture showing the {token} {class}",
+)
+STYLES = {"plain": ("a {token} {class}",), "photo": ("a photo of a {token} {class}",), "varied": _VARIED}
+
+
+def caption_files(photo: Path) -> list[Path]:
+    """The files that hold a photo's own captions, one a line; the first is read."""
+    found: list[Path] = []
+    for ending in ENDINGS:
+        for path in (photo.with_suffix(ending), photo.with_suffix(ending.upper()), photo.with_name(photo.name + ending)):
+            if path != photo and path.is_file() and not any(path.samefile(other) for other in found):
+                found.append(path)
+    return found
+
+
+def own_captions(photo: Path) -> tuple[str, ...]:
+    """A photo's own captions as templates, with {token} for the subject; () where it has none. Raises PhotoError."""
+    texts = {file: _lines(file) for file in caption_files(photo)}
+    if len(set(texts.values())) > 1:
+        first, *others = texts
+        console.warn(f"{photo.name} has several captions: {first.name} is used, {', '.join(other.name for other in others)} is not")
+    return next(iter(texts.values()), ())
+
+
+def _lines(file: Path) -> tuple[str, ...]:
+    try:
+        lines = [" ".join(line.split()) for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise PhotoError(f"{file}: the caption cannot be read ({error})", "save it as UTF-8 text, or remove it") from None
+    return tuple(with_subject(line, "{token}") for line in lines if line)
+
+
+def class_captions(picture: Path) -> tuple[str, ...]:
+    """The own captions of a class image. Raises PhotoError where one names the subject, which no class image shows."""
+    found = own_captions(picture)
+    if any("{token}" in caption for caption in found):
+        file = caption_files(picture)[0]
+        raise PhotoError(f"{file}: names {SUBJECT}, but class images show others of its class", "write the class noun alone")
+    return found
+
+
+def fitted(captions: Sequence[tuple[Path, Sequence[str]]], tokenizer: Any, token: str, noun: str) -> list[tuple[str, ...]]:
+    """Captions of photos so that the identifier is among what the text encoder reads, which cuts long ones off.
+
+    Warns of what is not read, naming the photos, and where no caption names the subject at all.
+    """
+    limit = int(tokenizer.model_max_length) - 2  # without its marks of start and end
+
+    def pieces(words: Iterable[str]) -> int:
+        return len(tokenizer(filled(" ".join(words), token, noun), add_special_tokens=False, truncation=False).input_ids)
+
+    fitting, cut = [], []
+    for path, templates in captions:
+        ours = tuple(_fit(template, pieces, limit) for template in templates)
+        long = next((template for template in templates if pieces(template.split()) > limit), None)
+        if long is not None:
+            cut.append(f"{path.name} ({_unread(long, _fit(long, pieces, limit), pieces, limit)})")
+        fitting.append(ours)
+    if cut:
+        more = f" and of {len(cut) - SHOWN} more" if len(cut) > SHOWN else ""
+        console.warn(f"captions are longer than the {limit} words or word pieces this base reads: {'; '.join(cut[:SHOWN])}{more}")
+    names = re.compile(rf"\{{token\}}|(?<!\w){re.escape(token)}(?!\w)", re.IGNORECASE)
+    if fitting and not any(names.search(text) for texts in fitting for text in texts):
+        console.warn(f"no caption names the subject, so that '{token}' learns nothing; write {SUBJECT} where a caption means it")
+    return fitting
+
+
+def _fit(template: str, pieces: Callable[[Iterable[str]], int], limit: int) -> str:
+    """A caption whose identifier is read: where it would be cut off, words before it go, and what comes after it."""
+    words = template.split()
+    at = next((number for number, word in enumerate(words) if "{token}" in word), None)
+    if at is None or pieces(words[: at + 2]) <= limit:
+        return template
+    head, subject = words[:at], words[at : at + 2]  # with the noun
+    while head and pieces(head + subject) > limit:
+        head.pop()
+    return " ".join(head + subject)
+
+
+def _unread(template: str, kept: str, pieces: Callable[[Iterable[str]], int], limit: int) -> str:
+    """What of a caption the text encoder will not read."""
+    if kept != template:
+        return f"shortened to end in {SUBJECT}: '{kept.replace('{token}', SUBJECT)}'"
+    words = template.split()
+    seen = len(words)
+    while pieces(words[:seen]) > limit:
+        seen -= 1
+    return f"not read: '{' '.join(words[seen:])}'"

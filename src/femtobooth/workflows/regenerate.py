@@ -1,0 +1,131 @@
+"""A generated PNG -> the same picture again, from the record in it, which is a stranger's: it names no hub and no size of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__
+from ..core import config
+from ..core.claims import Output
+from ..core.console import note, progress_bar, warn
+from ..core.errors import InputError, ModelError, command, shortened
+from ..core.paths import existing
+from ..core.runs import environment, sha256_of, timestamp
+from ..generator import locate
+from ..generator.settings import GenerateSettings
+from . import generate, picture_files
+from .picture_files import Record, Source
+from .start_picture import fit, read_start
+
+
+def regenerate(source: Path, model: str | None = None, out: str | None = None, overwrite: bool = False) -> dict[str, Any]:
+    """Draw a generated PNG again from what is stored in it; returns what was done and whether it came out `identical`.
+
+    On the same machine the pixels are the same to the bit: the picture keeps its place in a batch of the same size.
+    `model` replaces the place of the model, not the model: raises ModelError where its hash is another, and InputError
+    for a picture that femtobooth did not make or whose start picture or mask is gone or changed.
+    """
+    record, stored, original = picture_files.read(source)
+    reference = model or _model_around(source) or _model_named(record, source)
+    if out:
+        output = Output(Path(out) / source.name, "generate", overwrite, [source], known=_drawn)
+    else:
+        output = Output(generate.home(reference) / "images" / timestamp(), "generate", owns=generate.OWNS, numbered=True)
+    output.check()
+    settings = _settings(record, reference)
+    start = read_start(settings)
+    note(f"loading {reference}")
+    loaded, settings = generate.load(_on_this_machine(settings))
+    if loaded.hash != record.model.hash:
+        wanted, found = record.model.hash[:12], loaded.hash[:12]
+        raise ModelError(f"{reference}: not the model that drew {source} (its hash is {found}, wanted {wanted})", _way_out(record, source))
+    row, rows = record.batch
+    with progress_bar("pictures", rows) as bar:
+        picture = generate.draw(loaded, settings, fit(start, settings), [record.prompt] * rows, [record.seed] * rows, bar)[row]
+    if out:
+        target = output.path
+        output.check()
+        picture_files.save(picture, target, stored)
+    else:
+        with output.claimed() as folder:
+            target = folder / source.name
+            picture_files.save(picture, target, stored)
+    identical = bool(np.array_equal(picture, original))
+    if identical:
+        note(f"{target}: the same pixels")
+    else:
+        warn(f"{target}: not quite the pixels of {source}; another machine, device or library version rounds differently")
+    return {
+        "femtobooth": __version__,
+        "folder": str(target.parent),
+        "source": str(source),
+        "identical": identical,
+        "model": stored["model"],
+        "settings": settings.model_dump(),
+        "environment": environment(),
+        "complete": True,
+        "images": [{"file": target.name, "prompt": record.prompt, "seed": record.seed, "sha256": sha256_of(target)}],
+    }
+
+
+def _settings(record: Record, reference: str) -> GenerateSettings:
+    """The settings of a record. Raises InputError where a file that it names is not here, or not the same."""
+    files: dict[str, str] = {}
+    for flag, key, named in (("--init-image", "init_image", record.init_image), ("--mask", "mask", record.mask)):
+        if named:
+            _check_same(flag, named)
+            files[key] = named.path
+    how = record.settings.model_dump()
+    if how["tokenizer"] and not existing(how["tokenizer"]):
+        raise InputError(f"--tokenizer {shortened(how['tokenizer'])}: not here, but the picture was drawn with it", "put it back")
+    return config.resolve(GenerateSettings, {"run": reference, "prompts": [record.prompt], "seed": record.seed, **how, **files})
+
+
+def _check_same(flag: str, wanted: Source) -> None:
+    path = existing(wanted.path)
+    name = shortened(wanted.path)
+    if not path or not path.is_file():
+        raise InputError(f"{flag} {name}: gone, but the picture was drawn from it", f"put the file back (sha256 {wanted.sha256})")
+    if sha256_of(path) != wanted.sha256:
+        raise InputError(f"{flag} {name}: changed since the picture was drawn", f"put back the file with sha256 {wanted.sha256}")
+
+
+def _on_this_machine(settings: GenerateSettings) -> GenerateSettings:
+    """The same settings on a device that is here."""
+    from ..generator import base as bases
+
+    try:
+        bases.device(settings.device)
+    except InputError:
+        return settings.model_copy(update={"device": "auto"})
+    return settings
+
+
+def _model_around(image: Path) -> str | None:
+    """The run that a picture lies in, wherever that was moved."""
+    homes = image.resolve().parents[2:3]
+    return next((str(home) for home in homes if (home / "model" / "model_index.json").is_file()), None)
+
+
+def _model_named(record: Record, source: Path) -> str:
+    """The model that a record names, if it lies on this machine. Raises ModelError: what a picture says is never looked up on a hub."""
+    reference = record.model.source
+    if reference == locate.BUNDLED or existing(reference):
+        return reference
+    raise ModelError(f"--from {source}: the model that drew it, {shortened(reference)}, is not here", _way_out(record, source))
+
+
+def _way_out(record: Record, source: Path) -> str:
+    return f"give the model that drew it ({shortened(record.model.source)}): {command('generate', 'RUN', '--from', source)}"
+
+
+def _drawn(path: Path) -> bool:
+    """Whether a file is a picture with a record, which drawing it again may replace."""
+    try:
+        picture_files.read(path)
+    except InputError:
+        return False
+    return True
