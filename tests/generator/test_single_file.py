@@ -175,8 +175,8 @@ def test_full_size_names_agree_with_diffusers(shape: str) -> None:
 @pytest.mark.parametrize("shape", FULL)
 def test_sizes_of_the_published_models_are_told_from_tensors(shape: str) -> None:
     parts = _full_size(shape)
-    prediction = {"1.x": "epsilon", "2.x": "v_prediction"}[shape]
-    configs = ldm_configs.infer(_ldm(parts), prediction)
+    process = {"1.x": {"prediction_type": "epsilon", "pixels": 512}, "2.x": {"prediction_type": "v_prediction", "pixels": 768}}[shape]
+    configs = ldm_configs.infer(_ldm(parts), process)
     for part in PARTS:
         config = parts[part].config
         for key, value in configs[part].items():

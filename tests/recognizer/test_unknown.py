@@ -18,34 +18,44 @@ def clusters(count: int, seed: int, classes: int = 4) -> tuple[np.ndarray, np.nd
     return (centres[labels] + np.random.default_rng(seed).normal(size=(len(labels), 32))).astype(np.float32), labels
 
 
-@pytest.mark.parametrize("held_out", [2, 5, 500])
-def test_five_per_cent_of_known_pictures_are_rejected(held_out: int) -> None:
-    """On average over many small calibration sets, and of pictures that had no part in them."""
-    train, labels = clusters(50, 0)
-    fresh, _ = clusters(2000, 1)
-    model = unknown.centroids(train, labels, 4)
-    rates = []
-    for seed in range(60 if held_out < 100 else 3):
-        limit, _ = unknown.threshold(unknown.similarity(clusters(held_out, seed + 2)[0], model))
-        rates.append(unknown.is_unknown(fresh, model | {"threshold": limit}).mean())
-    assert 0.02 < np.mean(rates) < 0.08
+@pytest.mark.parametrize("shape", ["normal", "heavy tail", "two modes"])
+@pytest.mark.parametrize(("count", "kept"), [(2, 2 / 3), (4, 0.8), (12, 12 / 13), (19, 0.95), (28, 28 / 29), (500, 0.95)])
+def test_a_new_known_picture_is_kept_as_often_as_promised(count: int, kept: float, shape: str) -> None:
+    """Whatever the distribution, on average over the held-out pictures."""
+    random = np.random.default_rng(count)
+
+    def similarities(*size: int) -> np.ndarray:
+        if shape == "normal":
+            return random.normal(0.6, 0.1, size)
+        if shape == "heavy tail":
+            return 0.9 - 0.02 * random.pareto(1.5, size)
+        return np.where(random.random(size) < 0.2, random.normal(0.2, 0.02, size), random.normal(0.8, 0.02, size))
+
+    found = [unknown.limit(similarities(count)) for _ in range(300)]
+    assert all(one.kept == pytest.approx(kept, abs=1e-3) for one in found)
+    shares = [(similarities(2000) >= one.threshold).mean() for one in found]
+    assert np.mean(shares) > kept - 0.02
 
 
 def test_other_classes_are_rejected() -> None:
     train, labels = clusters(20, 0)
     model = unknown.centroids(train, labels, 4)
-    model["threshold"], how = unknown.threshold(unknown.similarity(clusters(20, 1)[0], model))
-    assert how == "95% prediction bound from 80 held-out pictures"
+    limit = unknown.limit(unknown.similarity(clusters(20, 1)[0], model))
+    assert limit.how == "keeps 95.1% of known pictures, by the quantile of 80 held-out ones"
     strange = np.random.default_rng(5).normal(size=(200, 32)) * 2 + 10
-    assert unknown.is_unknown(strange, model).mean() > 0.95
+    assert unknown.is_unknown(strange, model | {"threshold": limit.threshold}).mean() > 0.95
 
 
 def test_too_few_to_tell() -> None:
-    limit, how = unknown.threshold(np.array([0.5]))
-    assert limit == -1
-    assert "nothing is called unknown" in how
+    limit = unknown.limit(np.array([0.5]))
+    assert limit.threshold == -1
+    assert "nothing is rejected" in limit.how
     train, labels = clusters(3, 0)
-    assert not unknown.is_unknown(train, unknown.centroids(train, labels, 4) | {"threshold": limit}).any()
+    assert not unknown.is_unknown(train, unknown.centroids(train, labels, 4) | {"threshold": limit.threshold}).any()
+
+
+def test_near_duplicates_are_one_piece_of_evidence() -> None:
+    assert unknown.one_of_each(np.array([0.5, 0.9, 0.7, 0.6]), np.array([3, 3, 1, 1])).tolist() == [0.6, 0.5]
 
 
 def test_a_model_that_cannot_tell() -> None:

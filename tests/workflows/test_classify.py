@@ -181,8 +181,12 @@ def test_unknown(tiny: Path, photos: Path, tmp_path: Path) -> None:
     recognizer.save(tmp_path / "strict")
     run(photos, model=str(tmp_path / "strict"), out=str(tmp_path / "o.jsonl"), engine="torch")
     row = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])
-    assert (row["label"], row["unknown"], row["confidence"]) == ("unknown", True, None)
+    assert row["unknown"] is True
+    assert {name: row[name] for name in ("label", "synset", "confidence")} == row["top"][0]  # the best class is always there
     assert len(row["top"]) == 5
+    run(photos, model=str(tmp_path / "strict"), out=str(tmp_path / "o.csv"), engine="torch")
+    first = next(csv.DictReader((tmp_path / "o.csv").open()))
+    assert (first["label"], first["unknown"]) == (row["label"], "True")
 
 
 def test_nothing_readable(tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -172,7 +172,12 @@ def test_the_models_own_centroids_and_threshold_are_used(model, data, tmp_path):
     paint(tmp_path / "other", (200, 200, 30), 3)
     report = evaluate_classifier.run(settings(tmp_path / "model", data, tmp_path / "out", unseen=str(tmp_path / "other"), mistakes=0))
     assert report["distance_to"] == "nearest class centroid"
-    assert report["unseen"]["at_threshold"]["known_rejected"][0] == 1  # no cosine reaches 2
+    assert report["unseen"]["at_threshold"]["unseen_rejected"][0] == 1  # no cosine reaches 2
+    assert (report["rejection"]["rejected"][0], report["rejection"]["right_and_kept"][0]) == (1, 0)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Classify would reject 18 of them as out-of-distribution, which leaves 0 right." in page
+    rows = list(csv.DictReader((tmp_path / "out" / "predictions.csv").open()))
+    assert {row["rejected"] for row in rows} == {"True"}
 
 
 def test_csv_beside_a_flat_folder_and_validation_part_only(model, data, tmp_path):

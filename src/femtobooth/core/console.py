@@ -14,8 +14,9 @@ from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from .names import shown
 
@@ -66,27 +67,28 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None, done: int = 0) -> Iterator[Bar]:
+def progress_bar(description: str, total: int | None, done: int = 0, parts: int = 1) -> Iterator[Bar]:
     """Show how far something is: count, elapsed time and, where the total is known, ETA. ``bar.advance(n, note=...)`` moves it.
 
-    A bar on a terminal; elsewhere, such as in a log, a line every `SECONDS` at most.
+    `parts` moves make one of what is counted: a picture is made in many steps. A bar on a terminal; elsewhere, such as in a
+    log, a line every `SECONDS` at most.
     """
     if not console.is_terminal:
-        lines = _Lines(shown(description), total, done)
+        lines = _Lines(shown(description), total, done, parts)
         yield lines
         lines.close()
         return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
-        MofNCompleteColumn(),
+        _Count(),
         TimeElapsedColumn(),
         TextColumn("eta"),
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as drawn:
-        task = drawn.add_task(shown(description), total=total, completed=done, note="")
+        task = drawn.add_task(shown(description), total=total and total * parts, completed=done * parts, parts=parts, note="")
         yield _Bar(drawn, task)
         drawn.refresh()
 
@@ -95,6 +97,12 @@ class Bar(Protocol):
     """What `progress_bar` gives."""
 
     def advance(self, amount: int = 1, note: str | None = None) -> None: ...
+
+
+class _Count(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        parts, total = task.fields["parts"], task.total
+        return Text(f"{int(task.completed) // parts}" if total is None else f"{int(task.completed) // parts}/{int(total) // parts}")
 
 
 class _Bar:
@@ -109,8 +117,9 @@ class _Bar:
 class _Lines:
     """A bar for readers who cannot see one move; silent if all is over within `SECONDS`."""
 
-    def __init__(self, description: str, total: int | None, done: int) -> None:
-        self._description, self._total, self._first, self._done, self._note = description, total, done, done, ""
+    def __init__(self, description: str, total: int | None, done: int, parts: int) -> None:
+        self._description, self._total, self._parts, self._note = description, total, parts, ""
+        self._first = self._done = done * parts
         self._began = self._told = time.monotonic()
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
@@ -126,8 +135,10 @@ class _Lines:
     def _tell(self) -> None:
         self._told = time.monotonic()
         spent, made = self._told - self._began, self._done - self._first
-        count = f"{self._done}" if self._total is None else f"{self._done} of {self._total}"
-        left = f", eta {_clock(spent * (self._total - self._done) / made)}" if self._total is not None and made > 0 else ""
+        count, left = f"{self._done // self._parts}", ""
+        if self._total is not None:
+            count += f" of {self._total}"
+            left = f", eta {_clock(spent * (self._total * self._parts - self._done) / made)}" if made > 0 else ""
         note(f"{self._description}: {count}, {_clock(spent)}{left}{self._note and ', '}{self._note}")
 
 

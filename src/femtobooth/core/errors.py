@@ -101,9 +101,9 @@ def shortened(text: str, limit: int = 60) -> str:
     return shown(cut)
 
 
-def command(*words: object) -> str:
+def command(*words: object, program: str = "femtobooth") -> str:
     """A command of femtobooth's that can be pasted into a shell, whatever is in the names."""
-    return " ".join(["femtobooth", *map(_quoted, words)])
+    return " ".join(map(_quoted, (program, *words)))
 
 
 def _quoted(word: object) -> str:

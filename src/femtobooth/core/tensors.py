@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,10 @@ import torch
 from .errors import ModelError, UnsafeFileError
 
 DAMAGED = "copy or download it again"
+LARGEST_HEADER = 32 << 20  # bytes of a safetensors header; a Stable Diffusion's takes a tenth of a million
+LARGEST_PICKLE = 64 << 20  # bytes of what a torch file says of its tensors
+SHARED = 4  # how many times a file's size its tensors may take in memory; more than one where some share their numbers
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # of torch.compile and FSDP, anywhere in a name
 
 # Old checkpoints also hold objects of the trainer that wrote them. These names become inert stand-ins; no other name passes.
 _INERT = [
@@ -49,6 +55,8 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror})", "check the path and its permissions") from None
     if start[8:] == b"{":  # a safetensors file: the header's length, then the header
+        if struct.unpack("<Q", start[:8])[0] > LARGEST_HEADER:
+            raise ModelError(f"{path}: its header is larger than that of any model", DAMAGED)
         try:
             with safetensors.safe_open(path, "pt") as opened:
                 return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118  (not a dict)
@@ -57,9 +65,14 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
     if start[:4] != b"PK\x03\x04" and start[:1] != b"\x80":
         what = {b"vers": "a Git LFS pointer, not the file it stands for", b"<!DO": "a web page", b"<htm": "a web page", b"": "empty"}
         raise ModelError(f"{path}: is {what.get(start[:4], 'neither safetensors nor a torch checkpoint')}", DAMAGED)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         raise UnsafeFileError(f"{path}: is a pickle, though named .safetensors, and was not loaded", "take another copy of this model")
-    return _unpickle(path, zipped=start[:2] == b"PK"), {}
+    zipped = start[:2] == b"PK"
+    if zipped:
+        _refuse_other_archives(path)
+    contents = _unpickle(path, zipped)
+    _refuse_inflated(path, contents)
+    return contents, {}
 
 
 def state_dict(path: Path, contents: dict[Any, Any]) -> dict[str, torch.Tensor]:
@@ -69,7 +82,54 @@ def state_dict(path: Path, contents: dict[Any, Any]) -> dict[str, torch.Tensor]:
         tensors = contents
     if not isinstance(tensors, dict):
         raise ModelError(f"{path}: its state_dict is a {type(tensors).__name__}", DAMAGED)
-    return {str(key): value for key, value in tensors.items() if isinstance(value, torch.Tensor)}
+    found = {str(key): value for key, value in tensors.items() if isinstance(value, torch.Tensor)}
+    return {unwrapped(key): value for key, value in found.items()} | {key: value for key, value in found.items() if unwrapped(key) == key}
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what DDP, torch.compile and FSDP put into it: `module._orig_mod.conv.weight` is `conv.weight`."""
+    name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def _refuse_other_archives(path: Path) -> None:
+    """Raise ModelError for a zip archive that is no torch checkpoint, or that unfolds to more than itself. Reads its directory only."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ModelError(f"{path}: damaged or cut off ({type(error).__name__})", DAMAGED) from None
+    names = [entry.filename for entry in entries]
+    pickled = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
+    if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
+        raise ModelError(f"{path}: a TorchScript archive: a program with its weights inside, not a model's weights", "give its state_dict")
+    if not pickled:
+        first = f"its first file is {names[0][:80]}" if names else "it is empty"
+        raise ModelError(f"{path}: a zip archive of other things, {first}", "unpack it, or give another file")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ModelError(f"{path}: a torch checkpoint that was compressed, which torch never does", "unzip it and take what was in it")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size or any(one.file_size > LARGEST_PICKLE for one in pickled):
+        raise ModelError(f"{path}: claims to hold more than its own size", DAMAGED)
+
+
+def _refuse_inflated(path: Path, contents: dict[Any, Any]) -> None:
+    """Raise ModelError for tensors that are not plain numbers in the file, or far more of them than it holds."""
+    total = 0
+    waiting: list[Any] = [contents]
+    seen: set[int] = set()
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, torch.Tensor):
+            if one.layout != torch.strided or one.is_quantized or one.device.type != "cpu":
+                raise ModelError(f"{path}: holds a sparse, quantized or empty tensor", "save its plain weights")
+            total += one.numel() * one.element_size()
+        elif isinstance(one, (dict, list, tuple)) and id(one) not in seen:
+            seen.add(id(one))
+            waiting += one.values() if isinstance(one, dict) else one
+    if total > SHARED * path.stat().st_size:
+        raise ModelError(f"{path}: its tensors would take {total / 1e9:.1f} GB, far more than the file", DAMAGED)
 
 
 def _unpickle(path: Path, zipped: bool) -> dict[Any, Any]:

@@ -6,24 +6,50 @@ Nothing trains here. Every part is loaded as 32-bit floats; who computes with it
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ..core.console import warn
 from ..core.errors import InputError, ModelError
 from ..core.runs import atomic_folder, content_hash
-from . import cards
-from .locate import PARTS, SUBJECT_FILE, locate
+from . import cards, parts
+from .locate import INDEX, PARTS, SUBJECT_FILE, locate
+from .part_folder import build_part, fill_part, read_json, save_text_encoder
 
-diffusers.utils.logging.set_verbosity_error()
-transformers.utils.logging.set_verbosity_error()
-transformers.utils.logging.disable_progress_bar()
+FAMILIES = {  # by the beginning of `_class_name` in model_index.json
+    "StableDiffusionXL": "a Stable Diffusion XL",
+    "StableDiffusion3": "a Stable Diffusion 3",
+    "StableUnCLIP": "an unCLIP model, which also reads an image",
+    "UnCLIP": "an unCLIP model",
+    "StableDiffusionInpaint": "an inpainting model, whose UNet also reads a mask",
+    "StableDiffusionDepth2Img": "a depth-to-image model",
+    "StableDiffusionUpscale": "an upscaling model",
+    "StableDiffusionLatentUpscale": "an upscaling model",
+    "StableDiffusionInstructPix2Pix": "an editing model (instruct-pix2pix)",
+    "StableDiffusionControlNet": "a Stable Diffusion with a ControlNet",
+    "LatentConsistency": "a latent consistency model (LCM)",
+    "AltDiffusion": "an AltDiffusion, with another text encoder",
+    "Flux": "a FLUX model",
+}
+FOREIGN_PARTS = {
+    "text_encoder_2": "a Stable Diffusion XL or later, with a second text encoder",
+    "transformer": "a diffusion transformer (Stable Diffusion 3, FLUX or alike), not a Stable Diffusion 1.x or 2.x",
+    "image_noising_scheduler": "an unCLIP model, which also reads an image",
+    "prior": "a Kandinsky or unCLIP model",
+    "controlnet": "a Stable Diffusion with a ControlNet",
+}
+SCHEDULES = (  # schedulers over the betas of Stable Diffusion 1.x and 2.x, without `Scheduler`
+    "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
+    "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep", "SASolver",
+    "DDIMInverse", "LCM", "TCD",
+)  # fmt: skip
+MOST_TIMESTEPS = 10_000
 
 
 @dataclass
@@ -53,9 +79,15 @@ class StableDiffusion:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
+    def cells(self) -> int:
+        """Native latent width and height; of a model that is not square the smaller one, of one that does not say 64."""
+        given = self.unet.config.sample_size
+        return min(given) if isinstance(given, (list, tuple)) else int(given or 64)
+
+    @property
     def size(self) -> int:
         """Native picture width and height in pixels."""
-        return int(self.unet.config.sample_size) * self.vae_factor
+        return self.cells * self.vae_factor
 
     @property
     def prediction_type(self) -> str:
@@ -102,66 +134,78 @@ def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
 def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
     """Load a folder in diffusers' Stable Diffusion layout (safetensors only).
 
-    Raises ModelError naming the part that is missing, damaged or of another kind.
+    Raises ModelError naming the part that is missing, incomplete, damaged or of another kind.
     """
-    for part in PARTS:
-        if not (folder / part).is_dir():
-            raise ModelError(
-                f"{folder}: not a Stable Diffusion model, its {part}/ folder is missing",
-                f"a model folder holds {', '.join(f'{name}/' for name in PARTS)} and model_index.json",
-            )
-    kinds = {"text_encoder": CLIPTextModel, "vae": AutoencoderKL, "unet": UNet2DConditionModel}
-    loaded: dict[str, Any] = {}
-    for part, kind in kinds.items():
-        try:
-            loaded[part] = kind.from_pretrained(folder / part, use_safetensors=True, local_files_only=True, dtype=torch.float32)
-        except Exception as error:  # the libraries raise many kinds for one fact: this part cannot be read
-            raise ModelError(
-                f"{folder / part}: cannot be loaded ({_first_line(error)})", "copy the model again, as .safetensors"
-            ) from error
-        for tensor in (*loaded[part].parameters(), *loaded[part].buffers()):
-            # Mapped from the file it starts at any byte, where kernels round otherwise: results must depend on values alone.
-            tensor.data = tensor.data.clone()
-    if loaded["unet"].config.in_channels != loaded["vae"].config.latent_channels:
-        raise ModelError(
-            f"{folder}: its UNet reads {loaded['unet'].config.in_channels} channels, its VAE makes {loaded['vae'].config.latent_channels}",
-            "inpainting and depth checkpoints are no text-to-image bases; take the plain model (generate has --mask)",
-        )
+    _refuse_other_family(folder)
+    loaded = {part: build_part(folder / part, part) for part in parts.KINDS}
+    parts.refuse_other_architectures(loaded, folder)
+    for part, built in loaded.items():
+        fill_part(built, folder / part, part)
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    parts.fit_tokenizer(tokenizer, loaded["text_encoder"], folder / "tokenizer", "put this model's own tokenizer there")
     readme = cards.read_readme(folder)
     return StableDiffusion(
-        tokenizer=load_tokenizer(folder / "tokenizer"),
-        scheduler=_load_scheduler(folder / "scheduler"),
+        tokenizer=tokenizer,
+        scheduler=load_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler"),
         source=source or str(folder),
         hash=content_hash((path for part in PARTS for path in (folder / part).iterdir() if _shapes_pictures(path)), folder),
         card=cards.parse_card(readme, folder / cards.README),
         readme=readme,
         subject=_read_subject(folder),
-        **{part: module.eval().requires_grad_(False) for part, module in loaded.items()},
+        **loaded,
     )
 
 
+def _refuse_other_family(folder: Path) -> None:
+    """Raise ModelError for a folder that lacks a part, or is of another family of models by its index."""
+    index = folder / INDEX
+    kind = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
+    known = next((words for start, words in FAMILIES.items() if kind.startswith(start)), None)
+    known = known or next((words for name, words in FOREIGN_PARTS.items() if (folder / name).is_dir()), None)
+    if known:
+        raise ModelError(f"{folder}: {known}", "give a text-to-image Stable Diffusion 1.x or 2.x")
+    named = f" but a {kind[:80]}" if kind and not kind.startswith("StableDiffusion") else ""
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            raise ModelError(
+                f"{folder}: not a Stable Diffusion model{named}, its {part}/ folder is missing",
+                f"a model folder holds {', '.join(f'{name}/' for name in PARTS)} and {INDEX}",
+            )
+
+
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The CLIP tokenizer in a folder. Raises ModelError."""
+    """The CLIP tokenizer in a folder. Raises ModelError; without a vocabulary the library would make one of three tokens."""
+    if not (folder / "tokenizer.json").is_file() and not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
+        raise ModelError(f"{folder}: no CLIP tokenizer there", "a tokenizer folder holds tokenizer.json, or vocab.json and merges.txt")
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise ModelError(
-            f"{folder}: no CLIP tokenizer there ({_first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt"
+            f"{folder}: no CLIP tokenizer there ({parts.first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt"
         ) from error
 
 
-def _load_scheduler(folder: Path) -> SchedulerMixin:
-    """The scheduler as DDIM, which every Stable Diffusion schedule can be read as."""
+def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
+    """The noise schedule as DDIM, which every Stable Diffusion schedule can be read as. Raises ModelError for any other kind."""
+    kind = str(config.get("_class_name", "DDIMScheduler"))
+    if kind.removesuffix("Scheduler").removesuffix("Parallel") not in SCHEDULES:
+        what = "flow matching, which Stable Diffusion 1.x and 2.x do not do" if "Flow" in kind else "no Stable Diffusion noise schedule"
+        raise ModelError(f"{where}: {kind[:80]} is {what}", "use a base with epsilon, v_prediction or sample")
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction", "sample") or config.get("use_flow_sigmas"):
+        shown = "flow matching" if config.get("use_flow_sigmas") else prediction
+        raise ModelError(f"{where}: prediction type {shown!s:.80} is not supported", "use a base with epsilon, v_prediction or sample")
+    steps, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
+    if not isinstance(steps, int) or not 1 < steps <= MOST_TIMESTEPS or (betas is not None and len(betas) != steps):
+        raise ModelError(f"{where}: {steps!s:.80} timesteps, and not a beta for each", "copy or download it again")
     try:
         # Stable Diffusion's latents leave [-1, 1]: DDIM's default of clipping them must never slip in.
-        scheduler = DDIMScheduler.from_pretrained(folder, local_files_only=True, clip_sample=False)
+        scheduler = DDIMScheduler.from_config(dict(config), clip_sample=False)
+        sound = bool(scheduler.alphas_cumprod.isfinite().all())
     except Exception as error:
-        raise ModelError(f"{folder}: cannot be loaded ({_first_line(error)})") from error
-    if scheduler.config.prediction_type not in ("epsilon", "v_prediction", "sample"):
-        raise ModelError(
-            f"{folder}: prediction type {scheduler.config.prediction_type} is not supported",
-            "use a base with epsilon, v_prediction or sample",
-        )
+        raise ModelError(f"{where}: cannot be loaded ({parts.first_line(error)})", "copy or download it again") from error
+    if not sound:
+        raise ModelError(f"{where}: its noise schedule is not finite", "copy or download it again")
     return scheduler
 
 
@@ -172,14 +216,14 @@ def save_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dt
     """
     from diffusers import StableDiffusionPipeline
 
-    parts = {"tokenizer": model.tokenizer, "text_encoder": model.text_encoder, "vae": model.vae, "unet": model.unet}
     pipeline = StableDiffusionPipeline(
-        **parts, scheduler=model.scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **{part: getattr(model, part) for part in PARTS}, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     with atomic_folder(folder, overwrite) as temporary:
         if dtype != model.unet.dtype:
             pipeline = pipeline.to(dtype=dtype)
         pipeline.save_pretrained(temporary, safe_serialization=True)
+        save_text_encoder(model.text_encoder, temporary / "text_encoder")
         save_tokenizer(model.tokenizer, temporary / "tokenizer")
         for path in temporary.rglob("*.json"):
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -200,17 +244,27 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def _read_subject(folder: Path) -> dict[str, Any]:
+    """What a personalized model's folder says of its subject; with a warning where that cannot be read."""
     path = folder / SUBJECT_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        return checked_subject(read_json(path))
+    except (ModelError, ValueError):
+        warn(f"{path}: cannot be read, so [V] stands for nothing here")
+        return {}
+
+
+def checked_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of a subject. Raises ValueError where token or class noun is no text."""
+    if any(not isinstance(subject.get(key, ""), str) for key in ("token", "class_noun")):
+        raise ValueError("token and class_noun must be text")
+    return dict(subject)
 
 
 def _shapes_pictures(path: Path) -> bool:
     """Whether a file of a model folder decides what it draws; cards and samples do not."""
     return path.is_file() and path.suffix in (".safetensors", ".json", ".txt")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def device(name: str) -> torch.device:

@@ -31,9 +31,13 @@ HEADS = 8  # of the UNet of 1.x, at every width
 HEAD_WIDTH = 64  # of everything else
 OPEN_CLIP_LAYERS = 23  # 2.x reads the last layer but one of 24
 
+_DECISIVE = (  # of files that have all parts of a Stable Diffusion, and more
+    (r"^conditioner\.", "of the Stable Diffusion XL family"),
+    (r"^(noise_augmentor|embedder)\.", "an unCLIP model, which also reads an image"),
+    (r"^control_model\.", "a Stable Diffusion with a ControlNet"),
+)
 _KINDS = (  # the first pattern that any key matches decides
     (r"^lora_|\.lora_(up|down|[AB])\.|\.(lokr|hada)_", "a LoRA: additions to a model, not a model"),
-    (r"^conditioner\.", "of the Stable Diffusion XL family"),
     (r"joint_blocks\.", "Stable Diffusion 3"),
     (r"double_blocks\.", "a Flux model"),
     (r"motion_modules\.", "an AnimateDiff motion module"),
@@ -50,30 +54,36 @@ def other_kind(keys: Iterable[str]) -> str | None:
     """What a file is if it is no whole Stable Diffusion 1.x/2.x, in words; None if it looks like one."""
     keys = list(keys)
     missing = [name for name, roots in _PARTS.items() if not any(key.startswith(roots) for key in keys)]
-    if not missing:
-        return None
-    for pattern, kind in _KINDS:
+    for pattern, kind in (*_DECISIVE, *(_KINDS if missing else ())):
         if any(re.search(pattern, key) for key in keys):
             return kind
+    if not missing:
+        return None
     if len(missing) < len(_PARTS):
         return f"a Stable Diffusion without its {' and '.join(missing)}"
     return f"something else; its first tensor is {keys[0]}" if keys else "empty"
 
 
-def infer(tensors: Shapes, prediction: str) -> dict[str, dict[str, Any]]:
+def is_second(tensors: Shapes) -> bool:
+    """Whether the file is of the 2.x kind: its UNet's attention is projected by matrices, that of 1.x by 1x1 convolutions."""
+    projected = (tensor.ndim == 2 for key, tensor in tensors.items() if key.startswith(UNET) and key.endswith(".1.proj_in.weight"))
+    return next(projected, False)
+
+
+def infer(tensors: Shapes, process: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Configs for diffusers and transformers, by part, of a file that `other_kind` passes. Raises KeyError.
 
-    `prediction` is epsilon or v_prediction; in 2.x it also tells the picture size (512 or 768).
+    `process` is what `noise_markers.told` returns: the scheduler's settings, and the picture size in `pixels`.
     """
-    second = not any(key.startswith(CLIP) for key in tensors)
+    second = is_second(tensors)
     vae = _vae(tensors)
-    pixels = 768 if second and prediction == "v_prediction" else 512
+    pixels = int(process["pixels"])
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
     return {
         "unet": _unet(tensors, second) | {"sample_size": pixels // factor},
         "vae": vae | {"sample_size": pixels},
-        "text_encoder": _open_clip(tensors) if second else _clip(tensors),
-        "scheduler": SCHEDULE | {"prediction_type": prediction},
+        "text_encoder": _text_encoder(tensors, second),
+        "scheduler": SCHEDULE | {key: value for key, value in process.items() if key != "pixels"},
     }
 
 
@@ -132,29 +142,20 @@ def _vae(tensors: Shapes) -> dict[str, Any]:
     }
 
 
-def _clip(tensors: Shapes) -> dict[str, Any]:
-    vocabulary, width = tensors[f"{CLIP}embeddings.token_embedding.weight"].shape
+def _text_encoder(tensors: Shapes, second: bool) -> dict[str, Any]:
+    if any(key.startswith(CLIP) for key in tensors):
+        root, layer, positions = f"{CLIP}embeddings.", CLIP + "encoder.layers.{}.mlp.fc1.weight", "position_embedding.weight"
+    else:
+        root, layer, positions = OPEN_CLIP, OPEN_CLIP + "transformer.resblocks.{}.mlp.c_fc.weight", "positional_embedding"
+    vocabulary, width = tensors[f"{root}token_embedding.weight"].shape
+    layers = _blocks(tensors, layer)
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "max_position_embeddings": tensors[f"{CLIP}embeddings.position_embedding.weight"].shape[0],
-        "intermediate_size": tensors[f"{CLIP}encoder.layers.0.mlp.fc1.weight"].shape[0],
-        "num_hidden_layers": _blocks(tensors, CLIP + "encoder.layers.{}.mlp.fc1.weight"),
+        "max_position_embeddings": tensors[f"{root}{positions}"].shape[0],
+        "intermediate_size": tensors[layer.format(0)].shape[0],
+        "num_hidden_layers": min(OPEN_CLIP_LAYERS, layers) if second else layers,
         "num_attention_heads": max(1, width // HEAD_WIDTH),
-        "hidden_act": "quick_gelu",
-        "projection_dim": width,
-    }
-
-
-def _open_clip(tensors: Shapes) -> dict[str, Any]:
-    vocabulary, width = tensors[f"{OPEN_CLIP}token_embedding.weight"].shape
-    return {
-        "vocab_size": vocabulary,
-        "hidden_size": width,
-        "max_position_embeddings": tensors[f"{OPEN_CLIP}positional_embedding"].shape[0],
-        "intermediate_size": tensors[f"{OPEN_CLIP}transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
-        "num_hidden_layers": min(OPEN_CLIP_LAYERS, _blocks(tensors, OPEN_CLIP + "transformer.resblocks.{}.mlp.c_fc.weight")),
-        "num_attention_heads": max(1, width // HEAD_WIDTH),
-        "hidden_act": "gelu",
+        "hidden_act": "gelu" if second else "quick_gelu",
         "projection_dim": width,
     }

@@ -56,8 +56,9 @@ def is_second(text_encoder: CLIPTextModel) -> bool:
     return text_encoder.config.hidden_act == "gelu"
 
 
-def places(part: nn.Module) -> dict[str, Place]:
-    """For each tensor of a UNet, VAE or CLIP text encoder, by its name there: its place in a single file.
+def places(part: nn.Module, tensors: Iterable[str] = ()) -> dict[str, Place]:
+    """For each tensor of a UNet, VAE or CLIP text encoder, by its name there: its place in a single file, or in one with these tensors,
+    as some name a 2.x text encoder as transformers does.
 
     Raises KeyError naming a tensor that the single-file layout has no name for.
     """
@@ -65,7 +66,7 @@ def places(part: nn.Module) -> dict[str, Place]:
         root, modules = UNET, _unet_modules(part)
     elif isinstance(part, AutoencoderKL):
         root, modules = VAE, _vae_modules(part)
-    elif is_second(part):
+    elif is_second(part) and not any(key.startswith(CLIP) for key in tensors):
         root, modules = OPEN_CLIP, _open_clip_modules(part)
     else:
         return {key: Place(CLIP + key) for key in part.state_dict()}
@@ -101,23 +102,6 @@ def to_ldm(part: nn.Module) -> dict[str, Tensor]:
         else:
             stacked.setdefault(key, {})[third] = tensor
     return written | {key: torch.cat([thirds[i] for i in range(3)]) for key, thirds in stacked.items()}
-
-
-def from_ldm(part: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict for `part`: 32-bit copies, in its names and shapes.
-
-    Raises KeyError naming a key that `tensors` lacks, ValueError naming one of another shape or with values that are
-    not finite.
-    """
-    state: dict[str, Tensor] = {}
-    for (name, (key, third)), wanted in zip(places(part).items(), part.state_dict().values(), strict=True):
-        tensor = tensors[key] if third is None else tensors[key].chunk(3)[third]
-        if tensor.shape not in (wanted.shape, (*wanted.shape, 1, 1)):
-            raise ValueError(f"{key} has shape {tuple(tensors[key].shape)}, which does not fit the rest of the file")
-        state[name] = tensor.reshape(wanted.shape).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        if not state[name].isfinite().all():
-            raise ValueError(f"{key} holds NaN or infinite values")
-    return state
 
 
 def _renamed(key: str, modules: Mapping[str, str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 
-from ..core.errors import ModelError
+from ..core.errors import ModelError, command
 from ..core.paths import existing, hub_id, nearest, refuse_missing_path
 from . import cards
 
@@ -30,7 +30,7 @@ def locate(reference: str) -> Path:
         if (path / "model" / INDEX).is_file():
             return path / "model"
         if (path / "run.json").is_file():
-            raise ModelError(f"{reference}: this run is not finished and has no model yet", f"femtobooth personalize --resume {reference}")
+            raise ModelError(f"{reference}: this run is not finished and has no model yet", command("personalize", "--resume", reference))
         return path
     refuse_missing_path(reference, WAY_OUT)
     repo = hub_id(reference)
@@ -40,11 +40,11 @@ def locate(reference: str) -> Path:
     raise ModelError(f"{reference}: no such base model, file or folder", f"did you mean {near}?" if near else WAY_OUT)
 
 
-def recommended(reference: str, command: str) -> dict[str, Any]:
-    """The settings of `command` that the card of what `reference` names recommends, without loading it; {} where there are none."""
+def recommended(reference: str, of: str) -> dict[str, Any]:
+    """The settings of the command `of` that the card of what `reference` names recommends, without loading it; {} where there are none."""
     path = locate(reference)
     card = cards.read_card(path) if path.is_dir() else cards.parse_card(_readme_inside(path), path)
-    return card.get(command, {})
+    return card.get(of, {})
 
 
 def bundled_folder() -> Path:

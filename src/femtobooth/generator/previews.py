@@ -27,7 +27,7 @@ def draw_previews(model: StableDiffusion, prompts: list[str], settings: PreviewS
     """(prompts, images, size, size, 3) uint8 pictures; a function of the weights and the settings alone."""
     texts = [prompt for prompt in prompts for _ in range(settings.images)]
     seeds = [settings.seed + column for _ in prompts for column in range(settings.images)]
-    with progress_bar(label, len(texts) * settings.sampling.steps) as bar:
+    with progress_bar(label, len(texts), parts=settings.sampling.steps) as bar:
         pictures = sample(model, texts, seeds, settings.sampling, (size, size), batch_size=settings.batch_size, bar=bar)
     return pictures.reshape(len(prompts), settings.images, *pictures.shape[1:])
 

@@ -43,18 +43,6 @@ class Bar(Protocol):
     def advance(self, amount: int = 1, note: str | None = None) -> None: ...
 
 
-class PictureBar:
-    """Moves a bar of pictures as the steps of each are taken."""
-
-    def __init__(self, bar: Bar, steps: int) -> None:
-        self._bar, self._steps, self._taken = bar, steps, 0
-
-    def advance(self, amount: int = 1, note: str | None = None) -> None:
-        before = self._taken // self._steps
-        self._taken += amount
-        self._bar.advance(self._taken // self._steps - before, note)
-
-
 @torch.inference_mode()
 def sample(
     model: StableDiffusion,

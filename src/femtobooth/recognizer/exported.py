@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core import cache
 from ..core.console import note
-from ..core.errors import ModelError, SettingsError
+from ..core.errors import ModelError, SettingsError, needs
 from ..core.paths import expanded
 from ..core.runs import sha256_of
 from . import artifact, hub_config, weights
@@ -47,9 +47,7 @@ def make(reference: str | Path) -> Path:
 
     def write(folder: Path) -> None:
         if not possible():
-            raise SettingsError(
-                f"{reference}: needs onnx, onnxscript and onnxruntime to be run without torch", 'pip install "femtobooth[onnx]"'
-            )
+            raise SettingsError(f"{reference}: needs onnx, onnxscript and onnxruntime to be run without torch", needs("onnx"))
         from . import engines, export
         from .backbone import Recognizer
 

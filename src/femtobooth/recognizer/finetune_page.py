@@ -52,7 +52,7 @@ def _tiles(report: dict[str, Any]) -> Html:
         low, high = (100 * edge for edge in tuned["accuracy"][1:])
         tiles.append(("fine-tuned", f"{tuned['accuracy'][0]:.1%}", f"{low:.0f} to {high:.0f} % on {tuned['pictures']} validation pictures"))
     tiles.append(("temperature", f"{calibration['temperature']:.2f}", f"from {calibration['from']}"))
-    tiles.append(("unknown below", f"{calibration['unknown_below']:.2f}", calibration["unknown_from"]))
+    tiles.append(("rejected below", f"{calibration['rejected_below']:.2f}", calibration["rejection"]))
     return pages.tiles(*tiles)
 
 

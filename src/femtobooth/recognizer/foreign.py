@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..core.errors import FemtoboothError, SettingsError
+from ..core.errors import FemtoboothError, SettingsError, needs
 from . import artifact
 from .engines import Engine, Outputs
 
@@ -98,7 +98,7 @@ def _ended(format: str, code: int, errors: IO[bytes], python: str | None) -> Fem
 def _not_installed(format: str, package: str, python: str | None) -> SettingsError:
     return SettingsError(
         f"--format {format}: needs {package}, which is not installed{f' for {python}' if python else ''}",
-        f'pip install "femtobooth[{format}]", here or where --python points to',
+        f"{needs(format)}, here or where --python points to",
     )
 
 

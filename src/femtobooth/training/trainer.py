@@ -16,7 +16,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from ..core.console import progress_bar, rank
-from ..core.errors import SettingsError
+from ..core.errors import SettingsError, needs
 from .callbacks import StepCallback
 from .checkpoints import StreamedFile
 from .settings import TrainingSettings
@@ -86,7 +86,7 @@ def optimizer(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError:
-            raise SettingsError("training.optimizer: adamw8bit is not installed", "pip install 'femtobooth[8bit]', or use adamw") from None
+            raise SettingsError("training.optimizer: adamw8bit is not installed", f"{needs('8bit')}, or use adamw") from None
         return AdamW8bit(groups, **options)
     return torch.optim.AdamW(groups, **options)
 

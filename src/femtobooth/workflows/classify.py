@@ -44,7 +44,10 @@ def run(settings: ClassifySettings) -> dict[str, Any]:
 
 
 def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
-    """One row a file: path, label, synset, confidence, unknown, top (the likeliest, in order), error."""
+    """One row a file: path, label, synset, confidence, unknown, top (the likeliest, in order), error.
+
+    The label is the likeliest class also where the picture is out-of-distribution, of which `unknown` tells.
+    """
     labels = engine.labels
     told: Iterator[tuple[list[Row], bool]] = iter(())
     if batch.outputs:
@@ -66,8 +69,6 @@ def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
     for path, error in zip(batch.paths, batch.errors, strict=True):
         top, unknown = (None, None) if error else next(told)
         best = top[0] if top else {"label": None, "synset": None, "confidence": None}
-        if unknown:
-            best = {"label": "unknown", "synset": None, "confidence": None}
         rows.append({"path": path, **best, "unknown": unknown, "top": top, "error": error})
     return rows
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.console import note
+from ..core.errors import command
 from ..core.runs import timestamp
 from . import personalize
 
@@ -29,9 +30,9 @@ def run(runs: Path) -> dict[str, Any]:
         f"  look at      {folder / 'overview.png'}   (photos | the same prompts before | after)\n"
         f"  run folder   {folder}   (model, checkpoints, curves, previews, config)\n\n"
         "Next:\n"
-        f'  {program} generate {folder} "a [V] robot under water" -n 8\n'
-        f"  {program} personalize YOUR_PHOTOS --class-noun dog\n"
-        f"  {program} convert {folder} femto.safetensors\n"
+        f"  {command('generate', folder, 'a [V] robot under water', '-n', 8, program=program)}\n"
+        f"  {command('personalize', 'YOUR_PHOTOS', '--class-noun', 'dog', program=program)}\n"
+        f"  {command('convert', folder, 'femto.safetensors', program=program)}\n"
         f"  {Path(program).with_name('tensorboard')} --logdir {folder / 'logs'}\n"
     )
     return facts

