@@ -127,6 +127,7 @@ FINETUNE = {
     "--smoothing": "smoothing",
     "--class-weights": "class_weights",
     "--copies": "copies",
+    "--probe-only": "probe_only",
     "--patience": "patience",
     "--check-every": "check_every",
     "--result": "result",

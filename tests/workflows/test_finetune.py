@@ -115,7 +115,11 @@ def test_from_a_folder_to_an_artifact(
     low, high = report["comparison"]["accuracy_difference"][1:]
     assert low < report["comparison"]["accuracy_difference"][0] < high
     page = (run / "report.html").read_text()
-    assert report["comparison"]["verdict"].capitalize() in page
+    verdict = report["comparison"]["verdict"]
+    assert f"{verdict[:1].upper()}{verdict[1:]}." in page
+    right, pictures = report["judged"]["measured"]["right"], report["judged"]["measured"]["pictures"]
+    assert f"The fine-tuned network names {right} of {pictures} pictures right kept for validation" in page
+    assert page.index("<img ") < page.index("<h2>Did fine-tuning beat the probe?")  # pictures come first
     assert "http" not in page.replace("http://www.w3.org", "")
 
     with (run / "split.csv").open(newline="") as file:
@@ -146,6 +150,25 @@ def test_the_probe_can_be_the_result(finetune: Finetune, data: Path, base: Path,
         "head.fc.weight",
         "head.fc.bias",
     ]
+
+
+def test_the_probe_alone(finetune: Finetune, data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing is trained, and what it cost is the probe's own cost."""
+    assert finetune(data, "--probe-only", "--steps", 10**6) == 0
+    run = tmp_path / "run"
+    facts, report = (json.loads((run / name).read_text()) for name in ("run.json", "report.json"))
+    assert (facts["status"], facts["result"]) == ("done", "probe")
+    assert facts["costs"] == {"probe": {"seconds": report["probe"]["seconds"]}}
+    assert facts["seconds"] == report["probe"]["seconds"]
+    assert not (run / "checkpoints").exists()
+    assert "finetuned" not in report
+    assert report["judged"]["measured"]["pictures"] == 16
+    assert Recognizer.load(run / "model").labels.names == ("blue", "green", "red")
+    page = (run / "report.html").read_text()
+    assert "The linear probe names" in page
+    assert "<img " in page
+    assert "training" not in capsys.readouterr().err
+    assert finetune(data, "--probe-only", "--result", "finetuned", name="other") == 2
 
 
 EVERYTHING = ("--freeze", 3, "--unfreeze-every", 1, "--ema", 0.9, "--cutmix", 0.5, "--accumulate", 2, "--patience", 3, "--check-every", 2)

@@ -1,59 +1,121 @@
-"""The report of a fine-tuning run as one HTML page: verdict, comparison, data report, curves, settings."""
+"""The report of a fine-tuning run as one HTML page: how good the result is, where it errs, comparison, data report, curves, settings."""
 
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..core import pages
-from ..core.charts import line_chart
+from ..core.charts import heat_map, line_chart
 from ..core.config import dump
 from ..core.images import Picture, decode
 from ..core.pages import Html
 from .comparison import shares
 from .settings import FinetuneSettings
 
-MOST = 24  # pictures shown of one finding
+MOST = 24  # pictures shown of one finding, and classes of a matrix
+NAMES = {"probe": "linear probe", "finetuned": "fine-tuning"}
 
 
 def draw(folder: Path, report: dict[str, Any], facts: dict[str, Any], settings: FinetuneSettings) -> Html:
-    """The page of a finished run."""
-    compared, data = report["comparison"], report["data"]
-    result = "the linear probe" if compared["result"] == "probe" else "the fine-tuned network"
+    """The page of a finished run: how good the result is and where it errs, then how it came about."""
+    compared = report["comparison"]
     return pages.page(
         folder.resolve().name,
-        _tiles(report),
+        _tiles(report, facts),
+        *(pages.callout(one["about"], "warn") for one in report["data"]["findings"] if "flatters the result" in one["about"]),
+        _errors(report),
         _comparison(report),
-        _data(data),
+        _data(report["data"]),
         _curve(folder),
         pages.section("Settings", pages.folded("config.yaml", Html(f"<pre>{pages.markup(dump(settings))}</pre>"))),
-        lead=f"{compared['verdict'].capitalize()}. The result in model/ is {result}.",
+        lead=pages.join(pages.strong(headline(report)), _sentence(compared["verdict"])),
         kind="femtobooth finetune",
         footer=", ".join(f"{name} {version}" for name, version in facts["environment"].items()),
     )
 
 
-def _tiles(report: dict[str, Any]) -> Html:
-    calibration, crossed = report["calibration"], report["probe"]["cross_validated"]
+def headline(report: dict[str, Any]) -> str:
+    """How good the result is, in one sentence."""
+    judged = report["judged"]
+    what = "The linear probe" if report["comparison"]["result"] == "probe" else "The fine-tuned network"
+    if not judged["measured"]:
+        return f"{what} is the result; there was no picture to measure it on."
+    measured = judged["measured"]
+    value, low, high = (100 * part for part in measured["accuracy"])
+    how = "that it was not fitted to, in turns" if judged["by"].startswith("cross") else "kept for validation"
+    return (
+        f"{what} names {measured['right']} of {measured['pictures']} pictures right {how}: {value:.0f} % "
+        f"(95 % interval {low:.0f} to {high:.0f} %)."
+    )
+
+
+def _tiles(report: dict[str, Any], facts: dict[str, Any]) -> Html:
+    judged, calibration = report["judged"]["measured"], report["calibration"]
     tiles: list[tuple[object, object, object]] = []
-    if crossed:
-        low, high = (100 * edge for edge in crossed["accuracy"][1:])
-        tiles.append(
-            (
-                "linear probe",
-                f"{crossed['accuracy'][0]:.1%}",
-                f"{low:.0f} to {high:.0f} %, cross-validated over {crossed['pictures']} pictures",
-            )
-        )
-    if "finetuned" in report:
-        tuned = report["finetuned"]
-        low, high = (100 * edge for edge in tuned["accuracy"][1:])
-        tiles.append(("fine-tuned", f"{tuned['accuracy'][0]:.1%}", f"{low:.0f} to {high:.0f} % on {tuned['pictures']} validation pictures"))
-    tiles.append(("temperature", f"{calibration['temperature']:.2f}", f"from {calibration['from']}"))
+    if judged:
+        low, high = (100 * edge for edge in judged["accuracy"][1:])
+        detail = f"{judged['right']} of {judged['pictures']}, {low:.0f} to {high:.0f} %, {report['judged']['by']}"
+        tiles.append(("named right", f"{judged['accuracy'][0]:.1%}", detail))
+    for name, part in (("linear probe", report["probe"]["validation"]), ("fine-tuned", report.get("finetuned"))):
+        if part:
+            tiles.append((f"{name}, validation", f"{part['right']} of {part['pictures']}", f"{shares(part['accuracy'])}"))
     tiles.append(("rejected below", f"{calibration['rejected_below']:.2f}", calibration["rejection"]))
+    tiles.append(("temperature", f"{calibration['temperature']:.2f}", f"from {calibration['from']}"))
+    spent = ", ".join(f"{NAMES[name]} {cost['seconds']:.0f} s" for name, cost in facts["costs"].items())
+    tiles.append(("time", f"{sum(cost['seconds'] for cost in facts['costs'].values()):.0f} s", spent))
     return pages.tiles(*tiles)
+
+
+def _errors(report: dict[str, Any]) -> Html:
+    """What was taken for what, and pictures: the mistakes, or else some of each class."""
+    rows = report["judged"]["pictures"]
+    wrong = [row for row in rows if row["named"] != row["label"]]
+    names = list(report["data"]["classes"])
+    parts: list[object] = []
+    if wrong:
+        involved = [name for name in names if any(name in (row["label"], row["named"]) for row in (wrong if len(names) > MOST else rows))]
+        kept = involved[:MOST]
+        pairs = Counter((row["label"], row["named"]) for row in rows)
+        counts = np.array([[pairs[true, named] for named in kept] for true in kept])
+        most = "; ".join(f"{true} named {named} {_times(count)}" for (true, named), count in pairs.most_common() if true != named)
+        chart = heat_map(counts, kept, kept, "true class", "named as", f"Confusion matrix; {most}")
+        parts.append(pages.figure(chart, f"{most[:200]}. Green: named right.", wide=True))
+    elif rows:
+        parts.append(pages.text("Every picture was named right; some of each class:"))
+    figures: list[Html] = []
+    for row in wrong or _of_each_class(rows):
+        told = f"{row['label']} named {row['named']}" if row in wrong else row["label"]
+        if len(figures) < MOST and (figure := _thumbnail(f"{row['path']}: {told}")):
+            figures.append(figure)
+    if figures:
+        parts.append(pages.grid(*figures))
+    left = len(wrong) - MOST
+    parts += [pages.text(f"{left} more mistakes are in report.json.")] if left > 0 else []
+    return pages.section("Where it errs", *parts) if parts else Html("")
+
+
+def _of_each_class(rows: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """The rows with the first of every class in front, then the second ones."""
+    seen: Counter[str] = Counter()
+    place = []
+    for row in rows:
+        place.append(seen[row["label"]])
+        seen[row["label"]] += 1
+    return [row for _, row in sorted(zip(place, rows, strict=True), key=lambda pair: pair[0])]
+
+
+def _sentence(verdict: str) -> str:
+    return f"{verdict[:1].upper()}{verdict[1:]}."
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _comparison(report: dict[str, Any]) -> Html:
@@ -66,10 +128,13 @@ def _comparison(report: dict[str, Any]) -> Html:
         if facts:
             value, low, high = facts["accuracy"]
             meter = pages.meter(value, low, high, shares(facts["accuracy"]))
-            rows.append(
-                (name, f"{facts['right']} of {facts['pictures']}", meter, f"{compared['log_loss'][key]:.3f}", f"{facts['ece']:.3f}")
-            )
-    content: list[object] = [pages.callout(compared["verdict"].capitalize() + ".", "good" if compared["result"] == "finetuned" else "info")]
+            loss = f"{compared['log_loss'][key]:.3f}" if "log_loss" in compared else "–"  # noqa: RUF001
+            rows.append((name, f"{facts['right']} of {facts['pictures']}", meter, loss, f"{facts['ece']:.3f}"))
+    content: list[object] = [
+        pages.callout(
+            f"{compared['verdict'][:1].upper()}{compared['verdict'][1:]}.", "good" if compared["result"] == "finetuned" else "info"
+        )
+    ]
     if rows:
         content.append(
             pages.table(
@@ -78,7 +143,7 @@ def _comparison(report: dict[str, Any]) -> Html:
                 "On the same validation pictures, with 95 % Wilson intervals; calibration error is before temperature scaling",
             )
         )
-    if compared["pictures"]:
+    if "log_loss_difference" in compared:
         change, low, high = compared["log_loss_difference"]
         content.append(
             pages.text(

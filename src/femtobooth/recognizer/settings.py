@@ -133,6 +133,8 @@ class FinetuneSettings(Settings):
     """balanced weighs pictures by how rare their class is, in the probe and in fine-tuning."""
     result: Literal["better", "finetuned", "probe"] = "better"
     """What becomes model/: better: more validation pictures right; of equals, the lower calibrated log loss."""
+    probe_only: bool = False
+    """Leave fine-tuning out: the linear probe is the result, after seconds."""
     patience: int = Field(0, ge=0)
     """Checks without a lower loss after which training stops, on pictures set aside from training for it; 0 trains to the end."""
     check_every: int = Field(20, ge=1)
@@ -144,6 +146,8 @@ class FinetuneSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> FinetuneSettings:
+        if self.probe_only and (self.result == "finetuned" or self.patience):
+            raise ValueError("probe_only leaves fine-tuning out: leave out result and patience, or probe_only")
         if (self.augment.mixup or self.augment.cutmix) and self.training.batch_size % 2:
             raise ValueError("training.batch_size must be even for mixup and cutmix, which blend pairs (or set augment.mixup to 0)")
         return self

@@ -27,13 +27,13 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from ..core import config, locks, metrics
+from ..core import config, locks
 from ..core.claims import Output
-from ..core.console import note, rank, table, warn
+from ..core.console import note, rank, table
 from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError, command
 from ..core.paths import expanded
 from ..core.runs import environment, read_json, sweep, timestamp, write_json, write_text
-from ..recognizer import comparison, probe, splitting, training, unknown
+from ..recognizer import comparison, finishing, probe, splitting, training
 from ..recognizer.backbone import Recognizer
 from ..recognizer.finetune_page import draw
 from ..recognizer.probe import Embedded, Head
@@ -52,6 +52,7 @@ PASSES, LEAST_STEPS = 25, 60
 def run(settings: FinetuneSettings) -> dict[str, Any]:
     """Fine-tune from the start; returns what run.json holds. Raises InputError kinds before anything is written."""
     settings = _settled(settings)
+    note(f"{settings.data}: a classifier of its classes, from {settings.model}")
     output = _output(settings)
     if rank() == 0:
         output.check()
@@ -67,8 +68,9 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
         settings.copies,
     )
     _refuse_judge(source, found, settings)
+    started = time.monotonic()
     embedded = probe.embed(source, found.paths, found.digests)
-    head, baseline, suspects = _probe(found, embedded, settings)
+    head, baseline, suspects = _probe(found, embedded, settings, started)
     findings.append(doubtful(found, suspects))
     settings = settings.model_copy(update={"training": _training(settings, len(found.part("train")))})
     facts = {
@@ -80,7 +82,7 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
         "environment": environment(),
     }
     report = {"data": _data_report(found, findings), "probe": baseline}
-    _show(found, findings, baseline)
+    _show(found, findings, baseline, settings)
     if rank():
         return _train(output.path, settings, source, found, head, checkpoint=None)
 
@@ -181,12 +183,13 @@ def _load(settings: FinetuneSettings) -> Recognizer:
     return source
 
 
-def _probe(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> tuple[Head, dict[str, Any], list[tuple[int, int, float]]]:
+def _probe(
+    found: Survey, embedded: Embedded, settings: FinetuneSettings, started: float
+) -> tuple[Head, dict[str, Any], list[tuple[int, int, float]]]:
     """The probe's layer, fitted to the training part; what is known of it; and the labels that it doubts."""
     balanced = settings.class_weights == "balanced"
     classes = len(found.classes)
-    started = time.monotonic()
-    logits = _cross_validated(found, embedded, settings)
+    logits = finishing.cross_validated(found, embedded, settings)
     sure = np.isfinite(logits).all(axis=1)
     train, val = found.part("train"), found.part("val")
     head = probe.fit(embedded.prelogits[train], found.labels[train], classes, balanced)
@@ -199,17 +202,6 @@ def _probe(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> tup
     return head, facts, probe.suspicious(logits, found.labels)
 
 
-def _cross_validated(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> np.ndarray:
-    """Out-of-fold logits (N, C) of all real pictures that are used; nan for the others."""
-    usable = found.part("train", "stop", "val")
-    fold = np.full(len(found.labels), -1)
-    fold[usable] = probe.folds(found.labels[usable], found.groups[usable], found.only_train[usable], settings.training.seed)
-    logits = np.full((len(fold), len(found.classes)), np.nan)
-    balanced = settings.class_weights == "balanced"
-    logits[usable] = probe.cross_validate(embedded.prelogits[usable], found.labels[usable], fold[usable], len(found.classes), balanced)
-    return logits
-
-
 def _data_report(found: Survey, findings: list[Finding]) -> dict[str, Any]:
     counts = {
         name: dict(Counter(part for part, label in zip(found.parts, found.labels, strict=True) if label == index))
@@ -219,7 +211,7 @@ def _data_report(found: Survey, findings: list[Finding]) -> dict[str, Any]:
     return {"pictures": len(found.paths), "classes": counts, "findings": [finding.as_dict() for finding in findings]}
 
 
-def _show(found: Survey, findings: list[Finding], baseline: dict[str, Any]) -> None:
+def _show(found: Survey, findings: list[Finding], baseline: dict[str, Any], settings: FinetuneSettings) -> None:
     parts = Counter(found.parts)
     said = ", ".join(f"{parts[name]} {name}" for name in ("train", "stop", "val", "left out") if parts[name])
     title = f"Data report: {len(found.paths)} pictures of {len(found.classes)} classes ({said})"
@@ -233,16 +225,24 @@ def _show(found: Survey, findings: list[Finding], baseline: dict[str, Any]) -> N
         crossed = baseline["cross_validated"]
         note(
             f"linear probe: {comparison.shares(crossed['accuracy'])} right in {baseline['folds']}-fold cross-validation over "
-            f"{crossed['pictures']} pictures, fitted in {baseline['seconds']} s\n"
+            f"{crossed['pictures']} pictures, after {baseline['seconds']} s"
         )
+    checked = baseline["validation"]
+    if checked and checked["right"] == checked["pictures"] and not settings.probe_only and settings.result == "better":
+        note(
+            f"it names all {checked['pictures']} validation pictures right: fine-tuning can only match that, and win by surer answers;"
+            " --probe-only leaves it out"
+        )
+    note("")
 
 
 def _train(
     folder: Path, settings: FinetuneSettings, source: Recognizer, found: Survey, head: Head, checkpoint: Path | None
 ) -> dict[str, Any]:
     """Train from `checkpoint` or from the start, then write the result; returns what run.json then holds."""
+    if settings.probe_only:
+        return {} if rank() else _finish(folder, settings, None, found, head, {})
     started, own = time.monotonic(), settings.training
-    base = source.provenance
     recognizer = training.with_classes(source, found.classes, head)
     train, stop = found.part("train"), found.part("stop")
     module = training.Finetuner(recognizer, settings, [found.paths[i] for i in train], found.labels[train])
@@ -277,9 +277,8 @@ def _train(
             return {}
         trainer.release(lightning, module)
         newest = checkpoints.newest(folder / "checkpoints")
-        steps = load_weights(newest, module, settings)
-        facts = read_run(folder) | {"steps": steps, "seconds": round(time.monotonic() - started, 1)}
-        return _finish(folder, settings, recognizer.freeze(), found, head, base, facts)
+        cost = {"steps": load_weights(newest, module, settings), "seconds": round(time.monotonic() - started, 1)}
+        return _finish(folder, settings, recognizer.freeze(), found, head, cost)
 
 
 def _stopped_early(checkpoint: Path | None, settings: FinetuneSettings) -> bool:
@@ -311,71 +310,17 @@ def load_weights(checkpoint: Path | None, module: training.Finetuner, settings: 
 
 
 def _finish(
-    folder: Path,
-    settings: FinetuneSettings,
-    tuned: Recognizer,
-    found: Survey,
-    head: Head,
-    base: Mapping[str, Any],
-    facts: dict[str, Any],
+    folder: Path, settings: FinetuneSettings, tuned: Recognizer | None, found: Survey, head: Head, cost: dict[str, Any]
 ) -> dict[str, Any]:
-    """Compare with the probe, calibrate what is better, write model/ and the report; only then is the run done."""
-    source = _load(settings)
-    embedded = probe.embed(source, found.paths, found.digests)
-    val, train = found.part("val"), found.part("train")
-    with_files = training.outputs(tuned, [found.paths[i] for i in np.concatenate([train, val])])
-    tuned_train = with_files["embedding"][: len(train)]
-    tuned_logits, tuned_val = with_files["logits"][len(train) :], with_files["embedding"][len(train) :]
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    if len(val):
-        labels, probed = found.labels[val], head.logits(embedded.prelogits[val])
-        compared = comparison.compare(probed, tuned_logits, labels, found.groups[val], settings.result)
-        report["finetuned"] = comparison.measured(tuned_logits, labels)
-        both = (comparison.told(logits, labels, found.groups[val], found.classes) for logits in (probed, tuned_logits))
-        report["validated"] = [
-            {"path": str(found.paths[i]), "label": found.classes[found.labels[i]], "probe": one, "finetuned": other}
-            for i, one, other in zip(val, *both, strict=True)
-        ]
-    else:
-        warn("no picture to validate on: fine-tuning cannot be compared with the probe, nor calibrated")
-        kept = "probe" if settings.result == "probe" else "finetuned"
-        compared = {"pictures": 0, "verdict": "there is nothing to validate on", "result": kept, "rule": "not comparable"}
-    crossed = _cross_validated(found, embedded, settings)
-    if compared["result"] == "probe":
-        result = training.with_classes(source, found.classes, head).freeze()
-        known = np.isfinite(crossed).all(axis=1)
-        centres = unknown.centroids(embedded.embedding[train], found.labels[train], len(found.classes))
-        limit = unknown.limit(_held_out(found, embedded, known, settings))
-        logits, labels, by = crossed[known], found.labels[known], "cross-validated predictions"
-    else:
-        result, logits, labels, by = tuned, tuned_logits, found.labels[val], "validation pictures"
-        centres = unknown.centroids(tuned_train, found.labels[train], len(found.classes))
-        held_out = unknown.similarity(tuned_val, centres) if len(val) else np.zeros(0)
-        limit = unknown.limit(unknown.one_of_each(held_out, found.groups[val]))
-        # Few held-out pictures may be alike by chance; what was trained on is nearer than they are, and is never rejected.
-        limit = limit._replace(threshold=min(limit.threshold, float(unknown.similarity(tuned_train, centres).min())))
-    result.temperature = probe.calibrated(logits, labels) if len(labels) else 1.0
-    result.unknown = centres | {"threshold": limit.threshold, "how": limit.how, "false_rejection": 1 - limit.kept}
-    calibrated = metrics.softmax(logits, result.temperature) if len(labels) else None
-    report["comparison"] = compared
-    report["calibration"] = {
-        "temperature": result.temperature,
-        "from": f"{len(labels)} {by}",
-        "log_loss": metrics.negative_log_likelihood(calibrated, labels) if calibrated is not None else None,
-        "rejected_below": limit.threshold,
-        "rejection": limit.how,
-    }
-    behind = facts.get("behind_generated", ())  # what the generator learned from, the network has learned through its pictures
-    trained_on = sorted({*base.get("trained_on", ()), *behind, *(found.digests[i] for i in found.part("train", "stop"))})
-    result.provenance = {
-        "source": f"{compared['result']} of femtobooth finetune on {Path(settings.model).name}",
-        "licence": base.get("licence", ""),
-        "trained_on": trained_on,
-        "calibrated_on": sorted({*base.get("calibrated_on", ()), *(found.digests[i] for i in val)}),
-        "model_hash": facts["model_hash"],
-    }
-    result.save(folder / "model", overwrite=True)
+    """Write model/ and the report; only then is the run done. `cost` is what fine-tuning took, of which the probe's result has no part."""
+    facts = read_run(folder)
+    result, more = finishing.finish(settings, _load(settings), tuned, found, head, facts)
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8")) | more
+    compared, probed = report["comparison"], {"seconds": report["probe"]["seconds"]}
+    facts |= {"costs": {"probe": probed} | ({"finetuned": cost} if tuned is not None else {})}
+    facts |= facts["costs"][compared["result"]]
     facts |= {"status": "done", "result": compared["result"], "verdict": compared["verdict"], "temperature": result.temperature}
+    result.save(folder / "model", overwrite=True)
     write_json(folder / "report.json", report)
     write_text(folder / "report.html", draw(folder, report, facts, settings))
     write_json(folder / "run.json", facts)
@@ -383,30 +328,18 @@ def _finish(
     return facts
 
 
-def _held_out(found: Survey, embedded: Embedded, known: np.ndarray, settings: FinetuneSettings) -> np.ndarray:
-    """Similarities of known pictures, one of each group of near-duplicates, to centroids made without their fold."""
-    classes, groups = len(found.classes), found.groups[known]
-    fold = probe.folds(found.labels[known], groups, found.only_train[known], settings.training.seed)
-    vectors, labels = embedded.embedding[known], found.labels[known]
-    similar, inside_of = [np.zeros(0)], [np.zeros(0, np.int64)]
-    for number in np.unique(fold[fold >= 0]):
-        inside = fold == number
-        if len(np.unique(labels[~inside])) == classes:
-            similar.append(unknown.similarity(vectors[inside], unknown.centroids(vectors[~inside], labels[~inside], classes)))
-            inside_of.append(groups[inside])
-    return unknown.one_of_each(np.concatenate(similar), np.concatenate(inside_of))
-
-
 def _tell(folder: Path, report: dict[str, Any]) -> None:
+    compared, calibration = report["comparison"], report["calibration"]
     rows = []
-    for name, key in (("linear probe", "probe"), ("fine-tuned", "finetuned")):
-        facts = report["probe"]["validation"] if key == "probe" else report.get("finetuned")
+    for name, facts, key in (
+        ("linear probe", report["probe"]["validation"], "probe"),
+        ("fine-tuned", report.get("finetuned"), "finetuned"),
+    ):
         if facts:
-            loss = f"{report['comparison']['log_loss'][key]:.3f}"
+            loss = f"{compared['log_loss'][key]:.3f}" if "log_loss" in compared else "–"  # noqa: RUF001
             rows.append((name, f"{facts['right']} of {facts['pictures']}", comparison.shares(facts["accuracy"]), loss))
     if rows:
         table("On the validation pictures (95% intervals)", ["", ">right", ">accuracy", ">calibrated log loss"], rows)
-    compared, calibration = report["comparison"], report["calibration"]
     note(compared["verdict"])
     note(f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} (rule: {compared['rule']})")
     note(f"temperature {calibration['temperature']:.2f} from {calibration['from']}; rejection {calibration['rejection']}")

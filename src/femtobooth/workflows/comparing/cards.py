@@ -73,7 +73,8 @@ def trained_on(one: Measured) -> Figure:
 def cost(one: Measured) -> Figure:
     facts = _run_facts(one)
     if "seconds" in facts:
-        text = f"{facts.get('steps', '?')} steps, {facts['seconds']:.0f} s"
+        what = "linear probe" if facts.get("result") == "probe" else f"{facts.get('steps', '?')} steps"
+        text = f"{what}, {facts['seconds']:.0f} s"
         text += f", peak {facts['peak_memory_gib']:.1f} GiB" if "peak_memory_gib" in facts else ""
         assert one.candidate.run is not None  # noqa: S101  (its facts were read)
         return Figure(text, from_file(one.candidate.run / "run.json", "as the run recorded it, on its machine"), facts["seconds"])
