@@ -12,7 +12,7 @@ from typing import NoReturn
 from . import __version__
 from .commands import COMMANDS, Command
 from .core import streams
-from .core.errors import FemtoboothError, InputError, SettingsError, shortened
+from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError, shortened
 from .core.names import shown
 from .parsing import Parser, names, parse
 
@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise InputError(f"{shortened(name)}: no such command", f"did you mean {near}?" if near else f"one of {', '.join(COMMANDS)}")
     except FemtoboothError as error:
         _exit(_as_typed(error, name), error.exit_code)
+    except Interrupted as stop:
+        _exit(stop.lines, stop.exit_code)
     except KeyboardInterrupt:
         _exit(["interrupted; what was finished is kept"], 130)
     except BrokenPipeError:

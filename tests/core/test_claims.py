@@ -96,9 +96,9 @@ def _file(out: Path) -> Path:
         (_notes, "thesis.tex"),
         (_git, ".git/HEAD"),
         (_link, "is a link"),
-        (_unmarked, "not made by femtobooth export"),
-        (_broken_marker, "not made by femtobooth export"),
-        (_mine, "not made by femtobooth export"),
+        (_unmarked, "does not say that femtobooth export made it"),
+        (_broken_marker, "does not say that femtobooth export made it"),
+        (_mine, "does not say that femtobooth export made it"),
         (_file, "no file that femtobooth export writes"),
     ],
 )
@@ -114,7 +114,7 @@ def test_overwrite_replaces_nothing_else(tmp_path: Path, spoil: Callable[[Path],
 
 def test_overwrite_takes_no_other_commands_folder(tmp_path: Path) -> None:
     out = make(tmp_path / "out", "convert")
-    with pytest.raises(ExistsError, match="made by femtobooth convert, not export"):
+    with pytest.raises(ExistsError, match="made by femtobooth convert, not by export"):
         make(out, overwrite=True)
 
 

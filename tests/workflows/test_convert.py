@@ -55,6 +55,7 @@ def test_targets_that_would_lose_something(tiny_sd1: Path, tmp_path: Path) -> No
     (tmp_path / "folder.safetensors").mkdir()
     cases: list[tuple[str, bool, type[FemtoboothError]]] = [
         ("old.safetensors", False, ExistsError),
+        ("old.safetensors", True, ExistsError),
         ("photos", False, ExistsError),
         ("photos", True, ExistsError),
         ("folder.safetensors", True, ExistsError),
@@ -63,15 +64,15 @@ def test_targets_that_would_lose_something(tiny_sd1: Path, tmp_path: Path) -> No
     for name, overwrite, error in cases:
         with pytest.raises(error, match=name):
             convert.run(str(tiny_sd1), tmp_path / name, overwrite=overwrite)
-    convert.run(str(tiny_sd1), tmp_path / "old.safetensors", overwrite=True)
-    assert base.load(str(tmp_path / "old.safetensors")).size == 64
+    assert (tmp_path / "old.safetensors").read_text() == "mine"
     assert (tmp_path / "photos" / "cat.png").read_text() == "mine"
 
 
-def test_a_file_can_be_converted_in_place(tiny_sd1: Path, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    convert.run(str(tiny_sd1), path)
-    whole = path.stat().st_size
-    convert.run(str(path), path, precision="16", overwrite=True)
-    assert path.stat().st_size < 0.6 * whole
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+def test_what_convert_wrote_is_replaced_but_never_its_source(tiny_sd1: Path, tmp_path: Path) -> None:
+    for target in (tmp_path / "model.safetensors", tmp_path / "folder"):
+        convert.run(str(tiny_sd1), target)
+        with pytest.raises(ExistsError, match="this command reads"):
+            convert.run(str(target), target, precision="16", overwrite=True)
+        convert.run(str(tiny_sd1), target, precision="16", overwrite=True)
+        assert base.load(str(target)).size == 64
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "model.safetensors"]

@@ -420,7 +420,7 @@ def test_a_run_is_not_overwritten_unasked(finetune: Finetune, data: Path, tmp_pa
     assert finetune(data, *QUICK) == 2
     assert "already exists" in capsys.readouterr().err
     assert finetune(data, *QUICK, "--overwrite") == 2
-    assert "was not made by femtobooth finetune" in capsys.readouterr().err
+    assert "does not say that femtobooth finetune made it" in capsys.readouterr().err
     assert (tmp_path / "run" / "thesis.txt").read_text() == "mine"
 
 

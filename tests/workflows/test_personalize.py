@@ -31,7 +31,7 @@ def test_overwrite_spares_what_is_not_a_run(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     diary = tmp_path / "precious" / "diary.txt"
     diary.write_text("dear diary")
-    with pytest.raises(ExistsError, match="was not made by femtobooth personalize"):
+    with pytest.raises(ExistsError, match="does not say that femtobooth personalize made it"):
         personalize.run(_settings(tmp_path, name="precious"))
     assert diary.read_text() == "dear diary"
 

@@ -27,7 +27,7 @@ from .errors import ExistsError, InUseError, StorageError
 from .locks import LOCK
 from .names import shown
 from .paths import expanded
-from .runs import TEMPORARY, atomic_file, flush_folder, place_folder, read_json, short_name, write_json, writing
+from .runs import TEMPORARY, atomic_file, flush_folder, place_folder, read_object, short_name, write_json, writing
 
 MARKER = ".femtobooth"
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave anywhere
@@ -82,7 +82,8 @@ class Output:
                 raise ExistsError(f"{path} already exists", f"{self._another}, or add --overwrite to replace it")
             self._refuse_input()
             if not self.known(path):
-                raise ExistsError(f"{path} is no file that femtobooth {self.command} writes, and is not replaced", self._another)
+                problem = f"{path} is no file that femtobooth {self.command} writes, and is not replaced"
+                raise ExistsError(problem, f"{self._another}, or remove it yourself")
             return
         self._refuse_held(path)
         made_by = _marker(path)[0] or (self.command if self.known(path) else None)
@@ -91,9 +92,11 @@ class Output:
             raise ExistsError(f"{path} already exists", f"{self._another}{also}")
         self._refuse_input()
         if made_by is None:
-            raise ExistsError(f"{path} was not made by femtobooth {self.command}, and is not replaced", self._another)
+            problem = f"{path} does not say that femtobooth {self.command} made it, and is not replaced"
+            raise ExistsError(problem, f"{self._another}, or remove it yourself")
         if made_by != self.command:
-            raise ExistsError(f"{path} was made by femtobooth {made_by}, not {self.command}, and is not replaced", self._another)
+            problem = f"{path} was made by femtobooth {made_by}, not by {self.command}, and is not replaced"
+            raise ExistsError(problem, f"{self._another}, or remove it yourself")
         if others := strangers(path, self.owns):
             some = ", ".join(map(shown, others[:3])) + (f" and {len(others) - 3} more" if len(others) > 3 else "")
             problem = f"{path} holds what femtobooth did not write there ({some}), and is not replaced"
@@ -135,6 +138,9 @@ class Output:
         try:
             yield place
         finally:
+            with suppress(OSError):
+                if {part.name for part in place.iterdir()} <= {MARKER, LOCK}:  # it ended before anything was made
+                    shutil.rmtree(place)
             locks.release(place)
 
     @contextmanager
@@ -222,10 +228,9 @@ def _empty(folder: Path) -> None:
 
 def _marker(folder: Path) -> tuple[str | None, list[str]]:
     """Which command made a folder, None where there is no telling, and patterns of what it writes there."""
-    found = read_json(folder / MARKER)
-    if not isinstance(found, dict) or not isinstance(found.get("command"), str) or not isinstance(found.get("files"), list):
-        return None, []
-    return found["command"], [str(pattern) for pattern in found["files"]]
+    found = read_object(folder / MARKER)
+    command, files = found.get("command"), found.get("files")
+    return (command, [*map(str, files)]) if isinstance(command, str) and isinstance(files, list) else (None, [])
 
 
 def strangers(folder: Path, owns: Sequence[str] = ()) -> list[str]:

@@ -10,9 +10,10 @@
     │   │   └── InUseError                  another process writes there
     │   ├── StorageError                    the disk is full, read-only, or not ours to write to
     │   ├── CheckpointError                 every checkpoint of a run is damaged
-    │   └── DivergedError                   training became NaN or infinite with these settings
-    ├── ParityError                exit 1   an exported model strays further from the original than it may
-    └── Interrupted                exit 130 stopped by a signal, after saving
+    │   └── NotFiniteError                  NaN or infinite values, in training or in what a model draws
+    └── ParityError                exit 1   an exported model strays further from the original than it may
+
+    Interrupted                    exit 130 stopped by a signal, after saving; no Exception, so that nothing swallows it
 
 Each carries the problem (which names the file or flag) and, on a second line, the way out. Names stand in both as they
 are; `cli.py` makes them harmless for a terminal.
@@ -79,7 +80,7 @@ class CheckpointError(InputError):
     pass
 
 
-class DivergedError(InputError):
+class NotFiniteError(InputError):
     pass
 
 
@@ -87,12 +88,18 @@ class ParityError(FemtoboothError):
     pass
 
 
-class Interrupted(FemtoboothError):
-    """Stopped by a signal after everything was saved. `signum` sets the exit code (128 + signum)."""
+class Interrupted(BaseException):
+    """Stopped by a signal after everything was saved. `signum` sets the exit code (128 + signum).
+
+    Like KeyboardInterrupt it is no Exception: it may be raised anywhere, and what catches the faults of a library must not take it for one.
+    """
 
     def __init__(self, problem: str, way_out: str | None = None, signum: int = 2) -> None:
-        super().__init__(problem, way_out)
+        self.problem = problem
+        self.way_out = way_out
+        self.lines = (problem, *([] if way_out is None else [f"  -> {way_out}"]))
         self.exit_code = 128 + signum
+        super().__init__("\n".join(self.lines))
 
 
 def shortened(text: str, limit: int = 60) -> str:

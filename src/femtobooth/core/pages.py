@@ -52,6 +52,7 @@ def page(title: str, *content: object, lead: object = "", kind: str = "report", 
     return Html(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n<meta name="color-scheme" content="light dark">\n'
+        f'<meta name="generator" content="femtobooth: {markup(kind)}">\n'
         f"<title>{markup(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
         f'<header><p class="kind">{markup(kind)}</p>\n<h1>{markup(title)}</h1>\n'
         + (f'<p class="lead">{markup(lead)}</p>\n' if lead else "")

@@ -186,6 +186,12 @@ def read_json(path: Path) -> Any:
         return None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """What a JSON file holds, if that is an object; else nothing."""
+    found = read_json(path)
+    return found if isinstance(found, dict) else {}
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:

@@ -210,28 +210,33 @@ def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
 
 
 def save_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32, overwrite: bool = False) -> None:
-    """Write diffusers' Stable Diffusion layout, which `StableDiffusionPipeline.from_pretrained` loads.
+    """Write a model as a folder (`write_folder`) that appears whole. Raises ExistsError where `folder` exists."""
+    with atomic_folder(folder, overwrite) as temporary:
+        write_folder(model, temporary, card, dtype)
 
-    `card` is the README.md; the parts in memory take on `dtype`. Raises ExistsError where `folder` exists.
+
+def write_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32) -> None:
+    """Write diffusers' Stable Diffusion layout, which `StableDiffusionPipeline.from_pretrained` loads, into a folder.
+
+    `card` is the README.md; the parts in memory take on `dtype`.
     """
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
         **{part: getattr(model, part) for part in PARTS}, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
-    with atomic_folder(folder, overwrite) as temporary:
-        if dtype != model.unet.dtype:
-            pipeline = pipeline.to(dtype=dtype)
-        pipeline.save_pretrained(temporary, safe_serialization=True)
-        save_text_encoder(model.text_encoder, temporary / "text_encoder")
-        save_tokenizer(model.tokenizer, temporary / "tokenizer")
-        for path in temporary.rglob("*.json"):
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if content.pop("_name_or_path", None) is not None:  # a path of this machine
-                path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        (temporary / "README.md").write_text(card, encoding="utf-8")
-        if model.subject:
-            (temporary / SUBJECT_FILE).write_text(json.dumps(model.subject, indent=2) + "\n", encoding="utf-8")
+    if dtype != model.unet.dtype:
+        pipeline = pipeline.to(dtype=dtype)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    save_text_encoder(model.text_encoder, folder / "text_encoder")
+    save_tokenizer(model.tokenizer, folder / "tokenizer")
+    for path in folder.rglob("*.json"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("_name_or_path", None) is not None:  # a path of this machine
+            path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if model.subject:
+        (folder / SUBJECT_FILE).write_text(json.dumps(model.subject, indent=2) + "\n", encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:

@@ -192,7 +192,6 @@ class DreamBooth(NumberedSteps):
         self._select_trained()
         self._sums = torch.zeros(2, BANDS, 2, dtype=torch.float64)  # (instance|prior, band, sum|count)
         self._logged_at = (0, time.monotonic())
-        self._gradient_norm = 0.0
 
     @property
     def model(self) -> StableDiffusion:
@@ -282,10 +281,6 @@ class DreamBooth(NumberedSteps):
         for index, (loss, band) in enumerate(zip(losses.cpu().double(), bands, strict=True)):
             self._sums[int(index >= count), band] += torch.stack([loss, torch.ones_like(loss)])
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        self._gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
-
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Log right after the step, so that the row is there when a callback saves a checkpoint."""
         super().optimizer_step(*arguments, **options)
@@ -312,7 +307,7 @@ class DreamBooth(NumberedSteps):
         metrics["loss/total"] = metrics["loss/instance"] + self.settings.prior.weight * metrics.get("loss/prior", 0.0)
         optimizer: Any = self.optimizers()
         metrics |= {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
-        metrics["gradient_norm"] = self._gradient_norm
+        metrics["gradient_norm"] = self.gradient_norm
         (before, then), now = self._logged_at, time.monotonic()
         training = self.settings.training
         if before:

@@ -23,7 +23,7 @@ from diffusers import (
 from torch import Tensor
 from torch.nn import functional
 
-from ..core.errors import InputError
+from ..core.errors import InputError, NotFiniteError
 from .base import StableDiffusion
 from .settings import SamplingSettings
 
@@ -101,7 +101,10 @@ def sample(
                 bar=bar,
             )
             for row, latent in enumerate(found.split(1), start=first):
-                images[row] = to_images(model.vae.decode(latent.to(model.vae.dtype) / model.vae.config.scaling_factor).sample)[0]
+                pixels = model.vae.decode(latent.to(model.vae.dtype) / model.vae.config.scaling_factor).sample  # (1, 3, H, W)
+                if not pixels.isfinite().all():
+                    raise NotFiniteError(f"{model.source}: draws NaN or infinite values instead of a picture", "try --precision 32")
+                images[row] = to_images(pixels)[0]
     return images if mask is None else _paste(images, init, mask, factor)  # type: ignore[arg-type]
 
 

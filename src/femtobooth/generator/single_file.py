@@ -101,7 +101,7 @@ def save_single_file(model: StableDiffusion, path: Path, dtype: torch.dtype = to
             raise ModelError(f"{path}: {key} would hold NaN or infinite values as {dtype}", "write it with --precision 32")
     if not ldm_keys.is_second(model.text_encoder):
         tensors[ldm_keys.POSITION_IDS] = torch.arange(model.text_encoder.config.max_position_embeddings)[None]  # (1, L)
-    with atomic_file(path) as temporary:
+    with atomic_file(path, replace=overwrite) as temporary:
         safetensors.torch.save_file(tensors, temporary, metadata={METADATA: json.dumps(_describe(model), sort_keys=True)})
 
 

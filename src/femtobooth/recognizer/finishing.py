@@ -10,6 +10,7 @@ import numpy as np
 
 from ..core import metrics
 from ..core.console import warn
+from ..core.errors import NotFiniteError
 from . import comparison, probe, training, unknown
 from .backbone import Recognizer
 from .probe import Embedded, Head
@@ -44,6 +45,8 @@ def finish(
     tuned_train = tuned_val = tuned_logits = np.zeros((0, 0))
     if tuned is not None:
         outputs = training.outputs(tuned, [found.paths[i] for i in np.concatenate([train, val])])
+        if not all(np.isfinite(values).all() for values in outputs.values()):
+            raise NotFiniteError("training: what the network says is NaN or infinite after the last step")
         tuned_train, tuned_val = outputs["embedding"][: len(train)], outputs["embedding"][len(train) :]
         tuned_logits = outputs["logits"][len(train) :]
     if tuned is None:

@@ -22,7 +22,7 @@ from torch.nn.functional import log_softmax
 from torch.utils.data import DataLoader
 
 from ..core.console import note
-from ..core.errors import ModelError
+from ..core.errors import ModelError, NotFiniteError
 from ..core.images import read_picture
 from ..core.metrics import negative_log_likelihood, softmax
 from ..training import trainer as loop
@@ -105,7 +105,6 @@ class Finetuner(NumberedSteps):
         self.weights: Tensor
         self.register_buffer("weights", class_weights(labels, len(recognizer.labels), settings.class_weights == "balanced"))
         self._losses: list[Tensor] = []
-        self._gradient_norm = 0.0
         self._logged_at = (0, time.monotonic())
         recognizer.unfreeze()
         if settings.training.gradient_checkpointing:
@@ -165,8 +164,7 @@ class Finetuner(NumberedSteps):
             if group["lr"] == 0:
                 for parameter in group["params"]:
                     parameter.grad = None
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        self._gradient_norm = float(torch.nn.utils.get_total_norm(gradients))
+        super().on_before_optimizer_step(optimizer)
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """Log right after the step, so that the row is there when a callback saves a checkpoint."""
@@ -182,7 +180,7 @@ class Finetuner(NumberedSteps):
         optimizer: Any = self.optimizers()
         rates = {group["name"]: group["lr"] for group in optimizer.param_groups if group["weight_decay"]}
         shown = [next(iter(rates)), list(rates)[-1]] if rates else []
-        metrics = {"loss/train": float(loss), "gradient_norm": self._gradient_norm}
+        metrics = {"loss/train": float(loss), "gradient_norm": self.gradient_norm}
         metrics |= {f"learning_rate/{name}": rates[name] for name in shown}
         (before, then), now = self._logged_at, time.monotonic()
         if before:
@@ -261,6 +259,8 @@ class EarlyStop(Callback):
 
     def _check(self, trainer: Trainer, module: Any) -> None:
         logits = outputs(module.recognizer, self.paths)["logits"]
+        if not np.isfinite(logits).all():
+            raise NotFiniteError(f"training: what the network says is NaN or infinite after step {self._step}")
         loss = trainer.strategy.broadcast(negative_log_likelihood(softmax(logits), self.labels))
         for logger in trainer.loggers:
             logger.log_metrics({"loss/set_aside": loss}, self._step)

@@ -8,9 +8,12 @@ checkpoints/step-000300/manifest.json   step, and the SHA-256 of every file
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,8 +23,8 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 
 from ..core.console import note, warn
-from ..core.errors import CheckpointError, Interrupted
-from ..core.runs import TEMPORARY, atomic_folder, sha256_of, write_json
+from ..core.errors import CheckpointError, Interrupted, NotFiniteError
+from ..core.runs import TEMPORARY, atomic_folder, sha256_of, write_json, writing
 from .callbacks import StepCallback
 
 MANIFEST = "manifest.json"
@@ -31,6 +34,11 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 def save(trainer: Trainer, folder: Path, keep: int) -> Path:
     """Write the checkpoint of the trainer's current step (called by every process); returns its folder."""
+    with writing(folder):
+        return _save(trainer, folder, keep)
+
+
+def _save(trainer: Trainer, folder: Path, keep: int) -> Path:
     step = trainer.global_step
     target = folder / f"step-{step:06d}"
     staging = trainer.strategy.broadcast(folder / f"{TEMPORARY}writing-{target.name}")
@@ -40,7 +48,11 @@ def save(trainer: Trainer, folder: Path, keep: int) -> Path:
     for logger in trainer.loggers:
         logger.save()  # a checkpoint never knows more than its curve
     trainer.strategy.barrier()
-    trainer.save_checkpoint(staging / STATE)
+    try:
+        trainer.save_checkpoint(staging / STATE)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)  # half a state must not keep the disk full
+        raise
     trainer.strategy.barrier()
     if trainer.is_global_zero:
         with atomic_folder(target, overwrite=True) as temporary:
@@ -65,9 +77,11 @@ def _all(folder: Path) -> list[Path]:
 def fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None: every file it lists must be there, bit for bit."""
     try:
-        hashes = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["sha256"]
+        hashes = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
         return "its manifest is missing or unreadable"
+    if STATE not in hashes:
+        return "its manifest lists no state"
     for name, expected in hashes.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
@@ -137,7 +151,7 @@ class Signals:
 class Checkpoints(StepCallback):
     """Saves every `every` optimizer steps, at the end, and when a signal asks for it.
 
-    After a signal that stops, `stopped_by` is its number.
+    After a signal that stops, `stopped_by` is its number, also where it came in the last step or after it.
     """
 
     def __init__(self, folder: Path, every: int, keep: int, signals: Signals) -> None:
@@ -158,14 +172,36 @@ class Checkpoints(StepCallback):
         stop, save_now = int(asked[0]), bool(asked[1])
         due = self.every and step % self.every == 0
         if due or stop or save_now or step >= trainer.max_steps:
+            _refuse_not_finite(module, step)
             save(trainer, self.folder, self.keep)
             self.signals.save = False
-        if stop and step < trainer.max_steps:
+        if stop:
             self.stopped_by = stop
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.stepping = False
+        self.stopped_by = self.stopped_by or self.signals.stop
+
+
+@contextmanager
+def last_good_named(trainer: Trainer, folder: Path, way_out: str) -> Iterator[None]:
+    """Add to a NotFiniteError from inside which checkpoint to trust, and a way out. The weights of the last step led to it."""
+    try:
+        yield
+    except NotFiniteError as error:
+        saved = _all(folder)
+        last = trainer.global_step or max(map(step_of, saved), default=0)
+        good = [one for one in saved if step_of(one) < last and fault(one) is None]
+        kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was good before"
+        raise NotFiniteError(error.problem, f"{kept}; {way_out}") from None
+
+
+def _refuse_not_finite(module: LightningModule, step: int) -> None:
+    """Raise NotFiniteError where a weight that trains is NaN or infinite."""
+    trained = [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]
+    if not math.isfinite(float(torch.nn.utils.get_total_norm(trained))):
+        raise NotFiniteError(f"training: weights are NaN or infinite after step {step}")
 
 
 class StreamedFile(TorchCheckpointIO):

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..core import config, figures
+from ..core.claims import Output
 from ..core.console import note, table, warn
 from ..core.errors import SettingsError
-from ..core.runs import environment, refuse_existing, timestamp, write_text
+from ..core.runs import environment, timestamp
 from .comparing import bench, cards, page, rows
 from .comparing.candidates import GENERATOR, RECOGNIZER, Candidate, find
 from .comparing.pictures import Measured, Pictures
@@ -36,7 +38,8 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     """
     candidates = find(settings.models)
     out = Path(settings.out) if settings.out else _place(candidates)
-    refuse_existing(out, settings.overwrite)
+    output = Output(out, "compare", settings.overwrite, inputs=[*settings.models, settings.data], known=_is_page, numbered=not settings.out)
+    output.check()
     if settings.data and not any(one.task == RECOGNIZER for one in candidates):
         raise SettingsError(f"--data {settings.data}: none of the models is a classifier", "leave it out")
     remarks: list[str] = []
@@ -54,6 +57,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         these = [measured[one.hash] for one in group]
         tables[task] = rows.table(task, these, pictures, settings.evaluations)
         verdicts += [_verdict(these[0], other, pictures) for other in these[1:]]
+    out = output.free()
     report = {
         "models": [{"given": one.given, "name": one.name, "task": one.task, "hash": one.hash, "path": str(one.path)} for one in candidates],
         "command": measuring.command,
@@ -68,9 +72,16 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         "disagreements": pictures.disagreements(settings.disagreements) if pictures else [],
         "page": str(out),
     }
-    write_text(out, page.draw(report, tables, pictures, drawings))
+    with replace(output, path=out).file() as temporary:
+        temporary.write_text(page.draw(report, tables, pictures, drawings), encoding="utf-8")
     _tell(report, tables)
     return report
+
+
+def _is_page(path: Path) -> bool:
+    """Whether a file is a page that compare wrote."""
+    with path.open("rb") as file:
+        return b'<meta name="generator" content="femtobooth: comparison">' in file.read(2000)
 
 
 def _place(candidates: Sequence[Candidate]) -> Path:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors import SafetensorError, safe_open
+
+from ..core.claims import Output
 from ..core.console import note
 from ..core.errors import ExistsError, SettingsError
 from ..core.paths import expanded
-from ..core.runs import refuse_existing
 
 
 def run(
@@ -20,7 +22,8 @@ def run(
     diffusers' layout. Nothing is lost either way at precision 32. Raises ExistsError, ModelError, SettingsError.
     """
     target = expanded(target)
-    _check(target, overwrite)
+    output = Output(target, "convert", overwrite, inputs=[source, tokenizer], known=_is_ours, option="TARGET")
+    _check(output)
 
     import torch
 
@@ -32,7 +35,8 @@ def run(
     if target.suffix == ".safetensors":
         save_single_file(model, target, dtype, overwrite)
     else:
-        base.save_folder(model, target, card=model.readme or f"Converted from {Path(source).name}.\n", dtype=dtype, overwrite=overwrite)
+        with output.folder() as folder:
+            base.write_folder(model, folder, card=model.readme or f"Converted from {Path(source).name}.\n", dtype=dtype)
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     written = {
@@ -47,14 +51,24 @@ def run(
     return written
 
 
-def _check(target: Path, overwrite: bool) -> None:
+def _check(output: Output) -> None:
     """Refuse, before anything is loaded, what would lose files or run code."""
+    target = output.path
     if target.suffix in (".ckpt", ".pt", ".pth", ".bin"):
         raise SettingsError(f"{target}: pickled checkpoints are only read, never written", "name the target .safetensors")
-    refuse_existing(target, overwrite)
     if target.suffix == ".safetensors" and target.is_dir():
         raise ExistsError(f"{target} is a folder", "choose another name for the file")
     if target.suffix != ".safetensors" and target.is_file():
         raise ExistsError(f"{target} is a file", "choose another name for the folder, or end the name in .safetensors")
-    if target.is_dir() and any(target.iterdir()) and not (target / "model_index.json").is_file():
-        raise ExistsError(f"{target} holds other things than a model", "choose another folder; --overwrite only replaces models")
+    output.check()
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file was written by `convert`, or by a recipe, in the same way."""
+    from ..generator.locate import METADATA
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return METADATA in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return False

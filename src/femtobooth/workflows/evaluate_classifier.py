@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..core.claims import Output
 from ..core.console import note, progress_bar, table, warn
 from ..core.errors import ModelError, PhotoError
 from ..core.images import Skipped, find_pictures, read_picture
 from ..core.metrics import softmax
 from ..core.names import shown, stored
-from ..core.runs import atomic_folder, environment, refuse_existing, sha256_of, write_json, write_text
+from ..core.runs import environment, sha256_of, write_json, write_text
 from ..recognizer import artifact, dataset, evaluation, evaluation_page
 from ..recognizer.backbone import Recognizer
 from ..recognizer.engines import Engine, open_engine
@@ -37,7 +38,8 @@ from ..recognizer.unknown import is_unknown
 def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     """Evaluate; returns what report.json holds. Raises InputError kinds before anything is written."""
     out = Path(settings.out)
-    refuse_existing(out, settings.overwrite)
+    output = Output(out, "evaluate-classifier", settings.overwrite, inputs=[settings.model, settings.data, settings.unseen])
+    output.check()
     read = dataset.read(settings.data)
     examples, remarks = read.to_measure(settings.split)
     skipped = read.skipped
@@ -93,7 +95,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     mistakes, why = _mistakes(engine, recognizer, predictions, report["mistakes"][: settings.mistakes])
     report["no_maps"] = no_maps or why
     page = evaluation_page.draw(report, predictions, unknown, mistakes)
-    with atomic_folder(out, settings.overwrite) as temporary:
+    with output.folder() as temporary:
         write_text(temporary / "report.html", page)
         write_json(temporary / "report.json", report)
         _write_predictions(temporary / "predictions.csv", predictions, unknown)

@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from ..core.claims import Output
 from ..core.console import note, table, warn
 from ..core.errors import ParityError, PhotoError, SettingsError
 from ..core.images import Picture, decode, find_pictures
 from ..core.names import shown
 from ..core.paths import expanded
-from ..core.runs import atomic_folder, environment, processor, refuse_existing, sha256_of, write_json, write_text
+from ..core.runs import environment, processor, sha256_of, write_json, write_text
 from ..recognizer import artifact, dataset, evaluation, export, foreign, parity, splitting
 from ..recognizer.backbone import Recognizer
 from ..recognizer.engines import Engine, open_engine
@@ -54,7 +55,8 @@ def run(settings: ExportSettings) -> dict[str, Any]:
     _check(settings)
     source = Path(settings.model)
     out = Path(settings.out) if settings.out else _place(settings, source)
-    refuse_existing(out, settings.overwrite)
+    output = Output(out, "export", settings.overwrite, inputs=[settings.model, settings.data, settings.calibration])
+    output.check()
     recognizer = Recognizer.load(settings.model)
     calibration, data = _photos(settings, source, recognizer.labels)
     _refuse_too_few(settings, calibration, data)
@@ -63,7 +65,7 @@ def run(settings: ExportSettings) -> dict[str, Any]:
     report: dict[str, Any] = {"model": settings.model, **facts, "threads": threads, "max_drop": settings.max_drop}
     report |= {"out": str(out), "environment": environment(), "processor": processor(), "command": None, "quantization": None}
     report["remarks"] = _remarks(settings, recognizer, data)
-    with atomic_folder(out, settings.overwrite) as folder:
+    with output.folder() as folder:
         report["quantization"] = _write(settings, recognizer, folder, calibration, threads, export.describe(recognizer, facts))
         stored = [file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.name.startswith(("model", "weight"))]
         tensors = recognizer.model.state_dict().values()

@@ -19,7 +19,6 @@ import re
 import time
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,8 @@ from ..core.claims import Output
 from ..core.console import note, rank, table
 from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError, command
 from ..core.paths import expanded
-from ..core.runs import environment, read_json, sweep, timestamp, write_json, write_text
+from ..core.run import read, recorded, refuse_changed
+from ..core.runs import environment, read_object, sweep, timestamp, write_json, write_text
 from ..recognizer import comparison, finishing, probe, splitting, training
 from ..recognizer.backbone import Recognizer
 from ..recognizer.finetune_page import draw
@@ -42,9 +42,10 @@ from ..recognizer.survey import Finding, Survey, doubtful, survey
 from ..training import checkpoints, tracking, trainer
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
-OWNS = (  # what lies in a run folder; model/ and exports/ have markers of their own, but older ones
-    "config.yaml", "run.json", "split.csv", "report.json", "report.html", "*.png", "probe.safetensors", "logs/metrics.csv",
-    "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "checkpoints/step-*", "model/*", "exports/*",
+OWNS = (  # what lies in a run folder; exports/ have markers of their own
+    "config.yaml", "run.json", "split.csv", "report.json", "report.html", "probe.safetensors", "logs/metrics.csv",
+    "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "checkpoints/step-*/state.ckpt",
+    "checkpoints/step-*/manifest.json", "model/*.json", "model/*.safetensors",
 )  # fmt: skip
 PASSES, LEAST_STEPS = 25, 60
 
@@ -75,6 +76,7 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
     settings = settings.model_copy(update={"training": _training(settings, len(found.part("train")))})
     facts = {
         "status": "started",
+        "settings": settings.model_dump(mode="json"),
         "model": settings.model,
         "model_hash": source.hash,
         "classes": found.classes,
@@ -93,7 +95,7 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
         write_json(folder / "report.json", report)
         write_json(folder / "run.json", facts)
 
-    with output.claimed(begin) as folder:
+    with output.claimed(begin) as folder, recorded(folder):
         note(f"run folder: {folder}\n")
         return _train(folder, settings, source, found, head, checkpoint=None)
 
@@ -104,7 +106,9 @@ def resume(folder: Path) -> dict[str, Any]:
     if facts["status"] == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         return facts
-    with locks.held(folder) if rank() == 0 else nullcontext():
+    if rank():
+        return _go_on(folder, facts)
+    with locks.held(folder), recorded(folder):
         return _go_on(folder, facts)
 
 
@@ -112,6 +116,7 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     if rank() == 0:
         sweep(folder)
     settings = config.resolve(FinetuneSettings, config.read_yaml(folder / "config.yaml"))
+    refuse_changed(folder, facts, settings)
     source = _load(settings)
     if source.hash != facts["model_hash"]:
         raise ModelError(f"{settings.model}: not the model that {folder} was started from", "put the same one back, or start a new run")
@@ -123,13 +128,7 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's run.json. Raises ModelError where `folder` is no run of finetune."""
-    try:
-        facts = dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
-        if "classes" in facts:
-            return facts
-    except (OSError, ValueError):
-        pass
-    raise ModelError(f"--resume {folder}: not a run of finetune", "give the folder that finetune printed, such as runs/NAME")
+    return read(folder, "finetune", ("classes", "model_hash"))
 
 
 def _settled(settings: FinetuneSettings) -> FinetuneSettings:
@@ -171,7 +170,7 @@ def _output(settings: FinetuneSettings) -> Output:
         settings.overwrite,
         inputs=[settings.data, *settings.synthesized, settings.model],
         owns=OWNS,
-        known=lambda folder: "classes" in (read_json(folder / "run.json") or {}),
+        known=lambda folder: "classes" in read_object(folder / "run.json"),
         numbered=not settings.name,
         option="--name",
     )
@@ -268,7 +267,8 @@ def _train(
         if step < own.steps and not _stopped_early(checkpoint, settings):
             os.environ[RUN_FOLDER] = str(folder.resolve())
             try:
-                lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
+                with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
+                    lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
             finally:
                 os.environ.pop(RUN_FOLDER, None)
         if saver.stopped_by:
@@ -278,7 +278,13 @@ def _train(
         trainer.release(lightning, module)
         newest = checkpoints.newest(folder / "checkpoints")
         cost = {"steps": load_weights(newest, module, settings), "seconds": round(time.monotonic() - started, 1)}
-        return _finish(folder, settings, recognizer.freeze(), found, head, cost)
+        with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
+            return _finish(folder, settings, recognizer.freeze(), found, head, cost)
+
+
+def _calmer(settings: FinetuneSettings) -> str:
+    """What to try where training left the finite numbers."""
+    return f"train again with a lower --lr (it was {settings.learning_rate:g})"
 
 
 def _stopped_early(checkpoint: Path | None, settings: FinetuneSettings) -> bool:

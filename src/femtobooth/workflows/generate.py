@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # torch is imported only once all that can be checked without
     from ..generator.base import StableDiffusion
 
 HOW = ("tokenizer", "width", "height", "strength", "precision", "device", "sampling")  # the settings that shape one picture
-OWNS = ("*.png", "manifest.json")
+OWNS = ("[0-9]*-seed[0-9]*.png", "grid.png", "manifest.json")
 
 
 def settings_from(*layers: Mapping[str, Any]) -> GenerateSettings:

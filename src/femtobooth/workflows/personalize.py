@@ -16,12 +16,10 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +35,8 @@ from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError, co
 from ..core.images import find_pictures
 from ..core.names import shown, stored
 from ..core.paths import expanded
-from ..core.runs import environment, read_json, sha256_of, sweep, timestamp, write_json, write_text
+from ..core.run import read, recorded, refuse_changed
+from ..core.runs import environment, read_object, sha256_of, sweep, timestamp, write_json, write_text
 from ..generator import base as bases
 from ..generator import locate, prior, sampling, tokens
 from ..generator.base import StableDiffusion
@@ -54,11 +53,13 @@ from . import outcome, watch
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
 CROPS = "crops.png"
-OWNS = (  # what lies in a run folder; model/, evaluation/, images/ and exports/ have markers of their own, but older ones
-    "config.yaml", "run.json", "preflight.json", "*.png", "report.html", "photos/[0-9]*.png", "photos/[0-9]*.txt", "held_out/[0-9]*.png",
-    "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "previews/step-*",
-    "watch/watch.json", "watch/curve.svg", "watch/step-*", "watch/weights/step-*", "checkpoints/step-*", "model/*",
-    "evaluation/evaluation.json", "evaluation/grid.png", "evaluation/pictures/*", "images/*.png", "images/*/manifest.json", "exports/*",
+OWNS = (  # what lies in a run folder; evaluation/, images/ and exports/ have markers of their own, but older ones
+    "config.yaml", "run.json", "preflight.json", "overview.png", "crops.png", "report.html", "photos/[0-9]*.png", "photos/[0-9]*.txt",
+    "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*",
+    "previews/step-*.png", "watch/watch.json", "watch/curve.svg", "watch/step-*.png", "watch/weights/step-*.safetensors",
+    "checkpoints/step-*/state.ckpt", "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*",
+    "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*", "evaluation/evaluation.json", "evaluation/grid.png",
+    "evaluation/pictures/*.png", "images/*-seed*.png", "images/*/grid.png", "images/*/manifest.json",
 )  # fmt: skip
 
 
@@ -85,7 +86,13 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
     if rank():
         return _train(output.path, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
     facts: dict[str, Any] = {"status": "started", "token": token, "class_noun": settings.photos.class_noun, "base": settings.base}
-    facts |= {"base_hash": model.hash, "size": size, "held_out": [photo.path.name for photo in held_out], "environment": environment()}
+    facts |= {"settings": settings.model_dump(mode="json")}
+    facts |= {
+        "base_hash": model.hash,
+        "size": size,
+        "held_out": [photo.path.name for photo in held_out],
+        "environment": environment(),
+    }
     for row in preflight:
         row["status"] = "held out" if row["file"] in {stored(photo.path) for photo in held_out} else row["status"]
 
@@ -98,7 +105,7 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
         write_json(folder / "run.json", facts)
         crops_sheet([*photos, *held_out]).save(folder / CROPS)
 
-    with output.claimed(begin) as folder:
+    with output.claimed(begin) as folder, recorded(folder):
         if held_out:
             note(f"kept out of training, to score against: {', '.join(shown(photo.path.name) for photo in held_out)}\n")
         note(f"run folder: {folder}")
@@ -112,7 +119,9 @@ def resume(folder: Path) -> dict[str, Any]:
     if facts["status"] == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         return facts
-    with locks.held(folder) if rank() == 0 else nullcontext():
+    if rank():
+        return _go_on(folder, facts)
+    with locks.held(folder), recorded(folder):
         return _go_on(folder, facts)
 
 
@@ -120,6 +129,7 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     if rank() == 0:
         sweep(folder)
     settings = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
+    refuse_changed(folder, facts, settings)
     model = load_base(folder, facts, settings)
     checkpoint = checkpoints.newest(folder / "checkpoints")
     photos, held_out = restore_photos(folder / "photos"), restore_photos(folder / "held_out") if facts.get("held_out") else []
@@ -129,12 +139,7 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's run.json. Raises ModelError where `folder` is no run."""
-    try:
-        return dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        raise ModelError(
-            f"--resume {folder}: not a run folder (no run.json)", "give the folder that personalize printed, such as runs/NAME"
-        ) from None
+    return read(folder, "personalize", ("token", "class_noun", "base_hash", "size"))
 
 
 def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], PersonalizeSettings]:
@@ -185,7 +190,7 @@ def _output(settings: PersonalizeSettings) -> Output:
         settings.overwrite,
         inputs=[*settings.photos.paths, settings.base, settings.prior.folder, settings.tokenizer],
         owns=OWNS,
-        known=lambda folder: "token" in (read_json(folder / "run.json") or {}),
+        known=lambda folder: "token" in read_object(folder / "run.json"),
         numbered=not settings.name,
         option="--name",
     )
@@ -291,7 +296,8 @@ def _train(
         if step < training.steps:
             os.environ[RUN_FOLDER] = str(folder.resolve())
             try:
-                lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
+                with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
+                    lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
             finally:
                 os.environ.pop(RUN_FOLDER, None)
             step = lightning.global_step
@@ -306,7 +312,17 @@ def _train(
             "peak_memory_gib": round(peak_memory(device) / 2**30, 2),
             "trained_steps": step,
         }
-        return outcome.write(folder, settings, module, device, watcher, photos, prompts, facts)
+        with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
+            return outcome.write(folder, settings, module, device, watcher, photos, prompts, facts)
+
+
+def _calmer(settings: PersonalizeSettings) -> str:
+    """What to try where training left the finite numbers."""
+    train = settings.train
+    rates = {"unet": ("--unet-lr", train.unet_learning_rate), "attention": ("--unet-lr", train.unet_learning_rate)}
+    rates |= {"text_encoder": ("--text-encoder-lr", train.text_encoder_learning_rate), "token": ("--token-lr", train.token_learning_rate)}
+    named = dict.fromkeys(f"{flag} (it was {rate:g})" for flag, rate in (rates[part] for part in train.parts))
+    return f"train again with a lower {' or '.join(named)}, or fewer --steps"
 
 
 def _latents(

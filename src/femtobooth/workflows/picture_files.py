@@ -152,6 +152,15 @@ def _no_record(path: Path) -> InputError:
     )
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a file is a picture that femtobooth drew."""
+    try:
+        read(path)
+    except InputError:
+        return False
+    return True
+
+
 def save_grid(path: Path, prompts: Sequence[str], seeds: Sequence[int], pictures: Sequence[np.ndarray]) -> None:
     """Write all pictures as a labelled grid, a row for each prompt."""
     count = len(seeds)

@@ -8,6 +8,7 @@ RUN/watch/watch.json     the curve: fidelity, drift and prompt fidelity at each 
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from ..core import scores, selection
 from ..core.console import note, warn
-from ..core.errors import SettingsError
+from ..core.errors import NotFiniteError, SettingsError
 from ..core.regions import without_subject
 from ..core.runs import atomic_file, write_json
 from ..core.selection import Choice, Point
@@ -166,6 +167,8 @@ class Watch(StepCallback):
     def _take_loss(self, trainer: Trainer, module: Any, step: int) -> None:
         self.losses.append((step, deterministic_loss(module)))
         values = [loss for _, loss in self.losses]
+        if not math.isfinite(values[-1]):
+            raise NotFiniteError(f"training: the deterministic loss is {values[-1]} after step {step}")
         ratio = selection.variance_ratio(values, self._window)
         for logger in trainer.loggers:
             logger.log_metrics({"deterministic/loss": values[-1], "deterministic/variance_ratio": ratio}, step)

@@ -1,0 +1,73 @@
+"""run.json, what a run knows of itself: read with care, true about how the run ended, and about the settings it was started with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from . import locks
+from .config import Settings
+from .errors import Interrupted, ModelError, SettingsError
+from .runs import read_object, write_json
+
+FILE = "run.json"
+# Settings that shape nothing of a result, or whose place may have moved: what they led to is known by its hash.
+FREE = {
+    "name", "runs", "overwrite", "base", "model", "data", "synthesized", "tokenizer", "workers", "photos.paths", "prior.folder",
+    "training.trackers", "training.log_every", "training.checkpoint_every", "training.keep_checkpoints", "training.accelerator",
+}  # fmt: skip
+
+
+def read(folder: Path, command: str, fields: Collection[str]) -> dict[str, Any]:
+    """Read a run's run.json, which must hold `fields`. Raises ModelError where `folder` is no run of `command`."""
+    facts = read_object(folder / FILE)
+    missing = [name for name in ("status", *fields) if name not in facts]
+    if not missing:
+        return facts
+    if (folder / FILE).is_file():
+        what = f"{FILE} lacks {missing[0]}: it is damaged, or of another command" if facts else f"{FILE} is empty or damaged"
+        raise ModelError(f"--resume {folder}: not a run of {command} that can go on; its {what}", "restore it, or start a new run")
+    raise ModelError(f"--resume {folder}: not a run folder (no {FILE})", f"give the folder that {command} printed, such as runs/NAME")
+
+
+def status(folder: Path, facts: Mapping[str, Any]) -> str:
+    """How a run stands: what run.json says, but interrupted where that says it goes on and no process works on it."""
+    said = str(facts.get("status", "unknown"))
+    return "interrupted" if said == "started" and locks.holder(folder) is None else said
+
+
+@contextmanager
+def recorded(folder: Path) -> Iterator[None]:
+    """Keep run.json true while a run is worked on, and where that ends before it is done: interrupted, or failed and why."""
+    facts = read_object(folder / FILE)
+    if facts.get("status") != "started":
+        write_json(folder / FILE, {name: value for name, value in facts.items() if name != "error"} | {"status": "started"})
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+        how = {"status": "interrupted"} if stopped else {"status": "failed", "error": f"{error}" or type(error).__name__}
+        facts = read_object(folder / FILE)
+        if facts and facts["status"] != "done":
+            with suppress(Exception):  # a full disk, which is the error that is on its way
+                write_json(folder / FILE, facts | how)
+        raise
+
+
+def refuse_changed(folder: Path, facts: Mapping[str, Any], settings: Settings) -> None:
+    """Raise SettingsError where config.yaml says something else than the run was started with; older runs do not know."""
+    before, now = _flat(facts.get("settings") or {}), _flat(settings.model_dump(mode="json"))
+    changed = [name for name in before.keys() & now.keys() if before[name] != now[name] and name not in FREE]
+    if changed:
+        some = ", ".join(f"{name} ({before[name]!r} then, {now[name]!r} now)" for name in sorted(changed)[:3])
+        raise SettingsError(f"{folder / 'config.yaml'}: changed since the run was started: {some}", "put it back, or start a new run")
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return found
