@@ -124,7 +124,7 @@ def _clip() -> Encoder:
     try:
         if not _cached_clip():
             get_hf_file_metadata(hf_hub_url(CLIP, hub_config.NAME))  # asked once; the download asks for half a minute
-        model: Any = CLIPModel.from_pretrained(CLIP).eval().requires_grad_(False)
+        model: Any = CLIPModel.from_pretrained(CLIP, attn_implementation="sdpa").eval().requires_grad_(False)
         processor: Any = CLIPImageProcessor.from_pretrained(CLIP)
         tokenizer: Any = AutoTokenizer.from_pretrained(CLIP)
     except Exception as error:  # network, disk and cache errors of several libraries
