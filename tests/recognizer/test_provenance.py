@@ -95,8 +95,40 @@ class TestWithoutText:
         assert not Provenance().generated(drawn.rename(tmp_path / "away" / "holiday.png"))
 
 
-@pytest.mark.parametrize("entry", [{"file": 1}, {"sha256": "ab"}, {"file": "1.png", "signs": "xyz"}, 7])
-def test_a_manifest_that_hides_something_is_an_error(tmp_path: Path, entry: object) -> None:
-    (tmp_path / "provenance.json").write_text(json.dumps({"generated": [entry]}))
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"generated": [{"file": 1}]}',
+        '{"generated": [{"sha256": "ab"}]}',
+        '{"generated": [{"file": "1.png", "signs": "xyz"}]}',
+        '{"generated": [7]}',
+        '{"femtobooth": "1.0"}',
+        '{"femtobooth": "1.0", "generated": [{"fi',
+        '{"generated": ["1.png", "2',
+    ],
+)
+def test_a_manifest_that_hides_something_is_an_error(tmp_path: Path, content: str) -> None:
+    (tmp_path / "provenance.json").write_text(content)
     with pytest.raises(PhotoError, match=r"provenance\.json: which pictures are generated"):
         Provenance().generated(picture(tmp_path / "1.png"))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"not JSON",
+        b"\xff\xfe\x00",
+        b'{"generated": "2026-05-01T10:00:00Z", "source": "camera"}',
+        b'{"prefix": {"prov": "https://www.w3.org/ns/prov#"}, "wasGeneratedBy": {}}',
+        b"[" * 100_000,
+    ],
+)
+def test_a_strangers_file_of_that_name_is_passed_over(tmp_path: Path, content: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "provenance.json").write_bytes(content)
+    known = Provenance()
+    assert not known.generated(picture(tmp_path / "1.png"))
+    assert not known.generated(picture(tmp_path / "2.png"))
+    assert capsys.readouterr().err.count("provenance.json: is no list of generated pictures") == 1

@@ -118,7 +118,7 @@ def test_from_a_folder_to_an_artifact(
     verdict = report["comparison"]["verdict"]
     assert f"{verdict[:1].upper()}{verdict[1:]}." in page
     right, pictures = report["judged"]["measured"]["right"], report["judged"]["measured"]["pictures"]
-    assert f"The fine-tuned network names {right} of {pictures} pictures right kept for validation" in page
+    assert f"The fine-tuned network names {right} of {pictures} validation pictures right: " in page
     assert page.index("<img ") < page.index("<h2>Did fine-tuning beat the probe?")  # pictures come first
     assert "http" not in page.replace("http://www.w3.org", "")
 
@@ -166,6 +166,8 @@ def test_the_probe_alone(finetune: Finetune, data: Path, base: Path, tmp_path: P
     assert Recognizer.load(run / "model").labels.names == ("blue", "green", "red")
     page = (run / "report.html").read_text()
     assert "The linear probe names" in page
+    assert "pictures in every class" not in page  # one class has a copy more
+    assert 'class="callout warn"' not in page
     assert "<img " in page
     assert "training" not in capsys.readouterr().err
     assert finetune(data, "--probe-only", "--result", "finetuned", name="other") == 2

@@ -123,6 +123,7 @@ def measure(predictions: Predictions, unknown: Mapping[str, Any] | None, bins: i
         "top1": list(metrics.wilson(int(right.sum()), len(right))),
         "top5": list(metrics.wilson(int(among.sum()), len(among))),
         "top5_is_top": five,
+        "model_classes": logits.shape[1],
         "mean_class_accuracy": list(metrics.bootstrap(_mean_class_accuracy, right, labels, seed=seed)),
         "calibration": _calibration(predictions, bins, seed),
         "selective": _selective(probabilities.max(axis=1), right, seed),

@@ -34,6 +34,11 @@ def between(interval: Sequence[float]) -> str:
     return f"{percent(interval[1])} to {percent(interval[2])}"
 
 
+def says_top5(report: dict[str, Any]) -> bool:
+    """Whether the top-5 accuracy says anything: of few classes, five are nearly all."""
+    return int(report["model_classes"]) >= 2 * int(report["top5_is_top"])
+
+
 def draw(report: dict[str, Any], predictions: Predictions, unknown: dict[str, Any] | None, mistakes: Sequence[Shown]) -> Html:
     """The whole page, from `evaluation.measure`'s report and what the workflow added: model, data, engine, skipped, remarks ...
 
@@ -44,7 +49,7 @@ def draw(report: dict[str, Any], predictions: Predictions, unknown: dict[str, An
     wrong = report["pictures"] - round(report["top1"][0] * report["pictures"])
     facts = [
         ("top-1 accuracy", percent(report["top1"][0]), f"95 % interval {between(report['top1'])}"),
-        (f"top-{report['top5_is_top']} accuracy", percent(report["top5"][0]), between(report["top5"])),
+        *([(f"top-{report['top5_is_top']} accuracy", percent(report["top5"][0]), between(report["top5"]))] if says_top5(report) else []),
         ("calibration error (ECE)", percent(before["ece"][0]), f"{percent(after['ece'][0])} after temperature scaling" if after else ""),
         ("area under risk-coverage", f"{report['selective']['aurc'][0]:.3f}", "0 is best; lower than the error rate is useful"),
     ]
@@ -69,7 +74,7 @@ def draw(report: dict[str, Any], predictions: Predictions, unknown: dict[str, An
         _about(report),
         lead=pages.join(
             strong(f"{report['pictures'] - wrong} of {report['pictures']} pictures are named right"),
-            f"({percent(report['top1'][0])}; with new pictures of this kind, between {between(report['top1'])}).",
+            f"({percent(report['top1'][0])}; with new pictures of this kind, {between(report['top1'])}).",
             _rejecting(report),
             _verdict(report),
         ),
@@ -230,7 +235,7 @@ def _confusion(report: dict[str, Any], predictions: Predictions) -> Html:
     if not rows:
         return section("What it takes for what", text("It takes nothing for anything else: every picture here is named right."))
     which = "All classes" if len(names) == present else f"The {len(names)} of {present} classes that share most mistakes"
-    most = "; ".join(f"{true} taken for {other} {count} times" for true, other, count in rows[:3])
+    most = "; ".join(f"{true} taken for {other} {'once' if count == 1 else f'{count} times'}" for true, other, count in rows[:3])
     alt = f"Confusion matrix of {len(names)} classes; most frequent: {most}"
     chart = charts.heat_map(counts, names, names, "true class", "named as", alt)
     return section(
@@ -241,18 +246,19 @@ def _confusion(report: dict[str, Any], predictions: Predictions) -> Html:
 
 
 def _classes(report: dict[str, Any]) -> Html:
+    five = says_top5(report)
     rows = [
         (
             entry["class"],
             entry["pictures"],
             _meter(entry["accuracy"]),
-            percent(entry["top5"]),
+            *([percent(entry["top5"])] if five else []),
             percent(entry["mean_confidence"]),
             ", ".join(f"{name} ({count})" for name, count in entry["taken_for"]),
         )
         for entry in report["per_class"][:MOST_ROWS]
     ]
-    columns = ["class", ">pictures", "top-1", f">top-{report['top5_is_top']}", ">mean confidence", "taken for"]
+    columns = ["class", ">pictures", "top-1", *([f">top-{report['top5_is_top']}"] if five else []), ">mean confidence", "taken for"]
     left = len(report["per_class"]) - len(rows)
     mean = report["mean_class_accuracy"]
     return section(

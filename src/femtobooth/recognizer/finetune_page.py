@@ -24,11 +24,11 @@ NAMES = {"probe": "linear probe", "finetuned": "fine-tuning"}
 
 def draw(folder: Path, report: dict[str, Any], facts: dict[str, Any], settings: FinetuneSettings) -> Html:
     """The page of a finished run: how good the result is and where it errs, then how it came about."""
-    compared = report["comparison"]
+    compared, found = report["comparison"], report["data"]["findings"]
     return pages.page(
         folder.resolve().name,
         _tiles(report, facts),
-        *(pages.callout(one["about"], "warn") for one in report["data"]["findings"] if "flatters the result" in one["about"]),
+        *(pages.callout(one["about"], "warn") for one in found if one["count"] and "flatters the result" in one["about"]),
         _errors(report),
         _comparison(report),
         _data(report["data"]),
@@ -48,11 +48,8 @@ def headline(report: dict[str, Any]) -> str:
         return f"{what} is the result; there was no picture to measure it on."
     measured = judged["measured"]
     value, low, high = (100 * part for part in measured["accuracy"])
-    how = "that it was not fitted to, in turns" if judged["by"].startswith("cross") else "kept for validation"
-    return (
-        f"{what} names {measured['right']} of {measured['pictures']} pictures right {how}: {value:.0f} % "
-        f"(95 % interval {low:.0f} to {high:.0f} %)."
-    )
+    asked = "pictures right in cross-validation" if judged["by"].startswith("cross") else "validation pictures right"
+    return f"{what} names {measured['right']} of {measured['pictures']} {asked}: {value:.0f} % (95 % interval {low:.0f} to {high:.0f} %)."
 
 
 def _tiles(report: dict[str, Any], facts: dict[str, Any]) -> Html:
@@ -87,7 +84,7 @@ def _errors(report: dict[str, Any]) -> Html:
         chart = heat_map(counts, kept, kept, "true class", "named as", f"Confusion matrix; {most}")
         parts.append(pages.figure(chart, f"{most[:200]}. Green: named right.", wide=True))
     elif rows:
-        parts.append(pages.text("Every picture was named right; some of each class:"))
+        parts.append(pages.text("Nowhere here: every picture was named right. Some of each class:"))
     figures: list[Html] = []
     for row in wrong or _of_each_class(rows):
         told = f"{row['label']} named {row['named']}" if row in wrong else row["label"]
@@ -152,7 +149,7 @@ def _comparison(report: dict[str, Any]) -> Html:
                 f"Result by rule: {compared['rule']}."
             )
         )
-    return pages.section("Did fine-tuning beat the probe?", *content)
+    return pages.section("Did fine-tuning beat the probe?" if "finetuned" in report else "The probe on the validation pictures", *content)
 
 
 def _data(data: dict[str, Any]) -> Html:

@@ -13,6 +13,7 @@ What is neither a PNG with its text nor under such a file (exported to JPEG and 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..core.console import warn
 from ..core.errors import PhotoError
 from ..core.images import Skipped, decode
-from ..core.names import shown
 from ..core.runs import sha256_of
 from . import duplicates
 
@@ -125,13 +126,18 @@ def _origin(facts: Mapping[str, Any]) -> Origin:
 def _manifest(file: Path) -> _Listed | None:
     """What a manifest lists: paths from its folder, or objects that hold one as `file`, and `sha256` and `signs`.
 
-    What cannot be understood is an error: it may hide generated pictures.
+    Other programs write files of this name too; those are passed over with a warning. One that is ours, or may be, and
+    cannot be understood is an error: it may hide generated pictures.
     """
     if not file.is_file():
         return None
     found = _Listed()
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
+        raw = file.read_bytes()
+        if not _ours(raw):
+            warn(f"{file}: is no list of generated pictures as femtobooth writes it; passed over")
+            return None
+        facts = json.loads(raw)
         entries = [{"file": one} if isinstance(one, str) else one for one in facts["generated"]]
         if isinstance(facts["generated"], str) or not all(isinstance(one["file"], str) for one in entries):
             raise TypeError("`generated` is no list of paths")
@@ -143,9 +149,18 @@ def _manifest(file: Path) -> _Listed | None:
             if one.get("signs"):
                 bytes.fromhex(one["signs"])
                 found.signs.append(one["signs"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PhotoError(
-            f"{shown(file)}: which pictures are generated cannot be read ({error})",
+            f"{file}: which pictures are generated cannot be read ({error})",
             'it must hold {"generated": ["path from its folder", ...]}; remove it if it is no file of femtobooth\'s',
         ) from None
     return found
+
+
+def _ours(raw: bytes) -> bool:
+    """Whether a manifest is femtobooth's or a user's in its form: it names femtobooth, or lists what is generated; damaged or not."""
+    try:
+        facts = json.loads(raw)
+    except (ValueError, RecursionError):
+        return bool(re.search(rb'"femtobooth"|"generated"\s*:\s*\[', raw))
+    return isinstance(facts, dict) and ("femtobooth" in facts or isinstance(facts.get("generated"), list))

@@ -250,6 +250,9 @@ def findings(found: Survey, given: Sequence[str | None], skipped: Sequence[Skipp
     ratio = counts[most] / counts[least]
     distinct = {c: len(set(found.groups[found.labels == c].tolist())) for c in range(len(found.classes))}
     few = [c for c, count in distinct.items() if count < FEW]
+    sizes = f"{found.classes[most]} has {counts[most]} pictures, {found.classes[least]} {counts[least]}"
+    if ratio == 1:
+        sizes = f"{counts[most]} pictures in every class"
     side = "" if "val" in given else "; each stays on one side of the split"
     flattered = "which flatters the result: --copies leave-out takes them out of validation"
     kept = "left out of validation" if any(found.parts[i] == "left out" for inside in leaks for i in inside) else flattered
@@ -269,8 +272,7 @@ def findings(found: Survey, given: Sequence[str | None], skipped: Sequence[Skipp
         Finding(
             "imbalance",
             int(ratio >= UNEVEN),
-            f"{found.classes[most]} has {counts[most]} pictures, {found.classes[least]} {counts[least]}"
-            + ("; consider --class-weights balanced" if ratio >= UNEVEN else ""),
+            sizes + ("; consider --class-weights balanced" if ratio >= UNEVEN else ""),
             [],
         ),
         Finding("few photos", len(few), f"classes of fewer than {FEW} different photos", [[found.classes[c] for c in few]]),

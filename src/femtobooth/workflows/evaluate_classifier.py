@@ -26,7 +26,7 @@ from ..recognizer import artifact, dataset, evaluation, evaluation_page
 from ..recognizer.backbone import Recognizer
 from ..recognizer.engines import Engine, open_engine
 from ..recognizer.evaluation import Predictions
-from ..recognizer.evaluation_page import Shown, between, percent
+from ..recognizer.evaluation_page import Shown, between, percent, says_top5
 from ..recognizer.predict import predict, workers_for
 from ..recognizer.provenance import Provenance
 from ..recognizer.saliency import grad_cam, overlay
@@ -238,7 +238,7 @@ def _tell(report: dict[str, Any], out: Path) -> None:
     kept = report["rejection"]["right_and_kept"] if report["rejection"] else None
     rows = [
         ("top-1", percent(report["top1"][0]), between(report["top1"])),
-        (f"top-{report['top5_is_top']}", percent(report["top5"][0]), between(report["top5"])),
+        *([(f"top-{report['top5_is_top']}", percent(report["top5"][0]), between(report["top5"]))] if says_top5(report) else []),
         *([("right and not rejected", percent(kept[0]), between(kept))] if kept else []),
         ("mean over classes", percent(report["mean_class_accuracy"][0]), between(report["mean_class_accuracy"])),
         ("calibration error", percent(calibration["before"]["ece"][0]), between(calibration["before"]["ece"])),

@@ -214,11 +214,11 @@ def _show(found: Survey, findings: list[Finding], baseline: dict[str, Any], sett
     parts = Counter(found.parts)
     said = ", ".join(f"{parts[name]} {name}" for name in ("train", "stop", "val", "left out") if parts[name])
     title = f"Data report: {len(found.paths)} pictures of {len(found.classes)} classes ({said})"
-    table(
-        title,
-        ["finding", ">count", "what it means", "for example"],
-        [(one.what, one.count, one.about, one.example) for one in findings if one.count],
-    )
+    rows = [(one.what, one.count, one.about, one.example) for one in findings if one.count]
+    if rows:
+        table(title, ["finding", ">count", "what it means", "for example"], rows)
+    else:
+        note(title)
     note(f"not found: {', '.join(one.what for one in findings if not one.count)}\n")
     if baseline["cross_validated"]:
         crossed = baseline["cross_validated"]
