@@ -36,10 +36,12 @@ class Command(NamedTuple):  # a dataclass would take `femtobooth --help` as long
     begins: str = ""
     """What it says at once, before anything heavy is imported."""
     example: str = ""
-    needs: tuple[str, ...] = ()
-    """Settings of which one must be given; the first is given without a flag."""
+    needs: tuple[tuple[str, ...], ...] = ()
+    """Groups of settings of which one must be given; the first of each is given without a flag."""
     files: tuple[str, ...] = ()
     """Settings that name files or folders which have to be there."""
+    models: tuple[str, ...] = ()
+    """Settings that name models, by a path or otherwise."""
     instead: Instead | None = None
     narrowed: Callable[[Mapping[str, Any]], str] = lambda given: ""
     """The class of its settings where what is given decides, else ""."""
@@ -169,7 +171,7 @@ COMMANDS: dict[str, Command] = {
         _personalize,
         begins="loading {0.base}",
         example="my-dog/ --class-noun dog",
-        needs=("photos.paths",),
+        needs=(("photos.paths",),),
         instead=RESUME,
         files=("photos.paths", "prior.folder"),
     ),
@@ -182,7 +184,7 @@ COMMANDS: dict[str, Command] = {
         _generate,
         begins="loading {0.run}",
         example='runs/rex "a [V] dog on the moon"',
-        needs=("run",),
+        needs=(("run",), ("prompts", "prompts_file")),
         instead=AGAIN,
         files=("init_image", "mask", "prompts_file"),
     ),
@@ -195,7 +197,7 @@ COMMANDS: dict[str, Command] = {
         _evaluate,
         begins="loading {0.run}",
         example="runs/rex",
-        needs=("run",),
+        needs=(("run",),),
         narrowed=lambda given: "" if "protocol" in given else f"{BOTH}.EvaluateSettings",
         files=("run", "photos", "gallery"),
     ),
@@ -208,7 +210,7 @@ COMMANDS: dict[str, Command] = {
         _synthesize,
         begins="loading {0.runs[0]}",
         example="runs/rex --out drawn/",
-        needs=("runs",),
+        needs=(("runs",),),
         files=("runs",),
     ),
     "report": Command(
@@ -231,6 +233,7 @@ COMMANDS: dict[str, Command] = {
         _convert,
         begins="loading {0.source}",
         example="runs/rex rex.safetensors",
+        models=("source",),
     ),
     "classify": Command(
         "say what pictures show",
@@ -240,7 +243,8 @@ COMMANDS: dict[str, Command] = {
         {"paths": "*"},
         _classify,
         example="photos/",
-        needs=("paths", "from_file"),
+        needs=(("paths", "from_file"),),
+        models=("model",),
     ),
     "embed": Command(
         "pictures to embeddings and feature maps",
@@ -250,7 +254,8 @@ COMMANDS: dict[str, Command] = {
         {"paths": "*"},
         _embed,
         example="photos/ --out photos.parquet",
-        needs=("paths", "from_file"),
+        needs=(("paths", "from_file"),),
+        models=("model",),
     ),
     "search": Command(
         "the nearest pictures to one",
@@ -261,6 +266,7 @@ COMMANDS: dict[str, Command] = {
         _search,
         example="photo.jpg photos.parquet",
         files=("index",),
+        models=("model",),
     ),
     "finetune": Command(
         "a folder of your classes in, a recognizer of them out",
@@ -271,9 +277,10 @@ COMMANDS: dict[str, Command] = {
         _finetune,
         begins="loading {0.model}",
         example="my-classes/",
-        needs=("data",),
+        needs=(("data",),),
         instead=RESUME,
         files=("data", "synthesized"),
+        models=("model",),
     ),
     "export": Command(
         "a recognizer for another runtime, compared with the original",
@@ -285,6 +292,7 @@ COMMANDS: dict[str, Command] = {
         begins="loading {0.model}",
         example="runs/mine --format onnx",
         files=("data", "calibration"),
+        models=("model",),
     ),
     "evaluate-classifier": Command(
         "how good a recognizer is, and how far to believe it",
@@ -295,8 +303,9 @@ COMMANDS: dict[str, Command] = {
         _evaluate_classifier,
         begins="loading {0.model}",
         example="runs/mine my-classes/",
-        needs=("data",),
+        needs=(("data",),),
         files=("data", "unseen"),
+        models=("model",),
     ),
     "compare": Command(
         "models side by side, to choose between them",
@@ -307,8 +316,9 @@ COMMANDS: dict[str, Command] = {
         _compare,
         begins="loading {0.models[0]} and {0.models[1]}",
         example="runs/rex runs/max",
-        needs=("models",),
+        needs=(("models",),),
         files=("data",),
+        models=("models",),
     ),
     "models": Command(
         "the recognizers that are available here and now",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from .commands import Command
 from .core import streams
 from .core.errors import FemtoboothError, InputError, SettingsError, shortened
-from .core.paths import existing, nearest
+from .core.paths import existing, nearest, refuse_missing_path
 
 if TYPE_CHECKING:
     from .core.config import Layer, Settings
@@ -87,8 +87,9 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> tuple[Any, a
         if set(options.given) - set(instead.beside):
             raise InputError(f"{instead.flag}: {instead.why}", instead.way_out)
         return None, options
-    if command.needs and not any(_given(options.given, path) for path in command.needs):
-        parser.missing(_metavar(command.needs[0]))
+    for group in command.needs:
+        if not any(_given(options.given, path) for path in group):
+            parser.missing(_metavar(group[0]))
     narrowed = command.narrowed(options.given)
     settings = settle(_settings_class(narrowed) if narrowed else model, *layers)
     _refuse_missing_files(settings, command)
@@ -118,15 +119,19 @@ def _given(values: Any, path: str) -> Any:
 
 def _refuse_missing_files(settings: Settings, command: Command) -> None:
     called = names(command)
-    for path in command.files:
+    for path in command.files + command.models:
         value: Any = settings
         for key in path.split("."):
             value = getattr(value, key)
         for one in value if isinstance(value, list) else [value]:
-            if one and not existing(one):
+            if not one or existing(one):
+                continue
+            way_out = f"check the path ({called[path]})"
+            if path in command.models:
+                refuse_missing_path(one, way_out)
+            else:
                 near = nearest(one)
-                way_out = f"did you mean {near}?" if near else f"check the path ({called[path]})"
-                raise InputError(f"{one}: no such file or folder", way_out)
+                raise InputError(f"{one}: no such file or folder", f"did you mean {near}?" if near else way_out)
 
 
 def _parser(name: str, command: Command, model: type[Settings]) -> Parser:

@@ -172,7 +172,7 @@ def test_bar_moves_by_pictures_times_steps(tiny: base.StableDiffusion) -> None:
 @pytest.mark.parametrize(
     ("how", "other", "named"),
     [
-        ({"sampler": "plms"}, {}, "--sampler plms"),
+        ({"sampler": "plms"}, {}, "sampling.sampler: plms"),
         ({}, {"size": (62, 64)}, "--width 62"),
         ({}, {"mask": np.ones((64, 64))}, "--mask"),
     ],

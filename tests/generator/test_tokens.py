@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from femtobooth.core.config import resolve
 from femtobooth.core.errors import SettingsError
 from femtobooth.generator import base, tokens
+from femtobooth.generator.settings import IdentifierSettings
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +38,9 @@ def test_a_word_that_splits_warns(bundled: base.StableDiffusion) -> None:
 
 
 @pytest.mark.parametrize("token", ["two words", "", " ", "[V]", "{token}"])
-def test_no_word_at_all_is_refused(bundled: base.StableDiffusion, token: str) -> None:
-    with pytest.raises(SettingsError, match="must be one word"):
-        tokens.check(bundled, token, "robot")
+def test_no_word_at_all_is_refused(token: str) -> None:
+    with pytest.raises(SettingsError, match="is not one word"):
+        resolve(IdentifierSettings, {"token": token})
 
 
 def test_auto_ranks_whole_rare_tokens(bundled: base.StableDiffusion) -> None:

@@ -403,7 +403,7 @@ def test_one_photo_of_a_class(finetune: Finetune, data: Path, tmp_path: Path, ca
         (("--model", "nothing_like_this"), "nothing_like_this"),
         (("--batch-size", 3), "batch_size must be even"),
         (("--lr", 0), "learning_rate"),
-        (("--steps", "many"), "training.steps"),
+        (("--steps", "many"), "--steps: "),
         (("--resume", "nowhere"), "--resume nowhere: not a run of finetune"),
     ],
 )

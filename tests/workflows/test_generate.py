@@ -206,7 +206,7 @@ def test_a_long_prompt_warns_of_what_is_cut(tmp_path: Path, capsys: pytest.Captu
         ({"device": "toaster"}, "--device toaster"),
         ({"init_image": "nowhere.png"}, "nowhere.png"),
         ({"mask": "mask.png"}, "--mask mask.png"),
-        ({"sampling": {"sampler": "plms"}}, "--sampler plms"),
+        ({"sampling": {"sampler": "plms"}}, "sampling.sampler: plms"),
         ({"run": "nowhere"}, "nowhere"),
     ],
     ids=str,

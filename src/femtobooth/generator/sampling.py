@@ -23,7 +23,7 @@ from diffusers import (
 from torch import Tensor
 from torch.nn import functional
 
-from ..core.errors import InputError, NotFiniteError
+from ..core.errors import InputError, NotFiniteError, SettingsError
 from .base import StableDiffusion
 from .settings import SamplingSettings
 
@@ -36,7 +36,7 @@ SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "unipc": (UniPCMultistepScheduler, {}),  # arXiv 2302.04867
 }
 NO_SAMPLE_PREDICTION = ("plms", "euler-a")  # diffusers' versions know only epsilon and v
-ZERO_SNR_CURE = "use --sampler dpmpp-2m or unipc"
+ZERO_SNR_CURE = "dpmpp-2m and unipc can"
 
 
 class Bar(Protocol):
@@ -158,25 +158,25 @@ def _denoise(
     return x
 
 
-def check(model: StableDiffusion, settings: SamplingSettings) -> None:
-    """Raise now the InputError that drawing with these settings would raise."""
-    _solver(model, settings, 1.0)
+def check(model: StableDiffusion, settings: SamplingSettings, group: str = "sampling") -> None:
+    """Raise now the SettingsError that drawing with these settings, of this group, would raise."""
+    _solver(model, settings, 1.0, group)
 
 
-def _solver(model: StableDiffusion, settings: SamplingSettings, strength: float) -> tuple[Any, Tensor]:
+def _solver(model: StableDiffusion, settings: SamplingSettings, strength: float, group: str = "sampling") -> tuple[Any, Tensor]:
     """A fresh scheduler over the model's own noise schedule, and the timesteps left at this strength."""
     kind, options = SOLVERS[settings.sampler]
     config, name, steps = model.scheduler.config, settings.sampler, settings.steps
     if model.prediction_type == "sample" and name in NO_SAMPLE_PREDICTION:
-        raise InputError(f"--sampler {name}: cannot sample a model that predicts the picture itself", "use --sampler ddim")
+        raise SettingsError(f"{group}.sampler: {name} cannot sample a model that predicts the picture itself", "ddim can")
     if config.get("rescale_betas_zero_snr"):
         if name == "plms":  # extrapolates what it then divides by the signal's share, here 0 at first: colours run away
-            raise InputError(
-                "--sampler plms: cannot start from the pure noise that this zero-terminal-SNR model starts from", ZERO_SNR_CURE
+            raise SettingsError(
+                f"{group}.sampler: plms cannot start from the pure noise this zero-terminal-SNR model starts from", ZERO_SNR_CURE
             )
         options = {**options, "timestep_spacing": "trailing"}  # the other spacings never visit pure noise (arXiv 2305.08891, 3.3)
     if steps >= config.num_train_timesteps:
-        raise InputError(f"--steps {steps}: this model knows {config.num_train_timesteps} noise levels", "20 to 50 steps are usual")
+        raise SettingsError(f"{group}.steps: {steps}, but this model knows {config.num_train_timesteps} noise levels", "20 to 50 are usual")
     solver = kind.from_config(config, **options)
     solver.set_timesteps(steps, device=model.device)
     timesteps = solver.timesteps

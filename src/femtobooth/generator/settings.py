@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..core.config import Seed, Settings, Words
+from ..core.errors import shortened
 from ..training.settings import TrainingSettings
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
@@ -50,8 +52,15 @@ class PhotoSettings(Settings):
 
 
 class IdentifierSettings(Settings):
-    token: str = Field("sks", min_length=1)
-    """Rare word that will stand for the subject, or `auto` to let the base choose one."""
+    token: str = Field("sks")
+    """Rare word that will stand for the subject, such as sks, or `auto` to let the base choose one."""
+
+    @field_validator("token")
+    @classmethod
+    def _one_word(cls, token: str) -> str:
+        if not token.strip() or re.search(r"[\s\[\]{}]", token):
+            raise ValueError(f"{shortened(repr(token))} is not one word without spaces or brackets")
+        return token
 
 
 class PriorSettings(Settings):

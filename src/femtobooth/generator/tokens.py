@@ -50,9 +50,7 @@ def pieces(model: StableDiffusion, text: str) -> tuple[str, ...]:
 
 
 def check(model: StableDiffusion, token: str, class_noun: str) -> Identifier:
-    """What tokenizer and base make of `token`. Raises SettingsError for a text that is no word."""
-    if not token.strip() or re.search(r"[\s\[\]{}]", token):
-        raise SettingsError(f"--token {token!r}: must be one word without spaces or brackets", "for example --token sks, or --token auto")
+    """What tokenizer and base make of `token`."""
     return rank(model, [token], class_noun)[0]
 
 
@@ -70,7 +68,7 @@ def choose(model: StableDiffusion, class_noun: str, shown: int = 5) -> list[Iden
     ]
     rarest = [word for _, word in sorted(words, reverse=True)[:48]]
     if not rarest:
-        raise SettingsError("--token auto: this tokenizer has no rare single tokens", "name one yourself, such as --token sks")
+        raise SettingsError("identifier.token: auto finds no rare single tokens in this tokenizer", "name one yourself, such as sks")
     return sorted(rank(model, rarest, class_noun), key=lambda one: (len(one.pieces), one.response))[:shown]
 
 

@@ -200,11 +200,11 @@ def _check(settings: PersonalizeSettings, model: StableDiffusion) -> None:
     """Raise what else would be found only when class images are drawn or training begins."""
     trainer.check(settings.training)
     tracking.check(settings.training)
-    sampling.check(model, settings.preview.sampling)
+    sampling.check(model, settings.preview.sampling, "preview.sampling")
     if settings.prior.weight and (settings.prior.folder is None or settings.prior.other_classes):
-        sampling.check(model, settings.prior.sampling)
+        sampling.check(model, settings.prior.sampling, "prior.sampling")
     if watch.interval(settings):
-        sampling.check(model, watch.pictures_settings(settings).sampling)
+        sampling.check(model, watch.pictures_settings(settings).sampling, "watch")
     if settings.prior.weight and settings.prior.folder:
         pictures = find_pictures([settings.prior.folder])[0]
         if not pictures:
