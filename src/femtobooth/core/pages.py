@@ -91,16 +91,16 @@ def folded(summary: object, *content: object) -> Html:
     return Html(f"<details><summary>{markup(summary)}</summary>\n{join(*content)}\n</details>")
 
 
-def tiles(*facts: tuple[object, object, object]) -> Html:
-    """The figures that matter most, large: (name, value, detail) each."""
-    return Html(
-        '<dl class="tiles">'
-        + "".join(
-            f'<div><dt>{markup(name)}</dt><dd>{markup(value)}</dd><dd class="detail">{markup(detail)}</dd></div>'
-            for name, value, detail in facts
-        )
-        + "</dl>"
-    )
+Tile = tuple[object, object, object] | tuple[object, object, object, str]
+
+
+def tiles(*facts: Tile) -> Html:
+    """The figures that matter most, large: (name, value, detail) each, and a mood (good, warn or bad) where it colours the value."""
+    drawn = []
+    for name, value, detail, *mood in facts:
+        coloured = _class(f"tile {markup(mood[0])}") if mood else ""
+        drawn.append(f'<div{coloured}><dt>{markup(name)}</dt><dd>{markup(value)}</dd><dd class="detail">{markup(detail)}</dd></div>')
+    return Html(f'<dl class="tiles">{"".join(drawn)}</dl>')
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], caption: str, whole: bool = False) -> Html:

@@ -41,6 +41,7 @@ code{padding:.1em .35em;border-radius:5px;background:var(--tint);font:.88em ui-m
 .tiles dt{color:var(--soft);font-size:.82rem;line-height:1.3}
 .tiles dd{margin:5px 0 0;font-weight:650;font-size:1.62rem;line-height:1.12;letter-spacing:-.02em;overflow-wrap:anywhere}
 .tiles dd.detail{margin-top:6px;color:var(--soft);font-weight:400;font-size:.8rem;line-height:1.4;letter-spacing:0}
+.tile.good dd:not(.detail){color:var(--good)}.tile.warn dd:not(.detail){color:var(--warn)}.tile.bad dd:not(.detail){color:var(--bad)}
 .callout{max-width:56em;margin:20px 0;padding:11px 16px;border-left:4px solid var(--s0);border-radius:4px 12px 12px 4px;
 background:var(--tint);font-size:.95rem}
 .callout ul{margin:.3em 0 0;padding-left:1.2em}

@@ -12,11 +12,16 @@ import numpy as np
 from ..core import scores
 from ..core.metrics import Interval, bootstrap
 from ..core.regions import only_subject, without_subject
+from ..core.verdict import Evidence
 from . import perceptual
 from .encoders import Encoder
 
 Row = dict[str, Any]
-"""score, encoder, weights, better (higher or lower), tuned (value, low, high), base (the floor), ceiling (real photos), and more."""
+"""score, encoder, weights, better (higher or lower), tuned (value, low, high), base (the floor), ceiling (the other end of the scale),
+ceiling_of (what has that value), and more."""
+
+FIDELITY, MATCH, DRIFT = "subject fidelity", "prompt match, by example", "drift of its class (1 - cosine)"
+PHOTOS = "photos"
 
 
 @dataclass(frozen=True)
@@ -50,11 +55,11 @@ def measure(encoder: Encoder, real: Real, drawn: Drawn, texts: Sequence[str], re
     """
     prompts, count = drawn.tuned.shape[:2]
     photos, others, tuned, base = _embedded(encoder, real, drawn)
-    rows = [_fidelity(encoder, "subject fidelity", tuned, base, photos, others)]
+    rows = [_fidelity(encoder, FIDELITY, tuned, base, photos, others)]
     scenes = {"": (tuned, base)}
     if region:
         of_region = _embedded(encoder, real, drawn, only_subject)
-        rows.append(_fidelity(encoder, "subject fidelity, region", of_region[2], of_region[3], *of_region[:2]))
+        rows.append(_fidelity(encoder, f"{FIDELITY}, region", of_region[2], of_region[3], *of_region[:2]))
         nothing = Real([], [], {})
         scenes[", without region"] = _embedded(encoder, nothing, drawn, without_subject)[2:]
     if real.gallery:
@@ -63,11 +68,30 @@ def measure(encoder: Encoder, real: Real, drawn: Drawn, texts: Sequence[str], re
         wanted = np.broadcast_to(encoder.texts(texts)[:, None], tuned.shape)
         rows += [_prompt_fidelity(encoder, f"prompt fidelity (CLIP-T){name}", *both, wanted) for name, both in scenes.items()]
     if prompts > 1 and count > 1:
-        rows += [_prompt_match(encoder, f"prompt match, by example{name}", *both) for name, both in scenes.items()]
+        rows += [_prompt_match(encoder, f"{MATCH}{name}", *both) for name, both in scenes.items()]
     if count > 1:
         ours, floor = (np.array([scores.diversity(row) for row in one]) for one in (tuned, base))
-        rows.append(_row(encoder, "diversity (1 - cosine)", "higher", bootstrap(np.mean, ours), floor.mean()))
-    return rows + _drift(encoder, drawn, photos)
+        apart = scores.diversity(photos) if len(photos) > 1 else None
+        rows.append(_row(encoder, "diversity (1 - cosine)", "higher", bootstrap(np.mean, ours), floor.mean(), apart))
+    return rows + _drift(encoder, drawn, photos, rows[0]["ceiling"])
+
+
+def evidence(rows: Sequence[Row], copies: int) -> Evidence:
+    """What a verdict is made of, from the rows of the first encoder; `copies` is how many of the pictures nearly copy a photo."""
+    by_name = {row["score"]: row for row in reversed(rows) if row["encoder"] == rows[0]["encoder"]}
+    likeness, drift = by_name[FIDELITY], by_name.get(DRIFT)
+    match = by_name.get(f"{MATCH}, without region", by_name.get(MATCH))
+    return Evidence(
+        encoder=likeness["encoder"],
+        pictures=int(np.size(likeness["pictures"])),
+        likeness=likeness["tuned"][0],
+        floor=likeness["base"],
+        gain=Interval(*likeness["gain"]),
+        ceiling=likeness["ceiling"],
+        obeyed=(match["tuned"][0], match["base"], match["chance"]) if match else None,
+        drift=drift["tuned"][0] / drift["ceiling"] if drift and drift["ceiling"] else None,
+        copies=copies,
+    )
 
 
 def diversity_by_lpips(drawn: Drawn) -> Row:
@@ -78,10 +102,19 @@ def diversity_by_lpips(drawn: Drawn) -> Row:
     return _row(lpips, "diversity (DIV)", "higher", bootstrap(np.mean, ours), floor.mean())
 
 
-def _row(encoder: Encoder, score: str, better: str, tuned: Interval, base: float | None, ceiling: float | None = None, **more: Any) -> Row:
+def _row(
+    encoder: Encoder,
+    score: str,
+    better: str,
+    tuned: Interval,
+    base: float | None,
+    ceiling: float | None = None,
+    ceiling_of: str = PHOTOS,
+    **more: Any,
+) -> Row:
     named = {"score": score, "encoder": encoder.name, "weights": encoder.source, "better": better, "tuned": list(tuned)}
     floor, top = (None if value is None else float(value) for value in (base, ceiling))
-    return {**named, "base": floor, "ceiling": top, **more}
+    return {**named, "base": floor, "ceiling": top, "ceiling_of": None if top is None else ceiling_of, **more}
 
 
 def _embedded(
@@ -109,7 +142,7 @@ def _fidelity(encoder: Encoder, name: str, tuned: np.ndarray, base: np.ndarray, 
         ceiling = scores.subject_fidelity(others, photos).mean()
     elif len(photos) > 1:
         ceiling = scores.leave_one_out(photos).mean()
-    more = {"gain": list(scores.over_prompts_and_seeds(ours - floor)), "pictures": ours.tolist()}
+    more: Row = {"gain": list(scores.over_prompts_and_seeds(ours - floor)), "pictures": ours.tolist()}
     return _row(encoder, name, "higher", scores.over_prompts_and_seeds(ours), floor.mean(), ceiling, **more)
 
 
@@ -130,7 +163,7 @@ def _gallery(
     elif len(photos) > 1:
         alone = [scores.ranks(photos[[row]], np.delete(photos, row, axis=0), look_alikes) for row in range(len(photos))]
         ceiling = (np.concatenate(alone) == 1).mean()
-    more = {"among": [*gallery], "mean_rank": float(places.mean()), "chance": 1 / (len(gallery) + 1)}
+    more: Row = {"among": [*gallery], "mean_rank": float(places.mean()), "chance": 1 / (len(gallery) + 1)}
     first = scores.share_over_prompts_and_seeds(places == 1)
     return _row(encoder, f"first of {len(gallery) + 1} in gallery", "higher", first, (floor == 1).mean(), ceiling, **more)
 
@@ -145,14 +178,22 @@ def _prompt_match(encoder: Encoder, name: str, tuned: np.ndarray, examples: np.n
     return _row(encoder, name, "higher", found, scores.prompt_match(examples, examples).mean(), chance=1 / len(tuned))
 
 
-def _drift(encoder: Encoder, drawn: Drawn, photos: np.ndarray) -> list[Row]:
-    """How far the pictures of each class have moved, and those of the subject's own class towards its photos."""
+def _drift(encoder: Encoder, drawn: Drawn, photos: np.ndarray, likeness: float | None) -> list[Row]:
+    """How far the pictures of each class have moved, and those of the subject's own class towards its photos.
+
+    `likeness` is that of the photos among each other. KID alone has no scale: beside it stands that to another class's pictures.
+    """
     rows = []
-    for index, (prompt, pictures) in enumerate(drawn.classes.items()):
-        now, before = (encoder.images(list(one)) for one in pictures)
+    embedded = {prompt: [encoder.images(list(one)) for one in pictures] for prompt, pictures in drawn.classes.items()}
+    for index, (prompt, (now, before)) in enumerate(embedded.items()):
         if index == 0:
             near, floor = (scores.subject_fidelity(one, photos) for one in (now, before))
-            rows.append(_row(encoder, "prior preservation (PRES)", "lower", bootstrap(np.mean, near), floor.mean()))
+            rows.append(_row(encoder, "prior preservation (PRES)", "lower", bootstrap(np.mean, near), floor.mean(), likeness))
+            moved = 1 - np.diag(scores.cosines(now, before))
+            apart = scores.diversity(before)
+            rows.append(_row(encoder, DRIFT, "lower", bootstrap(np.mean, moved), 0.0, apart, "different pictures of it by the base"))
         name = "drift of its class (KID)" if index == 0 else f"drift of '{prompt}' (KID)"
-        rows.append(_row(encoder, name, "lower", scores.kid(now, before), 0.0))
+        other = next((text for text in embedded if text != prompt), None)
+        away = scores.kid(embedded[other][1], before, resamples=1).value if other else None
+        rows.append(_row(encoder, name, "lower", scores.kid(now, before), 0.0, away, f"the base's '{other}' in its place"))
     return rows

@@ -26,8 +26,9 @@ def run(runs: Path) -> dict[str, Any]:
     folder = runs / name
     program = "femtobooth" if shutil.which("femtobooth") else sys.argv[0]  # as in .venv/bin/femtobooth
     note(
-        f"\nIn {time.monotonic() - started:.0f} s. Now\n\n"
-        f"  look at      {folder / 'overview.png'}   (photos | the same prompts before | after)\n"
+        f"\nIn {time.monotonic() - started:.0f} s. {facts['verdict']['sentence']}\n\n"
+        f"  look at      {folder / 'report.html'}   (all of it on one page)\n"
+        f"               {folder / 'overview.png'}   (photos | the same prompts before | after)\n"
         f"  run folder   {folder}   (model, checkpoints, curves, previews, config)\n\n"
         "Next:\n"
         f"  {command('generate', folder, 'a [V] robot under water', '-n', 8, program=program)}\n"

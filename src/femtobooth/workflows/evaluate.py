@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import config, scores
+from ..core import config, scores, verdict
 from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import PhotoError, SettingsError, needs
 from ..core.images import Skipped, decode, find_pictures
@@ -34,7 +34,7 @@ from ..generator.settings import PersonalizeSettings
 from ..recognizer import perceptual
 from ..recognizer.encoders import open_encoder, usable
 from ..recognizer.memorization import near_copies
-from ..recognizer.scoring import Drawn, Real, diversity_by_lpips, measure
+from ..recognizer.scoring import PHOTOS, Drawn, Real, Row, diversity_by_lpips, evidence, measure
 from . import personalize, report
 from .settings import EvaluateSettings
 
@@ -104,6 +104,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         "held_out": real.held_out,
         "settings": settings.model_dump(),
         "environment": environment(),
+        "verdict": verdict.judge(evidence(rows, sum(copied)), bundled=made_with.base == locate.BUNDLED).plain(),
         "near_copies": {"count": sum(copied), "of": len(copied), "share": list(wilson(sum(copied), len(copied))), "base": sum(by_base)},
         "scores": rows,
         "published": [dict(zip(("name", "dino", "clip_i", "clip_t"), row, strict=True)) for row in scores.PUBLISHED],
@@ -249,6 +250,10 @@ def _tell(result: Mapping[str, Any], folder: Path) -> None:
     def number(value: float | None) -> str:
         return "-" if value is None else f"{value:.3f}"
 
+    def end(row: Row) -> str:
+        """The other end of the scale, and what has it where that is not the photos."""
+        return number(row["ceiling"]) + (f" ({row['ceiling_of']})" if row["ceiling"] is not None and row["ceiling_of"] != PHOTOS else "")
+
     drawn = f"{result['pictures']} pictures of {len(result['prompts'])} prompts"
     note(f"{result['run']}: {drawn}, scored against {result['photos']} photos: {result['scored_against']}\n")
     for encoder in dict.fromkeys(row["encoder"] for row in result["scores"]):
@@ -257,12 +262,14 @@ def _tell(result: Mapping[str, Any], folder: Path) -> None:
             if row["encoder"] == encoder:
                 value, low, high = row["tuned"]
                 name = row["score"] + (" \u2191" if row["better"] == "higher" else " \u2193")
-                rows.append((name, number(value), f"{number(low)} to {number(high)}", number(row["base"]), number(row["ceiling"])))
-        table(f"Scored by {encoder}", ["score", ">tuned", ">95 % interval", ">base", ">photos"], rows)
-    note("base: before training, the floor; photos: real photos of the subject in place of pictures, the ceiling")
+                rows.append((name, number(value), f"{number(low)} to {number(high)}", number(row["base"]), end(row)))
+        table(f"Scored by {encoder}", ["score", ">tuned", ">95 % interval", ">base", "photos"], rows)
+    note("base: before training, the floor; photos: real photos of the subject in place of pictures, the ceiling, or what stands beside it")
     copies = result["near_copies"]
     note(f"near-copies of training photos: {copies['count']} of {copies['of']} (by the base: {copies['base']})")
     if any(row["encoder"] in ("dino", "clip") for row in result["scores"]):
         published = [[name, *(number(value) for value in values)] for name, *values in scores.PUBLISHED]
         table("Published: 30 subjects x 25 prompts x 4 pictures of 512 pixels", ["", ">DINO", ">CLIP-I", ">CLIP-T"], published)
     note(f"all of it: {folder / 'evaluation.json'}; pictures: {folder / 'grid.png'}")
+    if found := verdict.read(result["verdict"]):
+        note(f"\n{found.told}")

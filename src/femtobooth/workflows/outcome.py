@@ -11,7 +11,7 @@ import torch
 import yaml
 from PIL import Image
 
-from ..core.console import note
+from ..core.console import note, warn
 from ..core.errors import CheckpointError, command
 from ..core.runs import atomic_file, write_json
 from ..core.selection import RULE, Choice
@@ -20,11 +20,11 @@ from ..generator import base as bases
 from ..generator import tokens
 from ..generator.base import StableDiffusion
 from ..generator.dreambooth import DreamBooth
-from ..generator.photos import Photo
+from ..generator.photos import Photo, restore_photos
 from ..generator.previews import draw_previews, save_previews
 from ..generator.settings import PersonalizeSettings
 from ..training import checkpoints, trainer
-from . import report
+from . import report, verdicts
 from .watch import Watch
 
 
@@ -58,7 +58,11 @@ def write(
     model = weights_from(state, module, averaged=bool(settings.training.ema), chosen=weights).to(device)
     after = draw_previews(model, prompts, settings.preview, facts["size"])
     save_previews(folder / "previews", f"step-{choice.step:06d}", prompts, after)
-    _overview(folder, photos, prompts, after)
+    before = _before(folder, after)
+    _overview(folder, photos, prompts, before, after)
+    held_out = restore_photos(folder / "held_out") if facts.get("held_out") else []
+    found = verdicts.of_previews(settings, photos, held_out, before, after, watcher.encoder)
+    facts["verdict"] = found.plain()
     model.subject = {key: facts[key] for key in ("token", "class_noun", "base_hash", "steps")} | {"run": folder.resolve().name}
     dtype = torch.float16 if settings.save_precision == "16" else torch.float32
     bases.save_folder(model.to("cpu"), folder / "model", _card(facts, settings, model), dtype, overwrite=True)
@@ -66,8 +70,9 @@ def write(
     write_json(folder / "run.json", facts)
     watcher.remove_weights()
     report.run(folder)
+    (note if found.mood in ("good", "info") else warn)(found.told)
     again = command("generate", folder, f"a [V] {facts['class_noun']} on the moon")
-    note(f"done: {folder / 'overview.png'} shows it; draw with\n  {again}")
+    note(f"{folder / 'report.html'} shows it; draw with\n  {again}")
     return facts
 
 
@@ -91,14 +96,19 @@ def weights_from(
     return module.model
 
 
-def _overview(folder: Path, photos: list[Photo], prompts: list[str], after: np.ndarray) -> None:
-    """overview.png: photos on top, then each prompt before and after training."""
+def _before(folder: Path, after: np.ndarray) -> np.ndarray:
+    """What the base drew before training in place of `after` (P, S, H, W, 3); white where that is gone."""
     before = np.full_like(after, 255)
-    for row in range(len(prompts)):
+    for row in range(after.shape[0]):
         for column in range(after.shape[1]):
             path = folder / "previews" / "step-000000" / f"{row:02d}-{column}.png"
             with contextlib.suppress(OSError), Image.open(path) as image:
                 before[row, column] = np.asarray(image)
+    return before
+
+
+def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.ndarray, after: np.ndarray) -> None:
+    """overview.png: photos on top, then each prompt before and after training."""
     half = after.shape[1]
     top = sheet([[photo.pixels for photo in photos[: 2 * half]]], [f"{len(photos)} photos"], [], cell=max(128, before.shape[2]))
     below = sheet([[*before[row], *after[row]] for row in range(len(prompts))], prompts, ["before"] * half + ["after"] * half)

@@ -49,7 +49,7 @@ from ..generator.prompts import filled, warn_of_unseen
 from ..generator.settings import PersonalizeSettings
 from ..recognizer.encoders import Encoder
 from ..training import checkpoints, tracking, trainer
-from . import outcome, watch
+from . import outcome, verdicts, watch
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
 CROPS = "crops.png"
@@ -74,6 +74,8 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
     output = _output(settings)
     if rank() == 0:
         output.check()
+    if settings.base == locate.BUNDLED:
+        note(f"{verdicts.UNKNOWN_BASE}\n")
     model = bases.load(settings.base, settings.tokenizer)
     _check(settings, model)
     size = settings.size or model.size

@@ -1,4 +1,4 @@
-"""run -> RUN/report.html: photos, curves, before and after, nearest photos, settings and cost on one self-contained page."""
+"""run -> RUN/report.html: the verdict, before and after, nearest photos, curves, settings and cost on one self-contained page."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from ..core.images import Picture, decode, find_pictures
 from ..core.pages import Html
 from ..core.regions import only_subject, subject_masks
 from ..core.runs import read_json, write_text
+from ..core.verdict import Verdict
 from ..generator import prior
 from ..generator.photos import Photo, restore_photos
 from ..generator.prompts import filled
 from ..generator.settings import PersonalizeSettings
 from ..recognizer import memorization
-from . import watch_chart
+from . import verdicts, watch_chart
 
 MOST = 12  # class images, and steps between the first and the last, that are shown
 INTERNAL = {"loss", "instance", "prior", "learning_rate", "watch", "deterministic"}  # groups of metrics.csv that have no chart of their own
@@ -32,7 +33,7 @@ INTERNAL = {"loss", "instance", "prior", "learning_rate", "watch", "deterministi
 def run(folder: Path) -> dict[str, Any]:
     """Write the report of a personalize run, finished or not; an older report is replaced.
 
-    Returns report (its path), bytes, pictures (of the subject), near_copies and warnings. Raises ModelError where
+    Returns report (its path), bytes, verdict, pictures (of the subject), near_copies and warnings. Raises ModelError where
     `folder` is no such run, PhotoError where its photos are missing or damaged.
     """
     facts = _facts(folder)
@@ -44,13 +45,13 @@ def run(folder: Path) -> dict[str, Any]:
         steps = {step: shots for step, shots in steps.items() if step <= facts["steps"]}
     prompts = [filled(prompt, facts["token"], facts["class_noun"]) for prompt in settings.preview.prompts]
     nearest, copies, compared = _nearest(steps, prompts, photos, facts)
-    told = [(text, "warn") for text in _warnings(facts, settings, photos, preflight)] + _copied(facts, copies, compared)
-    warnings = [text for text, mood in told if mood == "warn"]
+    warnings, found = _warnings(facts, settings, photos, preflight), verdicts.of_run(folder, facts)
     base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
     page = pages.page(
         f"{facts['token']} {facts['class_noun']}",
-        _tiles(folder, facts, photos, settings),
-        *(pages.callout(text, mood) for text, mood in told),
+        _verdict(found),
+        _tiles(folder, facts, photos, settings, found),
+        *(pages.callout(text, "warn") for text in warnings),
         _before_after(steps, prompts, settings),
         watch_chart.section(folder, facts),
         nearest,
@@ -67,7 +68,14 @@ def run(folder: Path) -> dict[str, Any]:
     target = folder / "report.html"
     write_text(target, page)
     note(f"report: {target}")
-    return {"report": str(target), "bytes": len(page.encode()), "pictures": compared, "near_copies": copies, "warnings": warnings}
+    return {
+        "report": str(target),
+        "bytes": len(page.encode()),
+        "verdict": found and found.plain(),
+        "pictures": compared,
+        "near_copies": copies,
+        "warnings": warnings,
+    }
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -104,16 +112,29 @@ def _side_by_side(*images: Html) -> Html:
     return Html(f'<div class="maps">{pages.join(*images)}</div>')
 
 
-def _tiles(folder: Path, facts: dict[str, Any], photos: list[Photo], settings: PersonalizeSettings) -> Html:
+def _verdict(found: Verdict | None) -> Html:
+    if found is None:
+        return Html("")
+    head, colon, rest = found.sentence.partition(":")
+    return pages.callout(pages.join(Html(f"{pages.strong(head + colon)}{pages.markup(rest)}"), found.advice), found.mood)
+
+
+def _tiles(folder: Path, facts: dict[str, Any], photos: list[Photo], settings: PersonalizeSettings, found: Verdict | None) -> Html:
+    """What came of it, then what it took."""
     rates = _column(_rows(folder), "photos_per_second")[1]
-    tiles: list[tuple[object, object, object]] = [
-        ("photos", len(photos), f"{facts['size']} px, {settings.photos.crop} crop"),
-        (
-            "steps",
-            facts.get("steps", "–"),  # noqa: RUF001
-            f"of {facts.get('trained_steps', settings.training.steps)}, batch {settings.training.batch_size}",
-        ),
-    ]
+    tiles: list[pages.Tile] = []
+    if found and found.share:
+        value, low, high = found.share
+        tiles.append(("likeness", f"{value:.0%}", f"of the way from base to photos; 95 %: {low:.0%} to {high:.0%}", found.mood))
+    if found and (measured := found.evidence):
+        if measured.obeyed:
+            tuned, base, chance = measured.obeyed
+            tiles.append(("prompts followed", f"{tuned:.0%}", f"base {base:.0%}, by chance {chance:.0%}"))
+        tiles.append(("near-copies", f"{measured.copies} of {measured.pictures}", "of training photos"))
+        if measured.drift is not None:
+            tiles.append(("drift of its class", f"{measured.drift:.0%}", "of the way to another picture of it"))
+    step, last = facts.get("steps", "–"), facts.get("trained_steps", settings.training.steps)  # noqa: RUF001
+    tiles.append(("steps", step, f"of {last}, on {_count(len(photos), 'photo')} of {facts['size']} px"))
     if "seconds" in facts:
         speed = f"{np.median(rates):.1f} photos/s" if rates else "with class images and previews"
         tiles.append(("time", _duration(facts["seconds"]), speed))
@@ -149,19 +170,6 @@ def _warnings(
     if settings.prior.weight == 0 and settings.train.parts != ["token"]:
         found.append(f"Trained without class images: every {facts['class_noun']} may now look like this one.")
     return found
-
-
-def _copied(facts: dict[str, Any], copies: int, compared: int) -> list[tuple[str, str]]:
-    """What is said of near-copies, with its mood: training has gone on for too long only where its last step became the model."""
-    if not copies:
-        return []
-    found = f"{copies} of {_count(compared, 'picture')} nearly copy a training photo"
-    step, last = facts.get("steps"), facts.get("trained_steps", facts.get("steps"))
-    if step is None:
-        return [(f"{found} so far.", "info")]
-    if step < last:
-        return [(f"{found}. The watch chose an earlier checkpoint: model/ holds step {step} of {last}.", "info")]
-    return [(f"{found}: training has gone on for too long.", "warn")]
 
 
 def _before_after(steps: dict[int, dict[tuple[int, int], Image.Image]], prompts: list[str], settings: PersonalizeSettings) -> Html:

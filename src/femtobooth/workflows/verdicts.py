@@ -1,0 +1,62 @@
+"""What a personalize run came to, from the pictures that are drawn before and after training anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core import verdict
+from ..core.errors import InputError
+from ..core.runs import read_json, sha256_of
+from ..core.verdict import Verdict
+from ..generator import locate
+from ..generator.photos import Photo
+from ..generator.prompts import bare, filled, names_subject
+from ..generator.settings import PersonalizeSettings
+from ..recognizer.encoders import Encoder, open_encoder, usable
+from ..recognizer.memorization import near_copies
+from ..recognizer.scoring import Drawn, Real, evidence, measure
+
+UNKNOWN_BASE = "The bundled base draws 64x64 icons and knows no photographs; for photos give --base a Stable Diffusion 1.x or 2.x."
+MEASURE = "Next: femtobooth evaluate RUN judges it."
+
+
+def of_previews(
+    settings: PersonalizeSettings,
+    photos: Sequence[Photo],
+    held_out: Sequence[Photo],
+    before: np.ndarray,
+    after: np.ndarray,
+    encoder: Encoder | None,
+) -> Verdict:
+    """Judge the previews (P, S, H, W, 3) of the tuned model, `after`, by those of its base, `before`, and by photos.
+
+    `encoder` is what scored during training; where nothing did, the one that would have.
+    """
+    ours = [row for row, prompt in enumerate(settings.preview.prompts) if names_subject(prompt)]
+    if not ours:
+        return verdict.unjudged("no preview prompt names the subject ([V])", MEASURE)
+    noun, scored = settings.photos.class_noun, held_out or photos
+    texts = [filled(bare(settings.preview.prompts[row]), "", noun) for row in ours]
+    others = [row for row in range(len(after)) if row not in ours] if after.shape[1] > 1 else []
+    of_class = {settings.preview.prompts[row]: (after[row], before[row]) for row in others}
+    pictures = list(after[ours].reshape(-1, *after.shape[2:]))
+    try:
+        judge = encoder or open_encoder(settings.watch.encoder or usable(())[0])
+        judge.refuse_trained_on(sha256_of(photo.path) for photo in [*photos, *held_out] if photo.path.is_file())
+    except InputError as error:
+        return verdict.unjudged(error.problem, f"{MEASURE[:-1]} with another --encoders.")
+    real = Real([photo.pixels for photo in scored], [photo.pixels for photo in photos] if held_out else [])
+    rows = measure(judge, real, Drawn(after[ours], before[ours], of_class, []), texts, region=True)
+    copies = sum(near_copies(pictures, [photo.pixels for photo in photos]))
+    return verdict.judge(evidence(rows, copies), bundled=settings.base == locate.BUNDLED)
+
+
+def of_run(folder: Path, facts: Mapping[str, Any]) -> Verdict | None:
+    """The verdict of a run, whose run.json holds `facts`: that of its evaluation where there is one; None where there is none."""
+    evaluation = read_json(folder / "evaluation" / "evaluation.json")
+    found = verdict.read(evaluation.get("verdict")) if isinstance(evaluation, dict) else None
+    return found or verdict.read(facts.get("verdict"))
