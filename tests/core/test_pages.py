@@ -172,3 +172,16 @@ def test_figures_lead_to_their_footnotes() -> None:
     assert '&lt;5&gt;<sup><a href="#note-2"' in made
     assert '<li id="note-2">&lt;two&gt;</li>' in made
     assert 'title="read &quot;there&quot;"' in made
+
+
+def test_what_was_chosen_has_one_colour_in_every_chart_whatever_stands_before_it() -> None:
+    lines = {"a": ([0, 1], [0, 1]), "b": ([0, 1], [1, 0]), "step 20": ([1, 1], [0, 1])}
+    for drawn in (
+        charts.line_chart(lines, "x", "y", "lines", chosen="step 20"),
+        charts.line_chart(dict(reversed(lines.items())), "x", "y", "lines", chosen="step 20"),
+        charts.scatter_chart({name: ([1], [2]) for name in lines}, "x", "y", "dots", chosen="step 20"),
+    ):
+        mark = "f" if "circle" in drawn else "l"
+        assert drawn.count(f'class="{mark}c"') == 2  # in the chart and in its legend
+        assert {f'class="{mark}{look}"' in drawn for look in (0, 1)} == {True}
+        assert f'class="{mark}2"' not in drawn

@@ -1,13 +1,14 @@
 """Charts as inline SVG for the pages: lines, points, bars, histograms, reliability diagrams and heat maps.
 
 Each takes an `alt` text that says what the chart shows, and takes its colours from the page (light, dark, print). Lines
-differ in dash as well as colour. Number formats are format specs such as `.0%`. Values that are not finite are left out.
+differ in dash as well as colour. What was `chosen` has one colour of its own in every chart. Number formats are format specs such
+as `.0%`. Values that are not finite are left out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -33,21 +34,26 @@ def line_chart(
     x_format: str = "g",
     y_format: str = "g",
     diagonal: bool = False,
+    chosen: str | None = None,
 ) -> Html:
-    """Lines through (x, y) of each named series; `bands` shade (x, low, high) under the series of the same name."""
+    """Lines through (x, y) of each named series; `bands` shade (x, low, high) under the series of the same name.
+
+    `chosen` names the series that shows what was chosen.
+    """
     bands = bands or {}
     xs, ys = [points[0] for points in series.values()], [points[1] for points in series.values()]
     ys += [edge for band in bands.values() for edge in band[1:]]
     frame = _Frame(x_range or _extent(xs), y_range or _extent(ys), x_label, y_label, x_format, y_format)
     if diagonal:
         frame.line(frame.across[0], frame.up[0], frame.across[1], frame.up[1], "guide")
-    for index, (name, points) in enumerate(series.items()):
+    looks = _looks(series, chosen)
+    for name, points in series.items():
         if name in bands:
             x, low, high = (np.asarray(values, np.float64) for values in bands[name])
             outline = frame.path(np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]]))
-            frame.add(f'<path class="f{index % 6}" opacity=".14" d="{outline}Z"/>')
-        frame.add(f'<path class="l{index % 6}" d="{frame.path(*points)}"><title>{markup(name)}</title></path>')
-    return join(frame.drawn(alt), _legend(list(series), "l"))
+            frame.add(f'<path class="f{looks[name]}" opacity=".14" d="{outline}Z"/>')
+        frame.add(f'<path class="l{looks[name]}" d="{frame.path(*points)}"><title>{markup(name)}</title></path>')
+    return join(frame.drawn(alt), _legend(looks, "l"))
 
 
 def scatter_chart(
@@ -63,24 +69,30 @@ def scatter_chart(
     y_format: str = "g",
     diagonal: bool = False,
     labelled: bool = False,
+    chosen: str | None = None,
 ) -> Html:
-    """A dot for each (x, y) of each named group; `names` of the dots show when pointed at, or beside them where `labelled`."""
+    """A dot for each (x, y) of each named group; `names` of the dots show when pointed at, or beside them where `labelled`.
+
+    `chosen` names the group of what was chosen.
+    """
     xs, ys = [points[0] for points in groups.values()], [points[1] for points in groups.values()]
     frame = _Frame(x_range or _extent(xs), y_range or _extent(ys), x_label, y_label, x_format, y_format)
     if diagonal:
         frame.line(frame.across[0], frame.up[0], frame.across[1], frame.up[1], "guide")
-    for index, (group, points) in enumerate(groups.items()):
+    looks = _looks(groups, chosen)
+    for group, points in groups.items():
         titles = (names or {}).get(group)
         for i, (x, y) in enumerate(_finite(*points)):
             title = f"<title>{markup(titles[i])}</title>" if titles else ""
             frame.add(
-                f'<circle class="f{index % 6}" opacity=".75" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" r="3.2">{title}</circle>',
+                f'<circle class="f{looks[group]}" opacity=".75" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" '
+                f'r="{5 if group == chosen else 3.2}">{title}</circle>'
             )
             if labelled and titles:
                 before = frame.x(x) > (LEFT + WIDTH - RIGHT) / 2  # towards the middle, where there is room
                 place = f'x="{frame.x(x) + (-7 if before else 7):.1f}" y="{frame.y(y) + 4:.1f}"'
                 frame.add(f'<text {place} text-anchor="{"end" if before else "start"}">{markup(titles[i])}</text>')
-    return join(frame.drawn(alt), _legend(list(groups), "f"))
+    return join(frame.drawn(alt), _legend(looks, "f"))
 
 
 def bar_chart(
@@ -126,7 +138,7 @@ def histogram(groups: Mapping[str, ArrayLike], x_label: str, alt: str, *, bins: 
         x, y = np.repeat(edges, 2), np.concatenate([[0], np.repeat(share, 2), [0]])
         frame.add(f'<path class="f{index % 6}" opacity=".2" d="{frame.path(x, y)}Z"/>')
         frame.add(f'<path class="l{index % 6}" d="{frame.path(x, y)}"><title>{markup(name)}</title></path>')
-    return join(frame.drawn(alt), _legend(list(groups), "l"))
+    return join(frame.drawn(alt), _legend(_looks(groups), "l"))
 
 
 def reliability_chart(table: Reliability, alt: str) -> Html:
@@ -244,13 +256,19 @@ def _svg(parts: Sequence[str], width: float, height: float, alt: str, style: str
     )
 
 
-def _legend(names: Sequence[str], mark: str) -> Html:
-    if len(names) < 2:
+def _looks(names: Iterable[str], chosen: str | None = None) -> dict[str, str]:
+    """Which style each name has: one of the six in turn, or that of what was chosen."""
+    everyone = list(names)
+    others = [name for name in everyone if name != chosen]
+    return {name: "c" if name == chosen else str(others.index(name) % 6) for name in everyone}
+
+
+def _legend(looks: Mapping[str, str], mark: str) -> Html:
+    if len(looks) < 2:
         return Html("")
     shape = {"l": '<line class="l{0}" x1="1" x2="25" y1="5" y2="5"/>', "f": '<circle class="f{0}" cx="13" cy="5" r="4"/>'}[mark]
     entries = (
-        f'<span><svg viewBox="0 0 26 10" aria-hidden="true">{shape.format(index % 6)}</svg>{markup(name)}</span>'
-        for index, name in enumerate(names)
+        f'<span><svg viewBox="0 0 26 10" aria-hidden="true">{shape.format(look)}</svg>{markup(name)}</span>' for name, look in looks.items()
     )
     return Html(f'<p class="legend">{"".join(entries)}</p>')
 

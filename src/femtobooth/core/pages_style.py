@@ -3,12 +3,12 @@
 STYLE = """
 :root{color-scheme:light dark;
 --paper:#fbfaf7;--card:#fff;--ink:#1d1b19;--soft:#6a645c;--line:#e6e1d8;--tint:#f3efe8;
---s0:#2f5fd0;--s1:#d9541e;--s2:#0f8a6d;--s3:#9a3fb5;--s4:#b98100;--s5:#5b6472;
---good:#0f7d5f;--warn:#a06a00;--bad:#c23a2b;--heat:47,95,208;--shade:0 1px 2px rgba(40,30,10,.05),0 6px 24px rgba(40,30,10,.05)}
+--s0:#2f5fd0;--s1:#d9541e;--s2:#0f8a6d;--s3:#9a3fb5;--s4:#b98100;--s5:#5b6472;--chosen:#c4006a;
+--good:#0f7d5f;--warn:#a06a00;--bad:#c23a2b;--heat:47,95,208;--edge:rgba(40,30,10,.28);--shade:0 1px 2px rgba(40,30,10,.05),0 6px 24px rgba(40,30,10,.05)}
 @media (prefers-color-scheme:dark){:root{
 --paper:#151517;--card:#1d1d20;--ink:#eceae6;--soft:#a09a92;--line:#323237;--tint:#26262a;
---s0:#86a8ff;--s1:#ff9363;--s2:#4fd0ac;--s3:#d79bee;--s4:#f0c24b;--s5:#a9b2c0;
---good:#55d3ab;--warn:#f0c24b;--bad:#ff8b7b;--heat:134,168,255;--shade:none}}
+--s0:#86a8ff;--s1:#ff9363;--s2:#4fd0ac;--s3:#d79bee;--s4:#f0c24b;--s5:#a9b2c0;--chosen:#ff6fb5;
+--good:#55d3ab;--warn:#f0c24b;--bad:#ff8b7b;--heat:134,168,255;--edge:rgba(255,255,255,.28);--shade:none}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%;scroll-behavior:smooth}
 body{margin:0;background:var(--paper);color:var(--ink);
@@ -48,7 +48,11 @@ background:var(--tint);font-size:.95rem}
 .callout.good{border-color:var(--good)}.callout.warn{border-color:var(--warn)}.callout.bad{border-color:var(--bad)}
 .scroll{max-width:100%;overflow-x:auto;border-radius:12px}
 .scroll:focus-visible,summary:focus-visible,nav a:focus-visible{outline:2px solid var(--s0);outline-offset:2px}
-.scroll:has(>table){margin:16px 0;border:1px solid var(--line);background:var(--card);max-height:36rem;overflow-y:auto}
+.scroll:has(>table){margin:16px 0;border:1px solid var(--line);max-height:36rem;overflow-y:auto;background:
+linear-gradient(90deg,var(--card) 40%,transparent) 0 0/48px 100% no-repeat local,
+linear-gradient(270deg,var(--card) 40%,transparent) 100% 0/48px 100% no-repeat local,
+linear-gradient(90deg,var(--edge),transparent) 0 0/18px 100% no-repeat scroll,
+linear-gradient(270deg,var(--edge),transparent) 100% 0/18px 100% no-repeat scroll,var(--card)}
 .scroll.whole:has(>table){max-height:none}
 .whole td:first-child{position:sticky;left:0;background:var(--card)}.whole tr:hover td:first-child{background:var(--tint)}
 table{width:100%;border-collapse:collapse;font-size:.91rem;line-height:1.4}
@@ -98,6 +102,7 @@ svg .cell{fill:rgb(var(--heat))}
 svg .cell.own{fill:var(--s2)}
 svg .count{font-size:10px;fill:var(--ink);text-anchor:middle}
 svg .dark{fill:var(--card)}
+.fc{fill:var(--chosen)}.lc{fill:none;stroke:var(--chosen);stroke-width:2.2;stroke-dasharray:5 3}
 .f0{fill:var(--s0)}.f1{fill:var(--s1)}.f2{fill:var(--s2)}.f3{fill:var(--s3)}.f4{fill:var(--s4)}.f5{fill:var(--s5)}
 .l0,.l1,.l2,.l3,.l4,.l5{fill:none;stroke-width:2.2;stroke-linejoin:round;stroke-linecap:round}
 .l0{stroke:var(--s0)}.l1{stroke:var(--s1)}.l2{stroke:var(--s2)}.l3{stroke:var(--s3)}.l4{stroke:var(--s4)}.l5{stroke:var(--s5)}
@@ -107,17 +112,18 @@ svg .dark{fill:var(--card)}
 .legend svg{flex:none;width:26px;height:10px;margin:0}
 footer{margin-top:clamp(48px,7vw,80px);padding-top:18px;padding-bottom:36px;color:var(--soft);font-size:.84rem}
 @media (max-width:560px){.whole td:first-child:not(.number){min-width:6.5em}
+.scroll td:first-child:not(.number){position:sticky;left:0;min-width:6.5em;max-width:40vw;background:var(--card);overflow-wrap:anywhere}
 .grid{gap:10px}figure{padding:11px}th,td{padding:7px 10px}.tiles{grid-template-columns:1fr 1fr;gap:9px}
 .tiles div{padding:12px 13px}.tiles dd{font-size:1.3rem}}
 @media print{:root{color-scheme:light;--paper:#fff;--card:#fff;--ink:#000;--soft:#444;--line:#bbb;--tint:#f4f4f4;--shade:none;
---s0:#2f5fd0;--s1:#d9541e;--s2:#0f8a6d;--s3:#9a3fb5;--s4:#b98100;--s5:#5b6472;--heat:47,95,208}
+--s0:#2f5fd0;--s1:#d9541e;--s2:#0f8a6d;--s3:#9a3fb5;--s4:#b98100;--s5:#5b6472;--chosen:#c4006a;--good:#0f7d5f;--warn:#a06a00;--bad:#c23a2b;--heat:47,95,208}
 body{font-size:10.5pt;-webkit-print-color-adjust:exact;print-color-adjust:exact}
 header,main,footer{max-width:none;padding-left:0;padding-right:0}nav{display:none}section{margin-top:24pt}
 h2,h3,summary,caption{break-after:avoid}figure,.tiles div,tr{break-inside:avoid}
 .scroll,.scroll:has(>table){overflow:visible;max-height:none}th,.whole td:first-child{position:static}
 footer{margin-top:14pt;padding:6pt 0 0}
 th,td{padding:3pt 7pt}table{font-size:9pt}pre{columns:2;font-size:8pt;line-height:1.35}
-.row{grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:10px;break-inside:avoid}.row figure{padding:9px}
+.row{grid-template-columns:repeat(auto-fit,minmax(min(300px,100%),1fr));gap:10px}.row figure{padding:9px}
 .scroll,details{-webkit-box-decoration-break:clone;box-decoration-break:clone}
 details::details-content{content-visibility:visible;display:block}
 a{color:inherit;text-decoration:none}}

@@ -28,6 +28,8 @@ class Point(NamedTuple):
     """How far each of these pictures shows what its prompt asks for, from 0 or above; higher is better."""
     drift: float
     """How far pictures of the class have moved from the base's, from 0; lower is better."""
+    moved: tuple[float, ...] = ()
+    """The same of each of these pictures, for the spread."""
 
 
 class Choice(NamedTuple):

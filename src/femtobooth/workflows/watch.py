@@ -97,11 +97,16 @@ class Watch(StepCallback):
     # --- what a checkpoint holds
 
     def state_dict(self) -> dict[str, Any]:
-        points = [{**point._asdict(), "fidelity": list(point.fidelity), "prompt": list(point.prompt)} for point in self.points]
+        points = [
+            {name: list(value) if isinstance(value, tuple) else value for name, value in point._asdict().items()} for point in self.points
+        ]
         return {"points": points, "base": self.base, "losses": [list(row) for row in self.losses], "seconds": dict(self.seconds)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.points = [Point(row["step"], tuple(row["fidelity"]), tuple(row["prompt"]), row["drift"]) for row in state_dict["points"]]
+        self.points = [
+            Point(row["step"], tuple(row["fidelity"]), tuple(row["prompt"]), row["drift"], tuple(row.get("moved", ())))
+            for row in state_dict["points"]
+        ]
         self.base, self.seconds = state_dict["base"], dict(state_dict["seconds"])
         self.losses = [(int(step), float(loss)) for step, loss in state_dict["losses"]]
 
@@ -220,8 +225,8 @@ class Watch(StepCallback):
         else:
             prompt = np.ones(prompts * seeds)  # one prompt or one seed: nothing to tell prompts apart by
         fidelity = scores.subject_fidelity(subject, self._real)
-        moved = 1 - np.diag(scores.cosines(embedded[prompts], base[prompts])).mean()
-        return Point(step, tuple(map(float, fidelity)), tuple(map(float, prompt)), float(max(moved, 0.0)))
+        moved = np.maximum(1 - np.diag(scores.cosines(embedded[prompts], base[prompts])), 0.0)
+        return Point(step, tuple(map(float, fidelity)), tuple(map(float, prompt)), float(moved.mean()), tuple(map(float, moved)))
 
     # --- weights that may become the model
 

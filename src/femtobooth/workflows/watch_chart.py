@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import pages
+from ..core import pages, scores
 from ..core.charts import HEIGHT, WIDTH, line_chart, scatter_chart
 from ..core.pages import Html
 from ..core.pages_style import STYLE
@@ -25,28 +25,39 @@ def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, 
     drawn: dict[str, Html] = {}
     points = [Point(**row) for row in curve["points"]]
     steps = [point.step for point in points]
-    if points:
-        fidelity = [np.array(point.fidelity) for point in points]
-        means = np.array([values.mean() for values in fidelity])
-        errors = np.array([values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0 for values in fidelity])
-        lines: dict[str, Any] = {"pictures": (steps, means)}
-        if curve.get("ceiling") is not None and len(steps) > 1:
-            lines["photos, each against the others"] = ([steps[0], steps[-1]], [curve["ceiling"]] * 2)
-        lines |= _chosen(choice, means)
-        band = {"pictures": (steps, means - errors, means + errors)}
-        drawn["Subject fidelity"] = line_chart(lines, "step", "cosine", "Subject fidelity over optimizer steps", bands=band)
-        for title, label, values in (
-            ("Prompt fidelity", "prompt fidelity", [float(np.mean(point.prompt)) for point in points]),
-            ("Drift of the class", "1 - cosine", [point.drift for point in points]),
-        ):
-            series = {"pictures": (steps, values)} | _chosen(choice, values)
-            drawn[title] = line_chart(series, "step", label, f"{title} over optimizer steps")
+    shape = (max(1, len(curve["prompts"]) - 1), -1)  # the class's prompt comes last
+
+    def interval(values: Sequence[float]) -> Sequence[float]:
+        grid = np.array(values)
+        return scores.over_prompts_and_seeds(grid.reshape(shape) if len(grid) % shape[0] == 0 else grid[None])
+
+    for title, label, spreads in (
+        ("Subject fidelity", "cosine", [interval(point.fidelity) for point in points]),
+        ("Prompt fidelity", "prompt fidelity", [interval(point.prompt) for point in points]),
+        ("Drift of the class", "1 - cosine", [_reach(point) for point in points]),
+    ):
+        if points:
+            means, low, high = np.array(spreads).T
+            lines: dict[str, Any] = {"pictures": (steps, means)}
+            if title == "Subject fidelity" and curve.get("ceiling") is not None and len(steps) > 1:
+                lines["photos, each against the others"] = ([steps[0], steps[-1]], [curve["ceiling"]] * 2)
+            if choice is not None:  # an upright line, as high as the band
+                lines[f"chosen: step {choice.step}"] = ([choice.step] * 2, [low.min(), high.max()])
+            chosen = f"chosen: step {choice.step}" if choice else None
+            band = {"pictures": (steps, low, high)}
+            drawn[title] = line_chart(lines, "step", label, f"{title} over optimizer steps", bands=band, chosen=chosen)
     if len(points) > 1:
         drawn["Pareto front"] = _front(points[1:], choice)
     if len(curve["deterministic"]) > 1:
         at, losses = zip(*curve["deterministic"], strict=True)
         drawn["Deterministic loss"] = line_chart({"": (at, losses)}, "step", "loss", "Deterministic loss over optimizer steps")
     return drawn
+
+
+def _reach(point: Point) -> tuple[float, float, float]:
+    """Drift, and that of the pictures that moved least and most."""
+    each = point.moved or (point.drift,)
+    return point.drift, min(each), max(each)
 
 
 def _front(tuned: list[Point], choice: Choice | None) -> Html:
@@ -63,7 +74,7 @@ def _front(tuned: list[Point], choice: Choice | None) -> Html:
     ranges = [_roomy([p.drift for p in tuned]), _roomy([float(np.mean(p.fidelity)) for p in tuned])]
     alt = "Subject fidelity over drift, a dot for each step"
     labels = ("drift of the class", "subject fidelity")
-    return scatter_chart(groups, *labels, alt, names=names, x_range=ranges[0], y_range=ranges[1], labelled=True)
+    return scatter_chart(groups, *labels, alt, names=names, x_range=ranges[0], y_range=ranges[1], labelled=True, chosen="chosen")
 
 
 def _roomy(values: Sequence[float]) -> tuple[float, float]:
@@ -71,11 +82,6 @@ def _roomy(values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     margin = (high - low) / 10 or abs(high) / 10 or 0.1
     return low - margin, high + margin
-
-
-def _chosen(choice: Choice | None, values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-    """An upright line at the step that was chosen, as high as the values."""
-    return {} if choice is None else {f"chosen: step {choice.step}": ([choice.step] * 2, [min(values), max(values)])}
 
 
 def section(folder: Path, facts: Mapping[str, Any]) -> Html:
@@ -90,11 +96,13 @@ def section(folder: Path, facts: Mapping[str, Any]) -> Html:
     if not drawn:
         return Html("")
     against = "one photo" if curve["photos"] == 1 else f"{curve['photos']} photos"
+    pictures = f"{len(points[0].fidelity)} pictures" if points else ""
     told = {
         "Subject fidelity": f"Mean cosine of pictures of the subject with {against}, by {curve['encoder']}; the band is "
-        "one standard error over the pictures. Higher is better; step 0 is the untuned base.",
-        "Prompt fidelity": f"Measured as {curve['prompt_fidelity']} by {curve['encoder']}. Higher is better.",
-        "Drift of the class": "How far pictures of the class have moved from the base's pictures of the same noise. Lower is better.",
+        f"its 95 % interval over prompts and seeds, of {pictures} at each step. Higher is better; step 0 is the untuned base.",
+        "Prompt fidelity": f"Measured as {curve['prompt_fidelity']} by {curve['encoder']}, with the same interval. Higher is better.",
+        "Drift of the class": "How far pictures of the class have moved from the base's pictures of the same noise; the band reaches from "
+        "the one that moved least to the one that moved most. Lower is better.",
         "Pareto front": "A dot for each scored step; prompt fidelity counts too, so a dot may be on the front though it looks beaten.",
         "Deterministic loss": "The training loss with photos, noise and timesteps held fixed, so that only the model can move it. "
         + (
@@ -139,7 +147,7 @@ def write(path: Path, curve: Mapping[str, Any], choice: Choice | None = None) ->
     rows = -(-len(drawn) // 2)
     width, height = 2 * WIDTH + 3 * PAD, rows * (HEIGHT + HEADING + PAD) + PAD
     colours, _, rules = STYLE.partition("*{")
-    used = [line for line in rules.splitlines() if line.startswith(("svg .", "svg text", ".f0", ".l0", ".l1"))]
+    used = [line for line in rules.splitlines() if line.startswith(("svg .", "svg text", ".f0", ".fc", ".l0", ".l1"))]
     style = "".join([colours, *used, "svg{font-family:sans-serif}svg .title{fill:var(--ink);font-size:16px}"])
     write_text(
         path,
