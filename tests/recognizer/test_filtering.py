@@ -11,7 +11,7 @@ from PIL import Image
 from femtobooth.core import scores
 from femtobooth.core.regions import only_subject
 from femtobooth.recognizer.encoders import Encoder
-from femtobooth.recognizer.filtering import COPY, EMPTY, KEPT, TWICE, UNLIKE, filtered, limit, repeated
+from femtobooth.recognizer.filtering import COPY, EMPTY, KEPT, TWICE, UNLIKE, filtered, limit, needed, repeated
 
 RED, BLUE = (230, 30, 30), (30, 30, 230)
 
@@ -90,3 +90,16 @@ def test_the_limit_among_equals_lets_none_pass() -> None:
 
 def test_repeated_nothing() -> None:
     assert repeated([], np.zeros(0)) == []
+
+
+def test_junk_that_beats_every_picture_of_the_base_is_still_unlike(photos: list[np.ndarray], base: list[np.ndarray]) -> None:
+    """A threshold from the base alone lets what is a little more like the photos pass, though nobody would know the subject in it."""
+    mixed = [scene((int(0.9 * BLUE[0] + 0.1 * RED[0]) + 20, 30, 210), seed) for seed in range(90, 94)]
+    found = filtered(ENCODER, photos, base, [*mixed, scene(RED, 95)], 0.05)
+    assert (found.scores[:4] > limit(found.base, 0.05)).all()
+    assert found.verdicts == [UNLIKE] * 4 + [KEPT]
+
+
+@pytest.mark.parametrize(("share", "pictures"), [(0.05, 20), (0.5, 20), (0.01, 100), (0.0, 20)])
+def test_a_threshold_needs_enough_pictures_of_the_base(share: float, pictures: int) -> None:
+    assert needed(share) == pictures

@@ -100,7 +100,8 @@ def judge(found: Evidence, bundled: bool) -> Verdict:
         return unjudged(f"{text}, which tells nothing", "Next: let another encoder judge, femtobooth evaluate --encoders.")
     value, low, high = (part / room for part in found.gain)
     way = f"from the untuned base ({found.floor:.3f}) to the photos themselves ({found.ceiling:.3f})"
-    figures = f"likeness came {value:.0%} (95 %: {low:.0%} to {high:.0%}) of the way {way}, {by}"
+    came = f"{percent(value)} (95 %: {percent(low)} to {percent(high)})"
+    figures = f"likeness came {came} of the way {way}, {by}"
     outcome: Outcome = "not learned" if value < PARTLY or low <= 0 else "learned" if value >= LEARNED else "partly learned"
     troubles = {} if outcome == "not learned" else _troubles(found)
     if "copies" in troubles and found.copies >= MEMORIZED * found.pictures:
@@ -110,6 +111,11 @@ def judge(found: Evidence, bundled: bool) -> Verdict:
     weak = outcome in ("partly learned", "not learned")
     advice = ADVICE[next(iter(troubles), "bundled" if bundled and weak else outcome)]
     return Verdict(outcome, mood, sentence, advice, Interval(value, low, high), found)
+
+
+def percent(share: float) -> str:
+    """A share in whole per cent, never -0."""
+    return f"{round(share, 2) + 0.0:.0%}"
 
 
 def _troubles(found: Evidence) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from PIL import Image
 from ..core import scores
 from ..core.console import progress
 from ..core.regions import only_subject
+from ..core.verdict import PARTLY
 from . import duplicates
 from .encoders import Encoder
 from .memorization import near_copies
@@ -18,6 +20,7 @@ from .memorization import near_copies
 KEPT, EMPTY, UNLIKE, COPY, TWICE = "kept", "empty", "unlike", "copy of a photo", "twice"
 REASONS = (EMPTY, UNLIKE, COPY, TWICE)
 CHUNK = 8  # pictures between two moves of the bar
+ENOUGH = 20  # pictures without the subject that a threshold needs, or more where fewer than one in this many may pass
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,11 @@ class Filtered:
         return int((self.base > self.threshold).sum())
 
 
+def needed(share: float) -> int:
+    """How many pictures without the subject tell which score `share` (0..1) of them exceed."""
+    return max(ENOUGH, math.ceil(1 / share) if share else 0)
+
+
 def limit(base: np.ndarray, share: float) -> float:
     """The score that at most `share` (0..1) of the pictures without the subject exceed: a false acceptance rate."""
     ordered = np.sort(base)[::-1]
@@ -61,7 +69,8 @@ def filtered(
 
     A score is the mean of two cosines (`scores.subject_fidelity`): of the whole pictures, and of their subjects' regions
     alone, so that a copied background earns half at most. Without a `threshold` it comes from `base`, pictures of the same
-    prompts by the untuned model, of which at most `share` may pass. Of near-duplicates the best stays.
+    prompts by the untuned model, of which at most `share` may pass; and it is never less than a quarter of the way from their
+    mean to that of the photos among each other, below which a subject counts as not learned. Of near-duplicates the best stays.
     """
     given = [*photos, *base, *pictures]
     parts = []
@@ -78,7 +87,8 @@ def filtered(
 
     own = (scores.leave_one_out(real) + scores.leave_one_out(real_region)) / 2 if len(real) > 1 else np.zeros(0)
     of_base, ours = likeness(floor, floor_region), likeness(found, found_region)
-    least = limit(of_base, share) if threshold is None else threshold
+    quarter = of_base.mean() + PARTLY * (own.mean() - of_base.mean()) if len(own) else -1.0
+    least = max(limit(of_base, share), float(quarter)) if threshold is None else threshold
     views = [duplicates.views(Image.fromarray(one)) for one in pictures]
     verdicts = [EMPTY if view is None else UNLIKE if score <= least else KEPT for view, score in zip(views, ours, strict=True)]
     passed = [index for index, verdict in enumerate(verdicts) if verdict == KEPT]

@@ -18,7 +18,7 @@ from ..core.images import Picture, decode, find_pictures
 from ..core.pages import Html
 from ..core.regions import only_subject, subject_masks
 from ..core.runs import read_json, write_text
-from ..core.verdict import Verdict
+from ..core.verdict import Verdict, percent
 from ..generator import prior
 from ..generator.photos import Photo, restore_photos
 from ..generator.prompts import filled
@@ -125,7 +125,8 @@ def _tiles(folder: Path, facts: dict[str, Any], photos: list[Photo], settings: P
     tiles: list[pages.Tile] = []
     if found and found.share:
         value, low, high = found.share
-        tiles.append(("likeness", f"{value:.0%}", f"of the way from base to photos; 95 %: {low:.0%} to {high:.0%}", found.mood))
+        range_ = f"95 %: {percent(low)} to {percent(high)}"
+        tiles.append(("likeness", percent(value), f"of the way from base to photos; {range_}", found.mood))
     if found and (measured := found.evidence):
         if measured.obeyed:
             tuned, base, chance = measured.obeyed

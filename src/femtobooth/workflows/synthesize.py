@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, product
+from itertools import count, cycle, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,8 @@ from ..generator.settings import GenerateSettings, PersonalizeSettings
 from ..recognizer import duplicates
 from ..recognizer.backbone import Recognizer
 from ..recognizer.encoders import Encoder, open_encoder, usable
-from ..recognizer.filtering import KEPT, REASONS, Filtered, filtered, repeated
-from . import generate, personalize
+from ..recognizer.filtering import KEPT, REASONS, Filtered, filtered, needed, repeated
+from . import generate, personalize, verdicts
 from .labelled_folder import DRAWN, MANIFEST, file_pictures, open_folder
 from .settings import SynthesizeSettings
 
@@ -65,6 +65,8 @@ class Subject:
     pictures: np.ndarray = field(default_factory=lambda: np.zeros(0))
     files: list[Path] = field(default_factory=list)
     base_jobs: list[tuple[str, int]] = field(default_factory=list)
+    negatives: int = 0
+    """How many of the base's pictures, the first ones, --negatives keeps; those behind them only set the threshold."""
     base_pictures: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
@@ -87,6 +89,9 @@ def run(settings: SynthesizeSettings) -> dict[str, Any]:
     encoder, judge = _judge(settings)
     for subject in subjects:
         encoder.refuse_trained_on(subject.hashes)
+        known = verdicts.of_run(subject.run, subject.facts)
+        if known and known.mood == "bad":
+            warn(f"{shown(subject.run)}: {known.sentence} What it draws is hardly worth training on.")
     asked = json.loads(settings.model_copy(update={"overwrite": False}).model_dump_json())
     open_folder(out, asked, settings.overwrite)
     _draw(subjects, settings, out / DRAWN)
@@ -191,9 +196,11 @@ def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Pat
     for subject in subjects:
         texts = [filled(prompt, subject.facts["token"], subject.noun) for prompt in subject.prompts]
         subject.jobs = [(text, next(seeds)) for text in texts for _ in range(settings.count)]
-        subject.base_jobs = [
-            (text, next(seeds)) for text in map(bare, subject.prompts) for _ in range(settings.count if settings.negatives else 1)
-        ]
+        without = [bare(prompt) for prompt in subject.prompts]
+        subject.base_jobs = [(text, next(seeds)) for text in without for _ in range(settings.count if settings.negatives else 1)]
+        subject.negatives = len(subject.base_jobs)
+        missing = needed(settings.passing) - subject.negatives if settings.threshold is None else 0  # a threshold from four tells nothing
+        subject.base_jobs += [(text, next(seeds)) for text in islice(cycle(without), max(missing, 0))]
     total = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects)
     with progress_bar("pictures", total, parts=settings.sampling.steps) as bar:
         for subject in subjects:
@@ -248,12 +255,13 @@ def _file_negatives(out: Path, subjects: Sequence[Subject], settings: Synthesize
         first = next(subject for subject in subjects if subject.noun == noun)
         taken = noun.casefold() in {subject.label.casefold() for subject in subjects}
         label = f"other {noun}" if taken else noun
-        views = [duplicates.views(Image.fromarray(picture)) for picture in first.base_pictures]
+        jobs, pictures = first.base_jobs[: first.negatives], first.base_pictures[: first.negatives]
+        views = [duplicates.views(Image.fromarray(picture)) for picture in pictures]
         again = set(repeated(views, np.zeros(len(views))))
         kept = [view is not None and index not in again for index, view in enumerate(views)]
         model = {"source": first.made_with.base, "hash": first.facts["base_hash"]}
         facts, how = {"label": label, "class_noun": noun}, _how(first, settings)
-        file_pictures(out / label, first.base_jobs, first.base_pictures, kept, facts, None, model, how, settings.batch_size)
+        file_pictures(out / label, jobs, pictures, kept, facts, None, model, how, settings.batch_size)
         counts[label] = sum(kept)
     return counts
 
@@ -296,8 +304,13 @@ def _tell(report: Mapping[str, Any], out: Path) -> None:
         rows.append((one["label"], kept, *one["rejected"].values(), f"{one['threshold']:.3f}", passing, base))
     columns = ["label", ">kept", *(f">{reason}" for reason in REASONS), ">above", ">photos", ">base"]
     table(f"Chosen by {report['encoder']['name']}", columns, rows)
-    note("above: the likeness to the photos that a picture must exceed. Would pass it themselves: of the photos, each compared")
-    note("with the others; of the base's pictures, which are of the same prompts without the subject.")
+    note(
+        "above: the likeness to the photos that a picture must exceed: that of nearly all of the base's pictures, and at least a quarter of"
+    )
+    note(
+        "the way from these to the photos. Would pass it themselves: of the photos, each compared with the others; of the base's pictures,"
+    )
+    note("which are of the same prompts without the subject.")
     for one in report["subjects"]:
         passing, total = one["photos_passing"]
         if total and passing < total:
@@ -306,6 +319,7 @@ def _tell(report: Mapping[str, Any], out: Path) -> None:
             warn(f"{one['label']}: no picture was kept; train longer, or look at {out / 'rejected.png'} and set --threshold")
     for noun, made in report["negatives"].items():
         note(f"{noun}: {made} pictures by the base, without the subject")
-    note(
-        f"kept: {out / 'sheet.png'}; rejected: {out / 'rejected.png'}; train with\n  {command('finetune', 'PHOTOS', '--synthesized', out)}"
-    )
+    rejected = f"; rejected: {shown(out / 'rejected.png')}" if any(one["rejected_files"] for one in report["subjects"]) else ""
+    note(f"kept: {shown(out / 'sheet.png')}{rejected}")
+    if any(one["kept"] for one in report["subjects"]):
+        note(f"train with\n  {command('finetune', 'PHOTOS', '--synthesized', out)}")
