@@ -4,7 +4,8 @@ STYLE = """
 :root{color-scheme:light dark;
 --paper:#fbfaf7;--card:#fff;--ink:#1d1b19;--soft:#6a645c;--line:#e6e1d8;--tint:#f3efe8;
 --s0:#2f5fd0;--s1:#d9541e;--s2:#0f8a6d;--s3:#9a3fb5;--s4:#b98100;--s5:#5b6472;--chosen:#c4006a;
---good:#0f7d5f;--warn:#a06a00;--bad:#c23a2b;--heat:47,95,208;--edge:rgba(40,30,10,.28);--shade:0 1px 2px rgba(40,30,10,.05),0 6px 24px rgba(40,30,10,.05)}
+--good:#0f7d5f;--warn:#a06a00;--bad:#c23a2b;--heat:47,95,208;--edge:rgba(40,30,10,.28);
+--shade:0 1px 2px rgba(40,30,10,.05),0 6px 24px rgba(40,30,10,.05)}
 @media (prefers-color-scheme:dark){:root{
 --paper:#151517;--card:#1d1d20;--ink:#eceae6;--soft:#a09a92;--line:#323237;--tint:#26262a;
 --s0:#86a8ff;--s1:#ff9363;--s2:#4fd0ac;--s3:#d79bee;--s4:#f0c24b;--s5:#a9b2c0;--chosen:#ff6fb5;

@@ -15,13 +15,14 @@ LEARNED, PARTLY = 0.5, 0.25  # shares of the way from the untuned base to the ph
 TELLING = 0.05  # cosine: where the photos are no more alike than this above the base's pictures, the encoder does not tell the subject
 COPIED, MEMORIZED = 0.25, 0.5  # shares of pictures that nearly copy a training photo
 OBEDIENT = 0.5  # share of the base's obedience to the prompt, beyond chance, that is left
-DRIFTED = 1.0  # of the distance between different pictures of the class
+DRIFTED = 0.75  # of the distance between the base's pictures of the class and the photos
 RULE = (
-    "Likeness runs from 0 %, that of the untuned base's pictures of the same prompts and seeds to the photos, to 100 %, that of the "
-    f"photos among each other. The subject is learned from {LEARNED:.0%} on, partly from {PARTLY:.0%} on, and not where the interval "
-    f"reaches 0. It is memorized where {MEMORIZED:.0%} of the pictures nearly copy a training photo; {COPIED:.0%} are a warning. So is "
-    f"less than {OBEDIENT:.0%} of the base's obedience to its prompts, and pictures of the class that have moved further than different "
-    "pictures of it by the base lie apart."
+    "Likeness is the mean of two cosines, of whole pictures and of their subjects' regions alone. It runs from 0 %, that of the untuned "
+    "base's pictures of the same prompts and seeds to the photos, to 100 %, that of the photos among each other. The subject is learned "
+    f"from {LEARNED:.0%} on, partly from {PARTLY:.0%} on, and not where the interval reaches 0. It is memorized where {MEMORIZED:.0%} of "
+    f"the pictures nearly copy a training photo. A warning are: {COPIED:.0%} of copies that do not show what their prompt asks for; less "
+    f"than {OBEDIENT:.0%} of the base's obedience to its prompts, beyond chance; pictures of the class that have moved by {DRIFTED:.0%} of "
+    "the distance between the base's and the photos."
 )
 
 
@@ -33,7 +34,7 @@ class Evidence:
     pictures: int
     """Of the subject."""
     likeness: float
-    """Mean cosine of the tuned model's pictures with the photos."""
+    """Of the tuned model's pictures to the photos."""
     floor: float
     """The same of the untuned base's pictures."""
     gain: Interval
@@ -43,9 +44,11 @@ class Evidence:
     obeyed: Sequence[float] | None = None
     """Share of pictures that show what their prompt asks for: by the tuned model, by its base, and by chance; None where not measured."""
     drift: float | None = None
-    """How far pictures of the class have moved, 1 being as far as different pictures of the class lie apart; None where not measured."""
+    """How far pictures of the class have moved, 1 being as far as the photos are from the base's; None where not measured."""
     copies: int = 0
     """Pictures that nearly copy a training photo."""
+    astray: int = 0
+    """Those of them that do not show what their prompt asks for, as far as that is known."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +124,14 @@ def percent(share: float) -> str:
 def _troubles(found: Evidence) -> dict[str, str]:
     """What else went wrong, by name, as clauses."""
     said = {}
-    if found.copies and found.copies >= COPIED * found.pictures:
-        said["copies"] = f"{found.copies} of {found.pictures} pictures nearly copy a training photo"
+    if found.copies and (found.astray >= COPIED * found.pictures or found.copies >= MEMORIZED * found.pictures):
+        said["copies"] = f"{found.copies} of {found.pictures} pictures nearly copy a training photo, {found.astray} against their prompt"
     if found.obeyed:
         tuned, base, chance = found.obeyed
         if tuned - chance < OBEDIENT * (base - chance):
             said["prompts"] = f"only {tuned:.0%} of them show what the prompt asks for (the base {base:.0%}, by chance {chance:.0%})"
     if found.drift is not None and found.drift >= DRIFTED:
-        said["drift"] = f"pictures of its class have moved {found.drift:.1f} times as far as two by the base lie apart"
+        said["drift"] = f"pictures of its class have moved {found.drift:.0%} as far as the photos are from the base's"
     return said
 
 

@@ -20,7 +20,8 @@ Row = dict[str, Any]
 """score, encoder, weights, better (higher or lower), tuned (value, low, high), base (the floor), ceiling (the other end of the scale),
 ceiling_of (what has that value), and more."""
 
-FIDELITY, MATCH, DRIFT = "subject fidelity", "prompt match, by example", "drift of its class (1 - cosine)"
+FIDELITY, REGION = "subject fidelity", "subject fidelity, region"
+MATCH, DRIFT = "prompt match, by example", "drift of its class (1 - cosine)"
 PHOTOS = "photos"
 
 
@@ -59,7 +60,7 @@ def measure(encoder: Encoder, real: Real, drawn: Drawn, texts: Sequence[str], re
     scenes = {"": (tuned, base)}
     if region:
         of_region = _embedded(encoder, real, drawn, only_subject)
-        rows.append(_fidelity(encoder, f"{FIDELITY}, region", of_region[2], of_region[3], *of_region[:2]))
+        rows.append(_fidelity(encoder, REGION, of_region[2], of_region[3], *of_region[:2]))
         nothing = Real([], [], {})
         scenes[", without region"] = _embedded(encoder, nothing, drawn, without_subject)[2:]
     if real.gallery:
@@ -76,21 +77,28 @@ def measure(encoder: Encoder, real: Real, drawn: Drawn, texts: Sequence[str], re
     return rows + _drift(encoder, drawn, photos, rows[0]["ceiling"])
 
 
-def evidence(rows: Sequence[Row], copies: int) -> Evidence:
-    """What a verdict is made of, from the rows of the first encoder; `copies` is how many of the pictures nearly copy a photo."""
-    by_name = {row["score"]: row for row in reversed(rows) if row["encoder"] == rows[0]["encoder"]}
-    likeness, drift = by_name[FIDELITY], by_name.get(DRIFT)
-    match = by_name.get(f"{MATCH}, without region", by_name.get(MATCH))
+def evidence(rows: Sequence[Row], copied: Sequence[bool]) -> Evidence:
+    """What a verdict is made of, from the rows of the first encoder; `copied` is which of the N pictures nearly copy a photo.
+
+    Likeness is the mean of those of whole pictures and of regions, as where `filtering` lets pictures pass: by whole pictures alone a
+    new background costs half of it, and by regions alone a patch of the right colours is perfect.
+    """
+    by_name = {row["score"]: row for row in rows if row["encoder"] == rows[0]["encoder"]}
+    likeness = [by_name[name] for name in (FIDELITY, REGION) if name in by_name]
+    ours, floor = (np.mean([row[key] for row in likeness], axis=0) for key in ("pictures", "base_pictures"))  # (P, S)
+    match, drift = by_name.get(f"{MATCH}, without region", by_name.get(MATCH)), by_name.get(DRIFT)
+    shows = np.ravel(match["pictures"]).astype(bool) if match else np.zeros(ours.size, bool)
     return Evidence(
-        encoder=likeness["encoder"],
-        pictures=int(np.size(likeness["pictures"])),
-        likeness=likeness["tuned"][0],
-        floor=likeness["base"],
-        gain=Interval(*likeness["gain"]),
-        ceiling=likeness["ceiling"],
+        encoder=rows[0]["encoder"],
+        pictures=ours.size,
+        likeness=float(ours.mean()),
+        floor=float(floor.mean()),
+        gain=scores.over_prompts_and_seeds(ours - floor),
+        ceiling=None if likeness[0]["ceiling"] is None else float(np.mean([row["ceiling"] for row in likeness])),
         obeyed=(match["tuned"][0], match["base"], match["chance"]) if match else None,
         drift=drift["tuned"][0] / drift["ceiling"] if drift and drift["ceiling"] else None,
-        copies=copies,
+        copies=sum(copied),
+        astray=int((np.array(copied, bool) & ~shows).sum()),
     )
 
 
@@ -142,7 +150,7 @@ def _fidelity(encoder: Encoder, name: str, tuned: np.ndarray, base: np.ndarray, 
         ceiling = scores.subject_fidelity(others, photos).mean()
     elif len(photos) > 1:
         ceiling = scores.leave_one_out(photos).mean()
-    more: Row = {"gain": list(scores.over_prompts_and_seeds(ours - floor)), "pictures": ours.tolist()}
+    more: Row = {"gain": list(scores.over_prompts_and_seeds(ours - floor)), "pictures": ours.tolist(), "base_pictures": floor.tolist()}
     return _row(encoder, name, "higher", scores.over_prompts_and_seeds(ours), floor.mean(), ceiling, **more)
 
 
@@ -174,8 +182,10 @@ def _prompt_fidelity(encoder: Encoder, name: str, tuned: np.ndarray, base: np.nd
 
 
 def _prompt_match(encoder: Encoder, name: str, tuned: np.ndarray, examples: np.ndarray) -> Row:
-    found = scores.share_over_prompts_and_seeds(scores.prompt_match(tuned, examples))
-    return _row(encoder, name, "higher", found, scores.prompt_match(examples, examples).mean(), chance=1 / len(tuned))
+    shown = scores.prompt_match(tuned, examples)
+    more: Row = {"chance": 1 / len(tuned), "pictures": shown.tolist()}
+    found = scores.share_over_prompts_and_seeds(shown)
+    return _row(encoder, name, "higher", found, scores.prompt_match(examples, examples).mean(), **more)
 
 
 def _drift(encoder: Encoder, drawn: Drawn, photos: np.ndarray, likeness: float | None) -> list[Row]:
@@ -190,8 +200,7 @@ def _drift(encoder: Encoder, drawn: Drawn, photos: np.ndarray, likeness: float |
             near, floor = (scores.subject_fidelity(one, photos) for one in (now, before))
             rows.append(_row(encoder, "prior preservation (PRES)", "lower", bootstrap(np.mean, near), floor.mean(), likeness))
             moved = 1 - np.diag(scores.cosines(now, before))
-            apart = scores.diversity(before)
-            rows.append(_row(encoder, DRIFT, "lower", bootstrap(np.mean, moved), 0.0, apart, "different pictures of it by the base"))
+            rows.append(_row(encoder, DRIFT, "lower", bootstrap(np.mean, moved), 0.0, 1 - floor.mean()))
         name = "drift of its class (KID)" if index == 0 else f"drift of '{prompt}' (KID)"
         other = next((text for text in embedded if text != prompt), None)
         away = scores.kid(embedded[other][1], before, resamples=1).value if other else None

@@ -104,7 +104,7 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         "held_out": real.held_out,
         "settings": settings.model_dump(),
         "environment": environment(),
-        "verdict": verdict.judge(evidence(rows, sum(copied)), bundled=made_with.base == locate.BUNDLED).plain(),
+        "verdict": verdict.judge(evidence(rows, copied), bundled=made_with.base == locate.BUNDLED).plain(),
         "near_copies": {"count": sum(copied), "of": len(copied), "share": list(wilson(sum(copied), len(copied))), "base": sum(by_base)},
         "scores": rows,
         "published": [dict(zip(("name", "dino", "clip_i", "clip_t"), row, strict=True)) for row in scores.PUBLISHED],

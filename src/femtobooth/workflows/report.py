@@ -131,9 +131,10 @@ def _tiles(folder: Path, facts: dict[str, Any], photos: list[Photo], settings: P
         if measured.obeyed:
             tuned, base, chance = measured.obeyed
             tiles.append(("prompts followed", f"{tuned:.0%}", f"base {base:.0%}, by chance {chance:.0%}"))
-        tiles.append(("near-copies", f"{measured.copies} of {measured.pictures}", "of training photos"))
+        against = f", {measured.astray} against their prompt" if measured.copies else ""
+        tiles.append(("near-copies", f"{measured.copies} of {measured.pictures}", f"of training photos{against}"))
         if measured.drift is not None:
-            tiles.append(("drift of its class", f"{measured.drift:.0%}", "of the way to another picture of it"))
+            tiles.append(("drift of its class", f"{measured.drift:.0%}", "as far as the photos are from the base's"))
     step, last = facts.get("steps", "–"), facts.get("trained_steps", settings.training.steps)  # noqa: RUF001
     tiles.append(("steps", step, f"of {last}, on {_count(len(photos), 'photo')} of {facts['size']} px"))
     if "seconds" in facts:

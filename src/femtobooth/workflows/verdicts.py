@@ -51,8 +51,8 @@ def of_previews(
         return verdict.unjudged(error.problem, f"{MEASURE[:-1]} with another --encoders.")
     real = Real([photo.pixels for photo in scored], [photo.pixels for photo in photos] if held_out else [])
     rows = measure(judge, real, Drawn(after[ours], before[ours], of_class, []), texts, region=True)
-    copies = sum(near_copies(pictures, [photo.pixels for photo in photos]))
-    return verdict.judge(evidence(rows, copies), bundled=settings.base == locate.BUNDLED)
+    copied = near_copies(pictures, [photo.pixels for photo in photos])
+    return verdict.judge(evidence(rows, copied), bundled=settings.base == locate.BUNDLED)
 
 
 def of_run(folder: Path, facts: Mapping[str, Any]) -> Verdict | None:
