@@ -113,7 +113,7 @@ def section(folder: Path, facts: Mapping[str, Any]) -> Html:
     answer = []
     if choice is not None:
         answer.append(
-            pages.callout(f"model/ holds step {choice.step} of {facts.get('trained_steps', choice.step)}: {choice.reason}.", "good")
+            pages.callout(f"model/ holds step {choice.step} of {facts.get('trained_steps', choice.step)}: {choice.reason}.")
         )
         if selected and selected.get("rule"):
             answer.append(pages.text(pages.strong("The rule."), selected["rule"]))
