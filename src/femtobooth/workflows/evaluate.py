@@ -26,7 +26,7 @@ from ..core.paths import expanded
 from ..core.runs import atomic_file, environment, sha256_of, write_json
 from ..core.sheets import sheet, stacked
 from ..generator import base as bases
-from ..generator import sampling
+from ..generator import locate, sampling
 from ..generator.drawing import draw_missing
 from ..generator.photos import make_square, restore_photos
 from ..generator.prompts import bare, names_subject, with_subject

@@ -304,19 +304,15 @@ def _tell(report: Mapping[str, Any], out: Path) -> None:
         rows.append((one["label"], kept, *one["rejected"].values(), f"{one['threshold']:.3f}", passing, base))
     columns = ["label", ">kept", *(f">{reason}" for reason in REASONS), ">above", ">photos", ">base"]
     table(f"Chosen by {report['encoder']['name']}", columns, rows)
-    note(
-        "above: the likeness to the photos that a picture must exceed: that of nearly all of the base's pictures, and at least a quarter of"
-    )
-    note(
-        "the way from these to the photos. Would pass it themselves: of the photos, each compared with the others; of the base's pictures,"
-    )
-    note("which are of the same prompts without the subject.")
+    note("above: the likeness to the photos that a picture must exceed: that of nearly all of the base's pictures, and at least a")
+    note("quarter of the way from these to the photos. Would pass it themselves: of the photos, each compared with the others; of the")
+    note("base's pictures, which are of the same prompts without the subject.")
     for one in report["subjects"]:
         passing, total = one["photos_passing"]
         if total and passing < total:
             warn(f"{one['label']}: only {passing} of its {total} photos would pass: {report['encoder']['name']} hardly knows this subject")
         if not one["kept"]:
-            warn(f"{one['label']}: no picture was kept; train longer, or look at {out / 'rejected.png'} and set --threshold")
+            warn(f"{one['label']}: no picture was kept; look at {shown(out / 'rejected.png')}, and train longer or set --threshold")
     for noun, made in report["negatives"].items():
         note(f"{noun}: {made} pictures by the base, without the subject")
     rejected = f"; rejected: {shown(out / 'rejected.png')}" if any(one["rejected_files"] for one in report["subjects"]) else ""

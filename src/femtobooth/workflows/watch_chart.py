@@ -112,9 +112,7 @@ def section(folder: Path, facts: Mapping[str, Any]) -> Html:
     figures = [pages.figure(chart, pages.join(pages.strong(title + "."), told[title])) for title, chart in drawn.items()]
     answer = []
     if choice is not None:
-        answer.append(
-            pages.callout(f"model/ holds step {choice.step} of {facts.get('trained_steps', choice.step)}: {choice.reason}.")
-        )
+        answer.append(pages.callout(f"model/ holds step {choice.step} of {facts.get('trained_steps', choice.step)}: {choice.reason}."))
         if selected and selected.get("rule"):
             answer.append(pages.text(pages.strong("The rule."), selected["rule"]))
     if cost := facts.get("watch"):
