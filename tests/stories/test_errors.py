@@ -100,6 +100,33 @@ BAD: dict[str, tuple[str, str, str]] = {
     "convert to pickle": ("convert bundled {tmp}/model.ckpt", "{tmp}/model.ckpt", ".safetensors"),
     "convert over a file": ("convert {base} {tmp}/list.yaml", "{tmp}/list.yaml", "--overwrite"),
     "convert nowhere": ("convert {tmp}/nowhere {tmp}/x.safetensors", "{tmp}/nowhere", "hub id"),
+    "classify nowhere": ("classify {tmp}/nowhere", "{tmp}/nowhere: no such file or folder", "path"),
+    "classify empty name": ("classify  ", "'': no such file or folder", "path"),
+    "classify no picture": ("classify {tmp}/texts", "no pictures among what was named", "1 other and 0 hidden files"),
+    "classify glob of nothing": ("classify {photos}/*.webp", "{photos}/*.webp: no such file or folder", "path"),
+    "classify --from-file picture": ("classify --from-file {photos}/photo0.png", "photo0.png: is a picture", "without --from-file"),
+    "classify --from-file folder": ("classify --from-file {photos}", "--from-file {photos}: not a file", "--from-file -"),
+    "classify --from-file nowhere": ("classify --from-file {tmp}/nowhere", "--from-file {tmp}/nowhere: no such file", "path"),
+    "classify --out folder": ("classify {photos} --out {tmp}/texts --format csv", "--out {tmp}/texts: is a folder", "name of a file"),
+    "classify --out ending": ("classify {photos} --out {tmp}/o.xlsx", "--out {tmp}/o.xlsx: its ending is none of", "--format"),
+    "classify --out taken": ("classify {photos} --out {tmp}/list.yaml --format csv", "{tmp}/list.yaml already exists", "--overwrite"),
+    "classify --out not ours": (
+        "classify {photos} --out {tmp}/list.yaml --format csv --overwrite", "{tmp}/list.yaml is no file that femtobooth classify", "--out",
+    ),
+    "classify --out input": (
+        "classify {photos} --out {photos}/photo0.png --format csv --overwrite", "photo0.png is no file that femtobooth classify", "--out",
+    ),
+    "classify --out under a file": ("classify {photos} --out {tmp}/list.yaml/o.csv", "{tmp}/list.yaml is no folder", "--out"),
+    "classify parquet to stdout": ("classify {photos} --format parquet", "--format parquet: cannot be written to stdout", "--out"),
+    "classify --shard": ("classify {photos} --shard 3/2", "--shard 3/2", "--shard 1/4"),
+    "embed no --out": ("embed {photos}", "--out: where shall the embeddings go?", "parquet"),
+    "embed --out ending": ("embed {photos} --out {tmp}/e.csv", "--out {tmp}/e.csv: its ending is none of", "--format"),
+    "embed --stages": ("embed {photos} --out {tmp}/e.npz --stages 9", "--stages 9: stages are 0, 1, 2 and 3", "--stages 0,3"),
+    "embed over a thesis": (
+        "embed {photos} --out {tmp}/list.yaml --format npz --overwrite", "{tmp}/list.yaml is no file that femtobooth embed", "--out",
+    ),
+    "search nowhere": ("search {photos} {tmp}/nowhere.parquet", "{tmp}/nowhere.parquet: no such file", "path"),
+    "search no index": ("search {photos} {tmp}/list.yaml", "{tmp}/list.yaml: no index", "femtobooth embed"),
 }  # fmt: skip
 EXTRAS = {"--optimizer": "bitsandbytes", "--trackers": "wandb"}
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
+import socket
 import struct
 import subprocess
 import sys
@@ -167,6 +169,7 @@ FILES: dict[str, tuple[Content, str]] = {
     "text.jpg": (lambda: b"I am no picture\n" * 9, "error: not a picture, though named .jpg"),
     "html.png": (lambda: b"<html><img src=x onerror=alert(1)></html>", "error: not a picture"),
     "vector.svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "passed over"),
+    "~$scan.jpg": (lambda: b"\x05Alice" + bytes(156), "error: not a picture, though named .jpg"),  # beside a file open in Office
     "archive.png": (lambda: b"PK\x03\x04" + bytes(100), "error: not a picture"),
     "pickle.jpg": (lambda: b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR.", "error: not a picture"),
     "postscript.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n(%pipe%touch /tmp/owned) (w) file\n", "error: not a picture"),
@@ -259,6 +262,13 @@ def pipe(path: Path) -> None:
     os.mkfifo(path)
 
 
+def door(path: Path) -> None:
+    """A socket, whose own path may be no longer than 107 bytes."""
+    with tempfile.TemporaryDirectory() as name, socket.socket(socket.AF_UNIX) as made:
+        made.bind(f"{name}/s")
+        shutil.move(f"{name}/s", path)
+
+
 def folder_named_as_a_picture(path: Path) -> None:
     path.mkdir()
     solid("green").save(path / "inside.png")
@@ -270,6 +280,7 @@ PLACES: dict[str, tuple[Callable[[Path], None], str]] = {
     "link-to-parent": (link_to_parent, "passed over"),
     "link-to-picture.png": (link_to_picture, "red"),
     "pipe.jpg": (pipe, "error: not a regular file"),
+    "socket.jpg": (door, "error: not a regular file"),
     "folder.jpg": (folder_named_as_a_picture, "green"),
 }
 NEIGHBOURS = {f"neighbour-{index}.png": colour for index, colour in enumerate(("red", "green", "blue", "grey"))}
@@ -446,3 +457,37 @@ def test_time_and_memory_are_bounded(tmp_path: Path) -> None:
     answers = dict(zip(BOMBS, (line.split("|") for line in run.stdout.splitlines()), strict=True))
     assert {name: said for name, (_, said) in answers.items() if not said.startswith(BOMBS[name][1])} == {}
     assert {name: seconds for name, (seconds, _) in answers.items() if float(seconds) > 10} == {}
+
+
+def test_a_list_of_all_of_them_has_a_row_each(tmp_path: Path) -> None:
+    """And one for each line that is no path; nothing waits, and nothing else is looked at."""
+    lines: list[bytes] = []
+    expected: list[str] = []
+    for count, name in enumerate([*FILES, *PLACES]):
+        if "\n" in name or name in ("link-to-parent", "folder.jpg"):
+            continue
+        own = tmp_path / str(count)
+        own.mkdir()
+        answer = build(own, name)
+        lines.append(os.fsencode(own / name))
+        expected.append("error: not a picture" if answer == "passed over" else answer)
+    for line, answer in {
+        b"/dev/zero": "error: not a regular file",
+        b"/dev/stdin": "error: ",
+        b"gone.jpg": "error: no such file",
+        b"": "",
+        b"/": "error: the whole disk",
+        b"a" * 5000 + b".jpg": "error: cannot be read (File name too long)",
+        b"b" * 100_000: "error: no path",
+        b"nul\0.jpg": "error: no path: holds a NUL byte",
+        b"-": "error: no such file",
+        b"*.jpg": "error: no such file",
+        b"\xef\xbb\xbf": "error: no such file",
+    }.items():
+        lines.append(line)
+        expected += [answer] if answer else []
+    (tmp_path / "list").write_bytes(b"\r\n".join(lines))
+    engine, found = colour_engine(), []
+    for batch in predict(engine, find([], str(tmp_path / "list")), batch_size=3, workers=2):
+        found += [f"error: {row['error']}" if row["error"] else row["label"] for row in rows_of(engine, batch, 1)]
+    assert [(answer, got) for answer, got in zip(expected, found, strict=True) if not got.startswith(answer)] == []
