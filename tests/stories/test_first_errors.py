@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from femtobooth import cli
 from femtobooth.commands import COMMANDS
 from femtobooth.core import config
 from femtobooth.parsing import _settings_class
@@ -97,3 +98,71 @@ def test_a_first_mistake(mistake: tuple[str, str], told: dict[tuple[str, str], t
     assert said.splitlines()[1].startswith("  -> ")
     assert heavy == []
     assert seconds < 2  # of a processor; the first takes 0.3 s, the others some milliseconds
+
+
+# Runs one command line until it imports torch or timm, and says what was printed by then.
+UNTIL_HEAVY = """
+import sys
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "timm", "diffusers"):
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Stop())
+from femtobooth import cli
+cli.main(sys.argv[1:])
+"""
+BEGINS = {
+    "personalize photos --class-noun dog": "loading bundled ...",
+    "generate bundled cat": "loading bundled ...",
+    "convert bundled x.safetensors": "loading bundled ...",
+    "finetune photos --model tf_efficientnet_lite0": "loading tf_efficientnet_lite0 ...",
+    "export bundled --data photos": "loading bundled ...",
+    "evaluate-classifier bundled photos": "loading bundled ...",
+    "evaluate photos": "loading photos ...",
+    "synthesize photos": "loading photos ...",
+    "report photos": "reading photos ...",
+    "personalize --resume photos": "loading photos ...",
+    "demo": "loading bundled ...",
+}
+
+
+@pytest.mark.parametrize("line", BEGINS)
+def test_what_is_being_done_is_said_before_it_takes_long(line: str, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    found = subprocess.run([sys.executable, "-c", UNTIL_HEAVY, *line.split()], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert found.returncode == 130
+    assert found.stderr.splitlines()[0] == BEGINS[line]
+
+
+def test_help_shows_what_is_in_force_and_what_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The values of the base that is given, as its card has them, and of the bundled one where none is; flags in any order."""
+
+    def shown(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*arguments])
+        assert stop.value.code == 0
+        return " ".join(capsys.readouterr().out.split())
+
+    (tmp_path / "README.md").write_text("---\nfemtobooth: {personalize: {training: {steps: 77}}, generate: {sampling: {steps: 11}}}\n---\n")
+    bundled, other = shown("personalize", "--help"), shown("personalize", "--help", "--base", str(tmp_path))
+    assert "Optimizer steps to train for. [300]" in bundled
+    assert "--crop {center,smart,pad,subject} How a picture becomes square" in bundled
+    assert "close around the subject. [subject]" in bundled
+    assert "Optimizer steps to train for. [77]" in other
+    assert "close around the subject. [smart]" in other
+    assert "Denoising steps for each picture. [25]" in shown("generate", "-h")
+    assert "Denoising steps for each picture. [11]" in shown("generate", str(tmp_path), "-h")
+    assert "Denoising steps for each picture. [3]" not in shown("generate", "-h", "--steps", "3")
+    assert "Optimizer steps to train for. [300]" in shown("personalize", "--base", "./nowhere", "--steps", "many", "-h")
+    overview = shown("--help")
+    assert all(f"{name} " in overview for name in (*COMMANDS, "FEMTOBOOTH_CACHE", "FEMTOBOOTH_DEBUG"))
+    assert shown("help") == shown("-h") == overview
+    assert shown("help", "personalize") == bundled
+
+
+def test_an_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FEMTOBOOTH_CAHCE", "/elsewhere")
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    said = capsys.readouterr().err
+    assert said == "warning: FEMTOBOOTH_CAHCE: femtobooth knows no such environment variable; did you mean FEMTOBOOTH_CACHE?\n"
