@@ -226,7 +226,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "convert": Command(
         "to and from the single-file format of other programs",
-        "Turn a model folder or run into one .safetensors file that other programs load, or back.",
+        "Turn a model folder or run into one .safetensors file, or back; other programs load those of Stable Diffusion's own sizes.",
         f"{GENERATOR}.ConvertSettings",
         flags.CONVERT,
         {"source": None, "target": None},

@@ -134,3 +134,37 @@ def test_the_card_inside_a_single_file(tiny_sd1: Path, tmp_path: Path) -> None:
     save_single_file(model, tmp_path / "model.safetensors")
     assert locate.recommended(str(tmp_path / "model.safetensors"), "generate") == {"width": 32}
     assert base.load(str(tmp_path / "model.safetensors")).card == {"generate": {"width": 32}}
+
+
+# Cards that we write
+
+
+def test_what_a_model_owes_its_base() -> None:
+    readme = cards.read_readme(locate.bundled_folder())
+    matter, owed = cards.inherited(readme, "bundled")
+    assert matter == {"license": "apache-2.0", "base_model": "femtobooth-bundled"}
+    assert "Twemoji (CC BY 4.0, © Twitter, Inc and other" in owed
+    assert "## Measured" not in owed
+    card = cards.card(matter, f"# sks dog\n\n# Of the base\n\n{owed}\n")
+    assert cards.inherited(card, "/somewhere/runs/rex")[1] == owed  # and so does a model that is made from that
+    assert cards.inherited(card, "/somewhere/runs/my dog")[0]["base_model"] == "my-dog"
+    assert cards.inherited("", "owner/name")[0] == {"base_model": "owner/name"}
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("# tiny\n", "# tiny\n"),
+        ("", ""),
+        ("---\nlicense: mit  # ours\ntags: [mine]\n---\n# A\n", "license: mit  # ours\ntags: [mine]\n---\n# A\n"),
+        ("---\na: b: c\n---\n# A\n", "---\na: b: c\n---\n# A\n"),
+    ],
+)
+def test_a_card_is_completed_for_the_hub_once(text: str, kept: str, tmp_path: Path) -> None:
+    done = cards.completed(text)
+    assert done.endswith(kept)
+    assert cards.completed(done) == done
+    matter = cards.front_matter(done, tmp_path)
+    if "b: c" not in text:
+        assert matter["library_name"] == "diffusers"
+        assert matter["tags"] == (["mine"] if "mine" in text else cards.ON_HUB["tags"])

@@ -17,7 +17,7 @@ from PIL import Image
 
 from femtobooth.core.runs import content_hash
 from femtobooth.generator import base as bases
-from femtobooth.generator import locate
+from femtobooth.generator import cards, locate
 
 Weights = Callable[[Path], dict[str, torch.Tensor]]
 Personalize = Callable[..., Path]
@@ -73,6 +73,11 @@ def test_photos_become_a_model_that_draws(
     assert old.keys() == new.keys()
     moved = {name.partition("/")[0] for name in old if not torch.equal(old[name].float(), new[name])}
     assert moved == {"unet", "text_encoder"}  # the VAE is the base's, bit for bit
+
+    matter = cards.front_matter(cards.read_readme(run / "model"), run)
+    assert (matter["library_name"], matter["instance_prompt"]) == ("diffusers", "a sks robot")
+    assert matter["widget"] == [{"text": "a sks robot", "output": {"url": "overview.png"}}]
+    assert (run / "model" / "overview.png").read_bytes() == (run / "overview.png").read_bytes()
 
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(run / "model")
     pipeline.set_progress_bar_config(disable=True)

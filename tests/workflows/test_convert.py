@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
+from transformers import CLIPTextConfig
 
 from femtobooth.core.errors import ExistsError, FemtoboothError, SettingsError
-from femtobooth.generator import base
+from femtobooth.generator import base, cards, ldm_configs
+from femtobooth.generator.single_file import save_single_file
 from femtobooth.workflows import convert
 
 
@@ -24,9 +26,10 @@ def _weights(folder: Path) -> dict[str, str]:
 def test_folder_to_file_to_folder(fixture: str, layout: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(fixture)
     written = convert.run(str(source), tmp_path / "model.safetensors")
-    assert written["layout"] == layout
+    assert written["layout"] == f"{layout} layout, sizes of its own"
+    assert written["loaded_by"] == ["femtobooth"]
     assert written["bytes"] == (tmp_path / "model.safetensors").stat().st_size
-    convert.run(str(tmp_path / "model.safetensors"), tmp_path / "folder")
+    assert convert.run(str(tmp_path / "model.safetensors"), tmp_path / "folder")["loaded_by"] == ["femtobooth", "diffusers"]
     assert _weights(tmp_path / "folder") == _weights(source)
     assert (tmp_path / "folder" / "README.md").read_text() == (source / "README.md").read_text()
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "folder")
@@ -40,6 +43,46 @@ def test_a_runs_subject_survives(tiny_sd1: Path, tmp_path: Path) -> None:
     convert.run(str(tmp_path / "run"), tmp_path / "dog.safetensors")
     convert.run(str(tmp_path / "dog.safetensors"), tmp_path / "dog")
     assert base.load(str(tmp_path / "dog")).subject == model.subject
+
+
+def test_the_suffix_in_any_case_makes_a_file(tiny_sd1: Path, tmp_path: Path) -> None:
+    convert.run(str(tiny_sd1), tmp_path / "out.SAFETENSORS")
+    assert (tmp_path / "out.SAFETENSORS").is_file()
+    assert base.load(str(tmp_path / "out.SAFETENSORS")).size == 64
+    with pytest.raises(SettingsError, match="pickled checkpoints"):
+        convert.run(str(tiny_sd1), tmp_path / "out.CKPT")
+
+
+def test_a_card_for_the_hub_goes_along(tiny_sd1: Path, tmp_path: Path) -> None:
+    """A run's licence, attribution and picture survive; a model that came without a card gets one."""
+    model = base.load(str(tiny_sd1))
+    (tmp_path / "overview.png").write_bytes(b"a picture")
+    text = "---\nlicense: apache-2.0\ninstance_prompt: a sks dog\n---\n# sks dog\n"
+    base.save_folder(model, tmp_path / "run" / "model", text, picture=tmp_path / "overview.png")
+    convert.run(str(tmp_path / "run"), tmp_path / "folder")
+    card = (tmp_path / "folder" / "README.md").read_text()
+    matter = cards.front_matter(card, tmp_path)
+    assert (matter["license"], matter["instance_prompt"], matter["library_name"]) == ("apache-2.0", "a sks dog", "diffusers")
+    assert {"text-to-image", "stable-diffusion-diffusers"} <= set(matter["tags"])
+    assert card.endswith("---\n# sks dog\n")
+    assert (tmp_path / "folder" / "overview.png").read_bytes() == b"a picture"
+    model.readme = ""
+    save_single_file(model, tmp_path / "my model.safetensors")
+    convert.run(str(tmp_path / "my model.safetensors"), tmp_path / "bare")
+    matter = cards.front_matter((tmp_path / "bare" / "README.md").read_text(), tmp_path)
+    assert (matter["base_model"], matter["library_name"], matter["pipeline_tag"]) == ("my-model", "diffusers", "text-to-image")
+
+
+def test_the_published_sizes_are_what_other_programs_load() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768)
+        levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+        vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **levels)
+    text = CLIPTextConfig(vocab_size=49408, hidden_size=768, num_hidden_layers=12)
+    assert ldm_configs.is_published(unet.config, vae.config, text)
+    assert not ldm_configs.is_published(unet.config, vae.config, CLIPTextConfig(vocab_size=49409, hidden_size=768, num_hidden_layers=12))
+    bundled = base.load("bundled")
+    assert not ldm_configs.is_published(bundled.unet.config, bundled.vae.config, bundled.text_encoder.config)
 
 
 def test_16_bits(tiny_sd1: Path, tmp_path: Path) -> None:

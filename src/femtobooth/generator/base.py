@@ -6,6 +6,7 @@ Nothing trains here. Every part is loaded as 32-bit floats; who computes with it
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,16 +210,24 @@ def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
     return scheduler
 
 
-def save_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32, overwrite: bool = False) -> None:
+def save_folder(
+    model: StableDiffusion,
+    folder: Path,
+    card: str,
+    dtype: torch.dtype = torch.float32,
+    overwrite: bool = False,
+    picture: Path | None = None,
+) -> None:
     """Write a model as a folder (`write_folder`) that appears whole. Raises ExistsError where `folder` exists."""
     with atomic_folder(folder, overwrite) as temporary:
-        write_folder(model, temporary, card, dtype)
+        write_folder(model, temporary, card, dtype, picture)
 
 
-def write_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32) -> None:
+def write_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32, picture: Path | None = None) -> None:
     """Write diffusers' Stable Diffusion layout, which `StableDiffusionPipeline.from_pretrained` loads, into a folder.
 
-    `card` is the README.md; the parts in memory take on `dtype`.
+    `card` becomes the README.md, with what the hub reads; `picture` lies beside it, where there is one. The parts in
+    memory take on `dtype`.
     """
     from diffusers import StableDiffusionPipeline
 
@@ -234,7 +243,9 @@ def write_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.d
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("_name_or_path", None) is not None:  # a path of this machine
             path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    (folder / cards.README).write_text(cards.completed(card), encoding="utf-8")
+    if picture and picture.is_file():
+        shutil.copyfile(picture, folder / cards.PICTURE)
     if model.subject:
         (folder / SUBJECT_FILE).write_text(json.dumps(model.subject, indent=2) + "\n", encoding="utf-8")
 

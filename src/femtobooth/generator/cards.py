@@ -1,21 +1,34 @@
-"""Model cards (README.md): the settings that a base recommends, and nothing else that a stranger's card could set."""
+"""Model cards (README.md): the settings that a base recommends, and nothing else that a stranger's card could set; and writing cards."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from ..core.config import Settings, merge, nested, parse_yaml
 from ..core.console import warn
 from ..core.errors import SettingsError
+from ..core.paths import hub_id
 from .settings import GenerateSettings, PersonalizeSettings
 
 README = "README.md"
+PICTURE = "overview.png"  # beside a card that shows it
+ON_HUB = {  # what the hub reads of every folder in diffusers' layout
+    "library_name": "diffusers",
+    "pipeline_tag": "text-to-image",
+    "tags": ["text-to-image", "diffusers", "stable-diffusion", "stable-diffusion-diffusers"],
+}
+_OWED = re.compile(
+    r"^##? [^\n]*\b(data|licen[cs]e|attribution|credits?)\b[^\n]*\n.*?(?=^##? |\Z)", re.MULTILINE | re.DOTALL | re.IGNORECASE
+)
+LONGEST_OWED = 8000  # characters of a base's card that go into the cards of what is made from it
 MOST = 1 << 20  # characters of a card that are read
 
 # What a card may recommend, command by command: numbers, choices and prompts of sampling, training, prior and crops. Not what decides
@@ -88,6 +101,33 @@ def front_matter(text: str, path: Path) -> dict[Any, Any]:
         warn(f"{error.problem}; the model card's settings are ignored")
         return {}
     return matter if isinstance(matter, dict) else {}
+
+
+def card(matter: Mapping[str, Any], body: str) -> str:
+    """Write a card: front matter between `---` lines, then the text."""
+    return f"---\n{yaml.safe_dump(dict(matter), sort_keys=False, allow_unicode=True, width=200)}---\n\n{body}"
+
+
+def completed(text: str) -> str:
+    """Add to a card what the hub reads of every model folder, as far as its front matter does not say it; all else stays as it is."""
+    given = front_matter(text, Path(README))
+    missing = {key: value for key, value in ON_HUB.items() if key not in given}
+    if not text.startswith("---\n"):
+        return card(ON_HUB, text)
+    if not given or not missing:  # not to be read, or complete
+        return text
+    return f"---\n{yaml.safe_dump(missing, sort_keys=False)}{text[4:]}"
+
+
+def inherited(readme: str, base: str) -> tuple[dict[str, Any], str]:
+    """What a model owes the base it was made from: its licence and name as front matter, and its sections on data and licence as text."""
+    given = front_matter(readme, Path(README))
+    matter = {key: str(given[key]) for key in ("license", "license_name", "license_link") if isinstance(given.get(key), str)}
+    matter["base_model"] = (
+        hub_id(base) or re.sub(r"[^\w.-]+", "-", f"femtobooth-{base}" if base == "bundled" else Path(base).stem) or "base"
+    )
+    owed = "\n\n".join(section[0].strip() for section in _OWED.finditer(readme))[:LONGEST_OWED]
+    return matter, owed
 
 
 def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

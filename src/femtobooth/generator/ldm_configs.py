@@ -70,6 +70,17 @@ def is_second(tensors: Shapes) -> bool:
     return next(projected, False)
 
 
+def is_published(unet: Any, vae: Any, text: Any) -> bool:
+    """Whether configs have the sizes of the published 1.x or 2.x, which other programs take for granted in a single file."""
+    widths, depth, cross = tuple(unet.block_out_channels), unet.layers_per_block, unet.cross_attention_dim
+    sizes = (text.vocab_size, text.max_position_embeddings, text.hidden_size, text.num_hidden_layers)
+    return (
+        (widths, depth, unet.in_channels) == ((320, 640, 1280, 1280), 2, 4)
+        and (tuple(vae.block_out_channels), vae.layers_per_block, vae.latent_channels) == ((128, 256, 512, 512), 2, 4)
+        and (cross, *sizes) in ((768, 49408, 77, 768, 12), (1024, 49408, 77, 1024, OPEN_CLIP_LAYERS))
+    )
+
+
 def infer(tensors: Shapes, process: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Configs for diffusers and transformers, by part, of a file that `other_kind` passes. Raises KeyError.
 

@@ -27,40 +27,60 @@ def run(
 
     import torch
 
-    from ..generator import base, ldm_keys
+    from ..generator import base, cards, ldm_configs, ldm_keys
+    from ..generator.locate import locate
     from ..generator.single_file import save_single_file
 
     model = base.load(source, tokenizer)
     dtype = {"32": torch.float32, "16": torch.float16}[precision]
-    if target.suffix == ".safetensors":
+    single = _is_single(target)
+    if single:
         save_single_file(model, target, dtype, overwrite)
     else:
         with output.folder() as folder:
-            base.write_folder(model, folder, card=model.readme or f"Converted from {Path(source).name}.\n", dtype=dtype)
+            base.write_folder(model, folder, model.readme or _card(source), dtype, picture=locate(source) / cards.PICTURE)
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
+    published = ldm_configs.is_published(model.unet.config, model.vae.config, model.text_encoder.config)
+    layout = "Stable Diffusion 2.x" if ldm_keys.is_second(model.text_encoder) else "Stable Diffusion 1.x"
     written = {
         "target": str(target),
-        "layout": "Stable Diffusion 2.x" if ldm_keys.is_second(model.text_encoder) else "Stable Diffusion 1.x",
+        "layout": layout if published else f"{layout} layout, sizes of its own",
+        "loaded_by": ["femtobooth", *([] if single else ["diffusers"]), *(["other programs"] if single and published else [])],
         "prediction_type": model.prediction_type,
         "pixels": model.size,
         "precision": precision,
         "bytes": size,
     }
     note("{target}: {layout}, {prediction_type}, {pixels} pixels, {precision}-bit".format(**written) + f", {size / 1e6:.0f} MB")
+    if single and not published:
+        note("programs that expect Stable Diffusion's published sizes do not load it; a folder of it diffusers loads, whatever the sizes")
     return written
 
 
 def _check(output: Output) -> None:
     """Refuse, before anything is loaded, what would lose files or run code."""
     target = output.path
-    if target.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+    if target.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
         raise SettingsError(f"{target}: pickled checkpoints are only read, never written", "name the target .safetensors")
-    if target.suffix == ".safetensors" and target.is_dir():
+    if _is_single(target) and target.is_dir():
         raise ExistsError(f"{target} is a folder", "choose another name for the file")
-    if target.suffix != ".safetensors" and target.is_file():
+    if not _is_single(target) and target.is_file():
         raise ExistsError(f"{target} is a file", "choose another name for the folder, or end the name in .safetensors")
     output.check()
+
+
+def _is_single(target: Path) -> bool:
+    """Whether a target becomes a single file, by its name's end in any case."""
+    return target.suffix.lower() == ".safetensors"
+
+
+def _card(source: str) -> str:
+    """The card of a model that came without one."""
+    from ..generator import cards
+
+    matter, _ = cards.inherited("", source)
+    return cards.card(matter | cards.ON_HUB, f"# {matter['base_model']}\n\nConverted with femtobooth.\n")
 
 
 def _is_ours(path: Path) -> bool:

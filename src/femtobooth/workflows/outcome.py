@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from PIL import Image
 
 from ..core.console import note, warn
@@ -17,7 +16,7 @@ from ..core.runs import atomic_file, write_json
 from ..core.selection import RULE, Choice
 from ..core.sheets import sheet, stacked
 from ..generator import base as bases
-from ..generator import tokens
+from ..generator import cards, tokens
 from ..generator.base import StableDiffusion
 from ..generator.dreambooth import DreamBooth
 from ..generator.photos import Photo, restore_photos
@@ -65,7 +64,8 @@ def write(
     facts["verdict"] = found.plain()
     model.subject = {key: facts[key] for key in ("token", "class_noun", "base_hash", "steps")} | {"run": folder.resolve().name}
     dtype = torch.float16 if settings.save_precision == "16" else torch.float32
-    bases.save_folder(model.to("cpu"), folder / "model", _card(facts, settings, model), dtype, overwrite=True)
+    card = _card(facts, settings, model, prompts[0] if prompts else "")
+    bases.save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=folder / "overview.png")
     facts["status"] = "done"
     write_json(folder / "run.json", facts)
     watcher.remove_weights()
@@ -117,12 +117,17 @@ def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.
         drawn.save(temporary, format="PNG")
 
 
-def _card(facts: dict[str, Any], settings: PersonalizeSettings, model: StableDiffusion) -> str:
-    """The model card: what it is, how to use it, and the settings it draws best with."""
+def _card(facts: dict[str, Any], settings: PersonalizeSettings, model: StableDiffusion, prompt: str) -> str:
+    """The model card: what it is, how to use it, the settings it draws best with, and what it owes its base."""
     subject = f"{facts['token']} {facts['class_noun']}"
-    matter = {"tags": ["dreambooth", "stable-diffusion", "text-to-image"], "femtobooth": {"generate": model.card.get("generate", {})}}
-    return (
-        f"---\n{yaml.safe_dump(matter, sort_keys=False)}---\n\n# {subject}\n\n"
-        f"DreamBooth on {Path(settings.base).name}: {facts['steps']} steps; what trained: {', '.join(settings.train.parts)}.\n\n"
+    matter, owed = cards.inherited(model.readme, settings.base)
+    matter |= cards.ON_HUB | {"tags": [*cards.ON_HUB["tags"], "dreambooth", "femtobooth"]}
+    matter |= {"instance_prompt": f"a {subject}", "widget": [{"text": prompt, "output": {"url": cards.PICTURE}}]}
+    matter["femtobooth"] = {"generate": model.card.get("generate", {})}
+    base = matter["base_model"] + (f" ({matter['license']})" if "license" in matter else "")
+    body = (
+        f"# {subject}\n\n![photos, and pictures before and after]({cards.PICTURE})\n\n"
+        f"DreamBooth on {base}: {facts['steps']} steps; what trained: {', '.join(settings.train.parts)}.\n\n"
         f'Write "a {subject} ..." in a prompt. Made with femtobooth {facts["environment"].get("femtobooth", "")}.\n'
     )
+    return cards.card(matter, f"{body}\n# Of the base\n\n{owed}\n" if owed else body)

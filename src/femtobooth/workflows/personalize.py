@@ -58,6 +58,7 @@ OWNS = (  # what lies in a run folder; evaluation/, images/ and exports/ have ma
     "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*",
     "previews/step-*.png", "watch/watch.json", "watch/curve.svg", "watch/step-*.png", "watch/weights/step-*.safetensors",
     "checkpoints/step-*/state.ckpt", "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*",
+    "model/overview.png",
     "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*", "evaluation/evaluation.json", "evaluation/grid.png",
     "evaluation/pictures/*.png", "images/*-seed*.png", "images/*/grid.png", "images/*/manifest.json",
 )  # fmt: skip
