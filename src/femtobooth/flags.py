@@ -203,6 +203,8 @@ COMPARE = {
     "--batch-size": "batch_size",
     "--rounds": "rounds",
     "--disagreements": "disagreements",
+    "--speed": "speed",
+    "--trust": "trust",
     "--threads": "threads",
     "--device": "device",
     "--fresh": "fresh",

@@ -18,6 +18,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from ..core import children
 from ..core.errors import FemtoboothError, SettingsError, needs
 from . import artifact
 from .engines import Engine, Outputs
@@ -25,7 +26,7 @@ from .engines import Engine, Outputs
 FORMATS = {"litert": "litert_torch", "coreml": "coremltools", "executorch": "executorch"}  # and the package that each needs
 MISSING, ELSEWHERE = 3, 4  # exit codes: a package is not installed; this kind of machine cannot run the format
 BATCH = 1  # these formats are made for a fixed batch
-ROOT = Path(__file__).parents[2]
+MODULE = "femtobooth.recognizer.foreign"
 
 
 # The parent's side
@@ -35,7 +36,8 @@ def convert(format: str, source: Path, folder: Path, precision: str, inside: boo
     """Write the model of an artifact folder `source` into `folder`. Raises SettingsError, or FemtoboothError if it fails."""
     arguments = ["convert", format, str(source.absolute()), str(folder.absolute()), precision, str(int(inside))]
     try:
-        done = subprocess.run(_command(python, *arguments), capture_output=True, check=False, env=_environment())  # noqa: S603
+        command = children.command(MODULE, *arguments, python=python)
+        done = subprocess.run(command, capture_output=True, check=False, env=children.environment(python))  # noqa: S603
     except OSError as error:
         raise SettingsError(f"--python {python}: cannot be run ({error.strerror})", "give the path of a Python interpreter") from None
     if done.returncode == MISSING:
@@ -51,11 +53,11 @@ def opened(format: str, folder: Path, threads: int, python: str | None = None) -
     """
     errors = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the engine)
     process = subprocess.Popen(  # noqa: S603
-        _command(python, "serve", format, str(folder.absolute()), str(threads)),
+        children.command(MODULE, "serve", format, str(folder.absolute()), str(threads), python=python),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
-        env=_environment(),
+        env=children.environment(python),
     )
     weakref.finalize(process, errors.close)
     to, back = process.stdin, process.stdout
@@ -105,14 +107,6 @@ def _not_installed(format: str, package: str, python: str | None) -> SettingsErr
 def _last_line(stderr: bytes) -> str:
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
     return (lines or ["no message"])[-1][:300]
-
-
-def _command(python: str | None, *arguments: str) -> list[str]:
-    return [python or sys.executable, "-m", "femtobooth.recognizer.foreign", *arguments]
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))}
 
 
 def write(stream: IO[bytes], array: np.ndarray) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from ..core import config, figures
 from ..core.claims import Output
 from ..core.console import note, table, warn
-from ..core.errors import SettingsError
+from ..core.errors import SettingsError, UnsafeFileError
 from ..core.runs import environment, timestamp
 from .comparing import bench, cards, page, rows
 from .comparing.candidates import GENERATOR, RECOGNIZER, Candidate, find
@@ -40,6 +40,12 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     out = Path(settings.out) if settings.out else _place(candidates)
     output = Output(out, "compare", settings.overwrite, inputs=[*settings.models, settings.data], known=_is_page, numbered=not settings.out)
     output.check()
+    for one in candidates:
+        if one.is_program and not settings.trust:
+            raise UnsafeFileError(
+                f"{one.given}: a TorchScript artifact, which is a program of whoever made it, and was not run",
+                "add --trust if you know where it is from, or compare an ONNX export",
+            )
     if settings.data and not any(one.task == RECOGNIZER for one in candidates):
         raise SettingsError(f"--data {settings.data}: none of the models is a classifier", "leave it out")
     remarks: list[str] = []
@@ -48,7 +54,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     with ExitStack() as stack:
         for one in candidates:
             measuring.workers[one.hash] = stack.enter_context(Worker(one, measuring.options))
-        measured = bench.measure(measuring)
+        measured = bench.measure(measuring, remarks)
         pictures = bench.answers(measuring, measured, labelled, remarks) if settings.data else None
         drawings = bench.drawings(measuring, measured)
     tables: dict[str, list[Row]] = {}

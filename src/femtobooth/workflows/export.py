@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import busy
 from ..core.claims import Output
 from ..core.console import note, table, warn
 from ..core.errors import ParityError, PhotoError, SettingsError
@@ -33,6 +34,7 @@ from ..recognizer.preprocess import Preprocess
 from ..recognizer.settings import ExportSettings
 
 FEWEST = 8  # photos to calibrate with
+Seen = tuple[np.ndarray, int | None, Path]  # pixels (H, W, 3), class and file of a photo
 STATUS = {True: "executed", False: "converted only"}
 
 
@@ -60,13 +62,14 @@ def run(settings: ExportSettings) -> dict[str, Any]:
     recognizer = Recognizer.load(settings.model)
     calibration, data = _photos(settings, source, recognizer.labels)
     _refuse_too_few(settings, calibration, data)
+    seen = _calibrating(calibration, recognizer.preprocess) if settings.precision == "int8" else []
     threads = workers_for(settings.threads)
     facts = {"format": settings.format, "precision": settings.precision, "normalizes": settings.normalize}
     report: dict[str, Any] = {"model": settings.model, **facts, "threads": threads, "max_drop": settings.max_drop}
     report |= {"out": str(out), "environment": environment(), "processor": processor(), "command": None, "quantization": None}
     report["remarks"] = _remarks(settings, recognizer, data)
     with output.folder() as folder:
-        report["quantization"] = _write(settings, recognizer, folder, calibration, threads, export.describe(recognizer, facts))
+        report["quantization"] = _write(settings, recognizer, folder, seen, threads, export.describe(recognizer, facts))
         stored = [file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.name.startswith(("model", "weight"))]
         tensors = recognizer.model.state_dict().values()
         report["size"] = {"original": sum(tensor.numel() * tensor.element_size() for tensor in tensors), "exported": sum(stored)}
@@ -83,11 +86,12 @@ def run(settings: ExportSettings) -> dict[str, Any]:
             original = open_engine(settings.model, "torch", threads)
             pictures = ((pixels, label) for pixels, label, _ in _pixels(data, recognizer.preprocess))
             report["figures"] = parity.measure(original, engine, pictures, len(data), batches)
+            if said := busy.remark(report["figures"]["speed"]["others"]):
+                report["remarks"].append(said)
         figures = report["figures"]
         if figures and figures["accuracy"] and figures["judged_by"] == "agreement":
             report["remarks"].append("The original is right on too few of these photos for accuracy to judge by: agreement does.")
-        report["misses"] = parity.misses(figures, settings.precision, settings.tolerance, settings.max_drop) if figures else []
-        report["passed"] = not report["misses"] if figures else None
+        report |= _verdict(settings, figures)
         write_json(folder / "parity.json", report)
         write_text(folder / "parity.html", parity.draw(report))
     _tell(report, out)
@@ -173,9 +177,23 @@ def _refuse_too_few(settings: ExportSettings, calibration: Photos, data: Photos)
         raise PhotoError(f"{len(calibration)} photos to calibrate with, fewer than {FEWEST}", "add --calibration FOLDER with 100 or more")
     if settings.parity and not len(data):
         raise SettingsError("no photos to compare on", "add --data FOLDER, or --no-parity for an export that nothing vouches for")
+    if settings.parity and not any(isinstance(decode(path), Picture) for path in data.paths):
+        raise PhotoError(f"none of the {len(data)} photos to compare on can be read, such as {data.paths[0]}", "give others (--data)")
 
 
-def _pixels(photos: Photos, preprocess: Preprocess) -> Iterator[tuple[np.ndarray, int | None, Path]]:
+def _calibrating(photos: Photos, preprocess: Preprocess) -> list[Seen]:
+    """The photos that set the ranges, decoded. Raises PhotoError where too few of them can be read."""
+    note(f"reading {len(photos)} photos to calibrate with")
+    read = list(_pixels(photos, preprocess))
+    if len(read) < FEWEST:
+        raise PhotoError(
+            f"{len(read)} of {len(photos)} photos to calibrate with can be read, fewer than {FEWEST}",
+            "add --calibration FOLDER with 100 or more",
+        )
+    return read
+
+
+def _pixels(photos: Photos, preprocess: Preprocess) -> Iterator[Seen]:
     """Decoded and resized (H, W, 3) photos with their classes and files. Raises PhotoError if none can be read."""
     failed = []
     for path, label in zip(photos.paths, photos.classes, strict=True):
@@ -194,7 +212,7 @@ def _pixels(photos: Photos, preprocess: Preprocess) -> Iterator[tuple[np.ndarray
 
 
 def _write(
-    settings: ExportSettings, recognizer: Recognizer, folder: Path, calibration: Photos, threads: int, described: artifact.Description
+    settings: ExportSettings, recognizer: Recognizer, folder: Path, calibration: list[Seen], threads: int, described: artifact.Description
 ) -> dict[str, Any] | None:
     """Write model and recognizer.json into `folder`; returns the report of quantization, if there was one."""
     half, report = settings.precision == "fp16", None
@@ -228,15 +246,14 @@ def _largest(path: Path) -> Path:
 
 
 def _quantized(
-    settings: ExportSettings, recognizer: Recognizer, model: Any, photos: Photos, threads: int
+    settings: ExportSettings, recognizer: Recognizer, model: Any, read: list[Seen], threads: int
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """The model in 8 bits, what is reported of it, and the SHA-256 of the photos that set its ranges."""
     from ..recognizer import quantize
 
     if quantize.saturates() and not settings.reduce_range:
         warn("this processor has no VNNI: sums of 8-bit products may overflow here in silence; --reduce-range avoids it")
-    note(f"calibrating on {len(photos)} photos")
-    read = list(_pixels(photos, recognizer.preprocess))
+    note(f"calibrating on {len(read)} photos")
     pixels, truth = np.stack([one for one, _, _ in read]), np.array([-1 if label is None else label for _, label, _ in read])
     main = recognizer.labels.main
 
@@ -263,6 +280,14 @@ def _opened(settings: ExportSettings, folder: Path, threads: int) -> Engine | No
 
 
 # Telling
+
+
+def _verdict(settings: ExportSettings, figures: dict[str, Any] | None) -> dict[str, Any]:
+    """verdict: within, not shown, exceeded or not compared; passed: true for the first, false for the third, null for others."""
+    missed, unshown = parity.judged(figures, settings.precision, settings.tolerance, settings.max_drop) if figures else ([], [])
+    verdict = "not compared" if not figures else "exceeded" if missed else "not shown" if unshown else "within"
+    passed = {"within": True, "exceeded": False}.get(verdict)
+    return {"verdict": verdict, "passed": passed, "misses": missed, "unshown": unshown}
 
 
 def _remarks(settings: ExportSettings, recognizer: Recognizer, data: Photos) -> list[str]:
@@ -294,6 +319,9 @@ def _tell(report: dict[str, Any], out: Path) -> None:
         )
     for remark in report["remarks"]:
         note(remark)
+    if report["figures"]:
+        said = "; ".join(report["misses"] + report["unshown"])
+        note(f"{parity.VERDICTS[report['verdict']][1]}{': ' if said else ''}{said}")
     if report["command"]:
         note(f"converted, not executed; build it where TensorRT is:\n  {report['command']}")
     note(f"written: {out}")

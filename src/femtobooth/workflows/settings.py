@@ -132,6 +132,10 @@ recognizer:bundled where it could be either)."""
     """The larger of the two batch sizes that are timed; the other is 1."""
     rounds: int = Field(9, ge=6)
     """Rounds of timing, in each of which every model has its turn; an interval needs 6."""
+    speed: bool = True
+    """Time the models; without, what takes longest is left out."""
+    trust: bool = False
+    """Run TorchScript artifacts: they are programs, so only those of someone you trust."""
     disagreements: int = Field(12, ge=0)
     """Photos to show on which the classifiers disagree."""
     threads: int | None = Field(None, ge=1)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core import cache, figures
+from ...core import busy, cache, figures
 from ...core.console import progress_bar
 from ...core.errors import PhotoError
 from ...core.names import shown
@@ -30,7 +30,7 @@ from .candidates import GENERATOR, RECOGNIZER, Candidate
 from .pictures import Drawings, Measured, Pictures
 from .worker import Worker
 
-FORMAT = 2  # counts up when what is in the cache should be measured anew
+FORMAT = 3  # counts up when what is in the cache should be measured anew
 VERSIONS = ("python", "platform", "femtobooth", "torch", "diffusers", "transformers", "timm", "onnxruntime", "openvino", "numpy")
 
 
@@ -80,8 +80,8 @@ def groups(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
     return {task: [one for one in candidates if one.task == task] for task in tasks}
 
 
-def measure(bench: Bench) -> dict[str, Measured]:
-    """Facts, peak memory and times of every model, by its hash."""
+def measure(bench: Bench, remarks: list[str]) -> dict[str, Measured]:
+    """Facts, peak memory and times (with `--no-speed` none) of every model, by its hash."""
     batches, rounds = bench.batches(), bench.settings.rounds
     how = [bench.options["device"], bench.threads, batches]
     facts: dict[str, dict[str, Any]] = {}
@@ -97,23 +97,29 @@ def measure(bench: Bench) -> dict[str, Measured]:
             bar.advance()
     times: dict[str, dict[str, Any]] = {}
     for group in groups(bench.candidates).values():
+        if not bench.settings.speed:
+            break
         key = [sorted(one.hash for one in group), how, rounds, bench.options["sampling"] if group[0].task == GENERATOR else None]
         path = bench.path("times", *key)
         stored = bench.kept(path) or bench.keep(path, _times(bench, group))
-        times |= {one.hash: {"value": stored["value"][one.hash], "when": stored["when"], "command": stored["command"]} for one in group}
+        if said := busy.remark(stored["value"]["others"]):
+            remarks.append(said)
+        times |= {
+            one.hash: {"value": stored["value"]["seconds"][one.hash], "when": stored["when"], "command": stored["command"]} for one in group
+        }
     others = {one.hash: len(group) - 1 for group in groups(bench.candidates).values() for one in group}
     return {
         one.hash: Measured(
             candidate=one,
             facts=facts[one.hash]["value"]["facts"],
             memory=facts[one.hash]["value"]["memory"],
-            seconds={int(batch): taken for batch, taken in times[one.hash]["value"].items()},
+            seconds={int(batch): taken for batch, taken in times[one.hash]["value"].items()} if times else {},
             counted=bench.how(facts[one.hash], "what it turned out to be when it was loaded", kind="counted here"),
             remembered=bench.how(
                 facts[one.hash],
                 _how_remembered(batches),
             ),
-            timed=bench.how(times[one.hash], _how_timed(bench, one, others[one.hash])),
+            timed=bench.how(times[one.hash] if times else facts[one.hash], _how_timed(bench, one, others[one.hash])),
         )
         for one in bench.candidates
     }
@@ -131,10 +137,14 @@ def _how_timed(bench: Bench, one: Candidate, others: int) -> str:
     return f"{what}: median of {bench.settings.rounds} rounds{turns}; 95 % interval of the median"
 
 
-def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, dict[str, list[float]]]:
-    """Seconds a batch, by model and batch size: in each round every model has its turn, and each round begins with another one."""
+def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, Any]:
+    """Seconds a batch by model and batch size, and the cores that others took meanwhile.
+
+    In each round every model has its turn, and each round begins with another one.
+    """
     taken: dict[str, dict[str, list[float]]] = {one.hash: {str(batch): [] for batch in bench.batches()} for one in group}
-    with progress_bar(f"timing {group[0].task}s", (bench.settings.rounds + 1) * len(bench.batches()) * len(group)) as bar:
+    turns = (bench.settings.rounds + 1) * len(bench.batches()) * len(group)
+    with busy.Watch() as watch, progress_bar(f"timing {group[0].task}s", turns) as bar:
         for batch in bench.batches():
             for turn in range(-1, bench.settings.rounds):  # the first round warms up and is thrown away
                 for one in (*group[turn % len(group) :], *group[: turn % len(group)]):
@@ -142,7 +152,7 @@ def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, dict[str, list
                     if turn >= 0:
                         taken[one.hash][str(batch)].append(seconds)
                     bar.advance()
-    return taken
+    return {"seconds": taken, "others": watch.others}
 
 
 def answers(bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[str, Example], remarks: list[str]) -> Pictures:

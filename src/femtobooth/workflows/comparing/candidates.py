@@ -46,6 +46,11 @@ class Candidate:
     """The run that it is the result of."""
 
     @property
+    def is_program(self) -> bool:
+        """Whether opening it runs code that came with it."""
+        return self.form == "artifact (torchscript)"
+
+    @property
     def size(self) -> int:
         """Bytes on disk."""
         return sum(file.stat().st_size for file in self.files)

@@ -47,7 +47,7 @@ def table(task: str, models: Sequence[Measured], pictures: Pictures | None, eval
         ("size on disk", _size),
         ("precision", precision),
         *((f"latency, batch {batch}", _latency(batch)) for batch in batches),
-        ("throughput", _throughput),
+        *([("throughput", _throughput)] if batches else []),
         ("peak memory", _memory),
         ("licence", lambda one: licence(one, models)),
         ("trained on", trained_on),

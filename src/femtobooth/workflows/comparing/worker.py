@@ -19,12 +19,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...core import errors
+from ...core import children, errors
 from ...core.errors import FemtoboothError
 from ...core.runs import peak_memory
 from .candidates import GENERATOR, Candidate
 
-ROOT = Path(__file__).parents[3]
 TURN = 0.1  # least seconds that a model computes when it is its turn
 
 
@@ -52,14 +51,13 @@ class Worker:
         if self._process is None:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the process)
             told = json.dumps([self.candidate.task, self.candidate.reference, self._options])
-            path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
             self._process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "femtobooth.workflows.comparing.worker", told],
+                children.command("femtobooth.workflows.comparing.worker", told),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 text=True,
-                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": str(self._options["threads"])},
+                env=children.environment(OMP_NUM_THREADS=str(self._options["threads"])),
             )
         to, back = self._process.stdin, self._process.stdout
         assert to is not None and back is not None  # noqa: S101  (they are pipes)
