@@ -21,11 +21,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from femtobooth import cli
 from femtobooth.core.runs import sha256_of
+from femtobooth.recognizer import parity
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.labels import Labels
 from femtobooth.recognizer.preprocess import Preprocess
 from femtobooth.recognizer.training import Finetuner
 from femtobooth.recognizer.unknown import is_unknown
+from femtobooth.workflows import export
 
 COLOURS = {"red": (220, 40, 30), "green": (40, 190, 60), "blue": (30, 60, 220)}
 QUICK = ("--steps", 8, "--batch-size", 4, "--trackers", "csv", "--checkpoint-every", 2, "--warmup", 2, "--lr", "2e-3")
@@ -171,6 +173,28 @@ def test_the_probe_alone(finetune: Finetune, data: Path, base: Path, tmp_path: P
     assert "<img " in page
     assert "training" not in capsys.readouterr().err
     assert finetune(data, "--probe-only", "--result", "finetuned", name="other") == 2
+
+
+def test_classes_that_look_alike_are_told_apart_by_every_command(
+    finetune: Finetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By case, space, underscore or comma: trained, then evaluated and exported with the run's own pictures."""
+    monkeypatch.setattr(parity, "SECONDS", 0.0)
+    names = ["Cat", "cat", "big cat", "big_cat", "a, b", "Screen\u202fshot"]
+    for number, name in enumerate(names):
+        for index in range(4):
+            picture(tmp_path / "data" / name / f"{index}.png", list(COLOURS)[number % 3], 10 * number + index)
+    assert finetune(tmp_path / "data", "--probe-only") == 0
+    run = tmp_path / "run"
+    assert set(json.loads((run / "model" / "recognizer.json").read_text())["labels"]["names"]) == {*names}
+    cli.main(["evaluate-classifier", str(run), str(tmp_path / "data"), "--include-training", "--out", str(tmp_path / "page")])
+    counts = {row["class"]: row["pictures"] for row in json.loads((tmp_path / "page" / "report.json").read_text())["per_class"]}
+    assert counts == dict.fromkeys(names, 4)
+    cli.main(["export", str(run), "--out", str(tmp_path / "exported"), "--threads", "1", "--max-drop", "100"])
+    assert json.loads((tmp_path / "exported" / "parity.json").read_text())["figures"]["pictures"] == 6
+    wanted = {path: names.index(path.parent.name) for path in (tmp_path / "data").rglob("*.png")}
+    read = export._read(str(tmp_path / "data"), Labels(tuple(names)))
+    assert dict(zip(read.paths, read.classes, strict=True)) == wanted
 
 
 EVERYTHING = ("--freeze", 3, "--unfreeze-every", 1, "--ema", 0.9, "--cutmix", 0.5, "--accumulate", 2, "--patience", 3, "--check-every", 2)
