@@ -9,8 +9,10 @@ picture and its resized or recompressed copy, and at most .968 between different
 crops of up to 10 % are found through the views of the mirrored and of the trimmed picture; tighter and off-centre
 crops are not.
 
-A hash sees the whole: the shots of a fixed camera, or of small digits, look alike to it. What tells them from copies is a
-region that differs while the rest is the same to the pixel, in brightness or colour (`differ`); a group is only of
+A hash sees the whole: the shots of a fixed camera, or small digits, look alike to it. What tells them from copies is a
+region that differs, in brightness or colour, while the rest is the same to the pixel, or differs by far (`differ`). Of
+shots with an object of 6 % of the width 98 % are told apart, of copies none but one in twelve that was turned or
+trimmed by a few per cent. A group is only of
 pictures that are all copies of each other (complete linkage), so that a chain of likenesses is none.
 """
 
@@ -39,6 +41,9 @@ GREY = 2.0
 """Standard deviation of chroma (of 0..255) below which a picture is grey, and colours say nothing."""
 GAINS = np.array([[0.4, 0, 0], [2.5, 1.6, 1.6]], np.float32)
 """Least and greatest gain of brightness and of both chroma between copies."""
+FAR = 100.0
+"""Difference of a region from which on it differs, whatever the rest does: edited copies reach it in 1 of 7 when they are turned by 2
+degrees, else hardly ever; 97 % of pairs of digits do that are alike to the hash."""
 NEIGHBOURS = 32
 """Pictures that each is compared with, the likest first; more of one shot become several groups."""
 
@@ -103,7 +108,7 @@ def differ(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     largest = np.where(grey[:, None], off[..., 0], off.max(axis=2))
     peak = ndimage.uniform_filter(largest.reshape(-1, SMALL, SMALL), (0, 3, 3)).max(axis=(1, 2))
     usual = np.partition(largest, 3 * largest.shape[1] // 4, axis=1)[:, 3 * largest.shape[1] // 4]
-    return (peak >= STANDS_OUT) & (peak >= TIMES * np.maximum(usual, 1.0))
+    return (peak >= FAR) | ((peak >= STANDS_OUT) & (peak >= TIMES * np.maximum(usual, 1.0)))
 
 
 def groups(
