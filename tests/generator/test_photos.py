@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from femtobooth.core import console
 from femtobooth.core.errors import ExistsError, PhotoError
 from femtobooth.core.runs import write_json
 from femtobooth.generator.captions import STYLES
-from femtobooth.generator.photos import FILLED, Photo, hold_out, load_photos, make_square, restore_photos, store_photos
+from femtobooth.generator.photos import FILLED, Photo, crops_sheet, hold_out, load_photos, make_square, restore_photos, store_photos
 from femtobooth.generator.settings import PhotoSettings
 
 
@@ -241,6 +242,25 @@ def test_subject_crop_keeps_what_the_photos_have_in_common(tmp_path: Path) -> No
     alone, _ = load(tmp_path / "0.png", crop="subject")
     wider, closer = (_red_extent(Image.fromarray(one.pixels))[0] for one in (alone[0], photos[0]))
     assert closer > 1.3 * wider
+
+
+def test_a_doubtful_crop_is_told(tmp_path: Path, said: io.StringIO) -> None:
+    """A red ball in four photos; in a fifth something green stands out instead, and in a sixth the ball is far away."""
+    for number in range(6):
+        image = Image.new("RGB", (400, 400), (150, 150, 150 + 10 * number))
+        colour, radius = ((30, 170, 40), 130) if number == 4 else ((210, 30, 40), 45 if number == 5 else 130)
+        ImageDraw.Draw(image).ellipse((200 - radius, 200 - radius, 200 + radius, 200 + radius), fill=colour)
+        image.save(tmp_path / f"{number}.png")
+    photos, _ = load(tmp_path, crop="subject")
+    words = " ".join(said.getvalue().split())
+    assert "what stands out in 4.png has other colours than in the rest: is it the subject?" in words
+    assert re.search(r"the crop around what stands out keeps little of 5\.png \(1\d%\)", words)
+    assert [name for name in ("0.png", "1.png", "2.png", "3.png") if f"{name} (" in words] == []
+    page = crops_sheet(photos)
+    assert page.width > 5 * 192 and page.height > 192
+    said.truncate(0)
+    load(*(tmp_path / f"{number}.png" for number in range(4)), crop="subject")
+    assert "stands out" not in said.getvalue()
 
 
 def test_smart_takes_the_middle_of_a_plain_picture() -> None:

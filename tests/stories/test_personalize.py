@@ -58,7 +58,8 @@ def test_photos_become_a_model_that_draws(
     base = locate.bundled_folder() if kind == "bundled" else request.getfixturevalue(kind)
     run = request.getfixturevalue("plain") if kind == "tiny_sd1" else personalize("bundled" if kind == "bundled" else base, runs, kind)
     assert {path.name for path in run.iterdir()} >= {
-        "config.yaml", "run.json", "preflight.json", "photos", "logs", "previews", "checkpoints", "overview.png", "model", "report.html",
+        "config.yaml", "run.json", "preflight.json", "crops.png",
+        "photos", "logs", "previews", "checkpoints", "overview.png", "model", "report.html",
     }  # fmt: skip
     assert json.loads((run / "run.json").read_text())["status"] == "done"
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000002"]
