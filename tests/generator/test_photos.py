@@ -253,7 +253,7 @@ def test_a_doubtful_crop_is_told(tmp_path: Path, said: io.StringIO) -> None:
         image.save(tmp_path / f"{number}.png")
     photos, _ = load(tmp_path, crop="subject")
     words = " ".join(said.getvalue().split())
-    assert "what stands out in 4.png has other colours than in the rest: is it the subject?" in words
+    assert "what stands out in 4.png has other colours than in the rest; see in crops.png if it is the subject" in words
     assert re.search(r"the crop around what stands out keeps little of 5\.png \(1\d%\)", words)
     assert [name for name in ("0.png", "1.png", "2.png", "3.png") if f"{name} (" in words] == []
     page = crops_sheet(photos)

@@ -25,6 +25,7 @@ from .settings import PhotoSettings
 
 LEAST_SIDE = 64  # pixels; below, there is nothing to learn a subject from
 FEW = 3
+CROPS = "crops.png"  # in a run folder: the photos as they are trained on
 SMALL = 0.3  # of a photo: a crop that keeps less may hold a detail, or something beside the subject
 ALIKE = 0.4  # of what is taken for the subject, below which its colours are not those of the other photos' subjects
 FILLED = 0.7  # of the side of the square that is cut out around a subject; what is taken for it often lacks a foot or a handle
@@ -151,9 +152,11 @@ def _doubtful_crops(paths: Sequence[Path], subjects: Mapping[Path, _Subject]) ->
     other = [path.name for path, one in known if one.likeness is not None and one.likeness < ALIKE]
     warnings = []
     if small:
-        warnings.append(f"the crop around what stands out keeps little of {', '.join(small)}; --crop smart keeps the most detailed square")
+        warnings.append(f"the crop around what stands out keeps little of {', '.join(small)}; see in {CROPS} if it is the subject")
     if other:
-        warnings.append(f"what stands out in {', '.join(other)} has other colours than in the rest: is it the subject?")
+        warnings.append(f"what stands out in {', '.join(other)} has other colours than in the rest; see in {CROPS} if it is the subject")
+    if warnings:
+        warnings.append("where it is not, --crop smart keeps the most detailed square, --crop center the middle")
     return warnings
 
 

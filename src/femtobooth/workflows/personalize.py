@@ -43,7 +43,7 @@ from ..generator.base import StableDiffusion
 from ..generator.captions import class_captions, fitted
 from ..generator.dreambooth import DreamBooth, LatentSet, encode
 from ..generator.memory import estimate, peak_memory
-from ..generator.photos import Photo, crops_sheet, hold_out, load_class_images, load_photos, restore_photos, store_photos
+from ..generator.photos import CROPS, Photo, crops_sheet, hold_out, load_class_images, load_photos, restore_photos, store_photos
 from ..generator.previews import Previews
 from ..generator.prompts import filled, warn_of_unseen
 from ..generator.settings import PersonalizeSettings
@@ -52,7 +52,6 @@ from ..training import checkpoints, tracking, trainer
 from . import outcome, verdicts, watch
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
-CROPS = "crops.png"
 OWNS = (  # what lies in a run folder; evaluation/, images/ and exports/ have markers of their own, but older ones
     "config.yaml", "run.json", "preflight.json", "overview.png", "crops.png", "report.html", "photos/[0-9]*.png", "photos/[0-9]*.txt",
     "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*",
