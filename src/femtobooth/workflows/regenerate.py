@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def regenerate(source: Path, model: str | None = None, out: str | None = None, o
     if out:
         output = Output(Path(out) / source.name, "generate", overwrite, [source], known=_drawn)
     else:
-        output = Output(generate.home(reference) / "images" / timestamp(), "generate", owns=generate.OWNS, numbered=True)
+        output = Output(generate.home(reference) / "images" / timestamp(), "generate", owns=[glob.escape(source.name)], numbered=True)
     output.check()
     settings = _settings(record, reference)
     start = read_start(settings)
