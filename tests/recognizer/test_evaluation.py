@@ -126,6 +126,15 @@ def with_unseen(shift):
     ), unknown
 
 
+def test_nothing_is_certain_because_all_is_right():
+    """No interval of one point, and no temperature where there is no mistake to fit it to."""
+    labels = np.arange(12) % 3
+    predictions = Predictions(tuple("abc"), (Path("x"),) * 12, labels, 3.0 * np.eye(3)[labels], None)
+    report = evaluation.measure(predictions, None)
+    assert report["mean_class_accuracy"] == report["top1"] == [1, pytest.approx(0.757, abs=1e-3), 1]
+    assert report["calibration"]["after"] is None and "all are right" in report["calibration"]["not_scaled"]
+
+
 def test_unseen_classes_are_told_by_distance():
     report = evaluation.measure(*with_unseen(1.0))["unseen"]
     assert report["pictures"] == 30 and report["by_distance"]["auroc"][0] == 1

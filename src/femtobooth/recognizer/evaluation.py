@@ -22,6 +22,8 @@ from ..core.names import stored
 from .labels import Labels
 from .unknown import is_unknown, similarity
 
+COLDEST = 0.05
+"""The lowest temperature that is tried; what ends there has none."""
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 
 
@@ -124,7 +126,7 @@ def measure(predictions: Predictions, unknown: Mapping[str, Any] | None, bins: i
         "top5": list(metrics.wilson(int(among.sum()), len(among))),
         "top5_is_top": five,
         "model_classes": logits.shape[1],
-        "mean_class_accuracy": list(metrics.bootstrap(_mean_class_accuracy, right, labels, seed=seed)),
+        "mean_class_accuracy": list(_mean_class_interval(right, labels, seed)),
         "calibration": _calibration(predictions, bins, seed),
         "selective": _selective(probabilities.max(axis=1), right, seed),
         "rejection": _rejection(predictions, unknown, right),
@@ -140,13 +142,26 @@ def _mean_class_accuracy(right: np.ndarray, labels: np.ndarray) -> float:
     return float((np.bincount(inside, weights=right) / np.bincount(inside)).mean())
 
 
+def _mean_class_interval(right: np.ndarray, labels: np.ndarray, seed: int) -> Interval:
+    """By bootstrap; where all are right, or none is, it would claim certainty, and Wilson's interval of them all stands in."""
+    if right.all() or not right.any():
+        return metrics.wilson(int(right.sum()), len(right))
+    return metrics.bootstrap(_mean_class_accuracy, right, labels, seed=seed)
+
+
 def _calibration(predictions: Predictions, bins: int, seed: int) -> dict[str, Any]:
     """Before: with the model's own temperature. After: with one fitted on the half that the picture is not in."""
     labels, logits = predictions.labels, predictions.logits
     result: dict[str, Any] = {"bins": bins, "temperature_before": predictions.temperature, "temperatures_after": None, "after": None}
     result["before"] = _calibrated(predictions.probabilities, labels, bins, seed)
+    result["not_scaled"] = "One picture is too few to fit a temperature on others." if len(labels) < 2 else None
     if len(labels) >= 2:
         fitted, fold = metrics.cross_fitted_temperature(logits, labels, seed=seed)
+        if (fitted <= COLDEST * 1.01).any():
+            result["not_scaled"] = (
+                "No temperature was fitted: in one half of the pictures all are right, so nothing says how sure is too sure."
+            )
+            return result
         result["temperatures_after"] = [float(fitted[fold == half][0]) for half in range(2)]
         result["after"] = _calibrated(metrics.softmax(logits, fitted), labels, bins, seed)
     return result

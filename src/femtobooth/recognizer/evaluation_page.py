@@ -149,7 +149,7 @@ def _calibration(report: dict[str, Any], predictions: Predictions) -> Html:
             "table says how much.",
         )
         if after
-        else text("One picture is too few to fit a temperature on others."),
+        else text(calibration["not_scaled"]),
     )
 
 
