@@ -9,11 +9,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from femtobooth.commands import COMMANDS
 
@@ -57,6 +59,17 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--base truncated": (
         "{dog} --base {tmp}/truncated", "truncated/unet/diffusion_pytorch_model.safetensors: damaged or cut off", "download it again",
     ),
+    "--base of another family": ("{dog} --base {tmp}/sdxl", "{tmp}/sdxl: a Stable Diffusion XL", "Stable Diffusion 1.x or 2.x"),
+    "--base that lacks tensors": ("{dog} --base {tmp}/lacking", "{tmp}/lacking/unet: conv_in.weight is missing", "download it again"),
+    "--base of NaN": ("{dog} --base {tmp}/nan", "{tmp}/nan/vae: quant_conv.bias holds NaN or infinite values", "take another copy"),
+    "--base absurd": ("{dog} --base {tmp}/absurd", "{tmp}/absurd/unet: layers_per_block is 1000000000", "download it again"),
+    "--base no vocabulary": ("{dog} --base {tmp}/wordless", "{tmp}/wordless/tokenizer: no CLIP tokenizer there", "vocab.json"),
+    "--base flow matching": (
+        "{dog} --base {tmp}/flow", "{tmp}/flow/scheduler: FlowMatchEulerDiscreteScheduler is flow matching", "epsilon, v_prediction",
+    ),
+    "--base zip": ("{dog} --base {tmp}/document.zip", "{tmp}/document.zip: a zip archive of other things", "another file"),
+    "generate that lacks tensors": ("generate {tmp}/lacking cat", "{tmp}/lacking/unet: conv_in.weight is missing", "download it again"),
+    "convert of NaN": ("convert {tmp}/nan {tmp}/x.safetensors", "{tmp}/nan/vae: quant_conv.bias holds NaN", "take another copy"),
     "--base evil pickle": ("{dog} --base {tmp}/evil.ckpt", "{tmp}/evil.ckpt", "safetensors"),
     "--resume no run": ("personalize --resume {photos}", "--resume {photos}: not a run folder", "runs/NAME"),
     "--resume and settings": ("personalize --resume {photos} --steps 9", "--resume", "leave the other settings out"),
@@ -155,7 +168,30 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
     unet = folder / "truncated" / "unet" / "diffusion_pytorch_model.safetensors"
     unet.write_bytes(unet.read_bytes()[:-1000])
     torch.save({"state_dict": _Evil()}, folder / "evil.ckpt")
+    _spoilt_models(tiny_sd1, folder)
     return folder
+
+
+def _spoilt_models(tiny_sd1: Path, folder: Path) -> None:
+    for name in ("sdxl", "lacking", "nan", "absurd", "wordless", "flow"):
+        shutil.copytree(tiny_sd1, folder / name)
+
+    def configure(file: str, **changes: object) -> None:
+        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
+
+    def reweigh(file: str, key: str, value: torch.Tensor | None) -> None:
+        tensors = {name: tensor for name, tensor in {**load_file(folder / file), key: value}.items() if tensor is not None}
+        save_file(tensors, folder / file)
+
+    configure("sdxl/model_index.json", _class_name="StableDiffusionXLPipeline")
+    configure("absurd/unet/config.json", layers_per_block=10**9)
+    configure("flow/scheduler/scheduler_config.json", _class_name="FlowMatchEulerDiscreteScheduler")
+    reweigh("lacking/unet/diffusion_pytorch_model.safetensors", "conv_in.weight", None)
+    reweigh("nan/vae/diffusion_pytorch_model.safetensors", "quant_conv.bias", torch.full((8,), float("nan")))
+    for name in ("vocab.json", "merges.txt", "tokenizer.json"):
+        (folder / "wordless" / "tokenizer" / name).unlink()
+    with zipfile.ZipFile(folder / "document.zip", "w") as archive:
+        archive.writestr("word/document.xml", "<w/>")
 
 
 @pytest.fixture(autouse=True)

@@ -60,7 +60,11 @@ def hub_folder(repo: str) -> Path:
     wanted = [INDEX, cards.README, *(f"{part}/*{end}" for part in PARTS for end in (".json", ".txt", ".safetensors"))]
     unwanted = ["*.fp16.*", "*non_ema*", "*.bin"]
     try:
-        return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
+        folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
+        bare = [part for part in ("unet", "vae", "text_encoder") if not any((folder / part).glob("*.safetensors"))]
+        if bare:  # some repositories have weights of half precision only, under names of their own
+            snapshot_download(repo, allow_patterns=[f"{part}/*fp16*" for part in bare], ignore_patterns=["*.bin"])
+        return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"--base {repo}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
