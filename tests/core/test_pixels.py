@@ -323,3 +323,24 @@ def test_the_adobe_rgb_of_a_camera(tmp_path: Path) -> None:
     exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
     Image.fromarray(patch).save(tmp_path / "a.jpg", quality=100, exif=exif)
     assert np.abs(seen(tmp_path / "a.jpg")[32, 32] - srgb((np.array([150, 110, 90]) / 255) ** (563 / 256) @ ADOBE.T)).max() <= 2
+
+
+def test_the_profile_of_a_jpeg_2000_and_of_a_bitmap(tmp_path: Path) -> None:
+    patch = Image.new("RGB", (64, 64), (150, 110, 90))
+    profile, wanted = named(EVEN**1.8), srgb((np.array([150, 110, 90]) / 255) ** 1.8)
+    patch.save(tmp_path / "a.jp2")
+    boxes = (tmp_path / "a.jp2").read_bytes()
+    at, around = boxes.index(b"colr") - 4, boxes.index(b"jp2h") - 4
+    box = struct.pack(">I4s3B", 11 + len(profile), b"colr", 2, 0, 0) + profile
+    larger = struct.pack(">I", int.from_bytes(boxes[around : around + 4], "big") + len(box) - 15)
+    (tmp_path / "a.jp2").write_bytes(boxes[:around] + larger + boxes[around + 4 : at] + box + boxes[at + 15 :])
+    patch.save(tmp_path / "a.bmp")
+    pixels = (tmp_path / "a.bmp").read_bytes()[54:]
+    head = struct.pack("<IiiHHIIiiII", 124, 64, 64, 1, 24, 0, len(pixels), 0, 0, 0, 0) + bytes(16) + b"DEBM" + bytes(48)
+    head += struct.pack("<IIII", 4, 124 + len(pixels), len(profile), 0)
+    content = b"BM" + struct.pack("<IHHI", 138 + len(pixels) + len(profile), 0, 0, 138) + head + pixels + profile
+    (tmp_path / "a.bmp").write_bytes(content)
+    for name in ("a.jp2", "a.bmp"):
+        assert np.abs(seen(tmp_path / name)[32, 32] - wanted).max() <= 2, name
+    (tmp_path / "b.bmp").write_bytes(content[:-2000])  # half of its profile is gone
+    assert np.abs(seen(tmp_path / "b.bmp")[32, 32] - (150, 110, 90)).max() <= 1

@@ -15,13 +15,18 @@ from pathlib import Path
 
 import pytest
 import torch
+<<<<<<< HEAD
 from safetensors.torch import load_file, save_file
+=======
+from PIL import Image
+>>>>>>> fc0dcea (Profiles in JPEG 2000 and bitmaps are applied; settings without effect, empty masks and seeds beyond 64 bits in the table of errors)
 
 from femtobooth.commands import COMMANDS
 
 # What {dog} stands for: everything that a run needs, so that a row shows only what is wrong.
 DOG = "personalize {photos} --class-noun dog --base {base} --class-images 2"
 
+SEEDED = ("{dog}", "generate {base} cat", "finetune {photos}", "evaluate {base}", "synthesize {base}", "compare bundled {base}")
 # name: (command, what the problem names, what the way out names)
 BAD: dict[str, tuple[str, str, str]] = {
     "command": ("personalise {photos}", "personalise: no such command", "did you mean personalize?"),
@@ -105,6 +110,19 @@ BAD: dict[str, tuple[str, str, str]] = {
     "generate plms on zero SNR": ("generate bundled cat --sampler plms", "--sampler: plms cannot", "dpmpp-2m"),
     "generate --sampler": ("generate {base} cat --sampler heun", "--sampler: input should be", "euler-a"),
     "generate --mask alone": ("generate {base} cat --mask {photos}/photo0.png", "--mask", "--init-image"),
+    "generate --negative without guidance": ("generate {base} cat --negative ugly --guidance 1", "--negative: has no", "leave it out"),
+    "generate --strength alone": ("generate {base} cat --strength 0.5", "--strength: has no effect without a picture", "leave it out"),
+    "generate --init-image of which nothing is left": (
+        "generate {base} cat --init-image {photos}/photo0.png --strength 1", "--init-image: has no effect at strength 1", "leave it out",
+    ),
+    "generate --mask of nothing": (
+        "generate {base} cat --init-image {photos}/photo0.png --mask {tmp}/black.png", "black.png: nothing in it is white", "white",
+    ),
+    "learning rate of nothing": (
+        "{dog} --train token --set train.unet_learning_rate=1e-4", "train.unet_learning_rate: has no effect as only token", "leave it out",
+    ),
+    "class images of no prior": ("{dog} --prior-weight 0 --class-images 9", "--class-images: has no effect at prior", "leave it out"),
+    **{f"seed of {command.split()[0]}": (f"{command} --seed {2**64}", "--seed: input should be less than", "") for command in SEEDED},
     "generate --init-image": ("generate {base} cat --init-image {tmp}/texts/notes.txt", "{tmp}/texts/notes.txt", "picture"),
     "generate --device": ("generate {base} cat --device cuda:99", "--device cuda:99", "--device auto or cpu"),
     "generate --from": ("generate --from {photos}/photo0.png", "--from {photos}/photo0.png", "femtobooth"),
@@ -158,6 +176,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
     (folder / "texts" / "notes.txt").write_text("no picture")
     (folder / "damaged" / "half.png").write_bytes((photos / "photo0.png").read_bytes()[:3000])
     (folder / "damaged" / "renamed.jpg").write_text("no picture")
+    Image.new("L", (96, 80)).save(folder / "black.png")
     (folder / "runs" / "taken" / "run.json").write_text(json.dumps({"token": "sks"}))
     (folder / "unfinished" / "run.json").write_text(json.dumps({"status": "started"}))
     (folder / "corrupt.yaml").write_text("training:\n  steps: [3\nprior: 1\n")

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
 from . import colour, png, tiff
+from .declared import declared_profile
 from .formats import Unusable
 from .samples import CHANNELS, Samples, to_srgb
 
@@ -63,7 +64,7 @@ def decode(file: IO[bytes], format: str, least: int | None, notes: list[str]) ->
     depth = next((depth for depth in (2, 4) if f"'L;{depth}" in raw), 8)
     turn = _orientation(image, notes)
     image.load()
-    stored, profile = image.mode, image.info.get("icc_profile") or _declared_profile(file, image, format)
+    stored, profile = image.mode, image.info.get("icc_profile") or declared_profile(file, image, format)
     turned = turn and not _orientation(image, [])  # TIFF turns itself while it loads
     samples = _deep(file, image, raw, profile)
     if samples:
@@ -133,27 +134,6 @@ def _upright(
     if left:
         image, alpha = image.transpose(_UPRIGHT[left]), alpha and alpha.transpose(_UPRIGHT[left])
     return image, alpha
-
-
-# --- colours of the file ---
-
-
-def _declared_profile(file: IO[bytes], image: Image.Image, format: str) -> bytes | None:
-    """The profile for what a file without one says of its colours in another way."""
-    if format == "PNG":
-        if code := image.info.get("cicp"):
-            return colour.profile_of_code(*code)
-        points = image.info.get("chromaticity")  # white first, in PNG
-        if "srgb" not in image.info and ("gamma" in image.info or points):
-            pairs = [*zip(points[2::2], points[3::2], strict=True), points[:2]] if points else None
-            return colour.profile_of_gamma(image.info.get("gamma"), pairs)
-    if format == "AVIF":
-        file.seek(0)
-        _, _, nclx = file.read(2**16).partition(b"colrnclx")
-        return colour.profile_of_code(*struct.unpack(">HH", nclx[:4])) if len(nclx) >= 4 else None
-    if format == "JPEG" and b"R03\0" in image.info.get("exif", b""):  # the camera's Adobe RGB (DCF 2.0, option file)
-        return colour.matrix_profile(colour.ADOBE_RGB, np.linspace(0, 1, 4096) ** (563 / 256))
-    return None
 
 
 # --- 8 bits ---
