@@ -15,11 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
-<<<<<<< HEAD
-from safetensors.torch import load_file, save_file
-=======
 from PIL import Image
->>>>>>> fc0dcea (Profiles in JPEG 2000 and bitmaps are applied; settings without effect, empty masks and seeds beyond 64 bits in the table of errors)
+from safetensors.torch import load_file, save_file
 
 from femtobooth.commands import COMMANDS
 
