@@ -20,8 +20,8 @@ HELP = ("-h", "--help")
 REQUIRED = "the following arguments are required: "  # how argparse begins its own errors
 UNKNOWN = "unrecognized arguments: "
 SET_HELP = (
-    "any setting by its name in the YAML file; nothing behind the = leaves an optional one out; a list takes the option several times, "
-    "or a JSON list, and one of short words also a,b"
+    "any setting by its name in the YAML file; nothing behind the = leaves an optional one out; what takes several (...) "
+    "is given several times or as a JSON list, short words also as a,b"
 )
 
 
@@ -135,7 +135,7 @@ def _refuse_missing_files(settings: Settings, command: Command) -> None:
 
 
 def _parser(name: str, command: Command, model: type[Settings]) -> Parser:
-    from .core.config import choices, dotted_keys, field_at, help_text, leaf_types
+    from .core.config import choices, dotted_keys, field_at, help_text, holds_words, leaf_types
 
     epilog = f"for example: femtobooth {name} {command.example}" if command.example else None
     parser = Parser(prog=f"femtobooth {name}", description=command.description, epilog=epilog, allow_abbrev=False)
@@ -152,8 +152,9 @@ def _parser(name: str, command: Command, model: type[Settings]) -> Parser:
         if kinds == {bool}:
             parser.add_argument(flag, dest=path, action=argparse.BooleanOptionalAction, default=None, help=text)
             continue
-        values = "{" + ",".join(choices(field)) + "}" if choices(field) else path.rpartition(".")[2].upper()
-        parser.add_argument(flag, dest=path, action="append" if list in kinds else "store", metavar=values, help=text)
+        value = "{" + ",".join(choices(field)) + "}" if choices(field) else path.rpartition(".")[2].upper()
+        value += ",..." if holds_words(field) else " ..." if list in kinds else ""
+        parser.add_argument(flag, dest=path, action="append" if list in kinds else "store", metavar=value, help=text)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     called = {"--" + path.rpartition(".")[2].replace("_", "-"): path for path in reversed(dotted_keys(model))}
     parser.unflagged = {flag: path for flag, path in called.items() if flag not in command.flags and path not in command.takes}

@@ -125,7 +125,7 @@ def parse_value(model: type[Settings], path: str, texts: Sequence[str]) -> Any:
         return parse_yaml(texts[-1], f"--set {path}")
     kinds = leaf_types(field)
     if list in kinds:
-        return [item for text in texts for item in _items(text, words=_holds_words(field))]
+        return [item for text in texts for item in _items(text, words=holds_words(field))]
     text = texts[-1]
     if not text and types.NoneType in kinds:
         return None
@@ -193,8 +193,9 @@ def choices(field: FieldInfo | None) -> tuple[str, ...]:
     return ()
 
 
-def _holds_words(field: FieldInfo) -> bool:
-    return "words" in field.metadata or bool(choices(field))
+def holds_words(field: FieldInfo | None) -> bool:
+    """Whether a field is a list whose items are names without commas."""
+    return list in leaf_types(field) and ("words" in getattr(field, "metadata", ()) or bool(choices(field)))
 
 
 def settle(model: type[Model], *layers: Mapping[str, Any]) -> Model:

@@ -53,7 +53,8 @@ def refuse_missing_path(reference: str, way_out: str) -> None:
     """Raise ModelError where `reference` means a path, with the nearest one or else `way_out`; hub ids and plain names pass."""
     if means_path(reference):
         near = nearest(reference)
-        way_out += f", or hf-hub:{reference} for what the hub has under this name" if _HUB_ID.match(reference) else ""
+        if _HUB_ID.match(reference) and reference.partition("/")[0] not in _FOLDERS:
+            way_out += f", or hf-hub:{reference} for what the hub has under this name"
         raise ModelError(f"{reference}: no such file or folder", f"did you mean {near}?" if near else way_out)
 
 

