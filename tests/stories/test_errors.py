@@ -89,6 +89,15 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--optimizer": ("{dog} --optimizer adamw8bit", "--optimizer: adamw8bit is not installed", "pip install 'bitsandbytes>="),
     "--trackers": ("{dog} --trackers wandb", "--trackers: wandb is not installed", "pip install 'wandb>="),
     "--strategy": ("{dog} --strategy sideways", "--strategy: input should be 'auto' or 'ddp'", "processes"),
+    "finetune split without classes": ("finetune {tmp}/unlabelled", "unlabelled: test, train are parts of a split", "labels.csv"),
+    "finetune same folders": ("finetune {tmp}/repeated", "repeated: a, b hold the same folders (cats)", "train, val and test"),
+    "finetune list of missing files": ("finetune {tmp}/missing.csv", "missing.csv: none of its 2 files is there", "{tmp}"),
+    "evaluate-classifier list of missing files": (
+        "evaluate-classifier bundled {tmp}/missing.csv", "missing.csv: none of its 2 files is there", "{tmp}",
+    ),
+    "evaluate-classifier --split": (
+        "evaluate-classifier bundled {tmp}/repeated/a --split val", "{tmp}/repeated/a: has no val part", "--split all",
+    ),
     "generate nothing": ("generate {base}", "generate: no PROMPTS given", "femtobooth generate runs/rex"),
     "generate nowhere": ("generate {tmp}/nowhere cat", "{tmp}/nowhere", ""),
     "generate mistyped run": ("generate runs/takne cat", "runs/takne: no such file or folder", "did you mean runs/taken?"),
@@ -176,6 +185,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
     Image.new("L", (96, 80)).save(folder / "black.png")
     (folder / "runs" / "taken" / "run.json").write_text(json.dumps({"token": "sks"}))
     (folder / "unfinished" / "run.json").write_text(json.dumps({"status": "started"}))
+    for path in ("unlabelled/train", "unlabelled/test", "repeated/a/cats", "repeated/b/cats"):
+        (folder / path).mkdir(parents=True)
+        shutil.copy(photos / "photo0.png", folder / path)
+    (folder / "missing.csv").write_text("path,label\n~$scan.jpg,cat\ngone.jpg,dog\n")
     (folder / "corrupt.yaml").write_text("training:\n  steps: [3\nprior: 1\n")
     (folder / "list.yaml").write_text("- training\n")
     (folder / "typo.yaml").write_text("training:\n  step: 3\n")

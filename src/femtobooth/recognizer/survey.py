@@ -16,7 +16,7 @@ from ..core.images import Skipped, decode, natural_order
 from ..core.names import shown, stored
 from ..core.runs import sha256_of
 from . import dataset, duplicates, splitting
-from .dataset import Example
+from .dataset import Example, Labelled
 from .provenance import Origin, Provenance
 
 UNEVEN = 3.0
@@ -115,15 +115,14 @@ class Finding:
 
 
 def survey(
-    source: Path, share: float, seed: int, set_aside: bool, synthesized: Sequence[Path] = (), copies: str = "group"
+    read: Labelled, share: float, seed: int, set_aside: bool, synthesized: Sequence[Path] = (), copies: str = "group"
 ) -> tuple[Survey, list[Finding]]:
-    """Read, check, group and split a folder or CSV file; `set_aside` also takes pictures from training for early stopping.
+    """Check, group and split labelled pictures; `set_aside` also takes pictures from training for early stopping.
 
     `synthesized` are folders or files of the same kind whose pictures only train, whatever is known of them; `copies` is as in
     FinetuneSettings.
     Raises PhotoError where there is too little to train and validate on.
     """
-    read = dataset.read(source)
     examples, skipped = read.to_train(), read.skipped
     if "test" in read.parts:
         count = len(read.examples) - len(examples)
@@ -153,7 +152,7 @@ def survey(
     if len(classes) < 2:
         of = f"only of {classes[0]}" if classes else "none"
         raise PhotoError(
-            f"{shown(source)}: pictures {of} can be read", "a classifier needs two classes at least, each in a folder of its own"
+            f"{read.source}: pictures {of} can be read", "a classifier needs two classes at least, each in a folder of its own"
         )
     with progress_bar("looking for copies", len(kept)) as bar:
         groups = duplicates.groups([None] * len(kept) if copies == "keep" else hashes, digests, small, advance=bar.advance)

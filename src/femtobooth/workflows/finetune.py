@@ -33,7 +33,7 @@ from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsErro
 from ..core.paths import expanded
 from ..core.run import read, recorded, refuse_changed
 from ..core.runs import environment, read_object, sweep, timestamp, write_json, write_text
-from ..recognizer import comparison, finishing, probe, splitting, training
+from ..recognizer import comparison, dataset, finishing, probe, splitting, training
 from ..recognizer.backbone import Recognizer
 from ..recognizer.finetune_page import draw
 from ..recognizer.probe import Embedded, Head
@@ -59,9 +59,10 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
         output.check()
     trainer.check(_training(settings, 1))
     tracking.check(settings.training)
+    read = dataset.read(settings.data)
     source = _load(settings)
     found, findings = survey(
-        Path(settings.data),
+        read,
         settings.validation,
         settings.training.seed,
         bool(settings.patience),
