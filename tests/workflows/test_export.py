@@ -166,12 +166,14 @@ def test_too_few_photos_to_calibrate_with(tiny: Path, photos: Path, tmp_path: Pa
 
 def test_too_few_readable_photos_to_calibrate_with(tiny: Path, photos: Path, tmp_path: Path) -> None:
     for path in sorted((photos / "a").glob("*.jpg"))[:7] + sorted((photos / "b").glob("*.jpg"))[:7]:
-        path.write_bytes(path.read_bytes()[:700])
+        path.write_bytes(path.read_bytes()[:-200])
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (80, 80), "red").save(tmp_path / "data" / "new.png")
     with pytest.raises(PhotoError, match="6 of 20 photos to calibrate with can be read, fewer than 8") as caught:
-        run(tiny, tmp_path / "out", precision="int8", calibration=str(photos), data=str(photos / "a"))
+        run(tiny, tmp_path / "out", precision="int8", calibration=str(photos), data=str(tmp_path / "data"))
     assert str(caught.value).count("\n") == 1
     for path in photos.rglob("*.jpg"):
-        path.write_bytes(path.read_bytes()[:700])
+        path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(PhotoError, match="none of the 20 photos to compare on can be read"):
         run(tiny, tmp_path / "out", data=str(photos))
     assert not (tmp_path / "out").exists()
