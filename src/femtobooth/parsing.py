@@ -129,9 +129,18 @@ def _refuse_missing_files(settings: Settings, command: Command) -> None:
             way_out = f"check the path ({called[path]})"
             if path in command.models:
                 refuse_missing_path(one, way_out)
+                _refuse_missing_default(one)
             else:
                 near = nearest(one)
                 raise InputError(f"{one}: no such file or folder", f"did you mean {near}?" if near else way_out)
+
+
+def _refuse_missing_default(model: str) -> None:
+    """Raise ModelError where the default recognizer is neither in the hub's cache nor to be had, before anything heavy is imported."""
+    from .recognizer import weights
+
+    if model == weights.DEFAULT:
+        weights.resolve(model)
 
 
 def _parser(name: str, command: Command, model: type[Settings]) -> Parser:

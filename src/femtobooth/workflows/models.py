@@ -19,12 +19,12 @@ def run(runs: Path = Path("runs")) -> dict[str, Any]:
             model.source,
             f"{model.parameters / 1e6:.2f} M" if model.parameters else "-",
             f"{model.size[0]}x{model.size[1]}" if model.parameters else "-",
-            model.licence or "not stated",
+            model.licence.partition(";")[0] or "not stated",
             "ready" if model.ready else "not here",
         )
         for model in models
     ]
-    table("Recognizers (give one as --model)", ("model", "from", ">parameters", ">pixels", "licence", "status"), rows)
+    table("Recognizers (give one as --model)", ("=model", "from", ">parameters", ">pixels", "licence", "status"), rows)
     for model in models:
         if not model.ready:
             note(f"{model.name}: {model.how}")
