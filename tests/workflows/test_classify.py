@@ -414,6 +414,12 @@ def test_stdout_that_takes_nothing(tiny_onnx: Path, photos: Path, flags: list[st
     assert "Traceback" not in told and "Exception ignored" not in told
 
 
+def test_stdin_that_is_closed(tiny_onnx: Path) -> None:
+    done = command_line("classify", "-", "--model", tiny_onnx, behind="<&-")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"femtobooth: -: stdin is closed\n  -> ")
+
+
 def test_a_reader_who_leaves_ends_it_quietly(tiny_onnx: Path, photos: Path) -> None:
     done = command_line("classify", photos, "--model", tiny_onnx, "--format", "csv", behind="| head -n 1")
     assert done.stdout.startswith(b"path,label,")

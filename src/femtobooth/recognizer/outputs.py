@@ -128,7 +128,7 @@ def claim(settings: ReadingSettings, command: str, known: Callable[[Path], bool]
     return out
 
 
-_LABELS = re.compile(rb'path,label,synset,confidence|\[?\s*\{"path": |\[\]\n?$|.{36,} (-- |unknown, perhaps | *\d+\.\d %)|$')
+_LABELS = re.compile(rb'path,label,synset,confidence|\[?\s*\{"path": |\[\]\n?$|.{36,} (-- |unknown, | *\d+\.\d %)|$')
 
 
 def holds_labels(path: Path) -> bool:

@@ -76,10 +76,10 @@ class Reading:
         """Counts for people (as a note) and programs. Raises PhotoError if no file could be read; their rows are written all the same."""
         if self.others:
             note(f"{self.others} files in the folders are no pictures and were passed over")
-        if self.failed:
-            warn(f"{self.failed} of {self.failed + self.read} files could not be read; the first: {self.first_failure}")
         if self.failed and not self.read + self.kept:
             raise PhotoError(f"none of {self.failed} files could be read; the first: {self.first_failure}", "each file's row says why")
+        if self.failed:
+            warn(f"{self.failed} of {self.failed + self.read} files could not be read; the first: {self.first_failure}")
         if facts.get("out"):
             note(f"written: {facts['out']}")
         return facts | {"read": self.read, "failed": self.failed, "done_before": self.kept, "not_pictures": self.others}

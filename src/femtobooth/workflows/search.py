@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.console import table, warn
+from ..core.console import note, table, warn
 from ..core.errors import ModelError, PhotoError
 from ..recognizer import sources
 from ..recognizer.engines import open_engine
@@ -21,6 +21,7 @@ def run(settings: SearchSettings) -> dict[str, Any]:
     index = open_index(Path(settings.index))
     sources.check(settings.query, None)
     model = settings.model or index.metadata.get("model", "")
+    note(f"opening {model}")
     engine = open_engine(model, settings.engine)
     for name, own in {"model_hash": engine.hash, "preprocess_hash": engine.preprocess.hash}.items():
         if index.metadata[name] != own:
