@@ -21,7 +21,8 @@ from femtobooth.recognizer import artifact, dataset
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.provenance import Provenance
 from femtobooth.recognizer.survey import survey
-from femtobooth.workflows import generate, personalize, picture_files, synthesize
+from femtobooth.workflows import personalize, picture_files, synthesize
+from femtobooth.workflows.regenerate import regenerate
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +258,7 @@ def test_any_picture_can_be_drawn_again(call: Synthesize, tmp_path: Path) -> Non
     call(negatives=True)
     for name in ("rex", "dog"):
         *_, path = sorted((tmp_path / "data" / name).glob("*.png"))
-        assert generate.regenerate(path, out=str(tmp_path / f"again-{name}"))["identical"]
+        assert regenerate(path, out=str(tmp_path / f"again-{name}"))["identical"]
 
 
 def test_the_judge_must_not_know_the_photos(call: Synthesize, runs: Path, tiny: Path, tmp_path: Path) -> None:
