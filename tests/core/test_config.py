@@ -109,6 +109,12 @@ def test_a_fault_is_called_as_where_it_was_given(tmp_path: Path) -> None:
     )
 
 
+def test_a_dotted_key_in_a_file_is_told_how_to_stand_there() -> None:
+    with pytest.raises(SettingsError) as caught:
+        config.resolve(PersonalizeSettings, NEEDED, {"prior.sampling.steps": 3})
+    assert caught.value.lines == ("prior.sampling.steps: stands inside its group in a file", "  -> prior: {sampling: {steps: 3}}")
+
+
 LONG = "x" * 10**6
 
 

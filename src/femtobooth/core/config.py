@@ -240,6 +240,12 @@ def _fault(model: type[Settings], fault: Any, layers: Sequence[Mapping[str, Any]
     path, kind, given = ".".join(keys), fault["type"], fault["input"]
     name, field, known = _called(path, layers), field_at(model, path), dotted_keys(model)
     if kind == "extra_forbidden":
+        if path in known:
+            *groups, key = path.split(".")
+            inside = f"{key}: {shortened(repr(given))}"
+            for group in reversed(groups):
+                inside = f"{group}: {{{inside}}}"
+            return f"{name}: stands inside its group in a file", inside
         same_name = [key for key in known if key.rpartition(".")[2] == path.rpartition(".")[2]]
         near = same_name or difflib.get_close_matches(path[:60], known, n=1)
         return f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""), help_text(model, near[0]) if near else None

@@ -75,14 +75,14 @@ class SynthesizeSettings(Settings):
     """Folder for the labelled pictures."""
     template: str = "a {scale} {style} [V] {class} {background}"
     """Prompt of every picture; [V] is the subject, {class} the class noun."""
-    backgrounds: list[str] = [
+    backgrounds: Words = [
         "on the beach", "in the snow", "on the grass", "in the city", "on a wooden floor", "in the desert", "in the mountains", "at sunset",
         "under water", "on a white background", "on a blue background", "on a green background",
     ]  # fmt: skip
     """What stands for {background}, one after the other; the defaults are what the bundled base knows."""
-    scales: list[str] = ["", "small"]
+    scales: Words = ["", "small"]
     """What stands for {scale}."""
-    styles: list[str] = ["", "glossy"]
+    styles: Words = ["", "glossy"]
     """What stands for {style}."""
     count: int = Field(1, ge=1)
     """Pictures for each prompt of the grid."""
