@@ -426,9 +426,9 @@ def test_one_photo_of_a_class(finetune: Finetune, data: Path, tmp_path: Path, ca
         (("nowhere",), "nowhere: no such file or folder"),
         (("--model", "nothing_like_this"), "nothing_like_this"),
         (("--batch-size", 3), "batch_size must be even"),
-        (("--lr", 0), "learning_rate"),
+        (("--lr", 0), "--lr"),
         (("--steps", "many"), "--steps: "),
-        (("--resume", "nowhere"), "--resume nowhere: not a run of finetune"),
+        (("--resume", "nowhere"), "--resume nowhere: not a run"),
     ],
 )
 def test_what_is_refused(

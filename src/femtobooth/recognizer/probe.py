@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ..core import cache
-from ..core.console import progress_bar
+from ..core.console import progress, progress_bar
 from ..core.images import read_picture
 from ..core.metrics import softmax, temperature
 from ..training.randomness import generator
@@ -138,7 +138,7 @@ def cross_validate(
 ) -> np.ndarray:
     """Logits (N, C) of each picture by a probe that never saw its fold; nan for pictures of fold -1."""
     logits = np.full((len(labels), classes), np.nan)
-    for number in np.unique(fold[fold >= 0]):
+    for number in progress(np.unique(fold[fold >= 0]).tolist(), "linear probe"):
         inside = fold == number
         present = np.unique(labels[~inside])
         if len(present) < classes:  # a class whose groups of several classes all fell into this fold

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..core.claims import Output
-from ..core.console import note, progress_bar, table, warn
+from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import ModelError, PhotoError
 from ..core.images import Skipped, find_pictures, read_picture
 from ..core.metrics import softmax
@@ -111,7 +111,7 @@ def _fresh(
     trained_on, ranges = frozenset(provenance.get("trained_on") or ()), artifact.ranges_from(provenance)
     if not trained_on | ranges:
         return known, 0
-    digests = [sha256_of(example.path) for example in known]
+    digests = [sha256_of(example.path) for example in progress(known, "looking for pictures that it has seen")]
     fresh = [example for example, digest in zip(known, digests, strict=True) if digest not in trained_on | ranges]
     trained = sum(digest in trained_on for digest in digests)
     calibrated = len(known) - len(fresh) - trained
@@ -200,7 +200,7 @@ def _mistakes(
 ) -> tuple[list[Shown], str]:
     """Mistakes with their pictures and maps, or why there are no maps."""
     why, drawn = "", []
-    for mistake in mistakes:
+    for mistake in progress(mistakes, "maps of mistakes"):
         pixels = engine.preprocess.pixels(read_picture(predictions.paths[mistake["position"]]).image)
         pair: list[np.ndarray | None] = [None, None]
         if recognizer is not None and not why:
