@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -16,6 +17,10 @@ from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError
 from .core.names import shown
 from .parsing import Parser, names, parse
 
+OUTSIDE = (  # what a disk or a user's rights refuse, wherever it was not foreseen
+    *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE, errno.ESTALE),
+)
 LONGEST = 2000  # characters of a line of an error
 VARIABLES = {
     "FEMTOBOOTH_CACHE": "folder of what is kept between commands: class images, pictures, exports [~/.cache/femtobooth]",
@@ -52,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("FEMTOBOOTH_DEBUG"):
             raise
+        if isinstance(error, OSError) and error.errno in OUTSIDE:
+            _exit([f"{error.filename or 'a file'}: {error.strerror}", "  -> check its name and its disk, or choose another place"], 2)
         first = (str(error).strip() or "no message").splitlines()[0]
         _exit([f"{type(error).__name__}: {first}", "  -> FEMTOBOOTH_DEBUG=1 shows where"], 1)
 

@@ -164,6 +164,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     ),
     "search nowhere": ("search {photos} {tmp}/nowhere.parquet", "{tmp}/nowhere.parquet: no such file", "path"),
     "search no index": ("search {photos} {tmp}/list.yaml", "{tmp}/list.yaml: no index", "femtobooth embed"),
+    "name too long": (f"models --runs {'x' * 300}", "x: File name too long", "another place"),
 }  # fmt: skip
 EXTRAS = {"--optimizer": "bitsandbytes", "--trackers": "wandb"}
 
