@@ -292,6 +292,12 @@ def test_schedulers_of_other_samplers_keep_what_they_say(kind: str, more: dict[s
         ("text_encoder/config.json", {"max_position_embeddings": 10**6}),
         ("text_encoder/config.json", {"hidden_size": 0}),
         ("unet/config.json", {"norm_num_groups": 0}),
+        ("unet/config.json", {"sample_size": "large"}),
+        ("unet/config.json", {"sample_size": []}),
+        ("unet/config.json", {"sample_size": -8}),
+        ("vae/config.json", {"block_out_channels": 3}),
+        ("scheduler/scheduler_config.json", {"trained_betas": 3}),
+        ("scheduler/scheduler_config.json", {"trained_betas": ["a"] * 1000}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**10}),
         ("scheduler/scheduler_config.json", {"trained_betas": [0.1] * 10**5}),
         ("scheduler/scheduler_config.json", {"beta_start": float("nan")}),
@@ -301,9 +307,21 @@ def test_schedulers_of_other_samplers_keep_what_they_say(kind: str, more: dict[s
 def test_absurd_configs_cost_nothing(file: str, changes: dict[str, Any], folder: Path) -> None:
     _config(folder, file, **changes)
     began = time.process_time()
-    with pytest.raises(ModelError, match=file.partition("/")[0]):
+    with pytest.raises(ModelError, match=f"{file.partition('/')[0]}|sample_size"):
         base.load(str(folder))
     assert time.process_time() - began < 5
+
+
+def test_a_broken_index_blocks_nothing(folder: Path) -> None:
+    (folder / "model_index.json").write_text("{")
+    assert base.load(str(folder)).size == 64
+
+
+def test_a_tokenizer_of_a_gigabyte_is_not_read(folder: Path) -> None:
+    with (folder / "tokenizer" / "vocab.json").open("r+b") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ModelError, match=r"tokenizer/vocab\.json: 1074 MB"):
+        base.load(str(folder))
 
 
 def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:

@@ -404,6 +404,7 @@ def test_truncated(suffix: str, kept: float, foreign: dict[str, torch.Tensor], t
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer"),
         (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b"GGUF\x03\x00\x00\x00", "a GGUF file of quantized weights"),
         (b"\x00" * 4096, "neither safetensors nor a torch checkpoint"),
     ],
 )

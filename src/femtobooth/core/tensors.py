@@ -64,6 +64,7 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
             raise ModelError(f"{path}: damaged or cut off ({error})", DAMAGED) from None
     if start[:4] != b"PK\x03\x04" and start[:1] != b"\x80":
         what = {b"vers": "a Git LFS pointer, not the file it stands for", b"<!DO": "a web page", b"<htm": "a web page", b"": "empty"}
+        what |= {b"GGUF": "a GGUF file of quantized weights", b"\x89HDF": "an HDF5 file, as Keras writes", b"Rar!": "a RAR archive"}
         raise ModelError(f"{path}: is {what.get(start[:4], 'neither safetensors nor a torch checkpoint')}", DAMAGED)
     if path.suffix.lower() == ".safetensors":
         raise UnsafeFileError(f"{path}: is a pickle, though named .safetensors, and was not loaded", "take another copy of this model")

@@ -5,6 +5,7 @@ Nothing trains here. Every part is loaded as 32-bit floats; who computes with it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..core.console import warn
@@ -22,6 +23,7 @@ from ..core.runs import atomic_folder, content_hash
 from . import cards, parts
 from .locate import INDEX, PARTS, SUBJECT_FILE, locate
 from .part_folder import build_part, fill_part, read_json, save_text_encoder
+from .schedule import load_scheduler
 
 FAMILIES = {  # by the beginning of `_class_name` in model_index.json
     "StableDiffusionXL": "a Stable Diffusion XL",
@@ -45,12 +47,7 @@ FOREIGN_PARTS = {
     "prior": "a Kandinsky or unCLIP model",
     "controlnet": "a Stable Diffusion with a ControlNet",
 }
-SCHEDULES = (  # schedulers over the betas of Stable Diffusion 1.x and 2.x, without `Scheduler`
-    "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
-    "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep", "UniPCMultistep", "SASolver",
-    "DDIMInverse", "LCM", "TCD",
-)  # fmt: skip
-MOST_TIMESTEPS = 10_000
+MOST_BYTES = 64 << 20  # of a tokenizer's file
 
 
 @dataclass
@@ -160,7 +157,9 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
 def _refuse_other_family(folder: Path) -> None:
     """Raise ModelError for a folder that lacks a part, or is of another family of models by its index."""
     index = folder / INDEX
-    kind = str(read_json(index).get("_class_name", "")) if index.is_file() else ""
+    kind = ""
+    with contextlib.suppress(ModelError):  # not needed for anything else
+        kind = str(read_json(index).get("_class_name", ""))
     known = next((words for start, words in FAMILIES.items() if kind.startswith(start)), None)
     known = known or next((words for name, words in FOREIGN_PARTS.items() if (folder / name).is_dir()), None)
     if known:
@@ -178,36 +177,15 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     """The CLIP tokenizer in a folder. Raises ModelError; without a vocabulary the library would make one of three tokens."""
     if not (folder / "tokenizer.json").is_file() and not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
         raise ModelError(f"{folder}: no CLIP tokenizer there", "a tokenizer folder holds tokenizer.json, or vocab.json and merges.txt")
+    largest = max((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
+    if largest.stat().st_size > MOST_BYTES:
+        raise ModelError(f"{largest}: {largest.stat().st_size / 1e6:.0f} MB, more than any tokenizer has", "copy or download it again")
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise ModelError(
             f"{folder}: no CLIP tokenizer there ({parts.first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt"
         ) from error
-
-
-def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
-    """The noise schedule as DDIM, which every Stable Diffusion schedule can be read as. Raises ModelError for any other kind."""
-    kind = str(config.get("_class_name", "DDIMScheduler"))
-    if kind.removesuffix("Scheduler").removesuffix("Parallel") not in SCHEDULES:
-        what = "flow matching, which Stable Diffusion 1.x and 2.x do not do" if "Flow" in kind else "no Stable Diffusion noise schedule"
-        raise ModelError(f"{where}: {kind[:80]} is {what}", "use a base with epsilon, v_prediction or sample")
-    prediction = config.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction", "sample") or config.get("use_flow_sigmas"):
-        shown = "flow matching" if config.get("use_flow_sigmas") else prediction
-        raise ModelError(f"{where}: prediction type {shown!s:.80} is not supported", "use a base with epsilon, v_prediction or sample")
-    steps, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
-    if not isinstance(steps, int) or not 1 < steps <= MOST_TIMESTEPS or (betas is not None and len(betas) != steps):
-        raise ModelError(f"{where}: {steps!s:.80} timesteps, and not a beta for each", "copy or download it again")
-    try:
-        # Stable Diffusion's latents leave [-1, 1]: DDIM's default of clipping them must never slip in.
-        scheduler = DDIMScheduler.from_config(dict(config), clip_sample=False)
-        sound = bool(scheduler.alphas_cumprod.isfinite().all())
-    except Exception as error:
-        raise ModelError(f"{where}: cannot be loaded ({parts.first_line(error)})", "copy or download it again") from error
-    if not sound:
-        raise ModelError(f"{where}: its noise schedule is not finite", "copy or download it again")
-    return scheduler
 
 
 def save_folder(

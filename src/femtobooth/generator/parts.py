@@ -96,6 +96,9 @@ def refuse_other_architectures(built: Mapping[str, Any], where: object) -> None:
             f"{where}: {what} model{reads if unet.in_channels != vae.latent_channels else ''}",
             "give a text-to-image Stable Diffusion 1.x or 2.x (generate has --mask for inpainting)",
         )
+    cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 1]
+    if not cells or not all(isinstance(side, int) and side > 0 for side in cells):
+        raise ModelError(f"{where}: sample_size {str(unet.sample_size)[:40]} is no size of a latent", DAMAGED)
     if not unet.in_channels == unet.out_channels == vae.latent_channels:
         channels_of = f"UNet ({unet.in_channels} channels to {unet.out_channels}) and VAE ({vae.latent_channels})"
         raise ModelError(f"{where}: {channels_of} do not fit together", "take all parts from one model")

@@ -27,9 +27,10 @@ from ..core.paths import existing, hub_id, refuse_missing_path
 from ..core.runs import atomic_file, refuse_existing, sha256_of
 from ..core.tensors import DAMAGED
 from . import ldm_configs, ldm_keys, noise_markers, parts
-from .base import StableDiffusion, checked_subject, load_scheduler, load_tokenizer, save_tokenizer
+from .base import StableDiffusion, checked_subject, load_tokenizer, save_tokenizer
 from .cards import parse_card
 from .locate import METADATA, parse_description
+from .schedule import load_scheduler
 
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 TOKENIZER_WAY_OUT = "give a CLIP tokenizer's folder (vocab.json and merges.txt)"
