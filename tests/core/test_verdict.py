@@ -1,6 +1,7 @@
 """What is said of a run follows from its figures: the worst of it decides, and what to try next belongs to it."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -29,6 +30,7 @@ VERDICTS = {
     "deaf to prompts": (measured(0.56, obeyed=(0.4, 1.0, 1 / 3)), "learned", "warn", "only 40 % of them show", "--select best"),
     "a base that is deaf itself": (measured(0.56, obeyed=(1 / 3, 1 / 3, 1 / 3)), "learned", "good", "73 %", "draw it"),
     "its class gone": (measured(0.56, drift=0.9), "learned", "warn", "moved 90 % as far", "--class-images"),
+    "one picture": (replace(measured(0.56), pictures=1), "not judged", "info", "1 of its pictures", "femtobooth evaluate"),
     "one photo": (measured(0.56, ceiling=None), "not judged", "info", "one photo shows no ceiling", "3 to 5 photos"),
     "an encoder that tells nothing": (measured(0.56, ceiling=0.4), "not judged", "info", "tells nothing", "--encoders"),
 }
@@ -42,7 +44,8 @@ def test_the_verdict_follows_from_the_figures(name):
     assert found.sentence.startswith(outcome.capitalize())
     assert said.replace(" %", "%") in found.sentence.replace(" %", "%")
     assert advised in found.advice
-    assert read(json.loads(json.dumps(found.plain()))) == found
+    assert json.loads(json.dumps(found.plain())) == found.plain()
+    assert read(found.plain()) == found
 
 
 def test_another_base_is_advised_only_on_the_bundled_one():

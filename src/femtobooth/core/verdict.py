@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -12,6 +13,7 @@ Outcome = Literal["learned", "partly learned", "not learned", "memorized", "not 
 MOODS = {"learned": "good", "partly learned": "warn", "not learned": "bad", "memorized": "bad", "not judged": "info"}
 
 LEARNED, PARTLY = 0.5, 0.25  # shares of the way from the untuned base to the photos
+FEWEST = 4  # pictures that are judged
 TELLING = 0.05  # cosine: where the photos are no more alike than this above the base's pictures, the encoder does not tell the subject
 COPIED, MEMORIZED = 0.25, 0.5  # shares of pictures that nearly copy a training photo
 OBEDIENT = 0.5  # share of the base's obedience to the prompt, beyond chance, that is left
@@ -72,7 +74,8 @@ class Verdict:
 
     def plain(self) -> dict[str, Any]:
         """As JSON values, for run.json and evaluation.json."""
-        return asdict(self)
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return plain
 
 
 def read(facts: Any) -> Verdict | None:
@@ -94,6 +97,8 @@ def unjudged(why: str, advice: str) -> Verdict:
 def judge(found: Evidence, bundled: bool) -> Verdict:
     """The verdict by `RULE`. `bundled`: whether the base is the bundled one, which knows icons only."""
     by = f"{found.pictures} pictures, by {found.encoder}"
+    if found.pictures < FEWEST:
+        return unjudged(f"{found.pictures} of its pictures cannot tell much, {FEWEST} are the fewest", EVALUATE)
     if found.ceiling is None:
         text = f"likeness to the photo is {found.likeness:.3f}, the untuned base's {found.floor:.3f} ({by}); one photo shows no ceiling"
         return unjudged(text, "Next: give 3 to 5 photos of different views.")
@@ -135,6 +140,7 @@ def _troubles(found: Evidence) -> dict[str, str]:
     return said
 
 
+EVALUATE = "Next: femtobooth evaluate RUN draws more, and judges them."
 ADVICE = {
     "learned": "Next: draw it where no photo shows it.",
     "partly learned": "Next: more --steps, or photos of more sides of the subject.",

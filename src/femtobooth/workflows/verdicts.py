@@ -21,7 +21,6 @@ from ..recognizer.memorization import near_copies
 from ..recognizer.scoring import Drawn, Real, evidence, measure
 
 UNKNOWN_BASE = "The bundled base draws 64x64 icons and knows no photographs; for photos give --base a Stable Diffusion 1.x or 2.x."
-MEASURE = "Next: femtobooth evaluate RUN judges it."
 
 
 def of_previews(
@@ -38,7 +37,7 @@ def of_previews(
     """
     ours = [row for row, prompt in enumerate(settings.preview.prompts) if names_subject(prompt)]
     if not ours:
-        return verdict.unjudged("no preview prompt names the subject ([V])", MEASURE)
+        return verdict.unjudged("no preview prompt names the subject ([V])", verdict.EVALUATE)
     noun, scored = settings.photos.class_noun, held_out or photos
     texts = [filled(bare(settings.preview.prompts[row]), "", noun) for row in ours]
     others = [row for row in range(len(after)) if row not in ours] if after.shape[1] > 1 else []
@@ -48,7 +47,7 @@ def of_previews(
         judge = encoder or open_encoder(settings.watch.encoder or usable(())[0])
         judge.refuse_trained_on(sha256_of(photo.path) for photo in [*photos, *held_out] if photo.path.is_file())
     except InputError as error:
-        return verdict.unjudged(error.problem, f"{MEASURE[:-1]} with another --encoders.")
+        return verdict.unjudged(error.problem, "Next: femtobooth evaluate RUN with another --encoders.")
     real = Real([photo.pixels for photo in scored], [photo.pixels for photo in photos] if held_out else [])
     rows = measure(judge, real, Drawn(after[ours], before[ours], of_class, []), texts, region=True)
     copied = near_copies(pictures, [photo.pixels for photo in photos])
