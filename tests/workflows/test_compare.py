@@ -274,6 +274,10 @@ def test_a_run_against_its_base(run_folder: Path, tiny_sd1: Path, tmp_path: Path
     swapped = generators(run_folder, tiny_sd1, out=tmp_path / "swapped.html")["verdicts"][0]
     assert "subject fidelity by e" in swapped["worse"]
     assert "drift of its class (KID) by e" in swapped["better"]
+    for one in (verdict, swapped):
+        assert one["choose"] == (
+            "tiny-sd1 was never taught sks dog, and is no choice for drawing it; femtobooth evaluate says whether rex has learned it."
+        )
 
 
 def test_an_evaluation_of_other_weights_is_not_read(run_folder: Path, tiny_sd1: Path, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ RULES = (
     " 0; drift is measured from the base, whose own is 0. Scores of other encoders, prompts, seeds or photos are shown, and not compared.",
     "Size is exact and counts from 5 % on; peak memory is one measurement and counts from 10 % on.",
     "Where nothing is known of how well two models do their task, no choice is named: cost alone does not make one.",
+    "A generator that was never taught the subject of the other is no choice for drawing it, however little it drifts.",
     "Better in something and worse in nothing: choose it. Better here and worse there: choose by what counts for you. There is no"
     " overall score.",
 )

@@ -17,7 +17,8 @@ from ..core import config, figures
 from ..core.claims import Output
 from ..core.console import note, table, warn
 from ..core.errors import SettingsError, UnsafeFileError
-from ..core.runs import environment, timestamp
+from ..core.runs import environment, read_json, timestamp
+from . import verdicts
 from .comparing import bench, cards, page, rows
 from .comparing.candidates import GENERATOR, RECOGNIZER, Candidate, find
 from .comparing.pictures import Measured, Pictures
@@ -114,7 +115,22 @@ def _verdict(first: Measured, second: Measured, pictures: Pictures | None) -> di
         why = "there is no class of --data that both know"
     else:
         why = "there were no labelled pictures (--data FOLDER)"
-    return figures.verdict(second.candidate.name, first.candidate.name, found, why)
+    return figures.verdict(second.candidate.name, first.candidate.name, found, why) | _untaught(first, second)
+
+
+def _untaught(first: Measured, second: Measured) -> dict[str, Any]:
+    """What is said instead where only one of two generators was taught a subject: the other drifts least, and draws it never."""
+    taught = [one for one in (first, second) if one.facts.get("subject")]
+    if first.candidate.task != GENERATOR or len(taught) != 1:
+        return {}
+    (tuned,) = taught
+    other, subject = second if tuned is first else first, tuned.facts["subject"]
+    run = tuned.candidate.run
+    found = verdicts.of_run(run, read_json(run / "run.json") or {}) if run else None
+    said = f"{other.candidate.name} was never taught {subject.get('token')} {subject.get('class_noun')}, and is no choice for drawing it; "
+    if found is None:
+        return {"choose": f"{said}femtobooth evaluate says whether {tuned.candidate.name} has learned it.", "mood": "info"}
+    return {"choose": f"{said}{tuned.candidate.name}: {found.sentence}", "mood": found.mood}
 
 
 def _tell(report: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> None:

@@ -51,7 +51,7 @@ def _lead(report: Mapping[str, Any]) -> Html:
 
 
 def _verdict(one: Mapping[str, Any]) -> Html:
-    mood = "good" if one["quality"] and one["better"] and not one["worse"] else "info"
+    mood = one.get("mood") or ("good" if one["quality"] and one["better"] and not one["worse"] else "info")
     told = "".join(f"<li>{pages.markup(line)}</li>" for line in one["told"])
     return callout(pages.join(strong(f"{one['model']} against {one['against']}"), Html(f"<ul>{told}</ul>")), mood)
 
