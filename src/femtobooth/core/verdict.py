@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from .metrics import Interval
+from .runs import read_json
 
 Outcome = Literal["learned", "partly learned", "not learned", "memorized", "not judged"]
 MOODS = {"learned": "good", "partly learned": "warn", "not learned": "bad", "memorized": "bad", "not judged": "info"}
@@ -87,6 +89,13 @@ def read(facts: Any) -> Verdict | None:
         return replace(found, share=found.share and Interval(*found.share), evidence=evidence) if found.outcome in MOODS else None
     except (KeyError, TypeError):
         return None
+
+
+def of_run(folder: Path, facts: Mapping[str, Any]) -> Verdict | None:
+    """The verdict of a run, whose run.json holds `facts`: that of its evaluation where there is one; None where there is none."""
+    evaluation = read_json(folder / "evaluation" / "evaluation.json")
+    found = read(evaluation.get("verdict")) if isinstance(evaluation, dict) else None
+    return found or read(facts.get("verdict"))
 
 
 def unjudged(why: str, advice: str) -> Verdict:

@@ -13,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core import config, figures
+from ..core import config, figures, verdict
 from ..core.claims import Output
 from ..core.console import note, table, warn
 from ..core.errors import SettingsError, UnsafeFileError
 from ..core.runs import environment, read_json, timestamp
-from . import verdicts
 from .comparing import bench, cards, page, rows
 from .comparing.candidates import GENERATOR, RECOGNIZER, Candidate, find
 from .comparing.pictures import Measured, Pictures
@@ -126,7 +125,7 @@ def _untaught(first: Measured, second: Measured) -> dict[str, Any]:
     (tuned,) = taught
     other, subject = second if tuned is first else first, tuned.facts["subject"]
     run = tuned.candidate.run
-    found = verdicts.of_run(run, read_json(run / "run.json") or {}) if run else None
+    found = verdict.of_run(run, read_json(run / "run.json") or {}) if run else None
     said = f"{other.candidate.name} was never taught {subject.get('token')} {subject.get('class_noun')}, and is no choice for drawing it; "
     if found is None:
         return {"choose": f"{said}femtobooth evaluate says whether {tuned.candidate.name} has learned it.", "mood": "info"}

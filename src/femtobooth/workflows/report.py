@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..core import config, pages
+from ..core import config, pages, verdict
 from ..core.charts import line_chart
 from ..core.console import note
 from ..core.errors import ModelError, command
@@ -24,7 +24,7 @@ from ..generator.photos import Photo, restore_photos
 from ..generator.prompts import filled
 from ..generator.settings import PersonalizeSettings
 from ..recognizer import memorization
-from . import verdicts, watch_chart
+from . import watch_chart
 
 MOST = 12  # class images, and steps between the first and the last, that are shown
 INTERNAL = {"loss", "instance", "prior", "learning_rate", "watch", "deterministic"}  # groups of metrics.csv that have no chart of their own
@@ -45,7 +45,7 @@ def run(folder: Path) -> dict[str, Any]:
         steps = {step: shots for step, shots in steps.items() if step <= facts["steps"]}
     prompts = [filled(prompt, facts["token"], facts["class_noun"]) for prompt in settings.preview.prompts]
     nearest, copies, compared = _nearest(steps, prompts, photos, facts)
-    warnings, found = _warnings(facts, settings, photos, preflight), verdicts.of_run(folder, facts)
+    warnings, found = _warnings(facts, settings, photos, preflight), verdict.of_run(folder, facts)
     base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
     page = pages.page(
         f"{facts['token']} {facts['class_noun']}",

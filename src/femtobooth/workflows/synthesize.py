@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..core import config
+from ..core import config, verdict
 from ..core.console import note, progress_bar, table, warn
 from ..core.errors import ModelError, SettingsError, command
 from ..core.images import find_pictures
@@ -41,7 +41,7 @@ from ..recognizer import duplicates
 from ..recognizer.backbone import Recognizer
 from ..recognizer.encoders import Encoder, open_encoder, usable
 from ..recognizer.filtering import KEPT, REASONS, Filtered, filtered, needed, repeated
-from . import generate, personalize, verdicts
+from . import generate, personalize
 from .labelled_folder import DRAWN, MANIFEST, file_pictures, open_folder
 from .settings import SynthesizeSettings
 
@@ -89,7 +89,7 @@ def run(settings: SynthesizeSettings) -> dict[str, Any]:
     encoder, judge = _judge(settings)
     for subject in subjects:
         encoder.refuse_trained_on(subject.hashes)
-        known = verdicts.of_run(subject.run, subject.facts)
+        known = verdict.of_run(subject.run, subject.facts)
         if known and known.mood == "bad":
             warn(f"{shown(subject.run)}: {known.sentence} What it draws is hardly worth training on.")
     asked = json.loads(settings.model_copy(update={"overwrite": False}).model_dump_json())

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from ..core import verdict
 from ..core.errors import InputError
-from ..core.runs import read_json, sha256_of
+from ..core.runs import sha256_of
 from ..core.verdict import Verdict
 from ..generator import locate
 from ..generator.photos import Photo
@@ -52,10 +50,3 @@ def of_previews(
     rows = measure(judge, real, Drawn(after[ours], before[ours], of_class, []), texts, region=True)
     copied = near_copies(pictures, [photo.pixels for photo in photos])
     return verdict.judge(evidence(rows, copied), bundled=settings.base == locate.BUNDLED)
-
-
-def of_run(folder: Path, facts: Mapping[str, Any]) -> Verdict | None:
-    """The verdict of a run, whose run.json holds `facts`: that of its evaluation where there is one; None where there is none."""
-    evaluation = read_json(folder / "evaluation" / "evaluation.json")
-    found = verdict.read(evaluation.get("verdict")) if isinstance(evaluation, dict) else None
-    return found or verdict.read(facts.get("verdict"))
