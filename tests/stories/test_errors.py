@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from femtobooth.commands import COMMANDS
+from femtobooth.core.names import shown
 
 # What {dog} stands for: everything that a run needs, so that a row shows only what is wrong.
 DOG = "personalize {photos} --class-noun dog --base {base} --class-images 2"
@@ -319,3 +320,44 @@ def test_help_imports_nothing_heavy() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", ["\x1b[2J\x9b31m x", "two\nlines\u2028or three", "\u202egnp.exe\u2066", "\udcff byte"], ids=ascii)
+@pytest.mark.parametrize(
+    "command",
+    [
+        "personalize {} --class-noun dog",
+        "generate {} cat",
+        "evaluate {}",
+        "report {}",
+        "convert {} out.safetensors",
+        "classify {}",
+        "classify --from-file {}",
+        "classify . --out {}",
+        "classify . --shard {}",
+        "embed {} --out e.npz",
+        "search {} {}",
+        "finetune {}",
+        "export {}",
+        "evaluate-classifier {} {}",
+        "compare {} {}",
+        "{} x",
+        "generate bundled cat --sampler {}",
+        "personalize . --config {}",
+    ],
+)
+def test_no_name_acts_on_a_terminal(
+    command: str,
+    name: str,
+    femtobooth: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever a name holds, it is escaped where it is printed, and the error has two lines."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "picture.txt").write_text("none")
+    assert femtobooth(*(part.replace("{}", name) for part in command.split(" "))) == 2
+    said = capsys.readouterr().err
+    assert shown(said, keep="\n") == said
+    assert len(said[said.index("femtobooth: ") :].splitlines()) == 2

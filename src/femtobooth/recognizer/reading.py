@@ -13,7 +13,7 @@ from typing import Any
 from ..core.console import note, progress_bar, warn
 from ..core.errors import PhotoError
 from ..core.images import is_other
-from ..core.names import stored
+from ..core.names import shown, stored
 from . import sources
 from .engines import Engine
 from .outputs import Parts
@@ -120,7 +120,7 @@ class Reading:
         self.read += len(batch.paths) - len(failures)
         self.others += batch.others
         if failures and not self.first_failure:
-            self.first_failure = ": ".join(failures[0])
+            self.first_failure = shown(": ".join(failures[0]))
 
 
 def _stamp(path: str) -> tuple[int, int]:
