@@ -100,6 +100,10 @@ class LossSettings(Settings):
     surroundings: Literal["photos", "class"] = "photos"
     """What teaches the subject's surroundings: its photos (the paper), which then leak into every picture, or the base, on class images."""
 
+    def without_effect(self) -> dict[str, str]:
+        """The floor of a weighting that is off."""
+        return dict.fromkeys({"snr_floor"} & self.model_fields_set, "without snr_gamma") if self.snr_gamma is None else {}
+
 
 class TrainSettings(Settings):
     parts: list[Literal["unet", "attention", "text_encoder", "token"]] = Field(["unet", "text_encoder"], min_length=1)
@@ -164,6 +168,10 @@ class WatchSettings(Settings):
     """Denoising steps; few, as the same noise is drawn from every time."""
     loss_every: int = Field(20, ge=0)
     """Optimizer steps between values of the deterministic loss (fixed photos, noise and timesteps) of a watched run; 0 takes none."""
+
+    def without_effect(self) -> dict[str, str]:
+        """How long to wait with what is not done."""
+        return {} if self.stop_when_done else dict.fromkeys({"patience"} & self.model_fields_set, "without stop_when_done")
 
 
 class PersonalizeSettings(Settings):

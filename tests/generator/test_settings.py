@@ -1,0 +1,43 @@
+"""Settings without effect: refused where they were typed, told where a file says them, silent where a card does."""
+
+from __future__ import annotations
+
+import pytest
+
+from femtobooth.core import config
+from femtobooth.core.errors import SettingsError
+from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings
+
+PHOTOS = {"photos": {"paths": ["x"], "class_noun": "dog"}}
+IDLE: dict[str, tuple[type[config.Settings], list[str], str | None]] = {
+    "negative": (GenerateSettings, ["sampling.guidance=1", "sampling.negative=ugly"], "sampling.negative"),
+    "rescaling": (GenerateSettings, ["sampling.guidance=0", "sampling.guidance_rescale=0.7"], "sampling.guidance_rescale"),
+    "negative with guidance": (GenerateSettings, ["sampling.guidance=1.1", "sampling.negative=ugly"], None),
+    "strength": (GenerateSettings, ["strength=0.7"], "strength"),
+    "strength of a picture": (GenerateSettings, ["strength=0.7", "init_image=x.png"], None),
+    "picture of which nothing is left": (GenerateSettings, ["strength=1", "init_image=x.png"], "init_image"),
+    "masked": (GenerateSettings, ["strength=1", "init_image=x.png", "mask=y.png"], None),
+    "preview negative": (PersonalizeSettings, ["preview.sampling.guidance=1", "preview.sampling.negative=a"], "preview.sampling.negative"),
+    "class images": (PersonalizeSettings, ["prior.weight=0", "prior.images=3"], "prior.images"),
+    "no class images": (PersonalizeSettings, ["prior.weight=0"], None),
+    "learning rate": (PersonalizeSettings, ["train.parts=token", "train.unet_learning_rate=1e-4"], "train.unet_learning_rate"),
+    "learning rate of attention": (PersonalizeSettings, ["train.parts=attention", "train.unet_learning_rate=1e-4"], None),
+    "floor": (PersonalizeSettings, ["loss.snr_floor=0.1"], "loss.snr_floor"),
+    "floor of a weighting": (PersonalizeSettings, ["loss.snr_floor=0.1", "loss.snr_gamma=5"], None),
+    "patience": (PersonalizeSettings, ["watch.patience=2"], "watch.patience"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IDLE)
+def test_what_has_no_effect(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    model, sets, idle = IDLE[name]
+    needed = config.Layer({"run": "bundled"} if model is GenerateSettings else PHOTOS)
+    typed = config.overrides(model, sets, {})
+    if idle:
+        with pytest.raises(SettingsError, match=f"^--set {idle}: has no effect"):
+            config.settle(model, needed, typed)
+    else:
+        config.settle(model, needed, typed)
+    assert capsys.readouterr().err == ""
+    config.settle(model, needed, config.Layer(typed))  # as if a file said it
+    assert capsys.readouterr().err.startswith(f"warning: {idle}: has no effect") if idle else capsys.readouterr().err == ""
