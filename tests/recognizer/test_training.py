@@ -20,6 +20,7 @@ from femtobooth.recognizer.labels import Labels
 from femtobooth.recognizer.preprocess import Preprocess
 from femtobooth.recognizer.settings import AugmentSettings, FinetuneSettings
 from femtobooth.recognizer.training import Finetuner, class_weights, keep_statistics, layer_groups, soft_cross_entropy
+from femtobooth.training.trainer import build
 
 
 def settings(**changed: Any) -> FinetuneSettings:
@@ -71,10 +72,11 @@ def test_a_group_starts_at_its_step_with_a_warm_up_of_its_own() -> None:
     assert early(40) == pytest.approx(0)
 
 
-def test_frozen_layers_get_no_gradient() -> None:
+def test_frozen_layers_get_no_gradient(tmp_path: Path) -> None:
     model = Recognizer.create("test_convnext", Labels(("a", "b")))
     module = Finetuner(model, settings(freeze=10), [Path("x")] * 2, np.array([0, 1]))
     optimizer = module.configure_optimizers()["optimizer"]
+    module.trainer = build(module.regime, tmp_path, [], [])
     model(torch.randn(2, 3, 64, 64)).sum().backward()
     module.on_before_optimizer_step(optimizer)
     learning = {id(part) for group in optimizer.param_groups if group["lr"] for part in group["params"]}

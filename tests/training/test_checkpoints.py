@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 
-from femtobooth.core.errors import CheckpointError
+from femtobooth.core.errors import CheckpointError, Interrupted, NotFiniteError
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.module import NumberedSteps
 from femtobooth.training.randomness import generator
@@ -92,7 +93,7 @@ def test_the_newest_are_kept_and_the_last_step_is_saved(tmp_path: Path) -> None:
     assert module.seen == list(range(20))
 
 
-@pytest.mark.parametrize("micro_step", [4, 7])  # the first and the second half of an accumulation
+@pytest.mark.parametrize("micro_step", [4, 7, 18, 19])  # the first and the second half of an accumulation; the last step
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_stops_and_resumes_bit_for_bit(tmp_path: Path, signum: int, micro_step: int) -> None:
     whole, _ = _fit(tmp_path / "whole")
@@ -107,6 +108,28 @@ def test_a_signal_saves_stops_and_resumes_bit_for_bit(tmp_path: Path, signum: in
     assert resumed.seen == list(range(2 * step, 20))
     assert _same(whole, resumed)
     assert (tmp_path / "cut/logs/metrics.csv").read_text() == (tmp_path / "whole/logs/metrics.csv").read_text()
+
+
+def test_a_signal_after_the_last_save_is_no_less_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def save(lightning: Any, *arguments: Any) -> Path:
+        saved = real(lightning, *arguments)
+        if lightning.global_step == lightning.max_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return saved
+
+    real = checkpoints.save
+    monkeypatch.setattr(checkpoints, "save", save)
+    assert _fit(tmp_path)[1].stopped_by == signal.SIGTERM
+
+
+def test_nothing_takes_an_interruption_for_a_fault() -> None:
+    """It may be raised anywhere, also where a library's faults are caught."""
+    signals = checkpoints.Signals("resume it")
+    with pytest.raises(Interrupted), signals:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        except Exception:
+            pytest.fail("it was swallowed")
 
 
 def test_usr1_saves_and_goes_on(tmp_path: Path) -> None:
@@ -136,6 +159,13 @@ def test_a_damaged_checkpoint_is_said_and_passed_over(tmp_path: Path, damage: st
     assert _same(whole, resumed)
 
 
+@pytest.mark.parametrize("listed", ["{}", '{"sha256": {}}', '{"sha256": []}', "[]", '{"sha256": {"other": "1"}}'])
+def test_a_manifest_that_lists_no_state_is_damage(tmp_path: Path, listed: str) -> None:
+    _fit(tmp_path, steps=2)
+    (tmp_path / "checkpoints" / "step-000002" / "manifest.json").write_text(listed)
+    assert checkpoints.fault(tmp_path / "checkpoints" / "step-000002")
+
+
 def test_all_damaged_is_an_error_and_none_is_not(tmp_path: Path) -> None:
     assert checkpoints.newest(tmp_path / "checkpoints") is None
     _fit(tmp_path, steps=1)
@@ -150,3 +180,22 @@ def test_an_unfinished_save_is_no_checkpoint(tmp_path: Path) -> None:
     found = checkpoints.newest(tmp_path / "checkpoints")
     assert found is not None
     assert found.name == "step-000003"
+
+
+@pytest.mark.parametrize("where", ["gradient", "loss"])
+@pytest.mark.parametrize(("scale", "stops"), [(None, True), (65536.0, False), (0.5, True)])
+def test_a_scaler_may_leave_steps_out_while_it_finds_its_scale(tmp_path: Path, where: str, scale: float | None, stops: bool) -> None:
+    """16-bit training overflows now and then; once the scale is below 1 there is nothing left to find."""
+    module = _Line(TrainingSettings(accelerator="cpu", trackers=[]))
+    module.trainer = trainer.build(module.regime, tmp_path, [], [])
+    if scale:
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        scaler.scale(torch.ones(1))
+        module.trainer.precision_plugin.scaler = scaler  # type: ignore[attr-defined]
+    module.line(torch.ones(1, 3)).sum().backward()
+    module.on_before_backward(torch.tensor(float("nan") if where == "loss" else 1.0))
+    if where == "gradient":
+        assert module.line.weight.grad is not None
+        module.line.weight.grad[0, 0] = float("inf")
+    with pytest.raises(NotFiniteError, match=f"the {where} is .* in step 1") if stops else nullcontext():
+        module.on_before_optimizer_step(torch.optim.SGD(module.parameters()))

@@ -7,12 +7,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import locks
 from .config import Settings
 from .errors import Interrupted, ModelError, SettingsError
 from .runs import read_object, write_json
 
 FILE = "run.json"
+AGAIN = "restore it from a backup, or start a new run"
 # Settings that shape nothing of a result, or whose place may have moved: what they led to is known by its hash.
 FREE = {
     "name", "runs", "overwrite", "base", "model", "data", "synthesized", "tokenizer", "workers", "photos.paths", "prior.folder",
@@ -20,22 +20,21 @@ FREE = {
 }  # fmt: skip
 
 
-def read(folder: Path, command: str, fields: Collection[str]) -> dict[str, Any]:
-    """Read a run's run.json, which must hold `fields`. Raises ModelError where `folder` is no run of `command`."""
+def read(folder: Path, command: str, fields: Collection[str], option: str = "--resume ", instead: str = AGAIN) -> dict[str, Any]:
+    """Read a run's run.json, which must hold `fields`. Raises ModelError where `folder` is no run of `command`.
+
+    The error names `option`, and where the run may be another command's, `instead` as the way out.
+    """
     facts = read_object(folder / FILE)
     missing = [name for name in ("status", *fields) if name not in facts]
     if not missing:
         return facts
+    if facts:
+        problem = f"{option}{folder}: not a run of femtobooth {command}, or damaged: its {FILE} lacks {missing[0]}"
+        raise ModelError(problem, instead)
     if (folder / FILE).is_file():
-        what = f"{FILE} lacks {missing[0]}: it is damaged, or of another command" if facts else f"{FILE} is empty or damaged"
-        raise ModelError(f"--resume {folder}: not a run of {command} that can go on; its {what}", "restore it, or start a new run")
-    raise ModelError(f"--resume {folder}: not a run folder (no {FILE})", f"give the folder that {command} printed, such as runs/NAME")
-
-
-def status(folder: Path, facts: Mapping[str, Any]) -> str:
-    """How a run stands: what run.json says, but interrupted where that says it goes on and no process works on it."""
-    said = str(facts.get("status", "unknown"))
-    return "interrupted" if said == "started" and locks.holder(folder) is None else said
+        raise ModelError(f"{option}{folder}: its {FILE} is empty or damaged", AGAIN)
+    raise ModelError(f"{option}{folder}: not a run folder (no {FILE})", f"give the folder that {command} printed, such as runs/NAME")
 
 
 @contextmanager

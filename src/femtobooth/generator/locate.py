@@ -10,8 +10,10 @@ from typing import Any
 
 import safetensors
 
+from ..core import locks
 from ..core.errors import ModelError, command
 from ..core.paths import existing, hub_id, nearest, refuse_missing_path
+from ..core.runs import read_object
 from . import cards
 
 BUNDLED = "bundled"
@@ -30,7 +32,9 @@ def locate(reference: str) -> Path:
         if (path / "model" / INDEX).is_file():
             return path / "model"
         if (path / "run.json").is_file():
-            raise ModelError(f"{reference}: this run is not finished and has no model yet", command("personalize", "--resume", reference))
+            raise ModelError(
+                f"{reference}: this run is not finished and has no model yet{_why(path)}", command("personalize", "--resume", reference)
+            )
         return path
     refuse_missing_path(reference, WAY_OUT)
     repo = hub_id(reference)
@@ -39,6 +43,14 @@ def locate(reference: str) -> Path:
     near = nearest(reference)
     way_out = f"did you mean {near}?" if near else f"{WAY_OUT}; or a hub id like owner/name"
     raise ModelError(f"{reference}: no such base model, file or folder", way_out)
+
+
+def _why(run: Path) -> str:
+    """Why a run has no model yet, as far as is known."""
+    facts = read_object(run / "run.json")
+    if holder := locks.holder(run):
+        return f" (process {holder.pid} works on it since {holder.since})"
+    return f" ({facts['error']})" if facts.get("error") else ""
 
 
 def recommended(reference: str, of: str) -> dict[str, Any]:

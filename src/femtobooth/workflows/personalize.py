@@ -49,9 +49,10 @@ from ..generator.prompts import filled, warn_of_unseen
 from ..generator.settings import PersonalizeSettings
 from ..recognizer.encoders import Encoder
 from ..training import checkpoints, tracking, trainer
-from . import outcome, verdicts, watch
+from . import outcome, report, verdicts, watch
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
+FACTS = ("token", "class_noun", "base_hash", "size")  # what run.json must hold for anything to go on with the run
 OWNS = (  # what lies in a run folder; evaluation/, images/ and exports/ have markers of their own, but older ones
     "config.yaml", "run.json", "preflight.json", "overview.png", "crops.png", "report.html", "photos/[0-9]*.png", "photos/[0-9]*.txt",
     "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*",
@@ -120,6 +121,8 @@ def resume(folder: Path) -> dict[str, Any]:
     facts = read_run(folder)
     if facts["status"] == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
+        if not (folder / "report.html").is_file():  # it was stopped in the last moment
+            report.run(folder)
         return facts
     if rank():
         return _go_on(folder, facts)
@@ -141,18 +144,14 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's run.json. Raises ModelError where `folder` is no run."""
-    return read(folder, "personalize", ("token", "class_noun", "base_hash", "size"))
+    return read(folder, "personalize", FACTS)
 
 
 def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], PersonalizeSettings]:
     """A finished run: its folder, its run.json and its settings. Raises ModelError; `instead` is the way out for runs of other commands."""
     folder = Path(place)
-    if not (folder / "run.json").is_file():
-        raise ModelError(f"{shown(folder)}: not a run folder (no run.json)", "give the folder that personalize printed, such as runs/NAME")
-    facts = read_run(folder)
+    facts = read(folder, "personalize", FACTS, option="", instead=instead)
     locate.locate(place)  # raises where the run is not finished
-    if "token" not in facts:
-        raise ModelError(f"{shown(folder)}: not a run of femtobooth personalize", instead)
     return folder, facts, config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
 
 

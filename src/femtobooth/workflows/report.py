@@ -160,7 +160,9 @@ def _warnings(
     preflight: list[dict[str, Any]],
 ) -> list[str]:
     found = []
-    if facts["status"] != "done":
+    if facts["status"] == "failed":
+        found.append(f"The run failed: {facts.get('error', 'no reason is known')}. This shows what there is so far.")
+    elif facts["status"] != "done":
         found.append("The run is not finished: this shows what there is so far. Go on with the --resume command below.")
     if len(photos) < 3:
         found.append(f"{_count(len(photos), 'photo')} only: 3 to 5 of different views teach the subject rather than one picture of it.")
