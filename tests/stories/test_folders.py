@@ -142,7 +142,7 @@ def _damage(run: Path) -> None:
     [
         (lambda run: _edit(run, "- unet\n", "- text_encoder\n"), "config.yaml: changed since the run was started: train.parts"),
         (lambda run: _edit(run, "  steps: 2\n  batch_size: 2", "  steps: 2\n  batch_size: 3"), "training.batch_size (2 then, 3 now)"),
-        (lambda run: (run / "config.yaml").unlink(), "config.yaml: cannot be read"),
+        (lambda run: (run / "config.yaml").unlink(), "config.yaml: missing"),
         (lambda run: (run / "config.yaml").write_text(""), "config.yaml: "),
         (lambda run: (run / "run.json").write_text(""), "run.json is empty or damaged"),
         (lambda run: (run / "run.json").write_text("{}"), "run.json is empty or damaged"),
@@ -151,7 +151,8 @@ def _damage(run: Path) -> None:
         (lambda run: (run / "run.json").unlink(), "not a run folder (no run.json)"),
         (_damage, "every checkpoint is damaged"),
         (lambda run: shutil.rmtree(run / "photos"), "photos"),
-        (lambda run: (run / "photos" / "00.png").write_bytes(b"x"), "00.png"),
+        (lambda run: (run / "photos" / "00.png").write_bytes(b"x"), "00.png: missing or damaged"),
+        (lambda run: (run / "photos" / "01.png").unlink(), "01.png: missing or damaged"),
     ],
 )
 def test_a_run_that_cannot_go_on(

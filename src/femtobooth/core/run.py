@@ -7,7 +7,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .config import Settings
+from . import config
+from .config import Model
 from .errors import Interrupted, ModelError, SettingsError
 from .runs import read_object, write_json
 
@@ -55,13 +56,25 @@ def recorded(folder: Path) -> Iterator[None]:
         raise
 
 
-def refuse_changed(folder: Path, facts: Mapping[str, Any], settings: Settings) -> None:
-    """Raise SettingsError where config.yaml says something else than the run was started with; older runs do not know."""
+def settings_of(folder: Path, facts: Mapping[str, Any], model: type[Model]) -> Model:
+    """The settings of a run that is to go on. Raises SettingsError where config.yaml is not what the run was started with."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise SettingsError(f"{path}: missing", AGAIN)
+    try:
+        settings = config.resolve(model, config.read_yaml(path))
+    except SettingsError as error:
+        raise SettingsError(error.problem if str(path) in error.problem else f"{path}: {error.problem}", error.way_out or AGAIN) from None
+    _refuse_changed(path, facts, settings)
+    return settings
+
+
+def _refuse_changed(path: Path, facts: Mapping[str, Any], settings: config.Settings) -> None:
     before, now = _flat(facts.get("settings") or {}), _flat(settings.model_dump(mode="json"))
     changed = [name for name in before.keys() & now.keys() if before[name] != now[name] and name not in FREE]
     if changed:
         some = ", ".join(f"{name} ({before[name]!r} then, {now[name]!r} now)" for name in sorted(changed)[:3])
-        raise SettingsError(f"{folder / 'config.yaml'}: changed since the run was started: {some}", "put it back, or start a new run")
+        raise SettingsError(f"{path}: changed since the run was started: {some}", "put it back, or start a new run")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

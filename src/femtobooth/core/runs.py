@@ -52,17 +52,20 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _refusal(error: BaseException, path: Path) -> str | None:
-    """What the disk said, where an error comes from writing; libraries in other languages tell it in their own words."""
-    if isinstance(error, OSError) and error.errno is not None:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
-        ours = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(path.parent)
-        denied = error.errno in (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EBUSY) and ours
-        return os.strerror(error.errno) if full or denied else None
-    if found := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors
-        return _refusal(OSError(int(found[1]), ""), path)
-    if "PytorchStreamWriter failed" in str(error):
-        return _refusal(error.__context__, path) if isinstance(error.__context__, OSError) else "the disk is full or fails"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+DENIED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EBUSY)
+
+
+def _refusal(error: BaseException | None, path: Path) -> str | None:
+    """What the disk said, where an error comes from writing; libraries in other languages hide it in their own words."""
+    while error is not None:
+        told = re.search(r"\(os error (\d+)\)", str(error))  # safetensors
+        number = error.errno if isinstance(error, OSError) else int(told[1]) if told else None
+        named = getattr(error, "filename", None)
+        ours = named is not None and Path(os.fsdecode(named)).is_relative_to(path.parent)
+        if number in FULL or (number in DENIED and ours):
+            return os.strerror(number or 0)
+        error = error.__cause__ or error.__context__
     return None
 
 

@@ -293,7 +293,11 @@ def store_photos(photos: Sequence[Photo], folder: Path) -> None:
 
 def restore_photos(folder: Path) -> list[Photo]:
     """What `store_photos` wrote: same pixels, captions and order. Raises PhotoError naming what is missing or damaged."""
-    paths, _ = find_pictures([folder])
+    paths, others = find_pictures([folder])
+    numbered = {f"{index:02d}.png" for index in range(len(paths))} - {path.name for path in paths}
+    lost = [one.path for one in others if one.path.suffix == ".png"] + [folder / name for name in sorted(numbered)]
+    if lost:
+        raise PhotoError(f"{lost[0]}: missing or damaged", "put it back, or start a new run")
     photos = [Photo(path, np.array(read_picture(path).image), own_captions(path), ()) for path in paths]
     for photo in photos:
         if not photo.captions:

@@ -208,4 +208,5 @@ class StreamedFile(TorchCheckpointIO):
     """Checkpoint files written straight to disk; Lightning's own writer holds a second copy in memory."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        torch.save(checkpoint, path)
+        with open(path, "wb") as file:  # which says why it cannot be written, as torch's own file does not
+            torch.save(checkpoint, file)

@@ -31,7 +31,7 @@ from ..core.claims import Output
 from ..core.console import note, rank, table
 from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError, command
 from ..core.paths import expanded
-from ..core.run import read, recorded, refuse_changed
+from ..core.run import read, recorded, settings_of
 from ..core.runs import environment, read_object, sweep, timestamp, write_json, write_text
 from ..recognizer import comparison, dataset, finishing, probe, splitting, training
 from ..recognizer.backbone import Recognizer
@@ -116,8 +116,7 @@ def resume(folder: Path) -> dict[str, Any]:
 def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     if rank() == 0:
         sweep(folder)
-    settings = config.resolve(FinetuneSettings, config.read_yaml(folder / "config.yaml"))
-    refuse_changed(folder, facts, settings)
+    settings = settings_of(folder, facts, FinetuneSettings)
     source = _load(settings)
     if source.hash != facts["model_hash"]:
         raise ModelError(f"{settings.model}: not the model that {folder} was started from", "put the same one back, or start a new run")

@@ -35,7 +35,7 @@ from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError, co
 from ..core.images import find_pictures
 from ..core.names import shown, stored
 from ..core.paths import expanded
-from ..core.run import read, recorded, refuse_changed
+from ..core.run import read, recorded, settings_of
 from ..core.runs import environment, read_object, sha256_of, sweep, timestamp, write_json, write_text
 from ..generator import base as bases
 from ..generator import locate, prior, sampling, tokens
@@ -133,8 +133,7 @@ def resume(folder: Path) -> dict[str, Any]:
 def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     if rank() == 0:
         sweep(folder)
-    settings = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
-    refuse_changed(folder, facts, settings)
+    settings = settings_of(folder, facts, PersonalizeSettings)
     model = load_base(folder, facts, settings)
     checkpoint = checkpoints.newest(folder / "checkpoints")
     photos, held_out = restore_photos(folder / "photos"), restore_photos(folder / "held_out") if facts.get("held_out") else []
