@@ -41,7 +41,7 @@ def unfinished(run: Path, tmp_path: Path) -> Path:
 
 def test_all_that_a_run_writes_is_its_own(run: Path, femtobooth: FemtoBooth) -> None:
     """So that --overwrite, which spares all else, can replace it; pictures drawn with it too."""
-    assert femtobooth("generate", run, "a [V] robot", "--count", 1) == 0
+    assert femtobooth("generate", run, "a [V] robot", "--set", "count=1") == 0
     assert strangers(run) == []
     (run / "photos" / "notes.txt").write_text("mine")
     (run / "images" / "best.png").write_text("mine")
