@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from femtobooth.core import metrics
 from femtobooth.core.errors import PhotoError
 from femtobooth.recognizer import evaluation
 from femtobooth.recognizer.evaluation import Predictions, busiest, classes_of, short_names
@@ -133,6 +134,16 @@ def test_nothing_is_certain_because_all_is_right():
     report = evaluation.measure(predictions, None)
     assert report["mean_class_accuracy"] == report["top1"] == [1, pytest.approx(0.757, abs=1e-3), 1]
     assert report["calibration"]["after"] is None and "all are right" in report["calibration"]["not_scaled"]
+
+
+@pytest.mark.parametrize(("temperature", "said"), [(0.05, "lowest that is tried"), (20.0, "highest that is tried"), (1.3, None)])
+def test_a_temperature_at_the_end_of_what_is_tried_means_nothing(temperature: float, said: str | None) -> None:
+    """As that of a model whose training knew no mistake: its calibration error of 0 is no praise."""
+    found = metrics.unsettled(temperature)
+    assert (said in found) if said and found else found is None
+    right, labels = np.eye(4)[np.arange(40) % 4] * 0.2, np.arange(40) % 4
+    assert metrics.unsettled(metrics.temperature(right, labels))
+    assert metrics.unsettled(metrics.temperature(-right, labels))
 
 
 def test_unseen_classes_are_told_by_distance():

@@ -54,6 +54,33 @@ def test_all_calibrators_are_tried_and_the_best_is_taken(made: quantize.Quantize
     assert made.calibrator == max(first, key=lambda name: first[name])
 
 
+def test_the_report_says_which_variant_was_taken(made: quantize.Quantized, model: ModelProto, pictures: NDArray[np.float32]) -> None:
+    report = made.report()
+    (taken,) = (trial for trial in report["trials"] if trial["taken"])
+    before, after = (quantize._logits(one, pictures, 1) for one in (quantize._prepared(model), made.model))
+    held_out = np.arange(len(pictures)) % quantize.HELD_OUT == quantize.HELD_OUT - 1
+    assert taken["snr"] == pytest.approx(quantize._snr(before[held_out], after[held_out]), abs=0.1)
+
+
+def test_a_layer_with_which_the_noise_grows_in_float_waits(
+    model: ModelProto, pictures: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Errors that cancel each other, by hand: the noisiest layer alone in float makes things worse."""
+    snr = iter([30.0, 20.0, 33.8, 21.9, 35.0])  # two calibrators, bias correction, then one layer in float and the next instead
+    monkeypatch.setattr(quantize, "_ranked", lambda *_: [quantize.Layer(name, "Conv", 1.0, 0.01) for name in names])
+    names = [layer.name for layer in calibration.layers_of(quantize._prepared(model))][:2]
+    monkeypatch.setattr(quantize, "_snr", lambda *_: next(snr))
+    lost = iter([5.0, 5.0, 5.0, 5.0, 0.0])
+    found = quantize.quantize(model, pictures[:8], lambda *_: next(lost), 1.0, Scheme(calibrators=("minmax", "percentile")))
+    assert [layer.name for layer in found.layers if layer.kept] == [names[1]]
+    assert [(trial.name, trial.snr) for trial in found.trials[2:]] == [
+        ("bias correction", 33.8),
+        ("1 in float", 21.9),
+        ("1 in float", 35.0),
+    ]
+    assert found.taken == 4
+
+
 def test_layers_are_ranked_and_account_for_all_work(made: quantize.Quantized) -> None:
     assert [layer.snr for layer in made.layers] == sorted(layer.snr for layer in made.layers)
     assert sum(layer.share for layer in made.layers) == pytest.approx(1)

@@ -188,6 +188,12 @@ def test_an_exported_artifact_says_so(saved: Path) -> None:
         Recognizer.load(saved)
 
 
+def test_a_torchscript_artifact_is_a_program(saved: Path) -> None:
+    (saved / "model.safetensors").rename(saved / "model.pt")
+    with pytest.raises(ModelError, match=r"a TorchScript artifact, which is a program[^\n]*and was not run\n  -> [^\n]*--trust"):
+        Recognizer.load(saved)
+
+
 def test_what_runs_exported_models_needs_no_torch() -> None:
     code = "import sys, femtobooth.recognizer.weights, femtobooth.recognizer.artifact as a; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -107,7 +107,21 @@ def calibration_noise(confidence: ArrayLike, bins: int = 15, draws: int = 1000, 
     return Interval(float(np.mean(errors)), float(low), float(high))
 
 
-def temperature(logits: ArrayLike, labels: ArrayLike, lowest: float = 0.05, highest: float = 20.0) -> float:
+COLDEST, HOTTEST = 0.05, 20.0  # the temperatures between which one is looked for
+
+
+def unsettled(temperature: float) -> str | None:
+    """Why a fitted temperature means nothing, where it ended at the coldest or the hottest that is tried; else None."""
+    if temperature <= 1.01 * COLDEST:
+        return (
+            f"{temperature:.2f} is the lowest that is tried: all pictures it was fitted on are right, so nothing says how sure is too sure"
+        )
+    if temperature >= HOTTEST / 1.01:
+        return f"{temperature:.0f} is the highest that is tried: on the pictures it was fitted on, confidence says nothing of being right"
+    return None
+
+
+def temperature(logits: ArrayLike, labels: ArrayLike, lowest: float = COLDEST, highest: float = HOTTEST) -> float:
     """The temperature with the least negative log-likelihood (Guo et al. 2017, section 4.2), within [lowest, highest].
 
     The likelihood is convex in 1/T, so its slope, mean(E_p[z] - z_true), is halved down to its only zero. Where all

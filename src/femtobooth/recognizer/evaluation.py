@@ -22,8 +22,6 @@ from ..core.names import stored
 from .labels import Labels
 from .unknown import is_unknown, similarity
 
-COLDEST = 0.05
-"""The lowest temperature that is tried; what ends there has none."""
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 
 
@@ -154,13 +152,13 @@ def _calibration(predictions: Predictions, bins: int, seed: int) -> dict[str, An
     labels, logits = predictions.labels, predictions.logits
     result: dict[str, Any] = {"bins": bins, "temperature_before": predictions.temperature, "temperatures_after": None, "after": None}
     result["before"] = _calibrated(predictions.probabilities, labels, bins, seed)
+    result["unsettled"] = metrics.unsettled(predictions.temperature)
     result["not_scaled"] = "One picture is too few to fit a temperature on others." if len(labels) < 2 else None
     if len(labels) >= 2:
         fitted, fold = metrics.cross_fitted_temperature(logits, labels, seed=seed)
-        if (fitted <= COLDEST * 1.01).any():
-            result["not_scaled"] = (
-                "No temperature was fitted: in one half of the pictures all are right, so nothing says how sure is too sure."
-            )
+        why = [said for half in range(2) if (said := metrics.unsettled(float(fitted[fold == half][0])))]
+        if why:
+            result["not_scaled"] = f"No temperature was fitted on one half of the pictures: {why[0]}."
             return result
         result["temperatures_after"] = [float(fitted[fold == half][0]) for half in range(2)]
         result["after"] = _calibrated(metrics.softmax(logits, fitted), labels, bins, seed)

@@ -256,7 +256,7 @@ def draw(report: dict[str, Any]) -> Html:
 
 def _quantization(report: dict[str, Any]) -> Html:
     chosen = f"{report['calibrator']} ranges{', bias correction' if report['bias_corrected'] else ''}"
-    trials = [(trial["name"], f"{trial['snr']:.1f}", f"{trial['lost']:.1f}") for trial in report["trials"]]
+    trials = [(one["name"], f"{one['snr']:.1f}", f"{one['lost']:.1f}", "taken" if one["taken"] else "") for one in report["trials"]]
     layers = [
         (layer["name"], layer["kind"], f"{layer['snr']:.1f}", f"{100 * layer['share']:.1f} %", "float" if layer["kept"] else "int8")
         for layer in report["layers"]
@@ -264,7 +264,7 @@ def _quantization(report: dict[str, Any]) -> Html:
     return section(
         "How it was quantized",
         callout(f"{chosen}; {len(report['kept_in_float'])} of {len(layers)} layers in float; calibrated on {report['pictures']} photos"),
-        table(["tried", ">signal to noise [dB]", ">points lost"], trials, "Variants, on the calibration photos"),
+        table(["tried", ">signal to noise [dB]", ">points lost", ""], trials, "Variants, on the calibration photos"),
         table(["layer", "kind", ">signal to noise alone [dB]", ">of the work", "kept"], layers, "Layers, the most sensitive first"),
     )
 

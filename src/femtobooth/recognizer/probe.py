@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from ..core import cache
 from ..core.console import progress, progress_bar
 from ..core.images import read_picture
-from ..core.metrics import softmax, temperature
+from ..core.metrics import COLDEST, HOTTEST, softmax, temperature
 from ..training.randomness import generator
 from .backbone import Recognizer
 
@@ -180,5 +180,5 @@ def calibrated(logits: np.ndarray, labels: np.ndarray) -> float:
     def cost(log_t: float) -> float:
         return len(labels) * negative_log_likelihood(softmax(logits, float(np.exp(log_t))), labels) + 2 * log_t**2
 
-    found: Any = minimize_scalar(cost, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-6})
+    found: Any = minimize_scalar(cost, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-6})
     return float(np.exp(found.x))

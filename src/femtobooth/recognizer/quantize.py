@@ -3,7 +3,7 @@
 Activations are 8-bit per tensor, weights signed 8-bit per output channel, for Conv, Gemm and MatMul by a constant. In order:
 ranges of activations by three calibrators, the one with the best signal-to-noise ratio wins; bias correction, if it
 helps; layers ranked by the noise each makes alone; the noisiest stay in float while that pays, and then until the
-accuracy lost is small enough. Nothing here sees the pictures that the parity report is made of.
+accuracy lost is small enough, those last with which the noise grows. Nothing here sees the pictures that the parity report is made of.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from ..core.console import progress_bar
+from ..core.console import note, progress_bar
 from .calibration import CALIBRATORS, CLIPS, LAYERS, Floats, Ranges, layers_of, observe, open_session
 
 Biases = dict[str, Floats]  # corrected bias of a layer, by the layer's name
@@ -77,6 +77,8 @@ class Quantized:
     calibrator: str
     bias_corrected: bool
     trials: list[Trial]
+    taken: int
+    """Which of the trials this is."""
     layers: list[Layer]
     """Most sensitive first."""
 
@@ -86,7 +88,7 @@ class Quantized:
             "calibrator": self.calibrator,
             "bias_corrected": self.bias_corrected,
             "kept_in_float": [layer.name for layer in self.layers if layer.kept],
-            "trials": [vars(trial) for trial in self.trials],
+            "trials": [vars(trial) | {"taken": index == self.taken} for index, trial in enumerate(self.trials)],
             "layers": [vars(layer) for layer in self.layers],
         }
 
@@ -99,6 +101,7 @@ def quantize(
     `pictures` (N, ...) are rows of its input; `lost(before, after)` judges logits (N, n) in points. The caller checks the
     result on other pictures; here a miss is left to that check.
     """
+    note("preparing the graph for 8 bits")
     model = _prepared(model)
     held_out = np.arange(len(pictures)) % HELD_OUT == HELD_OUT - 1
     before = _logits(model, pictures, threads)
@@ -109,6 +112,7 @@ def quantize(
         made = _with_qdq(model, ranges, scheme, biases, kept)
         after = _logits(made, pictures, threads)
         trials.append(Trial(name, _snr(before[held_out], after[held_out]), lost(before, after)))
+        note(f"tried {name}: {trials[-1].snr:.1f} dB, {trials[-1].lost:.1f} points lost")
         return made, trials[-1]
 
     candidates = {name: seen.ranges(name) for name in scheme.calibrators}
@@ -127,17 +131,23 @@ def quantize(
     ranking = _ranked(model, ranges, scheme, biases, pictures[held_out][:PROBE], seen.work, threads)
     kept: list[str] = []
     spent = 0.0
-    for layer in ranking:
+    waiting, put_off = [*ranking], set()
+    while waiting:
+        layer = waiting.pop(0)
         needed = trial.lost > max_drop
-        spent += layer.share
-        if not needed and spent > SPARE:
+        spent += 0.0 if layer.name in put_off else layer.share
+        if not needed and (spent > SPARE or layer.name in put_off):
             break
         made, after = attempt(f"{len(kept) + 1} in float", ranges, biases, [*kept, layer.name])
         if not needed and after.snr < trial.snr + PAYS:
             break
+        if layer.name not in put_off and after.snr < trial.snr and after.lost >= trial.lost:
+            put_off.add(layer.name)  # errors of layers may cancel each other: this one is worse in float while the others are not
+            waiting.append(layer)
+            continue
         kept, best, trial = [*kept, layer.name], made, after
     layers = [Layer(**{**vars(layer), "kept": layer.name in kept}) for layer in ranking]
-    return Quantized(best, calibrator, bias_corrected, trials, layers)
+    return Quantized(best, calibrator, bias_corrected, trials, trials.index(trial), layers)
 
 
 def saturates() -> bool:

@@ -92,6 +92,8 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         "distance_to": distance_to,
         **evaluation.measure(predictions, unknown, settings.bins, settings.seed),
     }
+    if said := report["calibration"]["unsettled"]:
+        remarks.append(f"The model's own temperature means nothing: {said}. Its calibration error here is no promise for other pictures.")
     mistakes, why = _mistakes(engine, recognizer, predictions, report["mistakes"][: settings.mistakes])
     report["no_maps"] = no_maps or why
     page = evaluation_page.draw(report, predictions, unknown, mistakes)

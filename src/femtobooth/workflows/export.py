@@ -75,6 +75,8 @@ def run(settings: ExportSettings) -> dict[str, Any]:
         report["size"] = {"original": sum(tensor.numel() * tensor.element_size() for tensor in tensors), "exported": sum(stored)}
         if settings.format == "tensorrt":
             report["command"] = export.trtexec(out, recognizer, settings.precision, settings.normalize)
+        if settings.parity:
+            note("opening the export and the original")
         engine = _opened(settings, folder, threads) if settings.parity else None
         if settings.parity and engine is None:
             report["remarks"].append(f"{settings.format} cannot run on {platform.system()}: nothing was compared.")
@@ -216,6 +218,7 @@ def _write(
 ) -> dict[str, Any] | None:
     """Write model and recognizer.json into `folder`; returns the report of quantization, if there was one."""
     half, report = settings.precision == "fp16", None
+    note(f"converting to {settings.format}")
     if settings.format in foreign.FORMATS:
         with tempfile.TemporaryDirectory() as temporary:
             recognizer.save(Path(temporary) / "model")

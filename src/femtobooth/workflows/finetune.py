@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
-from ..core import config, locks
+from ..core import config, locks, metrics
 from ..core.claims import Output
 from ..core.console import note, rank, table
 from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError, command
@@ -348,5 +348,7 @@ def _tell(folder: Path, report: dict[str, Any]) -> None:
         table("On the validation pictures (95% intervals)", ["", ">right", ">accuracy", ">calibrated log loss"], rows)
     note(compared["verdict"])
     note(f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} (rule: {compared['rule']})")
-    note(f"temperature {calibration['temperature']:.2f} from {calibration['from']}; rejection {calibration['rejection']}")
+    doubt = metrics.unsettled(calibration["temperature"])
+    doubt = f" ({doubt})" if doubt else ""
+    note(f"temperature {calibration['temperature']:.2f} from {calibration['from']}{doubt}; rejection {calibration['rejection']}")
     note(f"done: {folder / 'report.html'} shows it; use it with\n  {command('classify', '--model', folder, 'PHOTOS')}")
