@@ -26,9 +26,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from femtobooth.core.cache import cache_folder
 from femtobooth.core.console import note, progress
 from femtobooth.core.errors import FemtoboothError
-from femtobooth.core.runs import atomic_file, cache_folder, write_json
+from femtobooth.core.runs import atomic_file, write_json
 
 from . import concepts as words
 

@@ -92,6 +92,11 @@ def test_a_runs_name_alone_is_told_where_it_lies() -> None:
         locate("mine")
 
 
+def test_the_bundled_base_mistyped() -> None:
+    with pytest.raises(ModelError, match=r"did you mean bundled\?"):
+        locate("bundeld")
+
+
 def test_every_part_of_a_path_may_be_mistyped(place: Path) -> None:
     assert paths.nearest("rnus/mnie") == "runs/mine"
     assert paths.nearest(f"{place}/bases/sd51") == f"{place}/bases/sd15"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping
 from importlib import resources
@@ -40,7 +41,7 @@ def locate(reference: str) -> Path:
     repo = hub_id(reference)
     if repo:
         return hub_folder(repo)
-    near = nearest(reference)
+    near = nearest(reference) or next(iter(difflib.get_close_matches(reference[:60], [BUNDLED])), None)
     way_out = f"did you mean {near}?" if near else f"{WAY_OUT}; or a hub id like owner/name"
     raise ModelError(f"{reference}: no such base model, file or folder", way_out)
 
