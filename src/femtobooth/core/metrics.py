@@ -113,9 +113,7 @@ COLDEST, HOTTEST = 0.05, 20.0  # the temperatures between which one is looked fo
 def unsettled(temperature: float) -> str | None:
     """Why a fitted temperature means nothing, where it ended at the coldest or the hottest that is tried; else None."""
     if temperature <= 1.01 * COLDEST:
-        return (
-            f"{temperature:.2f} is the lowest that is tried: all pictures it was fitted on are right, so nothing says how sure is too sure"
-        )
+        return f"{temperature:.2f} is the lowest that is tried: all are right that it was fitted on, so nothing says how sure is too sure"
     if temperature >= HOTTEST / 1.01:
         return f"{temperature:.0f} is the highest that is tried: on the pictures it was fitted on, confidence says nothing of being right"
     return None
