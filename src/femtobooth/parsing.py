@@ -129,7 +129,8 @@ def _refuse_missing_files(settings: Settings, command: Command) -> None:
             way_out = f"check the path ({called[path]})"
             if path in command.models:
                 refuse_missing_path(one, way_out)
-                _refuse_missing_default(one)
+                if not hasattr(settings, "paths"):  # classify and embed look at what is named first (recognizer.reading)
+                    _refuse_missing_default(one)
             else:
                 near = nearest(one)
                 raise InputError(f"{one}: no such file or folder", f"did you mean {near}?" if near else way_out)

@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import timm
 import torch
+from PIL import Image
 
 from femtobooth import cli
 from femtobooth.core import console
@@ -132,6 +133,7 @@ def test_a_run_by_its_name(saved: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_missing_default_fails_at_once_and_names_what_is_ready(saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved, tmp_path / "runs" / "mine" / "model")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     code = """
 import sys, time
 from femtobooth import cli

@@ -14,7 +14,7 @@ from ..core.console import note, progress_bar, warn
 from ..core.errors import PhotoError
 from ..core.images import is_other
 from ..core.names import shown, stored
-from . import sources
+from . import sources, weights
 from .engines import Engine
 from .outputs import Parts
 from .predict import Batch, predict, workers_for
@@ -35,6 +35,8 @@ class Reading:
         self.read = self.failed = self.kept = self.others = self.hidden = 0
         self.first_failure = ""
         self._refuse_nothing()
+        if settings.model == weights.DEFAULT:
+            weights.resolve(settings.model)  # which says what is ready instead, before torch is imported
         note(f"opening {settings.model}" + ("; the list comes from stdin" if self.endless else ""))
 
     @property
