@@ -135,7 +135,7 @@ def test_photos_that_chose_the_step_never_validate(call: Synthesize, chosen: Pat
     pixels = np.random.default_rng(99).integers(0, 256, (12, 12, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
     Image.fromarray(pixels).save(tmp_path / "mine" / "rex" / "new.png")
     for seed in range(3):
-        found, findings = survey(tmp_path / "mine", 0.5, seed, False, [tmp_path / "data"])
+        found, findings = survey(dataset.read(str(tmp_path / "mine")), 0.5, seed, False, [tmp_path / "data"])
         rex = {path.name: part for path, part in zip(found.paths, found.parts, strict=True) if path.parent == tmp_path / "mine" / "rex"}
         assert rex == {"0.png": "train", "1.png": "train", "2.png": "train", "new.png": "val"}
         assert sha256_of(held) in found.behind  # and so in what a recognizer of these pictures says it was trained on
