@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from femtobooth.core import locks
 from femtobooth.core.claims import strangers
 from femtobooth.training import checkpoints
 from femtobooth.workflows import personalize as workflow
@@ -88,6 +89,13 @@ def test_a_run_has_one_writer(
     busy.wait()
     assert femtobooth("personalize", "--resume", unfinished) == 0
     assert not half.exists()
+
+
+def test_one_evaluation_at_a_time(run: Path, femtobooth: FemtoBooth, capsys: pytest.CaptureFixture[str]) -> None:
+    with locks.held_place(run / "evaluation"):
+        assert femtobooth("evaluate", run) == 2
+    assert f"{run / 'evaluation'}: in use by process {os.getpid()}" in capsys.readouterr().err
+    assert not (run / "evaluation").exists()
 
 
 def test_a_full_disk_in_a_checkpoint(

@@ -59,13 +59,14 @@ class Output:
     def check(self) -> None:
         """Refuse, before any work is done, what could not be written or would lose something. Raises InputError kinds."""
         with writing(self.path):
-            self._refuse_unwritable()
-            if _is_free(self.path):
+            self.refuse_unwritable()
+            if is_free(self.path):
                 return
             if not self.numbered:
                 self._refuse_loss()
 
-    def _refuse_unwritable(self) -> None:
+    def refuse_unwritable(self) -> None:
+        """Raise StorageError where nothing can be written to the path."""
         above = self.path if self.path.is_dir() else next(parent for parent in self.path.absolute().parents if os.path.lexists(parent))
         if not above.is_dir():
             raise StorageError(f"{self.path}: {above} is no folder", self._another)
@@ -161,7 +162,7 @@ class Output:
             try:
                 replace(self, path=path, numbered=False).check()
                 with writing(path):
-                    inside = path.is_dir() and _is_free(path)
+                    inside = path.is_dir() and is_free(path)
                     staging = path / f"{TEMPORARY}new" if inside else path.with_name(TEMPORARY + short_name(path.name))
                     staging.mkdir(parents=True, exist_ok=True)
                 locks.acquire(staging, f"wait until it is done, or {self._another}")
@@ -179,7 +180,7 @@ class Output:
 
     def free(self) -> Path:
         """The first name at which nothing is, of an output whose name was made up; else the path."""
-        return next((name for name in self._names() if _is_free(name)), self.path)
+        return next((name for name in self._names() if is_free(name)), self.path)
 
     def _names(self) -> Iterator[Path]:
         yield self.path
@@ -191,14 +192,14 @@ class Output:
         if staging.parent == path:
             locks.acquire(path, self._another)
             flush_folder(staging)
-            if not _is_free(path):
+            if not is_free(path):
                 raise ExistsError(f"{path} was written by someone else meanwhile", self._another)
             for part in sorted(staging.iterdir()):
                 if part.name != LOCK:
                     part.rename(path / part.name)
             return path
         while True:
-            replacing = self.overwrite and not _is_free(path)
+            replacing = self.overwrite and not is_free(path)
             if replacing:  # it may have changed while the new one was made
                 self._refuse_loss()
                 locks.acquire(path, self._another)
@@ -211,7 +212,7 @@ class Output:
                 path = self.free()
 
 
-def _is_free(path: Path) -> bool:
+def is_free(path: Path) -> bool:
     """Whether nothing is at a path, or a folder, possibly behind a link, with nothing in it."""
     if not path.is_dir():
         return not os.path.lexists(path)

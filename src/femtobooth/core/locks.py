@@ -133,6 +133,19 @@ def held(folder: Path, instead: str = "wait until it is done") -> Iterator[None]
 
 
 @contextmanager
+def held_place(place: Path, instead: str = "wait until it is done") -> Iterator[None]:
+    """Hold the lock of a folder that is made where it is missing, and goes again where nothing came into it."""
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+    try:
+        with held(place, instead):
+            yield
+    finally:
+        with suppress(OSError):
+            place.rmdir()  # which takes only empty ones
+
+
+@contextmanager
 def _guarded(folder: Path, create: bool = True) -> Iterator[int]:
     """The open lock file, looked at and changed by no other process meanwhile."""
     path = folder / LOCK

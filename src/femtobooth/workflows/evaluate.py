@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import config, scores, verdict
+from ..core import config, locks, scores, verdict
 from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import PhotoError, SettingsError, needs
 from ..core.images import Skipped, decode, find_pictures
@@ -66,6 +66,11 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
     Interrupted, it keeps the finished pictures, and the same command goes on from there.
     """
     folder, facts, made_with = personalize.open_run(settings.run, "femtobooth evaluate-classifier measures classifiers")
+    with locks.held_place(folder / "evaluation"):
+        return _evaluate(settings, folder, facts, made_with)
+
+
+def _evaluate(settings: EvaluateSettings, folder: Path, facts: dict[str, Any], made_with: PersonalizeSettings) -> dict[str, Any]:
     noun, size = facts["class_noun"], facts["size"]
     prompts = [prompt.replace("{class}", noun) for prompt in settings.prompts]
     if not prompts or not all(names_subject(prompt) for prompt in prompts):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
+from ..core import locks
+from ..core.claims import Output, is_free
 from ..core.errors import ExistsError
 from ..core.names import shown
 from ..core.runs import TEMPORARY, sha256_of, sweep, write_json
@@ -21,27 +24,39 @@ MANIFEST, DRAWN = "synthesized.json", ".drawn"
 MADE_BY = "femtobooth synthesize"
 
 
-def open_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> None:
-    """Make OUT ready: new, interrupted with the same settings, or to be replaced, of which only what `synthesize` wrote goes.
+@contextmanager
+def open_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Iterator[None]:
+    """Make OUT ready, and hold it: new, interrupted with the same settings, or to be replaced, of which only what `synthesize` wrote goes.
 
     Raises ExistsError for anything else. What was drawn before stays in .drawn/, to be used again.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        try:
-            before = dict(json.loads((out / MANIFEST).read_text(encoding="utf-8")))
-            status, known = before["status"], before["settings"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise ExistsError(f"{shown(out)} is not a folder of {MADE_BY}, and is not overwritten", "choose another --out") from None
-        if not overwrite and status == "done":
-            raise ExistsError(f"{shown(out)} already exists", "choose another --out, or add --overwrite to choose its pictures anew")
-        if not overwrite and known != asked:
-            raise ExistsError(f"{shown(out)}: was begun with other settings", "give the same ones to go on, or --overwrite")
+    _refuse_loss(out, asked, overwrite)
+    with locks.held_place(out, "wait until it is done, or choose another --out"):
+        _refuse_loss(out, asked, overwrite)  # someone may have finished meanwhile
         sweep(out)
-    write_json(out / MANIFEST, {"femtobooth": __version__, "status": "started", "settings": asked})
-    for listed in sorted(out.glob(f"*/{provenance.MANIFEST}")):
-        _take_back(listed)
-    for name in ("sheet.png", "rejected.png"):
-        (out / name).unlink(missing_ok=True)
+        write_json(out / MANIFEST, {"femtobooth": __version__, "status": "started", "settings": asked})
+        for listed in sorted(out.glob(f"*/{provenance.MANIFEST}")):
+            _take_back(listed)
+        for name in ("sheet.png", "rejected.png"):
+            (out / name).unlink(missing_ok=True)
+        yield
+
+
+def _refuse_loss(out: Path, asked: dict[str, Any], overwrite: bool) -> None:
+    Output(out, MADE_BY).refuse_unwritable()
+    if is_free(out):
+        return
+    try:
+        before = dict(json.loads((out / MANIFEST).read_text(encoding="utf-8")))
+        status, known = before["status"], before["settings"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ExistsError(f"{shown(out)} is not a folder of {MADE_BY}, and is not overwritten", "choose another --out") from None
+    if overwrite and out.is_symlink():
+        raise ExistsError(f"{shown(out)} is a link, and is not overwritten", "choose another --out, or give the place it leads to")
+    if not overwrite and status == "done":
+        raise ExistsError(f"{shown(out)} already exists", "choose another --out, or add --overwrite to choose its pictures anew")
+    if not overwrite and known != asked:
+        raise ExistsError(f"{shown(out)}: was begun with other settings", "give the same ones to go on, or --overwrite")
 
 
 def _take_back(listed: Path) -> None:

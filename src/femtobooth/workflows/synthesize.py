@@ -93,7 +93,13 @@ def run(settings: SynthesizeSettings) -> dict[str, Any]:
         if known and known.mood == "bad":
             warn(f"{shown(subject.run)}: {known.sentence} What it draws is hardly worth training on.")
     asked = json.loads(settings.model_copy(update={"overwrite": False}).model_dump_json())
-    open_folder(out, asked, settings.overwrite)
+    with open_folder(out, asked, settings.overwrite):
+        return _fill(out, subjects, encoder, judge, asked, settings)
+
+
+def _fill(
+    out: Path, subjects: list[Subject], encoder: Encoder, judge: dict[str, str], asked: dict[str, Any], settings: SynthesizeSettings
+) -> dict[str, Any]:
     _draw(subjects, settings, out / DRAWN)
 
     chosen = [
