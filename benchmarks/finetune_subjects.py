@@ -24,14 +24,14 @@ import numpy as np
 
 from femtobooth.core import metrics
 from femtobooth.recognizer.comparison import exact_mcnemar, shares, verdict
-from femtobooth.recognizer.dataset import read_folder
+from femtobooth.recognizer.dataset import read
 
 
 def rounds(data: Path) -> list[list[tuple[Path, str, str]]]:
     """One list of (photo, subject, split) for each round."""
     photos: dict[str, list[Path]] = {}
-    for path, label in read_folder(data):
-        photos.setdefault(label, []).append(path)
+    for example in read(data).examples:
+        photos.setdefault(example.label, []).append(example.path)
     return [
         [(path, label, "val" if i == turn else "train") for label, own in photos.items() for i, path in enumerate(own)]
         for turn in range(max(map(len, photos.values())))
