@@ -213,3 +213,29 @@ def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
     (run / "watch" / "watch.json").write_text("{}")  # damaged: the page is made without it
     report.run(run)
     assert "THE RULE" not in (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_nothing_that_the_page_shows_is_markup(run: Path) -> None:
+    """Names, prompts, encoders, columns, remarks and verdicts are text, whoever wrote them."""
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'[/] &lt;\x1b[31m"
+    facts = json.loads((run / "run.json").read_text())
+    said = judge(Evidence(evil, 12, 0.5, 0.378, Interval(0.12, 0.1, 0.14), 0.629), bundled=False)
+    selected = {"step": 20, "reason": evil, "front": [20], "rule": evil}
+    facts |= {"class_noun": evil, "verdict": said.plain(), "environment": {evil: evil}, "selected": selected}
+    write_json(run / "run.json", facts | {"watch": {"scored": 2, "seconds": 1}})
+    points = [{"step": step, "fidelity": [0.2, 0.3], "prompt": [1.0, 1.0], "drift": 0.1} for step in (0, 20)]
+    curve = {"encoder": evil, "prompts": [evil, evil], "prompt_fidelity": evil, "photos": 4, "ceiling": 0.9, "points": points}
+    write_json(run / "watch" / "watch.json", curve | {"deterministic": [], "dvar_step": evil, "weights": evil, "seconds": {}})
+    row = {"score": evil, "encoder": evil, "better": evil, "base": 0.25, "tuned": [0.5, 0.4, 0.6], "ceiling": 0.7, "ceiling_of": evil}
+    write_json(run / "evaluation" / "evaluation.json", {"scores": [row], "pictures": evil, "remarks": [evil]})
+    rows = json.loads((run / "preflight.json").read_text())
+    write_json(run / "preflight.json", [*rows, {"file": evil, "width": 0, "height": 0, "status": "skipped", "notes": [evil]}])
+    write_text(run / "logs" / "metrics.csv", f'step,loss/instance,"x/{evil.replace(chr(34), "")}"\n1,0.5,0.5\n2,0.5,0.4\n')
+    report.run(run)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    page = _Page(text)
+    assert not page.all("script")
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert all(str(image["src"]).startswith("data:image/") for image in page.all("img"))
+    assert "\x1b" not in text
+    assert text.count("&lt;script&gt;") > 15

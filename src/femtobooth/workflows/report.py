@@ -24,6 +24,7 @@ from ..generator.photos import Photo, restore_photos
 from ..generator.prompts import filled
 from ..generator.settings import PersonalizeSettings
 from ..recognizer import memorization
+from ..recognizer.scoring import PHOTOS
 from . import watch_chart
 
 MOST = 12  # class images, and steps between the first and the last, that are shown
@@ -335,12 +336,12 @@ def _evaluation(evaluation: dict[str, Any] | None) -> Html:
             row["better"],
             number(row["base"]),
             f"{number(row['tuned'][0])} ({number(row['tuned'][1])} to {number(row['tuned'][2])})",
-            number(row["ceiling"]),
+            number(row["ceiling"]) + (f", {row['ceiling_of']}" if row.get("ceiling_of") not in (None, PHOTOS) else ""),
         )
         for row in evaluation["scores"]
     ]
-    caption = f"{evaluation['pictures']} pictures; 95 % intervals; base is the floor, real photos are the ceiling"
-    table = pages.table(["score", "encoder", "better", ">base", ">tuned", ">real photos"], rows, caption)
+    caption = f"{evaluation['pictures']} pictures; 95 % intervals; base is the floor, real photos are the ceiling, or what stands beside it"
+    table = pages.table(["score", "encoder", "better", ">base", ">tuned", "real photos"], rows, caption)
     return pages.section("Scores", table, *(pages.callout(remark) for remark in evaluation["remarks"]))
 
 
