@@ -174,12 +174,15 @@ def test_finished_pictures_survive_an_interruption(run_folder: Path, tmp_path: P
 
     def interrupted(*arguments: object, **named: object) -> np.ndarray:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) in (1, 4):
             raise KeyboardInterrupt
         return real(*arguments, **named)  # type: ignore[arg-type]
 
     real = generate.draw
     monkeypatch.setattr(generate, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):  # before the first picture
+        draw(run_folder, "a dog", out=str(tmp_path / "o"))
+    assert not (tmp_path / "o").exists()
     with pytest.raises(KeyboardInterrupt):
         draw(run_folder, "a dog", "a cat", count=3, batch_size=2, out=str(tmp_path / "o"))
     stored = json.loads((tmp_path / "o" / "manifest.json").read_text())

@@ -7,6 +7,7 @@ OUT/00-a-sks-dog-on-the-moon-seed3.png   prompt 0, seed 3; its text chunks `femt
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,8 @@ def _draw_all(settings: GenerateSettings, model: StableDiffusion, prompts: list[
             picture_files.save_grid(folder / "grid.png", prompts, seeds, pictures)
             write_json(folder / "manifest.json", manifest)
             note(f"{len(made)} of {len(jobs)} pictures in {folder}")
+        else:  # stopped before the first: the place is free again
+            shutil.rmtree(folder, ignore_errors=True)
     return manifest
 
 
