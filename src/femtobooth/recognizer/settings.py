@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from ..core.config import Seed, Settings, Words
 from ..training.settings import TrainingSettings
-from .weights import DEFAULT
+
+DEFAULT = "convnext_femto.d1_in1k"
 
 
 class ReadingSettings(Settings):

