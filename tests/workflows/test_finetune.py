@@ -488,3 +488,13 @@ def test_two_processes_train_one_network(data: Path, base: Path, tmp_path: Path)
     assert "at step 6" in ended.stderr
     assert weights(run) == whole
     assert curve(run) == first
+
+
+def test_training_that_becomes_infinite_is_no_result(
+    finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(data, *QUICK, "--lr", "1e30", "--result", "finetuned") == 2
+    run = tmp_path / "run"
+    assert "train again with a lower --lr (it was 1e+30)" in capsys.readouterr().err
+    assert json.loads((run / "run.json").read_text())["status"] == "failed"
+    assert not (run / "model").exists()

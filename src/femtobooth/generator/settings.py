@@ -186,7 +186,7 @@ class PersonalizeSettings(Settings):
     runs: str = "runs"
     """Folder that holds the runs."""
     overwrite: bool = False
-    """Replace a run of the same name."""
+    """Replace a run of the same name; nothing that femtobooth did not write."""
     save_precision: Literal["32", "16"] = "32"
     """Number format of the weights in model/: 32 loads anywhere as it is, 16 is half the size."""
     photos: PhotoSettings
@@ -236,7 +236,7 @@ class GenerateSettings(Settings):
     out: str | None = None
     """Folder for the pictures; a new one under the run's images/ if not given."""
     overwrite: bool = False
-    """Replace pictures that are already there."""
+    """Replace a folder of pictures that generate wrote, and nothing else."""
     sampling: SamplingSettings = SamplingSettings()
 
     def without_effect(self) -> dict[str, str]:
@@ -265,7 +265,7 @@ class ConvertSettings(Settings):
     tokenizer: str | None = None
     """Tokenizer folder or hub id, for a single file without one."""
     overwrite: bool = False
-    """Replace the target."""
+    """Replace a target that convert wrote, and nothing else."""
 
 
 def of_card(reference: Any, command: str) -> Mapping[str, Any]:

@@ -36,7 +36,7 @@ class ReadingSettings(Settings):
     out: str | None = None
     """File to write; its ending says the format if --format does not. An interrupted command goes on when given again."""
     overwrite: bool = False
-    """Replace the file."""
+    """Replace the file, if the same command wrote it."""
 
 
 class ClassifySettings(ReadingSettings):
@@ -114,7 +114,7 @@ class FinetuneSettings(Settings):
     runs: str = "runs"
     """Folder that holds the runs."""
     overwrite: bool = False
-    """Replace a run of the same name."""
+    """Replace a run of the same name; nothing that femtobooth did not write."""
     validation: float = Field(0.2, gt=0, lt=1)
     """Share of each class's pictures that validate (one at least); a folder with train and val keeps its own split."""
     copies: Literal["group", "leave-out", "keep"] = "group"
@@ -182,7 +182,7 @@ class EvaluateClassifierSettings(Settings):
     out: str = Field("evaluation", min_length=1)
     """Folder for report.html, report.json and predictions.csv."""
     overwrite: bool = False
-    """Replace that folder."""
+    """Replace that folder, if the same command wrote it."""
 
 
 class ExportSettings(Settings):
@@ -219,4 +219,4 @@ class ExportSettings(Settings):
     out: str | None = None
     """Folder for the artifact; under the run's exports/ or here under exports/ if not given."""
     overwrite: bool = False
-    """Replace that folder."""
+    """Replace that folder, if the same command wrote it."""

@@ -147,7 +147,7 @@ recognizer:bundled where it could be either)."""
     out: str | None = None
     """Page to write; comparisons/A-vs-B-TIME.html if not given."""
     overwrite: bool = False
-    """Replace that page."""
+    """Replace that page, if compare wrote it."""
     sampling: SamplingSettings = SamplingSettings()
 
     @field_validator("models")
