@@ -16,10 +16,13 @@ from PIL import Image
 
 from femtobooth import cli
 from femtobooth.core.cache import cache_folder
+from femtobooth.core.errors import UnsafeFileError
 from femtobooth.core.runs import sha256_of
 from femtobooth.generator import base
 from femtobooth.generator.drawing import draw_missing
 from femtobooth.generator.settings import SamplingSettings
+from femtobooth.recognizer import artifact
+from femtobooth.recognizer import export as graphs
 from femtobooth.recognizer.backbone import Recognizer
 from femtobooth.recognizer.labels import Labels
 from femtobooth.recognizer.preprocess import Preprocess
@@ -359,3 +362,17 @@ def test_a_page_is_not_overwritten(models: dict[str, Path], tmp_path: Path, caps
         cli.main(["compare", str(models["one"]), str(models["two"]), "--out", str(tmp_path / "mine.html")])
     assert stop.value.code == 2
     assert (tmp_path / "mine.html").read_text() == "mine"
+
+
+def test_a_torchscript_artifact_wants_trust(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is a program: opening it runs whatever whoever made it put in."""
+    recognizer = Recognizer.load(tiny)
+    described = graphs.describe(recognizer, {"format": "torchscript", "precision": "fp32", "normalizes": False})
+    (tmp_path / "theirs").mkdir()
+    graphs.write_torchscript(graphs.Graph(recognizer, inside=False), tmp_path / "theirs", described)
+    artifact.write(described, tmp_path / "theirs")
+    settings = CompareSettings(models=[str(tiny), str(tmp_path / "theirs")], speed=False, out=str(tmp_path / "page.html"))
+    with monkeypatch.context() as patch, pytest.raises(UnsafeFileError, match=r"theirs: a TorchScript artifact[^\n]*\n  -> add --trust"):
+        patch.setattr(Worker, "ask", refuse)
+        compare.run(settings)
+    assert compare.run(settings.model_copy(update={"trust": True}))["models"][1]["name"] == "theirs"
