@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from femtobooth.core import config
 from femtobooth.core.console import table
 from femtobooth.generator import base, locate
-from femtobooth.generator.dreambooth import DreamBooth, encode
+from femtobooth.generator.dreambooth import DreamBooth, LatentSet, encode
 from femtobooth.generator.memory import peak_memory
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.training import trainer
@@ -78,11 +78,11 @@ def main() -> None:
     model = stable_diffusion_15()
     pictures = np.random.default_rng(0).integers(0, 256, (int(options.batch_size), 512, 512, 3), dtype=np.uint8)
 
-    def prepare(_: object) -> tuple[object, object]:
+    def prepare(_: object) -> tuple[LatentSet, LatentSet | None]:
         began = time.monotonic()
-        found = tuple(encode(model, pictures, [[text]] * len(pictures), mirrored=False, batch=1) for text in ("a sks dog", "a dog"))
+        subject, kept = (encode(model, pictures, [[text]] * len(pictures), mirrored=False, batch=1) for text in ("a sks dog", "a dog"))
         print(f"encoding {2 * len(pictures)} pictures: {time.monotonic() - began:.1f} s, peak {peak_memory(model.device) / 2**30:.2f} GiB")
-        return found
+        return subject, kept
 
     module = Timed(model, settings, "sks", prepare)
     rows = [

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
 
 from femtobooth.core.errors import ExistsError, ModelError
 from femtobooth.generator import base, cards, locate
@@ -136,3 +137,14 @@ def test_a_card_that_recommends_nothing(tmp_path: Path, text: str) -> None:
 def test_a_card_writes_numbers_as_a_settings_file_does(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("---\nfemtobooth: {personalize: {train: {unet_learning_rate: 1e-4}}}\n---\n# A base\n")
     assert cards.read_card(tmp_path) == {"personalize": {"train": {"unet_learning_rate": 1e-4}}}
+
+
+def test_runs_on_the_bundled_base_of_before_go_on(tmp_path: Path) -> None:
+    """Its text encoder's keys had no `text_model.`; the weights are the same, and so is the base that a run names by its hash."""
+    former = tmp_path / "former"
+    shutil.copytree(locate.bundled_folder(), former)
+    file = former / "text_encoder" / "model.safetensors"
+    save_file({key.removeprefix("text_model."): value for key, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    began = {"base_hash": base.load(str(former)).hash, "token": "sks"}
+    assert base.with_base_of_today(began) == {"base_hash": base.load("bundled").hash, "token": "sks"}
+    assert base.with_base_of_today({"base_hash": "another"}) == {"base_hash": "another"}

@@ -13,12 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from femtobooth import cli
+from femtobooth.core import strict_yaml
 
+# Settings of a file, which may say more than each of its runs makes use of.
 QUICK = {
-    "training.steps": "2", "training.batch_size": "2", "training.trackers": "csv", "prior.images": "2", "prior.sampling_batch": "2",
-    "prior.sampling.steps": "2", "preview.images": "1", "preview.sampling.steps": "1", "preview.prompts": "a [V] {class}",
-    "train.unet_learning_rate": "1e-3", "train.text_encoder_learning_rate": "1e-3",
-}  # fmt: skip
+    "training": {"steps": 2, "batch_size": 2, "trackers": ["csv"]},
+    "prior": {"images": 2, "sampling_batch": 2, "sampling": {"steps": 2}},
+    "preview": {"images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
+    "train": {"unet_learning_rate": 1e-3, "text_encoder_learning_rate": 1e-3},
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -48,13 +51,15 @@ def femtobooth() -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def personalize(femtobooth: Callable[..., int], photos: Path) -> Callable[..., Path]:
+def personalize(femtobooth: Callable[..., int], photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`personalize(base, runs, name, *flags)`: a short run on the photos that must succeed; returns its folder."""
 
+    quick = tmp_path_factory.mktemp("settings") / "quick.yaml"
+    quick.write_text(strict_yaml.dump_yaml(QUICK))
+
     def call(base: Path | str, runs: Path, name: str, *flags: object) -> Path:
-        sets = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
         command = ["personalize", photos, "--class-noun", "robot", "--base", base, "--runs", runs, "--name", name]
-        assert femtobooth(*command, *sets, *flags) == 0
+        assert femtobooth(*command, "--config", quick, *flags) == 0
         return runs / name
 
     return call

@@ -143,13 +143,13 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's run.json. Raises ModelError where `folder` is no run."""
-    return read(folder, "personalize", FACTS)
+    return bases.with_base_of_today(read(folder, "personalize", FACTS))
 
 
 def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], PersonalizeSettings]:
     """A finished run: its folder, its run.json and its settings. Raises ModelError; `instead` is the way out for runs of other commands."""
     folder = Path(place)
-    facts = read(folder, "personalize", FACTS, option="", instead=instead)
+    facts = bases.with_base_of_today(read(folder, "personalize", FACTS, option="", instead=instead))
     locate.locate(place)  # raises where the run is not finished
     return folder, facts, config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
 
