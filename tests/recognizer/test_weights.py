@@ -260,7 +260,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a web page": (_bytes(b"<!DOCTYPE html>"), "a web page"),
     "a Git LFS pointer": (_bytes(b"version https://"), "Git LFS pointer"),
     "noise": (_bytes(bytes(range(1, 200))), "neither safetensors nor"),
-    "a header too long": (_bytes(b"\xff" * 7 + b"\x7f{"), "damaged or cut off"),
+    "a header too long": (_bytes(b"\xff" * 7 + b"\x7f{"), "its header is larger than that of any model"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors: is missing"),
     "JSON cut off": (lambda folder: (folder / "recognizer.json").write_text('{"format": 1, "arch'), r"recognizer\.json: damaged"),
     "not UTF-8": (_bytes(b"\xff\xfe{}", "recognizer.json"), r"recognizer\.json: damaged"),

@@ -13,7 +13,7 @@ from femtobooth.core.claims import MARKER
 FemtoBooth = Callable[..., int]
 FOLDERS = {
     "personalize": ("{photos}", "--class-noun", "robot", "--runs", "{around}", "--name", "{name}"),
-    "finetune": ("{photos}", "--runs", "{around}", "--name", "{name}"),
+    "finetune": ("{photos}", "--model", "bundled", "--runs", "{around}", "--name", "{name}"),
     "generate": ("bundled", "a cat", "--out", "{out}"),
     "export": ("{tiny}", "--out", "{out}"),
     "evaluate-classifier": ("{tiny}", "{photos}", "--out", "{out}"),

@@ -138,7 +138,7 @@ def test_the_moving_average_is_what_is_watched_and_kept(watched: Callable[..., P
 
 def stored(name: str) -> str:
     """What a weight in training is called in model/, where text encoders are written as everyone reads them."""
-    return name.replace("text_encoder.", "text_encoder/text_model.") if name.startswith("text_encoder.") else name.replace(".", "/", 1)
+    return name.replace(".", "/", 1).replace("text_encoder/", "text_encoder/text_model.")
 
 
 def test_final_keeps_no_weights(watched: Callable[..., Path], weights: Weights) -> None:

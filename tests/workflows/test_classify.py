@@ -302,7 +302,13 @@ def test_another_folder_does_not_inherit_rows(tiny_onnx: Path, photos: Path, tmp
 @pytest.mark.parametrize("format", ["jsonl", "csv", "parquet"])
 @pytest.mark.parametrize("room", [200, 2800], ids=["for no part", "for parts only"])
 def test_a_full_disk_is_named_and_loses_no_row(
-    tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, room: int
+    tiny_onnx: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],  # stderr in memory, as the limit holds for every file
+    format: str,
+    room: int,
 ) -> None:
     out = tmp_path / f"labels.{format}"
     many = [*photos.rglob("*.jpg")] * 8

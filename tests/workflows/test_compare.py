@@ -292,7 +292,7 @@ def test_an_evaluation_of_other_weights_is_not_read(run_folder: Path, tiny_sd1: 
     base.save_folder(model, later / "model", card="# rex, trained on\n", overwrite=True)
     report = generators(tiny_sd1, later, out=tmp_path / "page.html", prompts=[])
     assert not any("by e" in line["name"] for line in report["tables"]["generator"])
-    assert "was not compared" in report["verdicts"][0]["choose"]
+    assert "femtobooth evaluate says whether rex has learned it" in report["verdicts"][0]["choose"]
 
 
 def test_both_tasks_have_a_table_each(models: dict[str, Path], run_folder: Path, tmp_path: Path) -> None:
