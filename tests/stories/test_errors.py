@@ -90,8 +90,12 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--optimizer": ("{dog} --optimizer adamw8bit", "--optimizer: adamw8bit is not installed", "pip install 'bitsandbytes>="),
     "--trackers": ("{dog} --trackers wandb", "--trackers: wandb is not installed", "pip install 'wandb>="),
     "--strategy": ("{dog} --strategy sideways", "--strategy: input should be 'auto' or 'ddp'", "processes"),
-    "finetune split without classes": ("finetune {tmp}/unlabelled --model bundled", "unlabelled: test, train are parts of a split", "labels.csv"),
-    "finetune same folders": ("finetune {tmp}/repeated --model bundled", "repeated: a, b hold the same folders (cats)", "train, val and test"),
+    "finetune split without classes": (
+        "finetune {tmp}/unlabelled --model bundled", "unlabelled: test, train are parts of a split", "labels.csv",
+    ),
+    "finetune same folders": (
+        "finetune {tmp}/repeated --model bundled", "repeated: a, b hold the same folders (cats)", "train, val and test",
+    ),
     "finetune list of missing files": ("finetune {tmp}/missing.csv --model bundled", "missing.csv: none of its 2 files is there", "{tmp}"),
     "evaluate-classifier list of missing files": (
         "evaluate-classifier bundled {tmp}/missing.csv", "missing.csv: none of its 2 files is there", "{tmp}",
