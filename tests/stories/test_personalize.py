@@ -91,8 +91,8 @@ def test_photos_become_a_model_that_draws(
     assert made["model"]["subject"]["token"] == "sks"
     pictures = [Path(made["folder"]) / image["file"] for image in made["images"]]
     assert [image["prompt"] for image in made["images"]] == ["a sks robot on the moon"] * 2
-    assert femtobooth("generate", "--from", pictures[1], "--out", runs / "drawn-again") == 0
-    first, second, again = (np.asarray(Image.open(path)) for path in (*pictures, runs / "drawn-again" / pictures[1].name))
+    assert femtobooth("generate", "--from", pictures[1], "--out", runs / f"{kind}-again") == 0
+    first, second, again = (np.asarray(Image.open(path)) for path in (*pictures, runs / f"{kind}-again" / pictures[1].name))
     assert np.array_equal(second, again)
     assert not np.array_equal(first, second)
 
