@@ -33,7 +33,7 @@ from PIL import Image
 from timm.data import create_transform
 from torch.utils.data import DataLoader, Dataset
 from pathlib import Path
-from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.recognizer.model.backbone import Recognizer
 
 reference, folder, out, cores = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 torch.set_num_threads(cores)
@@ -49,7 +49,8 @@ class Photos(Dataset):
 recognizer = Recognizer.load(reference)
 model, labels = recognizer.model.eval(), recognizer.labels
 paths = sorted(folder.glob("*.jpg"))
-loader = DataLoader(Photos(paths, create_transform(**recognizer.preprocess.to_timm())), batch_size=64, num_workers=cores)
+photos = Photos(paths, create_transform(**recognizer.preprocess.to_timm()))
+loader = DataLoader(photos, batch_size=64, num_workers=cores)
 found = []
 with torch.inference_mode():
     for batch in loader:
@@ -106,7 +107,15 @@ def compare(title: str, ways: dict[str, tuple[list[str], Path]], repeats: int) -
         same = sum(labels.get(path) == label for path, label in expected.items())
         memory = max(one.memory for one in measured)
         rows.append(
-            (name, f"{wall:.1f}", f"{len(labels) / wall:.0f}", f"{ratio:.2f}x", f"{cpu:.2f}x", f"{memory:.0f}", f"{same}/{len(expected)}")
+            (
+                name,
+                f"{wall:.1f}",
+                f"{len(labels) / wall:.0f}",
+                f"{ratio:.2f}x",
+                f"{cpu:.2f}x",
+                f"{memory:.0f}",
+                f"{same}/{len(expected)}",
+            )
         )
     columns = ["", ">wall s", ">photos/s", ">wall ratio", ">CPU ratio", ">MB", ">same top-1"]
     table(f"{title}, load {os.getloadavg()[0]:.1f}", columns, rows)
@@ -131,7 +140,9 @@ def enlarge(photos: list[Path], folder: Path, count: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, help="folder of JPEGs")
-    parser.add_argument("--model", default="tf_efficientnet_lite0", help="anything `femtobooth classify --model` takes, with weights")
+    parser.add_argument(
+        "--model", default="tf_efficientnet_lite0", help="anything `femtobooth classify --model` takes, with weights"
+    )
     parser.add_argument("--count", type=int, default=1000, help="small photos, repeated from the folder [1000]")
     parser.add_argument("--large", type=int, default=60, help="12-megapixel photos [60]")
     parser.add_argument("--repeats", type=int, default=3, help="turns that each way gets [3]")
@@ -148,7 +159,14 @@ def main() -> None:
         out = scratch / "labels.csv"
 
         def ordinary(folder: str) -> tuple[list[str], Path]:
-            return [sys.executable, str(scratch / "ordinary.py"), options.model, str(scratch / folder), str(out), str(cores)], out
+            return [
+                sys.executable,
+                str(scratch / "ordinary.py"),
+                options.model,
+                str(scratch / folder),
+                str(out),
+                str(cores),
+            ], out
 
         def quick(folder: str, *flags: str) -> tuple[list[str], Path]:
             return ours(options.model, scratch / folder, out, "--overwrite", *flags), out
@@ -156,12 +174,23 @@ def main() -> None:
         one = sorted((scratch / "small").iterdir())[0]
         first = measure(ours(options.model, one, out, "--engine", "ort"), out)
         note(f"{options.model}, {cores} cores; export, once: {first.wall:.1f} s ({first.cpu:.1f} s CPU)\n")
-        cold = {"ort, exported before": quick(f"small/{one.name}"), "torch": quick(f"small/{one.name}", "--engine", "torch")}
+        cold = {
+            "ort, exported before": quick(f"small/{one.name}"),
+            "torch": quick(f"small/{one.name}", "--engine", "torch"),
+        }
         compare("one photo, cold process", cold, options.repeats)
-        ways = {"ordinary": ordinary("small"), "classify": quick("small"), "classify, torch": quick("small", "--engine", "torch")}
+        ways = {
+            "ordinary": ordinary("small"),
+            "classify": quick("small"),
+            "classify, torch": quick("small", "--engine", "torch"),
+        }
         compare(f"{options.count} photos as they are", ways, options.repeats)
         compare("memory: twice as many", {"classify": quick("double")}, 1)
-        large = {"ordinary": ordinary("large"), "classify": quick("large"), "classify --decode fast": quick("large", "--decode", "fast")}
+        large = {
+            "ordinary": ordinary("large"),
+            "classify": quick("large"),
+            "classify --decode fast": quick("large", "--decode", "fast"),
+        }
         compare(f"{options.large} photos of 12 megapixels", large, options.repeats)
 
 

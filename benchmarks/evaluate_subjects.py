@@ -42,7 +42,9 @@ def cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
     (value, low, high), ceiling = row["tuned"], row["ceiling"]
-    return f"{row['base']:.2f} → {value:.2f} ({low:.2f} to {high:.2f})" + ("" if ceiling is None else f", photos {ceiling:.2f}")
+    return f"{row['base']:.2f} → {value:.2f} ({low:.2f} to {high:.2f})" + (
+        "" if ceiling is None else f", photos {ceiling:.2f}"
+    )
 
 
 def main(data: Path, runs: Path, fast: bool, training: list[str]) -> None:
@@ -59,11 +61,17 @@ def main(data: Path, runs: Path, fast: bool, training: list[str]) -> None:
         result = femtobooth("evaluate", str(run), "--gallery", str(data), *(FAST_DRAWING if fast else []))
         for encoder in dict.fromkeys(row["encoder"] for row in result["scores"]):
             own = [row for row in result["scores"] if row["encoder"] == encoder]
-            found = [next((row for row in own if row["score"] == score or row["score"].startswith(f"{score} ")), None) for score in COLUMNS]
+            found = [
+                next((row for row in own if row["score"] == score or row["score"].startswith(f"{score} ")), None)
+                for score in COLUMNS
+            ]
             if any(found):
                 copies = f"{result['near_copies']['count']} of {result['near_copies']['of']}"
                 lines.append([f"{name}, {result['steps']} steps", encoder, *map(cell, found), copies])
-    print(f"{time.monotonic() - started:.0f} s; untuned base → tuned (95 % interval); photos: what real photos get, the ceiling\n")
+    print(
+        f"{time.monotonic() - started:.0f} s; untuned base → tuned (95 % "
+        "interval); photos: what real photos get, the ceiling\n"
+    )
     print("| subject | encoder | " + " | ".join(COLUMNS.values()) + " | near-copies |")
     print("|---" * (len(COLUMNS) + 3) + "|")
     for line in lines:

@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 
 from femtobooth.core import metrics
-from femtobooth.recognizer.comparison import exact_mcnemar, shares, verdict
-from femtobooth.recognizer.dataset import read
+from femtobooth.recognizer.finetuning.comparison import exact_mcnemar, shares, verdict
+from femtobooth.recognizer.finetuning.dataset import read
 
 
 def rounds(data: Path) -> list[list[tuple[Path, str, str]]]:
@@ -42,8 +42,21 @@ def finetune(rows: list[tuple[Path, str, str]], name: str, folder: Path, options
     """What probe and fine-tuned network said of the photos that were left out."""
     table = folder / f"{name}.csv"
     with table.open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "label", "split"), *((path.resolve(), label, part) for path, label, part in rows)])
-    command = [sys.executable, "-m", "femtobooth", "finetune", str(table), "--runs", str(folder), "--name", name, *options]
+        csv.writer(file).writerows(
+            [("path", "label", "split"), *((path.resolve(), label, part) for path, label, part in rows)]
+        )
+    command = [
+        sys.executable,
+        "-m",
+        "femtobooth",
+        "finetune",
+        str(table),
+        "--runs",
+        str(folder),
+        "--name",
+        name,
+        *options,
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     return list(json.loads((folder / name / "report.json").read_text())["validated"])
 
@@ -68,7 +81,10 @@ def main(data: Path, model: str, size: int, rest: list[str]) -> None:
     change = metrics.bootstrap(lambda values: float(values.mean()), loss["finetuned"] - loss["probe"])
     print(f"\n{verdict(metrics.paired_difference(right['probe'], right['finetuned']), len(answers))}")
     print(f"exact McNemar p = {exact_mcnemar(right['probe'], right['finetuned']):.3f}")
-    print(f"calibrated log loss, fine-tuned - probe: {change.value:+.3f} ({change.low:+.3f} to {change.high:+.3f}, paired bootstrap)")
+    print(
+        f"calibrated log loss, fine-tuned - probe: {change.value:+.3f} "
+        f"({change.low:+.3f} to {change.high:+.3f}, paired bootstrap)"
+    )
     for one in answers:
         if not (one["probe"]["label"] == one["finetuned"]["label"] == one["label"]):
             said = f"probe says {one['probe']['label']}, fine-tuned says {one['finetuned']['label']}"

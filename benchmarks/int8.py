@@ -1,4 +1,5 @@
-"""INT8 against float32, both in ONNX Runtime: accuracy on photos that did not calibrate, and latency, the two taking turns.
+"""INT8 against float32, both in ONNX Runtime: accuracy on photos that did not calibrate, and latency, the two taking
+turns.
 
     python benchmarks/int8.py tf_efficientnet_lite0 PHOTOS [--threads 1]
 
@@ -16,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from femtobooth.core.console import table
-from femtobooth.recognizer.engines import Engine, open_engine
+from femtobooth.recognizer.inference.engines import Engine, open_engine
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.workflows import export
 
@@ -44,7 +45,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         places = {name: str(Path(folder) / name) for name in ("fp32", "int8")}
         common = {"model": options.model, "threads": options.threads}
-        report = export.run(ExportSettings(**common, precision="int8", calibration=options.photos, out=places["int8"], max_drop=100))
+        report = export.run(
+            ExportSettings(**common, precision="int8", calibration=options.photos, out=places["int8"], max_drop=100)
+        )
         export.run(ExportSettings(**common, out=places["fp32"], parity=False))
         engines = {name: open_engine(place, "ort", options.threads) for name, place in places.items()}
         rows = []
@@ -52,8 +55,19 @@ def main() -> None:
             taken = milliseconds(engines, batch, options.rounds)
             ratios = np.array(taken["fp32"]) / np.array(taken["int8"])
             medians = {name: float(np.median(values)) for name, values in taken.items()}
-            rows.append((batch, *(f"{value:.1f} ms" for value in medians.values()), f"{np.median(ratios):.2f}x", f"{min(ratios):.2f}x"))
-        table(f"{options.model}: INT8 against float32 in ONNX Runtime", [">batch", ">fp32", ">int8", ">median ratio", ">worst"], rows)
+            rows.append(
+                (
+                    batch,
+                    *(f"{value:.1f} ms" for value in medians.values()),
+                    f"{np.median(ratios):.2f}x",
+                    f"{min(ratios):.2f}x",
+                )
+            )
+        table(
+            f"{options.model}: INT8 against float32 in ONNX Runtime",
+            [">batch", ">fp32", ">int8", ">median ratio", ">worst"],
+            rows,
+        )
         print(json.dumps({"figures": report["figures"], "latency": rows}))
 
 

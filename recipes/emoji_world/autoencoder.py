@@ -1,13 +1,15 @@
 """Stage 3, autoencoder: 64x64 pictures <-> 16x16x20 latents, diffusers' AutoencoderKL.
 
     python -m recipes.emoji_world.autoencoder [--smoke]            start, or go on where it was stopped
-    python -m recipes.emoji_world.autoencoder --warm-start VAE     start from those weights of a diffusers folder that fit
-    python -m recipes.emoji_world.autoencoder --export             write autoencoder/vae from the newest checkpoint
-    python -m recipes.emoji_world.autoencoder --sheet sheet.png    pictures | reconstructions, from the newest checkpoint
+    python -m recipes.emoji_world.autoencoder --warm-start VAE     start from those weights of a diffusers folder that
+    fit python -m recipes.emoji_world.autoencoder --export             write autoencoder/vae from the newest checkpoint
+    python -m recipes.emoji_world.autoencoder --sheet sheet.png    pictures | reconstructions, from the newest
+    checkpoint
 
-SIGTERM or Ctrl-C saves and stops; SIGUSR1 saves and goes on. Curves are in autoencoder/logs/metrics.csv: the loss and its
-parts, and `psnr` in dB on 128 scenes that training never draws (of the mean squared error over all of them together, with
-the moving-average weights; `psnr_each` averages the pictures' own values, which plain backgrounds flatter).
+SIGTERM or Ctrl-C saves and stops; SIGUSR1 saves and goes on. Curves are in autoencoder/logs/metrics.csv: the loss and
+its parts, and `psnr` in dB on 128 scenes that training never draws (of the mean squared error over all of them
+together, with the moving-average weights; `psnr_each` averages the pictures' own values, which plain backgrounds
+flatter).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 from femtobooth.core.console import note
-from femtobooth.core.runs import atomic_file, atomic_folder, write_json
+from femtobooth.core.files import atomic_file, atomic_folder, write_json
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.module import NumberedSteps
@@ -42,8 +44,10 @@ CROP = 32
 LATENTS = 20
 """Channels. Linear codes of these scenes reach 25.7, 27.9, 29.9 and 32.4 dB with 8, 12, 16 and 20."""
 SPREAD = 0.7
-"""What latents keep of the spread of principal components: 1 is their natural spread, 0 would make all channels unit variance.
-Where fine detail counts as much as colour and silhouette, the diffusion model spends itself on what it cannot predict."""
+"""What latents keep of the spread of principal components: 1 is their natural spread, 0 would make all channels unit
+variance. Where fine detail counts as much as colour and silhouette, the diffusion model spends itself on what it cannot
+predict.
+"""
 WIDTHS = (32, 64, 96)
 UNSEEN_SEED = 900_001
 """A stream of scenes that no stage trains on."""
@@ -60,7 +64,10 @@ SETTINGS = TrainingSettings(
     log_every=10,
 )
 SMOKE = {"steps": 6, "batch_size": 4, "warmup": 2, "checkpoint_every": 3, "log_every": 1}
-_CLOUDS = [np.random.default_rng(octave).normal(0, 1, (97 >> octave, 97 >> octave, 3)).astype(np.float32) for octave in (0, 2, 3, 4)]
+_CLOUDS = [
+    np.random.default_rng(octave).normal(0, 1, (97 >> octave, 97 >> octave, 3)).astype(np.float32)
+    for octave in (0, 2, 3, 4)
+]
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -82,8 +89,8 @@ def new_autoencoder() -> AutoencoderKL:
 def crops(world: sprites.World, seed: int, step: int, rank: int, count: int) -> torch.Tensor:
     """The training batch of one micro-step: (count, 3, 32, 32) in -1..1.
 
-    Of two places in a scene the busier one is cut out, and one crop in eight gets the texture and light that drawings lack
-    and photographs have.
+    Of two places in a scene the busier one is cut out, and one crop in eight gets the texture and light that drawings
+    lack and photographs have.
     """
     cut = np.empty((count, CROP, CROP, 3), np.float32)
     for k in range(count):
@@ -102,8 +109,14 @@ def _weathered(picture: np.ndarray, random: Random) -> np.ndarray:
     for octave in _CLOUDS:
         side = min(max(CROP * octave.shape[0] // 97, 2), 32)
         y, x = random.randrange(octave.shape[0] - side + 1), random.randrange(octave.shape[1] - side + 1)
-        patch = octave[y : y + side, x : x + side] if random.random() < 0.5 else octave[y : y + side, x : x + side, :1].repeat(3, 2)
-        smooth = F.interpolate(torch.from_numpy(patch.transpose(2, 0, 1).copy())[None], size=(CROP, CROP), mode="bilinear")[0]
+        patch = (
+            octave[y : y + side, x : x + side]
+            if random.random() < 0.5
+            else octave[y : y + side, x : x + side, :1].repeat(3, 2)
+        )
+        smooth = F.interpolate(
+            torch.from_numpy(patch.transpose(2, 0, 1).copy())[None], size=(CROP, CROP), mode="bilinear"
+        )[0]
         picture = picture + random.uniform(0, 0.12) * smooth.numpy().transpose(1, 2, 0)
     ramp = np.linspace(-1, 1, CROP, dtype=np.float32)
     light = 1 + random.uniform(-0.3, 0.3) * ramp[:, None, None] + random.uniform(-0.3, 0.3) * ramp[None, :, None]
@@ -119,7 +132,9 @@ def unseen(world: sprites.World, count: int) -> torch.Tensor:
 def reconstruct(vae: AutoencoderKL, pictures: torch.Tensor) -> torch.Tensor:
     """Pictures (n, 3, h, w) in -1..1 through the mode of their posterior and back, 16 at a time."""
     with torch.no_grad():
-        return torch.cat([vae.decode(vae.encode(part).latent_dist.mode()).sample.clamp(-1, 1) for part in pictures.split(16)])
+        return torch.cat(
+            [vae.decode(vae.encode(part).latent_dist.mode()).sample.clamp(-1, 1) for part in pictures.split(16)]
+        )
 
 
 def psnr(pictures: torch.Tensor, made: torch.Tensor) -> tuple[float, float]:
@@ -140,14 +155,17 @@ def linear_code(world: sprites.World, scenes: int = 512) -> tuple[torch.Tensor, 
     basis = basis * np.sign(basis.sum(axis=0))  # an eigenvector's sign is arbitrary
     scale = values ** ((SPREAD - 1) / 2) / np.sqrt(np.mean(values**SPREAD))
     weight = (basis * scale).T
-    return torch.from_numpy(weight.reshape(LATENTS, 3, 4, 4)).float(), torch.from_numpy(-weight @ patches.mean(axis=0)).float()
+    return torch.from_numpy(weight.reshape(LATENTS, 3, 4, 4)).float(), torch.from_numpy(
+        -weight @ patches.mean(axis=0)
+    ).float()
 
 
 class Autoencoder(NumberedSteps):
-    """L1 + 0.5 x gradient L1 + 2 x squared error + 1e-6 x KL + 0.5 x the squared distance of latents from a linear code.
+    """L1 + 0.5 x gradient L1 + 2 x squared error + 1e-6 x KL + 0.5 x the squared distance of latents from a linear
+    code.
 
-    The code says what latents are like, coarse to fine, as pixels are; the networks learn it, and to draw sharper from it than
-    a linear decoder can.
+    The code says what latents are like, coarse to fine, as pixels are; the networks learn it, and to draw sharper from
+    it than a linear decoder can.
     """
 
     def __init__(self, settings: TrainingSettings, world: sprites.World) -> None:
@@ -162,7 +180,9 @@ class Autoencoder(NumberedSteps):
         seed, rank = self.regime.seed, self.global_rank
         target = crops(self.world, seed, micro_step, rank, self.regime.batch_size).to(self.device)  # (B, 3, 32, 32)
         posterior = self.vae.encode(target).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator(seed, "posterior", micro_step, rank)).to(self.device)
+        noise = torch.randn(posterior.mean.shape, generator=generator(seed, "posterior", micro_step, rank)).to(
+            self.device
+        )
         latents = posterior.mean + posterior.std * noise  # (B, 20, 8, 8)
         made = self.vae.decode(latents).sample
         parts = {
@@ -216,16 +236,25 @@ def side_by_side(pictures: torch.Tensor, made: torch.Tensor) -> np.ndarray:
     return ((whole.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
 
 
-def train(where: Path, world: sprites.World, settings: TrainingSettings, measure: int = 128, warm: Path | None = None) -> int | None:
+def train(
+    where: Path, world: sprites.World, settings: TrainingSettings, measure: int = 128, warm: Path | None = None
+) -> int | None:
     """Train from the newest checkpoint under `where`, or from the start (with those weights in `warm` that fit).
 
     Returns the signal that stopped it, or None.
     """
     module, average = Autoencoder(settings, world), trainer.MovingAverage(settings.ema)
     if warm and not checkpoints.newest(where / "checkpoints"):
-        here, there = module.vae.state_dict(), AutoencoderKL.from_pretrained(warm, torch_dtype=torch.float32).state_dict()
-        module.vae.load_state_dict(here | {name: value for name, value in there.items() if value.shape == here[name].shape})
-    return stages.fit(module, settings, where, [average, Quality(unseen(world, measure), average, settings.checkpoint_every)])
+        here, there = (
+            module.vae.state_dict(),
+            AutoencoderKL.from_pretrained(warm, torch_dtype=torch.float32).state_dict(),
+        )
+        module.vae.load_state_dict(
+            here | {name: value for name, value in there.items() if value.shape == here[name].shape}
+        )
+    return stages.fit(
+        module, settings, where, [average, Quality(unseen(world, measure), average, settings.checkpoint_every)]
+    )
 
 
 def trained(where: Path) -> tuple[AutoencoderKL, int]:
@@ -237,7 +266,9 @@ def trained(where: Path) -> tuple[AutoencoderKL, int]:
 
 
 def export(where: Path, world: sprites.World, vae: AutoencoderKL, step: int, count: int = 128) -> Path:
-    """Write `where`/vae in diffusers' layout, and `where`/vae.json with its measured quality; replaces the last export."""
+    """Write `where`/vae in diffusers' layout, and `where`/vae.json with its measured quality; replaces the last
+    export.
+    """
     pictures = unseen(world, count)
     overall, each = psnr(pictures, reconstruct(vae, pictures))
     with atomic_folder(where / "vae", overwrite=True) as temporary:
@@ -253,7 +284,9 @@ def main() -> None:
     parser.add_argument("--export", action="store_true", help="write what is learned so far, and stop")
     parser.add_argument("--sheet", type=Path, help="write a picture of reconstructions, and stop")
     parser.add_argument("--use", type=Path, metavar="VAE", help="take this finished one instead of training, and stop")
-    parser.add_argument("--warm-start", type=Path, metavar="VAE", help="weights to start from, where there is no checkpoint yet")
+    parser.add_argument(
+        "--warm-start", type=Path, metavar="VAE", help="weights to start from, where there is no checkpoint yet"
+    )
     given = parser.parse_args()
     root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
     where, world = root / "autoencoder", sprites.load(root)

@@ -61,8 +61,12 @@ def _named(random: Random, concept: Concept, short: bool) -> str:
     return random.choice(concept.also) if concept.also and pick > 0.8 else concept.name
 
 
-def _phrase(world: World, random: Random, item: Item, count: int = 1, say: float = 0.5, styled: float | None = None) -> str:
-    """ "a large red glossy teapot": size, colour and style each said with about the chance `say`, or the style with `styled`."""
+def _phrase(
+    world: World, random: Random, item: Item, count: int = 1, say: float = 0.5, styled: float | None = None
+) -> str:
+    """ "a large red glossy teapot": size, colour and style each said with about the chance `say`, or the style with
+    `styled`.
+    """
     concept = world.concepts[item.concept]
     name = _named(random, concept, short=say == 0)
     parts = []
@@ -106,10 +110,13 @@ def _where(random: Random, item: Item) -> str:
     return "at the bottom" if item.y > 43 and item.size < 34 else ""
 
 
-def caption(world: World, random: Random, items: list[Item], backdrop: Backdrop, form: str, styled: float | None = None) -> str:
+def caption(
+    world: World, random: Random, items: list[Item], backdrop: Backdrop, form: str, styled: float | None = None
+) -> str:
     """The caption of a scene: `form` is "one", "two" or "several" (of the same).
 
-    `styled` is the chance that a thing's style is said, in short captions too; without it three captions in ten say one.
+    `styled` is the chance that a thing's style is said, in short captions too; without it three captions in ten say
+    one.
     """
     pick = random.random()
     if pick < EMPTY:
@@ -145,5 +152,10 @@ def empty_place(random: Random, backdrop: Backdrop) -> str:
     if random.random() < EMPTY:
         return ""
     return random.choice(
-        (f"nothing {backdrop.phrase}", f"a picture of {article(backdrop.name)}", f"an empty {backdrop.name}", backdrop.name)
+        (
+            f"nothing {backdrop.phrase}",
+            f"a picture of {article(backdrop.name)}",
+            f"an empty {backdrop.name}",
+            backdrop.name,
+        )
     )

@@ -19,8 +19,11 @@ _TAUGHT = """
     hamburger; pizza; doughnut; cake; ice cream cone; mushroom; cactus; potted plant; sunflower; rose; tree; palm tree; star; heart
 """
 TAUGHT: frozenset[str] = frozenset(name.strip() for name in _TAUGHT.split(";"))
-"""The concepts that the base learns: what people personalize, and clear silhouettes beside it. Two cores can show a network each of
-them a few thousand times in a day; all 605 of the rules below, a few hundred times, which was seen to teach none of them."""
+"""The concepts that the base learns: what people personalize, and clear silhouettes beside it. Two cores can show a
+network each of them a few thousand times in a day; all 605 of the rules below, a few hundred times, which was seen to
+teach none of
+them.
+"""
 
 KINDS: dict[str, str] = {
     "arts & crafts": "",
@@ -329,16 +332,31 @@ ALSO: dict[str, tuple[str, ...]] = {
 
 CLASSES: dict[str, str] = {
     **dict.fromkeys(
-        ("shoe", "sneaker", "boot", "hiking boot", "high heel", "ballerina shoe", "sandal", "flip flop", "ballet shoes"), "shoe"
+        (
+            "shoe",
+            "sneaker",
+            "boot",
+            "hiking boot",
+            "high heel",
+            "ballerina shoe",
+            "sandal",
+            "flip flop",
+            "ballet shoes",
+        ),
+        "shoe",
     ),
     **dict.fromkeys(("hat", "top hat", "cap", "graduation cap", "crown", "helmet", "military helmet"), "hat"),
     **dict.fromkeys(("glasses", "sunglasses", "goggles"), "glasses"),
     **dict.fromkeys(("backpack", "handbag", "purse", "shopping bags", "luggage", "briefcase"), "bag"),
     **dict.fromkeys(
-        ("t-shirt", "jeans", "dress", "kimono", "lab coat", "safety vest", "coat", "scarf", "socks", "shorts"), "piece of clothing"
+        ("t-shirt", "jeans", "dress", "kimono", "lab coat", "safety vest", "coat", "scarf", "socks", "shorts"),
+        "piece of clothing",
     ),
     **dict.fromkeys(("bowl", "noodle soup", "salad", "rice"), "bowl"),
-    **dict.fromkeys(("robot", "teddy bear", "nesting dolls", "yo-yo", "kite", "balloon", "dolls", "water gun", "puzzle piece"), "toy"),
+    **dict.fromkeys(
+        ("robot", "teddy bear", "nesting dolls", "yo-yo", "kite", "balloon", "dolls", "water gun", "puzzle piece"),
+        "toy",
+    ),
     **dict.fromkeys(("dog", "dog face", "poodle"), "dog"),
     **dict.fromkeys(("cat", "cat face", "black cat"), "cat"),
     **dict.fromkeys(("car", "taxi", "police car", "jeep", "racing car", "pickup truck"), "car"),
@@ -351,24 +369,119 @@ CLASSES: dict[str, str] = {
     **dict.fromkeys(("books", "open book", "blue book", "notebook"), "book"),
     **dict.fromkeys(("ship", "ferry", "sailboat", "speedboat", "canoe"), "boat"),
     **dict.fromkeys(("snail", "spider", "scorpion"), "animal"),
-    **dict.fromkeys(("wood", "siren", "wheel", "oil drum", "fuel pump", "traffic light", "stop sign", "roller skate", "skateboard"), ""),
-    **dict.fromkeys(("anchor", "ring buoy", "teapot", "can", "ice", "bottle", "paw prints", "ticket", "ribbon", "feather", "nest"), ""),
-    **dict.fromkeys(("dartboard", "crystal ball", "magic wand", "video game", "joystick", "mirror ball", "pawn", "parachute"), ""),
-    **dict.fromkeys(("hourglass", "fax machine", "dinosaur", "salt", "butter", "honey pot", "statue of liberty", "baby bottle"), ""),
+    **dict.fromkeys(
+        ("wood", "siren", "wheel", "oil drum", "fuel pump", "traffic light", "stop sign", "roller skate", "skateboard"),
+        "",
+    ),
+    **dict.fromkeys(
+        ("anchor", "ring buoy", "teapot", "can", "ice", "bottle", "paw prints", "ticket", "ribbon", "feather", "nest"),
+        "",
+    ),
+    **dict.fromkeys(
+        ("dartboard", "crystal ball", "magic wand", "video game", "joystick", "mirror ball", "pawn", "parachute"), ""
+    ),
+    **dict.fromkeys(
+        ("hourglass", "fax machine", "dinosaur", "salt", "butter", "honey pot", "statue of liberty", "baby bottle"), ""
+    ),
 }
 """Primary name -> the word for its class, where that of its subcategory is too wide."""
 
 NOT_NAMES: frozenset[str] = frozenset(
     {
-        *("sleuth or spy", "three button mouse", "mag", "mega", "feet", "birthday", "soccer", "art", "tea", "office", "gun"),
-        *("male mage", "male vampire", "male zombie", "female fairy", "woman fairy", "coffee", "curry", "mate", "one oclock"),
-        *("octagonal sign", "bullettrain front", "earth americas", "globe showing americas", "european castle", "tada", "dart"),
-        *("lower left crayon", "lower left paintbrush", "dark sunglasses", "telephone receiver red", "loud sound", "tornado cloud"),
-        *("mans shoe", "womans hat", "womans boot", "womans sandal", "womans flat shoe", "iphone", "flipper", "hocho", "ski"),
-        *("speaker high volume", "lightning", "scales", "rotating light", "package", "dagger knife", "pick", "mortar board", "fuelpump"),
-        *("cooking", "lock", "chess pawn", "guardsman", "cop", "dollar", "umbrella on ground", "izakaya lantern", "drum with drumsticks"),
-        *("hot beverage", "spiral note pad", "tophat", "tshirt", "icecream", "mate drink", "school satchel", "moyai", "ear of rice"),
-        *("teacup without handle", "flat shoe", "dromedary camel", "frame with picture", "steaming bowl", "amphora", "clapper"),
+        *(
+            "sleuth or spy",
+            "three button mouse",
+            "mag",
+            "mega",
+            "feet",
+            "birthday",
+            "soccer",
+            "art",
+            "tea",
+            "office",
+            "gun",
+        ),
+        *(
+            "male mage",
+            "male vampire",
+            "male zombie",
+            "female fairy",
+            "woman fairy",
+            "coffee",
+            "curry",
+            "mate",
+            "one oclock",
+        ),
+        *(
+            "octagonal sign",
+            "bullettrain front",
+            "earth americas",
+            "globe showing americas",
+            "european castle",
+            "tada",
+            "dart",
+        ),
+        *(
+            "lower left crayon",
+            "lower left paintbrush",
+            "dark sunglasses",
+            "telephone receiver red",
+            "loud sound",
+            "tornado cloud",
+        ),
+        *(
+            "mans shoe",
+            "womans hat",
+            "womans boot",
+            "womans sandal",
+            "womans flat shoe",
+            "iphone",
+            "flipper",
+            "hocho",
+            "ski",
+        ),
+        *(
+            "speaker high volume",
+            "lightning",
+            "scales",
+            "rotating light",
+            "package",
+            "dagger knife",
+            "pick",
+            "mortar board",
+            "fuelpump",
+        ),
+        *(
+            "cooking",
+            "lock",
+            "chess pawn",
+            "guardsman",
+            "cop",
+            "dollar",
+            "umbrella on ground",
+            "izakaya lantern",
+            "drum with drumsticks",
+        ),
+        *(
+            "hot beverage",
+            "spiral note pad",
+            "tophat",
+            "tshirt",
+            "icecream",
+            "mate drink",
+            "school satchel",
+            "moyai",
+            "ear of rice",
+        ),
+        *(
+            "teacup without handle",
+            "flat shoe",
+            "dromedary camel",
+            "frame with picture",
+            "steaming bowl",
+            "amphora",
+            "clapper",
+        ),
     }
 )
 """Short names and icon names that read badly in a caption."""

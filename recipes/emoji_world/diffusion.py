@@ -1,9 +1,10 @@
 """Stage 4, text encoder + U-Net: captions -> 16x16x20 latents, v-prediction with zero terminal SNR.
 
     python -m recipes.emoji_world.diffusion [--smoke]              start, or go on where it was stopped
-    python -m recipes.emoji_world.diffusion --warm-start FOLDER    start from those weights of a Stable Diffusion folder that fit
-    python -m recipes.emoji_world.diffusion --accelerator gpu --batch-size 512 --workers 14
-    python -m recipes.emoji_world.diffusion --export               write diffusion/{text_encoder,unet,scheduler} from the newest checkpoint
+    python -m recipes.emoji_world.diffusion --warm-start FOLDER    start from those weights of a Stable Diffusion folder
+    that fit python -m recipes.emoji_world.diffusion --accelerator gpu --batch-size 512 --workers 14 python -m
+    recipes.emoji_world.diffusion --export               write diffusion/{text_encoder,unet,scheduler} from the newest
+    checkpoint
 
 Needs stages 1 to 3. SIGTERM or Ctrl-C saves and stops. Curves are in diffusion/logs/metrics.csv, pictures of the same
 prompts and seeds in diffusion/previews/.
@@ -28,10 +29,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core.console import note
-from femtobooth.core.runs import atomic_folder, write_json
+from femtobooth.core.files import atomic_folder, write_json
 from femtobooth.generator.base import StableDiffusion, load_tokenizer
 from femtobooth.generator.dreambooth import LatentSet, draw, predict, training_target
-from femtobooth.generator.previews import Previews
+from femtobooth.generator.samples import Previews
 from femtobooth.generator.sampling import to_pixels
 from femtobooth.generator.settings import PreviewSettings, SamplingSettings
 from femtobooth.training import checkpoints, trainer
@@ -49,21 +50,32 @@ SHARD = 4096
 PASSES = 8
 """How often a shard is trained on, each time with other noise."""
 SHIFT = 3.0
-"""How far the noise schedule is moved towards noise. Captions tell most where the share of signal is between 5 % and 0.1 %:
-there it is decided what stands where. Without the shift that is a quarter of the timesteps, with it two fifths."""
+"""How far the noise schedule is moved towards noise.
+
+Captions tell most where the share of signal is between 5 % and 0.1 %: there it is decided what stands where. Without
+the shift that is a quarter of the timesteps, with it two fifths.
+"""
 CURRICULUM = 60_000
 """Pictures over which the share of plain scenes (one large sprite on one colour) falls from all to `PLAIN`."""
 PLAIN = 0.15
 DROPPED = 0.04
-"""Captions emptied on top of the scenes' own tenth: a third of what guidance steers away from is then learned on full scenes."""
+"""Captions emptied on top of the scenes' own tenth: a third of what guidance steers away from is then learned on full
+scenes.
+"""
 STYLED = 0.65
-"""Chance that a training caption says a thing's style, twice that of the evaluation's prompts: styles are learned last of all."""
+"""Chance that a training caption says a thing's style, twice that of the evaluation's prompts: styles are learned last
+of all.
+"""
 AROUND = (1 / 3, 1_000_000)
-"""How much the loss around sprites counts at first, beside 1 where they stand, and the pictures after which it counts as much.
+"""How much the loss around sprites counts at first, beside 1 where they stand, and the pictures after which it counts
+as much.
 
-Most of it is stars, windows and grain that nothing predicts; silhouettes come sooner without. An even colour comes last."""
+Most of it is stars, windows and grain that nothing predicts; silhouettes come sooner without. An even colour comes
+last.
+"""
 LEARNING_RATE = 7e-4
-"""Of Muon (Jordan et al. 2024), whose steps timm scales to AdamW's size; AdamW itself trains embeddings, biases and norms.
+"""Of Muon (Jordan et al. 2024), whose steps timm scales to AdamW's size; AdamW itself trains embeddings, biases and
+norms.
 
 For batches of 64; others take it times the root of their ratio (Malladi et al., arXiv 2205.10287)."""
 FITTING = 2000  # steps by which the time embedding learns another schedule, some ten seconds
@@ -136,8 +148,8 @@ def new_unet() -> UNet2DConditionModel:
 def new_scheduler() -> DDIMScheduler:
     """Stable Diffusion's schedule rescaled to zero terminal SNR (arXiv 2305.08891), moved towards noise.
 
-    Timestep t of T is as noisy as s u / (1 + (s - 1) u) of the way through the original, u = t / T (Esser et al., arXiv 2403.03206,
-    eq. 23). Zero terminal SNR: plain white stays white.
+    Timestep t of T is as noisy as s u / (1 + (s - 1) u) of the way through the original, u = t / T (Esser et al., arXiv
+    2403.03206, eq. 23). Zero terminal SNR: plain white stays white.
     """
     common = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     common |= {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
@@ -168,12 +180,17 @@ def new_model(root: Path, seed: int) -> StableDiffusion:
 
 
 def warm(model: StableDiffusion, folder: Path) -> None:
-    """Take over what fits from another model: U-Net and transformer tensors by shape, embeddings of the words both know."""
+    """Take over what fits from another model:
+
+    U-Net and transformer tensors by shape, embeddings of the words both know.
+    """
     old_unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32).state_dict()
     old_text = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32).state_dict()
     for part, old in ((model.unet, old_unet), (model.text_encoder, old_text)):
         here = part.state_dict()
-        part.load_state_dict(here | {name: value for name, value in old.items() if name in here and value.shape == here[name].shape})
+        part.load_state_dict(
+            here | {name: value for name, value in old.items() if name in here and value.shape == here[name].shape}
+        )
     read_alike(model.unet, DDIMScheduler.from_pretrained(folder / "scheduler"), model.scheduler)
     mine, theirs = model.tokenizer.get_vocab(), load_tokenizer(folder / "tokenizer").get_vocab()
     state = model.text_encoder.state_dict()
@@ -187,7 +204,9 @@ def warm(model: StableDiffusion, folder: Path) -> None:
 
 
 def read_alike(unet: UNet2DConditionModel, old: DDIMScheduler, new: DDIMScheduler) -> None:
-    """Fit the time embedding so that a noise level means what it meant, though it has another timestep in the new schedule, if it has."""
+    """Fit the time embedding so that a noise level means what it meant, though it has another timestep in the new
+    schedule, if it has.
+    """
     before = np.interp(-_log_snr(new), -_log_snr(old), np.arange(len(old.betas)))
     if np.allclose(before, np.arange(len(new.betas)), atol=0.5):
         return
@@ -207,12 +226,16 @@ def read_alike(unet: UNet2DConditionModel, old: DDIMScheduler, new: DDIMSchedule
 
 
 def places(made: Sequence[Scene], side: int, around: float) -> torch.Tensor:
-    """How much each place counts: 1 in the box around every sprite, `around` elsewhere, over the mean; (N, 1, side, side)."""
+    """How much each place counts: 1 in the box around every sprite, `around` elsewhere, over the mean; (N, 1, side,
+    side).
+    """
     counts = torch.full((len(made), 1, side, side), around)
     for one, count in zip(made, counts, strict=True):
         for item in one.items:
             left, right, top, bottom = (
-                round((centre + sign * (item.size / 2 + 2)) * side / SIZE) for centre in (item.x, item.y) for sign in (-1, 1)
+                round((centre + sign * (item.size / 2 + 2)) * side / SIZE)
+                for centre in (item.x, item.y)
+                for sign in (-1, 1)
             )
             count[:, max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = 1
     return counts / counts.mean()
@@ -239,11 +262,13 @@ def _undisturbed(_: int) -> None:
 class Shards:
     """Scenes as latents, a shard at a time; each shard a function of (seed, rank, number) alone.
 
-    A warm start goes on after the shards that its weights have seen (`before` pictures), and with the curriculum where it was.
-    `workers` processes draw the next shard while one is trained on; with none, each is drawn when it is due.
+    A warm start goes on after the shards that its weights have seen (`before` pictures), and with the curriculum where
+    it was. `workers` processes draw the next shard while one is trained on; with none, each is drawn when it is due.
     """
 
-    def __init__(self, world: sprites.World, model: StableDiffusion, size: int, before: int = 0, workers: int = 0) -> None:
+    def __init__(
+        self, world: sprites.World, model: StableDiffusion, size: int, before: int = 0, workers: int = 0
+    ) -> None:
         self.world, self.model, self.size, self.workers = world, model, size, workers
         self.first = before // (size * PASSES)
         self._kept: tuple[tuple[int, ...], LatentSet] | None = None
@@ -265,7 +290,16 @@ class Shards:
         plain = max(PLAIN, 1 - (1 - PLAIN) * self._seen(number) / CURRICULUM)
         scenes = _Drawing(self.world, seed * 1000 + rank, number * self.size, self.size, plain)
         ahead = self.size // (64 * self.workers) + 1 if self.workers else None
-        return iter(DataLoader(scenes, 64, num_workers=self.workers, prefetch_factor=ahead, collate_fn=list, worker_init_fn=_undisturbed))
+        return iter(
+            DataLoader(
+                scenes,
+                64,
+                num_workers=self.workers,
+                prefetch_factor=ahead,
+                collate_fn=list,
+                worker_init_fn=_undisturbed,
+            )
+        )
 
     @torch.no_grad()
     def _made(self, seed: int, rank: int, number: int) -> LatentSet:
@@ -279,8 +313,13 @@ class Shards:
         captions = ["" if drop else one.caption for one, drop in zip(made, dropped.tolist(), strict=True)]
         vae, lot = self.model.vae.to(self.model.device), 32 if self.model.device.type == "cpu" else 512
         pixels = np.stack([one.pixels for one in made])
-        posteriors = [vae.encode(to_pixels(part).to(vae.device)).latent_dist for part in np.array_split(pixels, max(self.size // lot, 1))]
-        mean, log_variance = (torch.cat([getattr(one, name).cpu() for one in posteriors])[:, None] for name in ("mean", "logvar"))
+        posteriors = [
+            vae.encode(to_pixels(part).to(vae.device)).latent_dist
+            for part in np.array_split(pixels, max(self.size // lot, 1))
+        ]
+        mean, log_variance = (
+            torch.cat([getattr(one, name).cpu() for one in posteriors])[:, None] for name in ("mean", "logvar")
+        )
         ids, where = self.model.token_ids(captions)[:, None], places(made, mean.shape[-1], around)[:, None]
         return LatentSet(mean, log_variance, ids, where, torch.zeros(self.size, dtype=torch.bool))
 
@@ -288,7 +327,9 @@ class Shards:
 class Diffusion(NumberedSteps):
     """Trains text encoder and U-Net together; all timesteps weigh alike, places do not."""
 
-    def __init__(self, model: StableDiffusion, settings: TrainingSettings, shards: Shards, learning_rate: float = LEARNING_RATE) -> None:
+    def __init__(
+        self, model: StableDiffusion, settings: TrainingSettings, shards: Shards, learning_rate: float = LEARNING_RATE
+    ) -> None:
         super().__init__(settings)
         self.shards, self.learning_rate = shards, learning_rate
         self.parts = [model]  # in a list, so that the autoencoder is no submodule
@@ -303,7 +344,17 @@ class Diffusion(NumberedSteps):
         shard, within = divmod(micro_step, self.shards.size * PASSES // settings.batch_size)
         shard += self.shards.first
         pictures = self.shards.get(settings.seed, self.global_rank, shard)
-        one = draw(pictures, f"shard {shard}", settings.seed, within, self.global_rank, 1, settings.batch_size, 1.0, len(scheduler.betas))
+        one = draw(
+            pictures,
+            f"shard {shard}",
+            settings.seed,
+            within,
+            self.global_rank,
+            1,
+            settings.batch_size,
+            1.0,
+            len(scheduler.betas),
+        )
         latents, noise, timesteps, token_ids, counts = (
             part.to(self.device) for part in (one.latents, one.noise, one.timesteps, one.token_ids, one.places)
         )
@@ -320,7 +371,10 @@ class Diffusion(NumberedSteps):
         embeddings = [module.weight for module in self.modules() if isinstance(module, torch.nn.Embedding)]
         others = [parameter for parameter in self.parameters() if all(parameter is not table for table in embeddings)]
         groups = [{"params": others}, {"params": embeddings, "use_fallback": True}]
-        betas, rate = (self.regime.beta1, self.regime.beta2), self.learning_rate * (self.regime.batch_size / SETTINGS.batch_size) ** 0.5
+        betas, rate = (
+            (self.regime.beta1, self.regime.beta2),
+            self.learning_rate * (self.regime.batch_size / SETTINGS.batch_size) ** 0.5,
+        )
         optimizer = Muon(groups, lr=rate, weight_decay=self.regime.weight_decay, nesterov=True, betas=betas)
         return self.scheduled(optimizer, trainer.learning_rate_schedule(self.regime, optimizer))
 
@@ -333,23 +387,31 @@ class Lines(StepCallback):
         self._losses: list[torch.Tensor] = []
 
     def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
-        self._losses.append(outputs["loss"].detach())  # read only when it is shown, as a GPU would wait for every reading
+        self._losses.append(
+            outputs["loss"].detach()
+        )  # read only when it is shown, as a GPU would wait for every reading
         if step % self.every == 0:
             note(f"step {step} of {trainer.max_steps}: loss {torch.stack(self._losses).mean().item():.4f}")
             self._losses.clear()
 
 
 def export(root: Path, model: StableDiffusion) -> Path:
-    """Write `root`/diffusion/model/{text_encoder,unet,scheduler} from the newest checkpoint's moving average; replaces the last export."""
+    """Write `root`/diffusion/model/{text_encoder,unet,scheduler} from the newest checkpoint's moving average; replaces
+    the last export.
+    """
     where = root / "diffusion"
     average, step = stages.averaged(where)
     for name, part in (("unet", model.unet), ("text_encoder", model.text_encoder)):
-        part.load_state_dict({key.removeprefix(f"{name}."): value for key, value in average.items() if key.startswith(f"{name}.")})
+        part.load_state_dict(
+            {key.removeprefix(f"{name}."): value for key, value in average.items() if key.startswith(f"{name}.")}
+        )
     with atomic_folder(where / "model", overwrite=True) as temporary:
         model.unet.save_pretrained(temporary / "unet")
         model.text_encoder.save_pretrained(temporary / "text_encoder")
         model.scheduler.save_pretrained(temporary / "scheduler")
-    settings, before = (json.loads((where / name).read_text(encoding="utf-8")) for name in ("settings.json", "before.json"))
+    settings, before = (
+        json.loads((where / name).read_text(encoding="utf-8")) for name in ("settings.json", "before.json")
+    )
     write_json(where / "diffusion.json", {"steps": step, "images": before["images"] + step * settings["batch_size"]})
     note(f"wrote {where / 'model'}: step {step}")
     return where / "model"
@@ -359,18 +421,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few steps on what the smoke run has made so far")
     parser.add_argument("--export", action="store_true", help="write what is learned so far, and stop")
-    parser.add_argument("--warm-start", type=Path, metavar="FOLDER", help="model to start from, where there is no checkpoint yet")
-    parser.add_argument("--before", type=int, default=0, metavar="N", help="pictures that its weights were trained on, for the card")
+    parser.add_argument(
+        "--warm-start", type=Path, metavar="FOLDER", help="model to start from, where there is no checkpoint yet"
+    )
+    parser.add_argument(
+        "--before", type=int, default=0, metavar="N", help="pictures that its weights were trained on, for the card"
+    )
     parser.add_argument("--steps", type=int, help=f"optimizer steps [{SETTINGS.steps}]")
     parser.add_argument("--batch-size", type=int, help=f"pictures a step [{SETTINGS.batch_size}]")
-    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="for batches of 64 [%(default)s]; a third to go on")
+    parser.add_argument(
+        "--learning-rate", type=float, default=LEARNING_RATE, help="for batches of 64 [%(default)s]; a third to go on"
+    )
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], help=f"hardware to train on [{SETTINGS.accelerator}]")
-    parser.add_argument("--precision", choices=["32", "bf16-mixed"], help=f"number format of the passes [{SETTINGS.precision}]")
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw scenes beside the training, which a GPU needs [0]")
+    parser.add_argument(
+        "--precision", choices=["32", "bf16-mixed"], help=f"number format of the passes [{SETTINGS.precision}]"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=0, help="processes that draw scenes beside the training, which a GPU needs [0]"
+    )
     given = parser.parse_args()
     root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
     where, world = root / "diffusion", sprites.load(root)
-    chosen = {name: getattr(given, name) for name in ("steps", "batch_size", "accelerator", "precision") if getattr(given, name)}
+    chosen = {
+        name: getattr(given, name)
+        for name in ("steps", "batch_size", "accelerator", "precision")
+        if getattr(given, name)
+    }
     settings = SETTINGS.model_copy(update=(SMOKE if given.smoke else {}) | chosen)
     model = new_model(root, settings.seed)
     if not given.export:
@@ -383,9 +459,18 @@ def main() -> None:
         previews = PREVIEWS.model_copy(
             update={"every": settings.steps // 2, "prompts": PREVIEWS.prompts[:1], "images": 1} if given.smoke else {}
         )
-        callbacks = [average, Lines(settings.log_every * 5), Previews(where / "previews", previews.prompts, previews, model.size, average)]
+        callbacks = [
+            average,
+            Lines(settings.log_every * 5),
+            Previews(where / "previews", previews.prompts, previews, model.size, average),
+        ]
         before = json.loads((where / "before.json").read_text(encoding="utf-8"))["images"]
-        module = Diffusion(model, settings, Shards(world, model, 16 if given.smoke else SHARD, before, given.workers), given.learning_rate)
+        module = Diffusion(
+            model,
+            settings,
+            Shards(world, model, 16 if given.smoke else SHARD, before, given.workers),
+            given.learning_rate,
+        )
         stopped = stages.fit(module, settings, where, callbacks)
         if stopped:
             note("stopped and saved; the same command goes on from here")

@@ -52,7 +52,9 @@ def fade(stops: Sequence[tuple[float, RGB]], angle: float = 0.0) -> Image.Image:
         return Image.fromarray(column[:, None]).resize((SIZE, SIZE), Image.Resampling.NEAREST)
     along = math.cos(angle) * (line[:, None] - 0.5) + math.sin(angle) * (line[None] - 0.5)
     along = along / (abs(math.cos(angle)) + abs(math.sin(angle))) + 0.5
-    return Image.fromarray(np.stack([np.interp(along, places, channel) for channel in colours.T], axis=-1).astype(np.uint8))
+    return Image.fromarray(
+        np.stack([np.interp(along, places, channel) for channel in colours.T], axis=-1).astype(np.uint8)
+    )
 
 
 def grain(random: Random, image: Image.Image, strength: float, top: int = 0, stretch: int = 1) -> None:
@@ -86,7 +88,13 @@ def clouds(random: Random, pen: ImageDraw.ImageDraw, count: int, low: float, col
 def stars(random: Random, pen: ImageDraw.ImageDraw, count: int, low: float) -> None:
     for _ in range(count):
         light = random.randrange(150, 256)
-        disc(pen, random.uniform(0, SIZE), random.uniform(0, low), random.choice((0.8, 1.0, 1.6)), (light, light, min(light + 20, 255)))
+        disc(
+            pen,
+            random.uniform(0, SIZE),
+            random.uniform(0, low),
+            random.choice((0.8, 1.0, 1.6)),
+            (light, light, min(light + 20, 255)),
+        )
 
 
 def pine(pen: ImageDraw.ImageDraw, x: float, foot: float, height: float, colour: RGB) -> None:

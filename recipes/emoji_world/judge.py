@@ -1,8 +1,11 @@
-"""The judge of the evaluation: a recognizer of its own training run, the questions put to it, and what its answers add up to.
+"""The judge of the evaluation: a recognizer of its own training run, the questions put to it, and what its answers add
+up to.
 
-    python -m recipes.emoji_world.judge [FOLDER ...]      how even judges (the recipe's own if none is given) want a colour to be
+    python -m recipes.emoji_world.judge [FOLDER ...]      how even judges (the recipe's own if none is given) want a
+    colour to be
 
-Generated colours are never quite even, by a few levels of 255 that nobody minds: a judge should call them by their names.
+Generated colours are never quite even, by a few levels of 255 that nobody minds: a judge should call them by their
+names.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import torch
 
 from femtobooth.core.console import table
 from femtobooth.core.metrics import wilson
-from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.recognizer.model.backbone import Recognizer
 
 from . import backdrops, captions, sprites
 from .autoencoder import UNSEEN_SEED
@@ -27,7 +30,9 @@ from .scenes import SIZE, Scene, stream
 
 Shares = dict[str, dict[str, float]]
 WINDOW, STRIDE = 40, 12
-"""Side and spacing in pixels of the windows through which two objects are looked for: each about fills one, as single ones do a picture."""
+"""Side and spacing in pixels of the windows through which two objects are looked for: each about fills one, as single
+ones do a picture.
+"""
 
 LEVELS = (0, 1, 2, 3, 4, 6)
 """Standard deviations of light, in levels of 255, under which colours should keep their names."""
@@ -51,11 +56,17 @@ def asked(world: sprites.World, made: Scene) -> Asked:
     """What the caption of a scene names of it."""
     text, concepts = made.caption, sorted({item.concept for item in made.items})
     named = [
-        any(_says(text, form) for name in (world.concepts[one].name, *world.concepts[one].also) for form in (name, captions.plural(name)))
+        any(
+            _says(text, form)
+            for name in (world.concepts[one].name, *world.concepts[one].also)
+            for form in (name, captions.plural(name))
+        )
         for one in concepts
     ]
     said = {
-        world.styles[item.style] for item in made.items if any(_says(text, word) for word in captions.STYLE_WORDS[world.styles[item.style]])
+        world.styles[item.style]
+        for item in made.items
+        if any(_says(text, word) for word in captions.STYLE_WORDS[world.styles[item.style]])
     }
     place = backdrops.PLACES.get(made.backdrop)
     phrases = place[1] if place else (made.backdrop,)
@@ -74,7 +85,9 @@ class Judge:
         self.groups = self.recognizer.labels.groups
 
     def look(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (n, N) and embeddings (n, D) of uint8 pictures (n, h, w, 3), which are enlarged to the judge's size."""
+        """Logits (n, N) and embeddings (n, D) of uint8 pictures (n, h, w, 3), which are enlarged to the judge's
+        size.
+        """
         found = []
         with torch.inference_mode():
             for first in range(0, len(pictures), 64):
@@ -84,7 +97,9 @@ class Judge:
         return logits, embeddings
 
     def somewhere(self, pictures: np.ndarray) -> np.ndarray:
-        """Which concepts are the likeliest in one of a picture's windows or in the whole: bool (n, concepts) of (n, 64, 64, 3) uint8."""
+        """Which concepts are the likeliest in one of a picture's windows or in the whole: bool (n, concepts) of (n, 64,
+        64, 3) uint8.
+        """
         first, last = self.groups["concept"]
         found = np.zeros((len(pictures), last - first), bool)
         corners = range(0, SIZE - WINDOW + 1, STRIDE)
@@ -98,7 +113,9 @@ class Judge:
         first, last = self.groups[group]
         return np.argsort(-logits[:, first:last], axis=1, kind="stable")[:, :k]
 
-    def verdicts(self, logits: np.ndarray, wanted: list[Asked], somewhere: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    def verdicts(
+        self, logits: np.ndarray, wanted: list[Asked], somewhere: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
         """For each question 1 (right), 0 (wrong) or NaN (not asked) for every picture: (n,) each.
 
         Two objects in one picture are judged by what is seen `somewhere` in it, if given.
@@ -123,8 +140,8 @@ class Judge:
 def shares(verdicts: dict[str, np.ndarray], seeds: int = 1) -> Shares:
     """Per question the share that is right, its 95 % interval, and the number of prompts asked.
 
-    Verdicts (prompts x seeds,) are in the order of prompts, all seeds of one beside each other; a prompt counts once in the
-    interval, however many seeds.
+    Verdicts (prompts x seeds,) are in the order of prompts, all seeds of one beside each other; a prompt counts once in
+    the interval, however many seeds.
     """
     found: Shares = {}
     for name, values in verdicts.items():
@@ -132,15 +149,20 @@ def shares(verdicts: dict[str, np.ndarray], seeds: int = 1) -> Shares:
         each = each[~np.isnan(each)]
         if len(each):
             score = wilson(each.sum(), len(each))
-            found[name] = {"share": round(score.value, 4), "low": round(score.low, 4), "high": round(score.high, 4), "prompts": len(each)}
+            found[name] = {
+                "share": round(score.value, 4),
+                "low": round(score.low, 4),
+                "high": round(score.high, 4),
+                "prompts": len(each),
+            }
     return found
 
 
 def kid(one: np.ndarray, other: np.ndarray) -> float:
     """Kernel inception distance of embeddings (n, D), (m, D): unbiased squared MMD, kernel (x.y / D + 1)^3.
 
-    Binkowski et al. 2018 (arXiv 1801.01401, section 4), on the judge's embedding instead of Inception's: compare it with
-    values of this judge alone.
+    Binkowski et al. 2018 (arXiv 1801.01401, section 4), on the judge's embedding instead of Inception's: compare it
+    with values of this judge alone.
     """
 
     def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -153,14 +175,22 @@ def kid(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def uneven(judge: Judge, world: sprites.World, number: int = 400) -> dict[str, list[float]]:
-    """Share of plain scenes whose colour is named right under light that differs by each of `LEVELS`, in two forms; and of gradients."""
+    """Share of plain scenes whose colour is named right under light that differs by each of `LEVELS`, in two forms; and
+    of gradients.
+    """
     plain, faded = (
         list(islice((one for one in stream(world, UNSEEN_SEED) if one.items and one.backdrop.endswith(end)), number))
         for end in (" background", "gradient")
     )
     random, axis = Random(0), np.linspace(-1, 1, SIZE)
-    tilts = [np.add.outer(np.sin(turn) * axis, np.cos(turn) * axis)[..., None] for turn in (random.uniform(0, 2 * np.pi) for _ in plain)]
-    lights = {"patches": np.stack([unevenness(random) for _ in plain]), "a tilt": np.stack([tilt / tilt.std() for tilt in tilts])}
+    tilts = [
+        np.add.outer(np.sin(turn) * axis, np.cos(turn) * axis)[..., None]
+        for turn in (random.uniform(0, 2 * np.pi) for _ in plain)
+    ]
+    lights = {
+        "patches": np.stack([unevenness(random) for _ in plain]),
+        "a tilt": np.stack([tilt / tilt.std() for tilt in tilts]),
+    }
 
     def right(scenes: list[Scene], light: np.ndarray | float = 0.0) -> float:
         lit = (np.stack([one.pixels for one in scenes]) + light).clip(0, 255).round().astype(np.uint8)
@@ -173,14 +203,20 @@ def uneven(judge: Judge, world: sprites.World, number: int = 400) -> dict[str, l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, metavar="FOLDER", help="recognizer artifacts with the recipe's labels")
+    parser.add_argument(
+        "folders", nargs="*", type=Path, metavar="FOLDER", help="recognizer artifacts with the recipe's labels"
+    )
     given, world = parser.parse_args(), sprites.load(sprites.folder())
     rows = []
     for folder in given.folders or [sprites.folder() / "judge" / "model"]:
         found = uneven(Judge(world, folder), world)
         (gradients,) = found.pop("gradients")
         rows += [(str(folder), name, *(f"{one:.1%}" for one in (*seen, gradients))) for name, seen in found.items()]
-    table("Backdrops named right under uneven light", ["judge", "light", *(f">{level}" for level in LEVELS), ">gradients"], rows)
+    table(
+        "Backdrops named right under uneven light",
+        ["judge", "light", *(f">{level}" for level in LEVELS), ">gradients"],
+        rows,
+    )
 
 
 if __name__ == "__main__":

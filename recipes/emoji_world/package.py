@@ -1,11 +1,12 @@
-"""Stage 7, packaging: the stages' results become one Stable Diffusion folder with its card, and a recognizer, ready to ship.
+"""Stage 7, packaging: the stages' results become one Stable Diffusion folder with its card, and a recognizer, ready to
+ship.
 
     python -m recipes.emoji_world.package              write model/ from what the stages have exported, and check sizes
     python -m recipes.emoji_world.package --install    then put it and the recognizer into the package's assets
 
 Between the two, measure: `python -m recipes.emoji_world.evaluate MODEL` and `--dreambooth`. The card holds what
-evaluation.json and dreambooth.json say of exactly these weights, and keeps the recommended settings (front matter) of the card
-that is in the package now. Without that it says that nothing was measured.
+evaluation.json and dreambooth.json say of exactly these weights, and keeps the recommended settings (front matter) of
+the card that is in the package now. Without that it says that nothing was measured.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from transformers import CLIPTextModel
 
 from femtobooth.core.console import note, warn
 from femtobooth.core.errors import FemtoboothError
-from femtobooth.core.runs import atomic_folder, write_text
+from femtobooth.core.files import atomic_folder, write_text
 from femtobooth.generator import base as bases
 from femtobooth.generator import cards, locate
 from femtobooth.generator.base import StableDiffusion
-from femtobooth.recognizer import weights
+from femtobooth.recognizer.model import weights
 
 from . import backdrops, sprites
 from .stages import commit
@@ -40,7 +41,11 @@ Facts = dict[str, Any]
 def assemble(root: Path) -> StableDiffusion:
     """The five parts from the stages' exports under `root`. Raises FemtoboothError naming the stage that is missing."""
     trained = root / "diffusion" / "model"
-    for folder, stage in ((root / "tokenizer", "tokenizer"), (root / "autoencoder" / "vae", "autoencoder"), (trained, "diffusion")):
+    for folder, stage in (
+        (root / "tokenizer", "tokenizer"),
+        (root / "autoencoder" / "vae", "autoencoder"),
+        (trained, "diffusion"),
+    ):
         if not folder.is_dir():
             raise FemtoboothError(f"{folder}: not there", f"run `python -m recipes.emoji_world.{stage}` first")
     return StableDiffusion(
@@ -59,22 +64,30 @@ def card(model: StableDiffusion, root: Path) -> str:
     world, present = sprites.load(root), locate.bundled_folder() / "README.md"
     front = _front_matter(present)
     unet, vae, text = model.unet, model.vae, model.text_encoder.config
-    vae_facts, cost, words = (_read(root / name) for name in ("autoencoder/vae.json", "diffusion/diffusion.json", "tokenizer.json"))
+    vae_facts, cost, words = (
+        _read(root / name) for name in ("autoencoder/vae.json", "diffusion/diffusion.json", "tokenizer.json")
+    )
     side = unet.config.sample_size
     parts = {
-        "tokenizer": f"CLIP format, {len(model.tokenizer):,} entries, {model.tokenizer.model_max_length} tokens a prompt; "
+        "tokenizer": f"CLIP format, {len(model.tokenizer):,} entries, "
+        f"{model.tokenizer.model_max_length} tokens a prompt; "
         "single rare tokens: sks zwx xjy qvk ohwx vtq wzz kjq",
-        "text_encoder": f"`CLIPTextModel`, {text.num_hidden_layers} layers of width {text.hidden_size}, {_millions(model.text_encoder)}",
+        "text_encoder": (
+            f"`CLIPTextModel`, {text.num_hidden_layers} layers of width "
+            f"{text.hidden_size}, {_millions(model.text_encoder)}"
+        ),
         "vae": f"`AutoencoderKL`, factor {model.vae_factor}, {vae.config.latent_channels} channels, {_millions(vae)}, "
         f"{vae_facts['psnr']:.1f} dB PSNR",
-        "unet": f"`UNet2DConditionModel`, widths {'-'.join(map(str, unet.config.block_out_channels))}, {_millions(unet)}, "
+        "unet": f"`UNet2DConditionModel`, widths {'-'.join(map(str, unet.config.block_out_channels))}, "
+        f"{_millions(unet)}, "
         f"{side}x{side}x{unet.config.in_channels} latents",
         "scheduler": f"{model.prediction_type.replace('_', '-')}, zero terminal SNR, trailing spacing",
     }
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
         front=front,
         parts="\n".join(f"| {name} | {text} |" for name, text in parts.items()),
-        cost=f"autoencoder {vae_facts['step']:,} steps; text encoder and U-Net {cost['images']:,} pictures; on CPU cores; "
+        cost=f"autoencoder {vae_facts['step']:,} steps; text encoder and U-Net "
+        f"{cost['images']:,} pictures; on CPU cores; "
         "moving-average weights.",
         commit=commit(),
         concepts=len(world.concepts),
@@ -86,7 +99,9 @@ def card(model: StableDiffusion, root: Path) -> str:
 
 
 def measured(hash: str, recommended: Facts, results: Path) -> str:
-    """The tables of what was measured of the weights with this hash, and of DreamBooth with these recommended settings."""
+    """The tables of what was measured of the weights with this hash, and of DreamBooth with these recommended
+    settings.
+    """
     facts, dreambooth = (_read(results / name, {}) for name in ("evaluation.json", "dreambooth.json"))
     facts, dreambooth = (found if found and found["model"]["hash"] == hash else {} for found in (facts, dreambooth))
     if dreambooth and (dreambooth["tried"] or dreambooth["recommended"] != recommended):
@@ -99,19 +114,27 @@ def measured(hash: str, recommended: Facts, results: Path) -> str:
     told = [
         f"Of {size['prompts']} held-out prompts x {size['seeds']} seeds ({facts['sampling']['steps']} steps, guidance "
         f"{facts['sampling']['guidance']:g}), judged by a recognizer of an "
-        "independent training run: the share that is right where it was asked for (95 % interval), of the real scenes that the "
+        "independent training run: the share that is right where it was asked "
+        "for (95 % interval), of the real scenes that the "
         "prompts were written for, and of the same pictures under shuffled prompts.",
         _table(
             ["", "pictures", "real scenes", "shuffled", "prompts"],
             [
-                [name, *(_share(columns[column], name) for column in ("generated", "real", "shuffled")), f"{values['prompts']}"]
+                [
+                    name,
+                    *(_share(columns[column], name) for column in ("generated", "real", "shuffled")),
+                    f"{values['prompts']}",
+                ]
                 for name, values in columns["generated"].items()
             ],
         ),
     ]
     if facts["novel"]:
         rows = [
-            [f"concept and {kind}", *(_share(found[column], "together") for column in ("novel", "seen", "novel, real", "seen, real"))]
+            [
+                f"concept and {kind}",
+                *(_share(found[column], "together") for column in ("novel", "seen", "novel, real", "seen, real")),
+            ]
             for kind, found in facts["novel"].items()
         ]
         told += [
@@ -119,17 +142,29 @@ def measured(hash: str, recommended: Facts, results: Path) -> str:
             _table(["", "never seen", "seen", "real, never seen", "real, seen"], rows),
         ]
     told.append(
-        f"Autoencoder on unseen scenes: {vae['psnr']:.1f} dB PSNR, SSIM {vae['ssim']:.3f}. KID in the judge's embedding: "
-        f"{distance['generated']:.3f} (real scenes through the autoencoder {distance['autoencoder']:.3f}, other real scenes "
-        f"{distance['real']:.3f}). 16 pictures take {speed['seconds_for_16']:.1f} s with {speed['threads']} CPU threads. "
+        f"Autoencoder on unseen scenes: {vae['psnr']:.1f} dB PSNR, SSIM "
+        f"{vae['ssim']:.3f}. KID in the judge's embedding: "
+        f"{distance['generated']:.3f} (real scenes through the autoencoder "
+        f"{distance['autoencoder']:.3f}, other real scenes "
+        f"{distance['real']:.3f}). 16 pictures take {speed['seconds_for_16']:.1f} "
+        f"s with {speed['threads']} CPU threads. "
         f"Measured at commit {facts['commit']}."
     )
     if dreambooth:
         told += [
-            "DreamBooth with the settings above; those marked * were not looked at when the settings were chosen. How recognition is "
+            "DreamBooth with the settings above; those marked * were not looked at "
+            "when the settings were chosen. How recognition is "
             "defined: `recipes/emoji_world/subjects.py`.",
             _table(
-                ["subject", "class", "recognised", "backdrop right", "class before → after", "its photos recognised", "seconds"],
+                [
+                    "subject",
+                    "class",
+                    "recognised",
+                    "backdrop right",
+                    "class before → after",
+                    "its photos recognised",
+                    "seconds",
+                ],
                 [
                     [
                         name + ("" if one["tuned"] else " *"),
@@ -164,7 +199,9 @@ def _front_matter(path: Path) -> str:
     """The card's front matter with its fences. Raises FemtoboothError where there is none."""
     text = path.read_text(encoding="utf-8")
     if not text.startswith("---\n") or "\n---\n" not in text:
-        raise FemtoboothError(f"{path}: no front matter", "its `femtobooth:` part holds the recommended settings; put the file back")
+        raise FemtoboothError(
+            f"{path}: no front matter", "its `femtobooth:` part holds the recommended settings; put the file back"
+        )
     return text[: text.index("\n---\n") + 5]
 
 

@@ -33,11 +33,20 @@ def beach(random: Random) -> tuple[Image.Image, Ground]:
 
 
 def snow(random: Random) -> tuple[Image.Image, Ground]:
-    image, height = fade([(0, near(random, (160, 190, 220), 24)), (0.7, near(random, (226, 236, 244), 8))]), random.uniform(60, 80)
+    image, height = (
+        fade([(0, near(random, (160, 190, 220), 24)), (0.7, near(random, (226, 236, 244), 8))]),
+        random.uniform(60, 80),
+    )
     pen = ImageDraw.Draw(image)
     hills(random, pen, height - 12, 6, near(random, (214, 226, 240), 8))
     for _ in range(random.randrange(5)):
-        pine(pen, random.uniform(0, SIZE), height + random.uniform(-8, 4), random.uniform(22, 44), near(random, (40, 92, 82)))
+        pine(
+            pen,
+            random.uniform(0, SIZE),
+            height + random.uniform(-8, 4),
+            random.uniform(22, 44),
+            near(random, (40, 92, 82)),
+        )
     hills(random, pen, height, 4, near(random, (246, 250, 254), 5))
     for _ in range(random.randrange(10, 40)):
         disc(pen, random.uniform(0, SIZE), random.uniform(0, SIZE), random.choice((1.0, 1.5, 2.0)), (255, 255, 255))
@@ -62,16 +71,30 @@ def space(random: Random) -> tuple[Image.Image, Ground]:
     pen = ImageDraw.Draw(image)
     stars(random, pen, random.randrange(40, 90), SIZE)
     if random.random() < 0.6:
-        x, y, r = random.uniform(8, 120), random.choice((random.uniform(8, 30), random.uniform(98, 120))), random.uniform(7, 16)
+        x, y, r = (
+            random.uniform(8, 120),
+            random.choice((random.uniform(8, 30), random.uniform(98, 120))),
+            random.uniform(7, 16),
+        )
         colour = near(random, random.choice(((220, 140, 90), (110, 160, 220), (190, 120, 200), (230, 200, 130))))
         disc(pen, x, y, r, colour)
         if random.random() < 0.5:
-            pen.arc((x - 1.7 * r, y - 0.5 * r, x + 1.7 * r, y + 0.5 * r), -20, 200, fill=near(random, (230, 220, 200)), width=2)
+            pen.arc(
+                (x - 1.7 * r, y - 0.5 * r, x + 1.7 * r, y + 0.5 * r),
+                -20,
+                200,
+                fill=near(random, (230, 220, 200)),
+                width=2,
+            )
     return image, None
 
 
 def moon(random: Random) -> tuple[Image.Image, Ground]:
-    image, height, grey = fade([(0, (6, 6, 18)), (1, (22, 24, 44))]), random.uniform(58, 80), near(random, (168, 168, 174), 16)
+    image, height, grey = (
+        fade([(0, (6, 6, 18)), (1, (22, 24, 44))]),
+        random.uniform(58, 80),
+        near(random, (168, 168, 174), 16),
+    )
     pen = ImageDraw.Draw(image)
     stars(random, pen, random.randrange(24, 60), height)
     if random.random() < 0.5:
@@ -92,7 +115,11 @@ def moon(random: Random) -> tuple[Image.Image, Ground]:
 
 def city(random: Random) -> tuple[Image.Image, Ground]:
     night = random.random() < 0.45
-    image = fade([(0, near(random, (22, 26, 58))), (0.7, near(random, (86, 70, 120)))]) if night else sky(random, (236, 226, 214))
+    image = (
+        fade([(0, near(random, (22, 26, 58))), (0.7, near(random, (86, 70, 120)))])
+        if night
+        else sky(random, (236, 226, 214))
+    )
     pen, street = ImageDraw.Draw(image), random.uniform(82, 96)
     if night:
         stars(random, pen, 16, 40)
@@ -101,13 +128,21 @@ def city(random: Random) -> tuple[Image.Image, Ground]:
         width, top = random.uniform(13, 24), random.uniform(14, 58)
         wall = near(
             random,
-            random.choice(((52, 54, 82), (66, 60, 96), (44, 62, 90)) if night else ((150, 160, 178), (196, 150, 128), (176, 178, 190))),
+            random.choice(
+                ((52, 54, 82), (66, 60, 96), (44, 62, 90))
+                if night
+                else ((150, 160, 178), (196, 150, 128), (176, 178, 190))
+            ),
         )
         pen.rectangle((x, top, x + width, street), fill=wall)
         for row in range(int(top) + 4, int(street) - 4, 8):
             for column in range(int(x) + 3, int(x + width) - 3, 6):
                 lit = random.random() < 0.55
-                pane = ((255, 220, 120) if lit else (34, 36, 56)) if night else ((210, 232, 246) if lit else (110, 130, 156))
+                pane = (
+                    ((255, 220, 120) if lit else (34, 36, 56))
+                    if night
+                    else ((210, 232, 246) if lit else (110, 130, 156))
+                )
                 pen.rectangle((column, row, column + 2, row + 3), fill=pane)
         x += width + random.choice((0, 0, 3))
     pen.rectangle((0, street, SIZE, SIZE), fill=near(random, (70, 72, 80) if night else (124, 126, 132)))
@@ -118,7 +153,10 @@ def city(random: Random) -> tuple[Image.Image, Ground]:
 
 
 def wood(random: Random) -> tuple[Image.Image, Ground]:
-    brown, wall = near(random, random.choice(((186, 130, 78), (150, 98, 58), (210, 166, 112)))), random.choice((0, random.uniform(36, 60)))
+    brown, wall = (
+        near(random, random.choice(((186, 130, 78), (150, 98, 58), (210, 166, 112)))),
+        random.choice((0, random.uniform(36, 60))),
+    )
     image = Image.new("RGB", (SIZE, SIZE), brown)
     pen, y, step = ImageDraw.Draw(image), float(wall), 5.0 if wall else 16.0
     while y < SIZE:
@@ -129,7 +167,10 @@ def wood(random: Random) -> tuple[Image.Image, Ground]:
         y, step = y + step, step * (1.3 if wall else 1.0)
     grain(random, image, 5, int(wall), 16)
     if wall:
-        pen.rectangle((0, 0, SIZE, wall - 5), fill=near(random, random.choice(((236, 230, 216), (196, 214, 220), (226, 200, 190)))))
+        pen.rectangle(
+            (0, 0, SIZE, wall - 5),
+            fill=near(random, random.choice(((236, 230, 216), (196, 214, 220), (226, 200, 190)))),
+        )
         pen.rectangle((0, wall - 5, SIZE, wall), fill=near(random, (246, 244, 240), 6))
     return image, (wall / SIZE + 0.12 if wall else 0.5, 0.95)
 
@@ -153,7 +194,10 @@ def water(random: Random) -> tuple[Image.Image, Ground]:
 
 
 def desert(random: Random) -> tuple[Image.Image, Ground]:
-    image, height = fade([(0, near(random, (110, 180, 226))), (0.6, near(random, (250, 226, 176)))]), random.uniform(60, 78)
+    image, height = (
+        fade([(0, near(random, (110, 180, 226))), (0.6, near(random, (250, 226, 176)))]),
+        random.uniform(60, 78),
+    )
     pen = ImageDraw.Draw(image)
     disc(pen, random.uniform(10, 118), random.uniform(10, 30), random.uniform(6, 10), (255, 244, 190))
     if random.random() < 0.35:
@@ -176,7 +220,11 @@ def desert(random: Random) -> tuple[Image.Image, Ground]:
 
 def sunset(random: Random) -> tuple[Image.Image, Ground]:
     height = random.uniform(64, 84)
-    stops = [(0, near(random, (70, 44, 120), 20)), (0.35, near(random, (230, 90, 100), 20)), (0.62, near(random, (255, 180, 80), 12))]
+    stops = [
+        (0, near(random, (70, 44, 120), 20)),
+        (0.35, near(random, (230, 90, 100), 20)),
+        (0.62, near(random, (255, 180, 80), 12)),
+    ]
     image = fade(stops)
     pen, x = ImageDraw.Draw(image), random.uniform(24, 104)
     disc(pen, x, height - random.uniform(0, 12), random.uniform(10, 17), (255, 236, 150))
@@ -213,12 +261,20 @@ def mountains(random: Random) -> tuple[Image.Image, Ground]:
         )
     hills(random, pen, height, 4, near(random, (92, 150, 84)))
     for _ in range(random.randrange(5)):
-        pine(pen, random.uniform(0, SIZE), height + random.uniform(0, 8), random.uniform(10, 20), near(random, (36, 96, 64)))
+        pine(
+            pen,
+            random.uniform(0, SIZE),
+            height + random.uniform(0, 8),
+            random.uniform(10, 20),
+            near(random, (36, 96, 64)),
+        )
     return image, (height / SIZE + 0.08, 0.97)
 
 
 def room(random: Random) -> tuple[Image.Image, Ground]:
-    wall = near(random, random.choice(((232, 222, 200), (190, 210, 222), (222, 190, 186), (200, 216, 186), (240, 216, 150))))
+    wall = near(
+        random, random.choice(((232, 222, 200), (190, 210, 222), (222, 190, 186), (200, 216, 186), (240, 216, 150)))
+    )
     image, floor = Image.new("RGB", (SIZE, SIZE), wall), random.uniform(78, 92)
     pen = ImageDraw.Draw(image)
     if random.random() < 0.4:
@@ -232,14 +288,22 @@ def room(random: Random) -> tuple[Image.Image, Ground]:
         pen.line([(x, y + 19), (x + 42, y + 19)], fill=(250, 248, 244), width=3)
     else:
         pen.rectangle((x + 2, y + 2, x + 40, y + 36), fill=near(random, (140, 96, 60)))
-        pen.rectangle((x + 6, y + 6, x + 36, y + 32), fill=near(random, random.choice(((220, 120, 90), (90, 150, 130), (230, 200, 120)))))
-    pen.rectangle((0, floor, SIZE, SIZE), fill=near(random, random.choice(((176, 128, 84), (150, 112, 96), (196, 176, 150)))))
+        pen.rectangle(
+            (x + 6, y + 6, x + 36, y + 32),
+            fill=near(random, random.choice(((220, 120, 90), (90, 150, 130), (230, 200, 120)))),
+        )
+    pen.rectangle(
+        (0, floor, SIZE, SIZE), fill=near(random, random.choice(((176, 128, 84), (150, 112, 96), (196, 176, 150))))
+    )
     pen.rectangle((0, floor - 4, SIZE, floor), fill=near(random, (244, 240, 232), 6))
     return image, (floor / SIZE + 0.04, 0.96)
 
 
 def forest(random: Random) -> tuple[Image.Image, Ground]:
-    image, height = fade([(0, near(random, (150, 200, 150))), (0.7, near(random, (206, 230, 186)))]), random.uniform(80, 94)
+    image, height = (
+        fade([(0, near(random, (150, 200, 150))), (0.7, near(random, (206, 230, 186)))]),
+        random.uniform(80, 94),
+    )
     pen = ImageDraw.Draw(image)
     pen.rectangle((0, height, SIZE, SIZE), fill=near(random, (92, 118, 58)))
     for depth in range(3):
@@ -290,12 +354,18 @@ def road(random: Random) -> tuple[Image.Image, Ground]:
         near_y, far_y = height + (SIZE - height) * ((k + 0.6) / 5) ** 1.5, height + (SIZE - height) * (k / 5) ** 1.5
         x_near, x_far = (middle + (64 - middle) * (y - height) / (SIZE - height) for y in (near_y, far_y))
         w = 0.4 + 3 * (near_y - height) / (SIZE - height)
-        pen.polygon([(x_far - w / 2, far_y), (x_far + w / 2, far_y), (x_near + w, near_y), (x_near - w, near_y)], fill=(246, 226, 140))
+        pen.polygon(
+            [(x_far - w / 2, far_y), (x_far + w / 2, far_y), (x_near + w, near_y), (x_near - w, near_y)],
+            fill=(246, 226, 140),
+        )
     return image, (height / SIZE + 0.2, 0.97)
 
 
 def bricks(random: Random) -> tuple[Image.Image, Ground]:
-    brick, high = near(random, random.choice(((178, 84, 64), (150, 76, 60), (196, 150, 120), (130, 126, 128)))), random.choice((8, 10, 12))
+    brick, high = (
+        near(random, random.choice(((178, 84, 64), (150, 76, 60), (196, 150, 120), (130, 126, 128)))),
+        random.choice((8, 10, 12)),
+    )
     image, floor = Image.new("RGB", (SIZE, SIZE), tuple(min(c + 60, 255) for c in brick)), random.uniform(104, 116)
     pen = ImageDraw.Draw(image)
     for row, y in enumerate(range(0, SIZE, high)):

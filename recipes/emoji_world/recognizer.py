@@ -1,12 +1,14 @@
-"""Stage 5, recognizer: a 64x64 picture -> which concept, which style, which backdrop; timm's ConvNeXt-Femto, and a judge.
+"""Stage 5, recognizer: a 64x64 picture -> which concept, which style, which backdrop; timm's ConvNeXt-Femto, and a
+judge.
 
     python -m recipes.emoji_world.recognizer [--smoke]          start, or go on where it was stopped
-    python -m recipes.emoji_world.recognizer --judge            the one that only ever evaluates: another architecture, other scenes
-    python -m recipes.emoji_world.recognizer --warm-start FOLDER    start from those weights of another recognizer that fit
-    python -m recipes.emoji_world.recognizer --export           write recognizer/model, an artifact, from the newest checkpoint
+    python -m recipes.emoji_world.recognizer --judge            the one that only ever evaluates: another architecture,
+    other scenes python -m recipes.emoji_world.recognizer --warm-start FOLDER    start from those weights of another
+    recognizer that fit python -m recipes.emoji_world.recognizer --export           write recognizer/model, an artifact,
+    from the newest checkpoint
 
-SIGTERM or Ctrl-C saves and stops; the same command goes on, bit for bit. Curves are in logs/metrics.csv: the loss of each group
-of labels, and the moving-average weights' accuracy on 1,024 scenes that training never draws.
+SIGTERM or Ctrl-C saves and stops; the same command goes on, bit for bit. Curves are in logs/metrics.csv: the loss of
+each group of labels, and the moving-average weights' accuracy on 1,024 scenes that training never draws.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image, ImageFilter
 
 from femtobooth.core.console import note
-from femtobooth.core.runs import write_json
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.labels import Labels
-from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.core.files import write_json
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.module import NumberedSteps
@@ -80,9 +82,13 @@ SETTINGS = TrainingSettings(
 )
 SMOKE = {"steps": 4, "batch_size": 8, "warmup": 2, "checkpoint_every": 2, "log_every": 1}
 EASY = 0.15
-"""Part of the run over which plain scenes fall from all to what they are everywhere: concepts are learned from large sprites first."""
+"""Part of the run over which plain scenes fall from all to what they are everywhere: concepts are learned from large
+sprites first.
+"""
 UNEVEN = 4.0
-"""Levels of 255 by which smooth unevenness of light may differ, as a standard deviation; the ends of gradients are 20 and more apart."""
+"""Levels of 255 by which smooth unevenness of light may differ, as a standard deviation; the ends of gradients are 20
+and more apart.
+"""
 UNSEEN: tuple[Unseen, ...] = ("", "backdrop", "style")
 Groups = dict[str, tuple[int, int]]
 
@@ -90,7 +96,11 @@ Groups = dict[str, tuple[int, int]]
 def groups(world: sprites.World) -> Groups:
     """Which logits belong together: a softmax is taken within each group, [first, last)."""
     found, start = {}, 0
-    for name, count in (("concept", len(world.concepts)), ("style", len(world.styles)), ("backdrop", len(backdrops.names()))):
+    for name, count in (
+        ("concept", len(world.concepts)),
+        ("style", len(world.styles)),
+        ("backdrop", len(backdrops.names())),
+    ):
         found[name] = (start, start + count)
         start += count
     return found
@@ -130,11 +140,14 @@ def target(world: sprites.World, made: Scene) -> np.ndarray:
     return wanted
 
 
-def batch(world: sprites.World, seed: int, step: int, rank: int, count: int, easy: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """The training batch of one micro-step: pictures (count, 3, 64, 64) in -1..1 and targets (count, N); plain ones go over `easy`.
+def batch(
+    world: sprites.World, seed: int, step: int, rank: int, count: int, easy: int = 1
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training batch of one micro-step: pictures (count, 3, 64, 64) in -1..1 and targets (count, N); plain ones go
+    over `easy`.
 
-    One scene in eight shows a combination that the generator's training never sees, so that its novel pictures are judged
-    as fairly as the others.
+    One scene in eight shows a combination that the generator's training never sees, so that its novel pictures are
+    judged as fairly as the others.
     """
     pixels, targets = np.empty((count, SIZE, SIZE, 3), np.uint8), []
     for k in range(count):
@@ -150,7 +163,8 @@ def batch(world: sprites.World, seed: int, step: int, rank: int, count: int, eas
 
 
 def weathered(pixels: np.ndarray, random: Random) -> np.ndarray:
-    """A scene (64, 64, 3) uint8 as a generator or a camera might give it, its labels still true: a little soft, noisy, compressed.
+    """A scene (64, 64, 3) uint8 as a generator or a camera might give it, its labels still true: a little soft, noisy,
+    compressed.
 
     Light changes by so little that colours keep their names.
     """
@@ -192,7 +206,11 @@ def unevenness(random: Random) -> np.ndarray:
 
 def enlarged(pictures: torch.Tensor, size: int) -> torch.Tensor:
     """Pictures (B, 3, 64, 64) at the side a model wants."""
-    return pictures if pictures.shape[-1] == size else F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
+    return (
+        pictures
+        if pictures.shape[-1] == size
+        else F.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
+    )
 
 
 def inputs(pixels: np.ndarray) -> torch.Tensor:
@@ -215,7 +233,9 @@ class Recognition(NumberedSteps):
         self.keep_statistics()
 
     def keep_statistics(self) -> None:
-        """Batch norm keeps the statistics it starts with: small batches of a curriculum would give it others than the evaluation's."""
+        """Batch norm keeps the statistics it starts with: small batches of a curriculum would give it others than the
+        evaluation's.
+        """
         for one in self.model.modules():
             if isinstance(one, torch.nn.modules.batchnorm._BatchNorm):
                 one.eval()
@@ -224,7 +244,10 @@ class Recognition(NumberedSteps):
         settings = self.regime
         easy = int(EASY * settings.steps * settings.batch_size) + 1
         pictures, targets = batch(self.world, settings.seed, micro_step, self.global_rank, settings.batch_size, easy)
-        logits, targets = self.model(enlarged(pictures.to(self.device), self.kind.size)), targets.to(self.device)  # (B, N)
+        logits, targets = (
+            self.model(enlarged(pictures.to(self.device), self.kind.size)),
+            targets.to(self.device),
+        )  # (B, N)
         parts = {
             name: F.cross_entropy(logits[:, first:last], targets[:, first:last], label_smoothing=SMOOTHING)
             for name, (first, last) in self.groups.items()
@@ -266,7 +289,9 @@ def answers(model: torch.nn.Module, pictures: torch.Tensor, size: int) -> torch.
 def unseen_scenes(world: sprites.World, count: int, unseen: Unseen = "") -> tuple[torch.Tensor, torch.Tensor]:
     """Scenes that training never draws, and what they show: (count, 3, 64, 64) in -1..1 and (count, N)."""
     made = [scene(world, UNSEEN_SEED, index, unseen=unseen) for index in range(count)]
-    return inputs(np.stack([one.pixels for one in made])), torch.from_numpy(np.stack([target(world, one) for one in made]))
+    return inputs(np.stack([one.pixels for one in made])), torch.from_numpy(
+        np.stack([target(world, one) for one in made])
+    )
 
 
 class Quality(StepCallback):
@@ -291,7 +316,9 @@ class Quality(StepCallback):
 
 
 def export(where: Path, world: sprites.World, kind: Kind, count: int = 1024) -> Path:
-    """Write `where`/model, an artifact in half precision, and `where`/model.json with its measured quality; replaces the last export."""
+    """Write `where`/model, an artifact in half precision, and `where`/model.json with its measured quality; replaces
+    the last export.
+    """
     average, step = stages.averaged(where)
     recognizer = new_recognizer(kind, world)
     recognizer.model.load_state_dict({name.removeprefix("model."): value for name, value in average.items()})
@@ -312,7 +339,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="a few steps on the sprites of the smoke run")
     parser.add_argument("--judge", action="store_true", help="the one that only evaluates, in a folder of its own")
-    parser.add_argument("--warm-start", metavar="FOLDER", help="recognizer to start from, where there is no checkpoint yet")
+    parser.add_argument(
+        "--warm-start", metavar="FOLDER", help="recognizer to start from, where there is no checkpoint yet"
+    )
     parser.add_argument("--steps", type=int, help=f"optimizer steps; {SETTINGS.steps} if not given")
     parser.add_argument("--export", action="store_true", help="write what is learned so far, and stop")
     given = parser.parse_args()

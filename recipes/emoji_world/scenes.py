@@ -2,8 +2,8 @@
 
     python -m recipes.emoji_world.scenes [--smoke] [--out sheet.png]      a contact sheet of 64 scenes
 
-Compositions that training never sees: a tenth of the concept x backdrop pairs and a twentieth of the style x concept pairs,
-chosen by a hash of the names, so that they stay held out in every stage and in every later version of the data.
+Compositions that training never sees: a tenth of the concept x backdrop pairs and a twentieth of the style x concept
+pairs, chosen by a hash of the names, so that they stay held out in every stage and in every later version of the data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from femtobooth.core.console import note
-from femtobooth.core.runs import atomic_file
+from femtobooth.core.files import atomic_file
 
 from . import backdrops, captions
 from .sprites import STYLES, World, folder, load, main_colour
@@ -80,7 +80,9 @@ def held_out_style(concept: str, style: str) -> bool:
     return style == first and _share("style", concept, style) < 0.05
 
 
-def scene(world: World, seed: int, index: int, plain: float = 0.15, unseen: Unseen = "", styled: float | None = None) -> Scene:
+def scene(
+    world: World, seed: int, index: int, plain: float = 0.15, unseen: Unseen = "", styled: float | None = None
+) -> Scene:
     """Scene number `index` of stream `seed`.
 
     `plain` is the share of scenes with one large sprite on a plain colour: near 1 early in the curriculum.
@@ -92,7 +94,9 @@ def scene(world: World, seed: int, index: int, plain: float = 0.15, unseen: Unse
         items, name, form = _plain(world, random)
     elif not unseen and random.random() < 0.03:
         backdrop = backdrops.draw(random, random.choice(list(backdrops.PLACES)))
-        return Scene(np.asarray(backdrop.image.reduce(2)), captions.empty_place(random, backdrop), backdrop=backdrop.name)
+        return Scene(
+            np.asarray(backdrop.image.reduce(2)), captions.empty_place(random, backdrop), backdrop=backdrop.name
+        )
     else:
         items, name, form = _composed(world, random, unseen)
     return _paint(world, random, items, name, form, unseen, styled)
@@ -106,19 +110,34 @@ def stream(world: World, seed: int, unseen: Unseen = "") -> Iterator[Scene]:
 
 def _plain(world: World, random: Random) -> Arrangement:
     name = "white background" if random.random() < 0.3 else f"{random.choice(backdrops.PLAIN)} background"
-    item = Item(_concept(world, random, name), 0, random.uniform(38, 58), 32 + random.uniform(-4, 4), 32 + random.uniform(-4, 4), "")
+    item = Item(
+        _concept(world, random, name),
+        0,
+        random.uniform(38, 58),
+        32 + random.uniform(-4, 4),
+        32 + random.uniform(-4, 4),
+        "",
+    )
     return [item], name, "one"
 
 
 def places_for(world: World, unseen: Unseen) -> list[str]:
-    """The places that a scene can have; for `unseen` those that show such a combination, none in a world too small for one."""
-    return list(backdrops.PLACES) if not unseen else _novel_places(tuple(one.name for one in world.concepts), tuple(world.styles), unseen)
+    """The places that a scene can have; for `unseen` those that show such a combination, none in a world too small for
+    one.
+    """
+    return (
+        list(backdrops.PLACES)
+        if not unseen
+        else _novel_places(tuple(one.name for one in world.concepts), tuple(world.styles), unseen)
+    )
 
 
 @lru_cache(maxsize=8)
 def _novel_places(concepts: tuple[str, ...], styles: tuple[str, ...], unseen: Unseen) -> list[str]:
     fitting = [name for name in concepts if unseen != "style" or any(held_out_style(name, style) for style in styles)]
-    return [place for place in backdrops.PLACES if any(held_out(name, place) == (unseen == "backdrop") for name in fitting)]
+    return [
+        place for place in backdrops.PLACES if any(held_out(name, place) == (unseen == "backdrop") for name in fitting)
+    ]
 
 
 def _composed(world: World, random: Random, unseen: Unseen) -> Arrangement:
@@ -132,7 +151,8 @@ def _composed(world: World, random: Random, unseen: Unseen) -> Arrangement:
     concept, pick = _concept(world, random, name, unseen), random.random()
     if pick < 0.78 or unseen:
         size = random.choices(
-            (random.uniform(15, 24), random.uniform(34, 46), random.uniform(46, 56), random.uniform(66, 84)), (4, 63, 30, 3)
+            (random.uniform(15, 24), random.uniform(34, 46), random.uniform(46, 56), random.uniform(66, 84)),
+            (4, 63, 30, 3),
         )[0]
         free = max(31 - size / 2, 2)
         wide = random.random() < 0.15  # else near the middle
@@ -152,7 +172,9 @@ def _composed(world: World, random: Random, unseen: Unseen) -> Arrangement:
             (32 + random.uniform(-6, 6), 32 + s * spread) if upright else (32 + s * spread, 32 + random.uniform(-8, 8))
             for s in (-sign, sign)
         ]
-        items = [Item(c, 0, size, *place, colour="") for c, size, place in zip((concept, other), sizes, places, strict=True)]
+        items = [
+            Item(c, 0, size, *place, colour="") for c, size, place in zip((concept, other), sizes, places, strict=True)
+        ]
         return items, name, "two"
     count = random.choice((2, 2, 2, 3, 3, 4))
     size = random.uniform(*((22, 30), (17, 21), (20, 27))[count - 2])
@@ -161,7 +183,14 @@ def _composed(world: World, random: Random, unseen: Unseen) -> Arrangement:
     else:
         places = [(64 * (k + 0.5) / count, 34 + random.uniform(-8, 8)) for k in range(count)]
     items = [
-        Item(concept, 0, size * random.uniform(0.92, 1.05), x + random.uniform(-1.5, 1.5), y + random.uniform(-1.5, 1.5), "")
+        Item(
+            concept,
+            0,
+            size * random.uniform(0.92, 1.05),
+            x + random.uniform(-1.5, 1.5),
+            y + random.uniform(-1.5, 1.5),
+            "",
+        )
         for x, y in places
     ]
     return items, name, "several"
@@ -180,18 +209,24 @@ def _concept(world: World, random: Random, backdrop: str, unseen: Unseen = "") -
 
 def _style(world: World, random: Random, concept: int, unseen: Unseen = "") -> int:
     name = world.concepts[concept].name
-    allowed = [number for number, style in enumerate(world.styles) if held_out_style(name, style) == (unseen == "style")]
+    allowed = [
+        number for number, style in enumerate(world.styles) if held_out_style(name, style) == (unseen == "style")
+    ]
     return random.choice(allowed)
 
 
-def _paint(world: World, random: Random, items: list[Item], name: str, form: str, unseen: Unseen, styled: float | None) -> Scene:
+def _paint(
+    world: World, random: Random, items: list[Item], name: str, form: str, unseen: Unseen, styled: float | None
+) -> Scene:
     """Draw backdrop, shadows and sprites, and say what is there."""
     backdrop = backdrops.draw(random, name)
     style = _style(world, random, items[0].concept, unseen)
     dye = random.choice(list(HUES)) if random.random() < 0.06 else ""
     sprites: list[Image.Image] = []
     for number, item in enumerate(items):
-        item.style = style if form == "several" or item.concept == items[0].concept else _style(world, random, item.concept)
+        item.style = (
+            style if form == "several" or item.concept == items[0].concept else _style(world, random, item.concept)
+        )
         item.turn = random.uniform(-20, 20) if random.random() < 0.1 else 0.0
         item.colour = world.concepts[item.concept].colours[item.style]
         image = Image.fromarray(world.sprite(item.concept, item.style))
@@ -205,11 +240,16 @@ def _paint(world: World, random: Random, items: list[Item], name: str, form: str
             half, foot = 0.42 * sprite.width * 2, item.y * 2 + sprite.height
             for k in range(3):
                 wide = half * (1.05 - 0.2 * k)
-                pen.ellipse((item.x * 2 - wide, foot - 4 - wide * 0.12, item.x * 2 + wide, foot + wide * 0.12), fill=(0, 0, 0, 26))
+                pen.ellipse(
+                    (item.x * 2 - wide, foot - 4 - wide * 0.12, item.x * 2 + wide, foot + wide * 0.12),
+                    fill=(0, 0, 0, 26),
+                )
     canvas = backdrop.image.reduce(2)
     for item, sprite in sorted(zip(items, sprites, strict=True), key=lambda pair: pair[0].y + pair[1].height / 2):
         canvas.paste(sprite, (round(item.x - sprite.width / 2), round(item.y - sprite.height / 2)), sprite)
-    return Scene(np.asarray(canvas), captions.caption(world, random, items, backdrop, form, styled), items, backdrop.name)
+    return Scene(
+        np.asarray(canvas), captions.caption(world, random, items, backdrop, form, styled), items, backdrop.name
+    )
 
 
 def _placed(image: Image.Image, item: Item, ground: backdrops.Ground, random: Random) -> Image.Image:
@@ -258,7 +298,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("scenes.png"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--plain", type=float, default=0.15, help="share of plain scenes, 0 to 1")
-    parser.add_argument("--unseen", choices=("", "backdrop", "style"), default="", help="only combinations that training never sees")
+    parser.add_argument(
+        "--unseen", choices=("", "backdrop", "style"), default="", help="only combinations that training never sees"
+    )
     given = parser.parse_args()
     world = load(folder() / "smoke" if given.smoke else folder())
     made = [scene(world, given.seed, index, given.plain, given.unseen) for index in range(64)]

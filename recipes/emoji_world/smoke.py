@@ -1,4 +1,5 @@
-"""The whole recipe in its smallest size, from the sprites to the packaged and measured model: does every stage still run?
+"""The whole recipe in its smallest size, from the sprites to the packaged and measured model: does every stage still
+run?
 
     python -m recipes.emoji_world.smoke
 

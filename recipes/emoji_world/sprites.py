@@ -2,8 +2,8 @@
 
     python -m recipes.emoji_world.sprites [--smoke]
 
-Writes ``sprites.npy`` (N, 96, 96, 4) uint8, straight alpha, and ``sprites.json`` to the recipe's cache folder. The packages
-that were fetched stay there too: a second run without network works, and does nothing if its result is there.
+Writes ``sprites.npy`` (N, 96, 96, 4) uint8, straight alpha, and ``sprites.json`` to the recipe's cache folder. The
+packages that were fetched stay there too: a second run without network works, and does nothing if its result is there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from PIL import Image
 from femtobooth.core.cache import cache_folder
 from femtobooth.core.console import note, progress
 from femtobooth.core.errors import FemtoboothError
-from femtobooth.core.runs import atomic_file, write_json
+from femtobooth.core.files import atomic_file, write_json
 
 from . import concepts as words
 
@@ -154,8 +154,16 @@ def join(emoji: list[dict[str, Any]], named: dict[str, str], icons: dict[str, An
         kind = words.CLASSES.get(name, words.EXTRA.get(icon, words.KINDS.get(entry["subcategory"], "")))
         found.append(Concept(name, kind=kind, category=entry["category"], icon=icon))
         short = [text.replace("_", " ") for text in entry["short_names"]]
-        claims.append([text for text in dict.fromkeys([*words.ALSO.get(name, ()), icon.replace("-", " "), *short]) if _is_name(text)])
-    taken = Counter(text for claimed in claims for text in set(claimed)) + Counter({concept.name: 9 for concept in found})
+        claims.append(
+            [
+                text
+                for text in dict.fromkeys([*words.ALSO.get(name, ()), icon.replace("-", " "), *short])
+                if _is_name(text)
+            ]
+        )
+    taken = Counter(text for claimed in claims for text in set(claimed)) + Counter(
+        {concept.name: 9 for concept in found}
+    )
     kinds = {concept.kind for concept in found}
     for concept, claimed in zip(found, claims, strict=True):
         concept.also = [text for text in claimed if taken[text] == 1 and text not in kinds | words.NOT_NAMES]
@@ -174,10 +182,16 @@ def render(icon_set: dict[str, Any], icon: str) -> np.ndarray:
     """One icon as (96, 96, 4) uint8, straight alpha, filling the frame along its longer side."""
     import resvg_py  # draws the blurs and blends of Fluent's icons, which CairoSVG leaves out
 
-    entry = icon_set["icons"].get(icon) or {**icon_set["icons"][icon_set["aliases"][icon]["parent"]], **icon_set["aliases"][icon]}
+    entry = icon_set["icons"].get(icon) or {
+        **icon_set["icons"][icon_set["aliases"][icon]["parent"]],
+        **icon_set["aliases"][icon],
+    }
     left, top = entry.get("left", 0), entry.get("top", 0)
     width, height = (entry.get(side, icon_set.get(side, 16)) for side in ("width", "height"))
-    head = f'xmlns="http://www.w3.org/2000/svg" viewBox="{left} {top} {width} {height}" width="{2 * SIZE}" height="{2 * SIZE}"'
+    head = (
+        f'xmlns="http://www.w3.org/2000/svg" viewBox="{left} {top} {width} '
+        f'{height}" width="{2 * SIZE}" height="{2 * SIZE}"'
+    )
     png = resvg_py.svg_to_bytes(svg_string=f"<svg {head}>{entry['body']}</svg>", skip_system_fonts=True)
     image = Image.open(io.BytesIO(bytes(png))).convert("RGBA")
     box = image.getchannel("A").point(lambda alpha: 255 * (alpha > 8)).getbbox() or (0, 0, *image.size)
@@ -210,7 +224,9 @@ def _colour_numbers(rgb: np.ndarray) -> np.ndarray:
     r, g, b = rgb.T
     hue = np.where(high == r, (g - b) / safe % 6, np.where(high == g, (b - r) / safe + 2, (r - g) / safe + 4)) * 60
     saturation = spread / np.maximum(high, 1e-6)
-    number = np.select([hue < 14, hue < 40, hue < 68, hue < 170, hue < 255, hue < 290, hue < 345], [3, 4, 6, 7, 8, 9, 10], default=3)
+    number = np.select(
+        [hue < 14, hue < 40, hue < 68, hue < 170, hue < 255, hue < 290, hue < 345], [3, 4, 6, 7, 8, 9, 10], default=3
+    )
     number = np.where((number == 4) & ((high < 0.72) | (saturation < 0.6)), 5, number)  # dark or pale orange is brown
     number = np.where((number == 3) & (high < 0.5) & (hue < 30), 5, number)
     number = np.where((number == 3) & (saturation < 0.55) & (high > 0.7), 10, number)  # pale red is pink

@@ -1,4 +1,6 @@
-"""What the training stages share: training on the product's own trainer from the newest checkpoint, and reading the result."""
+"""What the training stages share: training on the product's own trainer from the newest checkpoint, and reading the
+result.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +19,39 @@ from femtobooth.training.tracking import loggers
 
 
 def fit(module: LightningModule, settings: TrainingSettings, where: Path, callbacks: Sequence[Callback]) -> int | None:
-    """Train under `where` from its newest checkpoint, or from the start; returns the signal that stopped it, or None."""
+    """Train under `where` from its newest checkpoint, or from the start; returns the signal that stopped it, or
+    None.
+    """
     found = checkpoints.newest(where / "checkpoints")
     step = checkpoints.step_of(found) if found else 0
     if found:
         note(f"going on from step {step}")
     with checkpoints.Signals("the same command resumes") as signals:
-        saver = checkpoints.Checkpoints(where / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals)
-        lightning = trainer.build(settings, where, [*callbacks, saver], loggers(settings, where / "logs", where.name, step))
-        torch.use_deterministic_algorithms(False)  # a sixth faster on a CPU, where the same steps still give the same bits
+        saver = checkpoints.Checkpoints(
+            where / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals
+        )
+        lightning = trainer.build(
+            settings, where, [*callbacks, saver], loggers(settings, where / "logs", where.name, step)
+        )
+        torch.use_deterministic_algorithms(
+            False
+        )  # a sixth faster on a CPU, where the same steps still give the same bits
         lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
     return saver.stopped_by
 
 
 def averaged(where: Path) -> tuple[dict[str, torch.Tensor], int]:
-    """The newest checkpoint under `where`, moving averages in place of what trains, and its step. Raises CheckpointError."""
+    """The newest checkpoint under `where`, moving averages in place of what trains, and its step.
+
+    Raises CheckpointError.
+    """
     found = checkpoints.newest(where / "checkpoints")
     if found is None:
         raise CheckpointError(f"{where}: no checkpoint there", "train this stage first (README.md)")
     state = torch.load(found / checkpoints.STATE, map_location="cpu", weights_only=True)
-    return state["state_dict"] | state["callbacks"][trainer.MovingAverage.__name__]["average"], checkpoints.step_of(found)
+    return state["state_dict"] | state["callbacks"][trainer.MovingAverage.__name__]["average"], checkpoints.step_of(
+        found
+    )
 
 
 def commit() -> str:

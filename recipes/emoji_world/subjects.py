@@ -1,16 +1,18 @@
-"""Stage 6, DreamBooth: six subjects that the base has never seen are personalized, drawn on eight new backdrops, and judged.
+"""Stage 6, DreamBooth: six subjects that the base has never seen are personalized, drawn on eight new backdrops, and
+judged.
 
     python -m recipes.emoji_world.evaluate --dreambooth DATASET [--subjects femto,clock] [--config settings.yaml]
 
-DATASET is the folder of DreamBooth's dataset (github.com/google/dreambooth); two subjects are OpenMoji icons (CC BY-SA, from
-npm into the cache, never committed). The base's own recommended settings are used, tuned on three subjects (`tuned`).
-Writes dreambooth.json (after every subject) and subjects.png; the runs stay in runs/.
+DATASET is the folder of DreamBooth's dataset (github.com/google/dreambooth); two subjects are OpenMoji icons (CC BY-SA,
+from npm into the cache, never committed). The base's own recommended settings are used, tuned on three subjects
+(`tuned`). Writes dreambooth.json (after every subject) and subjects.png; the runs stay in runs/.
 
-"Subject recognised": a picture's nearest identity is the subject. Identities are the subjects (mean of their photos) and
-every sprite of the world (mean over several scenes), in the judge's embedding after within-class covariance normalization
-(Hatch, Kajarekar and Stolcke 2006): directions in which pictures of one sprite differ, as with the backdrop, count little;
-cosine similarity. To read it by: how often the photos are recognised themselves, each left out of the mean (the ceiling),
-and how many of the class's pictures are taken for the subject before training (the floor) and after (bleeding).
+"Subject recognised": a picture's nearest identity is the subject. Identities are the subjects (mean of their photos)
+and every sprite of the world (mean over several scenes), in the judge's embedding after within-class covariance
+normalization (Hatch, Kajarekar and Stolcke 2006): directions in which pictures of one sprite differ, as with the
+backdrop, count little; cosine similarity. To read it by: how often the photos are recognised themselves, each left out
+of the mean (the ceiling), and how many of the class's pictures are taken for the subject before training (the floor)
+and after (bleeding).
 """
 
 from __future__ import annotations
@@ -30,14 +32,15 @@ from PIL import Image
 from femtobooth.core import config
 from femtobooth.core.console import note, progress_bar, table
 from femtobooth.core.errors import FemtoboothError
-from femtobooth.core.runs import atomic_file, environment, write_json
-from femtobooth.core.sheets import sheet
+from femtobooth.core.files import atomic_file, write_json
+from femtobooth.core.machine import environment
 from femtobooth.generator import base as bases
 from femtobooth.generator import locate
 from femtobooth.generator.base import StableDiffusion
 from femtobooth.generator.photos import load_photos
 from femtobooth.generator.sampling import sample
 from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
+from femtobooth.pictures.sheets import sheet
 from femtobooth.workflows import personalize
 
 from . import backdrops, sprites
@@ -87,7 +90,9 @@ def photos_of(subject: Subject, dataset: Path, root: Path) -> Path:
     if not subject.source.startswith("openmoji:"):
         folder = dataset / subject.source
         if not folder.is_dir():
-            raise FemtoboothError(f"{folder}: no photos there", "give --dreambooth the folder `dataset` of github.com/google/dreambooth")
+            raise FemtoboothError(
+                f"{folder}: no photos there", "give --dreambooth the folder `dataset` of github.com/google/dreambooth"
+            )
         return folder
     icon = subject.source.removeprefix("openmoji:")
     folder = root / "openmoji" / icon
@@ -96,7 +101,9 @@ def photos_of(subject: Subject, dataset: Path, root: Path) -> Path:
         if (folder / f"{number}.png").is_file():
             continue
         if sprite is None:
-            sprite = Image.fromarray(sprites.render(sprites.read_package(root / "packages", *OPENMOJI, "icons.json"), icon))
+            sprite = Image.fromarray(
+                sprites.render(sprites.read_package(root / "packages", *OPENMOJI, "icons.json"), icon)
+            )
         random = Random(f"openmoji/{icon}/{number}")
         image = backdrops.draw(random, place).image  # (128, 128)
         size = random.randint(72, 96)
@@ -139,7 +146,9 @@ class Identities:
         return self._unit(self.judge.look(pictures)[1].astype(np.float64))
 
     def recognised(self, vectors: np.ndarray, photos: dict[str, np.ndarray], name: str) -> float:
-        """Share of `vectors` that are nearer to the mean of this subject's photos than to any other subject's or any sprite."""
+        """Share of `vectors` that are nearer to the mean of this subject's photos than to any other subject's or any
+        sprite.
+        """
         means = np.stack([one.mean(axis=0) / np.linalg.norm(one.mean(axis=0)) for one in photos.values()])
         nearest = (vectors @ np.concatenate([means, self.sprites]).T).argmax(axis=1)
         return float((nearest == list(photos).index(name)).mean())
@@ -184,7 +193,9 @@ def evaluate(
     chosen = [one for one in SUBJECTS if one.name in only] if only else list(SUBJECTS[:1] if smoke else SUBJECTS)
     unknown = set(only) - {one.name for one in SUBJECTS}
     if unknown or not chosen:
-        raise FemtoboothError(f"--subjects {','.join(only)}: no such subject", f"choose among {', '.join(one.name for one in SUBJECTS)}")
+        raise FemtoboothError(
+            f"--subjects {','.join(only)}: no such subject", f"choose among {', '.join(one.name for one in SUBJECTS)}"
+        )
     trying = config.read_yaml(tried) if tried else {}
     layers = [SMOKE if smoke else {}, trying]
     settings = {
@@ -199,10 +210,17 @@ def evaluate(
     }
     model = bases.load_folder(folder)
     sampling = SAMPLING.model_copy(update={"steps": size["steps"]})
-    pictures = {name: np.stack([photo.pixels for photo in load_photos(one.photos, model.size)[0]]) for name, one in settings.items()}
+    pictures = {
+        name: np.stack([photo.pixels for photo in load_photos(one.photos, model.size)[0]])
+        for name, one in settings.items()
+    }
     identities = Identities(judge, size["scenes"])
     photos = {name: identities.of(some) for name, some in pictures.items()}
-    facts: dict[str, Any] = {"model": {"source": str(folder), "hash": model.hash}, "commit": commit(), "judge": judge.recognizer.hash}
+    facts: dict[str, Any] = {
+        "model": {"source": str(folder), "hash": model.hash},
+        "commit": commit(),
+        "judge": judge.recognizer.hash,
+    }
     facts |= {"recommended": model.card.get("personalize", {}), "tried": trying}
     facts |= {"sampling": sampling.model_dump(), "environment": environment(), "subjects": {}}
     rows = []
@@ -227,7 +245,9 @@ def _one(
     sampling: SamplingSettings,
     each: int,
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Personalize and judge one subject: its figures, and a picture for each backdrop, of the class before and after."""
+    """Personalize and judge one subject: its figures, and a picture for each backdrop, of the class before and
+    after.
+    """
     noun, count = subject.class_noun, each * len(NEW_BACKDROPS)
     classes = [f"a {noun}"] * count
     before = _draw(base, classes, sampling, f"{subject.name}: class before")
@@ -274,5 +294,9 @@ def show(facts: dict[str, Any]) -> None:
         for name, found in facts["subjects"].items()
     ]
     heads = [key.replace("_", " ") for key in shares]
-    table("DreamBooth (* the settings were not tuned on it)", ["subject", "class", *(f">{head}" for head in heads), ">seconds"], rows)
+    table(
+        "DreamBooth (* the settings were not tuned on it)",
+        ["subject", "class", *(f">{head}" for head in heads), ">seconds"],
+        rows,
+    )
     note("the class's pictures taken for the subject: lower is better")

@@ -2,8 +2,8 @@
 
     python -m recipes.emoji_world.tokenizer [--smoke]
 
-Every word that captions use is one token, so are a few rare identifiers for DreamBooth; any other text splits into known
-pieces, at worst into bytes. Writes ``tokenizer/``: tokenizer.json, vocab.json, merges.txt.
+Every word that captions use is one token, so are a few rare identifiers for DreamBooth; any other text splits into
+known pieces, at worst into bytes. Writes ``tokenizer/``: tokenizer.json, vocab.json, merges.txt.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tokenizers import pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
 from femtobooth.core.console import note
-from femtobooth.core.runs import atomic_folder, write_json
+from femtobooth.core.files import atomic_folder, write_json
 from femtobooth.generator.base import save_tokenizer
 
 from . import backdrops, captions, sprites
@@ -35,7 +35,12 @@ MERGES = 1400
 
 def words(world: sprites.World) -> list[str]:
     """Every word that a caption can contain, and those of icon and category names, each once, in order."""
-    texts = [*captions.OPENINGS, *captions.COUNTS.values(), *(word for size in captions.SIZES for word in size), "close-up empty nothing"]
+    texts = [
+        *captions.OPENINGS,
+        *captions.COUNTS.values(),
+        *(word for size in captions.SIZES for word in size),
+        "close-up empty nothing",
+    ]
     texts += [
         *sprites.COLOUR_WORDS,
         *backdrops.COLOURS,
@@ -43,7 +48,12 @@ def words(world: sprites.World) -> list[str]:
         *(word for some in captions.STYLE_WORDS.values() for word in some),
     ]
     texts += [phrase for _, phrases in backdrops.PLACES.values() for phrase in phrases]
-    texts += ["an and next to with left right of above over below under on the at top bottom a gradient striped dotted background"]
+    texts += [
+        (
+            "an and next to with left right of above over below under on the at "
+            "top bottom a gradient striped dotted background"
+        )
+    ]
     for concept in world.concepts:
         names = [concept.name, *concept.also, *([concept.kind] if concept.kind else [])]
         texts += [*names, *(captions.plural(name) for name in names), concept.category.lower(), concept.icon]
@@ -64,7 +74,13 @@ def build(texts: Iterable[str], whole: Iterable[str], merges: int = MERGES) -> C
         while len(parts) > 1:
             pairs.append((parts[0], parts[1]))
             parts = encode(word, pairs)
-    entries = [*alphabet, *(byte + END for byte in alphabet), *("".join(pair) for pair in pairs), "<|startoftext|>", "<|endoftext|>"]
+    entries = [
+        *alphabet,
+        *(byte + END for byte in alphabet),
+        *("".join(pair) for pair in pairs),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocabulary = {entry: number for number, entry in enumerate(dict.fromkeys(entries))}
     return CLIPTokenizer(vocab=vocabulary, merges=list(pairs), model_max_length=LENGTH)
 
@@ -89,9 +105,17 @@ def make(where: Path, world: sprites.World, count: int) -> CLIPTokenizer:
     with atomic_folder(where / "tokenizer", overwrite=True) as temporary:
         save_tokenizer(tokenizer, temporary)
     lengths = sorted(len(tokenizer(caption).input_ids) for caption in said)
-    measured = {"entries": len(tokenizer), "words": len(vocabulary), "longest": lengths[-1], "median": lengths[len(lengths) // 2]}
+    measured = {
+        "entries": len(tokenizer),
+        "words": len(vocabulary),
+        "longest": lengths[-1],
+        "median": lengths[len(lengths) // 2],
+    }
     write_json(where / "tokenizer.json", measured)
-    note(f"{measured['entries']} entries; captions have {measured['median']} tokens in the middle and {measured['longest']} at most")
+    note(
+        f"{measured['entries']} entries; captions have {measured['median']} tokens "
+        f"in the middle and {measured['longest']} at most"
+    )
     return tokenizer
 
 

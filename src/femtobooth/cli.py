@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from . import __version__
-from .commands import COMMANDS, Command
 from .core import streams
 from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError, shortened
 from .core.names import shown
 from .parsing import Parser, names, parse
+from .workflows.commands import COMMANDS, Command
 
 OUTSIDE = (  # what a disk or a user's rights refuse, wherever it was not foreseen
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM),
@@ -23,7 +23,9 @@ OUTSIDE = (  # what a disk or a user's rights refuse, wherever it was not forese
 )
 LONGEST = 2000  # characters of a line of an error
 VARIABLES = {
-    "FEMTOBOOTH_CACHE": "folder of what is kept between commands: class images, pictures, exports [~/.cache/femtobooth]",
+    "FEMTOBOOTH_CACHE": (
+        "folder of what is kept between commands: class images, pictures, exports [~/.cache/femtobooth]"
+    ),
     "FEMTOBOOTH_DEBUG": "1 shows where an error of femtobooth's own came from, as Python's traceback",
 }
 INTERNAL = ("FEMTOBOOTH_RUN",)  # for the processes of one run
@@ -44,7 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _overview().parse_args([name])
         else:
             near = _near(name, COMMANDS)
-            raise InputError(f"{shortened(name)}: no such command", f"did you mean {near}?" if near else f"one of {', '.join(COMMANDS)}")
+            raise InputError(
+                f"{shortened(name)}: no such command",
+                f"did you mean {near}?" if near else f"one of {', '.join(COMMANDS)}",
+            )
     except FemtoboothError as error:
         _exit(_as_typed(error, name), error.exit_code)
     except Interrupted as stop:
@@ -58,7 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("FEMTOBOOTH_DEBUG"):
             raise
         if isinstance(error, OSError) and error.errno in OUTSIDE:
-            _exit([f"{error.filename or 'a file'}: {error.strerror}", "  -> check its name and its disk, or choose another place"], 2)
+            _exit(
+                [
+                    f"{error.filename or 'a file'}: {error.strerror}",
+                    "  -> check its name and its disk, or choose another place",
+                ],
+                2,
+            )
         first = (str(error).strip() or "no message").splitlines()[0]
         _exit([f"{type(error).__name__}: {first}", "  -> FEMTOBOOTH_DEBUG=1 shows where"], 1)
 
@@ -101,7 +112,9 @@ def _near(word: str, known: Iterable[str]) -> str | None:
 
 
 def _exit(lines: Sequence[str], code: int) -> NoReturn:
-    """End with a message whose lines hold text of any origin: made harmless for a terminal, and cut where nobody reads on."""
+    """End with a message whose lines hold text of any origin: made harmless for a terminal, and cut where nobody reads
+    on.
+    """
     if _speaks():
         print("\n".join(_cut(shown(line)) for line in (f"femtobooth: {lines[0]}", *lines[1:])), file=sys.stderr)
     sys.exit(code)
@@ -125,7 +138,10 @@ def _overview() -> argparse.ArgumentParser:
         prog="femtobooth",
         usage="femtobooth COMMAND ...",
         description="3-5 photos of one subject in; a Stable Diffusion that draws it anywhere out.",
-        epilog=f"commands:\n{listed}\n\nenvironment:\n{variables}\n\n`femtobooth COMMAND --help` shows everything a command can do.",
+        epilog=(
+            f"commands:\n{listed}\n\nenvironment:\n{variables}\n\n`femtobooth "
+            "COMMAND --help` shows everything a command can do."
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

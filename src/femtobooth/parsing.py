@@ -1,4 +1,6 @@
-"""What was typed behind a command, as settings: its flags from the settings' own names and help texts, and what to say of mistakes."""
+"""What was typed behind a command, as settings: its flags from the settings' own names and help texts, and what to say
+of mistakes.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .commands import Command
 from .core import streams
 from .core.errors import FemtoboothError, InputError, SettingsError, shortened
 from .core.paths import existing, nearest, refuse_missing_path
+from .workflows.commands import Command
 
 if TYPE_CHECKING:
     from .core.config import Layer, Settings
@@ -20,7 +22,8 @@ HELP = ("-h", "--help")
 REQUIRED = "the following arguments are required: "  # how argparse begins its own errors
 UNKNOWN = "unrecognized arguments: "
 SET_HELP = (
-    "any setting by its name in the YAML file; nothing behind the = leaves an optional one out; what takes several (...) "
+    "any setting by its name in the YAML file; nothing behind the = leaves "
+    "an optional one out; what takes several (...) "
     "is given several times or as a JSON list, short words also as a,b"
 )
 
@@ -56,21 +59,31 @@ class Parser(argparse.ArgumentParser):
 
         close = difflib.get_close_matches(flag[:60], {**self._option_string_actions, **self.unflagged}, n=1)
         near = flag if flag in self.unflagged else next(iter(close), "")
-        hint = f"; did you mean {f'--set {self.unflagged[near]}=VALUE' if near in self.unflagged else near}?" if near else ""
+        hint = (
+            f"; did you mean {f'--set {self.unflagged[near]}=VALUE' if near in self.unflagged else near}?"
+            if near
+            else ""
+        )
         raise SettingsError(f"{shortened(flag)}: {self.prog} has no such flag{hint}", way_out)
 
     def missing(self, name: str) -> NoReturn:
         """Say what the positional argument of this name is, and how a whole command looks."""
-        told = next((action.help or "" for action in self._actions if action.metavar == name), "").replace("%%", "%").rstrip(".")
+        told = (
+            next((action.help or "" for action in self._actions if action.metavar == name), "")
+            .replace("%%", "%")
+            .rstrip(".")
+        )
         told = told if told[:2].isupper() else told[:1].lower() + told[1:]
-        raise SettingsError(f"{self.prog.split()[-1]}: no {name} given", f"{told}; for example {self.prog} {self.example}")
+        raise SettingsError(
+            f"{self.prog.split()[-1]}: no {name} given", f"{told}; for example {self.prog} {self.example}"
+        )
 
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> tuple[Any, argparse.Namespace]:
     """The settings of a command line, None where an option stands in their place, and its options.
 
-    `options.given` holds what was given of the settings, `options.instead` what stands in their place. Raises SettingsError before
-    anything heavy is imported.
+    `options.given` holds what was given of the settings, `options.instead` what stands in their place. Raises
+    SettingsError before anything heavy is imported.
     """
     from .core.config import merge, settle
 
@@ -129,7 +142,9 @@ def _refuse_missing_files(settings: Settings, command: Command) -> None:
             way_out = f"check the path ({called[path]})"
             if path in command.models:
                 refuse_missing_path(one, way_out)
-                if not hasattr(settings, "paths"):  # classify and embed look at what is named first (recognizer.reading)
+                if not hasattr(
+                    settings, "paths"
+                ):  # classify and embed look at what is named first (recognizer.reading)
                     _refuse_missing_default(one)
             else:
                 near = nearest(one)
@@ -137,8 +152,10 @@ def _refuse_missing_files(settings: Settings, command: Command) -> None:
 
 
 def _refuse_missing_default(model: str) -> None:
-    """Raise ModelError where the default recognizer is neither in the hub's cache nor to be had, before anything heavy is imported."""
-    from .recognizer import weights
+    """Raise ModelError where the default recognizer is neither in the hub's cache nor to be had, before anything heavy
+    is imported.
+    """
+    from .recognizer.model import weights
 
     if model == weights.DEFAULT:
         weights.resolve(model)
@@ -154,7 +171,9 @@ def _parser(name: str, command: Command, model: type[Settings]) -> Parser:
         parser.add_argument(path, nargs=count, metavar=_metavar(path), help=help_text(model, path).replace("%", "%%"))
     if command.instead:
         parser.add_argument(command.instead.flag, type=Path, metavar=command.instead.metavar, help=command.instead.help)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags and --set win over it")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML file of settings; flags and --set win over it"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help=SET_HELP)
     for flag, path in command.flags.items():
         field = field_at(model, path)
@@ -167,7 +186,9 @@ def _parser(name: str, command: Command, model: type[Settings]) -> Parser:
         parser.add_argument(flag, dest=path, action="append" if list in kinds else "store", metavar=value, help=text)
     parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     called = {"--" + path.rpartition(".")[2].replace("_", "-"): path for path in reversed(dotted_keys(model))}
-    parser.unflagged = {flag: path for flag, path in called.items() if flag not in command.flags and path not in command.takes}
+    parser.unflagged = {
+        flag: path for flag, path in called.items() if flag not in command.flags and path not in command.takes
+    }
     return parser
 
 
@@ -177,11 +198,17 @@ def _layers(options: argparse.Namespace, command: Command, model: type[Settings]
     given = {path: getattr(options, path) for path in command.flags.values() if getattr(options, path) is not None}
     typed = Layer(merge(*(nested(path, value) for path in command.takes if (value := getattr(options, path)))))
     typed.names = names(command)
-    return [read_yaml(options.config) if options.config else Layer(), overrides(model, options.sets, given, names(command)), typed]
+    return [
+        read_yaml(options.config) if options.config else Layer(),
+        overrides(model, options.sets, given, names(command)),
+        typed,
+    ]
 
 
 def _show_values(parser: Parser, command: Command, model: type[Settings], arguments: Sequence[str]) -> None:
-    """Put behind each help text what is in force where the setting is not given: on the base that is, as its card says."""
+    """Put behind each help text what is in force where the setting is not given: on the base that is, as its card
+    says.
+    """
     from .core.config import in_force, merge
 
     try:
@@ -193,4 +220,6 @@ def _show_values(parser: Parser, command: Command, model: type[Settings], argume
         if action.dest in command.flags.values() and (value := in_force(model, action.dest, recommended)):
             action.help = f"{action.help} [{value}]".replace("%%", "%").replace("%", "%%")
     if recommended:
-        parser.description = f"{parser.description} In [ ] stands what holds where nothing is given, on this base as its card says."
+        parser.description = (
+            f"{parser.description} In [ ] stands what holds where nothing is given, on this base as its card says."
+        )

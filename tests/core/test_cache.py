@@ -27,7 +27,9 @@ from femtobooth.core import cache
         ("~nobody-of-this-name/x", None, "{cwd}/~nobody-of-this-name/x"),
     ],
 )
-def test_where_it_is(given: str | None, standard: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_is(
+    given: str | None, standard: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/me")
     for name, value in (("FEMTOBOOTH_CACHE", given), ("XDG_CACHE_HOME", standard)):
@@ -45,7 +47,9 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_file_that_does_not_fit_its_hash_is_not_there(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_does_not_fit_its_hash_is_not_there(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "new" / "entry"
     cache.write(path, b"the value")
     assert cache.read(path) == b"the value"
@@ -62,7 +66,9 @@ def _fill(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [*DAMAGE, "missing", "without its manifest", "a file more"])
-def test_a_folder_that_does_not_fit_its_hashes_is_made_again(damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_does_not_fit_its_hashes_is_made_again(
+    damage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = cache.folder(tmp_path / "new" / "entry", _fill)
     assert path == tmp_path / "new" / "entry"
     assert cache.folder(path, lambda _: pytest.fail("made twice")) == path
@@ -97,7 +103,9 @@ class Full:
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
-    """In a process of its own without privileges, for root can write anywhere: the cache is a file, and one is within a file."""
+    """In a process of its own without privileges, for root can write anywhere: the cache is a file, and one is within a
+    file.
+    """
     (tmp_path / "file").touch()
     code = """
 import sys
@@ -115,7 +123,9 @@ print(made)
 """
     for where in (tmp_path / "file", tmp_path / "file" / "below"):
         environment = os.environ | {"FEMTOBOOTH_CACHE": str(where)}
-        ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+        ended = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+        )
         assert ended.returncode == 0, ended.stderr
         assert ended.stderr.count("warning:") == 1, ended.stderr
         assert f"{where}: the cache cannot be written" in ended.stderr.replace("\n", "")
@@ -123,7 +133,9 @@ print(made)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
-def test_a_full_disk(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     full = tmp_path / "full"
 
     def fill(folder: Path) -> None:
@@ -159,7 +171,8 @@ for turn in range(20):
     (tmp_path / "0").mkdir()
     (tmp_path / "0" / "model").write_text("damaged before")
     running = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name, start], stderr=subprocess.PIPE, text=True) for name in "abc"
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name, start], stderr=subprocess.PIPE, text=True)
+        for name in "abc"
     ]
     for process in running:
         _, said = process.communicate(timeout=60)

@@ -10,7 +10,7 @@ import pytest
 
 from femtobooth.core import children
 from femtobooth.core.errors import SettingsError
-from femtobooth.recognizer import foreign
+from femtobooth.recognizer.exporting import foreign
 from femtobooth.workflows import compare
 from femtobooth.workflows.settings import CompareSettings
 
@@ -19,10 +19,23 @@ EVIL = "open({mark!r}, 'a').write(__name__ + ' was run; ')\n"
 
 @pytest.fixture
 def mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that appears if anything of the current folder is run; that folder holds programs by names that are imported."""
+    """The file that appears if anything of the current folder is run; that folder holds programs by names that are
+    imported.
+    """
     mark, folder = tmp_path / "mark", tmp_path / "downloads"
     folder.mkdir()
-    names = ("torch", "json", "numpy", "femtobooth", "runpy", "sitecustomize", "usercustomize", "timm", "onnxruntime", "pathlib")
+    names = (
+        "torch",
+        "json",
+        "numpy",
+        "femtobooth",
+        "runpy",
+        "sitecustomize",
+        "usercustomize",
+        "timm",
+        "onnxruntime",
+        "pathlib",
+    )
     for name in names:
         (folder / f"{name}.py").write_text(EVIL.format(mark=str(mark)))
     monkeypatch.chdir(folder)
@@ -38,7 +51,9 @@ def test_the_trap_works(mark: Path) -> None:
 
 
 def test_compare_runs_nothing_of_the_current_folder(mark: Path, tiny: Path, tiny_onnx: Path, tmp_path: Path) -> None:
-    settings = CompareSettings(models=[str(tiny), str(tiny_onnx)], speed=False, fresh=True, out=str(tmp_path / "page.html"))
+    settings = CompareSettings(
+        models=[str(tiny), str(tiny_onnx)], speed=False, fresh=True, out=str(tmp_path / "page.html")
+    )
     report = compare.run(settings)
     assert not mark.exists(), mark.read_text()
     rows = {row["name"]: row for row in report["tables"]["recognizer"]}
@@ -48,7 +63,9 @@ def test_compare_runs_nothing_of_the_current_folder(mark: Path, tiny: Path, tiny
 
 
 def test_converters_run_nothing_of_the_current_folder(mark: Path, tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="needs coremltools, which is not installed"):  # found out after torch was imported
+    with pytest.raises(
+        SettingsError, match="needs coremltools, which is not installed"
+    ):  # found out after torch was imported
         foreign.convert("coreml", tiny, tmp_path, "fp32", False)
     assert not mark.exists(), mark.read_text()
 
@@ -59,6 +76,11 @@ def test_what_the_user_has_set_on_purpose_is_kept(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PYTHONWARNINGS", "error")
     monkeypatch.setenv("HF_HOME", "/hub")
     given = children.environment(OMP_NUM_THREADS="3")
-    assert (given["PYTHONPATH"], given["PYTHONUTF8"], given["HF_HOME"], given["OMP_NUM_THREADS"]) == ("/a:/c", "1", "/hub", "3")
+    assert (given["PYTHONPATH"], given["PYTHONUTF8"], given["HF_HOME"], given["OMP_NUM_THREADS"]) == (
+        "/a:/c",
+        "1",
+        "/hub",
+        "3",
+    )
     assert "PYTHONWARNINGS" not in given
     assert "PYTHONPATH" not in children.environment("/usr/bin/python3.12")

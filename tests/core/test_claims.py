@@ -1,4 +1,6 @@
-"""What a command may write and replace: claimed by creating it, held by one process, replaced only where the same command made it."""
+"""What a command may write and replace: claimed by creating it, held by one process, replaced only where the same
+command made it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ def make(path: Path, command: str = "export", **more: object) -> Path:
 
 
 def files(folder: Path) -> dict[str, str]:
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def test_a_finished_folder_is_whole_and_marked(tmp_path: Path) -> None:
@@ -136,7 +140,10 @@ def test_what_comes_meanwhile_is_kept(tmp_path: Path) -> None:
         (out / "other").write_text("theirs")
     assert files(out) == {"other": "theirs"}
     make(out.with_name("two"))
-    with pytest.raises(ExistsError, match=r"notes\.txt"), Output(out.with_name("two"), "export", overwrite=True).folder() as folder:
+    with (
+        pytest.raises(ExistsError, match=r"notes\.txt"),
+        Output(out.with_name("two"), "export", overwrite=True).folder() as folder,
+    ):
         (folder / "model.onnx").touch()
         (tmp_path / "two" / "notes.txt").write_text("theirs")
     assert files(out.with_name("two"))["notes.txt"] == "theirs"
@@ -172,7 +179,9 @@ def test_names_that_were_made_up_are_counted(tmp_path: Path) -> None:
 
 def test_a_folder_in_use_says_by_whom(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with Output(run, "personalize", owns=["run.json"]).claimed(lambda folder: (folder / "run.json").write_text("{}") and None):
+    with Output(run, "personalize", owns=["run.json"]).claimed(
+        lambda folder: (folder / "run.json").write_text("{}") and None
+    ):
         for overwrite in (False, True):
             with pytest.raises(InUseError, match=f"in use by process {os.getpid()} since .*: "):
                 make(run, "personalize", overwrite=overwrite)
@@ -185,7 +194,10 @@ def test_a_folder_in_use_says_by_whom(tmp_path: Path) -> None:
 
 def _another(folder: Path) -> subprocess.Popen[str]:
     """A process that holds the lock of `folder`."""
-    code = f"from pathlib import Path; from femtobooth.core import locks; locks.acquire(Path({str(folder)!r})); print(flush=True); input()"
+    code = (
+        "from pathlib import Path; from femtobooth.core import locks; "
+        f"locks.acquire(Path({str(folder)!r})); print(flush=True); input()"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
@@ -238,14 +250,17 @@ def test_one_of_many_gets_it(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     code = (
-        "import sys, time; from pathlib import Path; from femtobooth.core import locks; from femtobooth.core.errors import InUseError\n"
+        "import sys, time; from pathlib import Path; from femtobooth.core import "
+        "locks; from femtobooth.core.errors import InUseError\n"
         "print('ready', flush=True); sys.stdin.readline()\n"
         "try: locks.acquire(Path(sys.argv[1])); print('got', flush=True)\n"
         "except InUseError: print('not', flush=True)\n"
         "sys.stdin.readline()"
     )
     others = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         for _ in range(4)
     ]
     for other in others:

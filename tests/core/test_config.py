@@ -51,7 +51,9 @@ AWKWARD = [
 def test_texts_are_taken_as_typed(text: str, tmp_path: Path) -> None:
     """On the command line, and from a file that femtobooth wrote, also where another reader takes YAML 1.1."""
     given = config.overrides(
-        PersonalizeSettings, [], {"identifier.token": text, "preview.sampling.negative": text, "preview.prompts": [text]}
+        PersonalizeSettings,
+        [],
+        {"identifier.token": text, "preview.sampling.negative": text, "preview.prompts": [text]},
     )
     assert given["preview"]["sampling"]["negative"] == text
     assert given["identifier"]["token"] == text
@@ -91,7 +93,9 @@ def test_values_of_the_command_line(texts: list[str], path: str, value: object) 
 
 def test_a_setting_in_a_mapping_of_settings_is_read_as_that_setting() -> None:
     texts = ["personalize.identifier.token=0123", "personalize.training.steps=20"]
-    assert config.overrides(ProtocolSettings, texts, {}) == {"personalize": {"identifier": {"token": "0123"}, "training": {"steps": 20}}}
+    assert config.overrides(ProtocolSettings, texts, {}) == {
+        "personalize": {"identifier": {"token": "0123"}, "training": {"steps": 20}}
+    }
 
 
 def test_a_fault_is_called_as_where_it_was_given(tmp_path: Path) -> None:
@@ -101,24 +105,40 @@ def test_a_fault_is_called_as_where_it_was_given(tmp_path: Path) -> None:
     flags = config.overrides(PersonalizeSettings, ["size=9", "training.ema=8"], {"training.steps": "many"}, names)
     with pytest.raises(SettingsError) as caught:
         config.resolve(
-            PersonalizeSettings, {"save_precision": "8"}, {"photos": {"paths": ["a"]}}, config.read_yaml(tmp_path / "s.yaml"), flags
+            PersonalizeSettings,
+            {"save_precision": "8"},
+            {"photos": {"paths": ["a"]}},
+            config.read_yaml(tmp_path / "s.yaml"),
+            flags,
         )
     said = [line.strip() for line in caught.value.lines[1:]]
     assert sorted(line.partition(": input")[0].partition(": not")[0] for line in said) == sorted(
-        [f"{tmp_path / 's.yaml'}, line 3: training.clip", "--set size", "--set training.ema", "--steps", "--class-noun", "save_precision"]
+        [
+            f"{tmp_path / 's.yaml'}, line 3: training.clip",
+            "--set size",
+            "--set training.ema",
+            "--steps",
+            "--class-noun",
+            "save_precision",
+        ]
     )
 
 
 def test_a_dotted_key_in_a_file_is_told_how_to_stand_there() -> None:
     with pytest.raises(SettingsError) as caught:
         config.resolve(PersonalizeSettings, NEEDED, {"prior.sampling.steps": 3})
-    assert caught.value.lines == ("prior.sampling.steps: stands inside its group in a file", "  -> prior: {sampling: {steps: 3}}")
+    assert caught.value.lines == (
+        "prior.sampling.steps: stands inside its group in a file",
+        "  -> prior: {sampling: {steps: 3}}",
+    )
 
 
 LONG = "x" * 10**6
 
 
-@pytest.mark.parametrize("given", [{"name": f"{LONG}/"}, {LONG: 1}, {f"k{i}": 1 for i in range(3000)}, {"size": [[LONG] * 9] * 9}])
+@pytest.mark.parametrize(
+    "given", [{"name": f"{LONG}/"}, {LONG: 1}, {f"k{i}": 1 for i in range(3000)}, {"size": [[LONG] * 9] * 9}]
+)
 def test_no_error_is_longer_than_a_screen(given: dict[str, object]) -> None:
     with pytest.raises(SettingsError) as caught:
         config.resolve(PersonalizeSettings, NEEDED, given)
@@ -129,7 +149,8 @@ def test_no_error_is_longer_than_a_screen(given: dict[str, object]) -> None:
 def test_all_faults_at_once_with_the_nearest_key() -> None:
     with pytest.raises(SettingsError) as caught:
         config.resolve(
-            PersonalizeSettings, {"photos": {"paths": [], "clas_noun": "d"}, "training": {"stepz": 3, "steps": 0, "clip": "x"}, "seed": 1}
+            PersonalizeSettings,
+            {"photos": {"paths": [], "clas_noun": "d"}, "training": {"stepz": 3, "steps": 0, "clip": "x"}, "seed": 1},
         )
     text = str(caught.value)
     for part in (
@@ -192,6 +213,8 @@ def test_every_setting_has_a_help_text() -> None:
             assert len(config.help_text(model, key)) > 20, key
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_example_configs_are_valid(path: Path) -> None:
     config.resolve(PersonalizeSettings, NEEDED, config.read_yaml(path))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from femtobooth.commands import COMMANDS
 from femtobooth.core.errors import command, needs, shortened
+from femtobooth.workflows.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -20,7 +20,8 @@ OTHERS = {"--local-dir", "--logdir", "--onnx", "--saveEngine", "--stronglyTyped"
 
 
 @pytest.mark.parametrize(
-    "name", ["plain", "dog's", "$(touch x)", "a;b", "*", "~", "café 🦊", "-rf", "a\nb", "\x1b[31m'", "x\u202fy", "\udcff"]
+    "name",
+    ["plain", "dog's", "$(touch x)", "a;b", "*", "~", "café 🦊", "-rf", "a\nb", "\x1b[31m'", "x\u202fy", "\udcff"],
 )
 def test_a_suggested_command_is_one_line_that_the_shell_reads_back(name: str) -> None:
     line = command("personalize", "--resume", Path(name))
@@ -50,15 +51,26 @@ def test_an_unknown_extra_leads_to_femtobooths_own_folder() -> None:
 
 
 def test_nothing_says_to_install_femtobooth_from_an_index() -> None:
-    files = [ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "src").rglob("*.py"), *(ROOT / "recipes").rglob("*.md")]
-    assert [str(file) for file in files if re.search(r"pip install \S?femtobooth", file.read_text(encoding="utf-8"))] == []
+    files = [
+        ROOT / "README.md",
+        *(ROOT / "docs").glob("*.md"),
+        *(ROOT / "src").rglob("*.py"),
+        *(ROOT / "recipes").rglob("*.md"),
+    ]
+    assert [
+        str(file) for file in files if re.search(r"pip install \S?femtobooth", file.read_text(encoding="utf-8"))
+    ] == []
 
 
 def test_every_flag_that_a_message_names_exists() -> None:
-    known = {flag for one in COMMANDS.values() for flag in one.flags} | {one.instead.flag for one in COMMANDS.values() if one.instead}
+    known = {flag for one in COMMANDS.values() for flag in one.flags} | {
+        one.instead.flag for one in COMMANDS.values() if one.instead
+    }
     known |= {f"--no-{flag[2:]}" for flag in known} | {"--config", "--set", "--json", "--help", "--version"} | OTHERS
     unknown = {}
-    for file in (file for file in (ROOT / "src").rglob("*.py") if not file.name.startswith("pages")):  # which have CSS's variables
+    for file in (ROOT / "src").rglob("*.py"):
+        if file.parent.name == "pages":  # which has CSS's variables
+            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found = set(re.findall(r"(?<![\w<!({;-])--[a-z][a-zA-Z-]+", node.value)) - known

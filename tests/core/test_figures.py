@@ -87,7 +87,11 @@ def test_cost_alone_makes_no_choice() -> None:
 
 def test_choices() -> None:
     def choose(*better: bool | None) -> str:
-        return str(figures.verdict("B", "A", [figures.Difference(f"d{i}", "+1", one) for i, one in enumerate(better)], "-")["choose"])
+        return str(
+            figures.verdict("B", "A", [figures.Difference(f"d{i}", "+1", one) for i, one in enumerate(better)], "-")[
+                "choose"
+            ]
+        )
 
     assert choose(True, None) == "Choose B: better in d0, and worse in nothing that was compared."
     assert choose(False, None) == "Choose A: B is worse in d0, and better in nothing that was compared."

@@ -30,15 +30,23 @@ def test_top_k_agrees_with_sklearn_and_settles_ties():
         ours = metrics.top_k(scores, labels, k).mean()
         assert ours == pytest.approx(reference.top_k_accuracy_score(labels, scores, k=k, labels=np.arange(10)))
     assert np.array_equal(metrics.top_k(scores, labels, 1), scores.argmax(axis=1) == labels)
-    assert metrics.top_k(np.zeros((3, 3)), [0, 1, 2], 1).tolist() == [True, False, False]  # a constant model is right once, not always
+    assert metrics.top_k(np.zeros((3, 3)), [0, 1, 2], 1).tolist() == [
+        True,
+        False,
+        False,
+    ]  # a constant model is right once, not always
 
 
 def test_confusion_and_likelihood_agree_with_sklearn():
     random = np.random.default_rng(1)
     probabilities, labels = random.dirichlet(np.ones(5), 200), random.integers(0, 5, 200)
     predicted = probabilities.argmax(axis=1)
-    assert np.array_equal(metrics.confusion(labels, predicted, 5), reference.confusion_matrix(labels, predicted, labels=range(5)))
-    assert metrics.negative_log_likelihood(probabilities, labels) == pytest.approx(reference.log_loss(labels, probabilities))
+    assert np.array_equal(
+        metrics.confusion(labels, predicted, 5), reference.confusion_matrix(labels, predicted, labels=range(5))
+    )
+    assert metrics.negative_log_likelihood(probabilities, labels) == pytest.approx(
+        reference.log_loss(labels, probabilities)
+    )
     assert np.isfinite(metrics.negative_log_likelihood([[1.0, 0.0]], [1]))
 
 
@@ -74,9 +82,13 @@ def test_cross_fitted_temperature_never_sees_its_own_pictures(overconfident):
     assert sorted(np.bincount(fold)) == [2000, 2000]
     for i in (0, 1):
         assert np.all(fitted[fold == i] == metrics.temperature(logits[fold != i], labels[fold != i]))
-    spoiled = np.where(fold == 0, (labels + 1) % 6, labels)  # labels of fold 0 may change the temperature of fold 1 only
+    spoiled = np.where(
+        fold == 0, (labels + 1) % 6, labels
+    )  # labels of fold 0 may change the temperature of fold 1 only
     again, _ = metrics.cross_fitted_temperature(logits, spoiled)
-    assert np.array_equal(again[fold == 0], fitted[fold == 0]) and not np.array_equal(again[fold == 1], fitted[fold == 1])
+    assert np.array_equal(again[fold == 0], fitted[fold == 0]) and not np.array_equal(
+        again[fold == 1], fitted[fold == 1]
+    )
     with pytest.raises(ValueError, match="cannot be cut"):
         metrics.cross_fitted_temperature(logits[:1], labels[:1])
 
@@ -133,7 +145,8 @@ def _pairs(both, first, second, neither):
 
 
 def test_paired_difference_as_published():
-    # Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired data", method 10
+    # Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired
+    # data", method 10
     found = metrics.paired_difference(*_pairs(36, 12, 2, 0))
     assert found.value == pytest.approx(0.2)
     assert (found.low, found.high) == (pytest.approx(0.0569, abs=5e-5), pytest.approx(0.3404, abs=5e-5))
@@ -188,6 +201,8 @@ def test_bootstrap_of_a_biased_statistic_covers_it(overconfident):
     logits, labels = (part[:150] for part in overconfident)
     probabilities = metrics.softmax(logits, 3)
     confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    plain, moved = (metrics.bootstrap(metrics.calibration_error, confidence, right, biased=biased) for biased in (False, True))
+    plain, moved = (
+        metrics.bootstrap(metrics.calibration_error, confidence, right, biased=biased) for biased in (False, True)
+    )
     assert moved.value == plain.value and moved.low < plain.low and moved.high < plain.high
     assert 0 <= moved.low <= moved.value <= moved.high

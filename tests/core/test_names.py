@@ -51,7 +51,8 @@ def test_what_a_terminal_acts_on_is_made_visible(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"\xff\xfe.png", b"a\\b\xe9", b"\\xff", b"\\\\xff", b"a\\\\\xff\\", b"\\udcff", b"caf\xc3\xa9\xe9", b"\\x7f"]
+    "raw",
+    [b"\xff\xfe.png", b"a\\b\xe9", b"\\xff", b"\\\\xff", b"a\\\\\xff\\", b"\\udcff", b"caf\xc3\xa9\xe9", b"\\x7f"],
 )
 def test_every_name_can_be_had_back(raw: bytes) -> None:
     name = os.fsdecode(raw)

@@ -10,7 +10,7 @@ import pytest
 from femtobooth.core import paths
 from femtobooth.core.errors import ModelError
 from femtobooth.generator.locate import locate
-from femtobooth.recognizer import weights
+from femtobooth.recognizer.model import weights
 
 
 @pytest.fixture(autouse=True)

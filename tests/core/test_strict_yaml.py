@@ -47,7 +47,9 @@ def test_what_cannot_be_meant(text: str, problem: str) -> None:
     assert caught.value.problem.isprintable()
 
 
-LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(f"{n}: &{n} [{','.join(['*' + m] * 10)}]\n" for m, n in pairwise("abcdefghi"))
+LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{n}: &{n} [{','.join(['*' + m] * 10)}]\n" for m, n in pairwise("abcdefghi")
+)
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 40))
 
 

@@ -70,18 +70,33 @@ def _lying_safetensors(path: Path) -> None:
 FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "TorchScript": (_torchscript, "a TorchScript archive: a program"),
     "zip of a document": (_zip_of_other_things, r"a zip archive of other things, its first file is word/document\.xml"),
-    "empty zip": (lambda path: path.write_bytes(b"PK\x05\x06" + bytes(18)), "neither safetensors nor a torch checkpoint"),
+    "empty zip": (
+        lambda path: path.write_bytes(b"PK\x05\x06" + bytes(18)),
+        "neither safetensors nor a torch checkpoint",
+    ),
     "zip cut off": (lambda path: path.write_bytes(b"PK\x03\x04" + bytes(100)), "damaged or cut off"),
     "compressed": (_bomb, "a torch checkpoint that was compressed"),
     "overlapping": (_overlapping, "claims to hold more than its own size|damaged"),
-    "repeated value": (lambda path: torch.save({"a": torch.zeros(1).expand(30_000, 30_000)}, path), r"would take 3\.6 GB, far more"),
+    "repeated value": (
+        lambda path: torch.save({"a": torch.zeros(1).expand(30_000, 30_000)}, path),
+        r"would take 3\.6 GB, far more",
+    ),
     "repeated value, before torch 1.6": (_legacy_repeat, r"would take 3\.6 GB, far more"),
     "shared": (_shared, r"would take 0\.4 GB, far more"),
-    "sparse": (lambda path: torch.save({"a": torch.zeros(3, 3).to_sparse()}, path), "sparse, quantized or empty|damaged"),
-    "meta": (lambda path: torch.save({"a": torch.zeros(3, 3, device="meta")}, path), "sparse, quantized or empty|damaged"),
+    "sparse": (
+        lambda path: torch.save({"a": torch.zeros(3, 3).to_sparse()}, path),
+        "sparse, quantized or empty|damaged",
+    ),
+    "meta": (
+        lambda path: torch.save({"a": torch.zeros(3, 3, device="meta")}, path),
+        "sparse, quantized or empty|damaged",
+    ),
     "list": (lambda path: torch.save([1, 2], path), "holds a list, not a model"),
     "header of a gigabyte": (_safetensors_header(1 << 30), "its header is larger than that of any model"),
-    "header of an exabyte": (lambda path: path.write_bytes(struct.pack("<Q", 1 << 60) + b"{" + bytes(99)), "its header is larger"),
+    "header of an exabyte": (
+        lambda path: path.write_bytes(struct.pack("<Q", 1 << 60) + b"{" + bytes(99)),
+        "its header is larger",
+    ),
     "header that lies": (_lying_safetensors, "damaged or cut off"),
 }
 
@@ -102,7 +117,10 @@ def test_what_is_no_model_is_named(name: str, tmp_path: Path) -> None:
 
 def test_shared_weights_of_a_real_model_are_no_bomb(tmp_path: Path) -> None:
     tied = torch.randn(100, 100)
-    torch.save({"state_dict": {"embedding.weight": tied, "head.weight": tied, "bias": torch.zeros(3)}, "epoch": 3}, tmp_path / "m.ckpt")
+    torch.save(
+        {"state_dict": {"embedding.weight": tied, "head.weight": tied, "bias": torch.zeros(3)}, "epoch": 3},
+        tmp_path / "m.ckpt",
+    )
     contents, _ = tensors.read(tmp_path / "m.ckpt")
     assert set(tensors.state_dict(tmp_path / "m.ckpt", contents)) == {"embedding.weight", "head.weight", "bias"}
 

@@ -20,7 +20,9 @@ def test_the_bundled_base_is_whole() -> None:
     assert (model.size, model.vae_factor, model.prediction_type) == (64, 4, "v_prediction")
     assert model.scheduler.config.rescale_betas_zero_snr
     assert model.card["personalize"]["prior"]["prompt"] == "a {class}"
-    assert all(parameter.dtype == torch.float32 and not parameter.requires_grad for parameter in model.unet.parameters())
+    assert all(
+        parameter.dtype == torch.float32 and not parameter.requires_grad for parameter in model.unet.parameters()
+    )
     assert {command: locate.recommended("bundled", command) for command in model.card} == model.card
 
 
@@ -43,7 +45,9 @@ def test_what_is_saved_loads_anywhere_and_names_no_path(tiny_sd2: Path, tmp_path
     for part in ("unet", "vae", "text_encoder"):
         pairs = zip(getattr(model, part).state_dict().values(), getattr(again, part).state_dict().values(), strict=True)
         assert all(torch.equal(first, second) for first, second in pairs)
-    assert {"tokenizer.json", "vocab.json", "merges.txt"} <= {path.name for path in (tmp_path / "copy/tokenizer").iterdir()}
+    assert {"tokenizer.json", "vocab.json", "merges.txt"} <= {
+        path.name for path in (tmp_path / "copy/tokenizer").iterdir()
+    }
     for path in (tmp_path / "copy").rglob("*.json"):
         assert str(tmp_path.parent) not in path.read_text()
     assert json.loads((tmp_path / "copy/tokenizer/tokenizer.json").read_text())["padding"] is None
@@ -128,23 +132,33 @@ def test_inpainting_checkpoints_are_refused(tiny_sd1: Path, tmp_path: Path) -> N
         base.load(str(tmp_path / "model"))
 
 
-@pytest.mark.parametrize("text", ["# no front matter\n", "---\n---\nfemtobooth: {steps: 3}\n", "---\nfemtobooth: 3\n---\n"])
+@pytest.mark.parametrize(
+    "text", ["# no front matter\n", "---\n---\nfemtobooth: {steps: 3}\n", "---\nfemtobooth: 3\n---\n"]
+)
 def test_a_card_that_recommends_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "README.md").write_text(text)
     assert cards.read_card(tmp_path) == {}
 
 
 def test_a_card_writes_numbers_as_a_settings_file_does(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("---\nfemtobooth: {personalize: {train: {unet_learning_rate: 1e-4}}}\n---\n# A base\n")
+    (tmp_path / "README.md").write_text(
+        "---\nfemtobooth: {personalize: {train: {unet_learning_rate: 1e-4}}}\n---\n# A base\n"
+    )
     assert cards.read_card(tmp_path) == {"personalize": {"train": {"unet_learning_rate": 1e-4}}}
 
 
 def test_runs_on_the_bundled_base_of_before_go_on(tmp_path: Path) -> None:
-    """Its text encoder's keys had no `text_model.`; the weights are the same, and so is the base that a run names by its hash."""
+    """Its text encoder's keys had no `text_model.`; the weights are the same, and so is the base that a run names by
+    its hash.
+    """
     former = tmp_path / "former"
     shutil.copytree(locate.bundled_folder(), former)
     file = former / "text_encoder" / "model.safetensors"
-    save_file({key.removeprefix("text_model."): value for key, value in load_file(file).items()}, file, metadata={"format": "pt"})
+    save_file(
+        {key.removeprefix("text_model."): value for key, value in load_file(file).items()},
+        file,
+        metadata={"format": "pt"},
+    )
     began = {"base_hash": base.load(str(former)).hash, "token": "sks"}
     assert base.with_base_of_today(began) == {"base_hash": base.load("bundled").hash, "token": "sks"}
     assert base.with_base_of_today({"base_hash": "another"}) == {"base_hash": "another"}

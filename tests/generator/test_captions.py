@@ -1,4 +1,6 @@
-"""Captions beside photos: found in the common spellings, fitted to what the text encoder reads, and used for class images too."""
+"""Captions beside photos: found in the common spellings, fitted to what the text encoder reads, and used for class
+images too.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from femtobooth.generator.prompts import unseen_words
 TOKENIZER = base.load_tokenizer(locate.bundled_folder() / "tokenizer")  # reads 22 words or word pieces
 
 
-@pytest.mark.parametrize("name", ["IMG_1.txt", "IMG_1.TXT", "IMG_1.caption", "IMG_1.CAPTION", "IMG_1.JPG.txt", "IMG_1.JPG.caption"])
+@pytest.mark.parametrize(
+    "name", ["IMG_1.txt", "IMG_1.TXT", "IMG_1.caption", "IMG_1.CAPTION", "IMG_1.JPG.txt", "IMG_1.JPG.caption"]
+)
 def test_every_common_spelling_is_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("\ufeffa [V] dog on a sofa\n\n the [v]  dog\n", encoding="utf-8")
     assert own_captions(tmp_path / "IMG_1.JPG") == ("a {token} dog on a sofa", "the {token} dog")
@@ -28,7 +32,9 @@ def test_other_files_are_no_captions(tmp_path: Path, name: str) -> None:
     assert own_captions(tmp_path / "IMG_1.JPG") == ()
 
 
-def test_of_two_that_differ_the_one_that_is_not_used_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_two_that_differ_the_one_that_is_not_used_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "a.txt").write_text("a [V] dog")
     (tmp_path / "a.caption").write_text("a [V] dog")
     assert own_captions(tmp_path / "a.jpg") == ("a {token} dog",)
@@ -42,7 +48,11 @@ LONG = "a glossy red picture of one big happy wooden animal on the green grass b
 CAPTIONS = {  # (caption, its last words as it is trained, what is said)
     "short": ("a photo of a {token} {class}", "a photo of a {token} {class}", ""),
     "long, subject first": (f"a {{token}} {{class}}, {LONG}", "under the white moon", "not read: '"),
-    "long, subject last": (f"{LONG} with a {{token}} {{class}} on the beach", "{token} {class}", "shortened to end in [V]"),
+    "long, subject last": (
+        f"{LONG} with a {{token}} {{class}} on the beach",
+        "{token} {class}",
+        "shortened to end in [V]",
+    ),
     "long, subject the last word": (f"{LONG} {{token}}", "{token}", "shortened to end in [V]"),
     "long, without subject": (f"{LONG} {LONG}", "under the white moon", "not read: '"),
 }
@@ -54,7 +64,9 @@ def test_the_identifier_survives_the_cut(name: str, capsys: pytest.CaptureFixtur
     others = [(Path("b.jpg"), ("a {token} {class}",))]
     ((found,), _) = fitted([(Path("dir/a.jpg"), (template,)), *others], TOKENIZER, "sks", "dog")
     said = " ".join(capsys.readouterr().err.split())
-    kept = TOKENIZER(found.replace("{token}", "sks").replace("{class}", "dog")).input_ids[: TOKENIZER.model_max_length - 1]
+    kept = TOKENIZER(found.replace("{token}", "sks").replace("{class}", "dog")).input_ids[
+        : TOKENIZER.model_max_length - 1
+    ]
     assert (TOKENIZER.convert_tokens_to_ids("sks</w>") in kept) == ("{token}" in template)
     assert found.endswith(ending) and found.startswith(template[:9])
     assert ("a.jpg" in said and warning in said and "b.jpg" not in said) if warning else said == ""

@@ -14,7 +14,8 @@ from femtobooth.core.config import dotted_keys
 from femtobooth.generator import cards, locate
 from femtobooth.workflows import evaluate, generate, personalize, synthesize
 
-# Every setting of the two commands that a card must not touch: what is read and written, where, as what, and who is told.
+# Every setting of the two commands that a card must not touch: what is read and written, where, as what, and who is
+# told.
 NEVER = {
     "personalize": [
         "base", "tokenizer", "name", "runs", "overwrite", "save_precision", "photos.paths", "photos.class_noun", "photos.hold_out",
@@ -41,11 +42,15 @@ def test_the_list_is_about_settings_that_exist() -> None:
     for command, (model, allowed) in cards.RECOMMENDABLE.items():
         known = dotted_keys(model)
         for one in allowed:
-            assert one in known or any(key.startswith(one.removesuffix("*")) for key in known if one.endswith(".*")), one
+            assert one in known or any(key.startswith(one.removesuffix("*")) for key in known if one.endswith(".*")), (
+                one
+            )
         assert not {key for key in known if key in allowed} & set(NEVER[command])
 
 
-@pytest.mark.parametrize(("command", "setting"), [(command, setting) for command, names in NEVER.items() for setting in names])
+@pytest.mark.parametrize(
+    ("command", "setting"), [(command, setting) for command, names in NEVER.items() for setting in names]
+)
 def test_never_by_a_card(command: str, setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given: Any = {"wandb"}
     for key in reversed(setting.split(".")):
@@ -61,7 +66,10 @@ def test_never_by_a_card(command: str, setting: str, tmp_path: Path, capsys: pyt
         ({"training": {"steps": "many"}}, "training.steps (input should be a valid integer)"),
         ({"training": {"steps": -3}}, "training.steps (input should be greater than or equal to 1)"),
         ({"prior": {"sampling": {"sampler": "sideways"}}}, "prior.sampling.sampler"),
-        ({"train": {"parts": ["unet", "attention"]}}, "train.parts (value error, unet already trains the attention layers"),
+        (
+            {"train": {"parts": ["unet", "attention"]}},
+            "train.parts (value error, unet already trains the attention layers",
+        ),
         ({"training": 3}, "personalize.training"),
         ({"loss": {"nonsense": 1}}, "loss.nonsense (no such setting)"),
         ({"photos": {"crop": {"deep": {"deeper": {"deepest": {"x": 1}}}}}}, "photos.crop.deep.deeper"),
@@ -70,13 +78,24 @@ def test_never_by_a_card(command: str, setting: str, tmp_path: Path, capsys: pyt
 def test_a_wrong_value_is_left_out_and_the_rest_stays(
     value: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    card = cards.read_card(_card(tmp_path, {"personalize": value | {"size": 32}, "generate": {"sampling": {"steps": 7}}}))
+    card = cards.read_card(
+        _card(tmp_path, {"personalize": value | {"size": 32}, "generate": {"sampling": {"steps": 7}}})
+    )
     assert card == {"personalize": {"size": 32}, "generate": {"sampling": {"steps": 7}}}
     assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    "text", ["femtobooth:\n  steps: 3: 4", "{", "femtobooth: *nowhere", "\x01", "- a\n- b", "femtobooth: [1]", "femtobooth: {3: 4}"]
+    "text",
+    [
+        "femtobooth:\n  steps: 3: 4",
+        "{",
+        "femtobooth: *nowhere",
+        "\x01",
+        "- a\n- b",
+        "femtobooth: [1]",
+        "femtobooth: {3: 4}",
+    ],
 )
 def test_a_broken_card_blocks_nothing(text: str, tmp_path: Path) -> None:
     assert cards.read_card(_card(tmp_path, text)) == {}
@@ -94,14 +113,21 @@ def test_a_readme_that_is_no_file_blocks_nothing(tmp_path: Path) -> None:
 
 
 def test_a_card_of_windows_and_of_another_encoding(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_bytes(b"\xef\xbb\xbf---\r\nfemtobooth:\r\n  generate: {width: 64}\r\n---\r\n# caf\xe9\r\n")
+    (tmp_path / "README.md").write_bytes(
+        b"\xef\xbb\xbf---\r\nfemtobooth:\r\n  generate: {width: 64}\r\n---\r\n# caf\xe9\r\n"
+    )
     assert cards.read_card(tmp_path) == {"generate": {"width": 64}}
 
 
 def test_the_card_that_replaced_a_run(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command that reads cards: none takes a place, a name or `overwrite` from one."""
     evil = {
-        "personalize": {"runs": "elsewhere", "name": "mine", "overwrite": True, "training": {"steps": 5, "trackers": ["wandb"]}},
+        "personalize": {
+            "runs": "elsewhere",
+            "name": "mine",
+            "overwrite": True,
+            "training": {"steps": 5, "trackers": ["wandb"]},
+        },
         "generate": {
             "out": "mine",
             "overwrite": True,
@@ -120,14 +146,20 @@ def test_the_card_that_replaced_a_run(tiny_sd1: Path, tmp_path: Path, monkeypatc
     assert (asked.runs, asked.name, asked.overwrite, asked.training.steps) == ("runs", None, False, 5)
     assert asked.training.trackers == ["tensorboard", "csv"]
     drawn = generate.settings_from({"run": "runs/evil"})
-    assert (drawn.out, drawn.overwrite, drawn.device, drawn.prompts_file, drawn.width) == (None, False, "auto", None, 32)
+    assert (drawn.out, drawn.overwrite, drawn.device, drawn.prompts_file, drawn.width) == (
+        None,
+        False,
+        "auto",
+        None,
+        32,
+    )
     assert evaluate.settings_from({"run": "runs/evil"}).sampling.steps == 3
     assert synthesize.settings_from({"runs": ["runs/evil"], "out": "here"}).sampling.steps == 3
 
 
 def test_the_card_inside_a_single_file(tiny_sd1: Path, tmp_path: Path) -> None:
     from femtobooth.generator import base
-    from femtobooth.generator.single_file import save_single_file
+    from femtobooth.generator.formats.single_file import save_single_file
 
     model = base.load(str(tiny_sd1))
     model.readme = "---\nfemtobooth: {generate: {out: mine, width: 32}}\n---\n"

@@ -24,7 +24,11 @@ def module(tiny_sd1: Path) -> Any:
     torch.manual_seed(0)
     ids = model.token_ids(["a sks robot"]).expand(3, 1, -1)
     made.instance = LatentSet(
-        torch.randn(3, 1, 4, 8, 8), torch.full((3, 1, 4, 8, 8), -5.0), ids, torch.ones(3, 1, 1, 8, 8), torch.zeros(3, dtype=torch.bool)
+        torch.randn(3, 1, 4, 8, 8),
+        torch.full((3, 1, 4, 8, 8), -5.0),
+        ids,
+        torch.ones(3, 1, 1, 8, 8),
+        torch.zeros(3, dtype=torch.bool),
     )
     return made
 

@@ -38,7 +38,9 @@ def _settings(**changes: Any) -> PersonalizeSettings:
 
 
 def _scheduler(kind: str, zero_snr: bool = False) -> DDIMScheduler:
-    return DDIMScheduler(prediction_type=kind, rescale_betas_zero_snr=zero_snr, beta_schedule="scaled_linear", clip_sample=False)
+    return DDIMScheduler(
+        prediction_type=kind, rescale_betas_zero_snr=zero_snr, beta_schedule="scaled_linear", clip_sample=False
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,7 +82,9 @@ def _pictures(count: int, mirrored: int = 1) -> LatentSet:
     torch.manual_seed(count)
     mean, log_variance = torch.randn(count, mirrored, 4, 8, 8), torch.randn(count, mirrored, 4, 8, 8) - 3
     ids = torch.arange(count * 6).reshape(count, 1, 6)
-    return LatentSet(mean, log_variance, ids, torch.ones(count, mirrored, 1, 8, 8), torch.zeros(count, dtype=torch.bool))
+    return LatentSet(
+        mean, log_variance, ids, torch.ones(count, mirrored, 1, 8, 8), torch.zeros(count, dtype=torch.bool)
+    )
 
 
 def test_draws_differ_between_ranks_and_terms_and_repeat_exactly() -> None:
@@ -110,7 +114,11 @@ def test_processes_share_one_order_without_overlap() -> None:
 def test_the_posterior_is_sampled_anew_each_step() -> None:
     shape = (1, 1, 1, 64, 64)
     pictures = LatentSet(
-        torch.full(shape, 2.0), torch.full(shape, np.log(0.25)), torch.zeros(1, 1, 4), torch.ones(shape), torch.zeros(1, dtype=torch.bool)
+        torch.full(shape, 2.0),
+        torch.full(shape, np.log(0.25)),
+        torch.zeros(1, 1, 4),
+        torch.ones(shape),
+        torch.zeros(1, dtype=torch.bool),
     )
     first, second = (draw(pictures, "instance", 0, step, 0, 1, 1, 0.5, 10).latents for step in (0, 1))
     assert not torch.equal(first, second)
@@ -253,7 +261,8 @@ def test_subject_and_surroundings_share_a_picture(tiny_sd1: Path) -> None:
     picture[24:56, 8:32] = (220, 30, 30)  # left of the middle
     model = base.load(str(tiny_sd1))
     every, subject, around = (
-        encode(model, picture[None], [["a sks robot"]], mirrored=True, part=part).places for part in ("all", "subject", "surroundings")
+        encode(model, picture[None], [["a sks robot"]], mirrored=True, part=part).places
+        for part in ("all", "subject", "surroundings")
     )
     assert every.shape == subject.shape == around.shape == (1, 2, 1, 8, 8)
     assert torch.equal(every, torch.ones_like(every))

@@ -1,4 +1,6 @@
-"""Model folders of others: whole ones load whatever their layout, and what lacks, breaks or mixes parts is refused by name."""
+"""Model folders of others: whole ones load whatever their layout, and what lacks, breaks or mixes parts is refused by
+name.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from femtobooth.core.errors import ModelError
-from femtobooth.generator import base, locate, part_folder
+from femtobooth.generator import base, locate
+from femtobooth.generator.formats import part_folder
 
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -71,11 +74,20 @@ def _old_attention(tensors: Tensors) -> Tensors:
 LAYOUTS: dict[str, tuple[str, Callable[[Tensors], Tensors]]] = {
     "torch.compile": ("unet", lambda tensors: {f"_orig_mod.{name}": tensor for name, tensor in tensors.items()}),
     "DDP": ("vae", lambda tensors: {f"module.{name}": tensor for name, tensor in tensors.items()}),
-    "DDP of torch.compile": ("text_encoder", lambda tensors: {f"module._orig_mod.{name}": tensor for name, tensor in tensors.items()}),
-    "compiled blocks": ("unet", lambda tensors: {name.replace("mid_block.", "mid_block._orig_mod."): t for name, t in tensors.items()}),
+    "DDP of torch.compile": (
+        "text_encoder",
+        lambda tensors: {f"module._orig_mod.{name}": tensor for name, tensor in tensors.items()},
+    ),
+    "compiled blocks": (
+        "unet",
+        lambda tensors: {name.replace("mid_block.", "mid_block._orig_mod."): t for name, t in tensors.items()},
+    ),
     "FSDP": ("unet", lambda tensors: {f"_fsdp_wrapped_module.{name}": tensor for name, tensor in tensors.items()}),
     "transformers 5": ("text_encoder", _without_text_model),
-    "position ids": ("text_encoder", lambda tensors: {**tensors, "text_model.embeddings.position_ids": torch.arange(77)[None]}),
+    "position ids": (
+        "text_encoder",
+        lambda tensors: {**tensors, "text_model.embeddings.position_ids": torch.arange(77)[None]},
+    ),
     "VAE of 2022": ("vae", _old_attention),
 }
 
@@ -151,19 +163,19 @@ def _holding(number: float) -> Callable[[Tensor], Tensor]:
 
 BROKEN: dict[str, tuple[str, Callable[[Tensors], Tensors], str]] = {
     "UNet lacks one": ("unet", _lacking("conv_in.weight"), r"unet: conv_in\.weight is missing\n"),
-    "UNet lacks a block": ("unet", _lacking("mid_block"), r"unet: mid_block\.\S+ is missing, and \d+ more of its \d+ tensors"),
+    "UNet lacks a block": ("unet", _lacking("mid_block"), (r"unet: mid_block\.\S+ is missing, and \d+ " r"more of its \d+ " r"tensors")),
     "VAE lacks a decoder": ("vae", _lacking("decoder"), r"vae: decoder\.\S+ is missing, and \d+ more"),
-    "text encoder lacks a layer": ("text_encoder", _lacking("text_model.encoder.layers.1."), r"text_encoder: encoder\.layers\.1\.\S+ is"),
+    "text encoder lacks a layer": ("text_encoder", _lacking("text_model.encoder.layers.1."), (r"text_encoder: " r"encoder\.layers\.1\.\S+ is")),
     "no tensor at all": ("unet", lambda _: {}, r"unet: \S+ is missing, and \d+ more"),
-    "names of something else": ("unet", lambda tensors: {f"net.{name}": t for name, t in tensors.items()}, r"unet: \S+ is missing, and"),
-    "UNet of NaN": ("unet", _with("conv_out.bias", _holding(float("nan"))), r"unet: conv_out\.bias holds NaN or infinite"),
-    "VAE of infinity": ("vae", _with("quant_conv.bias", _holding(float("inf"))), r"vae: quant_conv\.bias holds NaN or infinite"),
+    "names of something else": ("unet", lambda tensors: {f"net.{name}": t for name, t in tensors.items()}, (r"unet: \S+ is " r"missing, and")),
+    "UNet of NaN": ("unet", _with("conv_out.bias", _holding(float("nan"))), (r"unet: conv_out\.bias holds NaN " r"or infinite")),
+    "VAE of infinity": ("vae", _with("quant_conv.bias", _holding(float("inf"))), (r"vae: quant_conv\.bias " r"holds " r"NaN or infinite")),
     "text encoder of NaN": (
-        "text_encoder", _with("text_model.final_layer_norm.bias", _holding(float("-inf"))), r"final_layer_norm\.bias holds NaN or infinite",
+        "text_encoder", _with("text_model.final_layer_norm.bias", _holding(float("-inf"))), (r"final_layer_norm\.bias " r"holds " r"NaN or infinite"),
     ),
-    "another width": ("unet", _with("conv_out.bias", lambda _: torch.zeros(5)), r"unet: conv_out\.bias has shape \(5,\)"),
-    "more than the config says": ("unet", lambda tensors: {**tensors, "extra.bias": torch.zeros(1)}, r"unet: extra\.bias has no place"),
-    "whole numbers": ("unet", _with("conv_out.bias", lambda tensor: tensor.to(torch.int8)), r"conv_out\.bias holds whole numbers"),
+    "another width": ("unet", _with("conv_out.bias", lambda _: torch.zeros(5)), (r"unet: conv_out\.bias has " r"shape \(5,\)")),
+    "more than the config says": ("unet", lambda tensors: {**tensors, "extra.bias": torch.zeros(1)}, (r"unet: extra\.bias has " r"no place")),
+    "whole numbers": ("unet", _with("conv_out.bias", lambda tensor: tensor.to(torch.int8)), (r"conv_out\.bias " r"holds " r"whole " r"numbers")),
 }  # fmt: skip
 
 
@@ -222,7 +234,9 @@ def test_other_families_are_named_by_their_index(kind: str, says: str, folder: P
     assert caught.value.way_out == "give a text-to-image Stable Diffusion 1.x or 2.x"
 
 
-@pytest.mark.parametrize(("part", "says"), [("text_encoder_2", "Stable Diffusion XL"), ("transformer", "Stable Diffusion 3, FLUX")])
+@pytest.mark.parametrize(
+    ("part", "says"), [("text_encoder_2", "Stable Diffusion XL"), ("transformer", "Stable Diffusion 3, FLUX")]
+)
 def test_other_families_are_named_by_their_parts(part: str, says: str, folder: Path) -> None:
     (folder / "model_index.json").unlink()
     (folder / part).mkdir()
@@ -233,17 +247,37 @@ def test_other_families_are_named_by_their_parts(part: str, says: str, folder: P
 @pytest.mark.parametrize(
     ("file", "changes", "says"),
     [
-        ("unet/config.json", {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 8}, "an? unCLIP model"),
+        (
+            "unet/config.json",
+            {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 8},
+            "an? unCLIP model",
+        ),
         ("unet/config.json", {"in_channels": 9}, "an inpainting model: its UNet reads 9 channels, its VAE makes 4"),
         ("unet/config.json", {"time_cond_proj_dim": 16}, "latent consistency"),
         ("unet/config.json", {"cross_attention_dim": 48}, r"UNet \(48\) and text encoder \(32\) do not fit together"),
-        ("unet/config.json", {"_class_name": "UNetSpatioTemporalConditionModel"}, "unet: a UNetSpatioTemporalConditionModel, not a UNet2D"),
+        (
+            "unet/config.json",
+            {"_class_name": "UNetSpatioTemporalConditionModel"},
+            "unet: a UNetSpatioTemporalConditionModel, not a UNet2D",
+        ),
         ("vae/config.json", {"_class_name": "AutoencoderTiny"}, "vae: a AutoencoderTiny, not a AutoencoderKL"),
         ("vae/config.json", {"latent_channels": 16}, "do not fit together|has shape"),
-        ("text_encoder/config.json", {"architectures": ["T5EncoderModel"]}, "text_encoder: a T5EncoderModel, not a CLIPTextModel"),
+        (
+            "text_encoder/config.json",
+            {"architectures": ["T5EncoderModel"]},
+            "text_encoder: a T5EncoderModel, not a CLIPTextModel",
+        ),
         ("unet/config.json", {"quantization_config": {"quant_method": "bitsandbytes"}}, "unet: quantized weights"),
-        ("scheduler/scheduler_config.json", {"_class_name": "FlowMatchEulerDiscreteScheduler"}, "FlowMatchEulerDiscreteScheduler is flow"),
-        ("scheduler/scheduler_config.json", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler is no Stable Diffusion"),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "FlowMatchEulerDiscreteScheduler"},
+            "FlowMatchEulerDiscreteScheduler is flow",
+        ),
+        (
+            "scheduler/scheduler_config.json",
+            {"_class_name": "EDMEulerScheduler"},
+            "EDMEulerScheduler is no Stable Diffusion",
+        ),
         ("scheduler/scheduler_config.json", {"prediction_type": "flow_prediction"}, "flow_prediction is not supported"),
         ("scheduler/scheduler_config.json", {"use_flow_sigmas": True}, "flow matching is not supported"),
     ],
@@ -335,7 +369,9 @@ def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["bundled", "tiny"])
-def test_text_encoders_are_written_with_the_names_that_everyone_reads(reference: str, tiny_sd1: Path, tmp_path: Path) -> None:
+def test_text_encoders_are_written_with_the_names_that_everyone_reads(
+    reference: str, tiny_sd1: Path, tmp_path: Path
+) -> None:
     folder = locate.bundled_folder() if reference == "bundled" else tiny_sd1
     model = base.load(str(folder))
     base.save_folder(model, tmp_path / "written", card="")
@@ -350,7 +386,12 @@ def test_text_encoders_are_written_with_the_names_that_everyone_reads(reference:
 
 def test_attention_is_chosen_by_us_and_not_by_the_file(folder: Path) -> None:
     """An implementation's name may stand for code on a hub."""
-    _config(folder, "text_encoder/config.json", _attn_implementation="kernels-community/evil", attn_implementation="flash_attention_2")
+    _config(
+        folder,
+        "text_encoder/config.json",
+        _attn_implementation="kernels-community/evil",
+        attn_implementation="flash_attention_2",
+    )
     assert base.load(str(folder)).text_encoder.config._attn_implementation == "sdpa"
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core.errors import ModelError
-from femtobooth.generator import ldm_keys, locate
-from femtobooth.generator.noise_markers import told
-from femtobooth.generator.single_file import load_single_file
+from femtobooth.generator import locate
+from femtobooth.generator.formats import ldm_keys
+from femtobooth.generator.formats.noise_markers import told
+from femtobooth.generator.formats.single_file import load_single_file
 
 V, EPS = "v_prediction", "epsilon"
 
@@ -44,16 +45,35 @@ V, EPS = "v_prediction", "epsilon"
         (["v_pred"], {}, "model: {params: {linear_start: 0.00085}}", False, V, False, 512),
         (["v_pred"], {}, "model: {params: {parameterization: eps}}", False, EPS, False, 512),
         ([], {}, "model: {params: {linear_start: 0.00085}}", True, EPS, False, 512),
-        ([], {}, "model: {params: {denoiser_config: {params: {scaling_config: {target: a.VScaling}}}}}", False, V, False, 512),
+        (
+            [],
+            {},
+            "model: {params: {denoiser_config: {params: {scaling_config: {target: a.VScaling}}}}}",
+            False,
+            V,
+            False,
+            512,
+        ),
     ],
 )
 def test_every_marker(
-    keys: list[str], metadata: dict[str, str], sidecar: str | None, second: bool, prediction: str, zero: bool, pixels: int, tmp_path: Path
+    keys: list[str],
+    metadata: dict[str, str],
+    sidecar: str | None,
+    second: bool,
+    prediction: str,
+    zero: bool,
+    pixels: int,
+    tmp_path: Path,
 ) -> None:
     if sidecar:
         (tmp_path / "model.yaml").write_text(sidecar)
     found = told(tmp_path / "model.safetensors", keys, metadata, second, None)
-    assert (found["prediction_type"], found.get("rescale_betas_zero_snr", False), found["pixels"]) == (prediction, zero, pixels)
+    assert (found["prediction_type"], found.get("rescale_betas_zero_snr", False), found["pixels"]) == (
+        prediction,
+        zero,
+        pixels,
+    )
     assert found.get("timestep_spacing", "leading") == ("trailing" if zero else "leading")
 
 
@@ -64,13 +84,16 @@ def test_every_marker(
         (["edm_vpred.sigma_max"], {}, "an EDM model"),
     ],
 )
-def test_other_processes_are_refused_by_name(keys: list[str], metadata: dict[str, str], says: str, tmp_path: Path) -> None:
+def test_other_processes_are_refused_by_name(
+    keys: list[str], metadata: dict[str, str], says: str, tmp_path: Path
+) -> None:
     with pytest.raises(ModelError, match=says):
         told(tmp_path / "model.safetensors", keys, metadata, False, None)
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "model: 3", "model: {params: {parameterization: w}}", "a: &a [*a", "x" * (2 << 20), "a: " + "[" * 5000]
+    "content",
+    ["", "[]", "model: 3", "model: {params: {parameterization: w}}", "a: &a [*a", "x" * (2 << 20), "a: " + "[" * 5000],
 )
 def test_a_sidecar_that_cannot_be_read_is_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "model.yaml").write_text(content)
@@ -114,7 +137,9 @@ TOKENIZER = str(locate.bundled_folder() / "tokenizer")
 def test_a_2x_file_with_the_names_of_transformers(tmp_path: Path) -> None:
     save_file(_ldm(second=True, layers=24), tmp_path / "open_clip.safetensors")
     save_file(_ldm(second=True, layers=24, transformers_names=True), tmp_path / "transformers.safetensors")
-    first, second = (load_single_file(tmp_path / f"{name}.safetensors", TOKENIZER) for name in ("open_clip", "transformers"))
+    first, second = (
+        load_single_file(tmp_path / f"{name}.safetensors", TOKENIZER) for name in ("open_clip", "transformers")
+    )
     assert second.text_encoder.config.hidden_act == "gelu"
     assert second.text_encoder.config.num_hidden_layers == 23
     assert (second.prediction_type, second.size) == (V, 768)
@@ -129,7 +154,9 @@ def test_markers_reach_the_scheduler(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert model.scheduler.config.timestep_spacing == "trailing"
     assert float(model.scheduler.alphas_cumprod[-1]) == 0
     assert "v_prediction with zero terminal SNR, as its tensor v_pred says" in capsys.readouterr().err
-    (tmp_path / "model.yaml").write_text("model: {params: {parameterization: eps, linear_start: 0.001, linear_end: 0.02, ztsnr: false}}")
+    (tmp_path / "model.yaml").write_text(
+        "model: {params: {parameterization: eps, linear_start: 0.001, linear_end: 0.02, ztsnr: false}}"
+    )
     model = load_single_file(tmp_path / "model.safetensors", TOKENIZER)
     assert (model.prediction_type, model.scheduler.config.beta_end) == (EPS, 0.02)
     assert float(model.scheduler.alphas_cumprod[-1]) > 0
@@ -141,7 +168,9 @@ def test_wrappers_around_a_file_and_around_its_parts(prefix: str, inside: bool, 
     tensors = _ldm(second=False)
     roots = (ldm_keys.UNET, ldm_keys.VAE, "cond_stage_model.")
     named = {
-        next(root + prefix + key.removeprefix(root) for root in roots if key.startswith(root)) if inside else prefix + key: tensor
+        next(root + prefix + key.removeprefix(root) for root in roots if key.startswith(root))
+        if inside
+        else prefix + key: tensor
         for key, tensor in tensors.items()
     }
     torch.save({"state_dict": named}, tmp_path / "model.ckpt")

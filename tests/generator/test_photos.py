@@ -15,9 +15,18 @@ from PIL import Image, ImageDraw
 
 from femtobooth.core import console
 from femtobooth.core.errors import ExistsError, PhotoError
-from femtobooth.core.runs import write_json
+from femtobooth.core.files import write_json
 from femtobooth.generator.captions import STYLES
-from femtobooth.generator.photos import FILLED, Photo, crops_sheet, hold_out, load_photos, make_square, restore_photos, store_photos
+from femtobooth.generator.photos import (
+    FILLED,
+    Photo,
+    crops_sheet,
+    hold_out,
+    load_photos,
+    make_square,
+    restore_photos,
+    store_photos,
+)
 from femtobooth.generator.settings import PhotoSettings
 
 
@@ -75,8 +84,16 @@ def test_every_file_gets_a_row(tmp_path: Path, said: io.StringIO) -> None:
         "empty.jpg": "empty file",
         "inner.jpg": "a folder inside a folder; name it too to use its pictures",
     }
-    used = {"a.png": [], "b.png": ["own caption"], "c.png": [], "cmyk.jpg": ["CMYK converted"], "moving.gif": ["first of 2 frames"]}
-    assert {name: row["notes"] for name, row in rows.items() if row["status"] == "skipped"} == {k: [v] for k, v in skipped.items()}
+    used = {
+        "a.png": [],
+        "b.png": ["own caption"],
+        "c.png": [],
+        "cmyk.jpg": ["CMYK converted"],
+        "moving.gif": ["first of 2 frames"],
+    }
+    assert {name: row["notes"] for name, row in rows.items() if row["status"] == "skipped"} == {
+        k: [v] for k, v in skipped.items()
+    }
     assert {name: row["notes"] for name, row in rows.items() if row["status"] == "used"} == used
     assert [photo.path.name for photo in photos] == list(used)
     assert all(photo.pixels.shape == (64, 64, 3) and photo.pixels.dtype == np.uint8 for photo in photos)
@@ -131,9 +148,17 @@ TWINS = {
     "saved again": (scene(0, 300, 300), _again(scene(0, 300, 300), 30), True),
     "half the size": (scene(0, 300, 200), scene(0, 300, 200).resize((150, 100)), True),
     "slightly cropped": (scene(0, 300, 300), scene(0, 300, 300).crop((4, 4, 297, 297)), True),
-    "the same plain wall, noisy": (Image.new("RGB", (99, 99), (90, 90, 90)), Image.new("RGB", (90, 90), (91, 90, 90)), True),
+    "the same plain wall, noisy": (
+        Image.new("RGB", (99, 99), (90, 90, 90)),
+        Image.new("RGB", (90, 90), (91, 90, 90)),
+        True,
+    ),
     "mirrored": (scene(0, 300, 300), scene(0, 300, 300).transpose(Image.Transpose.FLIP_LEFT_RIGHT), False),
-    "plain, of other colours": (Image.new("RGB", (99, 99), (90, 90, 90)), Image.new("RGB", (99, 99), (110, 90, 90)), False),
+    "plain, of other colours": (
+        Image.new("RGB", (99, 99), (90, 90, 90)),
+        Image.new("RGB", (99, 99), (110, 90, 90)),
+        False,
+    ),
     "a product moved on white": (_product(50), _product(55), False),
     "pale and different": (scene(0).point(lambda v: 235 + v // 20), scene(1).point(lambda v: 235 + v // 20), False),
 }
@@ -223,7 +248,10 @@ def test_subject_crop_comes_close_but_never_enlarges(standing: bool) -> None:
 
 
 def test_subject_crop_of_what_has_none_is_smart() -> None:
-    for image in (Image.new("RGB", (240, 80), "white"), _ball(800, 600, 500, 200)):  # nothing, and less than 2 % of the picture
+    for image in (
+        Image.new("RGB", (240, 80), "white"),
+        _ball(800, 600, 500, 200),
+    ):  # nothing, and less than 2 % of the picture
         assert np.array_equal(make_square(image, 80, "subject")[0], make_square(image, 80, "smart")[0])
     assert make_square(Image.new("RGB", (240, 80), "white"), 80, "subject")[1] == ["crop keeps 33%"]
 
@@ -264,7 +292,9 @@ def test_a_doubtful_crop_is_told(tmp_path: Path, said: io.StringIO) -> None:
 
 
 def test_smart_takes_the_middle_of_a_plain_picture() -> None:
-    checks = Image.fromarray(np.kron(np.indices((10, 30)).sum(0) % 2, np.ones((8, 8)))[..., None].repeat(3, 2).astype(np.uint8) * 255)
+    checks = Image.fromarray(
+        np.kron(np.indices((10, 30)).sum(0) % 2, np.ones((8, 8)))[..., None].repeat(3, 2).astype(np.uint8) * 255
+    )
     for image in (checks, Image.new("RGB", (240, 80), "white")):
         assert np.array_equal(make_square(image, 80, "smart")[0], make_square(image, 80, "center")[0])
 
@@ -351,8 +381,12 @@ def test_stored_photos_come_back_the_same(tmp_path: Path, said: io.StringIO) -> 
         store_photos(photos, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("name", "content", "problem"), [("01.txt", None, "missing"), ("01.png", b"\x89PNG\r\n\x1a\nrubbish", "damaged")])
-def test_damaged_stored_photos_are_an_error(tmp_path: Path, said: io.StringIO, name: str, content: bytes | None, problem: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "problem"), [("01.txt", None, "missing"), ("01.png", b"\x89PNG\r\n\x1a\nrubbish", "damaged")]
+)
+def test_damaged_stored_photos_are_an_error(
+    tmp_path: Path, said: io.StringIO, name: str, content: bytes | None, problem: str
+) -> None:
     for index in range(3):
         scene(index).save(tmp_path / f"p{index}.png")
     store_photos(load(tmp_path)[0], tmp_path / "run")

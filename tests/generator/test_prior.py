@@ -41,7 +41,9 @@ def test_reused_and_topped_up(model: base.StableDiffusion) -> None:
     assert np.array_equal(more[:3], first)
 
 
-def test_an_image_depends_on_its_seed_alone(model: base.StableDiffusion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_image_depends_on_its_seed_alone(
+    model: base.StableDiffusion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     whole = class_images(model, PROMPT, _settings(5, batch=2), 64)
     assert len({picture.tobytes() for picture in whole}) == 5
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "other"))
@@ -64,7 +66,9 @@ def test_an_interrupted_or_damaged_cache_is_completed_exactly(model: base.Stable
     assert np.array_equal(class_images(model, PROMPT, _settings(), 64), whole)
 
 
-def test_processes_share_the_work_without_duplicates(model: base.StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_share_the_work_without_duplicates(
+    model: base.StableDiffusion, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two processes, one after the other: each draws only its own batches before it waits for the other."""
     drawn: dict[int, list[str]] = {}
     real = prior._write
@@ -89,9 +93,19 @@ def test_processes_share_the_work_without_duplicates(model: base.StableDiffusion
 
 @pytest.mark.parametrize(
     "change",
-    [{"prompt": "a cat"}, {"base": "other"}, {"size": 32}, {"steps": 3}, {"guidance": 2.0}, {"sampler": "euler"}, {"negative": "x"}],
+    [
+        {"prompt": "a cat"},
+        {"base": "other"},
+        {"size": 32},
+        {"steps": 3},
+        {"guidance": 2.0},
+        {"sampler": "euler"},
+        {"negative": "x"},
+    ],
 )
-def test_every_part_of_the_recipe_has_a_folder_of_its_own(model: base.StableDiffusion, change: dict[str, object]) -> None:
+def test_every_part_of_the_recipe_has_a_folder_of_its_own(
+    model: base.StableDiffusion, change: dict[str, object]
+) -> None:
     facts = recipe(model, PROMPT, _settings(), 64)
     assert set(change) <= set(facts)
     assert folder_of({**facts, **change}) != folder_of(facts)

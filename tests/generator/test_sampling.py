@@ -56,11 +56,15 @@ def shares_off(one: np.ndarray, other: np.ndarray) -> tuple[int, float]:
     [{}, {"negative": "a flat cat"}, {"guidance_rescale": 0.7, "steps": 4}, {"guidance": 1.0}],
     ids=["plain", "negative", "rescale", "unguided"],
 )
-def test_ddim_draws_what_diffusers_own_pipeline_draws(kind: str, how: dict[str, object], request: pytest.FixtureRequest) -> None:
+def test_ddim_draws_what_diffusers_own_pipeline_draws(
+    kind: str, how: dict[str, object], request: pytest.FixtureRequest
+) -> None:
     folder = folder_of(kind, request)
     model, chosen = loaded(folder), settings(**how)
     latents = torch.randn((1, model.unet.config.in_channels, 64 // model.vae_factor, 64 // model.vae_factor))
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, safety_checker=None, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder, dtype=torch.float32, safety_checker=None, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = model.scheduler  # the tiny Stable Diffusion 1 names PNDM, the sampler it was published with
     expected = pipeline(
@@ -88,8 +92,12 @@ def test_a_picture_does_not_depend_on_its_batch(bundled: base.StableDiffusion, s
 
 
 @pytest.mark.parametrize("sampler", [name for name in SOLVERS if name != "plms"])
-def test_every_sampler_agrees_with_the_fine_solution(bundled: base.StableDiffusion, picture: np.ndarray, sampler: str) -> None:
-    """On the zero-terminal-SNR base; euler-a walks elsewhere, so only its contrast and smoothness are held against DDIM's."""
+def test_every_sampler_agrees_with_the_fine_solution(
+    bundled: base.StableDiffusion, picture: np.ndarray, sampler: str
+) -> None:
+    """On the zero-terminal-SNR base; euler-a walks elsewhere, so only its contrast and smoothness are held against
+    DDIM's.
+    """
     fine = picture.astype(float)
     drawn = sample(bundled, PROMPTS[:1], [2], settings(sampler, 12))[0].astype(float)
     assert 0.8 < drawn.std() / fine.std() < 1.2
@@ -113,7 +121,9 @@ def test_trailing_spacing_never_leaves_the_schedule(bundled: base.StableDiffusio
     for sampler in set(SOLVERS) - {"plms"}:
         solver, timesteps = _solver(bundled, settings(sampler, steps), 1.0)
         assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
-        assert not hasattr(solver, "sigmas") or (len(solver.sigmas) == steps + 1 and solver.sigmas[-2] > 0 == solver.sigmas[-1])
+        assert not hasattr(solver, "sigmas") or (
+            len(solver.sigmas) == steps + 1 and solver.sigmas[-2] > 0 == solver.sigmas[-1]
+        )
 
 
 def test_nothing_but_the_pictures_changes(tiny: base.StableDiffusion) -> None:
@@ -133,8 +143,13 @@ def test_nothing_but_the_pictures_changes(tiny: base.StableDiffusion) -> None:
 
 
 @pytest.mark.parametrize("sampler", [name for name in SOLVERS if name != "plms"])
-def test_strength_leads_from_the_start_picture_to_a_new_one(bundled: base.StableDiffusion, picture: np.ndarray, sampler: str) -> None:
-    drawn = [sample(bundled, PROMPTS[:1], [1], settings(sampler, 12), init=picture, strength=part)[0] for part in (0.1, 0.5, 1.0)]
+def test_strength_leads_from_the_start_picture_to_a_new_one(
+    bundled: base.StableDiffusion, picture: np.ndarray, sampler: str
+) -> None:
+    drawn = [
+        sample(bundled, PROMPTS[:1], [1], settings(sampler, 12), init=picture, strength=part)[0]
+        for part in (0.1, 0.5, 1.0)
+    ]
     near, middle, far = (np.abs(one.astype(float) - picture).mean() for one in drawn)
     assert near < 8 and near < middle < far
     assert np.array_equal(drawn[2], sample(bundled, PROMPTS[:1], [1], settings(sampler, 12))[0])
@@ -143,7 +158,9 @@ def test_strength_leads_from_the_start_picture_to_a_new_one(bundled: base.Stable
 @pytest.mark.parametrize("strength", [0.3, 1.0])
 def test_plms_starts_anywhere_on_its_schedule(tiny: base.StableDiffusion, strength: float) -> None:
     start = to_images(torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1)[0]
-    near, exact = (sample(tiny, PROMPTS[:1], [1], settings(name, 20), init=start, strength=strength) for name in ("plms", "ddim"))
+    near, exact = (
+        sample(tiny, PROMPTS[:1], [1], settings(name, 20), init=start, strength=strength) for name in ("plms", "ddim")
+    )
     assert np.abs(near.astype(float) - exact).mean() < 4
 
 

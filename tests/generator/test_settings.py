@@ -40,4 +40,6 @@ def test_what_has_no_effect(name: str, capsys: pytest.CaptureFixture[str]) -> No
         config.settle(model, needed, typed)
     assert capsys.readouterr().err == ""
     config.settle(model, needed, config.Layer(typed))  # as if a file said it
-    assert capsys.readouterr().err.startswith(f"warning: {idle}: has no effect") if idle else capsys.readouterr().err == ""
+    assert (
+        capsys.readouterr().err.startswith(f"warning: {idle}: has no effect") if idle else capsys.readouterr().err == ""
+    )

@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core.errors import ExistsError, ModelError, UnsafeFileError
-from femtobooth.core.runs import sha256_of
-from femtobooth.generator import base, ldm_configs, ldm_keys, locate
-from femtobooth.generator.single_file import load_single_file, save_single_file
+from femtobooth.core.files import sha256_of
+from femtobooth.generator import base, locate
+from femtobooth.generator.formats import ldm_configs, ldm_keys
+from femtobooth.generator.formats.single_file import load_single_file, save_single_file
 
 PARTS = ("unet", "vae", "text_encoder")
 FULL = {  # the published sizes
@@ -32,8 +33,19 @@ FULL = {  # the published sizes
         {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
     ),
     "2.x": (
-        {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True, "upcast_attention": True},
-        {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16, "hidden_act": "gelu"},
+        {
+            "cross_attention_dim": 1024,
+            "attention_head_dim": (5, 10, 20, 20),
+            "use_linear_projection": True,
+            "upcast_attention": True,
+        },
+        {
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_hidden_layers": 23,
+            "num_attention_heads": 16,
+            "hidden_act": "gelu",
+        },
     ),
 }
 
@@ -63,7 +75,9 @@ def _ldm(parts: dict[str, torch.nn.Module]) -> dict[str, torch.Tensor]:
     return {key: tensor for part in parts.values() for key, tensor in ldm_keys.to_ldm(part).items()}
 
 
-def _by_diffusers(parts: dict[str, torch.nn.Module], tensors: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+def _by_diffusers(
+    parts: dict[str, torch.nn.Module], tensors: dict[str, torch.Tensor]
+) -> dict[str, dict[str, torch.Tensor]]:
     """What diffusers' own single-file reader makes of `tensors`."""
     if ldm_keys.is_second(parts["text_encoder"]):
         text = theirs.convert_open_clip_checkpoint(parts["text_encoder"], dict(tensors))
@@ -72,7 +86,9 @@ def _by_diffusers(parts: dict[str, torch.nn.Module], tensors: dict[str, torch.Te
     return {
         "unet": theirs.convert_ldm_unet_checkpoint(dict(tensors), parts["unet"].config),
         "vae": theirs.convert_ldm_vae_checkpoint(dict(tensors), parts["vae"].config),
-        "text_encoder": {key.removeprefix("text_model."): tensor for key, tensor in text.items() if not key.endswith("position_ids")},
+        "text_encoder": {
+            key.removeprefix("text_model."): tensor for key, tensor in text.items() if not key.endswith("position_ids")
+        },
     }
 
 
@@ -114,7 +130,9 @@ def _foreign_model(second: bool, layers: int = 2) -> dict[str, torch.nn.Module]:
         ),
         "vae": _vae(32, 32),
         "text_encoder": CLIPTextModel(
-            CLIPTextConfig(vocab_size=2400, max_position_embeddings=77, hidden_act="gelu" if second else "quick_gelu", **text)
+            CLIPTextConfig(
+                vocab_size=2400, max_position_embeddings=77, hidden_act="gelu" if second else "quick_gelu", **text
+            )
         ),
     }
 
@@ -169,13 +187,18 @@ def test_full_size_2x_stacks_query_key_and_value() -> None:
 def test_full_size_names_agree_with_diffusers(shape: str) -> None:
     parts = _full_size(shape)
     for part, state in _by_diffusers(parts, _ldm(parts)).items():
-        assert {key: tensor.shape for key, tensor in state.items()} == {k: t.shape for k, t in parts[part].state_dict().items()}
+        assert {key: tensor.shape for key, tensor in state.items()} == {
+            k: t.shape for k, t in parts[part].state_dict().items()
+        }
 
 
 @pytest.mark.parametrize("shape", FULL)
 def test_sizes_of_the_published_models_are_told_from_tensors(shape: str) -> None:
     parts = _full_size(shape)
-    process = {"1.x": {"prediction_type": "epsilon", "pixels": 512}, "2.x": {"prediction_type": "v_prediction", "pixels": 768}}[shape]
+    process = {
+        "1.x": {"prediction_type": "epsilon", "pixels": 512},
+        "2.x": {"prediction_type": "v_prediction", "pixels": 768},
+    }[shape]
     configs = ldm_configs.infer(_ldm(parts), process)
     for part in PARTS:
         config = parts[part].config
@@ -279,7 +302,9 @@ def test_foreign_safetensors(second: bool, tokenizer: str, tmp_path: Path) -> No
     save_file({**_ldm(parts), "betas": torch.zeros(1000), "model_ema.decay": torch.ones(1)}, path)
     model = load_single_file(path, tokenizer)
     for part, given in parts.items():
-        assert all(torch.equal(tensor, getattr(model, part).state_dict()[key]) for key, tensor in given.state_dict().items())
+        assert all(
+            torch.equal(tensor, getattr(model, part).state_dict()[key]) for key, tensor in given.state_dict().items()
+        )
     assert model.prediction_type == ("v_prediction" if second else "epsilon")
     assert model.scheduler.config.clip_sample is False
     assert float(model.scheduler.alphas_cumprod[-1]) == pytest.approx(0.00466, abs=1e-5)  # of Stable Diffusion
@@ -301,7 +326,9 @@ def test_foreign_safetensors(second: bool, tokenizer: str, tmp_path: Path) -> No
         ("model: {params: {parameterization: v}}", 875000, "v_prediction", 768),
     ],
 )
-def test_prediction_type_of_2x(yaml: str | None, step: int | None, prediction: str, size: int, tokenizer: str, tmp_path: Path) -> None:
+def test_prediction_type_of_2x(
+    yaml: str | None, step: int | None, prediction: str, size: int, tokenizer: str, tmp_path: Path
+) -> None:
     path = _checkpoint(tmp_path / "v2.ckpt", _ldm(_foreign_model(second=True)), global_step=step)
     if yaml:
         path.with_suffix(".yaml").write_text(yaml)
@@ -311,7 +338,10 @@ def test_prediction_type_of_2x(yaml: str | None, step: int | None, prediction: s
 
 def test_open_clip_reads_23_of_24_layers(tokenizer: str, tmp_path: Path) -> None:
     parts = _foreign_model(second=True, layers=24)
-    extra = {"cond_stage_model.model.text_projection": torch.zeros(64, 64), "cond_stage_model.model.logit_scale": torch.ones(())}
+    extra = {
+        "cond_stage_model.model.text_projection": torch.zeros(64, 64),
+        "cond_stage_model.model.logit_scale": torch.ones(()),
+    }
     model = load_single_file(_checkpoint(tmp_path / "v2.ckpt", {**_ldm(parts), **extra}), tokenizer)
     assert model.text_encoder.config.num_hidden_layers == 23
     penultimate = parts["text_encoder"].eval()(model.token_ids(["a dog"]), output_hidden_states=True).hidden_states[-2]
@@ -420,7 +450,10 @@ def test_not_a_checkpoint(content: bytes, seems: str, tmp_path: Path) -> None:
         (["lora_unet_mid_block_attentions_0_proj_in.lora_down.weight"], "a LoRA"),
         (["unet.mid_block.attentions.0.to_q.lora_A.weight"], "a LoRA"),
         (["emb_params"], "textual-inversion"),
-        ([ldm_keys.UNET + "out.0.bias", ldm_keys.VAE + "a", "conditioner.embedders.0.transformer.text_model.a"], "Diffusion XL"),
+        (
+            [ldm_keys.UNET + "out.0.bias", ldm_keys.VAE + "a", "conditioner.embedders.0.transformer.text_model.a"],
+            "Diffusion XL",
+        ),
         ([ldm_keys.UNET + "joint_blocks.0.context_block.adaLN_modulation.1.bias"], "Stable Diffusion 3"),
         ([ldm_keys.UNET + "double_blocks.0.img_attn.norm.key_norm.scale"], "a Flux model"),
         (["control_model.time_embed.0.weight"], "a ControlNet"),
@@ -478,7 +511,9 @@ def test_without_tokenizer_and_network(foreign: dict[str, torch.Tensor], tmp_pat
 def test_a_tokenizer_too_large_for_the_text_encoder(tokenizer: str, tmp_path: Path) -> None:
     parts = _foreign_model(second=False)
     parts["text_encoder"] = CLIPTextModel(
-        CLIPTextConfig(vocab_size=100, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=1)
+        CLIPTextConfig(
+            vocab_size=100, hidden_size=64, intermediate_size=128, num_hidden_layers=1, num_attention_heads=1
+        )
     )
     save_file(_ldm(parts), tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"the text encoder knows 100\n  -> .*--tokenizer"):

@@ -13,7 +13,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from recipes.emoji_world import sprites
 
-SHAPES = {"ball": "ellipse", "brick": "rectangle", "wheel": "ellipse", "door": "rectangle", "teapot": "ellipse", "crate": "rectangle"}
+SHAPES = {
+    "ball": "ellipse",
+    "brick": "rectangle",
+    "wheel": "ellipse",
+    "door": "rectangle",
+    "teapot": "ellipse",
+    "crate": "rectangle",
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,5 +34,7 @@ def world() -> sprites.World:
             getattr(ImageDraw.Draw(image), shape)((8, 20, 88, 76), fill=tint)
             pixels.append(np.asarray(image))
         also = ["kettle"] if name == "teapot" else []
-        concepts.append(sprites.Concept(name, also, "toy" if name in ("ball", "wheel") else "", "Objects", name, list(tints)))
+        concepts.append(
+            sprites.Concept(name, also, "toy" if name in ("ball", "wheel") else "", "Objects", name, list(tints))
+        )
     return sprites.World(concepts, list(sprites.STYLES), np.stack(pixels))

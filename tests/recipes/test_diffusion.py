@@ -1,4 +1,6 @@
-"""Training the bundled base: its noise schedule, a start from a model of another schedule, what the loss looks at, the optimizer."""
+"""Training the bundled base: its noise schedule, a start from a model of another schedule, what the loss looks at, the
+optimizer.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def test_the_loss_looks_at_sprites_more_than_around_them() -> None:
         return Item(concept=0, style=0, size=size, x=x, y=y, colour="")
 
     pixels = np.zeros((64, 64, 3), np.uint8)
-    scenes = [Scene(pixels, "", items) for items in ([item(20, 12, 40)], [item(90, 60, 32)], [item(8, 8, 8), item(8, 56, 8)])]
+    scenes = [
+        Scene(pixels, "", items) for items in ([item(20, 12, 40)], [item(90, 60, 32)], [item(8, 8, 8), item(8, 56, 8)])
+    ]
     counts = diffusion.places(scenes, 16, 0.25)
     assert counts.shape == (3, 1, 16, 16)
     assert counts.mean() == pytest.approx(1)

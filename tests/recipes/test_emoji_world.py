@@ -45,7 +45,9 @@ def test_training_never_draws_what_is_held_out(world: sprites.World, drawn: list
 def test_the_unseen_streams_draw_nothing_else() -> None:
     tints = np.zeros((400, sprites.SIZE, sprites.SIZE, 4), np.uint8)
     tints[:, 20:70, 20:70] = (200, 30, 30, 255)
-    world = sprites.World([sprites.Concept(f"thing {k}", colours=[""] * 4) for k in range(100)], list(sprites.STYLES), tints)
+    world = sprites.World(
+        [sprites.Concept(f"thing {k}", colours=[""] * 4) for k in range(100)], list(sprites.STYLES), tints
+    )
     for kind in ("backdrop", "style"):
         for scene in _draws(world, 60, unseen=kind):
             (item,) = scene.items
@@ -83,7 +85,9 @@ def test_captions_name_what_is_there_and_count_it(world: sprites.World, captione
             if _says(scene, word):
                 assert (len(scene.items), len({item.concept for item in scene.items})) == (count, 1), scene
                 seen.add(word)
-        for style in (style for style, some in captions.STYLE_WORDS.items() if any(_says(scene, word) for word in some)):
+        for style in (
+            style for style, some in captions.STYLE_WORDS.items() if any(_says(scene, word) for word in some)
+        ):
             assert style in {world.styles[item.style] for item in scene.items}, scene
             seen.add(style)
     assert seen == {"two", "three", "four", *sprites.STYLES}
@@ -94,9 +98,13 @@ def test_captions_say_the_styles_as_often_as_is_asked_and_the_picture_stays(worl
     for one, other in zip(usual, styled, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
         if other.caption and other.items:
-            assert all(any(_says(other, word) for word in captions.STYLE_WORDS[world.styles[item.style]]) for item in other.items)
+            assert all(
+                any(_says(other, word) for word in captions.STYLE_WORDS[world.styles[item.style]])
+                for item in other.items
+            )
     said = [
-        sum(any(_says(one, word) for some in captions.STYLE_WORDS.values() for word in some) for one in drawn) for drawn in (usual, styled)
+        sum(any(_says(one, word) for some in captions.STYLE_WORDS.values() for word in some) for one in drawn)
+        for drawn in (usual, styled)
     ]
     assert said[0] < 0.45 * said[1]
 
@@ -105,7 +113,12 @@ def test_captions_are_true_of_size_and_place(captioned: list[scenes.Scene]) -> N
     seen: set[str] = set()
     for scene in (scene for scene in captioned if len(scene.items) == 1):
         item = scene.items[0]
-        facts = {"on the left": item.x < 32, "on the right": item.x > 32, "at the top": item.y < 32, "at the bottom": item.y > 32}
+        facts = {
+            "on the left": item.x < 32,
+            "on the right": item.x > 32,
+            "at the top": item.y < 32,
+            "at the bottom": item.y > 32,
+        }
         facts |= dict.fromkeys(captions.SIZES[0], item.size < 32) | dict.fromkeys(captions.SIZES[1], item.size > 32)
         for phrase in facts:
             if _says(scene, phrase):
@@ -126,14 +139,20 @@ def test_captions_are_true_of_two_things_side_by_side(world: sprites.World, capt
             in_order = any(name in text[: relation.start()] for name in (concept.name, *concept.also))
             first, second = scene.items if in_order else scene.items[::-1]
             dx, dy = second.x - first.x, second.y - first.y
-            assert {"left of": dx, "right of": -dx, "above": dy, "over": dy, "below": -dy, "under": -dy}[relation[1]] > 0, scene
+            assert {"left of": dx, "right of": -dx, "above": dy, "over": dy, "below": -dy, "under": -dy}[
+                relation[1]
+            ] > 0, scene
             seen.add(relation[1])
     assert seen >= {"left of", "right of"}
 
 
 def test_plain_backgrounds_have_the_colour_that_is_said(captioned: list[scenes.Scene]) -> None:
     said = [(scene, re.search(r" on a ([a-z ]+) background$", scene.caption)) for scene in captioned]
-    found = [(scene, match[1]) for scene, match in said if match and match[1] in backdrops.COLOURS and scene.items[0].size < 60]
+    found = [
+        (scene, match[1])
+        for scene, match in said
+        if match and match[1] in backdrops.COLOURS and scene.items[0].size < 60
+    ]
     assert len(found) > 50
     for scene, colour in found:
         border = np.concatenate([scene.pixels[0], scene.pixels[:, 0], scene.pixels[:, -1]]).astype(int)
@@ -143,13 +162,23 @@ def test_plain_backgrounds_have_the_colour_that_is_said(captioned: list[scenes.S
 def test_dyed_sprites_have_the_colour_that_is_said(world: sprites.World) -> None:
     dyed = [(scene, item) for scene in _draws(world, 600, plain=1.0) for item in scene.items if item.dyed]
     assert dyed
-    hues = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1), "orange": (0,), "purple": (0, 2), "pink": (0, 2)}
+    hues = {
+        "red": (0,),
+        "green": (1,),
+        "blue": (2,),
+        "yellow": (0, 1),
+        "orange": (0,),
+        "purple": (0, 2),
+        "pink": (0, 2),
+    }
     for scene, item in dyed:
         centre = scene.pixels[round(item.y), round(item.x)].astype(int)
         assert int(np.argmax(centre)) in hues[item.colour], (scene.caption, item, centre)
 
 
-def test_a_tenth_has_no_caption_and_plain_scenes_have_one_sprite(world: sprites.World, drawn: list[scenes.Scene]) -> None:
+def test_a_tenth_has_no_caption_and_plain_scenes_have_one_sprite(
+    world: sprites.World, drawn: list[scenes.Scene]
+) -> None:
     assert 0.07 < np.mean([not scene.caption for scene in drawn]) < 0.13
     for scene in _draws(world, 60, plain=1.0):
         assert len(scene.items) == 1
@@ -190,7 +219,12 @@ def test_names_are_joined_and_ambiguous_ones_left_out() -> None:
     ("name", "expected"),
     [
         *[("cherry blossom", "cherry blossoms"), ("box", "boxes"), ("butterfly", "butterflies"), ("monkey", "monkeys")],
-        *[("computer mouse", "computer mice"), ("glass of milk", "glasses of milk"), ("brush", "brushes"), ("snowman", "snowmen")],
+        *[
+            ("computer mouse", "computer mice"),
+            ("glass of milk", "glasses of milk"),
+            ("brush", "brushes"),
+            ("snowman", "snowmen"),
+        ],
     ],
 )
 def test_plurals(name: str, expected: str) -> None:
@@ -205,7 +239,9 @@ def test_the_tokenizer_knows_words_and_identifiers_and_splits_the_rest(world: sp
         assert loaded.tokenize(word) == [word + tokenizer.END]
     text = "a sks teapot, wearing Zürich's hat!"
     assert loaded.unk_token_id not in loaded(text, add_special_tokens=False).input_ids
-    assert loaded.decode(loaded(text).input_ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(" ", "")
+    assert loaded.decode(loaded(text).input_ids, skip_special_tokens=True).replace(" ", "") == text.lower().replace(
+        " ", ""
+    )
     assert loaded.model_max_length == tokenizer.LENGTH
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -213,7 +249,9 @@ def test_the_tokenizer_knows_words_and_identifiers_and_splits_the_rest(world: sp
         assert load_tokenizer(tmp_path)(text).input_ids == made(text).input_ids
 
 
-def test_training_the_autoencoder_resumes_bit_for_bit(world: sprites.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_the_autoencoder_resumes_bit_for_bit(
+    world: sprites.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(autoencoder, "WIDTHS", (8, 8, 16))
     changes = {"steps": 4, "batch_size": 2, "checkpoint_every": 2, "trackers": ["csv"]}
     settings = autoencoder.SETTINGS.model_copy(update={**autoencoder.SMOKE, **changes})
@@ -226,7 +264,9 @@ def test_training_the_autoencoder_resumes_bit_for_bit(world: sprites.World, tmp_
     resumed, _ = autoencoder.trained(tmp_path)
     assert all(torch.equal(one, two) for one, two in zip(whole.parameters(), resumed.parameters(), strict=True))
     assert (tmp_path / "logs/metrics.csv").read_text() == curves
-    assert (autoencoder.export(tmp_path, world, *autoencoder.trained(tmp_path), 8) / "diffusion_pytorch_model.safetensors").is_file()
+    assert (
+        autoencoder.export(tmp_path, world, *autoencoder.trained(tmp_path), 8) / "diffusion_pytorch_model.safetensors"
+    ).is_file()
 
 
 def test_the_linear_code_keeps_detail_small_and_colour_large(world: sprites.World) -> None:

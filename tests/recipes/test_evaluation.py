@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from femtobooth.core.errors import FemtoboothError
-from femtobooth.core.runs import write_json
-from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.core.files import write_json
+from femtobooth.recognizer.model.backbone import Recognizer
 from recipes.emoji_world import backdrops, evaluate, judge, package, recognizer, scenes, sprites, stages, subjects
 from recipes.emoji_world.judge import Asked
 
@@ -102,7 +102,9 @@ def test_a_colour_is_weathered_unevenly_but_to_no_gradient() -> None:
     colours, gradients = [], []
     for index in range(60):
         random = scenes.Random(index)
-        plain, fade = (np.asarray(backdrops.draw(random, name).image.reduce(2)) for name in ("blue background", "gradient"))
+        plain, fade = (
+            np.asarray(backdrops.draw(random, name).image.reduce(2)) for name in ("blue background", "gradient")
+        )
         for spreads, pixels in ((colours, recognizer.weathered(plain, random)), (gradients, fade)):
             blocks = pixels.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3))  # whatever is finer is grain
             spreads.append(blocks.std(axis=(0, 1)).max())
@@ -227,7 +229,9 @@ class _Colours(judge.Judge):
     """Sees the mean colours of an 8x8 grid: enough to tell plain shapes apart."""
 
     def look(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.zeros((len(pictures), 1)), pictures.reshape(-1, 8, 8, 8, 8, 3).mean(axis=(2, 4)).reshape(len(pictures), -1)
+        return np.zeros((len(pictures), 1)), pictures.reshape(-1, 8, 8, 8, 8, 3).mean(axis=(2, 4)).reshape(
+            len(pictures), -1
+        )
 
 
 def test_identities_tell_subjects_apart_from_each_other_and_from_sprites(world: sprites.World, tiny: Path) -> None:
@@ -237,7 +241,10 @@ def test_identities_tell_subjects_apart_from_each_other_and_from_sprites(world: 
     checks[:, rows == 1] = (250, 90, 10)
     lines[:, :, 40:] = (10, 250, 250)
     noise = np.random.default_rng(0).integers(0, 30, (2, 5, 64, 64, 3)).astype(np.uint8)
-    photos = {"checks": identities.of(np.maximum(checks, noise[0])), "lines": identities.of(np.maximum(lines, noise[1]))}
+    photos = {
+        "checks": identities.of(np.maximum(checks, noise[0])),
+        "lines": identities.of(np.maximum(lines, noise[1])),
+    }
     for name in photos:
         assert identities.ceiling(photos, name) == 1
     assert identities.recognised(photos["lines"], photos, "checks") == 0

@@ -12,11 +12,15 @@ from femtobooth.generator.base import load_folder
 from recipes.emoji_world import smoke, sprites
 
 
-def test_the_recipe_runs_from_sprites_to_a_measured_model(world: sprites.World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_runs_from_sprites_to_a_measured_model(
+    world: sprites.World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = sprites.folder() / "smoke"
     root.mkdir(parents=True)
     np.save(root / "sprites.npy", world.pixels)
-    (root / "sprites.json").write_text(json.dumps({"styles": world.styles, "concepts": [asdict(one) for one in world.concepts]}))
+    (root / "sprites.json").write_text(
+        json.dumps({"styles": world.styles, "concepts": [asdict(one) for one in world.concepts]})
+    )
     (root / "tokenizer").mkdir()  # what an earlier run left makes way
     monkeypatch.setattr("sys.argv", ["smoke"])
     smoke.main()

@@ -15,11 +15,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from femtobooth.core.errors import ExistsError, ModelError, PhotoError
-from femtobooth.recognizer import artifact
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.embedder import Embedder
-from femtobooth.recognizer.labels import Labels
-from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.recognizer.model import artifact
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.embedder import Embedder
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
 
 LABELS = Labels(("cat", "dog", "fox"))
 
@@ -34,7 +34,9 @@ def pictures(count: int = 2) -> list[Image.Image]:
     return [Image.fromarray(values) for values in noise]
 
 
-@pytest.mark.parametrize("architecture", ["convnext_femto", "tf_efficientnet_lite0", "test_convnext", "mobilenetv3_small_050", "resnet10t"])
+@pytest.mark.parametrize(
+    "architecture", ["convnext_femto", "tf_efficientnet_lite0", "test_convnext", "mobilenetv3_small_050", "resnet10t"]
+)
 def test_one_pass_gives_what_each_method_gives(architecture: str) -> None:
     model = recognizer(architecture)
     x = model.batch(pictures())
@@ -147,7 +149,10 @@ def test_it_is_an_sklearn_transformer(tmp_path: Path) -> None:
         assert np.allclose(embeddings, model.embed(model.batch(images)).numpy(), atol=1e-5)
     assert np.array_equal(clone(embedder, safe=False).transform(images), embeddings)
     labels = [0, 1] * 3
-    assert make_pipeline(embedder, LogisticRegression(C=1e6, max_iter=500)).fit(paths, labels).predict(paths).tolist() == labels
+    assert (
+        make_pipeline(embedder, LogisticRegression(C=1e6, max_iter=500)).fit(paths, labels).predict(paths).tolist()
+        == labels
+    )
     (tmp_path / "no.png").write_bytes(b"no")
     with pytest.raises(PhotoError, match=r"no\.png"):
         embedder.transform([tmp_path / "no.png"])

@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from femtobooth.recognizer.comparison import compare, exact_mcnemar, measured
+from femtobooth.recognizer.finetuning.comparison import compare, exact_mcnemar, measured
 
 
 def logits(right: np.ndarray, sureness: float = 4.0) -> np.ndarray:
@@ -15,9 +15,17 @@ def logits(right: np.ndarray, sureness: float = 4.0) -> np.ndarray:
     return np.stack([np.where(right, sureness, -sureness), np.zeros(len(right))], axis=1)
 
 
-def judged(before: list[bool], after: list[bool], wanted: str = "better", sureness: tuple[float, float] = (4, 4)) -> dict[str, object]:
+def judged(
+    before: list[bool], after: list[bool], wanted: str = "better", sureness: tuple[float, float] = (4, 4)
+) -> dict[str, object]:
     labels = np.zeros(len(before), np.int64)
-    return compare(logits(np.array(before), sureness[0]), logits(np.array(after), sureness[1]), labels, np.arange(len(before)), wanted)
+    return compare(
+        logits(np.array(before), sureness[0]),
+        logits(np.array(after), sureness[1]),
+        labels,
+        np.arange(len(before)),
+        wanted,
+    )
 
 
 def test_a_clear_win() -> None:

@@ -13,9 +13,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from femtobooth.core.errors import PhotoError
-from femtobooth.recognizer.dataset import read
-from femtobooth.recognizer.provenance import Provenance
-from femtobooth.recognizer.splitting import split
+from femtobooth.pictures.provenance import Provenance
+from femtobooth.recognizer.finetuning.dataset import read
+from femtobooth.recognizer.finetuning.splitting import split
 
 
 def picture(path: Path, seed: int = 0) -> Path:
@@ -28,7 +28,9 @@ def picture(path: Path, seed: int = 0) -> Path:
 def classes(source: Path) -> list[tuple[str, str, str | None]]:
     """What was read: each file from its folder, its class and its part."""
     root = source if source.is_dir() else source.parent
-    return [(example.path.relative_to(root).as_posix(), example.label, example.part) for example in read(source).examples]
+    return [
+        (example.path.relative_to(root).as_posix(), example.label, example.part) for example in read(source).examples
+    ]
 
 
 def reasons(source: Path) -> dict[str, str]:
@@ -99,14 +101,18 @@ def test_a_split_of_the_users(tmp_path: Path, train: str, val: str, test: str) -
     picture(tmp_path / "docs" / "1.png")
     read_as = {(label, part): path.partition("/")[0] for path, label, part in classes(tmp_path)}
     assert read_as == {
-        (name, part): folder for name in ("cat", "dog") for part, folder in zip(("train", "val", "test"), (train, val, test), strict=True)
+        (name, part): folder
+        for name in ("cat", "dog")
+        for part, folder in zip(("train", "val", "test"), (train, val, test), strict=True)
     }
     assert reasons(tmp_path) == {"docs": "none of train, val and test with class folders; left alone"}
     assert any("was read as a split: 2 training, 2 validation, 2 test" in remark for remark in read(tmp_path).remarks)
 
 
 def test_what_trains_and_what_is_measured_of_a_split(tmp_path: Path) -> None:
-    """Without a validation part one is made of the training part; the test part never trains, and is what is measured."""
+    """Without a validation part one is made of the training part; the test part never trains, and is what is
+    measured.
+    """
     for part, count in (("train", 3), ("test", 2)):
         for index in range(count):
             picture(tmp_path / part / "cat" / f"{index}.png")
@@ -114,7 +120,9 @@ def test_what_trains_and_what_is_measured_of_a_split(tmp_path: Path) -> None:
     assert [example.part for example in found.to_train()] == [None] * 3
     measured, remarks = found.to_measure()
     assert [example.part for example in measured] == ["test"] * 2
-    assert remarks[-1] == "The data is split: only its 2 test pictures were measured (--split train measures the other)."
+    assert (
+        remarks[-1] == "The data is split: only its 2 test pictures were measured (--split train measures the other)."
+    )
     assert len(found.to_measure("all")[0]) == 5
     with pytest.raises(PhotoError, match="has no val part\n  -> --split train or test or all"):
         found.to_measure("val")
@@ -127,7 +135,9 @@ def test_a_split_inside_each_class_folder(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         for part in ("train", "test"):
             picture(tmp_path / label / part / "1.png")
-    assert {(label, part) for _, label, part in classes(tmp_path)} == {(a, b) for a in ("cat", "dog") for b in ("train", "test")}
+    assert {(label, part) for _, label, part in classes(tmp_path)} == {
+        (a, b) for a in ("cat", "dog") for b in ("train", "test")
+    }
 
 
 @pytest.mark.parametrize("way", ["train/train", "images", "train/images", "Archive/data/train", "dataset/train"])
@@ -162,7 +172,10 @@ def test_what_looks_like_a_split_and_is_classes(tmp_path: Path, paths: tuple[str
     ("paths", "said"),
     [
         (("a/cats/1.png", "b/cats/1.png"), r"a, b hold the same folders \(cats\): which are the classes"),
-        (("a/cats/1.png", "a/dogs/1.png", "b/cats/1.png", "b/dogs/1.png", "b/birds/1.png"), r"the same folders \(cats, dogs\)"),
+        (
+            ("a/cats/1.png", "a/dogs/1.png", "b/cats/1.png", "b/dogs/1.png", "b/birds/1.png"),
+            r"the same folders \(cats, dogs\)",
+        ),
         (("fold1/0/1.png", "fold1/1/1.png", "fold2/0/1.png", "fold2/1/1.png"), "fold1, fold2 hold the same folders"),
         (("train/cats/1.png", "more/cats/1.png"), "more, train hold the same folders"),
         (("train/1.png", "test/1.png"), "test, train are parts of a split, and no class folders are in them"),
@@ -195,15 +208,24 @@ class TestLists:
             ("cp1252", ";", "x,image_path,target,subset"),
         ],
     )
-    def test_as_spreadsheets_and_scripts_write_them(self, tmp_path: Path, encoding: str, separator: str, header: str) -> None:
+    def test_as_spreadsheets_and_scripts_write_them(
+        self, tmp_path: Path, encoding: str, separator: str, header: str
+    ) -> None:
         columns = [name.strip().lower().replace(" ", "_") for name in header.split(",")]
-        wanted = [("x/1.png", "Käse, süß", "train"), ("2.png", "dog", "valid"), ("3.png", "dog", ""), ("4.png", "dog", "Testing")]
+        wanted = [
+            ("x/1.png", "Käse, süß", "train"),
+            ("2.png", "dog", "valid"),
+            ("3.png", "dog", ""),
+            ("4.png", "dog", "Testing"),
+        ]
         lines = [separator.join(header.split(","))]
         for path, label, given in wanted:
             picture(tmp_path / path)
             cells = {"split": given, "subset": given, "x": "9"}
             row = [
-                cells.get(name, f'"{label}"' if name in ("label", "class", "category", "target") else path.replace("/", "\\"))
+                cells.get(
+                    name, f'"{label}"' if name in ("label", "class", "category", "target") else path.replace("/", "\\")
+                )
                 for name in columns
             ]
             lines.append(separator.join(row))
@@ -218,13 +240,19 @@ class TestLists:
         picture(tmp_path / "2.png")
         (tmp_path / "a.csv").write_text("cat,1.png\ndog,2.png\n")
         (tmp_path / "b.csv").write_text("sep=;\npath;label\n1.png;cat\n2.png;dog\n")
-        assert classes(tmp_path / "a.csv") == classes(tmp_path / "b.csv") == [("1.png", "cat", None), ("2.png", "dog", None)]
+        assert (
+            classes(tmp_path / "a.csv")
+            == classes(tmp_path / "b.csv")
+            == [("1.png", "cat", None), ("2.png", "dog", None)]
+        )
 
     def test_lines_that_say_nothing_or_name_no_file_are_left_out_by_name(self, tmp_path: Path) -> None:
         picture(tmp_path / "1.png")
         (tmp_path / "folder").mkdir()
         file = tmp_path / "labels.csv"
-        file.write_text("path,label\n1.png,cat\n,cat\n2.png,\n1.png,dog\n\ngone.png,cat\n~$1.png,cat\nfolder,cat\n3.png\n")
+        file.write_text(
+            "path,label\n1.png,cat\n,cat\n2.png,\n1.png,dog\n\ngone.png,cat\n~$1.png,cat\nfolder,cat\n3.png\n"
+        )
         assert classes(file) == [("1.png", "cat", None)]
         assert [(one.path.name, one.reason) for one in read(file).skipped] == [
             (tmp_path.name, "line 3: no path"),
@@ -247,7 +275,10 @@ class TestLists:
             (b"path,label\ngone.png,cat\n\xff\xfe.png,cat\n", "none of its 2 files is there; the first: .*gone.png"),
             (b"path,label,split\n1.png,cat,maybe\n", "line 2: split is 'maybe'"),
             (b'path,label\n"' + b"a" * 200_000 + b"\n", "cannot be read as CSV"),
-            (b"path,label,synset,confidence,unknown,error\n1.png,cat,,0.9,False,\n", "guesses of `femtobooth classify`"),
+            (
+                b"path,label,synset,confidence,unknown,error\n1.png,cat,,0.9,False,\n",
+                "guesses of `femtobooth classify`",
+            ),
         ],
     )
     def test_faults(self, tmp_path: Path, content: bytes, said: str) -> None:
@@ -264,7 +295,10 @@ class TestLists:
         file.write_text("path,label\nimages/1.png,cat\nmore/2.png,dog\n")
         assert [label for _, label, _ in classes(tmp_path)] == ["cat", "dog"]
         assert read(tmp_path).remarks == ["labels.csv was read in the place of the class folders beside it."]
-        for content, why in (("path,label,confidence,error\n1.png,cat,1,\n", "holds guesses"), ("a,b\n", "no column of paths")):
+        for content, why in (
+            ("path,label,confidence,error\n1.png,cat,1,\n", "holds guesses"),
+            ("a,b\n", "no column of paths"),
+        ):
             file.write_text(content)
             assert [label for _, label, _ in classes(tmp_path)] == ["images", "more"]
             assert why in read(tmp_path).remarks[0]
@@ -279,7 +313,10 @@ def test_nothing_to_read(tmp_path: Path) -> None:
 
 class TestGenerated:
     def test_listed_beside_or_above_them(self, tmp_path: Path) -> None:
-        drawn, photo = picture(tmp_path / "data" / "cat" / "drawn.png"), picture(tmp_path / "data" / "cat" / "photo.png")
+        drawn, photo = (
+            picture(tmp_path / "data" / "cat" / "drawn.png"),
+            picture(tmp_path / "data" / "cat" / "photo.png"),
+        )
         (tmp_path / "data" / "provenance.json").write_text(json.dumps({"generated": ["cat/drawn.png"]}))
         link = tmp_path / "elsewhere.png"
         link.symlink_to(drawn)
@@ -295,12 +332,19 @@ class TestGenerated:
 
 
 def parts_of(
-    labels: str, groups: list[int] | None = None, generated: str = "", given: str = "", share: float = 0.2, seed: int = 0
+    labels: str,
+    groups: list[int] | None = None,
+    generated: str = "",
+    given: str = "",
+    share: float = 0.2,
+    seed: int = 0,
 ) -> list[str]:
     names = {"t": "train", "v": "val", "-": None}
     numbers = np.array(groups or range(len(labels)))
     parts = [names[letter] for letter in given or "-" * len(labels)]
-    return split(list(labels), numbers, parts, [letter == "x" for letter in generated or " " * len(labels)], share, seed)[0]
+    return split(
+        list(labels), numbers, parts, [letter == "x" for letter in generated or " " * len(labels)], share, seed
+    )[0]
 
 
 class TestSplit:
@@ -348,7 +392,9 @@ class TestSplit:
     def test_the_users_split_stays_as_it_is_unless_leaks_are_to_be_left_out(self) -> None:
         given = ["train", "train", "val", "train", "val"]
         for leave_out, third in ((False, "val"), (True, "left out")):
-            parts, remarks = split(list("aaabb"), np.array([0, 1, 0, 3, 4]), given, [False] * 5, 0.2, 0, leave_out=leave_out)
+            parts, remarks = split(
+                list("aaabb"), np.array([0, 1, 0, 3, 4]), given, [False] * 5, 0.2, 0, leave_out=leave_out
+            )
             assert parts == ["train", "train", third, "train", "val"]
             assert any("left out" in remark for remark in remarks) == leave_out
 
@@ -360,14 +406,22 @@ class TestSplit:
         """Nor do their copies: a model that has seen them has shown them to whatever trains on its pictures."""
         for seed in range(10):
             parts, _ = split(
-                list("aaaaaabb"), np.array([0, 1, 1, 3, 4, 5, 6, 7]), [None] * 8, [False] * 8, 0.9, seed, [True, True, *[False] * 6]
+                list("aaaaaabb"),
+                np.array([0, 1, 1, 3, 4, 5, 6, 7]),
+                [None] * 8,
+                [False] * 8,
+                0.9,
+                seed,
+                [True, True, *[False] * 6],
             )
             assert parts[:3] == ["train"] * 3
             assert "val" in parts[3:6]
 
     def test_photos_behind_generated_pictures_leave_the_users_validation(self) -> None:
         given = ["train", "val", "val", "train", "val"]
-        parts, remarks = split(list("aaabb"), np.arange(5), given, [False] * 5, 0.2, 0, [False, True, False, False, False])
+        parts, remarks = split(
+            list("aaabb"), np.arange(5), given, [False] * 5, 0.2, 0, [False, True, False, False, False]
+        )
         assert parts == ["train", "left out", "val", "train", "val"]
         assert any("left out" in remark for remark in remarks)
 

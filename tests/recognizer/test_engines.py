@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from femtobooth.core.errors import ModelError, SettingsError
-from femtobooth.recognizer import exported
-from femtobooth.recognizer.engines import open_engine
+from femtobooth.recognizer.inference import cache
+from femtobooth.recognizer.inference.engines import open_engine
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
 
@@ -24,7 +24,12 @@ def test_engines_agree(tiny: Path, tiny_onnx: Path, name: str) -> None:
     for key in ("logits", "embedding"):
         assert found[key].dtype == np.float32
         np.testing.assert_allclose(found[key], expected[key], rtol=1e-3, atol=1e-4)
-    assert (other.hash, other.preprocess, other.labels, other.temperature) == (torch.hash, torch.preprocess, torch.labels, 2.0)
+    assert (other.hash, other.preprocess, other.labels, other.temperature) == (
+        torch.hash,
+        torch.preprocess,
+        torch.labels,
+        2.0,
+    )
 
 
 def test_auto_takes_what_an_artifact_is_for(tiny: Path, tiny_onnx: Path) -> None:
@@ -33,21 +38,25 @@ def test_auto_takes_what_an_artifact_is_for(tiny: Path, tiny_onnx: Path) -> None
     assert open_engine(tiny_onnx / "model.onnx").name == "ort"
 
 
-def test_weights_are_exported_once_and_then_run_without_torch(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_are_exported_once_and_then_run_without_torch(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path))
     first = open_engine(tiny, many=True)
     assert first.name == "ort"
-    made = (exported.cached(tiny) / "model.onnx").stat().st_mtime_ns
+    made = (cache.cached(tiny) / "model.onnx").stat().st_mtime_ns
     program = f"""
 import sys
-from femtobooth.recognizer.engines import open_engine
+from femtobooth.recognizer.inference.engines import open_engine
 assert open_engine({str(tiny)!r}).name == "ort"
 print([name for name in ("torch", "timm", "torchvision", "lightning", "diffusers", "transformers", "sklearn") if name in sys.modules])
 """
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "[]"
-    assert (exported.cached(tiny) / "model.onnx").stat().st_mtime_ns == made
-    np.testing.assert_allclose(first.run(PIXELS)["logits"], open_engine(tiny, "torch").run(PIXELS)["logits"], rtol=1e-3, atol=1e-4)
+    assert (cache.cached(tiny) / "model.onnx").stat().st_mtime_ns == made
+    np.testing.assert_allclose(
+        first.run(PIXELS)["logits"], open_engine(tiny, "torch").run(PIXELS)["logits"], rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "description"])
@@ -56,7 +65,7 @@ def test_a_cached_export_is_not_believed(
 ) -> None:
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path))
     expected = open_engine(tiny, many=True).run(PIXELS)["logits"]
-    file = exported.cached(tiny) / ("recognizer.json" if damage == "description" else "model.onnx")
+    file = cache.cached(tiny) / ("recognizer.json" if damage == "description" else "model.onnx")
     data = bytearray(file.read_bytes())
     if damage == "bit":
         data[len(data) // 2] ^= 0x40  # in the weights: ONNX Runtime loads it and says something else
@@ -73,10 +82,10 @@ def test_a_cached_export_is_not_believed(
 
 def test_other_weights_have_another_export(tiny: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny, tmp_path / "copy")
-    assert exported.cached(tmp_path / "copy") == exported.cached(tiny)
+    assert cache.cached(tmp_path / "copy") == cache.cached(tiny)
     description = tmp_path / "copy" / "recognizer.json"
     description.write_text(description.read_text().replace('"temperature": 2.0', '"temperature": 3.0'))
-    assert exported.cached(tmp_path / "copy") != exported.cached(tiny)
+    assert cache.cached(tmp_path / "copy") != cache.cached(tiny)
 
 
 def test_stages_and_prelogits_in_one_pass(tiny: Path) -> None:

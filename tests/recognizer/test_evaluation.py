@@ -10,7 +10,7 @@ from femtobooth.core import metrics
 from femtobooth.core.errors import PhotoError
 from femtobooth.recognizer import evaluation
 from femtobooth.recognizer.evaluation import Predictions, busiest, classes_of, short_names
-from femtobooth.recognizer.labels import Labels
+from femtobooth.recognizer.model.labels import Labels
 
 NAMES = ("great white shark, white shark", "crane", "crane", "maillot", "maillot, tank suit", "tench, Tinca tinca")
 SYNSETS = ("n01484850", "n02012849", "n03126707", "n03710637", "n03710721", "n01440764")
@@ -41,12 +41,17 @@ def test_names_find_their_class(given, index):
 def test_names_that_cannot_be_decided():
     with pytest.raises(PhotoError, match="fits 2 classes"):
         classes_of(Labels(NAMES, SYNSETS), ["crane"])
-    assert classes_of(Labels(NAMES, SYNSETS), ["3", "tench"]) == {"3": None, "tench": 5}  # not all are numbers: none is an index
+    assert classes_of(Labels(NAMES, SYNSETS), ["3", "tench"]) == {
+        "3": None,
+        "tench": 5,
+    }  # not all are numbers: none is an index
     assert classes_of(Labels(("7", "3")), ["3", "7"]) == {"3": 1, "7": 0}  # the model's own names are numbers
 
 
 def test_a_users_own_classes_that_look_alike_are_told_apart():
-    """By case, space, underscore, comma or Unicode's form of the same letters; what is no class exactly must not be guessed."""
+    """By case, space, underscore, comma or Unicode's form of the same letters; what is no class exactly must not be
+    guessed.
+    """
     own = Labels(("Cat", "cat", "big cat", "big_cat", "cat, big", "Caf\u00e9"))
     assert classes_of(own, list(own.names)) == {name: index for index, name in enumerate(own.names)}
     assert classes_of(own, ["Cafe\u0301", "CAFÉ", "bigger"]) == {"Cafe\u0301": 5, "CAFÉ": 5, "bigger": None}
@@ -61,7 +66,14 @@ def test_only_the_first_group_of_labels_is_classes():
 
 def test_short_names_still_tell_classes_apart():
     assert short_names(("Smith, John", "Smith"), None) == ["Smith, John", "Smith"]  # a comma of the user's own
-    assert short_names(NAMES, SYNSETS) == ["great white shark", "crane", "crane", "maillot", "maillot, tank suit", "tench"]
+    assert short_names(NAMES, SYNSETS) == [
+        "great white shark",
+        "crane",
+        "crane",
+        "maillot",
+        "maillot, tank suit",
+        "tench",
+    ]
 
 
 def made(count=400, seed=0, **others):
@@ -88,7 +100,9 @@ def test_report_adds_up():
     assert confidence == sorted(confidence, reverse=True)
     assert all(entry["rank_of_true"] > 1 and entry["true"] != entry["predicted"] for entry in report["mistakes"])
     at = report["selective"]["at"]
-    assert at[0]["coverage"] == 1 and at[0]["risk"] == pytest.approx(1 - right.mean()) and at[-1]["risk"] < at[0]["risk"]
+    assert (
+        at[0]["coverage"] == 1 and at[0]["risk"] == pytest.approx(1 - right.mean()) and at[-1]["risk"] < at[0]["risk"]
+    )
     assert report["unseen"] is None
     json.dumps(report)
 
@@ -100,12 +114,14 @@ def test_temperature_scaling_mends_a_model_that_is_too_sure():
     before, after = calibration["before"], calibration["after"]
     assert before["ece"][0] > 0.2 and after["ece"][0] < 0.06
     assert after["negative_log_likelihood"] < before["negative_log_likelihood"]
-    assert before["ece"][0] > before["ece_of_a_perfect_model"][2] and after["ece"][0] < after["ece_of_a_perfect_model"][2]
+    assert (
+        before["ece"][0] > before["ece_of_a_perfect_model"][2] and after["ece"][0] < after["ece_of_a_perfect_model"][2]
+    )
     for state in (before, after):
         assert state["ece"][1] <= state["ece"][0] <= state["ece"][2]
-    again = evaluation.measure(Predictions(calm.names, calm.paths, calm.labels, calm.logits * 6, None, temperature=6.0), None)[
-        "calibration"
-    ]
+    again = evaluation.measure(
+        Predictions(calm.names, calm.paths, calm.labels, calm.logits * 6, None, temperature=6.0), None
+    )["calibration"]
     assert again["before"]["ece"][0] == pytest.approx(evaluation.measure(calm, None)["calibration"]["before"]["ece"][0])
 
 
@@ -119,11 +135,23 @@ def with_unseen(shift):
     known = made(60)
     centroids = np.eye(8)[:5]
     embeddings = centroids[known.labels] + 0.1 * random.normal(size=(60, 8))
-    foreign = shift * np.eye(8)[[6] * 30] + (1 - shift) * centroids[random.integers(0, 5, 30)] + 0.1 * random.normal(size=(30, 8))
+    foreign = (
+        shift * np.eye(8)[[6] * 30]
+        + (1 - shift) * centroids[random.integers(0, 5, 30)]
+        + 0.1 * random.normal(size=(30, 8))
+    )
     unknown = {"center": np.zeros(8), "centroids": centroids, "threshold": 0.8}
     paths = tuple(Path(f"u{index}.jpg") for index in range(30))
     return Predictions(
-        known.names, known.paths, known.labels, known.logits, embeddings, 1.0, paths, random.normal(size=(30, 5)), foreign
+        known.names,
+        known.paths,
+        known.labels,
+        known.logits,
+        embeddings,
+        1.0,
+        paths,
+        random.normal(size=(30, 5)),
+        foreign,
     ), unknown
 
 
@@ -136,7 +164,9 @@ def test_nothing_is_certain_because_all_is_right():
     assert report["calibration"]["after"] is None and "all are right" in report["calibration"]["not_scaled"]
 
 
-@pytest.mark.parametrize(("temperature", "said"), [(0.05, "lowest that is tried"), (20.0, "highest that is tried"), (1.3, None)])
+@pytest.mark.parametrize(
+    ("temperature", "said"), [(0.05, "lowest that is tried"), (20.0, "highest that is tried"), (1.3, None)]
+)
 def test_a_temperature_at_the_end_of_what_is_tried_means_nothing(temperature: float, said: str | None) -> None:
     """As that of a model whose training knew no mistake: its calibration error of 0 is no praise."""
     found = metrics.unsettled(temperature)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from femtobooth.core.errors import FemtoboothError, SettingsError
-from femtobooth.recognizer import artifact, foreign
+from femtobooth.recognizer.exporting import foreign
+from femtobooth.recognizer.model import artifact
 
 
 @pytest.fixture

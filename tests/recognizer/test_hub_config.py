@@ -16,9 +16,15 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from femtobooth.core.errors import ModelError
-from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.recognizer.model.backbone import Recognizer
 
-OWN = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25], "crop_pct": 0.95, "input_size": [3, 96, 96], "interpolation": "bilinear"}
+OWN = {
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.3, 0.25],
+    "crop_pct": 0.95,
+    "input_size": [3, 96, 96],
+    "interpolation": "bilinear",
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "one level": {"architecture": "test_convnext", "num_classes": 3, "num_features": 64, **OWN, "labels": ["a", "b", "c"]},
     "one level, defaults of weights, not of the architecture": {"architecture": "test_convnext", "num_classes": 3},
@@ -85,7 +91,9 @@ def test_preprocessing_and_logits_are_timms(name: str, tmp_path: Path, picture: 
     assert torch.equal(ours.batch([picture]), pixels)
     with torch.inference_mode():
         assert torch.equal(ours(pixels), theirs(pixels))
-    assert ours.labels.names == (("a", "b", "c") if "label" in json.dumps(CONFIGS[name]) else ("class 0", "class 1", "class 2"))
+    assert ours.labels.names == (
+        ("a", "b", "c") if "label" in json.dumps(CONFIGS[name]) else ("class 0", "class 1", "class 2")
+    )
     ours.save(tmp_path / "artifact")  # and an artifact of it is the same
     again = Recognizer.load(tmp_path / "artifact")
     assert torch.equal(again.batch([picture]), pixels)
@@ -94,9 +102,13 @@ def test_preprocessing_and_logits_are_timms(name: str, tmp_path: Path, picture: 
 
 
 def test_a_network_of_one_size_is_given_that_size(tmp_path: Path, picture: Image.Image) -> None:
-    """Where config.json names the network's size and another one for the weights, timm's own transform gives what its network refuses."""
+    """Where config.json names the network's size and another one for the weights, timm's own transform gives what its
+    network refuses.
+    """
     args = {"img_size": 64, "dynamic_img_size": False}
-    folder = _folder(tmp_path / "model", {"architecture": "test_vit", "num_classes": 3, "model_args": args, "pretrained_cfg": OWN})
+    folder = _folder(
+        tmp_path / "model", {"architecture": "test_vit", "num_classes": 3, "model_args": args, "pretrained_cfg": OWN}
+    )
     ours = Recognizer.load(folder)
     assert ours.preprocess.size == (64, 64)
     assert ours(ours.batch([picture])).shape == (1, 3)
@@ -137,7 +149,9 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_that_timm_loads(name: str, tmp_path: Path, picture: Image.Image, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_that_timm_loads(
+    name: str, tmp_path: Path, picture: Image.Image, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "test_convnext" / "model_best.pth.tar"
     file.parent.mkdir()
     torch.save(CHECKPOINTS[name], file)
@@ -178,7 +192,9 @@ def test_sizes_that_the_weights_could_not_fill(args: dict[str, Any], kind: str, 
     Recognizer.load(_folder(tmp_path / "hub", CONFIGS["two levels"])).save(tmp_path / "artifact")
     file = tmp_path / kind / {"artifact": "recognizer.json", "hub": "config.json"}[kind]
     file.write_text(json.dumps(json.loads(file.read_text()) | {"model_args": args}))
-    with pytest.raises(ModelError, match=r"would be far larger than the weights|cannot be built|not the weights of") as caught:
+    with pytest.raises(
+        ModelError, match=r"would be far larger than the weights|cannot be built|not the weights of"
+    ) as caught:
         Recognizer.load(tmp_path / kind)
     assert str(caught.value).count("\n") == 1
 

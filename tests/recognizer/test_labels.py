@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from femtobooth.core.errors import ModelError
-from femtobooth.recognizer.labels import Labels, imagenet
+from femtobooth.recognizer.model.labels import Labels, imagenet
 
 GROUPED = Labels(("cat", "dog", "fox", "flat", "round"), groups={"concept": (0, 3), "style": (3, 5)})
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from femtobooth.recognizer import parity
+from femtobooth.recognizer.exporting import parity
 
 ALL = slice(0, 10)
 LOGITS = np.random.default_rng(0).normal(size=(60, 10)).astype(np.float32)
@@ -47,7 +47,9 @@ def test_equal_outputs_have_no_error() -> None:
         (600, 12, True, 1.0, "exceeded"),
     ],
 )
-def test_what_few_photos_cannot_show_is_not_said(photos: int, changed: int, labelled: bool, max_drop: float, verdict: str) -> None:
+def test_what_few_photos_cannot_show_is_not_said(
+    photos: int, changed: int, labelled: bool, max_drop: float, verdict: str
+) -> None:
     before = np.random.default_rng(0).normal(size=(photos, 10)).astype(np.float32)
     after = before.copy()
     after[:changed] *= -1

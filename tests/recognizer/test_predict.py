@@ -12,10 +12,10 @@ import timm.data
 import torch
 from PIL import Image
 
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.engines import open_engine
-from femtobooth.recognizer.predict import least_side, predict
-from femtobooth.recognizer.sources import Source, find
+from femtobooth.recognizer.inference.engines import open_engine
+from femtobooth.recognizer.inference.predict import least_side, predict
+from femtobooth.recognizer.inference.sources import Source, find
+from femtobooth.recognizer.model.backbone import Recognizer
 
 
 def test_equals_the_ordinary_way(tiny: Path, photos: Path) -> None:
@@ -28,10 +28,17 @@ def test_equals_the_ordinary_way(tiny: Path, photos: Path) -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (3, 2), (7, 4), (64, 2)])
-def test_order_and_values_do_not_depend_on_batches_and_workers(tiny_onnx: Path, photos: Path, batch_size: int, workers: int) -> None:
+def test_order_and_values_do_not_depend_on_batches_and_workers(
+    tiny_onnx: Path, photos: Path, batch_size: int, workers: int
+) -> None:
     engine = open_engine(tiny_onnx)
     (photos / "a" / "3.jpg").write_bytes(b"")
-    alone = {path: b.outputs["logits"][0] for b in predict(engine, find([str(photos)]), 1, 1) for path in b.paths if not b.errors[0]}
+    alone = {
+        path: b.outputs["logits"][0]
+        for b in predict(engine, find([str(photos)]), 1, 1)
+        for path in b.paths
+        if not b.errors[0]
+    }
     batches = list(predict(engine, find([str(photos)]), batch_size, workers))
     assert [path for batch in batches for path in batch.paths] == [source.path for source in find([str(photos)])]
     found = {}

@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data import create_transform
 
 from femtobooth.core.errors import ModelError
-from femtobooth.recognizer.preprocess import LARGEST, Preprocess
+from femtobooth.recognizer.model.preprocess import LARGEST, Preprocess
 
 USUAL: dict[str, Any] = {
     "input_size": (3, 64, 64),
@@ -81,7 +81,7 @@ def test_a_thread_of_a_picture_is_not_resized_whole(size: tuple[int, int]) -> No
 def test_what_is_cropped_alone_differs_by_a_level_or_two(monkeypatch: pytest.MonkeyPatch) -> None:
     spec, image = Preprocess.from_timm(USUAL), picture(333, 500)
     whole = spec.pixels(image).astype(int)
-    monkeypatch.setattr("femtobooth.recognizer.preprocess.LARGEST", 0)
+    monkeypatch.setattr("femtobooth.recognizer.model.preprocess.LARGEST", 0)
     assert np.abs(spec.pixels(image) - whole).max() <= 2
 
 
@@ -94,7 +94,12 @@ def test_there_and_back() -> None:
 
 def test_the_hash_tells_any_two_apart() -> None:
     spec = Preprocess.from_timm(USUAL)
-    others = [replace(spec, size=(64, 65)), replace(spec, crop_pct=0.9), replace(spec, interpolation="box"), replace(spec, mean=(0, 0, 0))]
+    others = [
+        replace(spec, size=(64, 65)),
+        replace(spec, crop_pct=0.9),
+        replace(spec, interpolation="box"),
+        replace(spec, mean=(0, 0, 0)),
+    ]
     assert len({spec.hash, *(other.hash for other in others)}) == 5
     assert spec.hash == Preprocess.from_dict(spec.to_dict()).hash
 

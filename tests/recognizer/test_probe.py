@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from femtobooth.core.files import sha256_of
 from femtobooth.core.metrics import softmax
-from femtobooth.core.runs import sha256_of
-from femtobooth.recognizer import probe
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.labels import Labels
-from femtobooth.recognizer.training import with_classes
+from femtobooth.recognizer.finetuning import probe
+from femtobooth.recognizer.finetuning.finetuner import with_classes
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
 
 
 @pytest.fixture
@@ -36,7 +36,9 @@ def files(tmp_path: Path) -> list[Path]:
 def test_embeddings_are_made_once(network: Recognizer, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
     outputs = Recognizer.outputs
-    monkeypatch.setattr(Recognizer, "outputs", lambda self, images, *rest: (seen.append(len(images)), outputs(self, images, *rest))[1])
+    monkeypatch.setattr(
+        Recognizer, "outputs", lambda self, images, *rest: (seen.append(len(images)), outputs(self, images, *rest))[1]
+    )
     digests = [sha256_of(path) for path in files]
     first = probe.embed(network, files[:4], digests[:4])
     again = probe.embed(network, files, digests)

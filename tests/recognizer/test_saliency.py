@@ -6,7 +6,7 @@ import timm
 import torch
 
 from femtobooth.core.errors import ModelError
-from femtobooth.recognizer.saliency import grad_cam, overlay
+from femtobooth.recognizer.model.saliency import grad_cam, overlay
 
 NETWORKS = ["test_convnext", "test_efficientnet", "test_resnet"]
 
@@ -28,7 +28,9 @@ def test_shape_range_and_independence_of_the_batch(model):
 
 
 def test_pooled_linear_head_has_a_closed_form():
-    """Mean pooling and a linear layer: the weights of the channels are the class's row, and the map is CAM (Zhou et al. 2016)."""
+    """Mean pooling and a linear layer: the weights of the channels are the class's row, and the map is CAM (Zhou et al.
+    2016).
+    """
     torch.manual_seed(0)
     model = timm.create_model("test_resnet", pretrained=False, num_classes=5).eval()
     batch = torch.randn(2, 3, 96, 96)

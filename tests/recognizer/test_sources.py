@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from femtobooth.core.errors import PhotoError, SettingsError
-from femtobooth.recognizer.sources import Shard, check, find
+from femtobooth.recognizer.inference.sources import Shard, check, find
 
 
 @pytest.fixture
@@ -36,7 +36,12 @@ def test_folders_are_searched_in_natural_order_without_what_is_hidden(folder: Pa
 
 
 def test_globs_files_and_their_order(folder: Path) -> None:
-    assert names(folder, f"{folder}/top.jpg", f"{folder}/**/*.jpg") == ["top.jpg", "a/photo2.jpg", "a/photo10.jpg", "top.jpg"]
+    assert names(folder, f"{folder}/top.jpg", f"{folder}/**/*.jpg") == [
+        "top.jpg",
+        "a/photo2.jpg",
+        "a/photo10.jpg",
+        "top.jpg",
+    ]
     assert names(folder, f"{folder}/b*") == ["b/c/deep.png"]
 
 
@@ -82,7 +87,10 @@ def test_lists(folder: Path, end: bytes) -> None:
 
 
 def test_stdin_is_read_as_it_comes(folder: Path) -> None:
-    program = "import sys; from femtobooth.recognizer.sources import find\nfor s in find(['-']): print(s.path, flush=True)"
+    program = (
+        "import sys; from femtobooth.recognizer.inference.sources import "
+        "find\nfor s in find(['-']): print(s.path, flush=True)"
+    )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin and process.stdout
         for name in (b"one.jpg", b"two.jpg"):
@@ -92,7 +100,9 @@ def test_stdin_is_read_as_it_comes(folder: Path) -> None:
         process.stdin.close()
 
 
-def test_shards_are_disjoint_and_complete_wherever_the_folder_lies(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_shards_are_disjoint_and_complete_wherever_the_folder_lies(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     other = tmp_path_factory.mktemp("elsewhere") / "copy"
     for place in (folder / "many", other / "many"):
         place.mkdir(parents=True)
@@ -169,7 +179,9 @@ def test_a_list_of_one_line_in_any_encoding(tmp_path: Path, name: str, encoding:
     ],
     ids=range(13),
 )
-def test_each_line_is_one_row_and_nothing_becomes_the_whole_disk(tmp_path: Path, content: bytes, expected: list[str]) -> None:
+def test_each_line_is_one_row_and_nothing_becomes_the_whole_disk(
+    tmp_path: Path, content: bytes, expected: list[str]
+) -> None:
     """An exclamation mark stands for a problem."""
     (tmp_path / "list").write_bytes(content)
     found = find([], str(tmp_path / "list"))
@@ -180,7 +192,12 @@ def test_lists_that_are_none(folder: Path) -> None:
     os.mkfifo(folder / "pipe")
     (folder / "empty").write_text("\n")
     Image.new("RGB", (8, 8)).save(folder / "picture.png")
-    for name, problem in {"pipe": "not a file", "a": "not a file", "empty": "names no file", "picture.png": "is a picture"}.items():
+    for name, problem in {
+        "pipe": "not a file",
+        "a": "not a file",
+        "empty": "names no file",
+        "picture.png": "is a picture",
+    }.items():
         with pytest.raises(PhotoError, match=problem):
             check([], f"{folder}/{name}")
 
@@ -200,4 +217,8 @@ def test_places_that_may_not_be_looked_at_are_a_row() -> None:
         finally:
             os.seteuid(user)
             closed.chmod(0o700)
-    assert found == [(f"{closed}/x.jpg", None), (str(closed), "cannot be listed (Permission denied)"), (f"{name}/y.jpg", None)]
+    assert found == [
+        (f"{closed}/x.jpg", None),
+        (str(closed), "cannot be listed (Permission denied)"),
+        (f"{name}/y.jpg", None),
+    ]

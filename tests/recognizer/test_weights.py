@@ -21,10 +21,10 @@ from PIL import Image
 from femtobooth import cli
 from femtobooth.core import console
 from femtobooth.core.errors import ModelError, UnsafeFileError
-from femtobooth.recognizer import weights
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.labels import Labels
-from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.recognizer.model import weights
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
 
 ARCHITECTURE = "test_convnext"
 
@@ -66,13 +66,21 @@ def cache(root: Path, repo: str, architecture: str, count: int) -> None:
 
 
 def test_all_paths_to_an_artifact(saved: Path) -> None:
-    hashes = {Recognizer.load(path).hash for path in (saved, saved.parent, saved / "model.safetensors", saved / "recognizer.json")}
+    hashes = {
+        Recognizer.load(path).hash
+        for path in (saved, saved.parent, saved / "model.safetensors", saved / "recognizer.json")
+    }
     assert len(hashes) == 1
 
 
 def test_a_folder_as_the_hub_has_it(tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors(), tmp_path / "model.safetensors")
-    config = {"architecture": ARCHITECTURE, "num_classes": 3, "label_names": ["a", "b", "c"], "pretrained_cfg": {"mean": [0.5] * 3}}
+    config = {
+        "architecture": ARCHITECTURE,
+        "num_classes": 3,
+        "label_names": ["a", "b", "c"],
+        "pretrained_cfg": {"mean": [0.5] * 3},
+    }
     (tmp_path / "config.json").write_text(json.dumps(config))
     for path in (tmp_path, tmp_path / "model.safetensors"):
         model = Recognizer.load(path)
@@ -102,7 +110,11 @@ def test_the_local_hub_cache(tmp_path: Path) -> None:
     cache(tmp_path, "someone/theirs", ARCHITECTURE, 4)
     model = Recognizer.load("convnext_femto")
     assert model.provenance["source"] == "timm/convnext_femto.d1_in1k (local hub cache)"
-    assert Recognizer.load(weights.DEFAULT).hash == Recognizer.load("hf-hub:timm/convnext_femto.d1_in1k").hash == model.hash
+    assert (
+        Recognizer.load(weights.DEFAULT).hash
+        == Recognizer.load("hf-hub:timm/convnext_femto.d1_in1k").hash
+        == model.hash
+    )
     assert Recognizer.load("someone/theirs").architecture == ARCHITECTURE
 
 
@@ -146,20 +158,32 @@ except SystemExit as stopped:
     raise
 """
     environment = os.environ | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    for command in (["classify", "."], ["embed", ".", "--out", "x.parquet"], ["export"], ["finetune", "."], ["evaluate-classifier"]):
+    for command in (
+        ["classify", "."],
+        ["embed", ".", "--out", "x.parquet"],
+        ["export"],
+        ["finetune", "."],
+        ["evaluate-classifier"],
+    ):
         given = [sys.executable, "-c", code, *command]
         if command[0] == "evaluate-classifier":
             given += [weights.DEFAULT, "."]
         ended = subprocess.run(given, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert ended.returncode == 2, ended.stderr
         assert "not in the local hub cache and the hub cannot be reached" in ended.stderr
-        assert "-> ready here: --model bundled or tf_efficientnet_lite0 or runs/mine; where there is a network run" in ended.stderr
+        assert (
+            "-> ready here: --model bundled or tf_efficientnet_lite0 or runs/mine; where there is a network run"
+            in ended.stderr
+        )
 
 
 @pytest.mark.parametrize(
     ("reference", "said"),
     [
-        ("convnext_femto.d1_in1k", r"the hub cannot be reached[^\n]*\n  -> [^\n]*hf download timm/convnext_femto\.d1_in1k"),
+        (
+            "convnext_femto.d1_in1k",
+            r"the hub cannot be reached[^\n]*\n  -> [^\n]*hf download timm/convnext_femto\.d1_in1k",
+        ),
         ("owner/name", r"the hub cannot be reached[^\n]*\n  -> [^\n]*hf download owner/name"),
         ("convnext_fento", r"no such file, folder or timm model\n  -> did you mean [^\n]*convnext_femto\.d1_in1k"),
         ("convnext_femto.bad", r"knows no weights of this name\n  -> there are convnext_femto\.d1_in1k"),
@@ -179,7 +203,11 @@ def test_folders_of_other_things(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.json").write_text("{}")
     (tmp_path / "sd" / "model").mkdir(parents=True)
     (tmp_path / "sd" / "model" / "model_index.json").write_text("{}")
-    for name, said in {"empty": "holds no recognizer", "run": "not finished", "sd": "a Stable Diffusion, not a recognizer"}.items():
+    for name, said in {
+        "empty": "holds no recognizer",
+        "run": "not finished",
+        "sd": "a Stable Diffusion, not a recognizer",
+    }.items():
         with pytest.raises(ModelError, match=said):
             Recognizer.load(tmp_path / name)
 
@@ -192,12 +220,17 @@ def test_an_exported_artifact_says_so(saved: Path) -> None:
 
 def test_a_torchscript_artifact_is_a_program(saved: Path) -> None:
     (saved / "model.safetensors").rename(saved / "model.pt")
-    with pytest.raises(ModelError, match=r"a TorchScript artifact, which is a program[^\n]*and was not run\n  -> [^\n]*--trust"):
+    with pytest.raises(
+        ModelError, match=r"a TorchScript artifact, which is a program[^\n]*and was not run\n  -> [^\n]*--trust"
+    ):
         Recognizer.load(saved)
 
 
 def test_what_runs_exported_models_needs_no_torch() -> None:
-    code = "import sys, femtobooth.recognizer.weights, femtobooth.recognizer.artifact as a; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, femtobooth.recognizer.model.weights, femtobooth.recognizer.model.artifact "
+        "as a; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -245,14 +278,26 @@ def _bytes(content: bytes, name: str = "model.safetensors") -> Callable[[Path], 
 
 BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "NaN weights": (_file(_with("head.fc.bias", torch.full((3,), torch.nan))), r"head\.fc\.bias holds NaN"),
-    "infinite weights": (_file(_with("head.fc.bias", torch.full((3,), torch.inf))), r"head\.fc\.bias holds NaN or infinite"),
-    "another architecture": (_file(lambda: tensors(3, "test_resnet")), r"not the weights of test_convnext: stem\.0\.weight is missing"),
+    "infinite weights": (
+        _file(_with("head.fc.bias", torch.full((3,), torch.inf))),
+        r"head\.fc\.bias holds NaN or infinite",
+    ),
+    "another architecture": (
+        _file(lambda: tensors(3, "test_resnet")),
+        r"not the weights of test_convnext: stem\.0\.weight is missing",
+    ),
     "another class count": (_file(lambda: tensors(5)), r"head\.fc\.weight is \(5, \d+\) instead of \(3, \d+\)"),
     "another class count described": (_describe(num_classes=5), "5 classes, but 3 labels"),
     "a tensor missing": (_file(_with("stem.0.bias", None)), r"stem\.0\.bias is missing"),
     "a tensor too many": (_file(_with("stem.9.bias", torch.ones(1))), r"stem\.9\.bias has no place"),
-    "whole numbers": (_file(_with("head.fc.bias", torch.ones(3, dtype=torch.int64))), r"head\.fc\.bias holds torch\.int64"),
-    "other weights": (_file(_with("head.fc.bias", torch.ones(3))), r"is not the file that recognizer\.json beside it describes"),
+    "whole numbers": (
+        _file(_with("head.fc.bias", torch.ones(3, dtype=torch.int64))),
+        r"head\.fc\.bias holds torch\.int64",
+    ),
+    "other weights": (
+        _file(_with("head.fc.bias", torch.ones(3))),
+        r"is not the file that recognizer\.json beside it describes",
+    ),
     "cut to nothing": (_cut(0), "empty"),
     "cut at a quarter": (_cut(1), "damaged or cut off"),
     "cut at half": (_cut(2), "damaged or cut off"),
@@ -262,7 +307,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "noise": (_bytes(bytes(range(1, 200))), "neither safetensors nor"),
     "a header too long": (_bytes(b"\xff" * 7 + b"\x7f{"), "its header is larger than that of any model"),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors: is missing"),
-    "JSON cut off": (lambda folder: (folder / "recognizer.json").write_text('{"format": 1, "arch'), r"recognizer\.json: damaged"),
+    "JSON cut off": (
+        lambda folder: (folder / "recognizer.json").write_text('{"format": 1, "arch'),
+        r"recognizer\.json: damaged",
+    ),
     "not UTF-8": (_bytes(b"\xff\xfe{}", "recognizer.json"), r"recognizer\.json: damaged"),
     "a list": (_bytes(b"[]", "recognizer.json"), r"recognizer\.json: format 'list'"),
     "deep nesting": (_bytes(b"[" * 10**5, "recognizer.json"), r"recognizer\.json: damaged"),
@@ -270,14 +318,20 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no architecture": (_describe(architecture="remove"), "`architecture` is missing"),
     "an unknown architecture": (_describe(architecture="nope"), "'nope' is no timm model"),
     "an architecture on the hub": (_describe(architecture="hf-hub:evil/model"), "is no timm model"),
-    "a file to load": (_describe(model_args={"checkpoint_path": "/etc/passwd"}), "model_args must not hold checkpoint_path"),
+    "a file to load": (
+        _describe(model_args={"checkpoint_path": "/etc/passwd"}),
+        "model_args must not hold checkpoint_path",
+    ),
     "pretrained": (_describe(model_args={"pretrained": True}), "model_args must not hold pretrained"),
     "odd arguments": (_describe(model_args={"depths": "many"}), "cannot be built with"),
     "temperature 0": (_describe(temperature=0), "`temperature` must be above 0"),
     "temperature NaN": (_describe(temperature=float("nan")), "`temperature` must be above 0"),
     "no labels": (_describe(labels={"names": []}), "label groups"),
     "preprocessing": (_describe(preprocess={"size": [0, 0]}), "preprocessing cannot be done"),
-    "unknown's arrays": (lambda f: (_describe(unknown={})(f), _bytes(b"x", "unknown.safetensors")(f)), r"unknown\.safetensors: damaged"),
+    "unknown's arrays": (
+        lambda f: (_describe(unknown={})(f), _bytes(b"x", "unknown.safetensors")(f)),
+        r"unknown\.safetensors: damaged",
+    ),
 }
 
 
@@ -314,7 +368,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(
     assert not (tmp_path / "evil-was-run").exists()
 
 
-@pytest.mark.parametrize("config", ["{", "[]", "{}", '{"architecture": 5}', '{"architecture": "nope"}', '{"architecture": null}'])
+@pytest.mark.parametrize(
+    "config", ["{", "[]", "{}", '{"architecture": 5}', '{"architecture": "nope"}', '{"architecture": null}']
+)
 def test_a_broken_hub_config(config: str, tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(config)
@@ -324,7 +380,9 @@ def test_a_broken_hub_config(config: str, tmp_path: Path) -> None:
 
 def test_other_weights_without_a_description_say_how_to_name_them(tmp_path: Path) -> None:
     safetensors.torch.save_file(tensors(), tmp_path / "mine.safetensors")
-    with pytest.raises(ModelError, match=r"not the weights of convnext_femto[^\n]*\n  -> put the hub's config\.json beside it"):
+    with pytest.raises(
+        ModelError, match=r"not the weights of convnext_femto[^\n]*\n  -> put the hub's config\.json beside it"
+    ):
         Recognizer.load(tmp_path / "mine.safetensors")
 
 
@@ -357,7 +415,12 @@ def test_models_lists_what_is_here(saved: Path, tmp_path: Path, capsys: pytest.C
     assert listed["tf_efficientnet_lite0.in1k"]["ready"]
     assert listed[f"{ARCHITECTURE}.r160_in1k"]["source"] == "local hub cache"
     default = listed[weights.DEFAULT]
-    assert (default["parameters"], default["size"], default["licence"], default["ready"]) == (5217784, [224, 224], "apache-2.0", False)
+    assert (default["parameters"], default["size"], default["licence"], default["ready"]) == (
+        5217784,
+        [224, 224],
+        "apache-2.0",
+        False,
+    )
     assert "hf download" in default["how"]
     for name, model in listed.items():
         if model["ready"] and model["source"] != "run":

@@ -51,7 +51,9 @@ def femtobooth() -> Callable[..., int]:
 
 
 @pytest.fixture(scope="session")
-def personalize(femtobooth: Callable[..., int], photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+def personalize(
+    femtobooth: Callable[..., int], photos: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """`personalize(base, runs, name, *flags)`: a short run on the photos that must succeed; returns its folder."""
 
     quick = tmp_path_factory.mktemp("settings") / "quick.yaml"

@@ -1,6 +1,8 @@
-"""The real command line, whose processes write down what they saw. Lightning starts this file again for every further rank.
+"""The real command line, whose processes write down what they saw. Lightning starts this file again for every further
+rank.
 
-Each writes $STORY_LOG/rank0.jsonl, rank1.jsonl: the noise of its micro-steps, the class images it drew, and what it holds after training.
+Each writes $STORY_LOG/rank0.jsonl, rank1.jsonl: the noise of its micro-steps, the class images it drew, and what it
+holds after training.
 """
 
 from __future__ import annotations

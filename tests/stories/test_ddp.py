@@ -17,7 +17,9 @@ STEPS, ACCUMULATE, CLASS_IMAGES = 2, 2, 5
 
 
 @pytest.fixture(scope="module")
-def story(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path) -> tuple[Path, list[list[dict[str, Any]]]]:
+def story(
+    tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
+) -> tuple[Path, list[list[dict[str, Any]]]]:
     """The runs folder, and what each of two processes wrote down."""
     folder = tmp_path_factory.mktemp("ddp")
     sets = {
@@ -26,11 +28,32 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
         "preview.prompts": "a [V] {class}", "train.unet_learning_rate": "1e-3",
         "watch.every": 1, "watch.encoder": "bundled", "watch.steps": 1, "watch.select": "final",
     }  # fmt: skip
-    command = [sys.executable, str(Path(__file__).with_name("ddp_worker.py")), "personalize", str(photos), "--class-noun", "robot"]
-    command += ["--base", str(tiny_sd1), "--runs", str(folder / "runs"), "--steps", str(STEPS), "--accumulate", str(ACCUMULATE)]
+    command = [
+        sys.executable,
+        str(Path(__file__).with_name("ddp_worker.py")),
+        "personalize",
+        str(photos),
+        "--class-noun",
+        "robot",
+    ]
+    command += [
+        "--base",
+        str(tiny_sd1),
+        "--runs",
+        str(folder / "runs"),
+        "--steps",
+        str(STEPS),
+        "--accumulate",
+        str(ACCUMULATE),
+    ]
     command += ["--devices", "2", "--accelerator", "cpu", "--strategy", "ddp"]
     command += [part for key, value in sets.items() for part in ("--set", f"{key}={value}")]
-    environment = {**os.environ, "STORY_LOG": str(folder), "FEMTOBOOTH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ,
+        "STORY_LOG": str(folder),
+        "FEMTOBOOTH_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     logs = [[json.loads(line) for line in (folder / f"rank{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
@@ -38,7 +61,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
 
 
 def test_every_process_draws_its_own_randomness(story: tuple[Path, list[list[dict[str, Any]]]]) -> None:
-    draws = [[entry for entry in log if entry["kind"] == "draw" and entry["purpose"] in ("instance", "prior")] for log in story[1]]
+    draws = [
+        [entry for entry in log if entry["kind"] == "draw" and entry["purpose"] in ("instance", "prior")]
+        for log in story[1]
+    ]
     places = [(purpose, step) for step in range(STEPS * ACCUMULATE) for purpose in ("instance", "prior")]
     assert [[(entry["purpose"], entry["micro_step"]) for entry in log] for log in draws] == [places, places]
     for name in ("noise", "latents"):
@@ -65,7 +91,9 @@ def test_class_images_are_split_without_duplicates(story: tuple[Path, list[list[
 def test_the_first_process_alone_watches(story: tuple[Path, list[list[dict[str, Any]]]]) -> None:
     (run,) = story[0].iterdir()
     assert [point["step"] for point in json.loads((run / "watch" / "watch.json").read_text())["points"]] == [0, 1, 2]
-    losses = [sum(entry["purpose"] == "deterministic loss" for entry in log if entry["kind"] == "draw") for log in story[1]]
+    losses = [
+        sum(entry["purpose"] == "deterministic loss" for entry in log if entry["kind"] == "draw") for log in story[1]
+    ]
     assert losses == [2, 0]  # before the first step and after the last
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from femtobooth.generator import dreambooth
-from femtobooth.workflows import outcome
+from femtobooth.workflows.personalizing import outcome
 
 FemtoBooth = Callable[..., int]
 QUICK = {
@@ -24,7 +24,18 @@ QUICK = {
 def train(femtobooth: FemtoBooth, photos: Path, tiny_sd1: Path, tmp_path: Path) -> Callable[..., int]:
     def call(*flags: object) -> int:
         sets = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
-        start = ("personalize", photos, "--class-noun", "robot", "--base", tiny_sd1, "--runs", tmp_path, "--name", "run")
+        start = (
+            "personalize",
+            photos,
+            "--class-noun",
+            "robot",
+            "--base",
+            tiny_sd1,
+            "--runs",
+            tmp_path,
+            "--name",
+            "run",
+        )
         return femtobooth(*start, *sets, *flags)
 
     return call
@@ -34,7 +45,9 @@ def checkpoints(run: Path) -> list[str]:
     return sorted(path.name for path in run.glob("checkpoints/step-*"))
 
 
-def test_a_learning_rate_that_is_far_too_high(train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_learning_rate_that_is_far_too_high(
+    train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The first step is taken with gradients that are finite; the second finds what it made of the weights."""
     assert train("--unet-lr", "1e30", "--set", "watch.every=1", "--set", "watch.encoder=bundled") == 2
     run, errors = tmp_path / "run", capsys.readouterr().err
@@ -56,7 +69,9 @@ def test_the_last_good_checkpoint_is_named(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The loss of the third step is not finite: the weights after the second are to blame, those after the first are not."""
+    """The loss of the third step is not finite: the weights after the second are to blame, those after the first are
+    not.
+    """
     real = dreambooth.sample_losses
 
     def losses(*arguments: Any) -> torch.Tensor:
@@ -78,7 +93,9 @@ def test_the_last_good_checkpoint_is_named(
     assert (facts["status"], "error" in facts) == ("done", False)
 
 
-def test_weights_that_are_not_finite_are_not_saved(train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_not_finite_are_not_saved(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing looks at the last step's weights any more, but what saves them."""
     real = torch.optim.AdamW.step
 

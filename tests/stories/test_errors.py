@@ -18,23 +18,30 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from femtobooth.commands import COMMANDS
 from femtobooth.core.names import shown
+from femtobooth.workflows.commands import COMMANDS
 
 # What {dog} stands for: everything that a run needs, so that a row shows only what is wrong.
 DOG = "personalize {photos} --class-noun dog --base {base} --class-images 2"
 
-SEEDED = ("{dog}", "generate {base} cat", "finetune {photos}", "evaluate {base}", "synthesize {base}", "compare bundled {base}")
+SEEDED = (
+    "{dog}",
+    "generate {base} cat",
+    "finetune {photos}",
+    "evaluate {base}",
+    "synthesize {base}",
+    "compare bundled {base}",
+)
 # name: (command, what the problem names, what the way out names)
 BAD: dict[str, tuple[str, str, str]] = {
     "command": ("personalise {photos}", "personalise: no such command", "did you mean personalize?"),
     "global flag": ("--verbos", "--verbos", "--help"),
-    "flag": ("{dog} --step 3", "--step: femtobooth personalize has no such flag; did you mean --steps?", "personalize --help"),
-    "flag of a setting without one": ("{dog} --clip 3", "did you mean --set training.clip=VALUE?", "personalize --help"),
-    "flag of another command": ("classify {photos} --class-noun dog", "--class-noun: femtobooth classify has no such", "--help"),
+    "flag": ("{dog} --step 3", ("--step: femtobooth personalize has no such " "flag; did you mean --steps?"), ("personalize " "--help")),
+    "flag of a setting without one": ("{dog} --clip 3", "did you mean --set training.clip=VALUE?", ("personalize " "--help")),
+    "flag of another command": ("classify {photos} --class-noun dog", ("--class-noun: femtobooth classify " "has no such"), "--help"),
     "value behind a switch": ("{dog} --flip=yes", "--flip/--no-flip: ignored explicit argument 'yes'", "--help"),
     "one too many": ("report {photos} {photos}", "more than femtobooth report takes", "report --help"),
-    "value of an enumeration": ("{dog} --crop smrt", "(got 'smrt'); did you mean smart?", "How a picture becomes square"),
+    "value of an enumeration": ("{dog} --crop smrt", "(got 'smrt'); did you mean smart?", ("How a picture " "becomes " "square")),
     "flag without value": ("{dog} --steps", "--steps: needs a value", "--steps VALUE"),
     "no photos": ("personalize --class-noun dog", "personalize: no PHOTOS given", "3 to 5 pictures"),
     "missing folder": ("personalize {tmp}/nowhere --class-noun dog", "{tmp}/nowhere: no such file", "path"),
@@ -45,7 +52,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--config missing": ("{dog} --config {tmp}/nowhere.yaml", "{tmp}/nowhere.yaml", "--config"),
     "--config no YAML": ("{dog} --config {tmp}/corrupt.yaml", "{tmp}/corrupt.yaml, line 3: not valid YAML", ""),
     "--config no mapping": ("{dog} --config {tmp}/list.yaml", "{tmp}/list.yaml", "key: value"),
-    "--config unknown key": ("{dog} --config {tmp}/typo.yaml", "training.step: no such setting", "did you mean training.steps"),
+    "--config unknown key": ("{dog} --config {tmp}/typo.yaml", "training.step: no such setting", ("did you mean " "training.steps")),
     "--set unknown key": ("{dog} --set prior.wieght=1", "prior.wieght: no such setting", "did you mean prior.weight"),
     "--set no value": ("{dog} --set training.steps", "--set training.steps", "KEY=VALUE"),
     "--steps 0": ("{dog} --steps 0", "--steps: input should be greater than or equal to 1 (got 0)", "Optimizer steps"),
@@ -55,23 +62,23 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--train twice": ("{dog} --train unet,attention", "train", "name one of them"),
     "--token": ("{dog} --token [V]", "--token: '[V]' is not one word", "`auto`"),
     "--base nowhere": ("{dog} --base {tmp}/nowhere", "{tmp}/nowhere: no such file or folder", "`bundled`, a run"),
-    "--base hub id offline": ("{dog} --base nobody/nothing", "nobody/nothing: not in the local hub cache", "hf download nobody/nothing"),
+    "--base hub id offline": ("{dog} --base nobody/nothing", "nobody/nothing: not in the local hub cache", ("hf download " "nobody/nothing")),
     "--base no model": ("{dog} --base {photos}", "{photos}: not a Stable Diffusion model", "model_index.json"),
     "--base picture": ("{dog} --base {photos}/photo0.png", "photo0.png: is neither safetensors nor", "download it again"),
-    "--base missing part": ("{dog} --base {tmp}/no-vae", "{tmp}/no-vae: not a Stable Diffusion model, its vae/", "vae/"),
+    "--base missing part": ("{dog} --base {tmp}/no-vae", ("{tmp}/no-vae: not a Stable Diffusion " "model, its vae/"), "vae/"),
     "--base truncated": (
-        "{dog} --base {tmp}/truncated", "truncated/unet/diffusion_pytorch_model.safetensors: damaged or cut off", "download it again",
+        "{dog} --base {tmp}/truncated", ("truncated/unet/diffusion_pytorch_model.safetensors: " "damaged or cut off"), "download it again",
     ),
-    "--base of another family": ("{dog} --base {tmp}/sdxl", "{tmp}/sdxl: a Stable Diffusion XL", "Stable Diffusion 1.x or 2.x"),
+    "--base of another family": ("{dog} --base {tmp}/sdxl", "{tmp}/sdxl: a Stable Diffusion XL", ("Stable Diffusion 1.x " "or 2.x")),
     "--base that lacks tensors": ("{dog} --base {tmp}/lacking", "{tmp}/lacking/unet: conv_in.weight is missing", "download it again"),
-    "--base of NaN": ("{dog} --base {tmp}/nan", "{tmp}/nan/vae: quant_conv.bias holds NaN or infinite values", "take another copy"),
-    "--base absurd": ("{dog} --base {tmp}/absurd", "{tmp}/absurd/unet: layers_per_block is 1000000000", "download it again"),
-    "--base no vocabulary": ("{dog} --base {tmp}/wordless", "{tmp}/wordless/tokenizer: no CLIP tokenizer there", "vocab.json"),
+    "--base of NaN": ("{dog} --base {tmp}/nan", ("{tmp}/nan/vae: quant_conv.bias holds " "NaN or infinite " "values"), "take another copy"),
+    "--base absurd": ("{dog} --base {tmp}/absurd", ("{tmp}/absurd/unet: layers_per_block " "is 1000000000"), "download it again"),
+    "--base no vocabulary": ("{dog} --base {tmp}/wordless", ("{tmp}/wordless/tokenizer: no CLIP " "tokenizer there"), "vocab.json"),
     "--base flow matching": (
-        "{dog} --base {tmp}/flow", "{tmp}/flow/scheduler: FlowMatchEulerDiscreteScheduler is flow matching", "epsilon, v_prediction",
+        "{dog} --base {tmp}/flow", ("{tmp}/flow/scheduler: " "FlowMatchEulerDiscreteScheduler " "is flow matching"), "epsilon, v_prediction",
     ),
-    "--base zip": ("{dog} --base {tmp}/document.zip", "{tmp}/document.zip: a zip archive of other things", "another file"),
-    "generate that lacks tensors": ("generate {tmp}/lacking cat", "{tmp}/lacking/unet: conv_in.weight is missing", "download it again"),
+    "--base zip": ("{dog} --base {tmp}/document.zip", ("{tmp}/document.zip: a zip archive " "of other things"), "another file"),
+    "generate that lacks tensors": ("generate {tmp}/lacking cat", ("{tmp}/lacking/unet: conv_in.weight " "is missing"), "download it again"),
     "convert of NaN": ("convert {tmp}/nan {tmp}/x.safetensors", "{tmp}/nan/vae: quant_conv.bias holds NaN", "take another copy"),
     "--base evil pickle": ("{dog} --base {tmp}/evil.ckpt", "{tmp}/evil.ckpt", "safetensors"),
     "--resume no run": ("personalize --resume {photos}", "--resume {photos}: not a run folder", "runs/NAME"),
@@ -80,14 +87,14 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--class-folder": ("{dog} --class-folder {tmp}/nowhere", "{tmp}/nowhere: no such file", "path"),
     "--class-folder empty": ("{dog} --class-folder {tmp}/texts", "--class-folder {tmp}/texts: no picture", "leave it out"),
     "--prior sampler": (
-        "personalize {photos} --class-noun dog --set prior.sampling.sampler=plms", "prior.sampling.sampler: plms cannot", "dpmpp-2m",
+        ("personalize {photos} --class-noun dog --set " "prior.sampling.sampler=plms"), ("prior.sampling.sampler: plms " "cannot"), "dpmpp-2m",
     ),
     "--preview sampler": (
         "personalize {photos} --class-noun dog --prior-weight 0 --set preview.sampling.sampler=plms",
         "preview.sampling.sampler: plms cannot", "dpmpp-2m",
     ),
     "--accelerator": ("{dog} --accelerator gpu", "training", "--accelerator"),
-    "--optimizer": ("{dog} --optimizer adamw8bit", "--optimizer: adamw8bit is not installed", "pip install 'bitsandbytes>="),
+    "--optimizer": ("{dog} --optimizer adamw8bit", "--optimizer: adamw8bit is not installed", ("pip install " "'bitsandbytes>=")),
     "--trackers": ("{dog} --trackers wandb", "--trackers: wandb is not installed", "pip install 'wandb>="),
     "--strategy": ("{dog} --strategy sideways", "--strategy: input should be 'auto' or 'ddp'", "processes"),
     "finetune split without classes": (
@@ -96,7 +103,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "finetune same folders": (
         "finetune {tmp}/repeated --model bundled", "repeated: a, b hold the same folders (cats)", "train, val and test",
     ),
-    "finetune list of missing files": ("finetune {tmp}/missing.csv --model bundled", "missing.csv: none of its 2 files is there", "{tmp}"),
+    "finetune list of missing files": ("finetune {tmp}/missing.csv --model bundled", ("missing.csv: none of " "its 2 " "files is there"), "{tmp}"),
     "evaluate-classifier list of missing files": (
         "evaluate-classifier bundled {tmp}/missing.csv", "missing.csv: none of its 2 files is there", "{tmp}",
     ),
@@ -105,36 +112,36 @@ BAD: dict[str, tuple[str, str, str]] = {
     ),
     "generate nothing": ("generate {base}", "generate: no PROMPTS given", "femtobooth generate runs/rex"),
     "generate nowhere": ("generate {tmp}/nowhere cat", "{tmp}/nowhere", ""),
-    "generate mistyped run": ("generate runs/takne cat", "runs/takne: no such file or folder", "did you mean runs/taken?"),
+    "generate mistyped run": ("generate runs/takne cat", "runs/takne: no such file or folder", ("did you mean " "runs/taken?")),
     "generate mistyped name": ("generate takne cat", "takne: no such base model", "did you mean runs/taken?"),
-    "--base mistyped": ("{dog} --base {tmp}/no-vea", "{tmp}/no-vea: no such file or folder", "did you mean {tmp}/no-vae?"),
-    "convert mistyped run": ("convert runs/takne {tmp}/x.safetensors", "runs/takne: no such file or folder", "did you mean runs/taken?"),
-    "compare mistyped run": ("compare runs/takne bundled", "runs/takne: no such file or folder", "did you mean runs/taken?"),
+    "--base mistyped": ("{dog} --base {tmp}/no-vea", "{tmp}/no-vea: no such file or folder", ("did you mean " "{tmp}/no-vae?")),
+    "convert mistyped run": ("convert runs/takne {tmp}/x.safetensors", "runs/takne: no such file or folder", ("did you mean " "runs/taken?")),
+    "compare mistyped run": ("compare runs/takne bundled", "runs/takne: no such file or folder", ("did you mean " "runs/taken?")),
     "classify mistyped model": (
         "classify {photos} --model runs/takne", "runs/takne: no such file or folder", "did you mean runs/taken?",
     ),
     "generate unfinished": (
-        "generate {tmp}/unfinished cat", "{tmp}/unfinished: this run is not finished", "personalize --resume {tmp}/unfinished",
+        "generate {tmp}/unfinished cat", "{tmp}/unfinished: this run is not finished", ("personalize --resume " "{tmp}/unfinished"),
     ),
-    "generate --prompts": ("generate {base} --prompts {tmp}/nowhere.txt", "{tmp}/nowhere.txt: no such file or folder", "--prompts"),
+    "generate --prompts": ("generate {base} --prompts {tmp}/nowhere.txt", ("{tmp}/nowhere.txt: no such file " "or folder"), "--prompts"),
     "generate [V] without subject": ("generate {base} [V]", "has learned no subject", "femtobooth personalize"),
     "generate plms on zero SNR": ("generate bundled cat --sampler plms", "--sampler: plms cannot", "dpmpp-2m"),
     "generate --sampler": ("generate {base} cat --sampler heun", "--sampler: input should be", "euler-a"),
     "generate --mask alone": ("generate {base} cat --mask {photos}/photo0.png", "--mask", "--init-image"),
-    "generate --negative without guidance": ("generate {base} cat --negative ugly --guidance 1", "--negative: has no", "leave it out"),
-    "generate --strength alone": ("generate {base} cat --strength 0.5", "--strength: has no effect without a picture", "leave it out"),
+    "generate --negative without guidance": ("generate {base} cat --negative ugly --guidance 1", ("--negative: " "has no"), "leave it out"),
+    "generate --strength alone": ("generate {base} cat --strength 0.5", ("--strength: has no effect " "without a picture"), "leave it out"),
     "generate --init-image of which nothing is left": (
-        "generate {base} cat --init-image {photos}/photo0.png --strength 1", "--init-image: has no effect at strength 1", "leave it out",
+        ("generate {base} cat --init-image " "{photos}/photo0.png --strength 1"), ("--init-image: has no " "effect at " "strength 1"), "leave it out",
     ),
     "generate --mask of nothing": (
-        "generate {base} cat --init-image {photos}/photo0.png --mask {tmp}/black.png", "black.png: nothing in it is white", "white",
+        ("generate {base} cat --init-image " "{photos}/photo0.png " "--mask {tmp}/black.png"), ("black.png: " "nothing " "in it " "is white"), "white",
     ),
     "learning rate of nothing": (
-        "{dog} --train token --set train.unet_learning_rate=1e-4", "train.unet_learning_rate: has no effect as only token", "leave it out",
+        ("{dog} --train token --set " "train.unet_learning_rate=1e-4"), ("train.unet_learning_rate: has " "no effect as " "only token"), "leave it out",
     ),
-    "class images of no prior": ("{dog} --prior-weight 0 --class-images 9", "--class-images: has no effect at prior", "leave it out"),
+    "class images of no prior": ("{dog} --prior-weight 0 --class-images 9", ("--class-images: has no effect " "at prior"), "leave it out"),
     **{f"seed of {command.split()[0]}": (f"{command} --seed {2**64}", "--seed: input should be less than", "") for command in SEEDED},
-    "generate --init-image": ("generate {base} cat --init-image {tmp}/texts/notes.txt", "{tmp}/texts/notes.txt", "picture"),
+    "generate --init-image": (("generate {base} cat --init-image " "{tmp}/texts/notes.txt"), "{tmp}/texts/notes.txt", "picture"),
     "generate --device": ("generate {base} cat --device cuda:99", "--device cuda:99", "--device auto or cpu"),
     "generate --from": ("generate --from {photos}/photo0.png", "--from {photos}/photo0.png", "femtobooth"),
     "generate --from and more": ("generate --from {photos}/photo0.png --steps 3", "--from", "only RUN"),
@@ -148,24 +155,24 @@ BAD: dict[str, tuple[str, str, str]] = {
     "classify glob of nothing": ("classify {photos}/*.webp", "{photos}/*.webp: no such file or folder", "path"),
     "classify --from-file picture": ("classify --from-file {photos}/photo0.png", "photo0.png: is a picture", "without --from-file"),
     "classify --from-file folder": ("classify --from-file {photos}", "--from-file {photos}: not a file", "--from-file -"),
-    "classify --from-file nowhere": ("classify --from-file {tmp}/nowhere", "--from-file {tmp}/nowhere: no such file", "path"),
-    "classify --out folder": ("classify {photos} --out {tmp}/texts --format csv", "--out {tmp}/texts: is a folder", "name of a file"),
-    "classify --out ending": ("classify {photos} --out {tmp}/o.xlsx", "--out {tmp}/o.xlsx: its ending is none of", "--format"),
-    "classify --out taken": ("classify {photos} --out {tmp}/list.yaml --format csv", "{tmp}/list.yaml already exists", "--overwrite"),
+    "classify --from-file nowhere": ("classify --from-file {tmp}/nowhere", ("--from-file {tmp}/nowhere: no " "such file"), "path"),
+    "classify --out folder": ("classify {photos} --out {tmp}/texts --format csv", ("--out {tmp}/texts: is a " "folder"), "name of a file"),
+    "classify --out ending": ("classify {photos} --out {tmp}/o.xlsx", ("--out {tmp}/o.xlsx: its ending " "is none of"), "--format"),
+    "classify --out taken": (("classify {photos} --out {tmp}/list.yaml " "--format csv"), ("{tmp}/list.yaml " "already " "exists"), "--overwrite"),
     "classify --out not ours": (
-        "classify {photos} --out {tmp}/list.yaml --format csv --overwrite", "{tmp}/list.yaml is no file that femtobooth classify", "--out",
+        ("classify {photos} --out {tmp}/list.yaml " "--format csv --overwrite"), ("{tmp}/list.yaml is no " "file that " "femtobooth " "classify"), "--out",
     ),
     "classify --out input": (
-        "classify {photos} --out {photos}/photo0.png --format csv --overwrite", "photo0.png is no file that femtobooth classify", "--out",
+        ("classify {photos} --out {photos}/photo0.png " "--format csv --overwrite"), ("photo0.png is no " "file that " "femtobooth " "classify"), "--out",
     ),
-    "classify --out under a file": ("classify {photos} --out {tmp}/list.yaml/o.csv", "{tmp}/list.yaml is no folder", "--out"),
-    "classify parquet to stdout": ("classify {photos} --format parquet", "--format parquet: cannot be written to stdout", "--out"),
+    "classify --out under a file": ("classify {photos} --out {tmp}/list.yaml/o.csv", ("{tmp}/list.yaml is no " "folder"), "--out"),
+    "classify parquet to stdout": ("classify {photos} --format parquet", ("--format parquet: cannot be " "written to " "stdout"), "--out"),
     "classify --shard": ("classify {photos} --shard 3/2", "--shard 3/2", "--shard 1/4"),
     "embed no --out": ("embed {photos}", "--out: where shall the embeddings go?", "parquet"),
     "embed --out ending": ("embed {photos} --out {tmp}/e.csv", "--out {tmp}/e.csv: its ending is none of", "--format"),
     "embed --stages": ("embed {photos} --out {tmp}/e.npz --stages 9", "--stages 9: stages are 0, 1, 2 and 3", "--stages 0,3"),
     "embed over a thesis": (
-        "embed {photos} --out {tmp}/list.yaml --format npz --overwrite", "{tmp}/list.yaml is no file that femtobooth embed", "--out",
+        ("embed {photos} --out {tmp}/list.yaml " "--format npz --overwrite"), ("{tmp}/list.yaml is no " "file that " "femtobooth embed"), "--out",
     ),
     "search nowhere": ("search {photos} {tmp}/nowhere.parquet", "{tmp}/nowhere.parquet: no such file", "path"),
     "search no index": ("search {photos} {tmp}/list.yaml", "{tmp}/list.yaml: no index", "femtobooth embed"),
@@ -215,7 +222,9 @@ def _spoilt_models(tiny_sd1: Path, folder: Path) -> None:
         (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | changes))
 
     def reweigh(file: str, key: str, value: torch.Tensor | None) -> None:
-        tensors = {name: tensor for name, tensor in {**load_file(folder / file), key: value}.items() if tensor is not None}
+        tensors = {
+            name: tensor for name, tensor in {**load_file(folder / file), key: value}.items() if tensor is not None
+        }
         save_file(tensors, folder / file)
 
     configure("sdxl/model_index.json", _class_name="StableDiffusionXLPipeline")
@@ -266,9 +275,15 @@ def test_bad_input(
     assert sorted(place.rglob("*")) == before
 
 
-@pytest.mark.parametrize("name", [name for name, one in COMMANDS.items() if one.example and name != "export"])  # export has a default
+@pytest.mark.parametrize(
+    "name", [name for name, one in COMMANDS.items() if one.example and name != "export"]
+)  # export has a default
 def test_a_command_alone_says_what_to_give(
-    name: str, femtobooth: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str,
+    femtobooth: Callable[..., int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert femtobooth(name) == 2
@@ -281,7 +296,11 @@ def test_a_command_alone_says_what_to_give(
 
 @pytest.mark.parametrize(
     ("command", "given"),
-    [("evaluate", "run: nowhere"), ("classify", "from_file: nowhere"), ("finetune", "{data: nowhere, model: ./nowhere}")],
+    [
+        ("evaluate", "run: nowhere"),
+        ("classify", "from_file: nowhere"),
+        ("finetune", "{data: nowhere, model: ./nowhere}"),
+    ],
 )
 def test_settings_of_a_file_count_as_given(
     command: str, given: str, femtobooth: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -294,13 +313,18 @@ def test_settings_of_a_file_count_as_given(
 
 
 def test_all_faults_are_reported_at_once(femtobooth: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert femtobooth("personalize", "x", "--steps", "0", "--crop", "squash", "--set", "nonsense=1", "--class-noun", "dog") == 2
+    assert (
+        femtobooth("personalize", "x", "--steps", "0", "--crop", "squash", "--set", "nonsense=1", "--class-noun", "dog")
+        == 2
+    )
     said = capsys.readouterr().err
     assert "3 settings are wrong" in said
     assert all(part in said for part in ("  --steps: ", "  --crop: ", "  --set nonsense: no such setting"))
 
 
-@pytest.mark.parametrize("command", [[], ["--help"], ["-h"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [[], ["--help"], ["-h"], ["--version"], *([name, "--help"] for name in COMMANDS)], ids=" ".join
+)
 def test_help(command: list[str], femtobooth: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert femtobooth(*command) == 0
     assert "femtobooth" in capsys.readouterr().out
@@ -319,14 +343,18 @@ def test_options_and_prompts_mix(
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom femtobooth.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "print(sorted({'torch', 'pydantic', 'diffusers', 'transformers', 'numpy', 'lightning', 'rich', 'PIL'} & set(sys.modules)))"
+        "import sys\nfrom femtobooth.cli import main\ntry:\n    main(['--help'])\nexcept "
+        "SystemExit as stop:\n    assert not stop.code\n"
+        "print(sorted({'torch', 'pydantic', 'diffusers', 'transformers', 'numpy', "
+        "'lightning', 'rich', 'PIL'} & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert found.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", ["\x1b[2J\x9b31m x", "two\nlines\u2028or three", "\u202egnp.exe\u2066", "\udcff byte"], ids=ascii)
+@pytest.mark.parametrize(
+    "name", ["\x1b[2J\x9b31m x", "two\nlines\u2028or three", "\u202egnp.exe\u2066", "\udcff byte"], ids=ascii
+)
 @pytest.mark.parametrize(
     "command",
     [

@@ -1,4 +1,6 @@
-"""A new user's first mistakes in each command: told at once, in two lines that name what was typed, before anything heavy is imported."""
+"""A new user's first mistakes in each command: told at once, in two lines that name what was typed, before anything
+heavy is imported.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,22 @@ from pathlib import Path
 import pytest
 
 from femtobooth import cli
-from femtobooth.commands import COMMANDS
 from femtobooth.core import config
 from femtobooth.parsing import _settings_class
+from femtobooth.workflows.commands import COMMANDS
 
-HEAVY = ("torch", "diffusers", "transformers", "timm", "lightning", "sklearn", "pyarrow", "onnxruntime", "scipy", "pandas")
+HEAVY = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "timm",
+    "lightning",
+    "sklearn",
+    "pyarrow",
+    "onnxruntime",
+    "scipy",
+    "pandas",
+)
 
 # Runs command lines in one process and says of each: exit code, stderr, and what heavy it imported.
 RUNNER = """
@@ -58,10 +71,16 @@ def _mistakes() -> dict[tuple[str, str], tuple[list[str], str]]:
         for flag, value in _wrong_values(name):
             if command.flags[flag] not in others:
                 mistakes[name, f"{flag} {value}"] = [name, *example, flag, value], f"{flag}: "
-        mistakes[name, "flag"] = [name, *example, "--jsno"], f"--jsno: femtobooth {name} has no such flag; did you mean --json?"
+        mistakes[name, "flag"] = (
+            [name, *example, "--jsno"],
+            f"--jsno: femtobooth {name} has no such flag; did you mean --json?",
+        )
         mistakes[name, "no value"] = [name, *example, "--set"], "--set: needs a value"
         mistakes[name, "setting"] = [name, *example, "--set", "runz=1"], "--set runz: no such setting"
-        mistakes[name, "file"] = [name, *example, "--config", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory)"
+        mistakes[name, "file"] = (
+            [name, *example, "--config", "nowhere.yaml"],
+            "nowhere.yaml: cannot be read (No such file or directory)",
+        )
         if command.example and name != "export":  # which has a default
             mistakes[name, "nothing"] = [name], f"{name}: no "
         if command.files and name != "search":
@@ -69,9 +88,15 @@ def _mistakes() -> dict[tuple[str, str], tuple[list[str], str]]:
             if typed and name not in ("export", "compare", "generate"):
                 mistakes[name, "path"] = [name, *example], f"{typed}: no such file or folder"
     mistakes["generate", "path"] = ["generate", "runs/typo", "a dog"], "runs/typo: no such file or folder"
-    mistakes["personalize", "base"] = ["personalize", ".", "--class-noun", "dog", "--base", "./typo"], "./typo: no such file or folder"
+    mistakes["personalize", "base"] = (
+        ["personalize", ".", "--class-noun", "dog", "--base", "./typo"],
+        "./typo: no such file or folder",
+    )
     mistakes["export", "path"] = ["export", "bundled", "--data", "photoz"], "photoz: no such file or folder"
-    mistakes["finetune", "--resume and more"] = ["finetune", "--resume", "runs/mine", "--lr", "1"], "--resume: goes on with the settings"
+    mistakes["finetune", "--resume and more"] = (
+        ["finetune", "--resume", "runs/mine", "--lr", "1"],
+        "--resume: goes on with the settings",
+    )
     mistakes["clasify", "command"] = ["clasify", "photos/"], "clasify: no such command"
     return mistakes
 
@@ -90,7 +115,9 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], tupl
 
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=" ".join)
-def test_a_first_mistake(mistake: tuple[str, str], told: dict[tuple[str, str], tuple[int, str, list[str], float]]) -> None:
+def test_a_first_mistake(
+    mistake: tuple[str, str], told: dict[tuple[str, str], tuple[int, str, list[str], float]]
+) -> None:
     code, said, heavy, seconds = told[mistake]
     assert code == 2
     assert said.startswith(f"femtobooth: {MISTAKES[mistake][1]}")
@@ -129,13 +156,17 @@ BEGINS = {
 @pytest.mark.parametrize("line", BEGINS)
 def test_what_is_being_done_is_said_before_it_takes_long(line: str, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    found = subprocess.run([sys.executable, "-c", UNTIL_HEAVY, *line.split()], capture_output=True, text=True, cwd=tmp_path, check=False)
+    found = subprocess.run(
+        [sys.executable, "-c", UNTIL_HEAVY, *line.split()], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
     assert found.returncode == 130
     assert found.stderr.splitlines()[0] == BEGINS[line]
 
 
 def test_help_shows_what_is_in_force_and_what_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The values of the base that is given, as its card has them, and of the bundled one where none is; flags in any order."""
+    """The values of the base that is given, as its card has them, and of the bundled one where none is; flags in any
+    order.
+    """
 
     def shown(*arguments: str) -> str:
         with pytest.raises(SystemExit) as stop:
@@ -143,7 +174,9 @@ def test_help_shows_what_is_in_force_and_what_can_be_chosen(tmp_path: Path, caps
         assert stop.value.code == 0
         return " ".join(capsys.readouterr().out.split())
 
-    (tmp_path / "README.md").write_text("---\nfemtobooth: {personalize: {training: {steps: 77}}, generate: {sampling: {steps: 11}}}\n---\n")
+    (tmp_path / "README.md").write_text(
+        "---\nfemtobooth: {personalize: {training: {steps: 77}}, generate: {sampling: {steps: 11}}}\n---\n"
+    )
     bundled, other = shown("personalize", "--help"), shown("personalize", "--help", "--base", str(tmp_path))
     assert "Optimizer steps to train for. [300]" in bundled
     assert "--crop {center,smart,pad,subject} How a picture becomes square" in bundled
@@ -165,4 +198,7 @@ def test_an_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: p
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     said = capsys.readouterr().err
-    assert said == "warning: FEMTOBOOTH_CAHCE: femtobooth knows no such environment variable; did you mean FEMTOBOOTH_CACHE?\n"
+    assert (
+        said
+        == "warning: FEMTOBOOTH_CAHCE: femtobooth knows no such environment variable; did you mean FEMTOBOOTH_CACHE?\n"
+    )

@@ -64,7 +64,9 @@ sys.stdin.readline()
 @pytest.fixture
 def busy(unfinished: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process works on the unfinished run."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(unfinished)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(unfinished)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     process.stdout.readline()
     yield process
@@ -73,12 +75,28 @@ def busy(unfinished: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_run_has_one_writer(
-    unfinished: Path, busy: subprocess.Popen[str], femtobooth: FemtoBooth, photos: Path, tiny_sd1: Path, capsys: pytest.CaptureFixture[str]
+    unfinished: Path,
+    busy: subprocess.Popen[str],
+    femtobooth: FemtoBooth,
+    photos: Path,
+    tiny_sd1: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whoever comes second is told who is there, and harms nothing; killed, the first one holds nothing any more."""
     half = unfinished / "checkpoints" / ".tmp-writing-step-000003"
     half.mkdir()
-    again = ("personalize", photos, "--class-noun", "robot", "--base", tiny_sd1, "--runs", unfinished.parent, "--name", "run")
+    again = (
+        "personalize",
+        photos,
+        "--class-noun",
+        "robot",
+        "--base",
+        tiny_sd1,
+        "--runs",
+        unfinished.parent,
+        "--name",
+        "run",
+    )
     for command in (("personalize", "--resume", unfinished), again, (*again, "--overwrite")):
         assert femtobooth(*command) == 2
         assert f"in use by process {busy.pid} since 20" in capsys.readouterr().err
@@ -148,8 +166,14 @@ def _damage(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
-        (lambda run: _edit(run, "- unet\n", "- text_encoder\n"), "config.yaml: changed since the run was started: train.parts"),
-        (lambda run: _edit(run, "  steps: 2\n  batch_size: 2", "  steps: 2\n  batch_size: 3"), "training.batch_size (2 then, 3 now)"),
+        (
+            lambda run: _edit(run, "- unet\n", "- text_encoder\n"),
+            "config.yaml: changed since the run was started: train.parts",
+        ),
+        (
+            lambda run: _edit(run, "  steps: 2\n  batch_size: 2", "  steps: 2\n  batch_size: 3"),
+            "training.batch_size (2 then, 3 now)",
+        ),
         (lambda run: (run / "config.yaml").unlink(), "config.yaml: missing"),
         (lambda run: (run / "config.yaml").write_text(""), "config.yaml: "),
         (lambda run: (run / "run.json").write_text(""), "run.json is empty or damaged"),
@@ -164,7 +188,11 @@ def _damage(run: Path) -> None:
     ],
 )
 def test_a_run_that_cannot_go_on(
-    unfinished: Path, spoil: Callable[[Path], Any], said: str, femtobooth: FemtoBooth, capsys: pytest.CaptureFixture[str]
+    unfinished: Path,
+    spoil: Callable[[Path], Any],
+    said: str,
+    femtobooth: FemtoBooth,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     spoil(unfinished)
     assert femtobooth("personalize", "--resume", unfinished) == 2
@@ -183,10 +211,28 @@ def test_what_shapes_nothing_may_be_edited(unfinished: Path) -> None:
 
 
 def test_two_runs_of_the_same_second(
-    personalize: Callable[..., Path], femtobooth: FemtoBooth, photos: Path, tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    personalize: Callable[..., Path],
+    femtobooth: FemtoBooth,
+    photos: Path,
+    tiny_sd1: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(workflow, "timestamp", lambda: "20261128-235959")
-    command = ("personalize", photos, "--class-noun", "robot", "--base", tiny_sd1, "--runs", tmp_path, "--prior-weight", 0, "--steps", 1)
+    command = (
+        "personalize",
+        photos,
+        "--class-noun",
+        "robot",
+        "--base",
+        tiny_sd1,
+        "--runs",
+        tmp_path,
+        "--prior-weight",
+        0,
+        "--steps",
+        1,
+    )
     for _ in range(2):
         assert femtobooth(*command, "--set", "preview.images=1", "--set", "preview.sampling.steps=1") == 0
     assert sorted(os.listdir(tmp_path)) == ["robot-20261128-235959", "robot-20261128-235959-2"]

@@ -1,5 +1,6 @@
-"""Bad input: each of many odd, damaged or hostile files gets the right answer or a row with an error, and the pictures beside
-it in the same folder keep the labels they have alone."""
+"""Bad input: each of many odd, damaged or hostile files gets the right answer or a row with an error, and the pictures
+beside it in the same folder keep the labels they have alone.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +22,12 @@ import pytest
 from PIL import Image, ImageCms
 
 from femtobooth.core.names import stored
-from femtobooth.recognizer.artifact import Description
-from femtobooth.recognizer.engines import Engine
-from femtobooth.recognizer.labels import Labels
-from femtobooth.recognizer.predict import predict
-from femtobooth.recognizer.preprocess import Preprocess
-from femtobooth.recognizer.sources import find
+from femtobooth.recognizer.inference.engines import Engine
+from femtobooth.recognizer.inference.predict import predict
+from femtobooth.recognizer.inference.sources import find
+from femtobooth.recognizer.model.artifact import Description
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.workflows.classify import rows_of
 
 COLOURS = {
@@ -41,7 +42,9 @@ PREPROCESS = Preprocess(size=(32, 32), crop_pct=0.875)
 
 
 def colour_engine() -> Engine:
-    """A model whose answer is known beforehand: the colour nearest to that of a spot which no turn or mirroring leaves in place."""
+    """A model whose answer is known beforehand: the colour nearest to that of a spot which no turn or mirroring leaves
+    in place.
+    """
     table = np.array(list(COLOURS.values()), np.float32)
 
     def run(pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -169,7 +172,10 @@ FILES: dict[str, tuple[Content, str]] = {
     "text.jpg": (lambda: b"I am no picture\n" * 9, "error: not a picture, though named .jpg"),
     "html.png": (lambda: b"<html><img src=x onerror=alert(1)></html>", "error: not a picture"),
     "vector.svg": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "passed over"),
-    "~$scan.jpg": (lambda: b"\x05Alice" + bytes(156), "error: not a picture, though named .jpg"),  # beside a file open in Office
+    "~$scan.jpg": (
+        lambda: b"\x05Alice" + bytes(156),
+        "error: not a picture, though named .jpg",
+    ),  # beside a file open in Office
     "archive.png": (lambda: b"PK\x03\x04" + bytes(100), "error: not a picture"),
     "pickle.jpg": (lambda: b"\x80\x04cos\nsystem\n(S'touch /tmp/owned'\ntR.", "error: not a picture"),
     "postscript.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n(%pipe%touch /tmp/owned) (w) file\n", "error: not a picture"),
@@ -182,7 +188,10 @@ FILES: dict[str, tuple[Content, str]] = {
     "upper-case.JPEG": (lambda: encoded(solid("green"), "JPEG", **JPEG), "green"),
     "notes.txt": (lambda: b"picked by hand\n", "passed over"),
     "phone.heic": (lambda: boxed("heic", "mif1", "heic"), "error: HEIC cannot be read here; export it as JPEG or PNG"),
-    **{f"{brand}.jpg": (lambda brand=brand: boxed(brand), "error: HEIC cannot") for brand in ("mif1", "msf1", "hevx", "heim", "miaf")},  # type: ignore[misc]
+    **{
+        f"{brand}.jpg": (lambda brand=brand: boxed(brand), "error: HEIC cannot")
+        for brand in ("mif1", "msf1", "hevx", "heim", "miaf")
+    },  # type: ignore[misc]
     "named-by-its-compatible-brands": (lambda: boxed("XXXX", *["aaaa"] * 20, "hevc"), "error: HEIC cannot"),
     "avif-sequence.avif": (lambda: boxed("avis", "avif", "msf1"), "error: damaged AVIF"),
     "heif-of-av1.heif": (lambda: boxed("mif1", "avif"), "error: damaged AVIF"),
@@ -226,7 +235,10 @@ FILES: dict[str, tuple[Content, str]] = {
     "animated.png": (lambda: animated("PNG"), "green"),
     "pages.tif": (lambda: animated("TIFF"), "green"),
     "colours.ppm": (lambda: encoded(solid("blue"), "PPM"), "blue"),
-    "srgb-profile.jpg": (lambda: with_profile(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()), "green"),
+    "srgb-profile.jpg": (
+        lambda: with_profile(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+        "green",
+    ),
     "broken-profile.jpg": (lambda: with_profile(b"not a profile" * 20), "green"),
     "broken-exif.jpg": (lambda: encoded(solid("green"), "JPEG", exif=b"Exif\0\0garbage", **JPEG), "green"),
     **{f"turned-{turn}.jpg": (lambda turn=turn: oriented(turn), "red") for turn in range(1, 9)},  # type: ignore[misc]
@@ -300,7 +312,9 @@ def build(folder: Path, name: str) -> str:
 
 
 def labels(folder: Path, fast: bool = False) -> dict[str, str]:
-    """Path within the folder -> label, or `error: ...`; classified three at a time, so that a batch holds good and bad."""
+    """Path within the folder -> label, or `error: ...`; classified three at a time, so that a batch holds good and
+    bad.
+    """
     engine = colour_engine()
     there = {stored(path.relative_to(folder)) for path in folder.rglob("*")}
     found: dict[str, str] = {}
@@ -361,11 +375,15 @@ def test_what_may_not_be_read() -> None:
         finally:
             os.seteuid(user)
             closed.chmod(0o700)
-    errors = {"whole.jpg": "error: cannot be read (Permission denied)", "closed": "error: cannot be listed (Permission denied)"}
+    errors = {
+        "whole.jpg": "error: cannot be read (Permission denied)",
+        "closed": "error: cannot be listed (Permission denied)",
+    }
     assert found == NEIGHBOURS | errors
 
 
-# --- what costs much: first frames of very many, texts and profiles that unpack to very much, sizes that are only claimed ---
+# --- what costs much: first frames of very many, texts and profiles that unpack to very much, sizes that are only
+# claimed ---
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
@@ -393,7 +411,9 @@ def frames_of_gif(count: int) -> bytes:
 
 
 def frames_of_png(count: int) -> bytes:
-    whole = png_of(chunk(b"acTL", struct.pack(">II", count, 0)), chunk(b"fcTL", struct.pack(">5I2H2B", 0, 4, 4, 0, 0, 1, 10, 0, 0)))
+    whole = png_of(
+        chunk(b"acTL", struct.pack(">II", count, 0)), chunk(b"fcTL", struct.pack(">5I2H2B", 0, 4, 4, 0, 0, 1, 10, 0, 0))
+    )
     frame = chunk(b"fcTL", struct.pack(">5I2H2B", 1, 4, 4, 0, 0, 1, 10, 0, 0)) + chunk(b"fdAT", bytes(24))
     return whole[:-12] + frame * count + whole[-12:]
 
@@ -409,7 +429,12 @@ def frames_of_webp(count: int) -> bytes:
 def claims(width: int, height: int) -> bytes:
     """A TIFF of 16 bits that claims to be huge."""
     fields = [(256, width), (257, height), (258, 16), (259, 1), (262, 0), (273, 8), (278, height), (279, 8)]
-    return b"II*\0\x08\0\0\0" + struct.pack("<H", 8) + b"".join(struct.pack("<HHII", key, 4, 1, value) for key, value in fields) + bytes(4)
+    return (
+        b"II*\0\x08\0\0\0"
+        + struct.pack("<H", 8)
+        + b"".join(struct.pack("<HHII", key, 4, 1, value) for key, value in fields)
+        + bytes(4)
+    )
 
 
 UNPACKED = zlib.compress(bytes(2**27), 9)
@@ -421,7 +446,7 @@ BOMBS: dict[str, tuple[Content, str]] = {
     "chunks.png": (lambda: png_of(chunk(b"tEXt", b"a\0b") * 300_000), "a PNG of more than 10,000 chunks"),
     "text.png": (lambda: png_of(chunk(b"zTXt", b"a\0\0" + UNPACKED)), "damaged PNG"),
     "profile.png": (lambda: png_of(chunk(b"iCCP", b"a\0\0" + UNPACKED)), "damaged PNG"),
-    "profile.jpg": (lambda: encoded(solid("green"), "JPEG", icc_profile=bytes(16_000_001)), "96x64 oversized colour profile ignored"),
+    "profile.jpg": (lambda: encoded(solid("green"), "JPEG", icc_profile=bytes(16_000_001)), ("96x64 oversized " "colour " "profile " "ignored")),
     "exif.png": (lambda: png_of(chunk(b"eXIf", b"II*\0\x08\0\0\0\xff\xff" + struct.pack("<HHII", 1, 7, 2**32 - 1, 8) * 65535)), "4x4"),
     "huge.tif": (lambda: claims(2**31, 2**31), "more than"),
     "huge.webp": (
@@ -435,7 +460,7 @@ BOMBS: dict[str, tuple[Content, str]] = {
 DECODES = """
 import resource, sys, time
 from pathlib import Path
-from femtobooth.core.images import Skipped, decode
+from femtobooth.pictures.images import Skipped, decode
 resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
 for name in sys.argv[1:]:
     started = time.process_time()
@@ -452,7 +477,11 @@ def test_time_and_memory_are_bounded(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content())
     names = [str(tmp_path / name) for name in BOMBS]
     run = subprocess.run(
-        [sys.executable, "-c", DECODES, *names], check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+        [sys.executable, "-c", DECODES, *names],
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     answers = dict(zip(BOMBS, (line.split("|") for line in run.stdout.splitlines()), strict=True))
     assert {name: said for name, (_, said) in answers.items() if not said.startswith(BOMBS[name][1])} == {}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from femtobooth.core.runs import content_hash
+from femtobooth.core.files import content_hash
 from femtobooth.generator import base as bases
 from femtobooth.generator import cards, locate
 
@@ -56,7 +56,11 @@ def test_photos_become_a_model_that_draws(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base = locate.bundled_folder() if kind == "bundled" else request.getfixturevalue(kind)
-    run = request.getfixturevalue("plain") if kind == "tiny_sd1" else personalize("bundled" if kind == "bundled" else base, runs, kind)
+    run = (
+        request.getfixturevalue("plain")
+        if kind == "tiny_sd1"
+        else personalize("bundled" if kind == "bundled" else base, runs, kind)
+    )
     assert {path.name for path in run.iterdir()} >= {
         "config.yaml", "run.json", "preflight.json", "crops.png",
         "photos", "logs", "previews", "checkpoints", "overview.png", "model", "report.html",
@@ -68,7 +72,9 @@ def test_photos_become_a_model_that_draws(
     rows = curve(run)
     assert [row["step"] for row in rows] == ["1", "2"]
     for row in rows:
-        assert float(row["loss/total"]) == pytest.approx(float(row["loss/instance"]) + float(row["loss/prior"]), rel=1e-6)
+        assert float(row["loss/total"]) == pytest.approx(
+            float(row["loss/instance"]) + float(row["loss/prior"]), rel=1e-6
+        )
 
     old, new = weights(base), weights(run / "model")
     assert old.keys() == new.keys()
@@ -92,7 +98,9 @@ def test_photos_become_a_model_that_draws(
     pictures = [Path(made["folder"]) / image["file"] for image in made["images"]]
     assert [image["prompt"] for image in made["images"]] == ["a sks robot on the moon"] * 2
     assert femtobooth("generate", "--from", pictures[1], "--out", runs / f"{kind}-again") == 0
-    first, second, again = (np.asarray(Image.open(path)) for path in (*pictures, runs / f"{kind}-again" / pictures[1].name))
+    first, second, again = (
+        np.asarray(Image.open(path)) for path in (*pictures, runs / f"{kind}-again" / pictures[1].name)
+    )
     assert np.array_equal(second, again)
     assert not np.array_equal(first, second)
 
@@ -101,13 +109,28 @@ def test_its_config_repeats_a_run(femtobooth: Callable[..., int], plain: Path, r
     assert femtobooth("personalize", "--config", plain / "config.yaml", "--name", "again") == 0
     assert same(weights(runs / "again" / "model"), weights(plain / "model"))
     changed = set(
-        zip((plain / "config.yaml").read_text().splitlines(), (runs / "again" / "config.yaml").read_text().splitlines(), strict=True)
+        zip(
+            (plain / "config.yaml").read_text().splitlines(),
+            (runs / "again" / "config.yaml").read_text().splitlines(),
+            strict=True,
+        )
     )
     assert {pair for pair in changed if pair[0] != pair[1]} == {("name: plain", "name: again")}
 
 
-def test_previews_never_disturb_training(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, weights: Weights) -> None:
-    more = ("--preview-every", 1, "--set", "preview.sampling.sampler=euler-a", "--set", "preview.seed=3", "--set", "preview.images=2")
+def test_previews_never_disturb_training(
+    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, weights: Weights
+) -> None:
+    more = (
+        "--preview-every",
+        1,
+        "--set",
+        "preview.sampling.sampler=euler-a",
+        "--set",
+        "preview.seed=3",
+        "--set",
+        "preview.images=2",
+    )
     run = personalize(tiny_sd1, runs, "previews", *more)
     assert {path.stem for path in (run / "previews").iterdir()} == {f"step-{step:06d}" for step in range(3)}
     assert same(weights(run / "model"), weights(plain / "model"))
@@ -148,7 +171,10 @@ def test_a_new_word_is_added_and_drawn(
     old, new = weights(tiny_sd1), weights(run / "model")
     assert {name for name in old if not torch.equal(old[name], new[name][: len(old[name])])} == set()
     assert len(new[TABLE]) == len(old[TABLE]) + 1
-    for loaded in (bases.load(str(run)).tokenizer, diffusers.StableDiffusionPipeline.from_pretrained(run / "model").tokenizer):
+    for loaded in (
+        bases.load(str(run)).tokenizer,
+        diffusers.StableDiffusionPipeline.from_pretrained(run / "model").tokenizer,
+    ):
         assert loaded("a <femto> robot", add_special_tokens=False).input_ids[1] == len(old[TABLE])
     capsys.readouterr()
     assert femtobooth("generate", run, "a [V] robot", "a robot", "-n", 1, "--steps", 2, "--json") == 0
@@ -170,17 +196,25 @@ def _cached(pattern: str) -> list[Path]:
     return sorted((Path(os.environ["FEMTOBOOTH_CACHE"]) / "class-images").glob(pattern))
 
 
-def test_the_base_as_prior_target(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve) -> None:
+def test_the_base_as_prior_target(
+    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+) -> None:
     """Before its first step the model is the base, so the first prior loss is zero; then they part."""
-    first, second = curve(personalize(tiny_sd1, runs, "base-target", "--prior-target", "base", "--other-classes", "teapot"))
+    first, second = curve(
+        personalize(tiny_sd1, runs, "base-target", "--prior-target", "base", "--other-classes", "teapot")
+    )
     assert float(first["loss/prior"]) == pytest.approx(0, abs=1e-9)
     assert float(second["loss/prior"]) > 1e-9
     assert float(first["loss/instance"]) == float(curve(plain)[0]["loss/instance"])
     assert len(list(_cached("*teapot*/*.png"))) == 2
 
 
-def test_surroundings_of_the_class(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve) -> None:
-    """The same draws of photos count in other places; class images are the same ones, some of them with the identifier."""
+def test_surroundings_of_the_class(
+    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+) -> None:
+    """The same draws of photos count in other places; class images are the same ones, some of them with the
+    identifier.
+    """
     before = _cached("*")
     first, expected = curve(personalize(tiny_sd1, runs, "surroundings", "--surroundings", "class"))[0], curve(plain)[0]
     assert _cached("*") == before
@@ -189,7 +223,9 @@ def test_surroundings_of_the_class(personalize: Personalize, tiny_sd1: Path, pla
         assert first[f"loss/{term}"] != expected[f"loss/{term}"]
 
 
-def test_own_class_images(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, photos: Path, curve: Curve) -> None:
+def test_own_class_images(
+    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, photos: Path, curve: Curve
+) -> None:
     before = _cached("*")
     run = personalize(tiny_sd1, runs, "own-class-images", "--class-folder", photos, "--set", "prior.seed=99")
     assert _cached("*") == before
@@ -198,13 +234,19 @@ def test_own_class_images(personalize: Personalize, tiny_sd1: Path, plain: Path,
     assert first["loss/prior"] != expected["loss/prior"]
 
 
-def test_gradient_checkpointing_changes_nothing(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve) -> None:
-    for row, expected in zip(curve(personalize(tiny_sd1, runs, "checkpointing", "--gradient-checkpointing")), curve(plain), strict=True):
+def test_gradient_checkpointing_changes_nothing(
+    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+) -> None:
+    for row, expected in zip(
+        curve(personalize(tiny_sd1, runs, "checkpointing", "--gradient-checkpointing")), curve(plain), strict=True
+    ):
         for name in ("loss/instance", "loss/prior", "gradient_norm"):
             assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-3)
 
 
-def test_half_precision_passes(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve, weights: Weights) -> None:
+def test_half_precision_passes(
+    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve, weights: Weights
+) -> None:
     run = personalize(tiny_sd1, runs, "bf16", "--precision", "bf16-mixed", "--save-precision", "16")
     found, expected = float(curve(run)[0]["loss/total"]), float(curve(plain)[0]["loss/total"])
     assert found != expected
@@ -212,13 +254,17 @@ def test_half_precision_passes(personalize: Personalize, tiny_sd1: Path, plain: 
     assert {value.dtype for value in weights(run / "model").values() if value.is_floating_point()} == {torch.float16}
 
 
-def test_min_snr_weighs_the_same_draws_less(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve) -> None:
+def test_min_snr_weighs_the_same_draws_less(
+    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+) -> None:
     row, expected = curve(personalize(tiny_sd1, runs, "snr", "--snr-gamma", 0.01))[0], curve(plain)[0]
     assert 0 < float(row["loss/instance"]) < float(expected["loss/instance"])
     assert 0 < float(row["loss/prior"]) < float(expected["loss/prior"])
 
 
-def test_the_moving_average_is_the_result(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, weights: Weights) -> None:
+def test_the_moving_average_is_the_result(
+    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, weights: Weights
+) -> None:
     run = personalize(tiny_sd1, runs, "ema", "--ema", 0.9)
     state = torch.load(run / "checkpoints" / "step-000002" / "state.ckpt", weights_only=True)
     average, last = state["callbacks"]["MovingAverage"]["average"], state["state_dict"]
@@ -230,9 +276,13 @@ def test_the_moving_average_is_the_result(personalize: Personalize, tiny_sd1: Pa
     assert not same(found, unaveraged)
 
 
-def test_accumulated_steps_count_once(personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve) -> None:
+def test_accumulated_steps_count_once(
+    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+) -> None:
     """Two micro-steps of one photo: a row a step, whose loss is the mean over both."""
-    rows = curve(personalize(tiny_sd1, runs, "accumulate", "--accumulate", 2, "--batch-size", 1, "--schedule", "linear"))
+    rows = curve(
+        personalize(tiny_sd1, runs, "accumulate", "--accumulate", 2, "--batch-size", 1, "--schedule", "linear")
+    )
     assert [row["step"] for row in rows] == ["1", "2"]
     assert [float(row["learning_rate/unet"]) for row in rows] == pytest.approx([1e-3, 5e-4])
     bands = [float(value) for name, value in rows[0].items() if name.startswith("instance/") and value]
@@ -241,12 +291,20 @@ def test_accumulated_steps_count_once(personalize: Personalize, tiny_sd1: Path, 
 
 
 def test_nothing_is_overwritten_unasked(
-    personalize: Personalize, femtobooth: Callable[..., int], tiny_sd1: Path, photos: Path, plain: Path, runs: Path, weights: Weights
+    personalize: Personalize,
+    femtobooth: Callable[..., int],
+    tiny_sd1: Path,
+    photos: Path,
+    plain: Path,
+    runs: Path,
+    weights: Weights,
 ) -> None:
     run = shutil.copytree(plain, runs / "twice")
     before, command = snapshot(run), ["personalize", photos, "--class-noun", "robot", "--runs", runs, "--name", "twice"]
     assert femtobooth(*command, "--base", tiny_sd1) == 2
-    assert femtobooth(*command, "--overwrite", "--base", "nowhere") == 2  # bad input costs nothing, even with --overwrite
+    assert (
+        femtobooth(*command, "--overwrite", "--base", "nowhere") == 2
+    )  # bad input costs nothing, even with --overwrite
     assert snapshot(run) == before
     old = weights(run / "model")
     personalize(tiny_sd1, runs, "twice", "--overwrite", "--seed", 1)

@@ -23,7 +23,9 @@ FemtoBooth = Callable[..., int]
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
     """benchmarks/kill_resume.py, whose settings, command and comparison are used here."""
-    spec = importlib.util.spec_from_file_location("kill_resume", Path(__file__).parents[2] / "benchmarks" / "kill_resume.py")
+    spec = importlib.util.spec_from_file_location(
+        "kill_resume", Path(__file__).parents[2] / "benchmarks" / "kill_resume.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -39,14 +41,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def unbroken(benchmark: ModuleType, femtobooth: FemtoBooth, photos: Path, tiny_sd1: Path, runs: Path) -> object:
     command = benchmark.command(photos, str(tiny_sd1), runs, "whole")
-    with pytest.MonkeyPatch.context() as patch:  # its copy is killed before its end, where other steps may still become the model
-        patch.setattr("femtobooth.workflows.watch.Watch.remove_weights", lambda _: None)
+    with (
+        pytest.MonkeyPatch.context() as patch
+    ):  # its copy is killed before its end, where other steps may still become the model
+        patch.setattr("femtobooth.workflows.personalizing.validation.Watch.remove_weights", lambda _: None)
         assert femtobooth(*command[command.index("personalize") :]) == 0
     return benchmark.outcome(runs / "whole")
 
 
 def start(command: list[str], errors: IO[bytes] | int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def test_killed_in_a_save(
@@ -84,7 +90,9 @@ def test_stopped_by_a_signal(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """SIGUSR1 saves and goes on; SIGTERM saves, says how to go on, and exits with 143; damage goes one checkpoint back."""
+    """SIGUSR1 saves and goes on; SIGTERM saves, says how to go on, and exits with 143; damage goes one checkpoint
+    back.
+    """
     run = runs / "stopped"
     with (tmp_path / "errors").open("wb") as errors:
         process = start(benchmark.command(photos, str(tiny_sd1), runs, "stopped"), errors)

@@ -1,4 +1,6 @@
-"""A signal ends a run in the same way whenever it comes: what is finished is kept, exit 128 + n, and `--resume` gives the same bits."""
+"""A signal ends a run in the same way whenever it comes: what is finished is kept, exit 128 + n, and `--resume` gives
+the same bits.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ import torch
 from femtobooth.core.locks import LOCK
 from femtobooth.generator import base, prior
 from femtobooth.training import checkpoints
-from femtobooth.workflows import outcome, report
+from femtobooth.workflows import report
+from femtobooth.workflows.personalizing import outcome
 
 FemtoBooth = Callable[..., int]
 Weights = Callable[[Path], dict[str, torch.Tensor]]

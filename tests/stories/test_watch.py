@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from femtobooth.core import config, selection
-from femtobooth.core.runs import write_json
+from femtobooth.core import config
+from femtobooth.core.files import write_json
 from femtobooth.generator.settings import PersonalizeSettings
-from femtobooth.workflows.watch import interval
+from femtobooth.judging import selection
+from femtobooth.workflows.personalizing.validation import interval
 
 Weights = Callable[[Path], dict[str, torch.Tensor]]
 Personalize = Callable[..., Path]
@@ -34,7 +35,18 @@ def watched(personalize: Personalize, tiny_sd1: Path, tiny: Path, runs: Path) ->
     """`watched(name, *flags)`: a run that is scored every other step."""
 
     def call(name: str, *flags: object) -> Path:
-        watch = ("--steps", STEPS, "--watch-every", 2, "--watch-encoder", tiny, "--set", "watch.steps=2", "--set", "watch.loss_every=1")
+        watch = (
+            "--steps",
+            STEPS,
+            "--watch-every",
+            2,
+            "--watch-encoder",
+            tiny,
+            "--set",
+            "watch.steps=2",
+            "--set",
+            "watch.loss_every=1",
+        )
         return personalize(tiny_sd1, runs, name, *watch, "--checkpoint-every", 2, *flags)
 
     return call
@@ -96,11 +108,18 @@ def test_the_curve_is_kept_and_drawn(whole: Path, curve: Curve) -> None:
 )
 def test_scorings_are_fewer_where_they_decide_nothing(steps: int, watch: dict[str, Any], every: int) -> None:
     photos = {"paths": ["x"], "class_noun": "robot"}
-    assert interval(config.resolve(PersonalizeSettings, {"photos": photos, "training": {"steps": steps}, "watch": watch})) == every
+    assert (
+        interval(config.resolve(PersonalizeSettings, {"photos": photos, "training": {"steps": steps}, "watch": watch}))
+        == every
+    )
 
 
-def test_watching_never_disturbs_training(personalize: Personalize, tiny_sd1: Path, runs: Path, whole: Path, curve: Curve) -> None:
-    unwatched = personalize(tiny_sd1, runs, "unwatched", "--steps", STEPS, "--watch-every", 0, "--set", "watch.loss_every=0")
+def test_watching_never_disturbs_training(
+    personalize: Personalize, tiny_sd1: Path, runs: Path, whole: Path, curve: Curve
+) -> None:
+    unwatched = personalize(
+        tiny_sd1, runs, "unwatched", "--steps", STEPS, "--watch-every", 0, "--set", "watch.loss_every=0"
+    )
     assert same(state(unwatched)["state_dict"], state(whole)["state_dict"])
     losses = [[row["loss/instance"] for row in curve(run) if row["loss/instance"]] for run in (unwatched, whole)]
     assert losses[0] == losses[1]
@@ -112,7 +131,13 @@ def test_watching_never_disturbs_training(personalize: Personalize, tiny_sd1: Pa
 
 @pytest.mark.parametrize("step", [2, 4, 5])
 def test_the_chosen_step_becomes_the_model(
-    step: int, watched: Callable[..., Path], personalize: Personalize, tiny_sd1: Path, runs: Path, weights: Weights, monkeypatch: Any
+    step: int,
+    watched: Callable[..., Path],
+    personalize: Personalize,
+    tiny_sd1: Path,
+    runs: Path,
+    weights: Weights,
+    monkeypatch: Any,
 ) -> None:
     """The same weights as those of a run that ends there."""
     choice = selection.Choice(step, "the test wants it", (2, 4, 5))
@@ -127,7 +152,9 @@ def test_the_chosen_step_becomes_the_model(
     assert (run / "previews" / f"step-{step:06d}.png").is_file()
 
 
-def test_the_moving_average_is_what_is_watched_and_kept(watched: Callable[..., Path], weights: Weights, monkeypatch: Any) -> None:
+def test_the_moving_average_is_what_is_watched_and_kept(
+    watched: Callable[..., Path], weights: Weights, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(selection, "choose", lambda _: selection.Choice(4, "the test wants it", (4,)))
     monkeypatch.setattr(selection, "pareto_front", list)
     run = watched("averaged", "--ema", 0.9)
@@ -155,15 +182,24 @@ def broken_at(run: Path, copy: Path, step: int) -> Path:
         if int(path.name[5:]) > step:
             shutil.rmtree(path)
     facts = json.loads((copy / "run.json").read_text())
-    write_json(copy / "run.json", {name: value for name, value in facts.items() if name != "selected"} | {"status": "started"})
+    write_json(
+        copy / "run.json", {name: value for name, value in facts.items() if name != "selected"} | {"status": "started"}
+    )
     return copy
 
 
 @pytest.mark.parametrize("step", [4, 5])
 def test_a_resumed_run_has_the_same_curve(
-    step: int, watched: Callable[..., Path], femtobooth: Callable[..., int], runs: Path, weights: Weights, monkeypatch: Any
+    step: int,
+    watched: Callable[..., Path],
+    femtobooth: Callable[..., int],
+    runs: Path,
+    weights: Weights,
+    monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr("femtobooth.workflows.watch.Watch.remove_weights", lambda _: None)  # as they are when a run is killed
+    monkeypatch.setattr(
+        "femtobooth.workflows.personalizing.validation.Watch.remove_weights", lambda _: None
+    )  # as they are when a run is killed
     run = watched(f"to-resume-{step}")
     copy = broken_at(run, runs / f"resumed-{step}", step)
     assert femtobooth("personalize", "--resume", copy) == 0
@@ -171,13 +207,17 @@ def test_a_resumed_run_has_the_same_curve(
     assert same(weights(copy / "model"), weights(run / "model"))
 
 
-def test_lost_weights_leave_the_others_to_choose_from(whole: Path, femtobooth: Callable[..., int], runs: Path, capsys: Any) -> None:
+def test_lost_weights_leave_the_others_to_choose_from(
+    whole: Path, femtobooth: Callable[..., int], runs: Path, capsys: Any
+) -> None:
     """`whole` has dropped its weights; only the last step is left."""
     copy = broken_at(whole, runs / "lost", STEPS)
     assert femtobooth("personalize", "--resume", copy) == 0
     facts = json.loads((copy / "run.json").read_text())
     assert facts["steps"] == STEPS
-    front = {point.step for point in selection.pareto_front([selection.Point(**row) for row in seen(copy)["points"]][1:])}
+    front = {
+        point.step for point in selection.pareto_front([selection.Point(**row) for row in seen(copy)["points"]][1:])
+    }
     assert ("are gone" in capsys.readouterr().err) == bool(front - {STEPS})
 
 
@@ -218,7 +258,9 @@ def test_photos_held_out_are_scored_and_never_trained_on(watched: Callable[..., 
     assert rows == {"photo0.png": "used", "photo1.png": "used", "photo2.png": "used", "photo3.png": "held out"}
 
 
-def test_two_photos_must_be_left(femtobooth: Callable[..., int], photos: Path, tiny_sd1: Path, runs: Path, capsys: Any) -> None:
+def test_two_photos_must_be_left(
+    femtobooth: Callable[..., int], photos: Path, tiny_sd1: Path, runs: Path, capsys: Any
+) -> None:
     command = ("personalize", photos, "--class-noun", "robot", "--base", tiny_sd1, "--runs", runs, "--name", "few")
     assert femtobooth(*command, "--hold-out", 3) == 2
     assert "hold out at most 2" in capsys.readouterr().err

@@ -52,7 +52,9 @@ class _Send(Callback):
             os.kill(os.getpid(), self.signum)
 
 
-def _fit(folder: Path, steps: int = 10, send: tuple[int, int] | None = None, **changes: Any) -> tuple[_Line, checkpoints.Checkpoints]:
+def _fit(
+    folder: Path, steps: int = 10, send: tuple[int, int] | None = None, **changes: Any
+) -> tuple[_Line, checkpoints.Checkpoints]:
     settings = TrainingSettings(
         steps=steps,
         accumulate=2,
@@ -67,7 +69,9 @@ def _fit(folder: Path, steps: int = 10, send: tuple[int, int] | None = None, **c
     found = checkpoints.newest(folder / "checkpoints")
     step = int(found.name[5:]) if found else 0
     signals = checkpoints.Signals("resume it")
-    saver = checkpoints.Checkpoints(folder / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals)
+    saver = checkpoints.Checkpoints(
+        folder / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals
+    )
     callbacks = [trainer.MovingAverage(settings.ema), saver, *([_Send(*send)] if send else [])]
     module = _Line(settings)
     lightning = trainer.build(settings, folder, callbacks, [CurveFile(folder / "logs", step)])
@@ -93,7 +97,9 @@ def test_the_newest_are_kept_and_the_last_step_is_saved(tmp_path: Path) -> None:
     assert module.seen == list(range(20))
 
 
-@pytest.mark.parametrize("micro_step", [4, 7, 18, 19])  # the first and the second half of an accumulation; the last step
+@pytest.mark.parametrize(
+    "micro_step", [4, 7, 18, 19]
+)  # the first and the second half of an accumulation; the last step
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_stops_and_resumes_bit_for_bit(tmp_path: Path, signum: int, micro_step: int) -> None:
     whole, _ = _fit(tmp_path / "whole")
@@ -140,7 +146,9 @@ def test_usr1_saves_and_goes_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])
-def test_a_damaged_checkpoint_is_said_and_passed_over(tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_checkpoint_is_said_and_passed_over(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole, _ = _fit(tmp_path)
     folder = tmp_path / "checkpoints"
     state = folder / "step-000010" / "state.ckpt"
@@ -184,7 +192,9 @@ def test_an_unfinished_save_is_no_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["gradient", "loss"])
 @pytest.mark.parametrize(("scale", "stops"), [(None, True), (65536.0, False), (0.5, True)])
-def test_a_scaler_may_leave_steps_out_while_it_finds_its_scale(tmp_path: Path, where: str, scale: float | None, stops: bool) -> None:
+def test_a_scaler_may_leave_steps_out_while_it_finds_its_scale(
+    tmp_path: Path, where: str, scale: float | None, stops: bool
+) -> None:
     """16-bit training overflows now and then; once the scale is below 1 there is nothing left to find."""
     module = _Line(TrainingSettings(accelerator="cpu", trackers=[]))
     module.trainer = trainer.build(module.regime, tmp_path, [], [])

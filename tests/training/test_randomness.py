@@ -19,7 +19,14 @@ def test_same_purpose_same_draw_whatever_happened_before() -> None:
 
 
 def test_every_part_of_the_purpose_counts() -> None:
-    purposes = [(0, "noise", 3, 1), (1, "noise", 3, 1), (0, "prior", 3, 1), (0, "noise", 4, 1), (0, "noise", 3, 0), (0, "noise", 31)]
+    purposes = [
+        (0, "noise", 3, 1),
+        (1, "noise", 3, 1),
+        (0, "prior", 3, 1),
+        (0, "noise", 4, 1),
+        (0, "noise", 3, 0),
+        (0, "noise", 31),
+    ]
     assert len({tuple(_numbers(*purpose)) for purpose in purposes}) == len(purposes)  # type: ignore[arg-type]
 
 

@@ -18,7 +18,11 @@ from femtobooth.training.tracking import CurveFile, loggers
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("constant", [0.5, 1, 1, 1, 1, 1]), ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]), ("cosine", [0.5, 1, 1, 0.8536, 0.5, 0.1464])],
+    [
+        ("constant", [0.5, 1, 1, 1, 1, 1]),
+        ("linear", [0.5, 1, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1, 1, 0.8536, 0.5, 0.1464]),
+    ],
 )
 def test_schedules_count_optimizer_steps(schedule: Any, expected: list[float]) -> None:
     settings = TrainingSettings(steps=6, warmup=2, schedule=schedule)

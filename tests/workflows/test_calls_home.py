@@ -1,4 +1,6 @@
-"""Nothing calls home: the commands run where a single network connection, from Python or from a library's own code, ends the process."""
+"""Nothing calls home: the commands run where a single network connection, from Python or from a library's own code,
+ends the process.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-# A seccomp filter, which children inherit: connect() and sendto() with an address as long as an IPv4 or IPv6 one kill the process.
-# Local sockets have other lengths. (x86-64 and 64-bit ARM; struct sock_filter is u16 code, u8 jt, u8 jf, u32 k.)
+# A seccomp filter, which children inherit: connect() and sendto() with an address as long as an IPv4 or IPv6 one kill
+# the process. Local sockets have other lengths. (x86-64 and 64-bit ARM; struct sock_filter is u16 code, u8 jt, u8 jf,
+# u32 k.)
 WATCH = """
 import ctypes, os, platform, struct
 connect, sendto = {"x86_64": (42, 44), "aarch64": (203, 206)}[platform.machine()]
@@ -36,10 +39,24 @@ if libc.prctl(22, 2, ctypes.byref(Program(len(program), ctypes.addressof(held)))
 
 def _watched(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a program under the watch, in a home of its own, with nothing set that would keep a library quiet."""
-    loud = {"CI", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "DO_NOT_TRACK", "HF_HUB_DISABLE_TELEMETRY", "ORT_DISABLE_TELEMETRY"}
+    loud = {
+        "CI",
+        "HF_HUB_OFFLINE",
+        "TRANSFORMERS_OFFLINE",
+        "DO_NOT_TRACK",
+        "HF_HUB_DISABLE_TELEMETRY",
+        "ORT_DISABLE_TELEMETRY",
+    }
     environment = {name: value for name, value in os.environ.items() if name not in loud}
-    environment |= {"HOME": str(folder), "HF_HOME": str(folder / "hub"), "FEMTOBOOTH_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([sys.executable, "-c", WATCH + code], env=environment, cwd=folder, capture_output=True, text=True, check=False)
+    environment |= {
+        "HOME": str(folder),
+        "HF_HOME": str(folder / "hub"),
+        "FEMTOBOOTH_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
+    ended = subprocess.run(
+        [sys.executable, "-c", WATCH + code], env=environment, cwd=folder, capture_output=True, text=True, check=False
+    )
     if ended.returncode == 77:
         pytest.skip("this kernel does not let a process watch itself")
     return ended
@@ -58,7 +75,10 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linu
     ],
 )
 def test_the_watch_sees_connections(call: str, tmp_path: Path) -> None:
-    assert _watched(call, tmp_path).returncode in (-signal.SIGSYS, 256 - signal.SIGSYS)  # killed itself, or says that its child was
+    assert _watched(call, tmp_path).returncode in (
+        -signal.SIGSYS,
+        256 - signal.SIGSYS,
+    )  # killed itself, or says that its child was
 
 
 def test_the_watch_lets_local_sockets_be(tmp_path: Path) -> None:
@@ -91,4 +111,6 @@ for command in {commands!r}:
     cli.main(shlex.split(command))
 """
     ended = _watched(code, tmp_path)
-    assert ended.returncode == 0, f"{signal.Signals(-ended.returncode).name if ended.returncode < 0 else ''}\n{ended.stderr[-3000:]}"
+    assert ended.returncode == 0, (
+        f"{signal.Signals(-ended.returncode).name if ended.returncode < 0 else ''}\n{ended.stderr[-3000:]}"
+    )

@@ -26,15 +26,17 @@ from femtobooth import cli
 from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, InputError, InUseError, PhotoError, SettingsError, StorageError
 from femtobooth.core.names import restored
-from femtobooth.recognizer import outputs, reading
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.predict import Batch
+from femtobooth.recognizer.inference import outputs, reading
+from femtobooth.recognizer.inference.predict import Batch
+from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.settings import ClassifySettings
 from femtobooth.workflows import classify
 
 
 def run(*paths: Path, **given: Any) -> dict[str, Any]:
-    return classify.run(config.resolve(ClassifySettings, {"paths": list(map(str, paths)), "batch_size": 3, "workers": 2} | given))
+    return classify.run(
+        config.resolve(ClassifySettings, {"paths": list(map(str, paths)), "batch_size": 3, "workers": 2} | given)
+    )
 
 
 @pytest.fixture
@@ -51,22 +53,30 @@ def test_rows(rows: list[dict[str, Any]], photos: Path, tiny: Path) -> None:
         *(f"{photos}/b/{i}.jpg" for i in range(1, 20, 2)),
     ]
     (bad,) = (row for row in rows if row["error"])
-    assert bad == {"path": f"{photos}/a/4.jpg", "error": bad["error"]} | dict.fromkeys(("label", "synset", "confidence", "unknown", "top"))
+    assert bad == {"path": f"{photos}/a/4.jpg", "error": bad["error"]} | dict.fromkeys(
+        ("label", "synset", "confidence", "unknown", "top")
+    )
     for row in rows:
         if not row["error"]:
-            assert [guess["confidence"] for guess in row["top"]] == sorted((guess["confidence"] for guess in row["top"]), reverse=True)
+            assert [guess["confidence"] for guess in row["top"]] == sorted(
+                (guess["confidence"] for guess in row["top"]), reverse=True
+            )
             assert sum(guess["confidence"] for guess in row["top"]) == pytest.approx(1, abs=1e-5)
             assert row["top"][0] == {name: row[name] for name in ("label", "synset", "confidence")}
     recognizer = Recognizer.load(tiny)
     from PIL import Image
 
     logits = recognizer(recognizer.batch([Image.open(rows[0]["path"])])).numpy()
-    assert rows[0]["confidence"] == pytest.approx(recognizer.labels.probabilities(logits, 2.0).max(), abs=1e-4)  # calibrated
+    assert rows[0]["confidence"] == pytest.approx(
+        recognizer.labels.probabilities(logits, 2.0).max(), abs=1e-4
+    )  # calibrated
     assert len({row["label"] for row in rows}) > 2
 
 
 @pytest.mark.parametrize("format", ["json", "csv", "parquet"])
-def test_formats_say_the_same(rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, tmp_path: Path, format: str) -> None:
+def test_formats_say_the_same(
+    rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, tmp_path: Path, format: str
+) -> None:
     out = tmp_path / f"labels.{format}"
     run(photos, model=str(tiny_onnx), out=str(out), top_k=5)
     if format == "json":
@@ -80,7 +90,9 @@ def test_formats_say_the_same(rows: list[dict[str, Any]], tiny_onnx: Path, photo
         for line, row in zip(lines, rows, strict=True):
             assert (line["path"], line["error"], line["label"]) == (row["path"], row["error"] or "", row["label"] or "")
             if row["top"]:
-                assert [line["label"], *(line[f"label_{rank}"] for rank in range(2, 6))] == [guess["label"] for guess in row["top"]]
+                assert [line["label"], *(line[f"label_{rank}"] for rank in range(2, 6))] == [
+                    guess["label"] for guess in row["top"]
+                ]
                 assert float(line["confidence_3"]) == row["top"][2]["confidence"]
 
 
@@ -98,7 +110,13 @@ def test_stdout(rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, capsy
 @pytest.mark.parametrize("format", ["jsonl", "parquet"])
 @pytest.mark.parametrize("after", [0, 1, 4])
 def test_an_interrupted_run_goes_on(
-    rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, after: int
+    rows: list[dict[str, Any]],
+    tiny_onnx: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
+    after: int,
 ) -> None:
     out, real = tmp_path / f"labels.{format}", reading.predict
     monkeypatch.setattr(outputs, "SECONDS", -1.0)  # a part for each batch
@@ -116,9 +134,15 @@ def test_an_interrupted_run_goes_on(
     (tmp_path / f"labels.{format}.part" / ".tmp-torn-000009.parquet").write_bytes(b"PAR1 torn")
     monkeypatch.setattr(reading, "predict", real)
     facts = run(photos, model=str(tiny_onnx), out=str(out))
-    done = sum(row["error"] is None for row in rows[: 3 * after])  # what could not be read is tried again, and comes last
+    done = sum(
+        row["error"] is None for row in rows[: 3 * after]
+    )  # what could not be read is tried again, and comes last
     assert (facts["done_before"], facts["read"] + facts["failed"]) == (done, 20 - done)
-    found = pq.read_table(out).to_pylist() if format == "parquet" else [json.loads(line) for line in out.read_text().splitlines()]
+    found = (
+        pq.read_table(out).to_pylist()
+        if format == "parquet"
+        else [json.loads(line) for line in out.read_text().splitlines()]
+    )
     assert sorted(found, key=str) == sorted(rows, key=str)
     assert not Path(f"{out}.part").exists()
 
@@ -148,7 +172,9 @@ def test_a_killed_process_goes_on(rows: list[dict[str, Any]], tiny_onnx: Path, p
         assert sorted(line["path"] for line in csv.DictReader(file)) == sorted(row["path"] for row in rows)
 
 
-def test_rows_of_other_settings_are_not_mixed(tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_other_settings_are_not_mixed(
+    tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "labels.jsonl"
     with monkeypatch.context() as patch:
         patch.setattr(reading, "predict", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -177,12 +203,18 @@ def test_shards_make_the_whole(rows: list[dict[str, Any]], tiny_onnx: Path, phot
 def test_unknown(tiny: Path, photos: Path, tmp_path: Path) -> None:
     recognizer = Recognizer.load(tiny)
     size = recognizer.model.num_features
-    recognizer.unknown = {"threshold": 2.0, "center": np.zeros(size, np.float32), "centroids": np.eye(5, size, dtype=np.float32)}
+    recognizer.unknown = {
+        "threshold": 2.0,
+        "center": np.zeros(size, np.float32),
+        "centroids": np.eye(5, size, dtype=np.float32),
+    }
     recognizer.save(tmp_path / "strict")
     run(photos, model=str(tmp_path / "strict"), out=str(tmp_path / "o.jsonl"), engine="torch")
     row = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])
     assert row["unknown"] is True
-    assert {name: row[name] for name in ("label", "synset", "confidence")} == row["top"][0]  # the best class is always there
+    assert {name: row[name] for name in ("label", "synset", "confidence")} == row["top"][
+        0
+    ]  # the best class is always there
     assert len(row["top"]) == 5
     run(photos, model=str(tmp_path / "strict"), out=str(tmp_path / "o.csv"), engine="torch")
     first = next(csv.DictReader((tmp_path / "o.csv").open()))
@@ -221,8 +253,21 @@ def test_formats_that_cannot_be(photos: Path, given: dict[str, Any], problem: st
 
 @pytest.mark.parametrize("format", ["json", "jsonl", "csv", "parquet"])
 def test_names_are_in_files_as_they_are_on_the_disk(tiny_onnx: Path, photos: Path, tmp_path: Path, format: str) -> None:
-    names = ["Screenshot 9.41\u202fAM.jpg", "a\u00a0b.jpg", "\U0001f469\u200d\U0001f467.jpg", "\u3000.jpg", "\u0645\u06cc\u200c\u062e.jpg"]
-    names += ["[edited] :dog: [/].jpg", "cafe\u0301.jpg", 'quote".jpg', "two\nlines\rhere.jpg", "=1+1.jpg", "\x1b[2J\u202e.jpg"]
+    names = [
+        "Screenshot 9.41\u202fAM.jpg",
+        "a\u00a0b.jpg",
+        "\U0001f469\u200d\U0001f467.jpg",
+        "\u3000.jpg",
+        "\u0645\u06cc\u200c\u062e.jpg",
+    ]
+    names += [
+        "[edited] :dog: [/].jpg",
+        "cafe\u0301.jpg",
+        'quote".jpg',
+        "two\nlines\rhere.jpg",
+        "=1+1.jpg",
+        "\x1b[2J\u202e.jpg",
+    ]
     names += [os.fsdecode(b"caf\xe9 \\.jpg"), "literal \\xe9.jpg"]
     folder = tmp_path / "named"
     folder.mkdir()
@@ -260,9 +305,16 @@ def stop_after(batches: int, monkeypatch: pytest.MonkeyPatch, *paths: Path, **gi
 
 @pytest.mark.parametrize("format", ["jsonl", "csv", "parquet"])
 def test_going_on_gives_what_one_run_would_have_given(
-    rows: list[dict[str, Any]], tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str
+    rows: list[dict[str, Any]],
+    tiny_onnx: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    format: str,
 ) -> None:
-    """A file that has changed meanwhile, one that is gone, one that is new, one that can be read now, one that is as it was."""
+    """A file that has changed meanwhile, one that is gone, one that is new, one that can be read now, one that is as it
+    was.
+    """
     out = tmp_path / f"labels.{format}"
     stop_after(4, monkeypatch, photos, model=str(tiny_onnx), out=str(out))
     content, time = (photos / "b" / "1.jpg").read_bytes(), (photos / "a" / "2.jpg").stat().st_mtime_ns
@@ -292,7 +344,9 @@ def test_a_file_that_is_named_twice_has_two_rows_also_after_going_on(
     assert len(out.read_text().splitlines()) == 7
 
 
-def test_another_folder_does_not_inherit_rows(tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_folder_does_not_inherit_rows(
+    tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "o.jsonl"
     stop_after(2, monkeypatch, photos / "a", model=str(tiny_onnx), out=str(out))
     run(photos / "b", model=str(tiny_onnx), out=str(out))
@@ -327,11 +381,15 @@ def test_a_full_disk_is_named_and_loses_no_row(
     assert not out.exists()
     assert run(*many, model=str(tiny_onnx), out=str(out))["done_before"] >= 3
     assert not Path(f"{out}.part").exists()
-    count = pq.read_table(out).num_rows if format == "parquet" else len(out.read_text().splitlines()) - (format == "csv")
+    count = (
+        pq.read_table(out).num_rows if format == "parquet" else len(out.read_text().splitlines()) - (format == "csv")
+    )
     assert count == len(many)
 
 
-def test_two_commands_do_not_write_one_file(tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_commands_do_not_write_one_file(
+    tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "o.jsonl"
     real, second = reading.predict, []
 
@@ -358,11 +416,17 @@ def test_overwrite_replaces_labels_only(tiny_onnx: Path, photos: Path, tmp_path:
     (tmp_path / "labels.csv").write_text("path,label,synset,confidence\n")
     (tmp_path / "link.csv").symlink_to(tmp_path / "labels.csv")
     out = Path(os.devnull) if name == "device" else tmp_path / name
-    before = sorted(tmp_path.rglob("*")), [file.read_bytes() for file in sorted(tmp_path.glob("*.csv")) if file.is_file()]
+    before = (
+        sorted(tmp_path.rglob("*")),
+        [file.read_bytes() for file in sorted(tmp_path.glob("*.csv")) if file.is_file()],
+    )
     given = {"model": str(tiny_onnx), "format": "csv", "overwrite": True, "from_file": str(tmp_path / "list.csv")}
     with pytest.raises((ExistsError, SettingsError), match=re.escape(str(out))):
         run(out=str(out), **given)
-    assert before == (sorted(tmp_path.rglob("*")), [file.read_bytes() for file in sorted(tmp_path.glob("*.csv")) if file.is_file()])
+    assert before == (
+        sorted(tmp_path.rglob("*")),
+        [file.read_bytes() for file in sorted(tmp_path.glob("*.csv")) if file.is_file()],
+    )
     assert Path(os.devnull).is_char_device()
     for format in ("table", "json", "jsonl", "csv", "parquet"):
         for _ in range(2):
@@ -397,7 +461,9 @@ def test_what_cannot_be_is_said_before_the_model_is_opened(
 
 def command_line(*arguments: object, behind: str = "", **environment: str) -> subprocess.CompletedProcess[bytes]:
     command = shlex.join([sys.executable, "-c", "from femtobooth.cli import main; main()", *map(str, arguments)])
-    return subprocess.run(["sh", "-c", f"{command} {behind}"], env=os.environ | environment, capture_output=True, check=False, timeout=120)
+    return subprocess.run(
+        ["sh", "-c", f"{command} {behind}"], env=os.environ | environment, capture_output=True, check=False, timeout=120
+    )
 
 
 @pytest.mark.parametrize("flags", [["--json"], ["--format", "csv"], ["--out", "o.csv", "--json"]], ids=" ".join)
@@ -405,13 +471,17 @@ def test_stdout_is_utf8_whatever_the_locale(tiny_onnx: Path, photos: Path, tmp_p
     folder = tmp_path / "\u5199\u771f \u202f"
     (photos / "b").rename(folder)
     flags = [flag.replace("o.csv", str(folder / "o.csv")) for flag in flags]
-    done = command_line("classify", folder, "--model", tiny_onnx, *flags, PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0")
+    done = command_line(
+        "classify", folder, "--model", tiny_onnx, *flags, PYTHONIOENCODING="ascii", LC_ALL="C", PYTHONUTF8="0"
+    )
     assert done.returncode == 0, done.stderr
     assert str(folder) in done.stdout.decode("utf-8")
 
 
 @pytest.mark.parametrize("flags", [["--json"], ["--format", "csv"], []], ids=" ".join)
-@pytest.mark.parametrize(("shell", "said"), [(">&-", "stdout: is closed"), (">/dev/full", "stdout: cannot be written (No space")])
+@pytest.mark.parametrize(
+    ("shell", "said"), [(">&-", "stdout: is closed"), (">/dev/full", "stdout: cannot be written (No space")]
+)
 def test_stdout_that_takes_nothing(tiny_onnx: Path, photos: Path, flags: list[str], shell: str, said: str) -> None:
     done = command_line("classify", photos / "a", "--model", tiny_onnx, *flags, behind=shell)
     told = done.stderr.decode()
@@ -432,9 +502,21 @@ def test_a_reader_who_leaves_ends_it_quietly(tiny_onnx: Path, photos: Path) -> N
     assert b"rror" not in done.stderr
 
 
-def test_csv_that_no_spreadsheet_runs(tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_csv_that_no_spreadsheet_runs(
+    tiny_onnx: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    names = ["=cmd|' ' !A0.jpg", "+1.jpg", "-1.jpg", "@SUM(1).jpg", "\tx.jpg", "\rx.jpg", "'=x.jpg", "'quoted'.jpg", "plain=.jpg"]
+    names = [
+        "=cmd|' ' !A0.jpg",
+        "+1.jpg",
+        "-1.jpg",
+        "@SUM(1).jpg",
+        "\tx.jpg",
+        "\rx.jpg",
+        "'=x.jpg",
+        "'quoted'.jpg",
+        "plain=.jpg",
+    ]
     for name in names:
         Path(name).write_bytes((photos / "a" / "0.jpg").read_bytes())
     for safe, format in ((True, "csv"), (False, "csv"), (True, "jsonl")):

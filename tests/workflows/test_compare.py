@@ -17,15 +17,15 @@ from PIL import Image
 from femtobooth import cli
 from femtobooth.core.cache import cache_folder
 from femtobooth.core.errors import UnsafeFileError
-from femtobooth.core.runs import sha256_of
+from femtobooth.core.files import sha256_of
 from femtobooth.generator import base
-from femtobooth.generator.drawing import draw_missing
+from femtobooth.generator.image_cache import draw_missing
 from femtobooth.generator.settings import SamplingSettings
-from femtobooth.recognizer import artifact
-from femtobooth.recognizer import export as graphs
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.labels import Labels
-from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.recognizer.exporting import graph as graphs
+from femtobooth.recognizer.model import artifact
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.workflows import compare, export
 from femtobooth.workflows.comparing import candidates
@@ -51,7 +51,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index in range(24):
         path = folder / ("ant", "bee")[index % 2] / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        blocks = np.random.default_rng(index).integers(0, 256, (4, 4, 3), np.uint8).repeat(20, axis=0).repeat(20, axis=1)
+        blocks = (
+            np.random.default_rng(index).integers(0, 256, (4, 4, 3), np.uint8).repeat(20, axis=0).repeat(20, axis=1)
+        )
         Image.fromarray(blocks).save(path)
     return folder
 
@@ -91,34 +93,50 @@ def test_accuracy_is_what_the_model_says(compared: dict[str, Any], models: dict[
 
 
 def test_pictures_that_one_was_trained_on_test_none(compared: dict[str, Any]) -> None:
-    assert any("1 of 24 pictures" in remark and "left out for all" in remark for remark in compared["report"]["remarks"])
+    assert any(
+        "1 of 24 pictures" in remark and "left out for all" in remark for remark in compared["report"]["remarks"]
+    )
 
 
 def test_pictures_that_set_8_bit_ranges_test_none(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     (tmp_path / "few").mkdir()
     for index in range(8):
-        (tmp_path / "few" / f"{index}.png").write_bytes((data / ("ant", "bee")[index % 2] / f"{index}.png").read_bytes())
+        (tmp_path / "few" / f"{index}.png").write_bytes(
+            (data / ("ant", "bee")[index % 2] / f"{index}.png").read_bytes()
+        )
     exported = ExportSettings(
         model=str(models["two"]), precision="int8", calibration=str(tmp_path / "few"), data=str(data), out=str(tmp_path / "int8"),
         max_drop=100, threads=1, parity=False,
     )  # fmt: skip
     export.run(exported)
-    wanted = CompareSettings(models=[str(models["one"]), str(tmp_path / "int8")], data=str(data), out=str(tmp_path / "page.html"), **QUICK)
+    wanted = CompareSettings(
+        models=[str(models["one"]), str(tmp_path / "int8")], data=str(data), out=str(tmp_path / "page.html"), **QUICK
+    )
     report = compare.run(wanted)
-    assert "1 of 24 pictures of --data were left out for all: one of the models was trained on them." in report["remarks"]
-    assert "7 of 24 pictures of --data were left out for all: they set the 8-bit ranges of one of the models." in report["remarks"]
+    assert (
+        "1 of 24 pictures of --data were left out for all: one of the models was trained on them." in report["remarks"]
+    )
+    assert (
+        "7 of 24 pictures of --data were left out for all: they set the 8-bit ranges of one of the models."
+        in report["remarks"]
+    )
     assert "16 pictures" in row(report, "top-1 accuracy")[0]["how"]["what"]
     assert not any("does not list" in remark for remark in report["remarks"])
     described = json.loads((tmp_path / "int8" / "recognizer.json").read_text())
     del described["provenance"]["export"]["calibration"]
     (tmp_path / "int8" / "recognizer.json").write_text(json.dumps(described))
     report = compare.run(wanted.model_copy(update={"overwrite": True}))
-    assert "int8 does not list the photos that set its 8-bit ranges: any of them in --data flatter it." in report["remarks"]
+    assert (
+        "int8 does not list the photos that set its 8-bit ranges: any of them in --data flatter it."
+        in report["remarks"]
+    )
 
 
 def test_other_label_sets_are_compared_where_both_know_the_class(compared: dict[str, Any]) -> None:
     other = compared["report"]["verdicts"][1]
-    assert any(line.startswith("accuracy:") and "12 pictures" in line for line in other["told"]), "the 12 bees that both know"
+    assert any(line.startswith("accuracy:") and "12 pictures" in line for line in other["told"]), (
+        "the 12 bees that both know"
+    )
     assert any("name different classes" in remark for remark in compared["report"]["remarks"])
 
 
@@ -150,7 +168,9 @@ def refuse(*_: Any, **__: Any) -> None:
     raise AssertionError("measured again")
 
 
-def test_comparing_again_measures_nothing(compared: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparing_again_measures_nothing(
+    compared: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Worker, "ask", refuse)
     again = compare.run(compared["settings"].model_copy(update={"out": str(tmp_path / "again.html")}))
     assert again["tables"] == compared["report"]["tables"]
@@ -160,7 +180,12 @@ def test_comparing_again_measures_nothing(compared: dict[str, Any], tmp_path: Pa
 
 @pytest.mark.parametrize("what", ["weights", "rounds", "data"])
 def test_what_changed_is_measured_again(
-    compared: dict[str, Any], models: dict[str, Path], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+    compared: dict[str, Any],
+    models: dict[str, Path],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
 ) -> None:
     settings = compared["settings"]
     if what == "weights":
@@ -188,7 +213,7 @@ def test_a_damaged_cache_is_measured_again(compared: dict[str, Any], tmp_path: P
 def test_generated_pictures_test_nothing(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from femtobooth.recognizer.provenance import MARKS
+    from femtobooth.pictures.provenance import MARKS
 
     shutil.copytree(data, tmp_path / "data")
     text = PngInfo()
@@ -211,7 +236,9 @@ def test_an_export_beside_its_original(tiny: Path, tiny_onnx: Path, tmp_path: Pa
     assert "Choose" not in report["verdicts"][0]["choose"], "nothing is known of their accuracy"
 
 
-def test_photos_that_set_8_bit_ranges_are_spoken_of(tiny_onnx: Path, models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+def test_photos_that_set_8_bit_ranges_are_spoken_of(
+    tiny_onnx: Path, models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
     int8 = tmp_path / "int8"
     shutil.copytree(tiny_onnx, int8)
     described = json.loads((int8 / "recognizer.json").read_text())
@@ -238,18 +265,47 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path
     base.save_folder(model, run / "model", card="# rex\n")
     (run / "photos").mkdir()
     Image.new("RGB", (64, 64), (200, 30, 30)).save(run / "photos" / "00.png")
-    facts = {"status": "done", "token": "sks", "class_noun": "dog", "base": str(tiny_sd1), "base_hash": origin.hash, "size": 64}
+    facts = {
+        "status": "done",
+        "token": "sks",
+        "class_noun": "dog",
+        "base": str(tiny_sd1),
+        "base_hash": origin.hash,
+        "size": 64,
+    }
     (run / "run.json").write_text(json.dumps(facts | {"seconds": 12.0, "steps": 3}))
     sampling = SamplingSettings(steps=1)
     settings = {"count": 2, "seed": 5, "batch_size": 2, "sampling": sampling.model_dump()}
     drawn = base.load(str(run / "model"))
-    draw_missing(drawn, run / "evaluation" / "pictures" / "tuned", [("a sks dog", 5), ("a sks dog", 6)], sampling, 2, 64, Silent())
+    draw_missing(
+        drawn,
+        run / "evaluation" / "pictures" / "tuned",
+        [("a sks dog", 5), ("a sks dog", 6)],
+        sampling,
+        2,
+        64,
+        Silent(),
+    )
     scores = [
-        {"score": "subject fidelity", "encoder": "e", "better": "higher", "tuned": [0.7, 0.6, 0.8], "base": 0.4, "gain": [0.3, 0.2, 0.4]},
+        {
+            "score": "subject fidelity",
+            "encoder": "e",
+            "better": "higher",
+            "tuned": [0.7, 0.6, 0.8],
+            "base": 0.4,
+            "gain": [0.3, 0.2, 0.4],
+        },
         {"score": "drift of its class (KID)", "encoder": "e", "better": "lower", "tuned": [0.2, 0.1, 0.3], "base": 0.0},
         {"score": "diversity (1 - cosine)", "encoder": "e", "better": "higher", "tuned": [0.2, 0.1, 0.3], "base": 0.5},
     ]
-    report = {"model_hash": drawn.hash, "prompts": ["a [V] dog"], "settings": settings, "scores": scores, "pictures": 2, "photos": 1}
+    report = {
+        "model_hash": drawn.hash,
+        "prompts": ["a [V] dog"],
+        "settings": settings,
+        "scores": scores,
+        "pictures": 2,
+        "photos": 1,
+    }
     (run / "evaluation" / "evaluation.json").write_text(json.dumps(report))
     return run
 
@@ -270,7 +326,9 @@ def test_a_run_against_its_base(run_folder: Path, tiny_sd1: Path, tmp_path: Path
     verdict = report["verdicts"][0]
     assert "subject fidelity by e" in verdict["better"]
     assert "drift of its class (KID) by e" in verdict["worse"], "its interval lies above the base's, which is 0"
-    assert not any("diversity" in line for line in verdict["told"]), "the base's has no interval and no gain: not compared"
+    assert not any("diversity" in line for line in verdict["told"]), (
+        "the base's has no interval and no gain: not compared"
+    )
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "tiny-sd1 draws &#x27;a dog&#x27; with seed 500" in page
     assert "rex draws &#x27;a sks dog&#x27; with seed 500" in page
@@ -279,7 +337,8 @@ def test_a_run_against_its_base(run_folder: Path, tiny_sd1: Path, tmp_path: Path
     assert "drift of its class (KID) by e" in swapped["better"]
     for one in (verdict, swapped):
         assert one["choose"] == (
-            "tiny-sd1 was never taught sks dog, and is no choice for drawing it; femtobooth evaluate says whether rex has learned it."
+            "tiny-sd1 was never taught sks dog, and is no choice for drawing it; "
+            "femtobooth evaluate says whether rex has learned it."
         )
 
 
@@ -371,8 +430,13 @@ def test_a_torchscript_artifact_wants_trust(tiny: Path, tmp_path: Path, monkeypa
     (tmp_path / "theirs").mkdir()
     graphs.write_torchscript(graphs.Graph(recognizer, inside=False), tmp_path / "theirs", described)
     artifact.write(described, tmp_path / "theirs")
-    settings = CompareSettings(models=[str(tiny), str(tmp_path / "theirs")], speed=False, out=str(tmp_path / "page.html"))
-    with monkeypatch.context() as patch, pytest.raises(UnsafeFileError, match=r"theirs: a TorchScript artifact[^\n]*\n  -> add --trust"):
+    settings = CompareSettings(
+        models=[str(tiny), str(tmp_path / "theirs")], speed=False, out=str(tmp_path / "page.html")
+    )
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UnsafeFileError, match=r"theirs: a TorchScript artifact[^\n]*\n  -> add --trust"),
+    ):
         patch.setattr(Worker, "ask", refuse)
         compare.run(settings)
     assert compare.run(settings.model_copy(update={"trust": True}))["models"][1]["name"] == "theirs"

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig
 
 from femtobooth.core.errors import ExistsError, FemtoboothError, SettingsError
-from femtobooth.generator import base, cards, ldm_configs
-from femtobooth.generator.single_file import save_single_file
+from femtobooth.generator import base, cards
+from femtobooth.generator.formats import ldm_configs
+from femtobooth.generator.formats.single_file import save_single_file
 from femtobooth.workflows import convert
 
 
@@ -22,14 +23,19 @@ def _weights(folder: Path) -> dict[str, str]:
     return {file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
-@pytest.mark.parametrize(("fixture", "layout"), [("tiny_sd1", "Stable Diffusion 1.x"), ("tiny_sd2", "Stable Diffusion 2.x")])
+@pytest.mark.parametrize(
+    ("fixture", "layout"), [("tiny_sd1", "Stable Diffusion 1.x"), ("tiny_sd2", "Stable Diffusion 2.x")]
+)
 def test_folder_to_file_to_folder(fixture: str, layout: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(fixture)
     written = convert.run(str(source), tmp_path / "model.safetensors")
     assert written["layout"] == f"{layout} layout, sizes of its own"
     assert written["loaded_by"] == ["femtobooth"]
     assert written["bytes"] == (tmp_path / "model.safetensors").stat().st_size
-    assert convert.run(str(tmp_path / "model.safetensors"), tmp_path / "folder")["loaded_by"] == ["femtobooth", "diffusers"]
+    assert convert.run(str(tmp_path / "model.safetensors"), tmp_path / "folder")["loaded_by"] == [
+        "femtobooth",
+        "diffusers",
+    ]
     assert _weights(tmp_path / "folder") == _weights(source)
     assert (tmp_path / "folder" / "README.md").read_text() == (source / "README.md").read_text()
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "folder")
@@ -62,7 +68,11 @@ def test_a_card_for_the_hub_goes_along(tiny_sd1: Path, tmp_path: Path) -> None:
     convert.run(str(tmp_path / "run"), tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text()
     matter = cards.front_matter(card, tmp_path)
-    assert (matter["license"], matter["instance_prompt"], matter["library_name"]) == ("apache-2.0", "a sks dog", "diffusers")
+    assert (matter["license"], matter["instance_prompt"], matter["library_name"]) == (
+        "apache-2.0",
+        "a sks dog",
+        "diffusers",
+    )
     assert {"text-to-image", "stable-diffusion-diffusers"} <= set(matter["tags"])
     assert card.endswith("---\n# sks dog\n")
     assert (tmp_path / "folder" / "overview.png").read_bytes() == b"a picture"
@@ -70,7 +80,11 @@ def test_a_card_for_the_hub_goes_along(tiny_sd1: Path, tmp_path: Path) -> None:
     save_single_file(model, tmp_path / "my model.safetensors")
     convert.run(str(tmp_path / "my model.safetensors"), tmp_path / "bare")
     matter = cards.front_matter((tmp_path / "bare" / "README.md").read_text(), tmp_path)
-    assert (matter["base_model"], matter["library_name"], matter["pipeline_tag"]) == ("my-model", "diffusers", "text-to-image")
+    assert (matter["base_model"], matter["library_name"], matter["pipeline_tag"]) == (
+        "my-model",
+        "diffusers",
+        "text-to-image",
+    )
 
 
 def test_the_published_sizes_are_what_other_programs_load() -> None:
@@ -80,7 +94,9 @@ def test_the_published_sizes_are_what_other_programs_load() -> None:
         vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **levels)
     text = CLIPTextConfig(vocab_size=49408, hidden_size=768, num_hidden_layers=12)
     assert ldm_configs.is_published(unet.config, vae.config, text)
-    assert not ldm_configs.is_published(unet.config, vae.config, CLIPTextConfig(vocab_size=49409, hidden_size=768, num_hidden_layers=12))
+    assert not ldm_configs.is_published(
+        unet.config, vae.config, CLIPTextConfig(vocab_size=49409, hidden_size=768, num_hidden_layers=12)
+    )
     bundled = base.load("bundled")
     assert not ldm_configs.is_published(bundled.unet.config, bundled.vae.config, bundled.text_encoder.config)
 

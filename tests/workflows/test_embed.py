@@ -17,9 +17,9 @@ from safetensors import safe_open
 from femtobooth import cli
 from femtobooth.core import config
 from femtobooth.core.errors import InputError, ModelError, SettingsError
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.embedder import Embedder
-from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.embedder import Embedder
+from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.recognizer.settings import EmbedSettings, SearchSettings
 from femtobooth.workflows import embed, search
 
@@ -43,7 +43,9 @@ def test_all_outputs_in_all_formats(tiny: Path, photos: Path, tmp_path: Path) ->
     recognizer = Recognizer.load(tiny)
     metadata = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
     assert (metadata["model_hash"], metadata["preprocess_hash"]) == (recognizer.hash, recognizer.preprocess.hash)
-    paths = [path for path, error in zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True) if error is None]
+    paths = [
+        path for path, error in zip(table["path"].to_pylist(), table["error"].to_pylist(), strict=True) if error is None
+    ]
     direct = recognizer.outputs([Image.open(path) for path in paths], stages=(0, 3))
     shapes = json.loads(metadata["shapes"])
     npz, tensors = np.load(tmp_path / "e.npz"), safetensors.numpy.load_file(tmp_path / "e.safetensors")
@@ -83,7 +85,9 @@ def test_search_finds_the_picture_itself_first(tiny_onnx: Path, photos: Path, tm
     if table is not None:
         unit = table["embedding"] / np.linalg.norm(table["embedding"], axis=1, keepdims=True)
         scores = unit @ unit[list(table["paths"]).index(str(query))]
-        assert [hit["path"] for hit in result["nearest"]] == [table["paths"][place] for place in np.argsort(-scores)[:5]]
+        assert [hit["path"] for hit in result["nearest"]] == [
+            table["paths"][place] for place in np.argsort(-scores)[:5]
+        ]
 
 
 def test_an_index_of_another_model_or_preprocessing_is_refused(tiny: Path, photos: Path, tmp_path: Path) -> None:
@@ -101,7 +105,12 @@ def test_an_index_of_another_model_or_preprocessing_is_refused(tiny: Path, photo
 
 
 def test_what_is_no_index(photos: Path, tmp_path: Path) -> None:
-    cases = {"text.parquet": b"hello", "cut.parquet": b"PAR1" + bytes(50), "cut.npz": b"PK\x03\x04" + bytes(50), "empty.npz": b""}
+    cases = {
+        "text.parquet": b"hello",
+        "cut.parquet": b"PAR1" + bytes(50),
+        "cut.npz": b"PK\x03\x04" + bytes(50),
+        "empty.npz": b"",
+    }
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=name):
@@ -113,7 +122,11 @@ def test_what_is_no_index(photos: Path, tmp_path: Path) -> None:
 
 def test_settings_that_cannot_be(tiny: Path, photos: Path, tmp_path: Path) -> None:
     asked = {"paths": [str(photos)], "model": str(tiny), "out": str(tmp_path / "e.parquet")}
-    for given, problem in (({"stages": ["4"]}, "--stages 4"), ({"out": str(tmp_path / "e.csv")}, "ending"), ({"out": None}, "--out")):
+    for given, problem in (
+        ({"stages": ["4"]}, "--stages 4"),
+        ({"out": str(tmp_path / "e.csv")}, "ending"),
+        ({"out": None}, "--out"),
+    ):
         with pytest.raises(SettingsError, match=problem):
             embed.run(config.resolve(EmbedSettings, asked | given))
 

@@ -15,12 +15,12 @@ from torchvision.models import alexnet
 
 from femtobooth import cli
 from femtobooth.core.errors import ModelError, PhotoError, SettingsError
-from femtobooth.core.runs import sha256_of
+from femtobooth.core.files import sha256_of
 from femtobooth.generator import base as bases
 from femtobooth.generator import sampling
 from femtobooth.generator.photos import Photo, store_photos
-from femtobooth.recognizer import perceptual
-from femtobooth.recognizer.backbone import Recognizer
+from femtobooth.judging import lpips
+from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.workflows import evaluate, personalize
 
 PROMPTS = ["a [V] {class}", "a [V] {class} on the moon"]
@@ -59,7 +59,14 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 def settings(run: Path, tiny: Path, **changes: Any) -> Any:
-    few = {"count": 2, "class_count": 3, "other_classes": ["cat"], "prompts": PROMPTS, "device": "cpu", "sampling": {"steps": 2}}
+    few = {
+        "count": 2,
+        "class_count": 3,
+        "other_classes": ["cat"],
+        "prompts": PROMPTS,
+        "device": "cpu",
+        "sampling": {"steps": 2},
+    }
     return evaluate.settings_from({"run": str(run), "encoders": [str(tiny)], **few}, changes)
 
 
@@ -71,7 +78,12 @@ def test_scores_are_those_of_the_pictures_with_floor_ceiling_and_encoder(
     assert report["model_hash"] == bases.load(str(copied)).hash
     assert Image.open(copied / "evaluation" / "grid.png").width > 128
     rows = {row["score"]: row for row in report["scores"]}
-    assert {"subject fidelity", "subject fidelity, region", "prompt match, by example", "diversity (1 - cosine)"} <= set(rows)
+    assert {
+        "subject fidelity",
+        "subject fidelity, region",
+        "prompt match, by example",
+        "diversity (1 - cosine)",
+    } <= set(rows)
     assert {"prior preservation (PRES)", "drift of its class (KID)", "drift of 'a cat' (KID)"} <= set(rows)
     assert all(row["encoder"] == str(tiny) for row in report["scores"])
 
@@ -82,7 +94,10 @@ def test_scores_are_those_of_the_pictures_with_floor_ceiling_and_encoder(
         return found / np.linalg.norm(found, axis=1, keepdims=True)
 
     real = directions(sorted((copied / "photos").glob("*.png")))
-    said = {path: Image.open(path).text["parameters"] for path in (copied / "evaluation" / "pictures" / "tuned").glob("*.png")}
+    said = {
+        path: Image.open(path).text["parameters"]
+        for path in (copied / "evaluation" / "pictures" / "tuned").glob("*.png")
+    }
     drawn = directions([path for path, text in said.items() if "sks" in text])
     assert len(drawn) == 4
     row = rows["subject fidelity"]
@@ -95,7 +110,9 @@ def test_scores_are_those_of_the_pictures_with_floor_ceiling_and_encoder(
     assert "trained on, which flatters" in shown
 
 
-def test_it_goes_on_where_it_was_stopped(copied: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_goes_on_where_it_was_stopped(
+    copied: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = evaluate.run(settings(copied, tiny))
     (lost, *_) = sorted((copied / "evaluation" / "pictures" / "base").glob("*.png"))
     before = lost.read_bytes()
@@ -115,7 +132,9 @@ def test_it_goes_on_where_it_was_stopped(copied: Path, tiny: Path, tmp_path: Pat
     assert len(calls) > 1  # other seeds are other pictures
 
     recognizer = Recognizer.load(tiny)
-    recognizer.provenance = {"trained_on": [sha256_of(path) for path in (copied / "evaluation" / "pictures" / "tuned").glob("*.png")]}
+    recognizer.provenance = {
+        "trained_on": [sha256_of(path) for path in (copied / "evaluation" / "pictures" / "tuned").glob("*.png")]
+    }
     recognizer.save(tmp_path / "taught")
     with pytest.raises(ModelError, match="pictures of this run"):  # nor does an encoder score what it has seen of these
         evaluate.run(settings(copied, tmp_path / "taught"))
@@ -161,10 +180,15 @@ def test_held_out_photos_and_a_gallery(copied: Path, tiny: Path, photo_folder: P
 def hold_out(run: Path, photo_folder: Path) -> None:
     """What `personalize --hold-out 2` leaves in a run."""
     paths = sorted(photo_folder.iterdir())[:2]
-    store_photos([Photo(path, np.array(Image.open(path).resize((64, 64))), ("a {token} {class}",), ()) for path in paths], run / "held_out")
+    store_photos(
+        [Photo(path, np.array(Image.open(path).resize((64, 64))), ("a {token} {class}",), ()) for path in paths],
+        run / "held_out",
+    )
 
 
-def test_photos_held_out_by_the_run_are_what_it_is_scored_against(copied: Path, tiny: Path, photo_folder: Path, tmp_path: Path) -> None:
+def test_photos_held_out_by_the_run_are_what_it_is_scored_against(
+    copied: Path, tiny: Path, photo_folder: Path, tmp_path: Path
+) -> None:
     hold_out(copied, photo_folder)
     report = evaluate.run(settings(copied, tiny))
     assert report["held_out"]
@@ -174,7 +198,9 @@ def test_photos_held_out_by_the_run_are_what_it_is_scored_against(copied: Path, 
 
     recognizer = Recognizer.load(tiny)
     ours, theirs = (
-        recognizer.embed(recognizer.batch(Image.open(path).convert("RGB") for path in sorted((copied / part).glob("*.png")))).numpy()
+        recognizer.embed(
+            recognizer.batch(Image.open(path).convert("RGB") for path in sorted((copied / part).glob("*.png")))
+        ).numpy()
         for part in ("photos", "held_out")
     )
     ours, theirs = (found / np.linalg.norm(found, axis=1, keepdims=True) for found in (ours, theirs))
@@ -220,7 +246,9 @@ def test_copies_drawn_by_the_model_are_counted(copied: Path, tiny: Path, monkeyp
     assert (found["count"], found["of"], found["base"]) == (1, 4, 0)
 
 
-def test_unreadable_photos_are_left_out(copied: Path, tiny: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_photos_are_left_out(
+    copied: Path, tiny: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = (photo_folder / "photo0.png").read_bytes()
     (photo_folder / "torn.png").write_bytes(whole[: len(whole) // 2])
     (photo_folder / ".hidden.png").write_bytes(whole)
@@ -240,27 +268,34 @@ def test_the_report_page_gets_the_scores(copied: Path, tiny: Path) -> None:
     assert not (copied / "report.html").exists()
 
 
-def test_diversity_by_lpips_where_its_weights_are(copied: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_diversity_by_lpips_where_its_weights_are(
+    copied: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     without = evaluate.run(settings(copied, tiny))
     assert not any(row["encoder"] == "lpips" for row in without["scores"])
     assert any("LPIPS is not measured" in remark for remark in without["remarks"])
     torch.manual_seed(0)
-    perceptual.trunk_file().parent.mkdir(parents=True)
-    torch.save(alexnet(weights=None).state_dict(), perceptual.trunk_file())
+    lpips.trunk_file().parent.mkdir(parents=True)
+    torch.save(alexnet(weights=None).state_dict(), lpips.trunk_file())
     report = evaluate.run(settings(copied, tiny))
     (row,) = (row for row in report["scores"] if row["encoder"] == "lpips")
     files = sorted((copied / "evaluation" / "pictures" / "tuned").glob("*.png"))
     said = [(Image.open(path).text["parameters"].split("\n")[0], np.array(Image.open(path))) for path in files]
     pairs = [[pixels for text, pixels in said if text == prompt] for prompt in ("a sks toy", "a sks toy on the moon")]
-    assert row["tuned"][0] == pytest.approx(np.mean([perceptual.open_distances()(pair)[0, 1] for pair in pairs]))
+    assert row["tuned"][0] == pytest.approx(np.mean([lpips.open_distances()(pair)[0, 1] for pair in pairs]))
     assert not any("LPIPS" in remark for remark in report["remarks"])
 
 
 def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
     real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
-    given, facts = evaluate.settings_from({"run": "somewhere"}), {"watch": {"encoder": "mine"}, "selected": {"step": 100, "rule": "a rule"}}
-    assert any("mine also chose" in remark for remark in evaluate._remarks(given, ["other", "mine"], False, real, facts))
+    given, facts = (
+        evaluate.settings_from({"run": "somewhere"}),
+        {"watch": {"encoder": "mine"}, "selected": {"step": 100, "rule": "a rule"}},
+    )
+    assert any(
+        "mine also chose" in remark for remark in evaluate._remarks(given, ["other", "mine"], False, real, facts)
+    )
     assert not any("also chose" in remark for remark in evaluate._remarks(given, ["other"], False, real, facts))
 
 
@@ -268,7 +303,9 @@ def test_the_bundled_encoder_alone_is_no_judge_of_photos() -> None:
     real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
     given = evaluate.settings_from({"run": "somewhere"})
     assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real, {"watch": None}))
-    assert not any("icons" in remark for remark in evaluate._remarks(given, ["bundled", "tf_efficientnet_lite0"], False, real, {}))
+    assert not any(
+        "icons" in remark for remark in evaluate._remarks(given, ["bundled", "tf_efficientnet_lite0"], False, real, {})
+    )
 
 
 def test_what_cannot_be_evaluated(copied: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

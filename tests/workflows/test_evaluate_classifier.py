@@ -13,11 +13,11 @@ from PIL.PngImagePlugin import PngInfo
 
 from femtobooth import cli
 from femtobooth.core.errors import ExistsError, PhotoError
-from femtobooth.core.runs import sha256_of
-from femtobooth.recognizer import dataset
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.labels import Labels
-from femtobooth.recognizer.preprocess import Preprocess
+from femtobooth.core.files import sha256_of
+from femtobooth.recognizer.finetuning import dataset
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.recognizer.settings import EvaluateClassifierSettings
 from femtobooth.workflows import evaluate_classifier, export
 from femtobooth.workflows.comparing import bench
@@ -35,7 +35,9 @@ def paint(folder, colour, count, seed=0):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A network of three classes named as colours (one with a hostile name), untrained: it errs, which is what is shown."""
+    """A network of three classes named as colours (one with a hostile name), untrained: it errs, which is what is
+    shown.
+    """
     torch.manual_seed(0)
     labels = Labels(("red", "green", "blue <b>navy</b>, blue"))
     recognizer = Recognizer.create("test_convnext", labels, Preprocess(size=(64, 64), crop_pct=1.0))
@@ -139,7 +141,9 @@ def test_pictures_it_was_trained_on_are_left_out(model, data, tmp_path):
     recognizer.save(tmp_path / "trained")
     report = evaluate_classifier.run(settings(tmp_path / "trained", data, tmp_path / "a", mistakes=0))
     assert report["pictures"] == 14 and report["left_out_training"] == 4
-    flattered = evaluate_classifier.run(settings(tmp_path / "trained", data, tmp_path / "b", mistakes=0, include_training=True))
+    flattered = evaluate_classifier.run(
+        settings(tmp_path / "trained", data, tmp_path / "b", mistakes=0, include_training=True)
+    )
     assert flattered["pictures"] == 18
     recognizer.provenance = {"trained_on": [sha256_of(path) for path in data.rglob("*.png")]}
     recognizer.save(tmp_path / "all")
@@ -155,10 +159,16 @@ def test_pictures_that_set_its_8_bit_ranges_are_left_out(model, data, tmp_path):
     recognizer.save(tmp_path / "ranged")
     report = evaluate_classifier.run(settings(tmp_path / "ranged", data, tmp_path / "a", mistakes=0))
     assert (report["pictures"], report["left_out_training"], report["left_out_calibration"]) == (15, 2, 1)
-    assert any(remark.endswith("1 of 19 pictures were left out: they set its 8-bit ranges.") for remark in report["remarks"])
-    flattered = evaluate_classifier.run(settings(tmp_path / "ranged", data, tmp_path / "b", mistakes=0, include_training=True))
+    assert any(
+        remark.endswith("1 of 19 pictures were left out: they set its 8-bit ranges.") for remark in report["remarks"]
+    )
+    flattered = evaluate_classifier.run(
+        settings(tmp_path / "ranged", data, tmp_path / "b", mistakes=0, include_training=True)
+    )
     assert flattered["pictures"] == 18
-    recognizer.provenance = {"export": export | {"calibration": {"sha256": [sha256_of(path) for path in data.rglob("*.png")]}}}
+    recognizer.provenance = {
+        "export": export | {"calibration": {"sha256": [sha256_of(path) for path in data.rglob("*.png")]}}
+    }
     recognizer.save(tmp_path / "all")
     with pytest.raises(PhotoError, match="its 8-bit ranges were set on them"):
         evaluate_classifier.run(settings(tmp_path / "all", data, tmp_path / "c"))
@@ -167,10 +177,16 @@ def test_pictures_that_set_its_8_bit_ranges_are_left_out(model, data, tmp_path):
 def test_the_models_own_centroids_and_threshold_are_used(model, data, tmp_path):
     recognizer = Recognizer.load(model)
     size = recognizer.model.num_features
-    recognizer.unknown = {"center": np.zeros(size, np.float32), "centroids": np.eye(3, size, dtype=np.float32), "threshold": 2.0}
+    recognizer.unknown = {
+        "center": np.zeros(size, np.float32),
+        "centroids": np.eye(3, size, dtype=np.float32),
+        "threshold": 2.0,
+    }
     recognizer.save(tmp_path / "model")
     paint(tmp_path / "other", (200, 200, 30), 3)
-    report = evaluate_classifier.run(settings(tmp_path / "model", data, tmp_path / "out", unseen=str(tmp_path / "other"), mistakes=0))
+    report = evaluate_classifier.run(
+        settings(tmp_path / "model", data, tmp_path / "out", unseen=str(tmp_path / "other"), mistakes=0)
+    )
     assert report["distance_to"] == "nearest class centroid"
     assert report["unseen"]["at_threshold"]["unseen_rejected"][0] == 1  # no cosine reaches 2
     assert (report["rejection"]["rejected"][0], report["rejection"]["right_and_kept"][0]) == (1, 0)
@@ -190,7 +206,9 @@ def test_csv_beside_a_flat_folder_and_validation_part_only(model, data, tmp_path
 
 
 def test_command_line(model, data, tmp_path, capsys):
-    cli.main(["evaluate-classifier", str(model), str(data), "--out", str(tmp_path / "out"), "--mistakes", "1", "--json"])
+    cli.main(
+        ["evaluate-classifier", str(model), str(data), "--out", str(tmp_path / "out"), "--mistakes", "1", "--json"]
+    )
     captured = capsys.readouterr()
     assert json.loads(captured.out)["pictures"] == 18
     with pytest.raises(SystemExit) as stopped:
@@ -218,7 +236,9 @@ def test_generated_pictures_are_left_out_or_refused(model, data, tmp_path):
 
 @pytest.mark.parametrize("split", [False, True])
 def test_every_command_reads_labelled_pictures_alike(tmp_path, split):
-    """A list beside folders, or a split without a validation part: evaluate-classifier, export and compare measure the same files."""
+    """A list beside folders, or a split without a validation part: evaluate-classifier, export and compare measure the
+    same files.
+    """
     for part in ("train", "test") if split else ("images",):
         for name, colour in COLOURS.items():
             paint(tmp_path / part / name, colour, 1, len(part) + len(name))

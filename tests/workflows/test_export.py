@@ -18,10 +18,11 @@ from PIL import Image
 from femtobooth import cli
 from femtobooth.core import busy
 from femtobooth.core.errors import ParityError, PhotoError, SettingsError
-from femtobooth.core.runs import sha256_of
-from femtobooth.recognizer import artifact, export, parity
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.engines import open_engine
+from femtobooth.core.files import sha256_of
+from femtobooth.recognizer.exporting import graph, parity
+from femtobooth.recognizer.inference.engines import open_engine
+from femtobooth.recognizer.model import artifact
+from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.workflows import export as workflow
 
@@ -40,16 +41,24 @@ def run(model: Path, out: Path, **settings: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript"])
-def test_exports_say_what_the_original_says(tiny: Path, photos: Path, tmp_path: Path, format: Any, normalize: bool) -> None:
+def test_exports_say_what_the_original_says(
+    tiny: Path, photos: Path, tmp_path: Path, format: Any, normalize: bool
+) -> None:
     report = run(tiny, tmp_path / "out", format=format, data=str(photos), normalize=normalize)
-    assert (report["status"], report["verdict"], report["passed"]) == ("executed", "not shown", None)  # by twenty photos
+    assert (report["status"], report["verdict"], report["passed"]) == (
+        "executed",
+        "not shown",
+        None,
+    )  # by twenty photos
     assert report["misses"] == []
     assert report["figures"]["agreement"][0] == 1
     speed = report["figures"]["speed"]
     for value, low, high in (*speed["latency_ms"]["exported"].values(), *speed["ratio"].values()):
         assert 0 < low <= value <= high
     assert set(speed["ratio"]) == set(speed["latency_ms"]["exported"]) == {"1", "8"}
-    assert {"parity.json", "parity.html", "recognizer.json", export.FILES[format]} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert {"parity.json", "parity.html", "recognizer.json", graph.FILES[format]} <= {
+        file.name for file in (tmp_path / "out").iterdir()
+    }
     assert artifact.read(tmp_path / "out").hash == Recognizer.load(tiny).hash
 
 
@@ -59,7 +68,9 @@ def test_batches_of_any_size(tiny: Path, tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (7, 64, 64, 3), np.uint8)
     whole = engine.run(pixels)["logits"]
     assert whole.shape == (7, 5)
-    np.testing.assert_allclose(np.concatenate([engine.run(one[None])["logits"] for one in pixels]), whole, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate([engine.run(one[None])["logits"] for one in pixels]), whole, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_metadata_holds_what_belongs_to_the_model_and_no_paths(tiny: Path, tmp_path: Path) -> None:
@@ -97,7 +108,9 @@ def test_an_export_says_which_photos_set_its_ranges(tiny: Path, photos: Path, tm
     assert artifact.ranges_from(artifact.read(tmp_path / "float").provenance) == set()
 
 
-def test_the_half_that_compares_holds_no_copy_of_the_half_that_calibrates(tiny: Path, photos: Path, tmp_path: Path) -> None:
+def test_the_half_that_compares_holds_no_copy_of_the_half_that_calibrates(
+    tiny: Path, photos: Path, tmp_path: Path
+) -> None:
     files = sorted(photos.rglob("*.jpg"))
     for index, path in enumerate(files):  # twice each, so that the copies are neighbours
         for copy in range(2):
@@ -153,7 +166,9 @@ def test_without_photos_there_is_no_verdict(tiny: Path, tmp_path: Path) -> None:
         ({"format": "executorch", "parity": False, "python": "/nowhere/python"}, "cannot be run"),
     ],
 )
-def test_what_cannot_be_done_is_said_before_anything_is_written(tiny: Path, tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_done_is_said_before_anything_is_written(
+    tiny: Path, tmp_path: Path, settings: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SettingsError, match=message):
         run(tiny, tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
@@ -182,7 +197,9 @@ def test_too_few_readable_photos_to_calibrate_with(tiny: Path, photos: Path, tmp
 def test_a_busy_machine_is_named(tiny: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(busy, "BUSY", 0.01)
     monkeypatch.setattr(parity, "SECONDS", 0.5)
-    started = subprocess.run(["sh", "-c", f"{sys.executable} -c 'while True: pass' >&2 & echo $!"], stdout=subprocess.PIPE, check=True)
+    started = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -c 'while True: pass' >&2 & echo $!"], stdout=subprocess.PIPE, check=True
+    )
     try:  # no child of ours: its parent has ended
         report = run(tiny, tmp_path / "out", data=str(photos))
     finally:
@@ -196,7 +213,9 @@ def test_a_run_brings_its_own_photos(tiny: Path, photos: Path, tmp_path: Path) -
     recognizer.save(tmp_path / "run" / "model")
     (tmp_path / "run" / "run.json").write_text("{}")
     files = sorted(photos.rglob("*.jpg"))
-    lines = [f"{path},{'ant' if i % 2 else 'bee'},{'val' if i < 8 else 'train'},{i},False,0" for i, path in enumerate(files)]
+    lines = [
+        f"{path},{'ant' if i % 2 else 'bee'},{'val' if i < 8 else 'train'},{i},False,0" for i, path in enumerate(files)
+    ]
     (tmp_path / "run" / "split.csv").write_text("\n".join(["path,label,split,group,generated,sha256", *lines]))
     report = workflow.run(ExportSettings(model=str(tmp_path / "run"), precision="int8", max_drop=100, threads=1))
     assert report["out"] == str(tmp_path / "run" / "exports" / "onnx-int8")
@@ -208,9 +227,28 @@ def test_command(tiny: Path, photos: Path, tmp_path: Path, capsys: pytest.Captur
     cli.main(["export", str(tiny), "--data", str(photos), "--out", str(tmp_path / "few"), "--threads", "1", "--json"])
     told = capsys.readouterr()
     assert json.loads(told.out)["verdict"] == "not shown"
-    assert "not shown to be within tolerance: top-1 labels differ from the original's by 0.0 points on 20 photos" in told.err
-    assert "within tolerance." not in (tmp_path / "few" / "parity.html").read_text().replace("to be within tolerance.", "")
-    cli.main(["export", str(tiny), "--data", str(photos), "--out", str(tmp_path / "out"), "--threads", "1", "--max-drop", "20", "--json"])
+    assert (
+        "not shown to be within tolerance: top-1 labels differ from the original's by 0.0 points on 20 photos"
+        in told.err
+    )
+    assert "within tolerance." not in (tmp_path / "few" / "parity.html").read_text().replace(
+        "to be within tolerance.", ""
+    )
+    cli.main(
+        [
+            "export",
+            str(tiny),
+            "--data",
+            str(photos),
+            "--out",
+            str(tmp_path / "out"),
+            "--threads",
+            "1",
+            "--max-drop",
+            "20",
+            "--json",
+        ]
+    )
     assert json.loads(capsys.readouterr().out)["passed"] is True
     with pytest.raises(SystemExit) as stopped:
         cli.main(["export", str(tiny), "--data", str(photos), "--out", str(tmp_path / "out")])

@@ -20,13 +20,13 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from femtobooth import cli
-from femtobooth.core.runs import sha256_of
-from femtobooth.recognizer import parity
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.labels import Labels
-from femtobooth.recognizer.preprocess import Preprocess
-from femtobooth.recognizer.training import Finetuner
-from femtobooth.recognizer.unknown import is_unknown
+from femtobooth.core.files import sha256_of
+from femtobooth.recognizer.exporting import parity
+from femtobooth.recognizer.finetuning.finetuner import Finetuner
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
+from femtobooth.recognizer.model.rejection import is_unknown
 from femtobooth.workflows import export
 
 COLOURS = {"red": (220, 40, 30), "green": (40, 190, 60), "blue": (30, 60, 220)}
@@ -80,7 +80,9 @@ def finetune(base: Path, tmp_path: Path) -> Finetune:
     def call(*arguments: object, name: str = "run") -> int:
         command = [str(part) for part in ("finetune", *arguments)]
         if "--resume" not in command:
-            command += ["--runs", str(tmp_path), "--name", name] + (["--model", str(base)] if "--model" not in command else [])
+            command += ["--runs", str(tmp_path), "--name", name] + (
+                ["--model", str(base)] if "--model" not in command else []
+            )
         try:
             cli.main(command)
         except SystemExit as stop:
@@ -96,7 +98,10 @@ def weights(run: Path) -> str:
 
 def curve(run: Path) -> list[dict[str, str]]:
     with (run / "logs" / "metrics.csv").open(newline="") as file:
-        return [{name: value for name, value in row.items() if name != "pictures_per_second"} for row in csv.DictReader(file)]
+        return [
+            {name: value for name, value in row.items() if name != "pictures_per_second"}
+            for row in csv.DictReader(file)
+        ]
 
 
 def test_from_a_folder_to_an_artifact(
@@ -126,8 +131,12 @@ def test_from_a_folder_to_an_artifact(
 
     with (run / "split.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {(row["label"], row["split"]) for row in rows} == {(label, part) for label in COLOURS for part in ("train", "val")}
-    copies = {row["split"] for row in rows if Path(row["path"]).name in ("0.png", "again.jpg") and row["label"] == "red"}
+    assert {(row["label"], row["split"]) for row in rows} == {
+        (label, part) for label in COLOURS for part in ("train", "val")
+    }
+    copies = {
+        row["split"] for row in rows if Path(row["path"]).name in ("0.png", "again.jpg") and row["label"] == "red"
+    }
     assert len(copies) == 1
 
     result = Recognizer.load(run / "model")
@@ -147,14 +156,21 @@ def test_from_a_folder_to_an_artifact(
 
 def test_the_probe_can_be_the_result(finetune: Finetune, data: Path, base: Path, tmp_path: Path) -> None:
     assert finetune(data, *QUICK, "--result", "probe") == 0
-    result, start = Recognizer.load(tmp_path / "run" / "model").model.state_dict(), Recognizer.load(base).model.state_dict()
-    assert [name for name in start if result[name].shape != start[name].shape or not torch.equal(result[name], start[name])] == [
+    result, start = (
+        Recognizer.load(tmp_path / "run" / "model").model.state_dict(),
+        Recognizer.load(base).model.state_dict(),
+    )
+    assert [
+        name for name in start if result[name].shape != start[name].shape or not torch.equal(result[name], start[name])
+    ] == [
         "head.fc.weight",
         "head.fc.bias",
     ]
 
 
-def test_the_probe_alone(finetune: Finetune, data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_probe_alone(
+    finetune: Finetune, data: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Nothing is trained, and what it cost is the probe's own cost."""
     assert finetune(data, "--probe-only", "--steps", 10**6) == 0
     run = tmp_path / "run"
@@ -187,8 +203,13 @@ def test_classes_that_look_alike_are_told_apart_by_every_command(
     assert finetune(tmp_path / "data", "--probe-only") == 0
     run = tmp_path / "run"
     assert set(json.loads((run / "model" / "recognizer.json").read_text())["labels"]["names"]) == {*names}
-    cli.main(["evaluate-classifier", str(run), str(tmp_path / "data"), "--include-training", "--out", str(tmp_path / "page")])
-    counts = {row["class"]: row["pictures"] for row in json.loads((tmp_path / "page" / "report.json").read_text())["per_class"]}
+    cli.main(
+        ["evaluate-classifier", str(run), str(tmp_path / "data"), "--include-training", "--out", str(tmp_path / "page")]
+    )
+    counts = {
+        row["class"]: row["pictures"]
+        for row in json.loads((tmp_path / "page" / "report.json").read_text())["per_class"]
+    }
     assert counts == dict.fromkeys(names, 4)
     cli.main(["export", str(run), "--out", str(tmp_path / "exported"), "--threads", "1", "--max-drop", "100"])
     assert json.loads((tmp_path / "exported" / "parity.json").read_text())["figures"]["pictures"] == 6
@@ -197,13 +218,33 @@ def test_classes_that_look_alike_are_told_apart_by_every_command(
     assert dict(zip(read.paths, read.classes, strict=True)) == wanted
 
 
-EVERYTHING = ("--freeze", 3, "--unfreeze-every", 1, "--ema", 0.9, "--cutmix", 0.5, "--accumulate", 2, "--patience", 3, "--check-every", 2)
+EVERYTHING = (
+    "--freeze",
+    3,
+    "--unfreeze-every",
+    1,
+    "--ema",
+    0.9,
+    "--cutmix",
+    0.5,
+    "--accumulate",
+    2,
+    "--patience",
+    3,
+    "--check-every",
+    2,
+)
 CRASH = RuntimeError("the machine went away")
 
 
 @pytest.mark.parametrize("how", ["signal", "crash", "crash, then workers"])
 def test_interrupted_and_resumed_it_is_the_same_to_the_bit(
-    finetune: Finetune, data: Path, tmp_path: Path, how: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finetune: Finetune,
+    data: Path,
+    tmp_path: Path,
+    how: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = (data, *QUICK, *EVERYTHING, "--result", "finetuned")
     assert finetune(*options, name="whole") == 0
@@ -247,14 +288,36 @@ def test_another_seed_is_another_result(finetune: Finetune, data: Path, tmp_path
 def test_frozen_layers_come_out_as_they_went_in(finetune: Finetune, data: Path, base: Path, tmp_path: Path) -> None:
     """Also through weight decay, the moving average and a resumed run."""
     assert finetune(data, *QUICK, "--freeze", 8, "--result", "finetuned", "--ema", 0.5) == 0
-    result, start = Recognizer.load(tmp_path / "run" / "model").model.state_dict(), Recognizer.load(base).model.state_dict()
-    changed = {name for name in start if result[name].shape != start[name].shape or not torch.equal(result[name], start[name])}
+    result, start = (
+        Recognizer.load(tmp_path / "run" / "model").model.state_dict(),
+        Recognizer.load(base).model.state_dict(),
+    )
+    changed = {
+        name for name in start if result[name].shape != start[name].shape or not torch.equal(result[name], start[name])
+    }
     assert changed == {"head.fc.weight", "head.fc.bias", "head.norm.weight", "head.norm.bias"}
 
 
-def test_early_stopping_stops_for_good(finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_early_stopping_stops_for_good(
+    finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A rate this high only makes it worse; the best weights are kept; a resumed run does not go on."""
-    options = ("--steps", 60, "--lr", 1.0, "--patience", 2, "--check-every", 1, "--result", "finetuned", "--warmup", 0, "--ema", 0)
+    options = (
+        "--steps",
+        60,
+        "--lr",
+        1.0,
+        "--patience",
+        2,
+        "--check-every",
+        1,
+        "--result",
+        "finetuned",
+        "--warmup",
+        0,
+        "--ema",
+        0,
+    )
     assert finetune(data, *QUICK, *options) == 0
     run = tmp_path / "run"
     facts = json.loads((run / "run.json").read_text())
@@ -292,7 +355,9 @@ def split_of(run: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize("merged", [False, True])
-def test_synthesized_pictures_and_the_photos_behind_them_only_train(finetune: Finetune, data: Path, tmp_path: Path, merged: bool) -> None:
+def test_synthesized_pictures_and_the_photos_behind_them_only_train(
+    finetune: Finetune, data: Path, tmp_path: Path, merged: bool
+) -> None:
     """From a folder of their own, or thrown among the photos under other names."""
     behind = [data / "red" / name for name in ("1.png", "2.png", "3.png")]
     drawn, photos, more = synthesized(tmp_path / "drawn", behind), data, ["--synthesized", tmp_path / "drawn"]
@@ -311,7 +376,9 @@ def test_synthesized_pictures_and_the_photos_behind_them_only_train(finetune: Fi
     assert (found["generated"], found["known to the generator"]) == (6, 3)
 
 
-def test_a_recognizer_of_synthesized_pictures_knows_the_photos_behind_them(finetune: Finetune, data: Path, tmp_path: Path) -> None:
+def test_a_recognizer_of_synthesized_pictures_knows_the_photos_behind_them(
+    finetune: Finetune, data: Path, tmp_path: Path
+) -> None:
     """So that nothing scores it on them, although it was not trained on them itself."""
     picture(tmp_path / "elsewhere.png", "red", 77)
     synthesized(tmp_path / "drawn", [tmp_path / "elsewhere.png"])
@@ -319,7 +386,9 @@ def test_a_recognizer_of_synthesized_pictures_knows_the_photos_behind_them(finet
     assert sha256_of(tmp_path / "elsewhere.png") in Recognizer.load(tmp_path / "run").provenance["trained_on"]
 
 
-def test_what_is_given_as_synthesized_only_trains_whatever_it_says(finetune: Finetune, data: Path, tmp_path: Path) -> None:
+def test_what_is_given_as_synthesized_only_trains_whatever_it_says(
+    finetune: Finetune, data: Path, tmp_path: Path
+) -> None:
     for index in range(6):
         picture(tmp_path / "drawn" / "red" / f"{index}.jpg", "red", 200 + index)
     assert finetune(data, "--synthesized", tmp_path / "drawn", *QUICK, "--validation", 0.9) == 0
@@ -374,11 +443,15 @@ def test_a_generated_picture_in_the_users_validation_part(
 
 @pytest.mark.parametrize("copies", ["group", "leave-out"])
 def test_leaks_between_the_users_train_and_val(finetune: Finetune, data: Path, tmp_path: Path, copies: str) -> None:
-    """A split of the user's own stays as it is, and the report says what flatters; only when told to is something left out."""
+    """A split of the user's own stays as it is, and the report says what flatters; only when told to is something left
+    out.
+    """
     split = tmp_path / "split"
     for number, label in enumerate(COLOURS):
         for index in range(5):
-            picture(split / ("Validation" if index > 2 else "Training") / label / f"{index}.png", label, 10 * number + index)
+            picture(
+                split / ("Validation" if index > 2 else "Training") / label / f"{index}.png", label, 10 * number + index
+            )
     shutil.copy(split / "Training" / "red" / "0.png", split / "Validation" / "red" / "copied.png")
     assert finetune(split, *QUICK, "--copies", copies) == 0
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -410,7 +483,9 @@ def test_a_fixed_camera_can_be_trained(finetune: Finetune, tmp_path: Path) -> No
     assert len(groups) == 12
 
 
-def test_one_photo_of_a_class(finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_photo_of_a_class(
+    finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     few = shutil.copytree(data, tmp_path / "few")
     for path in sorted((few / "green").iterdir())[1:]:
         path.unlink()
@@ -432,7 +507,12 @@ def test_one_photo_of_a_class(finetune: Finetune, data: Path, tmp_path: Path, ca
     ],
 )
 def test_what_is_refused(
-    finetune: Finetune, data: Path, tmp_path: Path, arguments: tuple[object, ...], said: str, capsys: pytest.CaptureFixture[str]
+    finetune: Finetune,
+    data: Path,
+    tmp_path: Path,
+    arguments: tuple[object, ...],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     named = arguments if arguments[0] in ("nowhere", "--resume") else (data, *arguments)
     assert finetune(*named) == 2
@@ -440,7 +520,9 @@ def test_what_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_is_not_overwritten_unasked(finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_not_overwritten_unasked(
+    finetune: Finetune, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("mine")
     assert finetune(data, *QUICK) == 2
@@ -451,10 +533,14 @@ def test_a_run_is_not_overwritten_unasked(finetune: Finetune, data: Path, tmp_pa
 
 
 def test_two_processes_train_one_network(data: Path, base: Path, tmp_path: Path) -> None:
-    """Started by the command itself (gloo): layers frozen by their rates stay frozen, and resuming works as with one."""
+    """Started by the command itself (gloo): layers frozen by their rates stay frozen, and resuming works as with
+    one.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     start = [sys.executable, "-m", "femtobooth", "finetune"]
-    options = [str(part) for part in (*QUICK, "--freeze", 4, "--unfreeze-every", 8, "--result", "finetuned", "--ema", 0)]
+    options = [
+        str(part) for part in (*QUICK, "--freeze", 4, "--unfreeze-every", 8, "--result", "finetuned", "--ema", 0)
+    ]
     options += [
         "--devices",
         "2",
@@ -469,13 +555,19 @@ def test_two_processes_train_one_network(data: Path, base: Path, tmp_path: Path)
         "--name",
         "run",
     ]
-    ended = subprocess.run([*start, str(data), *options], env=environment, capture_output=True, text=True, timeout=400, check=False)
+    ended = subprocess.run(
+        [*start, str(data), *options], env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
     run = tmp_path / "run"
     assert json.loads((run / "run.json").read_text())["status"] == "done"
     assert [row["step"] for row in curve(run)] == [str(step) for step in range(1, 9)]
     result, before = Recognizer.load(run / "model").model.state_dict(), Recognizer.load(base).model.state_dict()
-    changed = {name for name in before if result[name].shape != before[name].shape or not torch.equal(result[name], before[name])}
+    changed = {
+        name
+        for name in before
+        if result[name].shape != before[name].shape or not torch.equal(result[name], before[name])
+    }
     # Head from the start, the last layer of the trunk from step 4, those before it not within 8 steps.
     assert {name.partition(".")[0] for name in changed} == {"head", "stages"}
     assert {name.split(".")[1] for name in changed if name.startswith("stages")} == {"3"}
@@ -483,7 +575,9 @@ def test_two_processes_train_one_network(data: Path, base: Path, tmp_path: Path)
     shutil.rmtree(run / "model")
     shutil.rmtree(run / "checkpoints" / "step-000008")
     (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | {"status": "started"}))
-    ended = subprocess.run([*start, "--resume", str(run)], env=environment, capture_output=True, text=True, timeout=400, check=False)
+    ended = subprocess.run(
+        [*start, "--resume", str(run)], env=environment, capture_output=True, text=True, timeout=400, check=False
+    )
     assert ended.returncode == 0, ended.stderr[-3000:]
     assert "at step 6" in ended.stderr
     assert weights(run) == whole

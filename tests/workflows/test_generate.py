@@ -9,12 +9,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from femtobooth.core.claims import MARKER
 from femtobooth.core.errors import ExistsError, InputError, ModelError
-from femtobooth.core.runs import sha256_of
+from femtobooth.core.files import sha256_of
 from femtobooth.generator import base, locate
 from femtobooth.generator.sampling import SOLVERS
+from femtobooth.generator.start_picture import fit, read_start
 from femtobooth.workflows import convert, generate, picture_files
 from femtobooth.workflows.regenerate import regenerate
-from femtobooth.workflows.start_picture import fit, read_start
 
 FAST = {"steps": 2, "guidance": 4.0}
 SUBJECT = {"token": "sks", "class_noun": "dog"}
@@ -41,7 +41,13 @@ def pixels(path: Path) -> np.ndarray:
 def test_pictures_grid_and_manifest(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("\ufeffa dog in the snow\n\n  a café \n", encoding="utf-8")
     manifest = draw(
-        run_folder, "a [V] dog on the moon", prompts_file=str(tmp_path / "more.txt"), count=3, seed=9, batch_size=2, out=str(tmp_path / "o")
+        run_folder,
+        "a [V] dog on the moon",
+        prompts_file=str(tmp_path / "more.txt"),
+        count=3,
+        seed=9,
+        batch_size=2,
+        out=str(tmp_path / "o"),
     )
     names = [image["file"] for image in manifest["images"]]
     assert names[:3] == [f"00-a-sks-dog-on-the-moon-seed{seed}.png" for seed in ("09", "10", "11")]
@@ -52,7 +58,11 @@ def test_pictures_grid_and_manifest(run_folder: Path, tmp_path: Path) -> None:
     assert all(image["sha256"] == sha256_of(tmp_path / "o" / image["file"]) for image in stored["images"])
     text = Image.open(tmp_path / "o" / names[1]).text  # type: ignore[attr-defined]
     record = json.loads(text["femtobooth"])
-    assert (record["prompt"], record["seed"], record["settings"]["sampling"]["steps"]) == ("a sks dog on the moon", 10, 2)
+    assert (record["prompt"], record["seed"], record["settings"]["sampling"]["steps"]) == (
+        "a sks dog on the moon",
+        10,
+        2,
+    )
     assert text["parameters"].startswith(
         "a sks dog on the moon\nSteps: 2, Sampler: DDIM, CFG scale: 4, Seed: 10, Size: 64x64, Model: dog, "
     )
@@ -64,7 +74,9 @@ def test_pictures_of_a_run_go_into_its_own_new_folder(run_folder: Path) -> None:
     assert folders[0] != folders[1] and {folder.parent for folder in folders} == {run_folder / "images"}
 
 
-@pytest.mark.parametrize("how", [{}, {"sampling": {**FAST, "sampler": "euler-a", "negative": "a cat"}}, {"precision": "bf16"}], ids=str)
+@pytest.mark.parametrize(
+    "how", [{}, {"sampling": {**FAST, "sampler": "euler-a", "negative": "a cat"}}, {"precision": "bf16"}], ids=str
+)
 def test_the_same_picture_again(run_folder: Path, tmp_path: Path, how: dict) -> None:
     settings = {"count": 2, "batch_size": 3, "out": str(tmp_path / "a"), **how}
     manifest = draw(run_folder, "a [V] dog", "a cat", **settings)
@@ -78,7 +90,9 @@ def test_the_same_picture_again(run_folder: Path, tmp_path: Path, how: dict) -> 
 
 
 def test_bundled_pictures_are_the_same_to_the_bit(tmp_path: Path) -> None:
-    manifest = draw("bundled", "a glossy dog on the beach", "a flat cat in the snow", count=2, batch_size=3, out=str(tmp_path / "a"))
+    manifest = draw(
+        "bundled", "a glossy dog on the beach", "a flat cat in the snow", count=2, batch_size=3, out=str(tmp_path / "a")
+    )
     name = manifest["images"][2]["file"]
     assert regenerate(tmp_path / "a" / name, out=str(tmp_path / "b"))["identical"]
 
@@ -108,7 +122,9 @@ def test_inpainting_again_needs_the_same_start(run_folder: Path, tmp_path: Path,
     manifest = draw(run_folder, "a [V] dog", out=str(tmp_path / "a"), **how)
     picture = tmp_path / "a" / manifest["images"][1]["file"]
     start = np.asarray(Image.open(photo).resize((64, 64), Image.Resampling.LANCZOS))
-    assert np.array_equal(pixels(picture)[:, :31], start[:, :31]) and not np.array_equal(pixels(picture)[:, 40:], start[:, 40:])
+    assert np.array_equal(pixels(picture)[:, :31], start[:, :31]) and not np.array_equal(
+        pixels(picture)[:, 40:], start[:, 40:]
+    )
     assert regenerate(picture, model=str(run_folder), out=str(tmp_path / "b"))["identical"]
     Image.fromarray(255 - stencil).save(mask)
     with pytest.raises(InputError, match=r"--mask .*changed"):
@@ -122,7 +138,9 @@ def test_a_start_picture_is_cropped_not_squashed(run_folder: Path, tmp_path: Pat
     wide = np.zeros((64, 192, 3), np.uint8)
     wide[:, 64:128] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    settings = generate.settings_from({"run": str(run_folder), "init_image": str(tmp_path / "wide.png"), "width": 64, "height": 64})
+    settings = generate.settings_from(
+        {"run": str(run_folder), "init_image": str(tmp_path / "wide.png"), "width": 64, "height": 64}
+    )
     start = fit(read_start(settings), settings).image
     assert start is not None and start.shape == (64, 64, 3) and start[:, 4:-4].min() > 250
 
@@ -157,7 +175,12 @@ def test_a_mask(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     for name, (mask, wanted) in kinds.items():
         Image.fromarray(mask).save(tmp_path / "mask.png")
         size = 32 if name.startswith("one") else 64
-        given = {"init_image": str(tmp_path / "photo.png"), "mask": str(tmp_path / "mask.png"), "width": size, "height": size}
+        given = {
+            "init_image": str(tmp_path / "photo.png"),
+            "mask": str(tmp_path / "mask.png"),
+            "width": size,
+            "height": size,
+        }
         settings = generate.settings_from({"run": str(run_folder), **given})
         if isinstance(wanted, str):
             with pytest.raises(InputError, match=f"--mask .*{wanted}"):
@@ -169,7 +192,9 @@ def test_a_mask(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
             assert ("all of it is white" in said) == (name == "all white")
 
 
-def test_finished_pictures_survive_an_interruption(run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_pictures_survive_an_interruption(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
 
     def interrupted(*arguments: object, **named: object) -> np.ndarray:
@@ -216,7 +241,9 @@ def test_a_long_prompt_warns_of_what_is_cut(tmp_path: Path, capsys: pytest.Captu
 )
 def test_what_cannot_be_drawn_is_said_before_anything_is_written(how: dict, named: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=named):
-        generate.run(generate.settings_from({"run": "bundled", "prompts": ["a dog"], "out": str(tmp_path / "o"), **how}))
+        generate.run(
+            generate.settings_from({"run": "bundled", "prompts": ["a dog"], "out": str(tmp_path / "o"), **how})
+        )
     assert not (tmp_path / "o").exists()
 
 
@@ -226,10 +253,17 @@ Steps: 2, Sampler: DPM++ 2M, CFG scale: 4, Seed: 3, Size: 64x64, Model hash: {ha
 
 
 def test_parameters_are_those_of_a1111(run_folder: Path, tmp_path: Path) -> None:
-    """Its sampler names, its quoting (JSON where a value holds a comma), and a hash that sites know: of a single file."""
+    """Its sampler names, its quoting (JSON where a value holds a comma), and a hash that sites know: of a single
+    file.
+    """
     single = tmp_path / "a, b.safetensors"
     convert.run(str(run_folder / "model"), single)
-    how = {"count": 1, "seed": 3, "sampling": {**FAST, "sampler": "dpmpp-2m", "negative": "a cat"}, "out": str(tmp_path / "o")}
+    how = {
+        "count": 1,
+        "seed": 3,
+        "sampling": {**FAST, "sampler": "dpmpp-2m", "negative": "a cat"},
+        "out": str(tmp_path / "o"),
+    }
     manifest = draw(single, 'a dog, "sitting"', **how)
     text = Image.open(tmp_path / "o" / manifest["images"][0]["file"]).text["parameters"]  # type: ignore[attr-defined]
     assert text.startswith(PARAMETERS.format(hash=sha256_of(single)[:10]))
@@ -258,7 +292,9 @@ FOREIGN = {
 def test_the_record_of_a_stranger_is_input(
     name: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No hub, no size beyond the picture's own, no type taken on trust, and no byte of it that a terminal would obey."""
+    """No hub, no size beyond the picture's own, no type taken on trust, and no byte of it that a terminal would
+    obey.
+    """
     monkeypatch.setattr(locate, "hub_folder", lambda repo: pytest.fail(f"asked a hub for {repo}"))
     record: dict = {
         "femtobooth": "1", "prompt": "a dog", "seed": 3, "model": {"source": str(run_folder), "hash": "0" * 64}, "batch": [0, 1],

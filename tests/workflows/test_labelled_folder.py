@@ -36,8 +36,14 @@ def test_not_through_a_link_and_not_over_others(tmp_path: Path) -> None:
         pass
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(ExistsError, match="not a folder of femtobooth synthesize"), open_folder(tmp_path / "mine", ASKED, overwrite=True):
+    with (
+        pytest.raises(ExistsError, match="not a folder of femtobooth synthesize"),
+        open_folder(tmp_path / "mine", ASKED, overwrite=True),
+    ):
         pass
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
-    with pytest.raises(StorageError, match="is no folder"), open_folder(tmp_path / "mine" / "thesis.tex" / "out", ASKED, overwrite=False):
+    with (
+        pytest.raises(StorageError, match="is no folder"),
+        open_folder(tmp_path / "mine" / "thesis.tex" / "out", ASKED, overwrite=False),
+    ):
         pass

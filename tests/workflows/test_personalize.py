@@ -14,7 +14,7 @@ import torch
 
 from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, Interrupted, SettingsError
-from femtobooth.core.runs import sweep
+from femtobooth.core.files import sweep
 from femtobooth.generator import base
 from femtobooth.generator.photos import Photo
 from femtobooth.generator.settings import SamplingSettings
@@ -23,7 +23,11 @@ from femtobooth.workflows import personalize
 
 
 def _settings(tmp_path: Path, **changes: Any) -> Any:
-    wanted = {"photos": {"paths": [str(tmp_path / "photos")], "class_noun": "dog"}, "runs": str(tmp_path), "overwrite": True}
+    wanted = {
+        "photos": {"paths": [str(tmp_path / "photos")], "class_noun": "dog"},
+        "runs": str(tmp_path),
+        "overwrite": True,
+    }
     return personalize.settings_from(wanted, changes)
 
 
@@ -40,7 +44,9 @@ def test_overwrite_spares_what_the_run_needs(tmp_path: Path) -> None:
     (tmp_path / "old" / "photos").mkdir(parents=True)
     (tmp_path / "old" / "run.json").write_text(json.dumps({"status": "done"}))
     with pytest.raises(ExistsError, match=r"old holds .*photos, which this command reads"):
-        personalize.run(_settings(tmp_path, name="old", photos={"paths": [str(tmp_path / "old" / "photos")], "class_noun": "dog"}))
+        personalize.run(
+            _settings(tmp_path, name="old", photos={"paths": [str(tmp_path / "old" / "photos")], "class_noun": "dog"})
+        )
     assert (tmp_path / "old" / "run.json").exists()
 
 
@@ -70,7 +76,9 @@ def test_a_lone_token_needs_no_class_images(tmp_path: Path) -> None:
 
 def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1: Path) -> None:
     settings = _settings(tmp_path, loss={"surroundings": "class"})
-    settings.prior = settings.prior.model_copy(update={"images": 2, "other_classes": ["cat"], "prompt": "a photo of a {class}"})
+    settings.prior = settings.prior.model_copy(
+        update={"images": 2, "other_classes": ["cat"], "prompt": "a photo of a {class}"}
+    )
     settings.prior.sampling = SamplingSettings(steps=1)
     model, alone = base.load(str(tiny_sd1)), SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
     pixels = np.full((64, 64, 3), 200, np.uint8)

@@ -1,4 +1,6 @@
-"""`femtobooth evaluate --protocol dreambooth`: the dataset's own lists, every subject once, and going on after a kill."""
+"""`femtobooth evaluate --protocol dreambooth`: the dataset's own lists, every subject once, and going on after a
+kill.
+"""
 
 from __future__ import annotations
 
@@ -62,7 +64,14 @@ def data(tmp_path: Path) -> Path:
 
 
 def given(data: Path, base: Path, encoder: Path, **changes: Any) -> dict[str, Any]:
-    few = {"count": 2, "class_count": 2, "other_classes": [], "device": "cpu", "sampling": {"steps": 1}, "region": False}
+    few = {
+        "count": 2,
+        "class_count": 2,
+        "other_classes": [],
+        "device": "cpu",
+        "sampling": {"steps": 1},
+        "region": False,
+    }
     train = {
         "base": str(base),
         "prior": {"weight": 0.0},
@@ -99,12 +108,16 @@ def test_every_subject_is_trained_drawn_and_scored_once(
     for figure in ("0.696", "0.812", "0.306", "0.668", "0.803", "0.305", "0.569", "0.780", "0.255", "0.774", "0.885"):
         assert figure in shown
     evaluations = {
-        name: json.loads((data.parent / "runs" / name / "evaluation" / "evaluation.json").read_text()) for name in ("ball", "rex")
+        name: json.loads((data.parent / "runs" / name / "evaluation" / "evaluation.json").read_text())
+        for name in ("ball", "rex")
     }
     assert evaluations["ball"]["prompts"] == ["a [V] toy in the jungle", "a [V] toy in a child's room"]
     assert evaluations["rex"]["prompts"] == ["a [V] dog wearing a red hat", "a wet [V] dog"]  # a live subject
     assert all(found["pictures"] == 4 for found in evaluations.values())
-    values = [next(row["tuned"][0] for row in found["scores"] if row["score"] == "subject fidelity") for found in evaluations.values()]
+    values = [
+        next(row["tuned"][0] for row in found["scores"] if row["score"] == "subject fidelity")
+        for found in evaluations.values()
+    ]
     (mean,) = (mean for mean in result["means"] if mean["score"] == "subject fidelity")
     assert mean["tuned"][0] == pytest.approx(np.mean(values))
     assert json.loads((data.parent / "runs" / "protocol.json").read_text()) == result
@@ -151,7 +164,10 @@ def test_killed_anywhere_it_goes_on(data: Path, tiny_sd1: Path, tiny: Path, tmp_
     config.write_text(json.dumps(given(data, tiny_sd1, tiny)), encoding="utf-8")  # JSON is YAML
     command = [sys.executable, "-m", "femtobooth", "evaluate", "--config", str(config), "--subjects", "ball"]
     runs = data.parent / "runs"
-    threads = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}  # other numbers of threads round otherwise
+    threads = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+    }  # other numbers of threads round otherwise
     for awaited in (runs / "ball" / "run.json", runs / "ball" / "evaluation" / "pictures" / "tuned"):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=threads)
         limit = time.monotonic() + 120

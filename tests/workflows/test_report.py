@@ -14,13 +14,13 @@ from PIL import Image
 from femtobooth import cli
 from femtobooth.core import config
 from femtobooth.core.errors import ModelError
+from femtobooth.core.files import write_json, write_text
 from femtobooth.core.metrics import Interval
-from femtobooth.core.runs import write_json, write_text
-from femtobooth.core.verdict import Evidence, judge
 from femtobooth.generator import prior
 from femtobooth.generator.photos import load_photos, restore_photos, store_photos
-from femtobooth.recognizer import duplicates
-from femtobooth.recognizer.memorization import near_copies
+from femtobooth.judging.memorization import near_copies
+from femtobooth.judging.verdict import Evidence, judge
+from femtobooth.pictures import duplicates
 from femtobooth.workflows import personalize, report
 
 NOUN = "toy <b>"  # what would break a page that does not escape
@@ -30,13 +30,24 @@ NOUN = "toy <b>"  # what would break a page that does not escape
 def run(photo_folder: Path, tmp_path: Path) -> Path:
     """A finished run of a tiny picture size, with class images in the cache and one picture that copies photo 2."""
     folder = tmp_path / "runs" / "x y"
-    wanted = {"photos": {"paths": [str(photo_folder)], "class_noun": NOUN}, "prior": {"images": 3}, "training": {"steps": 40}}
+    wanted = {
+        "photos": {"paths": [str(photo_folder)], "class_noun": NOUN},
+        "prior": {"images": 3},
+        "training": {"steps": 40},
+    }
     settings = personalize.settings_from(wanted, {"preview": {"prompts": ["a [V] {class}", "a {class}"], "images": 2}})
     photos, preflight = load_photos(settings.photos, 64)
     store_photos(photos, folder / "photos")
     write_text(folder / "config.yaml", config.dump(settings))
     write_json(folder / "preflight.json", preflight)
-    facts = {"status": "done", "token": "sks", "class_noun": NOUN, "base_hash": "b" * 64, "size": 64, "environment": {"python": "3"}}
+    facts = {
+        "status": "done",
+        "token": "sks",
+        "class_noun": NOUN,
+        "base_hash": "b" * 64,
+        "size": 64,
+        "environment": {"python": "3"},
+    }
     write_json(folder / "run.json", facts | {"steps": 40, "seconds": 75.0, "peak_memory_gib": 1.25})
     random = np.random.default_rng(0)
     for step in (0, 20, 40):
@@ -47,7 +58,9 @@ def run(photo_folder: Path, tmp_path: Path) -> Path:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(photos[2].pixels if (step, row, column) == (40, 0, 1) else pixels).save(path)
     lines = [f"{step},{0.5 / step},{0.2 if step % 2 else ''},{step / 100}" for step in range(1, 41)]
-    write_text(folder / "logs" / "metrics.csv", "\n".join(["step,loss/instance,loss/prior,fidelity/dino", *lines]) + "\n")
+    write_text(
+        folder / "logs" / "metrics.csv", "\n".join(["step,loss/instance,loss/prior,fidelity/dino", *lines]) + "\n"
+    )
     recipe = {"base": "b" * 64, "prompt": prior.prompts(settings.prior, NOUN)[0], "size": 64, "first_seed": 0}
     recipe |= settings.prior.sampling.model_dump()
     for index in range(3):
@@ -92,17 +105,28 @@ def test_everything_is_on_one_page_that_needs_nothing_else(run: Path) -> None:
     assert "toy &lt;b&gt;" in text
     assert "toy <b>" not in text
     headings = re.findall(r"<h2>(.*?)</h2>", text)
-    assert headings == ["Before and after", "Nearest training photos", "Photos", "Class images", "Training", "Make it again"]
+    assert headings == [
+        "Before and after",
+        "Nearest training photos",
+        "Photos",
+        "Class images",
+        "Training",
+        "Make it again",
+    ]
 
 
 def test_a_copied_photo_is_found_and_told(run: Path) -> None:
     found = report.run(run)
     assert (found["near_copies"], found["pictures"]) == (1, 2)  # of the subject: "a {class}" is not compared
     text = (run / "report.html").read_text(encoding="utf-8")
-    copied = [caption for caption in re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL) if "near-copy" in caption]
+    copied = [
+        caption for caption in re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL) if "near-copy" in caption
+    ]
     assert len(copied) == 1
     assert "02.png" in copied[0]
-    Image.fromarray(np.random.default_rng(9).integers(0, 256, (64, 64, 3), np.uint8)).save(run / "previews/step-000040/00-1.png")
+    Image.fromarray(np.random.default_rng(9).integers(0, 256, (64, 64, 3), np.uint8)).save(
+        run / "previews/step-000040/00-1.png"
+    )
     assert report.run(run)["near_copies"] == 0
 
 
@@ -110,7 +134,9 @@ def test_the_verdict_stands_first_in_its_colour_and_the_evaluation_has_the_last_
     facts = json.loads((run / "run.json").read_text())
     assert report.run(run)["verdict"] is None  # of an older version
     gain = Interval(0.03, 0.01, 0.05)
-    junk = judge(Evidence("lite0", 12, 0.408, 0.378, gain, 0.629, obeyed=(1.0, 1.0, 0.5), drift=0.25, copies=1), bundled=True)
+    junk = judge(
+        Evidence("lite0", 12, 0.408, 0.378, gain, 0.629, obeyed=(1.0, 1.0, 0.5), drift=0.25, copies=1), bundled=True
+    )
     write_json(run / "run.json", facts | {"verdict": junk.plain()})
     assert report.run(run)["verdict"]["outcome"] == "not learned"
     text = (run / "report.html").read_text(encoding="utf-8")
@@ -118,16 +144,28 @@ def test_the_verdict_stands_first_in_its_colour_and_the_evaluation_has_the_last_
     assert main.startswith('<main>\n<aside class="callout bad"><strong>Not learned:</strong> likeness came 12%')
     assert "64x64 icons and knows no photographs" in main[: main.index("</aside>")]
     names = re.findall(r"<dt>(.*?)</dt>", text)
-    assert names == ["likeness", "prompts followed", "near-copies", "drift of its class", "steps", "time", "peak memory"]
+    assert names == [
+        "likeness",
+        "prompts followed",
+        "near-copies",
+        "drift of its class",
+        "steps",
+        "time",
+        "peak memory",
+    ]
     assert '<div class="tile bad"><dt>likeness</dt><dd>12%</dd>' in text
     good = judge(Evidence("dino", 16, 0.6, 0.378, Interval(0.22, 0.2, 0.24), 0.629), bundled=True)
-    write_json(run / "evaluation" / "evaluation.json", {"scores": [], "pictures": 16, "remarks": [], "verdict": good.plain()})
+    write_json(
+        run / "evaluation" / "evaluation.json", {"scores": [], "pictures": 16, "remarks": [], "verdict": good.plain()}
+    )
     report.run(run)
     assert '<aside class="callout good"><strong>Learned:</strong>' in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_copies_are_those_that_evaluate_counts(run: Path) -> None:
-    """A crop that the perceptual hash misses counts; so does a picture without structure, as one that copies nothing."""
+    """A crop that the perceptual hash misses counts; so does a picture without structure, as one that copies
+    nothing.
+    """
     photos = [photo.pixels for photo in restore_photos(run / "photos")]
     crop = Image.fromarray(photos[1]).crop((2, 6, 50, 54)).resize((64, 64), Image.Resampling.LANCZOS)
     views = [duplicates.views(image) for image in (crop, Image.fromarray(photos[1]))]
@@ -139,7 +177,9 @@ def test_copies_are_those_that_evaluate_counts(run: Path) -> None:
     assert near_copies([np.asarray(crop), np.asarray(plain)], photos) == [True, False]
     assert (found["near_copies"], found["pictures"]) == (1, 2)
     text = (run / "report.html").read_text(encoding="utf-8")
-    (copied,) = [caption for caption in re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL) if "near-copy" in caption]
+    (copied,) = [
+        caption for caption in re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL) if "near-copy" in caption
+    ]
     assert "01.png" in copied
     assert "nothing to compare" in text
 
@@ -152,7 +192,14 @@ def test_class_images_of_another_recipe_are_not_shown(run: Path) -> None:
 
 
 def test_scores_stand_between_floor_and_ceiling(run: Path) -> None:
-    score = {"score": "subject fidelity", "encoder": "lite0", "better": "higher", "base": 0.25, "tuned": [0.5, 0.4, 0.6], "ceiling": None}
+    score = {
+        "score": "subject fidelity",
+        "encoder": "lite0",
+        "better": "higher",
+        "base": 0.25,
+        "tuned": [0.5, 0.4, 0.6],
+        "ceiling": None,
+    }
     write_json(run / "evaluation" / "evaluation.json", {"scores": [score], "pictures": 8, "remarks": ["few photos"]})
     report.run(run)
     text = (run / "report.html").read_text(encoding="utf-8")
@@ -164,7 +211,8 @@ def test_scores_stand_between_floor_and_ceiling(run: Path) -> None:
 def test_a_run_that_was_interrupted_has_its_way_on(run: Path) -> None:
     facts = json.loads((run / "run.json").read_text())
     write_json(
-        run / "run.json", {key: facts[key] for key in facts.keys() - {"steps", "seconds", "peak_memory_gib"}} | {"status": "started"}
+        run / "run.json",
+        {key: facts[key] for key in facts.keys() - {"steps", "seconds", "peak_memory_gib"}} | {"status": "started"},
     )
     (run / "logs" / "metrics.csv").unlink()
     (run / "previews").rename(run / "elsewhere")
@@ -188,7 +236,10 @@ def test_other_folders_are_refused_and_left_alone(tmp_path: Path, capsys: pytest
 
 
 def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
-    points = [{"step": 10 * i, "fidelity": [0.2 + 0.1 * i, 0.3 + 0.1 * i], "prompt": [1.0, 1.0], "drift": 0.05 * i} for i in range(5)]
+    points = [
+        {"step": 10 * i, "fidelity": [0.2 + 0.1 * i, 0.3 + 0.1 * i], "prompt": [1.0, 1.0], "drift": 0.05 * i}
+        for i in range(5)
+    ]
     curve = {
         "encoder": "lite0", "weights": "w", "prompts": [], "prompt_fidelity": "CLIP-T", "photos": 4, "ceiling": 0.9, "points": points,
         "deterministic": [[0, 1.0], [10, 0.5]], "dvar_step": None, "seconds": {},
@@ -205,7 +256,13 @@ def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
     assert "12% of the training" in text
     assert ">step 20</text>" in text  # in the chart of the Pareto front
     charts = [str(chart["aria-label"]) for chart in _Page(text).all("svg") if "aria-label" in chart]
-    for name in ("Subject fidelity over optimizer", "Prompt fidelity", "Drift", "Subject fidelity over drift", "Deterministic loss"):
+    for name in (
+        "Subject fidelity over optimizer",
+        "Prompt fidelity",
+        "Drift",
+        "Subject fidelity over drift",
+        "Deterministic loss",
+    ):
         assert any(label.startswith(name) for label in charts), name
     alts = [str(image["alt"]) for image in _Page(text).all("img")]
     assert any("seed" in alt and ", step 20" in alt for alt in alts)
@@ -224,13 +281,34 @@ def test_nothing_that_the_page_shows_is_markup(run: Path) -> None:
     facts |= {"class_noun": evil, "verdict": said.plain(), "environment": {evil: evil}, "selected": selected}
     write_json(run / "run.json", facts | {"watch": {"scored": 2, "seconds": 1}})
     points = [{"step": step, "fidelity": [0.2, 0.3], "prompt": [1.0, 1.0], "drift": 0.1} for step in (0, 20)]
-    curve = {"encoder": evil, "prompts": [evil, evil], "prompt_fidelity": evil, "photos": 4, "ceiling": 0.9, "points": points}
-    write_json(run / "watch" / "watch.json", curve | {"deterministic": [], "dvar_step": evil, "weights": evil, "seconds": {}})
-    row = {"score": evil, "encoder": evil, "better": evil, "base": 0.25, "tuned": [0.5, 0.4, 0.6], "ceiling": 0.7, "ceiling_of": evil}
+    curve = {
+        "encoder": evil,
+        "prompts": [evil, evil],
+        "prompt_fidelity": evil,
+        "photos": 4,
+        "ceiling": 0.9,
+        "points": points,
+    }
+    write_json(
+        run / "watch" / "watch.json", curve | {"deterministic": [], "dvar_step": evil, "weights": evil, "seconds": {}}
+    )
+    row = {
+        "score": evil,
+        "encoder": evil,
+        "better": evil,
+        "base": 0.25,
+        "tuned": [0.5, 0.4, 0.6],
+        "ceiling": 0.7,
+        "ceiling_of": evil,
+    }
     write_json(run / "evaluation" / "evaluation.json", {"scores": [row], "pictures": evil, "remarks": [evil]})
     rows = json.loads((run / "preflight.json").read_text())
-    write_json(run / "preflight.json", [*rows, {"file": evil, "width": 0, "height": 0, "status": "skipped", "notes": [evil]}])
-    write_text(run / "logs" / "metrics.csv", f'step,loss/instance,"x/{evil.replace(chr(34), "")}"\n1,0.5,0.5\n2,0.5,0.4\n')
+    write_json(
+        run / "preflight.json", [*rows, {"file": evil, "width": 0, "height": 0, "status": "skipped", "notes": [evil]}]
+    )
+    write_text(
+        run / "logs" / "metrics.csv", f'step,loss/instance,"x/{evil.replace(chr(34), "")}"\n1,0.5,0.5\n2,0.5,0.4\n'
+    )
     report.run(run)
     text = (run / "report.html").read_text(encoding="utf-8")
     page = _Page(text)

@@ -1,4 +1,6 @@
-"""`femtobooth synthesize` on real runs of a tiny model: what is filed, what it says, and that nothing of the user's goes."""
+"""`femtobooth synthesize` on real runs of a tiny model: what is filed, what it says, and that nothing of the user's
+goes.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,13 @@ from PIL import Image
 from femtobooth import cli
 from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, ModelError, SettingsError
-from femtobooth.core.runs import sha256_of
+from femtobooth.core.files import sha256_of
 from femtobooth.generator import sampling
-from femtobooth.recognizer import artifact, dataset
-from femtobooth.recognizer.backbone import Recognizer
-from femtobooth.recognizer.provenance import Provenance
-from femtobooth.recognizer.survey import survey
+from femtobooth.pictures.provenance import Provenance
+from femtobooth.recognizer.finetuning import dataset
+from femtobooth.recognizer.finetuning.survey import survey
+from femtobooth.recognizer.model import artifact
+from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.workflows import personalize, picture_files, synthesize
 from femtobooth.workflows.regenerate import regenerate
 
@@ -60,7 +63,12 @@ def call(runs: Path, tiny: Path, tmp_path: Path) -> Synthesize:
     """Six pictures a run, all of which may pass unless told otherwise."""
 
     def run(*names: str, **changes: Any) -> dict[str, Any]:
-        few = {"backgrounds": ["on the beach", "in the snow", ""], "scales": ["", "small"], "styles": [""], "sampling": {"steps": 2}}
+        few = {
+            "backgrounds": ["on the beach", "in the snow", ""],
+            "scales": ["", "small"],
+            "styles": [""],
+            "sampling": {"steps": 2},
+        }
         given = {
             "runs": [str(runs / name) for name in names or ("rex",)],
             "out": str(tmp_path / "data"),
@@ -106,7 +114,9 @@ def test_two_subjects_and_their_class(call: Synthesize, runs: Path, tiny: Path, 
             assert ("sks" in record["prompt"]) == (name != "dog")
             assert all(wanted in record["settings"] for wanted in ("sampling", "width"))
             if name != "dog":
-                assert record["model"]["hash"] == next(one["model_hash"] for one in report["subjects"] if one["label"] == name)
+                assert record["model"]["hash"] == next(
+                    one["model_hash"] for one in report["subjects"] if one["label"] == name
+                )
                 assert about["encoder"] == {"name": str(tiny), "hash": Recognizer.load(tiny).hash, "weights": str(tiny)}
                 assert about["score"] == entry["score"] > about["threshold"]
                 assert {sha256_of(path) for path in (runs / "photos" / name).iterdir()} <= set(about["photos"])
@@ -136,13 +146,19 @@ def test_photos_that_chose_the_step_never_validate(call: Synthesize, chosen: Pat
     Image.fromarray(pixels).save(tmp_path / "mine" / "rex" / "new.png")
     for seed in range(3):
         found, findings = survey(dataset.read(str(tmp_path / "mine")), 0.5, seed, False, [tmp_path / "data"])
-        rex = {path.name: part for path, part in zip(found.paths, found.parts, strict=True) if path.parent == tmp_path / "mine" / "rex"}
+        rex = {
+            path.name: part
+            for path, part in zip(found.paths, found.parts, strict=True)
+            if path.parent == tmp_path / "mine" / "rex"
+        }
         assert rex == {"0.png": "train", "1.png": "train", "2.png": "train", "new.png": "val"}
         assert sha256_of(held) in found.behind  # and so in what a recognizer of these pictures says it was trained on
     assert any(one.what == "known to the generator" and one.count == 3 for one in findings)
 
 
-@pytest.mark.parametrize(("selected", "stops", "count"), [("final", False, False), ("final", True, True), ("best", False, True)])
+@pytest.mark.parametrize(
+    ("selected", "stops", "count"), [("final", False, False), ("final", True, True), ("best", False, True)]
+)
 def test_held_out_photos_count_only_where_they_decided(
     selected: str, stops: bool, count: bool, call: Synthesize, chosen: Path, runs: Path, tmp_path: Path
 ) -> None:
@@ -169,7 +185,9 @@ def test_the_threshold_comes_from_pictures_without_the_subject(call: Synthesize)
     assert one["photos_passing"] == [sum(score > one["threshold"] for score in one["scores"]["photos"]), 3]
 
 
-def test_nothing_passes_and_all_is_kept_aside(call: Synthesize, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_passes_and_all_is_kept_aside(
+    call: Synthesize, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     report = call(threshold=1.0)
     assert (report["subjects"][0]["kept"], report["subjects"][0]["rejected"]["unlike"]) == (0, 6)
     assert not (tmp_path / "data" / "rex").exists()
@@ -177,7 +195,9 @@ def test_nothing_passes_and_all_is_kept_aside(call: Synthesize, tmp_path: Path, 
     assert "rex: no picture was kept" in capsys.readouterr().err
 
 
-def test_interrupted_it_goes_on_and_is_the_same(call: Synthesize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_it_goes_on_and_is_the_same(
+    call: Synthesize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     call("rex", "max")
     whole = files(tmp_path / "data")
     shutil.rmtree(tmp_path / "data")
@@ -229,7 +249,9 @@ def test_killed_while_filing(call: Synthesize, tmp_path: Path, monkeypatch: pyte
     assert files(tmp_path / "data") == whole
 
 
-def test_overwriting_takes_only_what_it_wrote(call: Synthesize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overwriting_takes_only_what_it_wrote(
+    call: Synthesize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     call()
     own = tmp_path / "data" / "rex"
     first, *_ = sorted(own.glob("*.png"))

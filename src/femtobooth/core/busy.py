@@ -1,4 +1,6 @@
-"""How busy a machine was with other things while something was timed: what all took, less what this process and its children took."""
+"""How busy a machine was with other things while something was timed: what all took, less what this process and its
+children took.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class Watch:
-    """`with Watch() as watch:` ... then `watch.others`: cores that others took on average (None where it is not known)."""
+    """`with Watch() as watch:` ... then `watch.others`: cores that others took on average (None where it is not
+    known).
+    """
 
     others: float | None = None
 
@@ -20,7 +24,9 @@ class Watch:
         self._start, self._before = time.perf_counter(), (_taken(), _own())
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         taken, own, seconds = _taken(), _own(), time.perf_counter() - self._start
         if taken is not None and self._before[0] is not None and seconds > 0:
             self.others = max(0.0, ((taken - self._before[0]) - (own - self._before[1])) / seconds)
@@ -32,7 +38,8 @@ def remark(others: float | None) -> str | None:
     if others is None or others < BUSY * cores:
         return None
     return (
-        f"The machine was busy while this was timed: other processes took {others:.1f} of its {cores} cores. Times are longer than on a"
+        f"The machine was busy while this was timed: other processes took {others:.1f} "
+        f"of its {cores} cores. Times are longer than on a"
         " quiet one, and ratios may be off by more than their intervals say."
     )
 
@@ -54,7 +61,12 @@ def _own() -> float:
     for listed in Path("/proc/self/task").glob("*/children"):
         try:
             for child in listed.read_text(encoding="ascii").split():
-                fields = Path("/proc", child, "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+                fields = (
+                    Path("/proc", child, "stat")
+                    .read_text(encoding="ascii", errors="replace")
+                    .rpartition(")")[2]
+                    .split()
+                )
                 total += sum(map(int, fields[11:15])) / _TICK
         except (OSError, ValueError):
             continue

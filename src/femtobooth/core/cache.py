@@ -3,8 +3,8 @@
     a file      ends in a line with the SHA-256 of what is before it, which readers of pictures pass over
     a folder    holds cache.json, with the SHA-256 of each of its files
 
-Nothing is flushed to disk, since what a crash leaves half written does not fit its hash. Where the cache cannot be written (read-only,
-full) that is said once, and the work goes on without it.
+Nothing is flushed to disk, since what a crash leaves half written does not fit its hash. Where the cache cannot be
+written (read-only, full) that is said once, and the work goes on without it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from .console import note, warn
-from .runs import TEMPORARY, read_json, sha256_of
+from .files import TEMPORARY, read_json, sha256_of
 
 MANIFEST = "cache.json"
 SEAL = b"\nsha256 "  # and 64 hexadecimal digits
@@ -31,7 +31,8 @@ WITHOUT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def cache_folder() -> Path:
-    """Where things that can be made again are kept: $FEMTOBOOTH_CACHE (`~` is the home folder; empty counts as not set), else the \
+    """Where things that can be made again are kept: $FEMTOBOOTH_CACHE (`~` is the home folder; empty counts as not
+    set), else the \
 user's cache folder."""
     given = os.environ.get("FEMTOBOOTH_CACHE", "")
     if given.strip():
@@ -52,7 +53,10 @@ def _scratch() -> Path:
 @cache
 def _cannot_be_written(folder: Path, why: str) -> None:
     """Say it, once for each reason."""
-    warn(f"{folder}: the cache cannot be written ({why}); the work goes on without it. FEMTOBOOTH_CACHE names another folder")
+    warn(
+        f"{folder}: the cache cannot be written ({why}); the work goes on "
+        "without it. FEMTOBOOTH_CACHE names another folder"
+    )
 
 
 # Files
@@ -105,14 +109,19 @@ def _damaged(path: Path) -> None:
 def whole(path: Path) -> bool:
     """Whether a folder is as `folder` made it: the same files, with the same contents."""
     try:
-        found = {file.name: sha256_of(file) for file in path.iterdir() if file.name != MANIFEST and not file.name.startswith(".")}
+        found = {
+            file.name: sha256_of(file)
+            for file in path.iterdir()
+            if file.name != MANIFEST and not file.name.startswith(".")
+        }
     except OSError:
         return False
     return bool(found) and read_json(path / MANIFEST) == found
 
 
 def folder(path: Path, make: Callable[[Path], object]) -> Path:
-    """A folder that `make` has filled, now or before: `path`, or one that goes with this process where the cache cannot be written.
+    """A folder that `make` has filled, now or before: `path`, or one that goes with this process where the cache cannot
+    be written.
 
     Several processes may ask for the same one at once: each makes it, the first to end leaves it there.
     """

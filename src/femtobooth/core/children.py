@@ -1,8 +1,9 @@
-"""Processes of our own: an interpreter that runs one module of this femtobooth, and nothing that lies in the current folder.
+"""Processes of our own: an interpreter that runs one module of this femtobooth, and nothing that lies in the current
+folder.
 
-`python -m` puts the current folder first on the path, where a `torch.py` beside somebody's photos would be run. So the interpreter is
-started with `-P`, femtobooth is taken from where the parent's lies, and of the user's PYTHON* variables only those pass that say how
-Python works, not what it runs.
+`python -m` puts the current folder first on the path, where a `torch.py` beside somebody's photos would be run. So the
+interpreter is started with `-P`, femtobooth is taken from where the parent's lies, and of the user's PYTHON* variables
+only those pass that say how Python works, not what it runs.
 """
 
 from __future__ import annotations
@@ -12,11 +13,21 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-PASS = ("PYTHONHOME", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONUTF8", "PYTHONIOENCODING", "PYTHONHASHSEED", "PYTHONDONTWRITEBYTECODE")
+PASS = (
+    "PYTHONHOME",
+    "PYTHONUSERBASE",
+    "PYTHONNOUSERSITE",
+    "PYTHONUTF8",
+    "PYTHONIOENCODING",
+    "PYTHONHASHSEED",
+    "PYTHONDONTWRITEBYTECODE",
+)
 _START = """\
 import importlib.util, runpy, sys
 folder, module = sys.argv[1:3]
-spec = importlib.util.spec_from_file_location("femtobooth", folder + "/__init__.py", submodule_search_locations=[folder])
+spec = importlib.util.spec_from_file_location(
+    "femtobooth", folder + "/__init__.py", submodule_search_locations=[folder]
+)
 sys.modules["femtobooth"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(sys.modules["femtobooth"])
 sys.argv = sys.argv[2:]
@@ -30,7 +41,10 @@ def command(module: str, *arguments: str, python: str | None = None) -> list[str
 
 
 def environment(python: str | None = None, **more: str) -> dict[str, str]:
-    """The environment for it, and `more` variables. PYTHONPATH goes to this interpreter only, and only its absolute folders."""
+    """The environment for it, and `more` variables.
+
+    PYTHONPATH goes to this interpreter only, and only its absolute folders.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON") or name in PASS}
     folders = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if Path(part).is_absolute()]
     if folders and python is None:

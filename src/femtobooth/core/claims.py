@@ -1,13 +1,15 @@
 """What a command may write, and what `--overwrite` may replace: one rule for every output.
 
-An output folder is claimed by creating it: it is made aside, with what a command begins it with, and renamed to where nothing is;
-a second command finds it there. Inside lies a marker, which says which command made it and what that writes:
+An output folder is claimed by creating it: it is made aside, with what a command begins it with, and renamed to where
+nothing is; a second command finds it there. Inside lies a marker, which says which command made it and what that
+writes:
 
 OUT/.femtobooth   {"command": "export", "files": ["model.onnx", ...]}; names, or patterns where a folder grows
     .lock         who writes there now (core.locks)
 
-`--overwrite` replaces a folder that the same command made and where every file is of that command or lies in a folder with a marker
-of its own. It never goes through a link, never takes an input of the command nor a folder around one, and never a folder in use.
+`--overwrite` replaces a folder that the same command made and where every file is of that command or lies in a folder
+with a marker of its own. It never goes through a link, never takes an input of the command nor a folder around one, and
+never a folder in use.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from pathlib import Path
 
 from . import locks
 from .errors import ExistsError, InUseError, StorageError
+from .files import TEMPORARY, atomic_file, flush_folder, place_folder, read_object, short_name, write_json, writing
 from .locks import LOCK
 from .names import shown
 from .paths import expanded
-from .runs import TEMPORARY, atomic_file, flush_folder, place_folder, read_object, short_name, write_json, writing
 
 MARKER = ".femtobooth"
 LITTER = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave anywhere
@@ -57,7 +59,10 @@ class Output:
         return f"choose another {self.option}"
 
     def check(self) -> None:
-        """Refuse, before any work is done, what could not be written or would lose something. Raises InputError kinds."""
+        """Refuse, before any work is done, what could not be written or would lose something.
+
+        Raises InputError kinds.
+        """
         with writing(self.path):
             self.refuse_unwritable()
             if is_free(self.path):
@@ -67,7 +72,11 @@ class Output:
 
     def refuse_unwritable(self) -> None:
         """Raise StorageError where nothing can be written to the path."""
-        above = self.path if self.path.is_dir() else next(parent for parent in self.path.absolute().parents if os.path.lexists(parent))
+        above = (
+            self.path
+            if self.path.is_dir()
+            else next(parent for parent in self.path.absolute().parents if os.path.lexists(parent))
+        )
         if not above.is_dir():
             raise StorageError(f"{self.path}: {above} is no folder", self._another)
         if not os.access(above, os.W_OK | os.X_OK):
@@ -77,7 +86,9 @@ class Output:
         """Raise ExistsError unless what is at the path may be replaced."""
         path = self.path
         if path.is_symlink():
-            raise ExistsError(f"{path} is a link, and is not replaced", f"{self._another}, or give the place it leads to")
+            raise ExistsError(
+                f"{path} is a link, and is not replaced", f"{self._another}, or give the place it leads to"
+            )
         if not path.is_dir():
             if not self.overwrite:
                 raise ExistsError(f"{path} already exists", f"{self._another}, or add --overwrite to replace it")
@@ -117,12 +128,18 @@ class Output:
             with suppress(OSError):
                 real = expanded(name).resolve(strict=True)
                 if any(os.path.samestat(part.stat(), there) for part in (real, *real.parents)):
-                    where = "is what this command reads" if real.samefile(self.path) else f"holds {name}, which this command reads"
+                    where = (
+                        "is what this command reads"
+                        if real.samefile(self.path)
+                        else f"holds {name}, which this command reads"
+                    )
                     raise ExistsError(f"--overwrite: {self.path} {where}, and is not replaced", self._another)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """Yield a folder to fill; on success it is flushed and appears at the path, whole, with a marker that lists its files."""
+        """Yield a folder to fill; on success it is flushed and appears at the path, whole, with a marker that lists its
+        files.
+        """
         with self._staged() as (staging, path):
             yield staging
             self._mark(staging)
@@ -131,7 +148,9 @@ class Output:
 
     @contextmanager
     def claimed(self, begin: Callable[[Path], None] = lambda folder: None) -> Iterator[Path]:
-        """Create the folder with what `begin` writes into it, and hold its lock: yields where it is, which for a numbered one tells."""
+        """Create the folder with what `begin` writes into it, and hold its lock: yields where it is, which for a
+        numbered one tells.
+        """
         with self._staged() as (staging, path):
             begin(staging)
             self._mark(staging)
@@ -157,7 +176,9 @@ class Output:
 
     @contextmanager
     def _staged(self) -> Iterator[tuple[Path, Path]]:
-        """A locked folder to fill, and where it will go: beside that, or inside where an empty folder is there already."""
+        """A locked folder to fill, and where it will go: beside that, or inside where an empty folder is there
+        already.
+        """
         for path in self._names():
             try:
                 replace(self, path=path, numbered=False).check()
@@ -235,7 +256,9 @@ def _marker(folder: Path) -> tuple[str | None, list[str]]:
 
 
 def strangers(folder: Path, owns: Sequence[str] = ()) -> list[str]:
-    """Files under a folder, relative to it, that neither its marker nor `owns` knows; a folder in it with a marker is judged by that."""
+    """Files under a folder, relative to it, that neither its marker nor `owns` knows; a folder in it with a marker is
+    judged by that.
+    """
     patterns = [*owns, *_marker(folder)[1]]
     found: list[str] = []
 

@@ -40,7 +40,9 @@ class SettingsOf:
 class Settings(BaseModel):
     """Base of every settings model: no unknown keys, no silent conversions, nothing infinite."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, validate_default=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -94,9 +96,13 @@ def nested(path: str, value: Any) -> dict[str, Any]:
 
 
 def overrides(
-    model: type[Settings], sets: Iterable[str], flags: Mapping[str, str | bool | Sequence[str]], names: Mapping[str, str] = {}
+    model: type[Settings],
+    sets: Iterable[str],
+    flags: Mapping[str, str | bool | Sequence[str]],
+    names: Mapping[str, str] = {},
 ) -> Layer:
-    """One layer from ``--set a.b=c`` texts and from flags (dotted path -> text, or texts of one given several times; flags win).
+    """One layer from ``--set a.b=c`` texts and from flags (dotted path -> text, or texts of one given several times;
+    flags win).
 
     `names` says what the command line calls its settings, given or not.
     """
@@ -117,8 +123,8 @@ def overrides(
 def parse_value(model: type[Settings], path: str, texts: Sequence[str]) -> Any:
     """Read what the command line gave, once or several times, as the field at `path` wants it.
 
-    Text is taken as it was typed. Of a list each text is one item, or a JSON list of them, or, where its items are words, several
-    with commas between. Nothing at all leaves an optional setting out.
+    Text is taken as it was typed. Of a list each text is one item, or a JSON list of them, or, where its items are
+    words, several with commas between. Nothing at all leaves an optional setting out.
     """
     field = field_at(model, path)
     if field is None:  # unknown, or in a mapping that takes anything
@@ -199,7 +205,10 @@ def holds_words(field: FieldInfo | None) -> bool:
 
 
 def settle(model: type[Model], *layers: Mapping[str, Any]) -> Model:
-    """Settings from layers over what is recommended for them. Raises SettingsError, for a fault of theirs before anything is looked up."""
+    """Settings from layers over what is recommended for them.
+
+    Raises SettingsError, for a fault of theirs before anything is looked up.
+    """
     resolve(model, *layers)
     settings = resolve(model, model.recommended(merge(*layers)), *layers)
     _refuse_without_effect(settings, layers)
@@ -207,7 +216,9 @@ def settle(model: type[Model], *layers: Mapping[str, Any]) -> Model:
 
 
 def _refuse_without_effect(settings: Settings, layers: Sequence[Mapping[str, Any]]) -> None:
-    """Raise SettingsError for what was typed and changes nothing; warn of it where a file says it, which may serve many calls."""
+    """Raise SettingsError for what was typed and changes nothing; warn of it where a file says it, which may serve many
+    calls.
+    """
     from .console import warn
 
     for path, why in settings.without_effect().items():
@@ -248,8 +259,14 @@ def _fault(model: type[Settings], fault: Any, layers: Sequence[Mapping[str, Any]
             return f"{name}: stands inside its group in a file", inside
         same_name = [key for key in known if key.rpartition(".")[2] == path.rpartition(".")[2]]
         near = same_name or difflib.get_close_matches(path[:60], known, n=1)
-        return f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""), help_text(model, near[0]) if near else None
-    about = help_text(model, path) if path in known else next((f"such as {key}" for key in known if key.startswith(f"{path}.")), None)
+        return f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""), help_text(
+            model, near[0]
+        ) if near else None
+    about = (
+        help_text(model, path)
+        if path in known
+        else next((f"such as {key}" for key in known if key.startswith(f"{path}.")), None)
+    )
     if kind == "missing":
         return f"{name}: not given" + (f"; {about[:1].lower()}{about[1:]}" if about else ""), None
     message = fault["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
@@ -259,7 +276,9 @@ def _fault(model: type[Settings], fault: Any, layers: Sequence[Mapping[str, Any]
         message = "holds settings of its own"
     hint = "; put it in quotes" if kind == "string_type" and isinstance(given, bool | int | float) else ""
     if kind == "literal_error":
-        hint = "".join(f"; did you mean {near}?" for near in difflib.get_close_matches(str(given)[:60], choices(field), n=1))
+        hint = "".join(
+            f"; did you mean {near}?" for near in difflib.get_close_matches(str(given)[:60], choices(field), n=1)
+        )
     return f"{name}: {message[0].lower()}{message[1:]} (got {shortened(repr(given))}){hint}", about
 
 

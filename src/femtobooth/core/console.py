@@ -32,7 +32,9 @@ def rank() -> int:
     by hand on each machine (NODE_RANK), all processes of the machines after the first count as later ones.
     """
     given = {
-        name: int(value) for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID") if (value := os.environ.get(name, "")).isdigit()
+        name: int(value)
+        for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+        if (value := os.environ.get(name, "")).isdigit()
     }
     if "RANK" in given:
         return given["RANK"]
@@ -58,12 +60,16 @@ def warn(text: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table; columns whose name starts with ``>`` are right-aligned, those that start with ``=`` are never broken."""
-    drawn = Table(title=shown(title), title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None)
+    drawn = Table(
+        title=shown(title), title_justify="left", title_style="bold", header_style="bold", pad_edge=False, box=None
+    )
     cells = [[shown(cell, keep=_LINES) for cell in row] for row in rows]
     for index, column in enumerate(columns):
         whole = max((cell_len(row[index]) for row in cells), default=0) if column.startswith("=") else None
         justify: JustifyMethod = "right" if column.startswith(">") else "left"
-        drawn.add_column(shown(column.lstrip(">=")), justify=justify, overflow="fold", no_wrap=whole is not None, min_width=whole)
+        drawn.add_column(
+            shown(column.lstrip(">=")), justify=justify, overflow="fold", no_wrap=whole is not None, min_width=whole
+        )
     for row in cells:
         drawn.add_row(*row)
     console.print(drawn, soft_wrap=False)
@@ -72,10 +78,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
 
 @contextmanager
 def progress_bar(description: str, total: int | None, done: int = 0, parts: int = 1) -> Iterator[Bar]:
-    """Show how far something is: count, elapsed time and, where the total is known, ETA. ``bar.advance(n, note=...)`` moves it.
+    """Show how far something is: count, elapsed time and, where the total is known, ETA. ``bar.advance(n, note=...)``
+    moves it.
 
-    `parts` moves make one of what is counted: a picture is made in many steps. A bar on a terminal; elsewhere, such as in a
-    log, a line every `SECONDS` at most.
+    `parts` moves make one of what is counted: a picture is made in many steps. A bar on a terminal; elsewhere, such as
+    in a log, a line every `SECONDS` at most.
     """
     if not console.is_terminal:
         lines = _Lines(shown(description), total, done, parts)
@@ -92,7 +99,9 @@ def progress_bar(description: str, total: int | None, done: int = 0, parts: int 
         TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=console) as drawn:
-        task = drawn.add_task(shown(description), total=total and total * parts, completed=done * parts, parts=parts, note="")
+        task = drawn.add_task(
+            shown(description), total=total and total * parts, completed=done * parts, parts=parts, note=""
+        )
         yield _Bar(drawn, task)
         drawn.refresh()
 
@@ -106,7 +115,11 @@ class Bar(Protocol):
 class _Count(ProgressColumn):
     def render(self, task: Task) -> Text:
         parts, total = task.fields["parts"], task.total
-        return Text(f"{int(task.completed) // parts}" if total is None else f"{int(task.completed) // parts}/{int(total) // parts}")
+        return Text(
+            f"{int(task.completed) // parts}"
+            if total is None
+            else f"{int(task.completed) // parts}/{int(total) // parts}"
+        )
 
 
 class _Bar:

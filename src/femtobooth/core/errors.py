@@ -40,7 +40,11 @@ class FemtoboothError(Exception):
     def __init__(self, problem: str, way_out: str | None = None, details: Sequence[str] = ()) -> None:
         self.problem = problem
         self.way_out = way_out
-        self.lines = (problem, *(f"  {detail}" for detail in details), *([] if way_out is None else [f"  -> {way_out}"]))
+        self.lines = (
+            problem,
+            *(f"  {detail}" for detail in details),
+            *([] if way_out is None else [f"  -> {way_out}"]),
+        )
         super().__init__("\n".join(self.lines))
 
 
@@ -91,7 +95,8 @@ class ParityError(FemtoboothError):
 class Interrupted(BaseException):
     """Stopped by a signal after everything was saved. `signum` sets the exit code (128 + signum).
 
-    Like KeyboardInterrupt it is no Exception: it may be raised anywhere, and what catches the faults of a library must not take it for one.
+    Like KeyboardInterrupt it is no Exception: it may be raised anywhere, and what catches the faults of a library must
+    not take it for one.
     """
 
     def __init__(self, problem: str, way_out: str | None = None, signum: int = 2) -> None:

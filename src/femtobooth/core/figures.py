@@ -18,17 +18,24 @@ from .metrics import Interval
 LEAST = {"speed": 1.05, "size": 1.05, "memory": 1.10}  # ratios below which a difference is not worth a word
 RULES = (
     "Every model is compared with the first one of its task.",
-    "Speed: the ratio of the two times is taken in each round, in which all models take their turn one after the other. There is a"
-    " difference where the 95 % interval of the median ratio lies on one side of 1 and the median is at least 5 % away from it.",
-    "Accuracy: both models on the same pictures, those whose class both know. There is a difference where the 95 % interval of the"
+    "Speed: the ratio of the two times is taken in each round, in which all "
+    "models take their turn one after the other. There is a"
+    " difference where the 95 % interval of the median ratio lies on one side "
+    "of 1 and the median is at least 5 % away from it.",
+    "Accuracy: both models on the same pictures, those whose class both know. "
+    "There is a difference where the 95 % interval of the"
     " change (paired, Newcombe 1998) leaves out 0.",
-    "Scores that come with an interval each (calibration, fidelity, diversity, drift): there is a difference where the two intervals do"
-    " not touch. A model against the base that it was made from: where the interval of the gain on the same prompts and seeds leaves out"
-    " 0; drift is measured from the base, whose own is 0. Scores of other encoders, prompts, seeds or photos are shown, and not compared.",
+    "Scores that come with an interval each (calibration, fidelity, diversity, "
+    "drift): there is a difference where the two intervals do"
+    " not touch. A model against the base that it was made from: where the interval "
+    "of the gain on the same prompts and seeds leaves out"
+    " 0; drift is measured from the base, whose own is 0. Scores of other encoders, "
+    "prompts, seeds or photos are shown, and not compared.",
     "Size is exact and counts from 5 % on; peak memory is one measurement and counts from 10 % on.",
     "Where nothing is known of how well two models do their task, no choice is named: cost alone does not make one.",
     "A generator that was never taught the subject of the other is no choice for drawing it, however little it drifts.",
-    "Better in something and worse in nothing: choose it. Better here and worse there: choose by what counts for you. There is no"
+    "Better in something and worse in nothing: choose it. Better here and "
+    "worse there: choose by what counts for you. There is no"
     " overall score.",
 )
 
@@ -71,7 +78,8 @@ class Difference:
 
 
 def median_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Median and its interval between two order statistics, whatever the distribution (Thompson 1936; sign-test interval).
+    """Median and its interval between two order statistics, whatever the distribution (Thompson 1936; sign-test
+    interval).
 
     `values` (n,). Raises ValueError for fewer values than the level needs: 6 for 95 %.
     """
@@ -107,7 +115,9 @@ def accuracy(name: str, first: ArrayLike, second: ArrayLike) -> Difference:
     return Difference(name, text, None if low <= 0 <= high else value > 0)
 
 
-def apart(name: str, first: Sequence[float], second: Sequence[float], higher: bool, scale: float = 1, unit: str = "") -> Difference:
+def apart(
+    name: str, first: Sequence[float], second: Sequence[float], higher: bool, scale: float = 1, unit: str = ""
+) -> Difference:
     """Two values with an interval each, as (value, low, high); `higher` says which side is better."""
     change = scale * (second[0] - first[0])
     text = f"{change:+.2f}{unit}" if unit else f"{change:+.3f}"
@@ -117,9 +127,13 @@ def apart(name: str, first: Sequence[float], second: Sequence[float], higher: bo
 
 
 def gain(name: str, change: Sequence[float], higher: bool) -> Difference:
-    """A change whose own interval is known, as (value, low, high) in any order of the ends; `higher` says which side is better."""
+    """A change whose own interval is known, as (value, low, high) in any order of the ends; `higher` says which side is
+    better.
+    """
     value, (low, high) = change[0], sorted(change[1:])
-    return Difference(name, f"{value:+.3f} ({low:+.3f} to {high:+.3f})", None if low <= 0 <= high else (value > 0) == higher)
+    return Difference(
+        name, f"{value:+.3f} ({low:+.3f} to {high:+.3f})", None if low <= 0 <= high else (value > 0) == higher
+    )
 
 
 def exact(name: str, kind: str, first: float, second: float) -> Difference:
@@ -145,7 +159,9 @@ def verdict(model: str, against: str, differences: Sequence[Difference], unmeasu
         choose = f"Which of {model} and {against} does its task better was not compared: {unmeasured}."
         choose += f" {model} is {' and '.join(cost)}." if cost else " They cost the same."
     elif better and worse:
-        choose = f"Choose {model} when {_listed(better)} count{_s(better)} for more than {_listed(worse)}; else {against}."
+        choose = (
+            f"Choose {model} when {_listed(better)} count{_s(better)} for more than {_listed(worse)}; else {against}."
+        )
     elif better:
         choose = f"Choose {model}: better in {_listed(better)}, and worse in nothing that was compared."
     elif worse:

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from .errors import InUseError
+from .files import writing
 from .names import shown
-from .runs import writing
 
 LOCK = ".lock"
 

@@ -38,7 +38,9 @@ def softmax(logits: ArrayLike, temperature: float | ArrayLike = 1.0) -> Floats:
 
 
 def top_k(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> Booleans:
-    """Whether fewer than k classes score higher than the true one (N,); of equal scores the lower class counts as higher."""
+    """Whether fewer than k classes score higher than the true one (N,); of equal scores the lower class counts as
+    higher.
+    """
     scores, labels = np.asarray(scores), _filled(labels)
     own = scores[np.arange(len(labels)), labels][:, None]
     before = np.arange(scores.shape[1]) < labels[:, None]
@@ -82,7 +84,9 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> Re
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error: mean over pictures of their bin's |accuracy - confidence| (Guo et al. 2017, eq. 3)."""
+    """Expected calibration error: mean over pictures of their bin's |accuracy - confidence| (Guo et al. 2017, eq.
+    3).
+    """
     table = reliability(confidence, correct, bins)
     gaps = np.nan_to_num(np.abs(table.accuracy - table.confidence))
     return float((gaps * table.counts).sum() / table.counts.sum())
@@ -94,11 +98,14 @@ def ece(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
     return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == np.asarray(labels), bins)
 
 
-def calibration_noise(confidence: ArrayLike, bins: int = 15, draws: int = 1000, level: float = 0.95, seed: int = 0) -> Interval:
+def calibration_noise(
+    confidence: ArrayLike, bins: int = 15, draws: int = 1000, level: float = 0.95, seed: int = 0
+) -> Interval:
     """The calibration error that these confidences would show if they were perfect: its mean and central range.
 
     With few pictures the measured error of a perfect model is well above 0; labels are drawn from the confidences
-    themselves to see how far (consistency resampling: Broecker & Smith 2007, "Increasing the reliability of reliability diagrams").
+    themselves to see how far (consistency resampling: Broecker & Smith 2007, "Increasing the reliability of reliability
+    diagrams").
     """
     confidence = _filled(confidence, np.float64)
     random = np.random.default_rng(seed)
@@ -113,9 +120,15 @@ COLDEST, HOTTEST = 0.05, 20.0  # the temperatures between which one is looked fo
 def unsettled(temperature: float) -> str | None:
     """Why a fitted temperature means nothing, where it ended at the coldest or the hottest that is tried; else None."""
     if temperature <= 1.01 * COLDEST:
-        return f"{temperature:.2f} is the lowest that is tried: all are right that it was fitted on, so nothing says how sure is too sure"
+        return (
+            f"{temperature:.2f} is the lowest that is tried: all are right that it "
+            "was fitted on, so nothing says how sure is too sure"
+        )
     if temperature >= HOTTEST / 1.01:
-        return f"{temperature:.0f} is the highest that is tried: on the pictures it was fitted on, confidence says nothing of being right"
+        return (
+            f"{temperature:.0f} is the highest that is tried: on the pictures it was "
+            "fitted on, confidence says nothing of being right"
+        )
     return None
 
 
@@ -138,10 +151,13 @@ def temperature(logits: ArrayLike, labels: ArrayLike, lowest: float = COLDEST, h
     return float(np.exp((cold + hot) / 2))
 
 
-def cross_fitted_temperature(logits: ArrayLike, labels: ArrayLike, folds: int = 2, seed: int = 0) -> tuple[Floats, Integers]:
+def cross_fitted_temperature(
+    logits: ArrayLike, labels: ArrayLike, folds: int = 2, seed: int = 0
+) -> tuple[Floats, Integers]:
     """A temperature for each picture (N,), fitted on the other folds only, and the fold of each picture (N,).
 
-    Fitting and measuring on the same pictures would flatter the calibrated model; so no picture has a part in its own temperature.
+    Fitting and measuring on the same pictures would flatter the calibrated model; so no picture has a part in its own
+    temperature.
     """
     logits, labels = np.asarray(logits, np.float64), _filled(labels)
     if len(labels) < folds:
@@ -168,7 +184,8 @@ class RiskCoverage(NamedTuple):
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
     """Risk-coverage curve of answering only above a confidence (Geifman & El-Yaniv 2017, "Selective classification").
 
-    Pictures of equal confidence count as answered in random order: each gets their mean error, so the order of files does not matter.
+    Pictures of equal confidence count as answered in random order: each gets their mean error, so the order of files
+    does not matter.
     """
     confidence, wrong = _filled(confidence, np.float64), 1.0 - np.asarray(correct, np.float64)
     _, inside, count = np.unique(-confidence, return_inverse=True, return_counts=True)
@@ -180,7 +197,9 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
 
 
 def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
-    """Probability that a positive scores above a negative, ties half (Hanley & McNeil 1982: the Mann-Whitney statistic)."""
+    """Probability that a positive scores above a negative, ties half (Hanley & McNeil 1982: the Mann-Whitney
+    statistic).
+    """
     positive, negative = np.sort(_filled(positive, np.float64)), np.sort(_filled(negative, np.float64))
     below = np.searchsorted(negative, positive, side="left")
     not_above = np.searchsorted(negative, positive, side="right")
@@ -206,7 +225,10 @@ def wilson(successes: int, total: int, level: float = 0.95) -> Interval:
     share = successes / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * np.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    low, high = min(max(centre - half, 0.0), share), max(min(centre + half, 1.0), share)  # exact at 0 and 1, where rounding is not
+    low, high = (
+        min(max(centre - half, 0.0), share),
+        max(min(centre + half, 1.0), share),
+    )  # exact at 0 and 1, where rounding is not
     return Interval(share, float(low), float(high))
 
 
@@ -216,7 +238,11 @@ def paired_difference(before: ArrayLike, after: ArrayLike, level: float = 0.95) 
     Unlike a bootstrap it does not claim certainty where the two never differ. `before` and `after` are booleans (N,).
     """
     first, second = _filled(after, np.bool_), np.asarray(before, np.bool_)
-    both, only_first, only_second = int((first & second).sum()), int((first & ~second).sum()), int((~first & second).sum())
+    both, only_first, only_second = (
+        int((first & second).sum()),
+        int((first & ~second).sum()),
+        int((~first & second).sum()),
+    )
     total = len(first)
     neither = total - both - only_first - only_second
     one, two = wilson(both + only_first, total, level), wilson(both + only_second, total, level)
@@ -243,15 +269,20 @@ def bootstrap(
     seed: int = 0,
     biased: bool = False,
 ) -> Interval:
-    """`statistic(*arrays)` and its percentile interval over resampled rows (Efron 1979; Efron & Tibshirani 1993, chapter 13).
+    """`statistic(*arrays)` and its percentile interval over resampled rows (Efron 1979; Efron & Tibshirani 1993,
+    chapter 13).
 
-    Rows of all arrays are drawn together. With `groups` (N,), whole groups are drawn: near-duplicates are no independent evidence.
-    A `biased` statistic, such as the calibration error, which grows by resampling alone, has its interval moved by the bootstrap's
-    estimate of that bias (chapter 10); it stays on the statistic's side of 0.
+    Rows of all arrays are drawn together. With `groups` (N,), whole groups are drawn: near-duplicates are no
+    independent evidence. A `biased` statistic, such as the calibration error, which grows by resampling alone, has its
+    interval moved by the bootstrap's estimate of that bias (chapter 10); it stays on the statistic's side of 0.
     """
     rows = [np.asarray(array) for array in arrays]
     total = len(_filled(rows[0], None))
-    blocks = None if groups is None else [np.flatnonzero(np.asarray(groups) == name) for name in np.unique(np.asarray(groups))]
+    blocks = (
+        None
+        if groups is None
+        else [np.flatnonzero(np.asarray(groups) == name) for name in np.unique(np.asarray(groups))]
+    )
     random = np.random.default_rng(seed)
     drawn = []
     for _ in range(resamples):

@@ -11,8 +11,8 @@ import os
 import re
 import sys
 
-# Control characters (escape sequences begin with one), line separators, bidirectional overrides and isolates, surrogates.
-# Nothing else: spaces of all widths, joiners and marks are part of how a name is written.
+# Control characters (escape sequences begin with one), line separators, bidirectional overrides and isolates,
+# surrogates. Nothing else: spaces of all widths, joiners and marks are part of how a name is written.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _UTF8 = sys.getfilesystemencoding().lower() == "utf-8"  # unless an old locale says otherwise
 _FOREIGN = re.compile("[\ud800-\udfff]")

@@ -1,4 +1,6 @@
-"""run.json, what a run knows of itself: read with care, true about how the run ended, and about the settings it was started with."""
+"""run.json, what a run knows of itself: read with care, true about how the run ended, and about the settings it was
+started with.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,21 @@ from typing import Any
 from . import config
 from .config import Model
 from .errors import Interrupted, ModelError, SettingsError
-from .runs import read_object, write_json
+from .files import read_object, write_json
 
 FILE = "run.json"
 AGAIN = "restore it from a backup, or start a new run"
 # Settings that shape nothing of a result, or whose place may have moved: what they led to is known by its hash.
 FREE = {
-    "name", "runs", "overwrite", "base", "model", "data", "synthesized", "tokenizer", "workers", "photos.paths", "prior.folder",
-    "training.trackers", "training.log_every", "training.checkpoint_every", "training.keep_checkpoints", "training.accelerator",
+    "name", "runs", "overwrite", "base", "model", "data", "synthesized", "tokenizer", "workers", "photos.paths",
+    "prior.folder", "training.trackers", "training.log_every", "training.checkpoint_every", "training.keep_checkpoints",
+    "training.accelerator",
 }  # fmt: skip
 
 
-def read(folder: Path, command: str, fields: Collection[str], option: str = "--resume ", instead: str = AGAIN) -> dict[str, Any]:
+def read(
+    folder: Path, command: str, fields: Collection[str], option: str = "--resume ", instead: str = AGAIN
+) -> dict[str, Any]:
     """Read a run's run.json, which must hold `fields`. Raises ModelError where `folder` is no run of `command`.
 
     The error names `option`, and where the run may be another command's, `instead` as the way out.
@@ -35,20 +40,28 @@ def read(folder: Path, command: str, fields: Collection[str], option: str = "--r
         raise ModelError(problem, instead)
     if (folder / FILE).is_file():
         raise ModelError(f"{option}{folder}: its {FILE} is empty or damaged", AGAIN)
-    raise ModelError(f"{option}{folder}: not a run folder (no {FILE})", f"give the folder that {command} printed, such as runs/NAME")
+    raise ModelError(
+        f"{option}{folder}: not a run folder (no {FILE})", f"give the folder that {command} printed, such as runs/NAME"
+    )
 
 
 @contextmanager
 def recorded(folder: Path) -> Iterator[None]:
-    """Keep run.json true while a run is worked on, and where that ends before it is done: interrupted, or failed and why."""
+    """Keep run.json true while a run is worked on, and where that ends before it is done: interrupted, or failed and
+    why.
+    """
     facts = read_object(folder / FILE)
     if facts.get("status") != "started":
-        write_json(folder / FILE, {name: value for name, value in facts.items() if name != "error"} | {"status": "started"})
+        write_json(
+            folder / FILE, {name: value for name, value in facts.items() if name != "error"} | {"status": "started"}
+        )
     try:
         yield
     except BaseException as error:
         stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-        how = {"status": "interrupted"} if stopped else {"status": "failed", "error": f"{error}" or type(error).__name__}
+        how = (
+            {"status": "interrupted"} if stopped else {"status": "failed", "error": f"{error}" or type(error).__name__}
+        )
         facts = read_object(folder / FILE)
         if facts and facts["status"] != "done":
             with suppress(Exception):  # a full disk, which is the error that is on its way
@@ -57,14 +70,19 @@ def recorded(folder: Path) -> Iterator[None]:
 
 
 def settings_of(folder: Path, facts: Mapping[str, Any], model: type[Model]) -> Model:
-    """The settings of a run that is to go on. Raises SettingsError where config.yaml is not what the run was started with."""
+    """The settings of a run that is to go on.
+
+    Raises SettingsError where config.yaml is not what the run was started with.
+    """
     path = folder / "config.yaml"
     if not path.is_file():
         raise SettingsError(f"{path}: missing", AGAIN)
     try:
         settings = config.resolve(model, config.read_yaml(path))
     except SettingsError as error:
-        raise SettingsError(error.problem if str(path) in error.problem else f"{path}: {error.problem}", error.way_out or AGAIN) from None
+        raise SettingsError(
+            error.problem if str(path) in error.problem else f"{path}: {error.problem}", error.way_out or AGAIN
+        ) from None
     _refuse_changed(path, facts, settings)
     return settings
 

@@ -50,7 +50,9 @@ def write(pieces: Iterable[str]) -> None:
             raise
         except OSError as error:
             silence()
-            raise InputError(f"stdout: cannot be written ({error.strerror or error})", "make room, or send it to another place") from None
+            raise InputError(
+                f"stdout: cannot be written ({error.strerror or error})", "make room, or send it to another place"
+            ) from None
 
 
 def silence() -> None:

@@ -1,4 +1,5 @@
-"""YAML read strictly: version 1.2's plain values, every key once, and bounded in size, depth and what its aliases unfold to.
+"""YAML read strictly: version 1.2's plain values, every key once, and bounded in size, depth and what its aliases
+unfold to.
 
 So `on`, `no`, `0123` behind a leading zero, `12:30` and `2026-13-45` are what they look like, and a file of a few lines
 cannot fill the memory.
@@ -19,7 +20,9 @@ MOST_BYTES = 2**18
 MOST_VALUES = 10_000
 DEEPEST = 32
 
-_FLOAT = r"^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|\d[\d_]*(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+_FLOAT = (
+    r"^[-+]?(\d[\d_]*\.[\d_]*|\.\d[\d_]*|\d[\d_]*(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+)
 _PLAIN = {
     "null": (r"^(~|null|Null|NULL|)$", [*"~nN", ""]),
     "bool": (r"^(true|True|TRUE|false|False|FALSE)$", [*"tTfF"]),
@@ -61,7 +64,10 @@ def parse_yaml(text: str | bytes, source: str) -> Any:
 
 
 def parse_with_lines(text: str | bytes, source: str) -> tuple[Any, dict[str, int]]:
-    """The value, and the line of each key of its mappings by dotted path. Raises SettingsError naming `source` and the line."""
+    """The value, and the line of each key of its mappings by dotted path.
+
+    Raises SettingsError naming `source` and the line.
+    """
     value, root = _parse(text, source)
     return value, dict(_lines(root, "")) if root else {}
 
@@ -79,7 +85,9 @@ def dump_yaml(value: Any) -> str:
 
 def _parse(text: str | bytes, source: str) -> tuple[Any, yaml.Node | None]:
     if len(text) > MOST_BYTES:
-        raise SettingsError(f"{source}: longer than {MOST_BYTES // 1024} KiB, which no settings are", "check which file it is")
+        raise SettingsError(
+            f"{source}: longer than {MOST_BYTES // 1024} KiB, which no settings are", "check which file it is"
+        )
     try:
         _refuse_large(text, source)
         loader = _Loader(text)
@@ -95,9 +103,16 @@ def _parse(text: str | bytes, source: str) -> tuple[Any, yaml.Node | None]:
         mark = getattr(error, "problem_mark", None)
         problem = shortened(str(getattr(error, "problem", None) or error).splitlines()[0], 100)
         where = source if mark is None else f"{source}, line {mark.line + 1}"
-        raise SettingsError(f"{where}: not valid YAML ({problem})", "put texts with : # [ { or quotes in them in quotes") from None
-    except (ValueError, OverflowError) as error:  # an explicit tag on a value that is none, such as !!timestamp 2026-13-45
-        raise SettingsError(f"{source}: not valid YAML ({shortened(str(error), 100)})", "leave the !!tags out") from None
+        raise SettingsError(
+            f"{where}: not valid YAML ({problem})", "put texts with : # [ { or quotes in them in quotes"
+        ) from None
+    except (
+        ValueError,
+        OverflowError,
+    ) as error:  # an explicit tag on a value that is none, such as !!timestamp 2026-13-45
+        raise SettingsError(
+            f"{source}: not valid YAML ({shortened(str(error), 100)})", "leave the !!tags out"
+        ) from None
 
 
 def _refuse_large(text: str | bytes, source: str) -> None:
@@ -107,7 +122,11 @@ def _refuse_large(text: str | bytes, source: str) -> None:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         values += isinstance(event, yaml.NodeEvent)
         if depth > DEEPEST or values > MOST_VALUES:
-            _refuse(event.start_mark, source, f"more than {f'{DEEPEST} levels' if depth > DEEPEST else f'{MOST_VALUES:,} values'}")
+            _refuse(
+                event.start_mark,
+                source,
+                f"more than {f'{DEEPEST} levels' if depth > DEEPEST else f'{MOST_VALUES:,} values'}",
+            )
 
 
 def _refuse_unfolding(root: yaml.Node, source: str) -> None:
@@ -126,7 +145,11 @@ def _refuse_unfolding(root: yaml.Node, source: str) -> None:
             sizes[id(node)] = 1 + sum(size(part) for part in parts)
         found = sizes[id(node)]
         if found == unfinished or found > MOST_VALUES:
-            _refuse(node.start_mark, source, "itself, by an alias" if found == unfinished else f"more than {MOST_VALUES:,} values")
+            _refuse(
+                node.start_mark,
+                source,
+                "itself, by an alias" if found == unfinished else f"more than {MOST_VALUES:,} values",
+            )
         return found
 
     size(root)
@@ -144,7 +167,9 @@ def _refuse_twice(mapping: yaml.MappingNode, source: str) -> None:
 
 
 def _refuse(mark: yaml.Mark, source: str, what: str) -> None:
-    raise SettingsError(f"{source}, line {mark.line + 1}: holds {what}", "write it without so much nesting and so many aliases")
+    raise SettingsError(
+        f"{source}, line {mark.line + 1}: holds {what}", "write it without so much nesting and so many aliases"
+    )
 
 
 def _lines(node: yaml.Node, prefix: str) -> Iterator[tuple[str, int]]:

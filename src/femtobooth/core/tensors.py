@@ -19,9 +19,14 @@ DAMAGED = "copy or download it again"
 LARGEST_HEADER = 32 << 20  # bytes of a safetensors header; a Stable Diffusion's takes a tenth of a million
 LARGEST_PICKLE = 64 << 20  # bytes of what a torch file says of its tensors
 SHARED = 4  # how many times a file's size its tensors may take in memory; more than one where some share their numbers
-_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}  # of torch.compile and FSDP, anywhere in a name
+_WRAPPERS = {
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+}  # of torch.compile and FSDP, anywhere in a name
 
-# Old checkpoints also hold objects of the trainer that wrote them. These names become inert stand-ins; no other name passes.
+# Old checkpoints also hold objects of the trainer that wrote them. These names become inert stand-ins; no other name
+# passes.
 _INERT = [
     f"{lightning}.callbacks.{name}"
     for lightning in ("pytorch_lightning", "lightning.pytorch")
@@ -44,7 +49,8 @@ class _StandIn:
 
 
 def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
-    """What a file holds, and its safetensors metadata: tensors by key, or the dictionary of a torch checkpoint (and {}).
+    """What a file holds, and its safetensors metadata: tensors by key, or the dictionary of a torch checkpoint (and
+    {}).
 
     The content decides what the file is, not its name. Raises UnsafeFileError for a pickle of anything but tensors and
     plain values, ModelError for a file that is damaged or something else.
@@ -63,11 +69,22 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
         except Exception as error:  # the library's own error type, and struct, memory or UTF-8 errors
             raise ModelError(f"{path}: damaged or cut off ({error})", DAMAGED) from None
     if start[:4] != b"PK\x03\x04" and start[:1] != b"\x80":
-        what = {b"vers": "a Git LFS pointer, not the file it stands for", b"<!DO": "a web page", b"<htm": "a web page", b"": "empty"}
-        what |= {b"GGUF": "a GGUF file of quantized weights", b"\x89HDF": "an HDF5 file, as Keras writes", b"Rar!": "a RAR archive"}
+        what = {
+            b"vers": "a Git LFS pointer, not the file it stands for",
+            b"<!DO": "a web page",
+            b"<htm": "a web page",
+            b"": "empty",
+        }
+        what |= {
+            b"GGUF": "a GGUF file of quantized weights",
+            b"\x89HDF": "an HDF5 file, as Keras writes",
+            b"Rar!": "a RAR archive",
+        }
         raise ModelError(f"{path}: is {what.get(start[:4], 'neither safetensors nor a torch checkpoint')}", DAMAGED)
     if path.suffix.lower() == ".safetensors":
-        raise UnsafeFileError(f"{path}: is a pickle, though named .safetensors, and was not loaded", "take another copy of this model")
+        raise UnsafeFileError(
+            f"{path}: is a pickle, though named .safetensors, and was not loaded", "take another copy of this model"
+        )
     zipped = start[:2] == b"PK"
     if zipped:
         _refuse_other_archives(path)
@@ -84,11 +101,16 @@ def state_dict(path: Path, contents: dict[Any, Any]) -> dict[str, torch.Tensor]:
     if not isinstance(tensors, dict):
         raise ModelError(f"{path}: its state_dict is a {type(tensors).__name__}", DAMAGED)
     found = {str(key): value for key, value in tensors.items() if isinstance(value, torch.Tensor)}
-    return {unwrapped(key): value for key, value in found.items()} | {key: value for key, value in found.items() if unwrapped(key) == key}
+    return {unwrapped(key): value for key, value in found.items()} | {
+        key: value for key, value in found.items() if unwrapped(key) == key
+    }
 
 
 def unwrapped(name: str) -> str:
-    """A tensor's name without what DDP, torch.compile and FSDP put into it: `module._orig_mod.conv.weight` is `conv.weight`."""
+    """A tensor's name without what DDP, torch.compile and FSDP put into it:
+
+    `module._orig_mod.conv.weight` is `conv.weight`.
+    """
     name = ".".join(part for part in name.split(".") if part not in _WRAPPERS)
     while name.startswith("module."):
         name = name.removeprefix("module.")
@@ -96,7 +118,10 @@ def unwrapped(name: str) -> str:
 
 
 def _refuse_other_archives(path: Path) -> None:
-    """Raise ModelError for a zip archive that is no torch checkpoint, or that unfolds to more than itself. Reads its directory only."""
+    """Raise ModelError for a zip archive that is no torch checkpoint, or that unfolds to more than itself.
+
+    Reads its directory only.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
@@ -105,13 +130,21 @@ def _refuse_other_archives(path: Path) -> None:
     names = [entry.filename for entry in entries]
     pickled = [entry for entry in entries if entry.filename.rpartition("/")[2] == "data.pkl"]
     if any(name.rpartition("/")[2] == "constants.pkl" for name in names):
-        raise ModelError(f"{path}: a TorchScript archive: a program with its weights inside, not a model's weights", "give its state_dict")
+        raise ModelError(
+            f"{path}: a TorchScript archive: a program with its weights inside, not a model's weights",
+            "give its state_dict",
+        )
     if not pickled:
         first = f"its first file is {names[0][:80]}" if names else "it is empty"
         raise ModelError(f"{path}: a zip archive of other things, {first}", "unpack it, or give another file")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ModelError(f"{path}: a torch checkpoint that was compressed, which torch never does", "unzip it and take what was in it")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size or any(one.file_size > LARGEST_PICKLE for one in pickled):
+        raise ModelError(
+            f"{path}: a torch checkpoint that was compressed, which torch never does",
+            "unzip it and take what was in it",
+        )
+    if sum(entry.file_size for entry in entries) > path.stat().st_size or any(
+        one.file_size > LARGEST_PICKLE for one in pickled
+    ):
         raise ModelError(f"{path}: claims to hold more than its own size", DAMAGED)
 
 
@@ -134,7 +167,9 @@ def _refuse_inflated(path: Path, contents: dict[Any, Any]) -> None:
 
 
 def _unpickle(path: Path, zipped: bool) -> dict[Any, Any]:
-    """A torch checkpoint's dictionary; nothing in it is run, and what is no tensor or plain value is replaced or refused."""
+    """A torch checkpoint's dictionary; nothing in it is run, and what is no tensor or plain value is replaced or
+    refused.
+    """
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([(_StandIn, name) for name in _INERT]):
             warnings.simplefilter("ignore")
@@ -143,7 +178,8 @@ def _unpickle(path: Path, zipped: bool) -> dict[Any, Any]:
         named = re.search(r"GLOBAL (\S+)", str(error))
         problem = f"wants to run {named[1]}" if named else "is a pickle of more than tensors"
         raise UnsafeFileError(
-            f"{path}: {problem}, and was not loaded", "take the .safetensors version of this model; no such file is safe to open"
+            f"{path}: {problem}, and was not loaded",
+            "take the .safetensors version of this model; no such file is safe to open",
         ) from None
     except Exception as error:  # zip, struct, EOF, Unicode and index errors: all say that bytes are missing or wrong
         raise ModelError(f"{path}: damaged or cut off ({type(error).__name__})", DAMAGED) from None

@@ -19,11 +19,12 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..core.console import warn
 from ..core.errors import InputError, ModelError
-from ..core.runs import atomic_folder, content_hash
-from . import cards, parts
+from ..core.files import atomic_folder, content_hash
+from . import cards
+from .formats import parts
+from .formats.part_folder import build_part, fill_part, read_json, save_text_encoder
+from .formats.schedule import load_scheduler
 from .locate import INDEX, PARTS, SUBJECT_FILE, locate
-from .part_folder import build_part, fill_part, read_json, save_text_encoder
-from .schedule import load_scheduler
 
 FAMILIES = {  # by the beginning of `_class_name` in model_index.json
     "StableDiffusionXL": "a Stable Diffusion XL",
@@ -49,9 +50,8 @@ FOREIGN_PARTS = {
 }
 MOST_BYTES = 64 << 20  # of a tokenizer's file
 # The bundled base until November 2026, whose text encoder's keys lacked `text_model.`: runs that began on it go on.
-SAME_WEIGHTS = {
-    "a0eeb89c800f6e94ad33e79a343449bda2327cdd1b370f4b94a9e592ece4b0a1": "d590e4ba49a0c4ba40bd00aafdc4f4a8f7a457387f936aa07bcefb42b7fc0a6b"
-}
+BUNDLED_HASH = "d590e4ba49a0c4ba40bd00aafdc4f4a8f7a457387f936aa07bcefb42b7fc0a6b"
+SAME_WEIGHTS = {"a0eeb89c800f6e94ad33e79a343449bda2327cdd1b370f4b94a9e592ece4b0a1": BUNDLED_HASH}
 
 
 @dataclass
@@ -82,7 +82,9 @@ class StableDiffusion:
 
     @property
     def cells(self) -> int:
-        """Native latent width and height; of a model that is not square the smaller one, of one that does not say 64."""
+        """Native latent width and height; of a model that is not square the smaller one, of one that does not say
+        64.
+        """
         given = self.unet.config.sample_size
         return min(given) if isinstance(given, (list, tuple)) else int(given or 64)
 
@@ -109,7 +111,11 @@ class StableDiffusion:
     def token_ids(self, prompts: list[str]) -> torch.Tensor:
         """(B, L) token ids, cut and padded to the tokenizer's length."""
         return self.tokenizer(
-            prompts, padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length, return_tensors="pt"
+            prompts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
         ).input_ids
 
     def text_states(self, prompts: list[str]) -> torch.Tensor:
@@ -128,7 +134,7 @@ def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
     path = locate(reference)
     if path.is_dir():
         return load_folder(path, source=reference)
-    from .single_file import load_single_file
+    from .formats.single_file import load_single_file
 
     return load_single_file(path, tokenizer)
 
@@ -150,7 +156,9 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
         tokenizer=tokenizer,
         scheduler=load_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler"),
         source=source or str(folder),
-        hash=content_hash((path for part in PARTS for path in (folder / part).iterdir() if _shapes_pictures(path)), folder),
+        hash=content_hash(
+            (path for part in PARTS for path in (folder / part).iterdir() if _shapes_pictures(path)), folder
+        ),
         card=cards.parse_card(readme, folder / cards.README),
         readme=readme,
         subject=_read_subject(folder),
@@ -178,17 +186,29 @@ def _refuse_other_family(folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The CLIP tokenizer in a folder. Raises ModelError; without a vocabulary the library would make one of three tokens."""
-    if not (folder / "tokenizer.json").is_file() and not all((folder / name).is_file() for name in ("vocab.json", "merges.txt")):
-        raise ModelError(f"{folder}: no CLIP tokenizer there", "a tokenizer folder holds tokenizer.json, or vocab.json and merges.txt")
+    """The CLIP tokenizer in a folder.
+
+    Raises ModelError; without a vocabulary the library would make one of three tokens.
+    """
+    if not (folder / "tokenizer.json").is_file() and not all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    ):
+        raise ModelError(
+            f"{folder}: no CLIP tokenizer there",
+            "a tokenizer folder holds tokenizer.json, or vocab.json and merges.txt",
+        )
     largest = max((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
     if largest.stat().st_size > MOST_BYTES:
-        raise ModelError(f"{largest}: {largest.stat().st_size / 1e6:.0f} MB, more than any tokenizer has", "copy or download it again")
+        raise ModelError(
+            f"{largest}: {largest.stat().st_size / 1e6:.0f} MB, more than any tokenizer has",
+            "copy or download it again",
+        )
     try:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise ModelError(
-            f"{folder}: no CLIP tokenizer there ({parts.first_line(error)})", "a tokenizer folder holds vocab.json and merges.txt"
+            f"{folder}: no CLIP tokenizer there ({parts.first_line(error)})",
+            "a tokenizer folder holds vocab.json and merges.txt",
         ) from error
 
 
@@ -205,7 +225,9 @@ def save_folder(
         write_folder(model, temporary, card, dtype, picture)
 
 
-def write_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32, picture: Path | None = None) -> None:
+def write_folder(
+    model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32, picture: Path | None = None
+) -> None:
     """Write diffusers' Stable Diffusion layout, which `StableDiffusionPipeline.from_pretrained` loads, into a folder.
 
     `card` becomes the README.md, with what the hub reads; `picture` lies beside it, where there is one. The parts in
@@ -214,7 +236,10 @@ def write_folder(model: StableDiffusion, folder: Path, card: str, dtype: torch.d
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
-        **{part: getattr(model, part) for part in PARTS}, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        **{part: getattr(model, part) for part in PARTS},
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
     if dtype != model.unet.dtype:
         pipeline = pipeline.to(dtype=dtype)
@@ -261,7 +286,9 @@ def checked_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_base_of_today(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run says of itself, with the hash that its base has today, where the same weights have lain in other files."""
+    """What a run says of itself, with the hash that its base has today, where the same weights have lain in other
+    files.
+    """
     facts = dict(facts)
     if facts.get("base_hash") in SAME_WEIGHTS:
         facts["base_hash"] = SAME_WEIGHTS[facts["base_hash"]]
@@ -274,14 +301,21 @@ def _shapes_pictures(path: Path) -> bool:
 
 
 def device(name: str) -> torch.device:
-    """The device of this name; `auto` takes the fastest kind there is. Raises InputError where it is not on this machine."""
+    """The device of this name; `auto` takes the fastest kind there is.
+
+    Raises InputError where it is not on this machine.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"--device {name}: no such kind of device", "use auto, cpu, cuda, cuda:1 or mps") from None
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(device.type, 0)
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(
+        device.type, 0
+    )
     if (device.index or 0) >= count:
-        raise InputError(f"--device {name}: not on this machine, which has {count} of that kind", "use --device auto or cpu")
+        raise InputError(
+            f"--device {name}: not on this machine, which has {count} of that kind", "use --device auto or cpu"
+        )
     return device

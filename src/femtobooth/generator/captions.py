@@ -45,7 +45,11 @@ def caption_files(photo: Path) -> list[Path]:
     """The files that hold a photo's own captions, one a line; the first is read."""
     found: list[Path] = []
     for ending in ENDINGS:
-        for path in (photo.with_suffix(ending), photo.with_suffix(ending.upper()), photo.with_name(photo.name + ending)):
+        for path in (
+            photo.with_suffix(ending),
+            photo.with_suffix(ending.upper()),
+            photo.with_name(photo.name + ending),
+        ):
             if path != photo and path.is_file() and not any(path.samefile(other) for other in found):
                 found.append(path)
     return found
@@ -56,7 +60,10 @@ def own_captions(photo: Path) -> tuple[str, ...]:
     texts = {file: _lines(file) for file in caption_files(photo)}
     if len(set(texts.values())) > 1:
         first, *others = texts
-        console.warn(f"{photo.name} has several captions: {first.name} is used, {', '.join(other.name for other in others)} is not")
+        console.warn(
+            f"{photo.name} has several captions: {first.name} is used, "
+            f"{', '.join(other.name for other in others)} is not"
+        )
     return next(iter(texts.values()), ())
 
 
@@ -64,7 +71,9 @@ def _lines(file: Path) -> tuple[str, ...]:
     try:
         lines = [" ".join(line.split()) for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
-        raise PhotoError(f"{file}: the caption cannot be read ({error})", "save it as UTF-8 text, or remove it") from None
+        raise PhotoError(
+            f"{file}: the caption cannot be read ({error})", "save it as UTF-8 text, or remove it"
+        ) from None
     return tuple(with_subject(line, "{token}") for line in lines if line)
 
 
@@ -73,11 +82,15 @@ def class_captions(picture: Path) -> tuple[str, ...]:
     found = own_captions(picture)
     if any("{token}" in caption for caption in found):
         file = caption_files(picture)[0]
-        raise PhotoError(f"{file}: names {SUBJECT}, but class images show others of its class", "write the class noun alone")
+        raise PhotoError(
+            f"{file}: names {SUBJECT}, but class images show others of its class", "write the class noun alone"
+        )
     return found
 
 
-def fitted(captions: Sequence[tuple[Path, Sequence[str]]], tokenizer: Any, token: str, noun: str) -> list[tuple[str, ...]]:
+def fitted(
+    captions: Sequence[tuple[Path, Sequence[str]]], tokenizer: Any, token: str, noun: str
+) -> list[tuple[str, ...]]:
     """Captions of photos so that the identifier is among what the text encoder reads, which cuts long ones off.
 
     Warns of what is not read, naming the photos, and where no caption names the subject at all.
@@ -85,7 +98,9 @@ def fitted(captions: Sequence[tuple[Path, Sequence[str]]], tokenizer: Any, token
     limit = int(tokenizer.model_max_length) - 2  # without its marks of start and end
 
     def pieces(words: Iterable[str]) -> int:
-        return len(tokenizer(filled(" ".join(words), token, noun), add_special_tokens=False, truncation=False).input_ids)
+        return len(
+            tokenizer(filled(" ".join(words), token, noun), add_special_tokens=False, truncation=False).input_ids
+        )
 
     fitting, cut = [], []
     for path, templates in captions:
@@ -96,10 +111,14 @@ def fitted(captions: Sequence[tuple[Path, Sequence[str]]], tokenizer: Any, token
         fitting.append(ours)
     if cut:
         more = f" and of {len(cut) - SHOWN} more" if len(cut) > SHOWN else ""
-        console.warn(f"captions are longer than the {limit} words or word pieces this base reads: {'; '.join(cut[:SHOWN])}{more}")
+        console.warn(
+            f"captions are longer than the {limit} words or word pieces this base reads: {'; '.join(cut[:SHOWN])}{more}"
+        )
     names = re.compile(rf"\{{token\}}|(?<!\w){re.escape(token)}(?!\w)", re.IGNORECASE)
     if fitting and not any(names.search(text) for texts in fitting for text in texts):
-        console.warn(f"no caption names the subject, so that '{token}' learns nothing; write {SUBJECT} where a caption means it")
+        console.warn(
+            f"no caption names the subject, so that '{token}' learns nothing; write {SUBJECT} where a caption means it"
+        )
     return fitting
 
 

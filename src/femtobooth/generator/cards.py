@@ -1,4 +1,6 @@
-"""Model cards (README.md): the settings that a base recommends, and nothing else that a stranger's card could set; and writing cards."""
+"""Model cards (README.md): the settings that a base recommends, and nothing else that a stranger's card could set; and
+writing cards.
+"""
 
 from __future__ import annotations
 
@@ -26,13 +28,15 @@ ON_HUB = {  # what the hub reads of every folder in diffusers' layout
     "tags": ["text-to-image", "diffusers", "stable-diffusion", "stable-diffusion-diffusers"],
 }
 _OWED = re.compile(
-    r"^##? [^\n]*\b(data|licen[cs]e|attribution|credits?)\b[^\n]*\n.*?(?=^##? |\Z)", re.MULTILINE | re.DOTALL | re.IGNORECASE
+    r"^##? [^\n]*\b(data|licen[cs]e|attribution|credits?)\b[^\n]*\n.*?(?=^##? |\Z)",
+    re.MULTILINE | re.DOTALL | re.IGNORECASE,
 )
 LONGEST_OWED = 8000  # characters of a base's card that go into the cards of what is made from it
 MOST = 1 << 20  # characters of a card that are read
 
-# What a card may recommend, command by command: numbers, choices and prompts of sampling, training, prior and crops. Not what decides
-# where something is read or written, what is replaced, what runs where or who is told of it; `*` stands for every setting of a group.
+# What a card may recommend, command by command: numbers, choices and prompts of sampling, training, prior and crops.
+# Not what decides where something is read or written, what is replaced, what runs where or who is told of it; `*`
+# stands for every setting of a group.
 RECOMMENDABLE: dict[str, tuple[type[Settings], tuple[str, ...]]] = {
     "personalize": (
         PersonalizeSettings,
@@ -43,7 +47,10 @@ RECOMMENDABLE: dict[str, tuple[type[Settings], tuple[str, ...]]] = {
             "loss.*",
             "train.*",
             *(f"preview.{key}" for key in ("every", "prompts", "images", "sampling.*")),
-            *(f"watch.{key}" for key in ("every", "select", "stop_when_done", "patience", "prompts", "images", "sampler", "steps")),
+            *(
+                f"watch.{key}"
+                for key in ("every", "select", "stop_when_done", "patience", "prompts", "images", "sampler", "steps")
+            ),
             *(f"training.{key}" for key in ("steps", "batch_size", "accumulate", "clip", "schedule", "warmup", "ema")),
             *(f"training.{key}" for key in ("beta1", "beta2", "weight_decay", "epsilon")),
         ),
@@ -85,18 +92,24 @@ def parse_card(text: str, path: Path) -> dict[str, dict[str, Any]]:
             else:
                 recommended[command] = merge(recommended.get(command, {}), nested(setting, value))
     if ignored:
-        shown = ", ".join(one[:80] for one in ignored[:5]) + (f" and {len(ignored) - 5} more" if len(ignored) > 5 else "")
+        shown = ", ".join(one[:80] for one in ignored[:5]) + (
+            f" and {len(ignored) - 5} more" if len(ignored) > 5 else ""
+        )
         warn(f"{path}: this model card cannot set {shown}; ignored")
     return recommended
 
 
 def front_matter(text: str, path: Path) -> dict[Any, Any]:
-    """The YAML mapping between a card's `---` lines; {} where there is none, and with a warning where it cannot be read."""
+    """The YAML mapping between a card's `---` lines; {} where there is none, and with a warning where it cannot be
+    read.
+    """
     text = text.replace("\r\n", "\n")
     if not text.startswith("---\n"):
         return {}
     try:
-        matter = parse_yaml(text[3:].partition("\n---")[0], str(path))  # from the first fence's end, so that lines count as in the file
+        matter = parse_yaml(
+            text[3:].partition("\n---")[0], str(path)
+        )  # from the first fence's end, so that lines count as in the file
     except SettingsError as error:
         warn(f"{error.problem}; the model card's settings are ignored")
         return {}
@@ -109,7 +122,9 @@ def card(matter: Mapping[str, Any], body: str) -> str:
 
 
 def completed(text: str) -> str:
-    """Add to a card what the hub reads of every model folder, as far as its front matter does not say it; all else stays as it is."""
+    """Add to a card what the hub reads of every model folder, as far as its front matter does not say it; all else
+    stays as it is.
+    """
     given = front_matter(text, Path(README))
     missing = {key: value for key, value in ON_HUB.items() if key not in given}
     if not text.startswith("---\n"):
@@ -120,11 +135,17 @@ def completed(text: str) -> str:
 
 
 def inherited(readme: str, base: str) -> tuple[dict[str, Any], str]:
-    """What a model owes the base it was made from: its licence and name as front matter, and its sections on data and licence as text."""
+    """What a model owes the base it was made from: its licence and name as front matter, and its sections on data and
+    licence as text.
+    """
     given = front_matter(readme, Path(README))
-    matter = {key: str(given[key]) for key in ("license", "license_name", "license_link") if isinstance(given.get(key), str)}
+    matter = {
+        key: str(given[key]) for key in ("license", "license_name", "license_link") if isinstance(given.get(key), str)
+    }
     matter["base_model"] = (
-        hub_id(base) or re.sub(r"[^\w.-]+", "-", f"femtobooth-{base}" if base == "bundled" else Path(base).stem) or "base"
+        hub_id(base)
+        or re.sub(r"[^\w.-]+", "-", f"femtobooth-{base}" if base == "bundled" else Path(base).stem)
+        or "base"
     )
     owed = "\n\n".join(section[0].strip() for section in _OWED.finditer(readme))[:LONGEST_OWED]
     return matter, owed

@@ -5,9 +5,10 @@
 Each of the two means is over its own samples, so lambda means the same for every batch size, accumulation and
 number of processes.
 
-Photos hold more than their subject, and the identifier learns all of it. With `loss.surroundings` "class" photos count only where
-the subject is, and a third of the class images that are drawn have the identifier in their captions, count only beside what they
-show, and ask there for what the base itself predicts. The subject then comes from the photos, and what is around it from the base.
+Photos hold more than their subject, and the identifier learns all of it. With `loss.surroundings` "class" photos count
+only where the subject is, and a third of the class images that are drawn have the identifier in their captions, count
+only beside what they show, and ask there for what the base itself predicts. The subject then comes from the photos, and
+what is around it from the base.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..core.console import progress
-from ..core.regions import subject_masks
+from ..pictures.regions import subject_masks
 from ..training.module import NumberedSteps
 from ..training.randomness import generator, shuffled_indices
 from .base import StableDiffusion
@@ -72,16 +73,19 @@ def training_target(scheduler: Any, latents: Tensor, noise: Tensor, timesteps: T
 
 
 def sample_losses(prediction: Tensor, target: Tensor, weights: Tensor, places: Tensor) -> Tensor:
-    """Weighted mean squared error of each sample: (B, c, h, w), (B, c, h, w), (B,), (B, 1, h, w) -> (B,), in float32."""
+    """Weighted mean squared error of each sample: (B, c, h, w), (B, c, h, w), (B,), (B, 1, h, w) -> (B,), in
+    float32.
+    """
     return weights * (places * (prediction.float() - target.float()).square()).mean(dim=(1, 2, 3))
 
 
 def places(pictures: np.ndarray, factor: int, part: Part) -> Tensor:
-    """How much each latent of uint8 (N, H, W, 3) pictures counts where only `part` of them does; float32 (N, 1, H / factor, W / factor).
+    """How much each latent of uint8 (N, H, W, 3) pictures counts where only `part` of them does; float32 (N, 1, H /
+    factor, W / factor).
 
-    The subject is what `core.regions` finds in all of them and what touches it; the surroundings are everything else. The mean is 1, so
-    that a smaller subject is learned as fast as a large one; but nothing counts more than 5 times, as tiny ones show too little to be
-    learned from.
+    The subject is what `core.regions` finds in all of them and what touches it; the surroundings are everything else.
+    The mean is 1, so that a smaller subject is learned as fast as a large one; but nothing counts more than 5 times, as
+    tiny ones show too little to be learned from.
     """
     if part == "all":
         return torch.ones(len(pictures), 1, pictures.shape[1] // factor, pictures.shape[2] // factor)
@@ -103,10 +107,14 @@ class LatentSet:
 
     def __add__(self, other: LatentSet) -> LatentSet:
         """The pictures of both, which have as many views and captions each."""
-        return LatentSet(*(torch.cat([getattr(one, field.name) for one in (self, other)]) for field in fields(LatentSet)))
+        return LatentSet(
+            *(torch.cat([getattr(one, field.name) for one in (self, other)]) for field in fields(LatentSet))
+        )
 
     def surroundings(self, model: StableDiffusion, pictures: np.ndarray, caption: str) -> LatentSet:
-        """The first n of these, whose pixels are `pictures` uint8 (n, H, W, 3), by another caption, imitated beside what they show."""
+        """The first n of these, whose pixels are `pictures` uint8 (n, H, W, 3), by another caption, imitated beside
+        what they show.
+        """
         count = len(pictures)
         ids = model.token_ids([caption] * count)[:, None]
         where = places(pictures, model.vae_factor, "surroundings")[:, None]
@@ -137,13 +145,15 @@ def encode(
 ) -> LatentSet:
     """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU.
 
-    Each of the N has its own captions. Only `part` of every picture will count in the loss, whose target is the truth or, if
-    `imitated`, the base's own prediction.
+    Each of the N has its own captions. Only `part` of every picture will count in the loss, whose target is the truth
+    or, if `imitated`, the base's own prediction.
     """
     views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
     means, variances = [], []
     for start in progress(range(0, len(pictures), batch), "encoding"):
-        posteriors = [model.vae.encode(to_pixels(view[start : start + batch]).to(model.vae.device)).latent_dist for view in views]
+        posteriors = [
+            model.vae.encode(to_pixels(view[start : start + batch]).to(model.vae.device)).latent_dist for view in views
+        ]
         means.append(torch.stack([posterior.mean for posterior in posteriors], dim=1).cpu())
         variances.append(torch.stack([posterior.logvar for posterior in posteriors], dim=1).cpu())
     most = max(map(len, captions))
@@ -153,7 +163,15 @@ def encode(
 
 
 def draw(
-    pictures: LatentSet, purpose: str, seed: int, micro_step: int, rank: int, world: int, batch: int, scale: float, steps: int
+    pictures: LatentSet,
+    purpose: str,
+    seed: int,
+    micro_step: int,
+    rank: int,
+    world: int,
+    batch: int,
+    scale: float,
+    steps: int,
 ) -> Draw:
     """Everything random in a micro-step, as a function of its arguments alone.
 
@@ -183,7 +201,9 @@ class DreamBooth(NumberedSteps):
     `instance` and `prior` are what `prepare` returns, called once in every process before the first step.
     """
 
-    def __init__(self, model: StableDiffusion, settings: PersonalizeSettings, token: str, prepare: Callable[..., Any]) -> None:
+    def __init__(
+        self, model: StableDiffusion, settings: PersonalizeSettings, token: str, prepare: Callable[..., Any]
+    ) -> None:
         super().__init__(settings.training)
         self.strict_loading = False  # checkpoints hold only what trains; the rest comes from the base
         self.settings, self.token, self.prepare = settings, token, prepare
@@ -209,10 +229,13 @@ class DreamBooth(NumberedSteps):
         if self.settings.training.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
             self.text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        # The frozen base, which is imitated around the subject and where the prior asks for it; hidden in a tuple like the VAE.
+        # The frozen base, which is imitated around the subject and where the prior asks for it; hidden in a tuple like
+        # the VAE.
         imitates = self.settings.prior.target == "base" or self.settings.loss.surroundings == "class"
         wants_base = imitates and self.settings.prior.weight > 0
-        self.frozen: tuple[Any, ...] = tuple(_base_of(module) for module in (self.unet, self.text_encoder)) if wants_base else ()
+        self.frozen: tuple[Any, ...] = (
+            tuple(_base_of(module) for module in (self.unet, self.text_encoder)) if wants_base else ()
+        )
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
         """Optimizer groups, one a trained part: name, lr, params."""
@@ -300,7 +323,9 @@ class DreamBooth(NumberedSteps):
         for term, bands in zip(("instance", "prior"), sums, strict=True):
             for band, (total, count) in enumerate(bands.tolist()):
                 if count:
-                    metrics[f"{term}/t{band * timesteps // BANDS:03d}-{(band + 1) * timesteps // BANDS - 1:03d}"] = total / count
+                    metrics[f"{term}/t{band * timesteps // BANDS:03d}-{(band + 1) * timesteps // BANDS - 1:03d}"] = (
+                        total / count
+                    )
             total, count = bands.sum(dim=0).tolist()
             if count:
                 metrics[f"loss/{term}"] = total / count

@@ -13,8 +13,8 @@ import safetensors
 
 from ..core import locks
 from ..core.errors import ModelError, command
+from ..core.files import read_object
 from ..core.paths import existing, hub_id, nearest, refuse_missing_path
-from ..core.runs import read_object
 from . import cards
 
 BUNDLED = "bundled"
@@ -34,7 +34,8 @@ def locate(reference: str) -> Path:
             return path / "model"
         if (path / "run.json").is_file():
             raise ModelError(
-                f"{reference}: this run is not finished and has no model yet{_why(path)}", command("personalize", "--resume", reference)
+                f"{reference}: this run is not finished and has no model yet{_why(path)}",
+                command("personalize", "--resume", reference),
             )
         return path
     refuse_missing_path(reference, WAY_OUT)
@@ -55,7 +56,9 @@ def _why(run: Path) -> str:
 
 
 def recommended(reference: str, of: str) -> dict[str, Any]:
-    """The settings of the command `of` that the card of what `reference` names recommends, without loading it; {} where there are none."""
+    """The settings of the command `of` that the card of what `reference` names recommends, without loading it; {} where
+    there are none.
+    """
     path = locate(reference)
     card = cards.read_card(path) if path.is_dir() else cards.parse_card(_readme_inside(path), path)
     return card.get(of, {})
@@ -82,7 +85,10 @@ def hub_folder(repo: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
             f"{repo}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
-            f"where there is a network run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give FOLDER in its place",
+            (
+                f"where there is a network run `hf download {repo} --local-dir FOLDER`, "
+                "copy FOLDER here, and give FOLDER in its place"
+            ),
         ) from None
 
 
@@ -96,10 +102,16 @@ def _readme_inside(path: Path) -> str:
 
 
 def parse_description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What femtobooth wrote into the header of a single file; {} for a file of others. Raises ModelError where it is damaged."""
+    """What femtobooth wrote into the header of a single file; {} for a file of others.
+
+    Raises ModelError where it is damaged.
+    """
     if METADATA not in metadata:
         return {}
-    wanted = {**dict.fromkeys(("unet", "vae", "text_encoder", "scheduler", "tokenizer", "subject"), dict), "readme": str}
+    wanted = {
+        **dict.fromkeys(("unet", "vae", "text_encoder", "scheduler", "tokenizer", "subject"), dict),
+        "readme": str,
+    }
     try:
         described = json.loads(metadata[METADATA])
         sound = all(isinstance(described[key], kind) for key, kind in wanted.items())

@@ -6,22 +6,24 @@ from typing import Any
 
 import torch
 
-from ..core import runs
+from ..core import machine
 
 
 def peak_memory(device: torch.device) -> int:
     """Most memory this process has held on `device`, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return runs.peak_memory()
+    return machine.peak_memory()
 
 
-def estimate(modules: dict[str, tuple[torch.nn.Module, float | None]], optimizer: str, ema: bool, copied: set[str]) -> list[dict[str, Any]]:
+def estimate(
+    modules: dict[str, tuple[torch.nn.Module, float | None]], optimizer: str, ema: bool, copied: set[str]
+) -> list[dict[str, Any]]:
     """Per part: trained and frozen parameters, and bytes for weights, gradients and optimizer state.
 
     `modules` maps a name to (module, learning rate or None); `copied` names the parts of which a
-    frozen copy is kept (the prior's base). Weights, gradients and averages are 32-bit; AdamW keeps two more numbers for each trained
-    parameter, of 4 bytes or 1. Activations come on top: they depend on picture size and batch.
+    frozen copy is kept (the prior's base). Weights, gradients and averages are 32-bit; AdamW keeps two more numbers for
+    each trained parameter, of 4 bytes or 1. Activations come on top: they depend on picture size and batch.
     """
     rows = []
     for name, (module, rate) in modules.items():

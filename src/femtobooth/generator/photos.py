@@ -14,11 +14,11 @@ from PIL import Image, ImageFilter
 
 from ..core import console
 from ..core.errors import PhotoError
-from ..core.images import Picture, Skipped, decode, find_pictures, read_picture
+from ..core.files import atomic_folder
 from ..core.names import shown, stored
-from ..core.regions import find_subject, find_subjects, lab, likeness_of_subjects, thumbnail
-from ..core.runs import atomic_folder
-from ..core.sheets import sheet, stacked
+from ..pictures.images import Picture, Skipped, decode, find_pictures, read_picture
+from ..pictures.regions import find_subject, find_subjects, lab, likeness_of_subjects, thumbnail
+from ..pictures.sheets import sheet, stacked
 from .captions import STYLES, caption_files, class_captions, own_captions
 from .prompts import SUBJECT
 from .settings import PhotoSettings
@@ -28,7 +28,8 @@ FEW = 3
 CROPS = "crops.png"  # in a run folder: the photos as they are trained on
 SMALL = 0.3  # of a photo: a crop that keeps less may hold a detail, or something beside the subject
 ALIKE = 0.4  # of what is taken for the subject, below which its colours are not those of the other photos' subjects
-FILLED = 0.7  # of the side of the square that is cut out around a subject; what is taken for it often lacks a foot or a handle
+# of the side of the square that is cut out around a subject; what is taken for it often lacks a foot or a handle
+FILLED = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,12 +93,16 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
         thumbnails[path] = look
         if twins:
             notes.append(f"nearly the same as {shown(twins[0].name)}")
-            warnings.append(f"{shown(path.name)} is nearly the same as {shown(twins[0].name)}; varied photos teach more")
+            warnings.append(
+                f"{shown(path.name)} is nearly the same as {shown(twins[0].name)}; varied photos teach more"
+            )
         square, done = make_square(image, size, settings.crop, subjects[path].mask if path in subjects else None)
         notes += done
         own = own_captions(path)
         if own:
-            notes.append("own caption" if all("{token}" in caption for caption in own) else f"own caption, without {SUBJECT}")
+            notes.append(
+                "own caption" if all("{token}" in caption for caption in own) else f"own caption, without {SUBJECT}"
+            )
         photos.append(Photo(path, np.array(square), own or styles, tuple(notes), bool(own)))
         rows.append(_row(path, picture, notes=notes, captions=own or styles))
     rows += [_row(left.path, reason=left.reason) for left in skipped if left.path not in captioned]
@@ -152,9 +157,14 @@ def _doubtful_crops(paths: Sequence[Path], subjects: Mapping[Path, _Subject]) ->
     other = [path.name for path, one in known if one.likeness is not None and one.likeness < ALIKE]
     warnings = []
     if small:
-        warnings.append(f"the crop around what stands out keeps little of {', '.join(small)}; see in {CROPS} if it is the subject")
+        warnings.append(
+            f"the crop around what stands out keeps little of {', '.join(small)}; see in {CROPS} if it is the subject"
+        )
     if other:
-        warnings.append(f"what stands out in {', '.join(other)} has other colours than in the rest; see in {CROPS} if it is the subject")
+        warnings.append(
+            f"what stands out in {', '.join(other)} has other colours than in "
+            f"the rest; see in {CROPS} if it is the subject"
+        )
     if warnings:
         warnings.append("where it is not, --crop smart keeps the most detailed square, --crop center the middle")
     return warnings
@@ -170,7 +180,8 @@ def _kept(mask: np.ndarray | None) -> float:
 
 
 def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]:
-    """Photos to train on, and `count` to score against: the last by order, but those with a near-copy among the photos only if need be.
+    """Photos to train on, and `count` to score against: the last by order, but those with a near-copy among the photos
+    only if need be.
 
     A near-copy of what was trained on would flatter every score. Raises PhotoError where fewer than two would be left.
     """
@@ -179,7 +190,10 @@ def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]
     if len(photos) - count < 2:
         most = max(len(photos) - 2, 0)
         raise PhotoError(
-            f"--hold-out {count}: leaves {max(len(photos) - count, 0)} of {len(photos)} photos to train on, which needs 2",
+            (
+                f"--hold-out {count}: leaves {max(len(photos) - count, 0)} of "
+                f"{len(photos)} photos to train on, which needs 2"
+            ),
             f"hold out at most {most}, or give more photos" if most else "give more photos, or hold none out",
         )
     looks = [_thumbnail(Image.fromarray(photo.pixels)) for photo in photos]
@@ -189,7 +203,9 @@ def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]
 
 
 def _subjects(paths: Sequence[Path]) -> dict[Path, _Subject]:
-    """What the photos have in common, in their thumbnails; each file is read once more, as not all may fit in memory at once."""
+    """What the photos have in common, in their thumbnails; each file is read once more, as not all may fit in memory at
+    once.
+    """
     thumbnails = {}
     for path in paths:
         picture = decode(path)
@@ -201,16 +217,22 @@ def _subjects(paths: Sequence[Path]) -> dict[Path, _Subject]:
     return {path: _Subject(mask, likeness) for path, (mask, likeness) in zip(thumbnails, found, strict=True)}
 
 
-def make_square(image: Image.Image, size: int, crop: str, subject: np.ndarray | None = None) -> tuple[Image.Image, list[str]]:
+def make_square(
+    image: Image.Image, size: int, crop: str, subject: np.ndarray | None = None
+) -> tuple[Image.Image, list[str]]:
     """An RGB picture as a size x size square, never squashed, and what was done to it.
 
-    `center` and `smart` cut the largest square; `subject` one around the mask `subject`, bool (h, w) of any resolution, else
-    around what stands out (as `smart` where nothing does), but never so small that it would be enlarged: what is small in its
-    photos is learned as something small; `pad` shows the whole picture and continues its borders out of focus: unlike bars of
-    one colour, they hold no edge that the model would learn as part of the subject.
+    `center` and `smart` cut the largest square; `subject` one around the mask `subject`, bool (h, w) of any resolution,
+    else around what stands out (as `smart` where nothing does), but never so small that it would be enlarged: what is
+    small in its photos is learned as something small; `pad` shows the whole picture and continues its borders out of
+    focus: unlike bars of one colour, they hold no edge that the model would learn as part of the subject.
     """
     notes = []
-    box = _around(find_subject(np.asarray(image)) if subject is None else subject, image, size) if crop == "subject" else None
+    box = (
+        _around(find_subject(np.asarray(image)) if subject is None else subject, image, size)
+        if crop == "subject"
+        else None
+    )
     if box:
         image, kept = image.crop(box), (box[2] - box[0]) ** 2 / (image.width * image.height)
         notes.append(f"crop around the subject keeps {kept:.0%}")
@@ -231,7 +253,9 @@ def make_square(image: Image.Image, size: int, crop: str, subject: np.ndarray | 
 
 
 def _around(mask: np.ndarray | None, image: Image.Image, size: int) -> tuple[int, int, int, int] | None:
-    """The square (left, top, right, bottom) in pixels of which what `mask` shows fills `FILLED` of a side, if there is anything."""
+    """The square (left, top, right, bottom) in pixels of which what `mask` shows fills `FILLED` of a side, if there is
+    anything.
+    """
     box = None if mask is None else Image.fromarray(mask).getbbox()
     if mask is None or box is None:
         return None
@@ -280,7 +304,8 @@ def _padded(image: Image.Image, size: int) -> Image.Image:
 
 
 def store_photos(photos: Sequence[Photo], folder: Path) -> None:
-    """Write photos as they are trained on, losslessly: `00.png` and its captions `00.txt`, fit to be given as photos again.
+    """Write photos as they are trained on, losslessly: `00.png` and its captions `00.txt`, fit to be given as photos
+    again.
 
     Raises ExistsError if `folder` already holds something.
     """
@@ -288,11 +313,16 @@ def store_photos(photos: Sequence[Photo], folder: Path) -> None:
         for index, photo in enumerate(photos):
             image = temporary / f"{index:02d}.png"
             Image.fromarray(photo.pixels).save(image)
-            image.with_suffix(".txt").write_text("\n".join(photo.captions).replace("{token}", SUBJECT) + "\n", encoding="utf-8")
+            image.with_suffix(".txt").write_text(
+                "\n".join(photo.captions).replace("{token}", SUBJECT) + "\n", encoding="utf-8"
+            )
 
 
 def restore_photos(folder: Path) -> list[Photo]:
-    """What `store_photos` wrote: same pixels, captions and order. Raises PhotoError naming what is missing or damaged."""
+    """What `store_photos` wrote: same pixels, captions and order.
+
+    Raises PhotoError naming what is missing or damaged.
+    """
     paths, others = find_pictures([folder])
     numbered = {f"{index:02d}.png" for index in range(len(paths))} - {path.name for path in paths}
     lost = [one.path for one in others if one.path.suffix == ".png"] + [folder / name for name in sorted(numbered)]
@@ -316,7 +346,8 @@ def _thumbnail(image: Image.Image) -> np.ndarray:
 
 
 def nearly_same(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two 16x16 thumbnails (0 to 255) differ by less than 15 % of their contrast, as after saving again or scaling.
+    """Whether two 16x16 thumbnails (0 to 255) differ by less than 15 % of their contrast, as after saving again or
+    scaling.
 
     Relative to contrast, pale pictures of different things stay different; one grey level allows for noise. Different
     photos of one subject measure 40 % and more, one drawing in several poses on white 20 %.
@@ -326,7 +357,11 @@ def nearly_same(first: np.ndarray, second: np.ndarray) -> bool:
 
 
 def _row(
-    path: Path, picture: Picture | None = None, reason: str | None = None, notes: Sequence[str] = (), captions: Sequence[str] = ()
+    path: Path,
+    picture: Picture | None = None,
+    reason: str | None = None,
+    notes: Sequence[str] = (),
+    captions: Sequence[str] = (),
 ) -> dict[str, Any]:
     return {
         "file": stored(path),
@@ -345,6 +380,16 @@ def _print_table(rows: Sequence[dict[str, Any]], title: str = "photos") -> None:
     for row in rows:
         name = Path(row["file"]).name
         size = f"{row['width']}x{row['height']}" if row["width"] else ""
-        cells.append([name if names[name] == 1 else row["file"], size, row["format"] or "", row["status"], "; ".join(row["notes"])])
+        cells.append(
+            [
+                name if names[name] == 1 else row["file"],
+                size,
+                row["format"] or "",
+                row["status"],
+                "; ".join(row["notes"]),
+            ]
+        )
     used = sum(row["status"] == "used" for row in rows)
-    console.table(f"{title}: {used} used, {len(rows) - used} skipped", ["file", ">size", "format", "status", "notes"], cells)
+    console.table(
+        f"{title}: {used} used, {len(rows) - used} skipped", ["file", ">size", "format", "status", "notes"], cells
+    )

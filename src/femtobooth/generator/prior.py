@@ -21,7 +21,7 @@ from ..core import cache
 from ..core.console import note, progress_bar
 from ..core.errors import FemtoboothError
 from .base import StableDiffusion
-from .drawing import decoded, encoded
+from .image_cache import decoded, encoded
 from .sampling import sample
 from .settings import PriorSettings
 
@@ -46,7 +46,13 @@ def prompts(settings: PriorSettings, class_noun: str) -> list[str]:
 
 def recipe(model: StableDiffusion, prompt: str, settings: PriorSettings, size: int) -> dict[str, Any]:
     """Everything that decides what the class images of one prompt look like."""
-    return {"base": model.hash, "prompt": prompt, "size": size, "first_seed": settings.seed, **settings.sampling.model_dump()}
+    return {
+        "base": model.hash,
+        "prompt": prompt,
+        "size": size,
+        "first_seed": settings.seed,
+        **settings.sampling.model_dump(),
+    }
 
 
 def key_of(facts: dict[str, Any]) -> str:
@@ -60,7 +66,9 @@ def folder_of(facts: dict[str, Any]) -> Path:
     return cache.cache_folder() / "class-images" / f"{slug}-{key_of(facts)[:16]}"
 
 
-def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, size: int, processes: Processes | None = None) -> np.ndarray:
+def class_images(
+    model: StableDiffusion, prompt: str, settings: PriorSettings, size: int, processes: Processes | None = None
+) -> np.ndarray:
     """The (N, size, size, 3) uint8 class images of one prompt; those that are missing are drawn first.
 
     With several processes each draws its share of the missing batches, and all return all images.
@@ -70,7 +78,9 @@ def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, s
     key, folder, batch = key_of(facts), folder_of(facts), settings.sampling_batch
     batches = range(0, settings.images, batch)
     missing = [
-        start for start in batches if any(_read(folder, i, key, size) is None for i in range(start, min(start + batch, settings.images)))
+        start
+        for start in batches
+        if any(_read(folder, i, key, size) is None for i in range(start, min(start + batch, settings.images)))
     ]
     missing = processes.broadcast(missing)  # one list for all, even where the cache is being filled by someone else
     have = settings.images - sum(min(batch, settings.images - start) for start in missing)
@@ -90,7 +100,9 @@ def class_images(model: StableDiffusion, prompt: str, settings: PriorSettings, s
                 for i, picture in enumerate(drawn[: settings.images - start], start):
                     _write(folder, i, key, picture)
                     own[i] = picture
-                together = missing[turn * processes.world : (turn + 1) * processes.world]  # what all of them drew meanwhile
+                together = missing[
+                    turn * processes.world : (turn + 1) * processes.world
+                ]  # what all of them drew meanwhile
                 bar.advance(sum(min(batch, settings.images - first) for first in together))
     processes.barrier()
     found = (own[i] if i in own else _read(folder, i, key, size) for i in range(settings.images))

@@ -35,11 +35,15 @@ def bare(text: str) -> str:
     return " ".join(with_subject(text, "").split())
 
 
-SMALL_VOCABULARY = 10_000  # entries: a tokenizer with fewer was made for the captions of one training, CLIP's has 49,408
+SMALL_VOCABULARY = (
+    10_000  # entries: a tokenizer with fewer was made for the captions of one training, CLIP's has 49,408
+)
 
 
 def unseen_words(text: str, tokenizer: Any) -> list[str]:
-    """Words of a prompt that a base of a small vocabulary has never seen: its tokenizer has each word of its captions whole."""
+    """Words of a prompt that a base of a small vocabulary has never seen: its tokenizer has each word of its captions
+    whole.
+    """
     if len(tokenizer) > SMALL_VOCABULARY:
         return []
     words = dict.fromkeys(re.findall(r"[^\W\d_]+", text.lower()))

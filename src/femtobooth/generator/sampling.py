@@ -73,7 +73,10 @@ def sample(
     width, height = (init.shape[1], init.shape[0]) if init is not None else size or (model.size, model.size)
     factor = model.vae_factor
     if width % factor or height % factor:
-        raise InputError(f"--width {width} --height {height}: not multiples of {factor}", f"this model draws in blocks of {factor} pixels")
+        raise InputError(
+            f"--width {width} --height {height}: not multiples of {factor}",
+            f"this model draws in blocks of {factor} pixels",
+        )
     shape = (int(model.unet.config.in_channels), height // factor, width // factor)
 
     images = np.empty((len(prompts), height, width, 3), np.uint8)
@@ -101,9 +104,13 @@ def sample(
                 bar=bar,
             )
             for row, latent in enumerate(found.split(1), start=first):
-                pixels = model.vae.decode(latent.to(model.vae.dtype) / model.vae.config.scaling_factor).sample  # (1, 3, H, W)
+                pixels = model.vae.decode(
+                    latent.to(model.vae.dtype) / model.vae.config.scaling_factor
+                ).sample  # (1, 3, H, W)
                 if not pixels.isfinite().all():
-                    raise NotFiniteError(f"{model.source}: draws NaN or infinite values instead of a picture", "try --precision 32")
+                    raise NotFiniteError(
+                        f"{model.source}: draws NaN or infinite values instead of a picture", "try --precision 32"
+                    )
                 images[row] = to_images(pixels)[0]
     return images if mask is None else _paste(images, init, mask, factor)  # type: ignore[arg-type]
 
@@ -137,13 +144,17 @@ def _denoise(
 
     redrawn = None  # (1, 1, h, w): 1 where any pixel of a latent's block is redrawn
     if mask is not None:
-        redrawn = functional.adaptive_max_pool2d(torch.from_numpy(mask >= 0.5).float()[None, None], noise.shape[-2:]).to(device)
+        redrawn = functional.adaptive_max_pool2d(
+            torch.from_numpy(mask >= 0.5).float()[None, None], noise.shape[-2:]
+        ).to(device)
 
     x = noised(0) if start is not None and strength < 1 else noise * solver.init_noise_sigma
     extra = {"generator": generators} if settings.sampler == "euler-a" else {}
     for index, t in enumerate(timesteps):
         inputs = solver.scale_model_input(x, t).to(dtype)
-        predicted = model.unet(torch.cat([inputs, inputs]) if guided else inputs, t, states, return_dict=False)[0].float()
+        predicted = model.unet(torch.cat([inputs, inputs]) if guided else inputs, t, states, return_dict=False)[
+            0
+        ].float()
         if guided:
             without, with_prompt = predicted.chunk(2)
             predicted = without + settings.guidance * (with_prompt - without)
@@ -163,20 +174,31 @@ def check(model: StableDiffusion, settings: SamplingSettings, group: str = "samp
     _solver(model, settings, 1.0, group)
 
 
-def _solver(model: StableDiffusion, settings: SamplingSettings, strength: float, group: str = "sampling") -> tuple[Any, Tensor]:
+def _solver(
+    model: StableDiffusion, settings: SamplingSettings, strength: float, group: str = "sampling"
+) -> tuple[Any, Tensor]:
     """A fresh scheduler over the model's own noise schedule, and the timesteps left at this strength."""
     kind, options = SOLVERS[settings.sampler]
     config, name, steps = model.scheduler.config, settings.sampler, settings.steps
     if model.prediction_type == "sample" and name in NO_SAMPLE_PREDICTION:
-        raise SettingsError(f"{group}.sampler: {name} cannot sample a model that predicts the picture itself", "ddim can")
+        raise SettingsError(
+            f"{group}.sampler: {name} cannot sample a model that predicts the picture itself", "ddim can"
+        )
     if config.get("rescale_betas_zero_snr"):
         if name == "plms":  # extrapolates what it then divides by the signal's share, here 0 at first: colours run away
             raise SettingsError(
-                f"{group}.sampler: plms cannot start from the pure noise this zero-terminal-SNR model starts from", ZERO_SNR_CURE
+                f"{group}.sampler: plms cannot start from the pure noise this zero-terminal-SNR model starts from",
+                ZERO_SNR_CURE,
             )
-        options = {**options, "timestep_spacing": "trailing"}  # the other spacings never visit pure noise (arXiv 2305.08891, 3.3)
+        options = {
+            **options,
+            "timestep_spacing": "trailing",
+        }  # the other spacings never visit pure noise (arXiv 2305.08891, 3.3)
     if steps >= config.num_train_timesteps:
-        raise SettingsError(f"{group}.steps: {steps}, but this model knows {config.num_train_timesteps} noise levels", "20 to 50 are usual")
+        raise SettingsError(
+            f"{group}.steps: {steps}, but this model knows {config.num_train_timesteps} noise levels",
+            "20 to 50 are usual",
+        )
     solver = kind.from_config(config, **options)
     solver.set_timesteps(steps, device=model.device)
     timesteps = solver.timesteps

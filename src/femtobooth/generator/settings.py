@@ -17,7 +17,9 @@ Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
 
 class SamplingSettings(Settings):
     sampler: Sampler = "ddim"
-    """Solver of the reverse diffusion: ddim, plms (not for zero-terminal-SNR models), euler, euler-a, dpmpp-2m or unipc."""
+    """Solver of the reverse diffusion: ddim, plms (not for zero-terminal-SNR models), euler, euler-a, dpmpp-2m or
+    unipc.
+    """
     steps: Annotated[int, Field(ge=1, le=999)] = 30
     """Denoising steps for each picture."""
     guidance: Annotated[float, Field(ge=0)] = 7.5
@@ -41,14 +43,18 @@ class PhotoSettings(Settings):
     class_noun: str = Field(min_length=1)
     """What the subject is, in one or two words: dog, toy, backpack."""
     crop: Literal["center", "smart", "pad", "subject"] = "smart"
-    """How a picture becomes square: its middle, its most detailed part, whole with padded borders, or close around the subject."""
+    """How a picture becomes square: its middle, its most detailed part, whole with padded borders, or close around the
+    subject.
+    """
     flip: bool = False
     """Also train on mirrored photos; leave off for subjects with text."""
     captions: Literal["plain", "photo", "varied"] = "photo"
-    """Caption of a photo without its own beside it (photo.txt, photo.caption or photo.jpg.txt): plain is "a [V] dog", photo is
-    "a photo of a [V] dog", varied is one of twenty."""
+    """Caption of a photo without its own beside it (photo.txt, photo.caption or photo.jpg.txt): plain is "a [V] dog",
+    photo is "a photo of a [V] dog", varied is one of twenty.
+    """
     hold_out: int = Field(0, ge=0)
-    """Photos kept out of training to score against: the last ones by name, passing over near-copies of another photo."""
+    """Photos kept out of training to score against: the last ones by name, passing over near-copies of another photo.
+    """
 
 
 class IdentifierSettings(Settings):
@@ -87,7 +93,15 @@ class PriorSettings(Settings):
     def without_effect(self) -> dict[str, str]:
         """Everything about class images, where there are none."""
         if self.weight == 0:
-            idle = {"images", "folder", "other_classes", "target", "batch_size", "seed", "sampling_batch"} & self.model_fields_set
+            idle = {
+                "images",
+                "folder",
+                "other_classes",
+                "target",
+                "batch_size",
+                "seed",
+                "sampling_batch",
+            } & self.model_fields_set
             return dict.fromkeys(sorted(idle), "at prior weight 0, which makes no class images")
         return super().without_effect()
 
@@ -98,16 +112,22 @@ class LossSettings(Settings):
     snr_floor: float = Field(0.05, ge=0)
     """Least min-SNR weight, so that the last step of a zero-terminal-SNR schedule still trains."""
     surroundings: Literal["photos", "class"] = "photos"
-    """What teaches the subject's surroundings: its photos (the paper), which then leak into every picture, or the base, on class images."""
+    """What teaches the subject's surroundings: its photos (the paper), which then leak into every picture, or the base,
+    on class images.
+    """
 
     def without_effect(self) -> dict[str, str]:
         """The floor of a weighting that is off."""
-        return dict.fromkeys({"snr_floor"} & self.model_fields_set, "without snr_gamma") if self.snr_gamma is None else {}
+        return (
+            dict.fromkeys({"snr_floor"} & self.model_fields_set, "without snr_gamma") if self.snr_gamma is None else {}
+        )
 
 
 class TrainSettings(Settings):
     parts: list[Literal["unet", "attention", "text_encoder", "token"]] = Field(["unet", "text_encoder"], min_length=1)
-    """What trains: unet, attention (the UNet's attention layers only), text_encoder, token (only the new word's embedding)."""
+    """What trains: unet, attention (the UNet's attention layers only), text_encoder, token (only the new word's
+    embedding).
+    """
     unet_learning_rate: float = Field(2e-6, gt=0)
     """Learning rate of the UNet or its attention layers."""
     text_encoder_learning_rate: float = Field(2e-6, gt=0)
@@ -127,13 +147,20 @@ class TrainSettings(Settings):
         """Learning rates of what does not train."""
         users = {"unet": {"unet", "attention"}, "text_encoder": {"text_encoder"}, "token": {"token"}}
         idle = [f"{part}_learning_rate" for part, needed in users.items() if not needed & set(self.parts)]
-        return {name: f"as only {' and '.join(self.parts)} is trained" for name in idle if name in self.model_fields_set}
+        return {
+            name: f"as only {' and '.join(self.parts)} is trained" for name in idle if name in self.model_fields_set
+        }
 
 
 class PreviewSettings(Settings):
     every: int = Field(100, ge=0)
     """Optimizer steps between preview grids; 0 draws only the first and the last."""
-    prompts: list[str] = ["a photo of a [V] {class}", "a [V] {class} on the beach", "a [V] {class} on the moon", "a photo of a {class}"]
+    prompts: list[str] = [
+        "a photo of a [V] {class}",
+        "a [V] {class} on the beach",
+        "a [V] {class} on the moon",
+        "a photo of a {class}",
+    ]
     """What the preview grids show; [V] stands for the subject."""
     seed: Seed = 1000
     """Seed of the first column; each further column adds one."""
@@ -146,17 +173,22 @@ class PreviewSettings(Settings):
 
 class WatchSettings(Settings):
     every: int | None = Field(None, ge=0)
-    """Optimizer steps between scorings of the weights; a sixth of the steps if not given, a third where select is final and
-    stop_when_done is not set (runs under 30 steps are not scored); 0 never."""
+    """Optimizer steps between scorings of the weights; a sixth of the steps if not given, a third where select is final
+    and stop_when_done is not set (runs under 30 steps are not scored); 0 never.
+    """
     encoder: str | None = None
-    """What scores: as of `evaluate --encoders`; tf_efficientnet_lite0 where its package is installed, else bundled, if not given."""
+    """What scores: as of `evaluate --encoders`; tf_efficientnet_lite0 where its package is installed, else bundled, if
+    not given.
+    """
     select: Literal["best", "final"] = "best"
     """What becomes model/: best is the checkpoint on the Pareto front by the rule in the report, final the last one."""
     stop_when_done: bool = False
     """End training once fidelity has stopped growing while the class drifts on."""
     patience: int = Field(3, ge=1)
     """Scorings without a gain in fidelity before training may end; it can dip and recover."""
-    prompts: list[str] = Field(["a [V] {class}", "a [V] {class} on the grass", "a [V] {class} in the city"], min_length=1)
+    prompts: list[str] = Field(
+        ["a [V] {class}", "a [V] {class} on the grass", "a [V] {class} in the city"], min_length=1
+    )
     """What is drawn and scored, beside pictures of the class (prior.prompt)."""
     images: int = Field(2, ge=1)
     """Pictures for each prompt."""
@@ -167,11 +199,15 @@ class WatchSettings(Settings):
     steps: int = Field(6, ge=1, le=999)
     """Denoising steps; few, as the same noise is drawn from every time."""
     loss_every: int = Field(20, ge=0)
-    """Optimizer steps between values of the deterministic loss (fixed photos, noise and timesteps) of a watched run; 0 takes none."""
+    """Optimizer steps between values of the deterministic loss (fixed photos, noise and timesteps) of a watched run; 0
+    takes none.
+    """
 
     def without_effect(self) -> dict[str, str]:
         """How long to wait with what is not done."""
-        return {} if self.stop_when_done else dict.fromkeys({"patience"} & self.model_fields_set, "without stop_when_done")
+        return (
+            {} if self.stop_when_done else dict.fromkeys({"patience"} & self.model_fields_set, "without stop_when_done")
+        )
 
 
 class PersonalizeSettings(Settings):
@@ -228,7 +264,9 @@ class GenerateSettings(Settings):
     strength: float = Field(0.7, gt=0, le=1)
     """How much of the start picture may change: towards 0 nothing, 1 everything."""
     mask: str | None = None
-    """Picture whose white parts are redrawn in --init-image (inpainting), or --init-image itself with a transparent hole."""
+    """Picture whose white parts are redrawn in --init-image (inpainting), or --init-image itself with a transparent
+    hole.
+    """
     precision: Literal["32", "16", "bf16"] = "32"
     """Number format of the computation."""
     device: str = "auto"

@@ -34,11 +34,13 @@ class Identifier:
         found = []
         if len(self.pieces) > 1:
             found.append(
-                f"--token {self.token} splits into {len(self.pieces)} tokens ({' '.join(self.pieces)}); --token auto picks a whole one"
+                f"--token {self.token} splits into {len(self.pieces)} tokens "
+                f"({' '.join(self.pieces)}); --token auto picks a whole one"
             )
         if self.response > 1:
             found.append(
-                f"--token {self.token} already means something to this base ({self.response:.1f} times the effect of an everyday word); "
+                f"--token {self.token} already means something to this base ({self.response:.1f} "
+                "times the effect of an everyday word); "
                 "--token auto picks a rarer one"
             )
         return found
@@ -68,7 +70,9 @@ def choose(model: StableDiffusion, class_noun: str, shown: int = 5) -> list[Iden
     ]
     rarest = [word for _, word in sorted(words, reverse=True)[:48]]
     if not rarest:
-        raise SettingsError("identifier.token: auto finds no rare single tokens in this tokenizer", "name one yourself, such as sks")
+        raise SettingsError(
+            "identifier.token: auto finds no rare single tokens in this tokenizer", "name one yourself, such as sks"
+        )
     return sorted(rank(model, rarest, class_noun), key=lambda one: (len(one.pieces), one.response))[:shown]
 
 
@@ -85,7 +89,9 @@ def rank(model: StableDiffusion, tokens: list[str], class_noun: str) -> list[Ide
     size = model.cells
     last = int(model.scheduler.config.num_train_timesteps) - 1
     timesteps = torch.tensor([last * part // 8 for part in (6, 7, 8)], device=model.device)
-    noise = torch.randn((len(timesteps), config.in_channels, size, size), generator=generator(0, "token response")).to(model.device)
+    noise = torch.randn((len(timesteps), config.in_channels, size, size), generator=generator(0, "token response")).to(
+        model.device
+    )
 
     def prediction(state: Tensor) -> Tensor:
         return model.unet(noise, timesteps, state.expand(len(timesteps), -1, -1)).sample
@@ -96,7 +102,10 @@ def rank(model: StableDiffusion, tokens: list[str], class_noun: str) -> list[Ide
         for i in progress(range(len(words)), "listening to the base")
     ]
     usual = float(torch.tensor(moved[len(tokens) :]).median())
-    return [Identifier(token, pieces(model, token), change / max(usual, 1e-12)) for token, change in zip(tokens, moved, strict=False)]
+    return [
+        Identifier(token, pieces(model, token), change / max(usual, 1e-12))
+        for token, change in zip(tokens, moved, strict=False)
+    ]
 
 
 class TokenEmbedding(nn.Module):

@@ -19,8 +19,8 @@ from ..core import metrics
 from ..core.errors import PhotoError
 from ..core.metrics import Interval
 from ..core.names import stored
-from .labels import Labels
-from .unknown import is_unknown, similarity
+from .model.labels import Labels
+from .model.rejection import is_unknown, similarity
 
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 
@@ -57,10 +57,10 @@ class Predictions:
 def classes_of(labels: Labels, given: Sequence[str]) -> dict[str, int | None]:
     """For each given class name its index in the model's first group, or None where the model has no such class.
 
-    A name as the model writes it goes first. Else it may differ in case, spaces and underscores where that fits one class
-    only; be one of the names that a class lists with commas, as WordNet's do, or a synset such as n01494475, also in front of a
-    name (n01494475_hammerhead); or, where all given names are whole numbers and none of the model's is, the index itself.
-    Raises PhotoError for one that fits several classes.
+    A name as the model writes it goes first. Else it may differ in case, spaces and underscores where that fits one
+    class only; be one of the names that a class lists with commas, as WordNet's do, or a synset such as n01494475, also
+    in front of a name (n01494475_hammerhead); or, where all given names are whole numbers and none of the model's is,
+    the index itself. Raises PhotoError for one that fits several classes.
     """
     main = labels.main
     names = labels.names[main]
@@ -80,7 +80,11 @@ def classes_of(labels: Labels, given: Sequence[str]) -> dict[str, int | None]:
         elif numbers:
             found[name] = int(name) if int(name) < len(names) else None
         elif len(fits) > 1:
-            way_out = "name the folder by the class's synset (n01234567)" if labels.synsets else "name the folder exactly as the class"
+            way_out = (
+                "name the folder by the class's synset (n01234567)"
+                if labels.synsets
+                else "name the folder exactly as the class"
+            )
             few = ", ".join(repr(names[index]) for index in sorted(fits)[:4])
             raise PhotoError(f"class {name!r} fits {len(fits)} classes of the model ({few})", way_out)
         else:
@@ -89,7 +93,9 @@ def classes_of(labels: Labels, given: Sequence[str]) -> dict[str, int | None]:
 
 
 def short_names(names: Sequence[str], synsets: Sequence[str] | None) -> list[str]:
-    """The first of the names that WordNet's classes list with commas, where that still tells them apart; other classes as they are."""
+    """The first of the names that WordNet's classes list with commas, where that still tells them apart; other classes
+    as they are.
+    """
     if not synsets:
         return list(names)
     first = [name.split(",")[0].strip() or name for name in names]
@@ -112,7 +118,9 @@ def _plain(name: str) -> str:
 # --- the measures
 
 
-def measure(predictions: Predictions, unknown: Mapping[str, Any] | None, bins: int = 15, seed: int = 0) -> dict[str, Any]:
+def measure(
+    predictions: Predictions, unknown: Mapping[str, Any] | None, bins: int = 15, seed: int = 0
+) -> dict[str, Any]:
     """All of the report's figures, as plain JSON values; intervals are [value, low, high] at 95 %."""
     probabilities, labels, logits = predictions.probabilities, predictions.labels, predictions.logits
     five = min(5, logits.shape[1])
@@ -141,7 +149,9 @@ def _mean_class_accuracy(right: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _mean_class_interval(right: np.ndarray, labels: np.ndarray, seed: int) -> Interval:
-    """By bootstrap; where all are right, or none is, it would claim certainty, and Wilson's interval of them all stands in."""
+    """By bootstrap; where all are right, or none is, it would claim certainty, and Wilson's interval of them all stands
+    in.
+    """
     if right.all() or not right.any():
         return metrics.wilson(int(right.sum()), len(right))
     return metrics.bootstrap(_mean_class_accuracy, right, labels, seed=seed)
@@ -150,7 +160,12 @@ def _mean_class_interval(right: np.ndarray, labels: np.ndarray, seed: int) -> In
 def _calibration(predictions: Predictions, bins: int, seed: int) -> dict[str, Any]:
     """Before: with the model's own temperature. After: with one fitted on the half that the picture is not in."""
     labels, logits = predictions.labels, predictions.logits
-    result: dict[str, Any] = {"bins": bins, "temperature_before": predictions.temperature, "temperatures_after": None, "after": None}
+    result: dict[str, Any] = {
+        "bins": bins,
+        "temperature_before": predictions.temperature,
+        "temperatures_after": None,
+        "after": None,
+    }
     result["before"] = _calibrated(predictions.probabilities, labels, bins, seed)
     result["unsettled"] = metrics.unsettled(predictions.temperature)
     result["not_scaled"] = "One picture is too few to fit a temperature on others." if len(labels) < 2 else None
@@ -168,7 +183,11 @@ def _calibration(predictions: Predictions, bins: int, seed: int) -> dict[str, An
 def _calibrated(probabilities: np.ndarray, labels: np.ndarray, bins: int, seed: int) -> dict[str, Any]:
     confidence, right = probabilities.max(axis=1), metrics.top_k(probabilities, labels, 1)
     return {
-        "ece": list(metrics.bootstrap(lambda c, r: metrics.calibration_error(c, r, bins), confidence, right, seed=seed, biased=True)),
+        "ece": list(
+            metrics.bootstrap(
+                lambda c, r: metrics.calibration_error(c, r, bins), confidence, right, seed=seed, biased=True
+            )
+        ),
         "ece_of_a_perfect_model": list(metrics.calibration_noise(confidence, bins, seed=seed)),
         "negative_log_likelihood": metrics.negative_log_likelihood(probabilities, labels),
         "mean_confidence": float(confidence.mean()),
@@ -182,7 +201,11 @@ def _selective(confidence: np.ndarray, right: np.ndarray, seed: int) -> dict[str
         answered = max(1, round(coverage * len(right)))
         order = np.sort(confidence)[::-1]
         points.append(
-            {"coverage": answered / len(right), "risk": float(curve.risk[answered - 1]), "least_confidence": float(order[answered - 1])}
+            {
+                "coverage": answered / len(right),
+                "risk": float(curve.risk[answered - 1]),
+                "least_confidence": float(order[answered - 1]),
+            }
         )
     area = metrics.bootstrap(lambda c, r: metrics.risk_coverage(c, r).area, confidence, right, seed=seed)
     return {"aurc": list(area), "excess_aurc": curve.excess, "at": points}
@@ -201,7 +224,10 @@ def unseen_scores(predictions: Predictions, unknown: Mapping[str, Any]) -> tuple
 def _unseen(predictions: Predictions, unknown: Mapping[str, Any] | None, seed: int) -> dict[str, Any] | None:
     if predictions.unseen_logits is None or not len(predictions.unseen_logits):
         return None
-    confidences = [metrics.softmax(part, predictions.temperature).max(axis=1) for part in (predictions.logits, predictions.unseen_logits)]
+    confidences = [
+        metrics.softmax(part, predictions.temperature).max(axis=1)
+        for part in (predictions.logits, predictions.unseen_logits)
+    ]
     result: dict[str, Any] = {
         "pictures": len(predictions.unseen_logits),
         "by_confidence": _told_apart(1 - confidences[0], 1 - confidences[1], seed),
@@ -230,12 +256,17 @@ def _rejection(predictions: Predictions, unknown: Mapping[str, Any] | None, righ
 
 
 def _told_apart(known: np.ndarray, unseen: np.ndarray, seed: int) -> dict[str, Any]:
-    """AUROC (unseen = positive) with a bootstrap of both sides, and how many unseen are rejected when 5 % of the known are."""
+    """AUROC (unseen = positive) with a bootstrap of both sides, and how many unseen are rejected when 5 % of the known
+    are.
+    """
     random = np.random.default_rng(seed)
     drawn = [metrics.auroc(random.choice(unseen, len(unseen)), random.choice(known, len(known))) for _ in range(1000)]
     area = Interval(metrics.auroc(unseen, known), *(float(q) for q in np.quantile(drawn, [0.025, 0.975])))
     limit = np.quantile(known, 0.95, method="higher")
-    return {"auroc": list(area), "rejected_at_5_percent": list(metrics.wilson(int((unseen > limit).sum()), len(unseen)))}
+    return {
+        "auroc": list(area),
+        "rejected_at_5_percent": list(metrics.wilson(int((unseen > limit).sum()), len(unseen))),
+    }
 
 
 # --- classes and mistakes
@@ -294,7 +325,8 @@ def _mistakes(predictions: Predictions, right: np.ndarray) -> list[dict[str, Any
 
 
 def busiest(predictions: Predictions, most: int = 24) -> tuple[np.ndarray, list[int], int]:
-    """Confusion counts among the classes that take part in most mistakes: the matrix (K, K), their indices, and how many there were.
+    """Confusion counts among the classes that take part in most mistakes: the matrix (K, K), their indices, and how
+    many there were.
 
     All classes that appear, true or predicted, if there are no more than `most`; in the order of the model's classes.
     """
@@ -306,7 +338,9 @@ def busiest(predictions: Predictions, most: int = 24) -> tuple[np.ndarray, list[
     pairs = Counter(zip(true[wrong].tolist(), other[wrong].tolist(), strict=True))
     chosen = set(range(len(present)) if len(present) <= most else ())
     for a, b in sorted(pairs, key=lambda pair: (-pairs[pair], -involved[list(pair)].sum(), pair)):
-        if len(chosen | {a, b}) <= most:  # whole pairs, the most frequent first, so that each class is shown with its partner
+        if (
+            len(chosen | {a, b}) <= most
+        ):  # whole pairs, the most frequent first, so that each class is shown with its partner
             chosen |= {a, b}
     kept = sorted(chosen)
     counts = np.zeros((len(kept), len(kept)), np.int64)

@@ -22,11 +22,14 @@ class ReadingSettings(Settings):
     model: str = DEFAULT
     """bundled, a run, an exported artifact, a file or folder of weights, or timm's name of a model."""
     engine: Literal["auto", "torch", "ort", "openvino"] = "auto"
-    """What runs the model: torch, or ONNX Runtime or OpenVINO, also for a model that was not exported; auto takes what is quick."""
+    """What runs the model: torch, or ONNX Runtime or OpenVINO, also for a model that was not exported; auto takes what
+    is quick.
+    """
     device: str = "cpu"
     """Where torch computes: auto, cpu, cuda, cuda:1, mps."""
     decode: Literal["exact", "fast"] = "exact"
-    """exact decodes every pixel; fast has large JPEGs decoded smaller, to no less than twice what the model then reads."""
+    """exact decodes every pixel; fast has large JPEGs decoded smaller, to no less than twice what the model then reads.
+    """
     batch_size: int = Field(8, ge=1)
     """Pictures that one worker runs at a time."""
     workers: int | None = Field(None, ge=1)
@@ -34,7 +37,10 @@ class ReadingSettings(Settings):
     shard: str | None = None
     """i/n: only the i-th of n parts that share no file and leave none out; the same files on every machine."""
     out: str | None = None
-    """File to write; its ending says the format if --format does not. An interrupted command goes on when given again."""
+    """File to write; its ending says the format if --format does not.
+
+    An interrupted command goes on when given again.
+    """
     overwrite: bool = False
     """Replace the file, if the same command wrote it."""
 
@@ -54,7 +60,9 @@ class EmbedSettings(ReadingSettings):
     stages: Words = []
     """Also the maps of these stages: 0,1,2,3 (at strides 4, 8, 16, 32)."""
     format: Literal["parquet", "npz", "safetensors"] | None = None
-    """parquet has a row for each picture, unreadable ones too; the others have arrays, with what could not be read beside them."""
+    """parquet has a row for each picture, unreadable ones too; the others have arrays, with what could not be read
+    beside them.
+    """
 
 
 class SearchSettings(Settings):
@@ -102,9 +110,13 @@ class FinetuneTraining(TrainingSettings):
 
 class FinetuneSettings(Settings):
     data: str = Field(min_length=1)
-    """Folder of class folders (in train and val, where you have split), or a CSV file with the columns path and label (and split)."""
+    """Folder of class folders (in train and val, where you have split), or a CSV file with the columns path and label
+    (and split).
+    """
     synthesized: list[str] = []
-    """Further such folders whose pictures only train, as `femtobooth synthesize` makes them; classes of one name are one class."""
+    """Further such folders whose pictures only train, as `femtobooth synthesize` makes them; classes of one name are
+    one class.
+    """
     model: str = DEFAULT
     """Classifier to start from: a name, a weights file, an artifact, or a run."""
     size: int | None = Field(None, ge=32)
@@ -118,12 +130,15 @@ class FinetuneSettings(Settings):
     validation: float = Field(0.2, gt=0, lt=1)
     """Share of each class's pictures that validate (one at least); a folder with train and val keeps its own split."""
     copies: Literal["group", "leave-out", "keep"] = "group"
-    """group: copies of one shot stay on one side of the split made here; leave-out: they also leave the validation part of a split of
-    your own; keep: all pictures are different shots, as of a fixed camera, unless their files are equal."""
+    """group: copies of one shot stay on one side of the split made here; leave-out: they also leave the validation part
+    of a split of your own; keep: all pictures are different shots, as of a fixed camera, unless their files are equal.
+    """
     learning_rate: float = Field(5e-4, gt=0)
     """Learning rate of the last layer."""
     layer_decay: float = Field(0.8, gt=0, le=1)
-    """Each layer further from the end learns at this share of the rate of the one after it; 1 for the same rate everywhere."""
+    """Each layer further from the end learns at this share of the rate of the one after it; 1 for the same rate
+    everywhere.
+    """
     freeze: int = Field(0, ge=0)
     """Optimizer steps for which only the last layer learns."""
     unfreeze_every: int = Field(0, ge=0)
@@ -137,7 +152,9 @@ class FinetuneSettings(Settings):
     probe_only: bool = False
     """Leave fine-tuning out: the linear probe is the result, after seconds."""
     patience: int = Field(0, ge=0)
-    """Checks without a lower loss after which training stops, on pictures set aside from training for it; 0 trains to the end."""
+    """Checks without a lower loss after which training stops, on pictures set aside from training for it; 0 trains to
+    the end.
+    """
     check_every: int = Field(20, ge=1)
     """Optimizer steps between the checks for early stopping."""
     workers: int = Field(0, ge=0)
@@ -150,7 +167,9 @@ class FinetuneSettings(Settings):
         if self.probe_only and (self.result == "finetuned" or self.patience):
             raise ValueError("probe_only leaves fine-tuning out: leave out result and patience, or probe_only")
         if (self.augment.mixup or self.augment.cutmix) and self.training.batch_size % 2:
-            raise ValueError("training.batch_size must be even for mixup and cutmix, which blend pairs (or set augment.mixup to 0)")
+            raise ValueError(
+                "training.batch_size must be even for mixup and cutmix, which blend pairs (or set augment.mixup to 0)"
+            )
         return self
 
 
@@ -158,11 +177,15 @@ class EvaluateClassifierSettings(Settings):
     model: str = DEFAULT
     """bundled, a run, an exported artifact, a file or folder of weights, or timm's name of a model."""
     data: str = Field(min_length=1)
-    """Labelled pictures: one folder a class (named as the model's classes, or by synset), or a CSV file of paths and labels."""
+    """Labelled pictures: one folder a class (named as the model's classes, or by synset), or a CSV file of paths and
+    labels.
+    """
     split: Literal["auto", "test", "val", "train", "all"] = "auto"
     """Part of split data to measure on; auto is test, else val, else all there is."""
     unseen: str | None = None
-    """Folder of pictures of classes that the model does not know; classes of the data that it does not know count as such too."""
+    """Folder of pictures of classes that the model does not know; classes of the data that it does not know count as
+    such too.
+    """
     include_training: bool = False
     """Also measure on pictures that the model was trained on, or that set its 8-bit ranges, which flatters it."""
     engine: Literal["auto", "torch", "ort", "openvino"] = "auto"
@@ -195,9 +218,15 @@ class ExportSettings(Settings):
     normalize: bool = False
     """Have the graph read bytes (B, H, W, 3) and normalize them itself; resizing and cropping stay outside."""
     data: str | None = None
-    """Photos to compare on: class folders, a CSV file of paths and labels, or unlabelled photos. A run's validation photos if not given."""
+    """Photos to compare on: class folders, a CSV file of paths and labels, or unlabelled photos.
+
+    A run's validation photos if not given.
+    """
     calibration: str | None = None
-    """Photos that set the 8-bit ranges. A run's training photos if not given; half of them are compared on where there is no --data."""
+    """Photos that set the 8-bit ranges.
+
+    A run's training photos if not given; half of them are compared on where there is no --data.
+    """
     calibration_photos: int = Field(256, ge=8)
     """Most photos to calibrate with, taken evenly from all."""
     calibrator: Literal["best", "minmax", "percentile", "entropy"] = "best"
@@ -207,7 +236,9 @@ class ExportSettings(Settings):
     max_drop: float = Field(1.0, ge=0, le=100)
     """Most points of top-1 accuracy (of agreement, where photos have no labels) that may be lost."""
     tolerance: float | None = Field(None, gt=0)
-    """Most that 99 % of logits may be off, in standard deviations of all logits: 1e-3 for fp32, 5e-2 for fp16, no limit for int8."""
+    """Most that 99 % of logits may be off, in standard deviations of all logits: 1e-3 for fp32, 5e-2 for fp16, no limit
+    for int8.
+    """
     parity: bool = True
     """Compare the export with the original on real photos; without, its status stays "converted only"."""
     reduced: bool = False

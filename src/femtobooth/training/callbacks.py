@@ -8,7 +8,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class StepCallback(Callback):
-    """Calls `on_optimizer_step` after each optimizer step; Lightning's own hook also comes in the middle of an accumulation."""
+    """Calls `on_optimizer_step` after each optimizer step; Lightning's own hook also comes in the middle of an
+    accumulation.
+    """
 
     _step = 0
 

@@ -24,7 +24,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from ..core.console import note, warn
 from ..core.errors import CheckpointError, Interrupted, NotFiniteError
-from ..core.runs import TEMPORARY, atomic_folder, sha256_of, write_json, writing
+from ..core.files import TEMPORARY, atomic_folder, sha256_of, write_json, writing
 from .callbacks import StepCallback
 
 MANIFEST = "manifest.json"
@@ -57,7 +57,11 @@ def _save(trainer: Trainer, folder: Path, keep: int) -> Path:
     if trainer.is_global_zero:
         with atomic_folder(target, overwrite=True) as temporary:
             shutil.move(staging / STATE, temporary / STATE)
-            hashes = {path.relative_to(temporary).as_posix(): sha256_of(path) for path in sorted(temporary.rglob("*")) if path.is_file()}
+            hashes = {
+                path.relative_to(temporary).as_posix(): sha256_of(path)
+                for path in sorted(temporary.rglob("*"))
+                if path.is_file()
+            }
             write_json(temporary / MANIFEST, {"step": step, "sha256": hashes})
         shutil.rmtree(staging)
         for old in _all(folder)[:-keep]:
@@ -102,7 +106,10 @@ def newest(folder: Path) -> Path | None:
             return checkpoint
         warn(f"{checkpoint}: {problem}; going back to the checkpoint before it")
     if found:
-        raise CheckpointError(f"{folder}: every checkpoint is damaged", "start again with --overwrite, or restore the folder from a backup")
+        raise CheckpointError(
+            f"{folder}: every checkpoint is damaged",
+            "start again with --overwrite, or restore the folder from a backup",
+        )
     return None
 
 
@@ -186,7 +193,10 @@ class Checkpoints(StepCallback):
 
 @contextmanager
 def last_good_named(trainer: Trainer, folder: Path, way_out: str) -> Iterator[None]:
-    """Add to a NotFiniteError from inside which checkpoint to trust, and a way out. The weights of the last step led to it."""
+    """Add to a NotFiniteError from inside which checkpoint to trust, and a way out.
+
+    The weights of the last step led to it.
+    """
     try:
         yield
     except NotFiniteError as error:

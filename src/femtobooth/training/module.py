@@ -53,7 +53,10 @@ class NumberedSteps(LightningModule):
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the gradient's norm. Raises NotFiniteError where it or a loss is NaN or infinite, before any weight is touched."""
+        """Take the gradient's norm.
+
+        Raises NotFiniteError where it or a loss is NaN or infinite, before any weight is touched.
+        """
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         loss, self._loss = self._loss, None

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..core.errors import SettingsError, needs
-from ..core.runs import atomic_file
+from ..core.files import atomic_file
 from .settings import TrainingSettings
 
 
@@ -30,7 +30,10 @@ class CurveFile(Logger):
         self.rows: dict[int, dict[str, str]] = {}
         if resumed_step and self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
-                read = {int(row.pop("step")): {name: value for name, value in row.items() if value} for row in csv.DictReader(file)}
+                read = {
+                    int(row.pop("step")): {name: value for name, value in row.items() if value}
+                    for row in csv.DictReader(file)
+                }
             self.rows = {step: row for step, row in read.items() if step <= resumed_step}
 
     @property

@@ -25,18 +25,25 @@ warnings.filterwarnings("ignore", module="lightning.*")  # advice about defaults
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
-def build(settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger]) -> Trainer:
+def build(
+    settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger]
+) -> Trainer:
     """The Trainer; raises SettingsError where the hardware asked for is not there."""
     started = os.environ.get("WORLD_SIZE", "")
     wanted = settings.devices * settings.nodes
     if (started.isdigit() and int(started) != wanted) or rank() >= wanted:
         raise SettingsError(
-            f"--devices {settings.devices} --nodes {settings.nodes}: but this is process {rank()} of {started or 'several'}",
+            (
+                f"--devices {settings.devices} --nodes {settings.nodes}: but this "
+                f"is process {rank()} of {started or 'several'}"
+            ),
             "give as many devices and nodes as were started, or unset RANK and WORLD_SIZE",
         )
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not has_gpu):
-        raise SettingsError("--precision 16-mixed: a CPU has no 16-bit floats to train with", "use --precision bf16-mixed or 32")
+        raise SettingsError(
+            "--precision 16-mixed: a CPU has no 16-bit floats to train with", "use --precision bf16-mixed or 32"
+        )
     try:
         return Trainer(
             default_root_dir=folder,
@@ -59,7 +66,8 @@ def build(settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback
         )
     except Exception as error:  # Lightning reports missing hardware and packages in several ways
         raise SettingsError(
-            f"training: {' '.join(str(error).split())[:200]}", "check --accelerator, --devices, --strategy and --precision"
+            f"training: {' '.join(str(error).split())[:200]}",
+            "check --accelerator, --devices, --strategy and --precision",
         ) from error
 
 
@@ -86,7 +94,9 @@ def optimizer(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError:
-            raise SettingsError("training.optimizer: adamw8bit is not installed", f"{needs('8bit')}, or use adamw") from None
+            raise SettingsError(
+                "training.optimizer: adamw8bit is not installed", f"{needs('8bit')}, or use adamw"
+            ) from None
         return AdamW8bit(groups, **options)
     return torch.optim.AdamW(groups, **options)
 
@@ -98,7 +108,9 @@ def learning_rate_schedule(settings: TrainingSettings, of: torch.optim.Optimizer
         if step < settings.warmup:
             return (step + 1) / settings.warmup
         done = min((step - settings.warmup) / max(settings.steps - settings.warmup, 1), 1.0)
-        return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[settings.schedule]
+        return {"constant": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}[
+            settings.schedule
+        ]
 
     return torch.optim.lr_scheduler.LambdaLR(of, factor)
 
@@ -122,7 +134,9 @@ class MovingAverage(StepCallback):
     def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         trained = self._trained(module)
-        torch._foreach_lerp_([self.average[name] for name in trained], [value.detach() for value in trained.values()], 1 - decay)
+        torch._foreach_lerp_(
+            [self.average[name] for name in trained], [value.detach() for value in trained.values()], 1 - decay
+        )
 
     @contextmanager
     def applied(self, module: LightningModule) -> Iterator[None]:

@@ -12,13 +12,13 @@ from ..core import streams
 from ..core.claims import Output
 from ..core.errors import SettingsError
 from ..core.names import stored
-from ..recognizer import outputs
-from ..recognizer.engines import Engine, open_engine
-from ..recognizer.outputs import Parts, Row
-from ..recognizer.predict import Batch
-from ..recognizer.reading import Reading
+from ..recognizer.inference import outputs
+from ..recognizer.inference.engines import Engine, open_engine
+from ..recognizer.inference.outputs import Parts, Row
+from ..recognizer.inference.predict import Batch
+from ..recognizer.inference.reading import Reading
+from ..recognizer.model.rejection import is_unknown
 from ..recognizer.settings import ClassifySettings
-from ..recognizer.unknown import is_unknown
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,7 +27,10 @@ FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 
 
 def run(settings: ClassifySettings) -> dict[str, Any]:
-    """Classify; returns counts. Raises InputError kinds before anything is written, PhotoError if nothing could be read."""
+    """Classify; returns counts.
+
+    Raises InputError kinds before anything is written, PhotoError if nothing could be read.
+    """
     format = _format(settings)
     out = outputs.claim(settings, "classify", outputs.holds_labels) if settings.out else None
     if not out:
@@ -52,7 +55,9 @@ def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
     told: Iterator[tuple[list[Row], bool]] = iter(())
     if batch.outputs:
         probabilities = labels.probabilities(batch.outputs["logits"], engine.temperature)
-        strange = is_unknown(batch.outputs["embedding"], engine.unknown) if engine.unknown else [False] * len(probabilities)
+        strange = (
+            is_unknown(batch.outputs["embedding"], engine.unknown) if engine.unknown else [False] * len(probabilities)
+        )
         tops = (
             [
                 {
@@ -109,7 +114,10 @@ def _into_file(settings: ClassifySettings, reading: Reading, engine: Engine, out
     }
     with Parts.open(out, made_with, schema) as parts:
         batches = reading.batches(engine, parts)
-        parts.fill((pa.Table.from_pylist(rows_of(engine, batch, settings.top_k), schema=schema), batch.stamps) for batch in batches)
+        parts.fill(
+            (pa.Table.from_pylist(rows_of(engine, batch, settings.top_k), schema=schema), batch.stamps)
+            for batch in batches
+        )
         if format == "parquet":
             parts.finish(lambda path: outputs.write_parquet(path, parts.tables(), schema))
         else:
@@ -121,6 +129,17 @@ def _schema(settings: ClassifySettings, engine: Engine) -> pa.Schema:
     import pyarrow as pa
 
     guess = [("label", pa.string()), ("synset", pa.string()), ("confidence", pa.float64())]
-    fields = [("path", pa.string()), *guess, ("unknown", pa.bool_()), ("top", pa.list_(pa.struct(guess))), ("error", pa.string())]
-    metadata = {"model": settings.model, "model_hash": engine.hash, "preprocess_hash": engine.preprocess.hash, "engine": engine.name}
+    fields = [
+        ("path", pa.string()),
+        *guess,
+        ("unknown", pa.bool_()),
+        ("top", pa.list_(pa.struct(guess))),
+        ("error", pa.string()),
+    ]
+    metadata = {
+        "model": settings.model,
+        "model_hash": engine.hash,
+        "preprocess_hash": engine.preprocess.hash,
+        "engine": engine.name,
+    }
     return pa.schema(fields, metadata=metadata)

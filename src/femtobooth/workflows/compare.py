@@ -1,7 +1,8 @@
-"""models -> one table of what was measured here or read from their files, what differs, and when to choose which: one page.
+"""models -> one table of what was measured here or read from their files, what differs, and when to choose which: one
+page.
 
-Every model runs in a process of its own, and they take turns while they are timed. What was measured is kept in the cache
-by the contents of weights and data, the settings and the machine, so that comparing again is quick.
+Every model runs in a process of its own, and they take turns while they are timed. What was measured is kept in the
+cache by the contents of weights and data, the settings and the machine, so that comparing again is quick.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core import config, figures, verdict
+from ..core import config, figures
 from ..core.claims import Output
 from ..core.console import note, table, warn
 from ..core.errors import SettingsError, UnsafeFileError
-from ..core.runs import environment, read_json, timestamp
+from ..core.files import read_json, timestamp
+from ..core.machine import environment
+from ..judging import verdict
 from .comparing import bench, cards, page, rows
 from .comparing.candidates import GENERATOR, RECOGNIZER, Candidate, find
 from .comparing.pictures import Measured, Pictures
@@ -38,7 +41,14 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     """
     candidates = find(settings.models)
     out = Path(settings.out) if settings.out else _place(candidates)
-    output = Output(out, "compare", settings.overwrite, inputs=[*settings.models, settings.data], known=_is_page, numbered=not settings.out)
+    output = Output(
+        out,
+        "compare",
+        settings.overwrite,
+        inputs=[*settings.models, settings.data],
+        known=_is_page,
+        numbered=not settings.out,
+    )
     output.check()
     for one in candidates:
         if one.is_program and not settings.trust:
@@ -65,7 +75,10 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         verdicts += [_verdict(these[0], other, pictures) for other in these[1:]]
     out = output.free()
     report = {
-        "models": [{"given": one.given, "name": one.name, "task": one.task, "hash": one.hash, "path": str(one.path)} for one in candidates],
+        "models": [
+            {"given": one.given, "name": one.name, "task": one.task, "hash": one.hash, "path": str(one.path)}
+            for one in candidates
+        ],
         "command": measuring.command,
         "machine": measuring.machine,
         "environment": environment(),
@@ -118,7 +131,9 @@ def _verdict(first: Measured, second: Measured, pictures: Pictures | None) -> di
 
 
 def _untaught(first: Measured, second: Measured) -> dict[str, Any]:
-    """What is said instead where only one of two generators was taught a subject: the other drifts least, and draws it never."""
+    """What is said instead where only one of two generators was taught a subject: the other drifts least, and draws it
+    never.
+    """
     taught = [one for one in (first, second) if one.facts.get("subject")]
     if first.candidate.task != GENERATOR or len(taught) != 1:
         return {}
@@ -126,9 +141,15 @@ def _untaught(first: Measured, second: Measured) -> dict[str, Any]:
     other, subject = second if tuned is first else first, tuned.facts["subject"]
     run = tuned.candidate.run
     found = verdict.of_run(run, read_json(run / "run.json") or {}) if run else None
-    said = f"{other.candidate.name} was never taught {subject.get('token')} {subject.get('class_noun')}, and is no choice for drawing it; "
+    said = (
+        f"{other.candidate.name} was never taught {subject.get('token')} "
+        f"{subject.get('class_noun')}, and is no choice for drawing it; "
+    )
     if found is None:
-        return {"choose": f"{said}femtobooth evaluate says whether {tuned.candidate.name} has learned it.", "mood": "info"}
+        return {
+            "choose": f"{said}femtobooth evaluate says whether {tuned.candidate.name} has learned it.",
+            "mood": "info",
+        }
     return {"choose": f"{said}{tuned.candidate.name}: {found.sentence}", "mood": found.mood}
 
 

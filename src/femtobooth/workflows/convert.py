@@ -14,7 +14,11 @@ from ..core.paths import expanded
 
 
 def run(
-    source: str, target: str | Path, precision: Literal["32", "16"] = "32", tokenizer: str | None = None, overwrite: bool = False
+    source: str,
+    target: str | Path,
+    precision: Literal["32", "16"] = "32",
+    tokenizer: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write what `source` names (anything `--base` takes, or a run) as `target`, and return what was written.
 
@@ -27,9 +31,10 @@ def run(
 
     import torch
 
-    from ..generator import base, cards, ldm_configs, ldm_keys
+    from ..generator import base, cards
+    from ..generator.formats import ldm_configs, ldm_keys
+    from ..generator.formats.single_file import save_single_file
     from ..generator.locate import locate
-    from ..generator.single_file import save_single_file
 
     model = base.load(source, tokenizer)
     dtype = {"32": torch.float32, "16": torch.float16}[precision]
@@ -38,7 +43,9 @@ def run(
         save_single_file(model, target, dtype, overwrite)
     else:
         with output.folder() as folder:
-            base.write_folder(model, folder, model.readme or _card(source), dtype, picture=locate(source) / cards.PICTURE)
+            base.write_folder(
+                model, folder, model.readme or _card(source), dtype, picture=locate(source) / cards.PICTURE
+            )
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     published = ldm_configs.is_published(model.unet.config, model.vae.config, model.text_encoder.config)
@@ -46,15 +53,25 @@ def run(
     written = {
         "target": str(target),
         "layout": layout if published else f"{layout} layout, sizes of its own",
-        "loaded_by": ["femtobooth", *([] if single else ["diffusers"]), *(["other programs"] if single and published else [])],
+        "loaded_by": [
+            "femtobooth",
+            *([] if single else ["diffusers"]),
+            *(["other programs"] if single and published else []),
+        ],
         "prediction_type": model.prediction_type,
         "pixels": model.size,
         "precision": precision,
         "bytes": size,
     }
-    note("{target}: {layout}, {prediction_type}, {pixels} pixels, {precision}-bit".format(**written) + f", {size / 1e6:.0f} MB")
+    note(
+        "{target}: {layout}, {prediction_type}, {pixels} pixels, {precision}-bit".format(**written)
+        + f", {size / 1e6:.0f} MB"
+    )
     if single and not published:
-        note("programs that expect Stable Diffusion's published sizes do not load it; a folder of it diffusers loads, whatever the sizes")
+        note(
+            "programs that expect Stable Diffusion's published sizes do not load it; "
+            "a folder of it diffusers loads, whatever the sizes"
+        )
     return written
 
 
@@ -62,7 +79,9 @@ def _check(output: Output) -> None:
     """Refuse, before anything is loaded, what would lose files or run code."""
     target = output.path
     if target.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin"):
-        raise SettingsError(f"{target}: pickled checkpoints are only read, never written", "name the target .safetensors")
+        raise SettingsError(
+            f"{target}: pickled checkpoints are only read, never written", "name the target .safetensors"
+        )
     if _is_single(target) and target.is_dir():
         raise ExistsError(f"{target} is a folder", "choose another name for the file")
     if not _is_single(target) and target.is_file():

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..core.console import note
 from ..core.errors import command
-from ..core.runs import timestamp
+from ..core.files import timestamp
 from . import personalize
 
 
@@ -21,7 +21,9 @@ def run(runs: Path) -> dict[str, Any]:
     photos = Path(str(resources.files("femtobooth") / "assets" / "mascot"))
     name = f"demo-{timestamp()}"
     note("Femto is a robot that the bundled base has never seen. Five pictures of it teach the base to draw it.\n")
-    settings = personalize.settings_from({"photos": {"paths": [str(photos)], "class_noun": "robot"}, "runs": str(runs), "name": name})
+    settings = personalize.settings_from(
+        {"photos": {"paths": [str(photos)], "class_noun": "robot"}, "runs": str(runs), "name": name}
+    )
     facts = personalize.run(settings)
     folder = runs / name
     program = "femtobooth" if shutil.which("femtobooth") else sys.argv[0]  # as in .venv/bin/femtobooth

@@ -1,4 +1,6 @@
-"""pictures -> embeddings, pre-logits and stage maps in one forward pass, in a file that an interruption does not lose."""
+"""pictures -> embeddings, pre-logits and stage maps in one forward pass, in a file that an interruption does not
+lose.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,25 @@ import numpy as np
 
 from ..core.errors import SettingsError
 from ..core.names import stored
-from ..recognizer import index, outputs
-from ..recognizer.engines import Engine, open_engine
-from ..recognizer.outputs import Parts
-from ..recognizer.predict import Batch
-from ..recognizer.reading import Reading
+from ..recognizer.inference import index, outputs
+from ..recognizer.inference.engines import Engine, open_engine
+from ..recognizer.inference.outputs import Parts
+from ..recognizer.inference.predict import Batch
+from ..recognizer.inference.reading import Reading
 from ..recognizer.settings import EmbedSettings
 
 STAGES = ("0", "1", "2", "3")
 
 
 def run(settings: EmbedSettings) -> dict[str, Any]:
-    """Embed; returns counts. Raises InputError kinds before anything is written, PhotoError if nothing could be read."""
+    """Embed; returns counts.
+
+    Raises InputError kinds before anything is written, PhotoError if nothing could be read.
+    """
     if not settings.out:
-        raise SettingsError("--out: where shall the embeddings go?", f"give a file ending in .{', .'.join(index.FORMATS)}")
+        raise SettingsError(
+            "--out: where shall the embeddings go?", f"give a file ending in .{', .'.join(index.FORMATS)}"
+        )
     format = settings.format or Path(settings.out).suffix[1:]
     if format not in index.FORMATS:
         raise SettingsError(f"--out {settings.out}: its ending is none of {', '.join(index.FORMATS)}", "add --format")
@@ -42,7 +49,10 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
         "engine": engine.name,
         "decode": settings.decode,
     }
-    names = {"embedding": "embedding", **{str(name): f"stage_{name}" if isinstance(name, int) else name for name in extra}}
+    names = {
+        "embedding": "embedding",
+        **{str(name): f"stage_{name}" if isinstance(name, int) else name for name in extra},
+    }
     made = index.schema({names[name]: shape for name, shape in _shapes(engine).items() if name in names}, facts)
     same = {name: facts[name] for name in ("model_hash", "preprocess_hash", "decode")}
     with Parts.open(out, same | {"command": "embed", "extra": extra, "shard": settings.shard}, made) as parts:
@@ -63,5 +73,7 @@ def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
     """Shapes of one picture's outputs."""
     blank = engine.run(np.zeros((1, *engine.preprocess.size, 3), np.uint8))
     if "embedding" not in blank:
-        raise SettingsError(f"--engine {engine.name}: this artifact gives no embeddings", "export it again, or use --engine torch")
+        raise SettingsError(
+            f"--engine {engine.name}: this artifact gives no embeddings", "export it again, or use --engine torch"
+        )
     return {name: values.shape[1:] for name, values in blank.items()}

@@ -1,4 +1,5 @@
-"""run -> pictures by the tuned model and by its base -> scores with floor, ceiling and intervals, each with its encoder's name.
+"""run -> pictures by the tuned model and by its base -> scores with floor, ceiling and intervals, each with its
+encoder's name.
 
 RUN/evaluation/evaluation.json    every score, setting and warning
                grid.png           photos, then each prompt by the base and by the tuned model
@@ -16,25 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from ..core import config, locks, scores, verdict
+from ..core import config, locks
 from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import PhotoError, SettingsError, needs
-from ..core.images import Skipped, decode, find_pictures
+from ..core.files import atomic_file, sha256_of, write_json
+from ..core.machine import environment
 from ..core.metrics import wilson
 from ..core.names import restored, shown
 from ..core.paths import expanded
-from ..core.runs import atomic_file, environment, sha256_of, write_json
-from ..core.sheets import sheet, stacked
 from ..generator import base as bases
 from ..generator import locate, sampling
-from ..generator.drawing import draw_missing
+from ..generator.image_cache import draw_missing
 from ..generator.photos import make_square, restore_photos
 from ..generator.prompts import bare, names_subject, with_subject
 from ..generator.settings import PersonalizeSettings
-from ..recognizer import perceptual
-from ..recognizer.encoders import open_encoder, usable
-from ..recognizer.memorization import near_copies
-from ..recognizer.scoring import PHOTOS, Drawn, Real, Row, diversity_by_lpips, evidence, measure
+from ..judging import lpips, scores, verdict
+from ..judging.encoders import open_encoder, usable
+from ..judging.memorization import near_copies
+from ..judging.scoring import PHOTOS, Drawn, Real, Row, diversity_by_lpips, evidence, measure
+from ..pictures.images import Skipped, decode, find_pictures
+from ..pictures.sheets import sheet, stacked
 from . import personalize, report
 from .settings import EvaluateSettings
 
@@ -70,11 +72,15 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
         return _evaluate(settings, folder, facts, made_with)
 
 
-def _evaluate(settings: EvaluateSettings, folder: Path, facts: dict[str, Any], made_with: PersonalizeSettings) -> dict[str, Any]:
+def _evaluate(
+    settings: EvaluateSettings, folder: Path, facts: dict[str, Any], made_with: PersonalizeSettings
+) -> dict[str, Any]:
     noun, size = facts["class_noun"], facts["size"]
     prompts = [prompt.replace("{class}", noun) for prompt in settings.prompts]
     if not prompts or not all(names_subject(prompt) for prompt in prompts):
-        raise SettingsError("prompts: each needs [V], which stands for the subject", 'for example "a [V] {class} on the beach"')
+        raise SettingsError(
+            "prompts: each needs [V], which stands for the subject", 'for example "a [V] {class} on the beach"'
+        )
     encoders = [open_encoder(name) for name in dict.fromkeys(settings.encoders or usable())]
     remarks: list[str] = []
     trained = [photo.pixels for photo in restore_photos(folder / "photos")]
@@ -90,11 +96,17 @@ def _evaluate(settings: EvaluateSettings, folder: Path, facts: dict[str, Any], m
         encoder.refuse_trained_on([sha256_of(path) for path in drawn.files])
     texts = [bare(prompt) for prompt in prompts]
     seen = Real(real.photos, real.others, gallery)
-    rows = [row for encoder in progress(encoders, "scoring") for row in measure(encoder, seen, drawn, texts, settings.region)]
-    if settings.count > 1 and perceptual.usable():
+    rows = [
+        row
+        for encoder in progress(encoders, "scoring")
+        for row in measure(encoder, seen, drawn, texts, settings.region)
+    ]
+    if settings.count > 1 and lpips.usable():
         rows.append(diversity_by_lpips(drawn))
     copied, by_base = (near_copies(list(one.reshape(-1, *one.shape[2:])), trained) for one in (drawn.tuned, drawn.base))
-    remarks += _remarks(settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real, facts)
+    remarks += _remarks(
+        settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real, facts
+    )
     result: dict[str, Any] = {
         "run": str(folder),
         "model_hash": model_hash,
@@ -110,7 +122,12 @@ def _evaluate(settings: EvaluateSettings, folder: Path, facts: dict[str, Any], m
         "settings": settings.model_dump(),
         "environment": environment(),
         "verdict": verdict.judge(evidence(rows, copied), bundled=made_with.base == locate.BUNDLED).plain(),
-        "near_copies": {"count": sum(copied), "of": len(copied), "share": list(wilson(sum(copied), len(copied))), "base": sum(by_base)},
+        "near_copies": {
+            "count": sum(copied),
+            "of": len(copied),
+            "share": list(wilson(sum(copied), len(copied))),
+            "base": sum(by_base),
+        },
         "scores": rows,
         "published": [dict(zip(("name", "dino", "clip_i", "clip_t"), row, strict=True)) for row in scores.PUBLISHED],
         "remarks": remarks,
@@ -124,9 +141,16 @@ def _evaluate(settings: EvaluateSettings, folder: Path, facts: dict[str, Any], m
 
 
 def _real_photos(
-    settings: EvaluateSettings, folder: Path, made_with: PersonalizeSettings, trained: list[np.ndarray], remarks: list[str]
+    settings: EvaluateSettings,
+    folder: Path,
+    made_with: PersonalizeSettings,
+    trained: list[np.ndarray],
+    remarks: list[str],
 ) -> Against:
-    """The photos to score against, cropped and scaled as those of the run: `--photos`, else those held out, else the run's own."""
+    """The photos to score against, cropped and scaled as those of the run:
+
+    `--photos`, else those held out, else the run's own.
+    """
     copies, held_out = find_pictures([folder / "photos"])[0], folder / "held_out"
     preflight = json.loads((folder / "preflight.json").read_text(encoding="utf-8"))
     originals = [Path(restored(row["file"])) for row in preflight if row["status"] != "skipped"]
@@ -134,24 +158,34 @@ def _real_photos(
     known = {sha256_of(path) for path in [*copies, *there]}
     if len(there) < len(originals):
         gone = len(originals) - len(there)
-        remarks.append(f"{gone} original photos are gone: that no encoder was trained on them is known of the run's copies only.")
+        remarks.append(
+            f"{gone} original photos are gone: that no encoder was trained on them is known of the run's copies only."
+        )
     if settings.photos:
         paths, _ = find_pictures(settings.photos)
         hashes = {sha256_of(path) for path in paths}
         squares = _squares(paths, trained[0].shape[0], made_with.photos.crop)
         if not squares:
-            raise PhotoError(f"--photos {', '.join(map(shown, settings.photos))}: no picture in it", "give photos of the subject")
+            raise PhotoError(
+                f"--photos {', '.join(map(shown, settings.photos))}: no picture in it", "give photos of the subject"
+            )
         source = "--photos"
     elif held_out.is_dir():
         squares = [photo.pixels for photo in restore_photos(held_out)]
         hashes = {sha256_of(path) for path in find_pictures([held_out])[0]}
         source = "photos held out of training"
     else:
-        remarks.append("Scored against the photos it was trained on, which flatters it: --photos FOLDER, or personalize --hold-out 1.")
+        remarks.append(
+            "Scored against the photos it was trained on, which flatters it: "
+            "--photos FOLDER, or personalize --hold-out 1."
+        )
         return Against(trained, [], known, held_out=False, source="the photos it was trained on")
     seen = sum(near_copies(squares, trained))
     if seen:
-        remarks.append(f"The run was trained on {seen} of the {len(squares)} photos it is scored against, or on copies, which flatters it.")
+        remarks.append(
+            f"The run was trained on {seen} of the {len(squares)} photos it is "
+            "scored against, or on copies, which flatters it."
+        )
     return Against(squares, [] if seen else trained, known | hashes, held_out=not seen, source=source)
 
 
@@ -167,13 +201,19 @@ def _squares(paths: Sequence[Path], size: int, crop: Any) -> list[np.ndarray]:
     return found
 
 
-def _gallery(settings: EvaluateSettings, own: set[str], size: int, crop: Any) -> tuple[dict[str, list[np.ndarray]], set[str]]:
-    """Look-alikes and their photos, and the SHA-256 of these; a folder that holds a photo of the subject itself is left out."""
+def _gallery(
+    settings: EvaluateSettings, own: set[str], size: int, crop: Any
+) -> tuple[dict[str, list[np.ndarray]], set[str]]:
+    """Look-alikes and their photos, and the SHA-256 of these; a folder that holds a photo of the subject itself is left
+    out.
+    """
     if not settings.gallery:
         return {}, set()
     root = expanded(settings.gallery)
     if not root.is_dir():
-        raise PhotoError(f"--gallery {shown(root)}: no such folder", "give a folder with a folder of photos for each look-alike")
+        raise PhotoError(
+            f"--gallery {shown(root)}: no such folder", "give a folder with a folder of photos for each look-alike"
+        )
     found: dict[str, list[np.ndarray]] = {}
     hashes: set[str] = set()
     for part in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
@@ -184,25 +224,37 @@ def _gallery(settings: EvaluateSettings, own: set[str], size: int, crop: Any) ->
             hashes |= digests
             found[part.name] = squares
     if not found:
-        raise PhotoError(f"--gallery {shown(root)}: holds no folder of other subjects' photos", "give one folder for each look-alike")
+        raise PhotoError(
+            f"--gallery {shown(root)}: holds no folder of other subjects' photos", "give one folder for each look-alike"
+        )
     return found, hashes
 
 
-def _remarks(settings: EvaluateSettings, encoders: Sequence[str], reads_text: bool, real: Against, facts: Mapping[str, Any]) -> list[str]:
+def _remarks(
+    settings: EvaluateSettings, encoders: Sequence[str], reads_text: bool, real: Against, facts: Mapping[str, Any]
+) -> list[str]:
     """What a reader of the scores must know."""
     found = []
     if len(real.photos) < 2 and not real.others:
         found.append("There is no ceiling: leave-one-out needs two photos.")
     if set(encoders) == {"bundled"}:
         way_out = f"{needs('imagenet')} brings one that does."
-        found.append(f"bundled knows the bundled base's world of icons and not photographs, of which its scores say little: {way_out}")
+        found.append(
+            "bundled knows the bundled base's world of icons and not photographs, "
+            f"of which its scores say little: {way_out}"
+        )
     chooser = (facts.get("watch") or {}).get("encoder")
     if chooser in encoders and (facts.get("selected") or {}).get("rule"):
-        found.append(f"{chooser} also chose the step of training that became model/, which flatters its scores; let another judge too.")
+        found.append(
+            f"{chooser} also chose the step of training that became model/, "
+            "which flatters its scores; let another judge too."
+        )
     if not reads_text:
-        found.append("No encoder here reads text: CLIP-T is not measured; prompt match, by example, stands in (--encoders clip).")
-    if settings.count > 1 and not perceptual.usable():
-        found.append(f"LPIPS is not measured; diversity is 1 - cosine by each encoder. For LPIPS {perceptual.how_to_get()}")
+        found.append(
+            "No encoder here reads text: CLIP-T is not measured; prompt match, by example, stands in (--encoders clip)."
+        )
+    if settings.count > 1 and not lpips.usable():
+        found.append(f"LPIPS is not measured; diversity is 1 - cosine by each encoder. For LPIPS {lpips.how_to_get()}")
     return found
 
 
@@ -218,7 +270,10 @@ def _draw(
     Raises ModelError for another base.
     """
     texts = [with_subject(prompt, facts["token"]) for prompt in prompts]
-    classes = [settings.class_prompt.replace("{class}", noun) for noun in dict.fromkeys((facts["class_noun"], *settings.other_classes))]
+    classes = [
+        settings.class_prompt.replace("{class}", noun)
+        for noun in dict.fromkeys((facts["class_noun"], *settings.other_classes))
+    ]
     jobs = [(text, settings.seed + shot) for text in texts for shot in range(settings.count)]
     jobs += [(text, settings.seed + shot) for text in classes for shot in range(settings.class_count)]
     size, files, results = facts["size"], [], []
@@ -229,14 +284,18 @@ def _draw(
     with progress_bar("pictures", len(models) * len(jobs), parts=settings.sampling.steps) as bar:
         for name, model in models.items():
             place = folder / "evaluation" / "pictures" / name
-            pictures, paths = draw_missing(model.to(device), place, jobs, settings.sampling, settings.batch_size, size, bar)
+            pictures, paths = draw_missing(
+                model.to(device), place, jobs, settings.sampling, settings.batch_size, size, bar
+            )
             model.to("cpu")
             files += paths
             results.append(pictures)
     cut = len(texts) * settings.count
     tuned, floor = (pictures[:cut].reshape(len(texts), settings.count, size, size, 3) for pictures in results)
     parts = [pictures[cut:].reshape(len(classes), settings.class_count, size, size, 3) for pictures in results]
-    return Drawn(tuned, floor, {text: (parts[0][i], parts[1][i]) for i, text in enumerate(classes)}, files), models["tuned"].hash
+    return Drawn(tuned, floor, {text: (parts[0][i], parts[1][i]) for i, text in enumerate(classes)}, files), models[
+        "tuned"
+    ].hash
 
 
 def _grid(path: Path, photos: Sequence[np.ndarray], drawn: Drawn, prompts: Sequence[str]) -> None:
@@ -257,7 +316,9 @@ def _tell(result: Mapping[str, Any], folder: Path) -> None:
 
     def end(row: Row) -> str:
         """The other end of the scale, and what has it where that is not the photos."""
-        return number(row["ceiling"]) + (f" ({row['ceiling_of']})" if row["ceiling"] is not None and row["ceiling_of"] != PHOTOS else "")
+        return number(row["ceiling"]) + (
+            f" ({row['ceiling_of']})" if row["ceiling"] is not None and row["ceiling_of"] != PHOTOS else ""
+        )
 
     drawn = f"{result['pictures']} pictures of {len(result['prompts'])} prompts"
     note(f"{result['run']}: {drawn}, scored against {result['photos']} photos: {result['scored_against']}\n")
@@ -269,12 +330,19 @@ def _tell(result: Mapping[str, Any], folder: Path) -> None:
                 name = row["score"] + (" \u2191" if row["better"] == "higher" else " \u2193")
                 rows.append((name, number(value), f"{number(low)} to {number(high)}", number(row["base"]), end(row)))
         table(f"Scored by {encoder}", ["score", ">tuned", ">95 % interval", ">base", "photos"], rows)
-    note("base: before training, the floor; photos: real photos of the subject in place of pictures, the ceiling, or what stands beside it")
+    note(
+        "base: before training, the floor; photos: real photos of the subject in "
+        "place of pictures, the ceiling, or what stands beside it"
+    )
     copies = result["near_copies"]
     note(f"near-copies of training photos: {copies['count']} of {copies['of']} (by the base: {copies['base']})")
     if any(row["encoder"] in ("dino", "clip") for row in result["scores"]):
         published = [[name, *(number(value) for value in values)] for name, *values in scores.PUBLISHED]
-        table("Published: 30 subjects x 25 prompts x 4 pictures of 512 pixels", ["", ">DINO", ">CLIP-I", ">CLIP-T"], published)
+        table(
+            "Published: 30 subjects x 25 prompts x 4 pictures of 512 pixels",
+            ["", ">DINO", ">CLIP-I", ">CLIP-T"],
+            published,
+        )
     note(f"all of it: {folder / 'evaluation.json'}; pictures: {folder / 'grid.png'}")
     if found := verdict.read(result["verdict"]):
         note(f"\n{found.told}")

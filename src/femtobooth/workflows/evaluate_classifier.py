@@ -18,27 +18,33 @@ import torch
 from ..core.claims import Output
 from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import ModelError, PhotoError
-from ..core.images import Skipped, find_pictures, read_picture
+from ..core.files import sha256_of, write_json, write_text
+from ..core.machine import environment
 from ..core.metrics import softmax
 from ..core.names import shown, stored
-from ..core.runs import environment, sha256_of, write_json, write_text
-from ..recognizer import artifact, dataset, evaluation, evaluation_page
-from ..recognizer.backbone import Recognizer
-from ..recognizer.engines import Engine, open_engine
+from ..pages import classifier
+from ..pages.classifier import Shown, between, percent, says_top5
+from ..pictures.images import Skipped, find_pictures, read_picture
+from ..pictures.provenance import Provenance
+from ..recognizer import evaluation
 from ..recognizer.evaluation import Predictions
-from ..recognizer.evaluation_page import Shown, between, percent, says_top5
-from ..recognizer.predict import predict, workers_for
-from ..recognizer.provenance import Provenance
-from ..recognizer.saliency import grad_cam, overlay
+from ..recognizer.finetuning import dataset
+from ..recognizer.inference.engines import Engine, open_engine
+from ..recognizer.inference.predict import predict, workers_for
+from ..recognizer.inference.sources import Source
+from ..recognizer.model import artifact
+from ..recognizer.model.backbone import Recognizer
+from ..recognizer.model.rejection import is_unknown
+from ..recognizer.model.saliency import grad_cam, overlay
 from ..recognizer.settings import EvaluateClassifierSettings
-from ..recognizer.sources import Source
-from ..recognizer.unknown import is_unknown
 
 
 def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     """Evaluate; returns what report.json holds. Raises InputError kinds before anything is written."""
     out = Path(settings.out)
-    output = Output(out, "evaluate-classifier", settings.overwrite, inputs=[settings.model, settings.data, settings.unseen])
+    output = Output(
+        out, "evaluate-classifier", settings.overwrite, inputs=[settings.model, settings.data, settings.unseen]
+    )
     output.check()
     read = dataset.read(settings.data)
     examples, remarks = read.to_measure(settings.split)
@@ -48,7 +54,10 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     examples = [example for example in examples if not provenance.generated(example.path)]
     drawn = everything - len(examples)
     if not examples:
-        raise PhotoError(f"{settings.data}: all {drawn} pictures are generated", "give real photos: nothing else can test a classifier")
+        raise PhotoError(
+            f"{settings.data}: all {drawn} pictures are generated",
+            "give real photos: nothing else can test a classifier",
+        )
     engine = open_engine(settings.model, settings.engine, device=settings.device)
     wanted = evaluation.classes_of(engine.labels, list(dict.fromkeys(example.label for example in examples)))
     known = [example for example in examples if wanted[example.label] is not None]
@@ -60,7 +69,10 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
             f"name the folders as the model's classes ({_few(engine.labels.names[engine.labels.main])}), or by synset",
         )
     if strange:
-        remarks.append(f"{len(unseen)} pictures of {len(strange)} classes that the model does not know ({_few(strange)}) count as unseen.")
+        remarks.append(
+            f"{len(unseen)} pictures of {len(strange)} classes that the model "
+            f"does not know ({_few(strange)}) count as unseen."
+        )
     if settings.unseen:
         found, left_out = find_pictures([settings.unseen], recursive=True)
         real = [path for path in found if not provenance.generated(path)]
@@ -93,10 +105,13 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         **evaluation.measure(predictions, unknown, settings.bins, settings.seed),
     }
     if said := report["calibration"]["unsettled"]:
-        remarks.append(f"The model's own temperature means nothing: {said}. Its calibration error here is no promise for other pictures.")
+        remarks.append(
+            f"The model's own temperature means nothing: {said}. Its calibration "
+            "error here is no promise for other pictures."
+        )
     mistakes, why = _mistakes(engine, recognizer, predictions, report["mistakes"][: settings.mistakes])
     report["no_maps"] = no_maps or why
-    page = evaluation_page.draw(report, predictions, unknown, mistakes)
+    page = classifier.draw(report, predictions, unknown, mistakes)
     with output.folder() as temporary:
         write_text(temporary / "report.html", page)
         write_json(temporary / "report.json", report)
@@ -108,7 +123,10 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
 def _fresh(
     settings: EvaluateClassifierSettings, engine: Engine, known: list[dataset.Example], remarks: list[str]
 ) -> tuple[list[dataset.Example], int]:
-    """The pictures that the model has not seen, and how many it was trained on. Raises PhotoError where none is left."""
+    """The pictures that the model has not seen, and how many it was trained on.
+
+    Raises PhotoError where none is left.
+    """
     provenance = engine.description.provenance
     trained_on, ranges = frozenset(provenance.get("trained_on") or ()), artifact.ranges_from(provenance)
     if not trained_on | ranges:
@@ -173,7 +191,9 @@ def _predict(
 
 
 def _recognizer(settings: EvaluateClassifierSettings) -> tuple[Recognizer | None, str]:
-    """The network itself, for what an engine does not give: gradients and the last layer; or why it is not to be had."""
+    """The network itself, for what an engine does not give: gradients and the last layer; or why it is not to be
+    had.
+    """
     try:
         return Recognizer.load(settings.model), ""
     except ModelError as error:
@@ -184,13 +204,21 @@ def _centroids(engine: Engine, recognizer: Recognizer | None) -> tuple[dict[str,
     """What distances are measured to, in the form of `unknown.centroids`, and its name.
 
     The model's own class centroids, or, where it has none, the rows of its last layer, which are the directions that it
-    learned for its classes (Techapanurak, Suganuma & Okatani 2019, arXiv 1905.10628: cosine similarity to the class weights).
+    learned for its classes (Techapanurak, Suganuma & Okatani 2019, arXiv 1905.10628: cosine similarity to the class
+    weights).
     """
     if engine.unknown and "centroids" in engine.unknown:
         return engine.unknown, "nearest class centroid"
     if recognizer is None:
         return None, ""
-    rows = recognizer.model.get_classifier().weight.detach().flatten(1).cpu().numpy().astype(np.float64)[engine.labels.main]
+    rows = (
+        recognizer.model.get_classifier()
+        .weight.detach()
+        .flatten(1)
+        .cpu()
+        .numpy()
+        .astype(np.float64)[engine.labels.main]
+    )
     if rows.shape[1] != recognizer.model.num_features:  # a hidden layer between embedding and logits
         return None, ""
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
@@ -219,13 +247,29 @@ def _mistakes(
 def _write_predictions(file: Path, predictions: Predictions, unknown: dict[str, Any] | None) -> None:
     """One line a picture, as `classify` would answer: `rejected` ones are out-of-distribution to it."""
     names = predictions.names
-    away = np.zeros(len(predictions.paths), bool) if predictions.embeddings is None else is_unknown(predictions.embeddings, unknown)
+    away = (
+        np.zeros(len(predictions.paths), bool)
+        if predictions.embeddings is None
+        else is_unknown(predictions.embeddings, unknown)
+    )
     with file.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
         writer.writerow(["path", "label", "predicted", "confidence", "probability_of_label", "right", "rejected"])
-        for path, label, row, out in zip(predictions.paths, predictions.labels.tolist(), predictions.probabilities, away, strict=True):
+        for path, label, row, out in zip(
+            predictions.paths, predictions.labels.tolist(), predictions.probabilities, away, strict=True
+        ):
             best = int(row.argmax())
-            writer.writerow([stored(path), names[label], names[best], f"{row[best]:.6f}", f"{row[label]:.6f}", best == label, bool(out)])
+            writer.writerow(
+                [
+                    stored(path),
+                    names[label],
+                    names[best],
+                    f"{row[best]:.6f}",
+                    f"{row[label]:.6f}",
+                    best == label,
+                    bool(out),
+                ]
+            )
         if predictions.unseen_logits is not None:
             sure = softmax(predictions.unseen_logits, predictions.temperature)
             away = np.zeros(len(sure), bool)
@@ -240,13 +284,23 @@ def _tell(report: dict[str, Any], out: Path) -> None:
     kept = report["rejection"]["right_and_kept"] if report["rejection"] else None
     rows = [
         ("top-1", percent(report["top1"][0]), between(report["top1"])),
-        *([(f"top-{report['top5_is_top']}", percent(report["top5"][0]), between(report["top5"]))] if says_top5(report) else []),
+        *(
+            [(f"top-{report['top5_is_top']}", percent(report["top5"][0]), between(report["top5"]))]
+            if says_top5(report)
+            else []
+        ),
         *([("right and not rejected", percent(kept[0]), between(kept))] if kept else []),
         ("mean over classes", percent(report["mean_class_accuracy"][0]), between(report["mean_class_accuracy"])),
         ("calibration error", percent(calibration["before"]["ece"][0]), between(calibration["before"]["ece"])),
     ]
     if calibration["after"]:
-        rows.append(("  after temperature scaling", percent(calibration["after"]["ece"][0]), between(calibration["after"]["ece"])))
+        rows.append(
+            (
+                "  after temperature scaling",
+                percent(calibration["after"]["ece"][0]),
+                between(calibration["after"]["ece"]),
+            )
+        )
     area = report["selective"]["aurc"]
     rows.append(("risk-coverage area", f"{area[0]:.3f}", f"{area[1]:.3f} to {area[2]:.3f}"))
     if unseen:
@@ -261,7 +315,11 @@ def _tell(report: dict[str, Any], out: Path) -> None:
     worst = [entry for entry in report["per_class"] if entry["accuracy"][0] < 1][:5]
     if worst:
         told = [
-            (entry["class"], f"{percent(entry['accuracy'][0])} of {entry['pictures']}", ", ".join(name for name, _ in entry["taken_for"]))
+            (
+                entry["class"],
+                f"{percent(entry['accuracy'][0])} of {entry['pictures']}",
+                ", ".join(name for name, _ in entry["taken_for"]),
+            )
             for entry in worst
         ]
         table("Weakest classes", ["class", ">top-1", "taken for"], told)

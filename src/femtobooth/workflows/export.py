@@ -1,6 +1,6 @@
 """recognizer -> artifact of another runtime, and a report of how far it is from the original on real photos.
 
-OUT/model.*          the model (see recognizer/export.py)
+OUT/model.*          the model (see recognizer/exporting/graph.py)
     recognizer.json  preprocessing, labels, temperature, unknown classes, provenance: what `classify` needs beside it
     parity.json      every figure of the comparison
     parity.html      the same for people
@@ -21,16 +21,21 @@ from ..core import busy
 from ..core.claims import Output
 from ..core.console import note, table, warn
 from ..core.errors import ParityError, PhotoError, SettingsError
-from ..core.images import Picture, decode, find_pictures
+from ..core.files import sha256_of, write_json, write_text
+from ..core.machine import environment, processor
 from ..core.names import shown
 from ..core.paths import expanded
-from ..core.runs import environment, processor, sha256_of, write_json, write_text
-from ..recognizer import artifact, dataset, evaluation, export, foreign, parity, splitting
-from ..recognizer.backbone import Recognizer
-from ..recognizer.engines import Engine, open_engine
-from ..recognizer.labels import Labels
-from ..recognizer.predict import workers_for
-from ..recognizer.preprocess import Preprocess
+from ..pages import export as page
+from ..pictures.images import Picture, decode, find_pictures
+from ..recognizer import evaluation
+from ..recognizer.exporting import foreign, graph, parity
+from ..recognizer.finetuning import dataset, splitting
+from ..recognizer.inference.engines import Engine, open_engine
+from ..recognizer.inference.predict import workers_for
+from ..recognizer.model import artifact
+from ..recognizer.model.backbone import Recognizer
+from ..recognizer.model.labels import Labels
+from ..recognizer.model.preprocess import Preprocess
 from ..recognizer.settings import ExportSettings
 
 FEWEST = 8  # photos to calibrate with
@@ -53,7 +58,10 @@ class Photos:
 
 
 def run(settings: ExportSettings) -> dict[str, Any]:
-    """Export; returns what parity.json holds. Raises InputError kinds before anything is written, and ParityError after it."""
+    """Export; returns what parity.json holds.
+
+    Raises InputError kinds before anything is written, and ParityError after it.
+    """
     _check(settings)
     source = Path(settings.model)
     out = Path(settings.out) if settings.out else _place(settings, source)
@@ -66,15 +74,28 @@ def run(settings: ExportSettings) -> dict[str, Any]:
     threads = workers_for(settings.threads)
     facts = {"format": settings.format, "precision": settings.precision, "normalizes": settings.normalize}
     report: dict[str, Any] = {"model": settings.model, **facts, "threads": threads, "max_drop": settings.max_drop}
-    report |= {"out": str(out), "environment": environment(), "processor": processor(), "command": None, "quantization": None}
+    report |= {
+        "out": str(out),
+        "environment": environment(),
+        "processor": processor(),
+        "command": None,
+        "quantization": None,
+    }
     report["remarks"] = _remarks(settings, recognizer, data)
     with output.folder() as folder:
-        report["quantization"] = _write(settings, recognizer, folder, seen, threads, export.describe(recognizer, facts))
-        stored = [file.stat().st_size for file in folder.rglob("*") if file.is_file() and file.name.startswith(("model", "weight"))]
+        report["quantization"] = _write(settings, recognizer, folder, seen, threads, graph.describe(recognizer, facts))
+        stored = [
+            file.stat().st_size
+            for file in folder.rglob("*")
+            if file.is_file() and file.name.startswith(("model", "weight"))
+        ]
         tensors = recognizer.model.state_dict().values()
-        report["size"] = {"original": sum(tensor.numel() * tensor.element_size() for tensor in tensors), "exported": sum(stored)}
+        report["size"] = {
+            "original": sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+            "exported": sum(stored),
+        }
         if settings.format == "tensorrt":
-            report["command"] = export.trtexec(out, recognizer, settings.precision, settings.normalize)
+            report["command"] = graph.trtexec(out, recognizer, settings.precision, settings.normalize)
         if settings.parity:
             note("opening the export and the original")
         engine = _opened(settings, folder, threads) if settings.parity else None
@@ -92,23 +113,31 @@ def run(settings: ExportSettings) -> dict[str, Any]:
                 report["remarks"].append(said)
         figures = report["figures"]
         if figures and figures["accuracy"] and figures["judged_by"] == "agreement":
-            report["remarks"].append("The original is right on too few of these photos for accuracy to judge by: agreement does.")
+            report["remarks"].append(
+                "The original is right on too few of these photos for accuracy to judge by: agreement does."
+            )
         report |= _verdict(settings, figures)
         write_json(folder / "parity.json", report)
-        write_text(folder / "parity.html", parity.draw(report))
+        write_text(folder / "parity.html", page.export_page(report))
     _tell(report, out)
     if report["misses"]:
-        raise ParityError(f"{out}: {'; '.join(report['misses'])}", "see parity.html there; --max-drop and --tolerance say what is allowed")
+        raise ParityError(
+            f"{out}: {'; '.join(report['misses'])}",
+            "see parity.html there; --max-drop and --tolerance say what is allowed",
+        )
     return report
 
 
 def _check(settings: ExportSettings) -> None:
-    able = export.PRECISIONS[settings.format]
+    able = graph.PRECISIONS[settings.format]
     if settings.precision not in able:
-        raise SettingsError(f"--precision {settings.precision}: not made for {settings.format}", f"--precision {' or '.join(able)}")
+        raise SettingsError(
+            f"--precision {settings.precision}: not made for {settings.format}", f"--precision {' or '.join(able)}"
+        )
     if settings.python and settings.format not in foreign.FORMATS:
         raise SettingsError(
-            f"--python: {settings.format} is converted by this interpreter", f"leave it out, or use {', '.join(foreign.FORMATS)}"
+            f"--python: {settings.format} is converted by this interpreter",
+            f"leave it out, or use {', '.join(foreign.FORMATS)}",
         )
 
 
@@ -126,9 +155,14 @@ def _photos(settings: ExportSettings, source: Path, labels: Labels) -> tuple[Pho
     """Photos to calibrate with, and others to compare on."""
     split = source / "split.csv"
     rows = splitting.read_split(split) if split.is_file() else []
-    own = {part: _labelled([(Path(r["path"]), r["label"]) for r in rows if r["split"] == part], labels) for part in ("train", "val")}
+    own = {
+        part: _labelled([(Path(r["path"]), r["label"]) for r in rows if r["split"] == part], labels)
+        for part in ("train", "val")
+    }
     quantized = settings.precision == "int8"
-    same = bool(settings.data and settings.calibration and Path(settings.data).resolve() == Path(settings.calibration).resolve())
+    same = bool(
+        settings.data and settings.calibration and Path(settings.data).resolve() == Path(settings.calibration).resolve()
+    )
     given = _read(settings.calibration, labels) if settings.calibration else None
     data = _read(settings.data, labels) if settings.data and not same else None
     if not quantized:
@@ -138,7 +172,9 @@ def _photos(settings: ExportSettings, source: Path, labels: Labels) -> tuple[Pho
         return calibration, _unseen(calibration, given.where(range(1, len(given), 2)))
     calibration = given if given is not None else own["train"]
     if not len(calibration):
-        raise SettingsError("--precision int8: no photos to calibrate with", "add --calibration FOLDER with 100 or more photos")
+        raise SettingsError(
+            "--precision int8: no photos to calibrate with", "add --calibration FOLDER with 100 or more photos"
+        )
     calibration = _limited(calibration, settings)
     return calibration, _unseen(calibration, data if data is not None else own["val"])
 
@@ -176,11 +212,18 @@ def _labelled(rows: list[tuple[Path, str]], labels: Labels) -> Photos:
 
 def _refuse_too_few(settings: ExportSettings, calibration: Photos, data: Photos) -> None:
     if settings.precision == "int8" and len(calibration) < FEWEST:
-        raise PhotoError(f"{len(calibration)} photos to calibrate with, fewer than {FEWEST}", "add --calibration FOLDER with 100 or more")
+        raise PhotoError(
+            f"{len(calibration)} photos to calibrate with, fewer than {FEWEST}",
+            "add --calibration FOLDER with 100 or more",
+        )
     if settings.parity and not len(data):
-        raise SettingsError("no photos to compare on", "add --data FOLDER, or --no-parity for an export that nothing vouches for")
+        raise SettingsError(
+            "no photos to compare on", "add --data FOLDER, or --no-parity for an export that nothing vouches for"
+        )
     if settings.parity and not any(isinstance(decode(path), Picture) for path in data.paths):
-        raise PhotoError(f"none of the {len(data)} photos to compare on can be read, such as {data.paths[0]}", "give others (--data)")
+        raise PhotoError(
+            f"none of the {len(data)} photos to compare on can be read, such as {data.paths[0]}", "give others (--data)"
+        )
 
 
 def _calibrating(photos: Photos, preprocess: Preprocess) -> list[Seen]:
@@ -214,7 +257,12 @@ def _pixels(photos: Photos, preprocess: Preprocess) -> Iterator[Seen]:
 
 
 def _write(
-    settings: ExportSettings, recognizer: Recognizer, folder: Path, calibration: list[Seen], threads: int, described: artifact.Description
+    settings: ExportSettings,
+    recognizer: Recognizer,
+    folder: Path,
+    calibration: list[Seen],
+    threads: int,
+    described: artifact.Description,
 ) -> dict[str, Any] | None:
     """Write model and recognizer.json into `folder`; returns the report of quantization, if there was one."""
     half, report = settings.precision == "fp16", None
@@ -222,42 +270,62 @@ def _write(
     if settings.format in foreign.FORMATS:
         with tempfile.TemporaryDirectory() as temporary:
             recognizer.save(Path(temporary) / "model")
-            foreign.convert(settings.format, Path(temporary) / "model", folder, settings.precision, settings.normalize, settings.python)
+            foreign.convert(
+                settings.format,
+                Path(temporary) / "model",
+                folder,
+                settings.precision,
+                settings.normalize,
+                settings.python,
+            )
     elif settings.format == "torchscript":
-        export.write_torchscript(export.Graph(recognizer, settings.normalize, half), folder, described)
+        graph.write_torchscript(graph.Graph(recognizer, settings.normalize, half), folder, described)
     else:
         stays_single = settings.format == "openvino"  # whose own compression of the weights is what `half` means there
-        model = export.to_onnx(export.Graph(recognizer, settings.normalize, half and not stays_single))
+        model = graph.to_onnx(graph.Graph(recognizer, settings.normalize, half and not stays_single))
         if settings.precision == "int8":
             model, report, digests = _quantized(settings, recognizer, model, calibration, threads)
             ranges = {"calibration": {"photos": len(digests), "sha256": sorted(digests)}}
-            described = replace(described, provenance=described.provenance | {"export": described.provenance["export"] | ranges})
+            described = replace(
+                described, provenance=described.provenance | {"export": described.provenance["export"] | ranges}
+            )
         if settings.format == "openvino":
-            export.write_openvino(model, folder, described, half)
+            graph.write_openvino(model, folder, described, half)
         else:
-            export.write_onnx(model, folder, described)
-    file = folder / export.FILES[settings.format]
+            graph.write_onnx(model, folder, described)
+    file = folder / graph.FILES[settings.format]
     if settings.precision != "fp32":
-        described = replace(described, hash=sha256_of(file.with_suffix(".bin") if settings.format == "openvino" else _largest(file)))
+        described = replace(
+            described, hash=sha256_of(file.with_suffix(".bin") if settings.format == "openvino" else _largest(file))
+        )
     artifact.write(described, folder)
     return report
 
 
 def _largest(path: Path) -> Path:
     """A file itself; of a package (Core ML), its largest file."""
-    return path if path.is_file() else max((part for part in path.rglob("*") if part.is_file()), key=lambda part: part.stat().st_size)
+    return (
+        path
+        if path.is_file()
+        else max((part for part in path.rglob("*") if part.is_file()), key=lambda part: part.stat().st_size)
+    )
 
 
 def _quantized(
     settings: ExportSettings, recognizer: Recognizer, model: Any, read: list[Seen], threads: int
 ) -> tuple[Any, dict[str, Any], list[str]]:
     """The model in 8 bits, what is reported of it, and the SHA-256 of the photos that set its ranges."""
-    from ..recognizer import quantize
+    from ..recognizer.exporting import quantize
 
     if quantize.saturates() and not settings.reduce_range:
-        warn("this processor has no VNNI: sums of 8-bit products may overflow here in silence; --reduce-range avoids it")
+        warn(
+            "this processor has no VNNI: sums of 8-bit products may overflow here in silence; --reduce-range avoids it"
+        )
     note(f"calibrating on {len(read)} photos")
-    pixels, truth = np.stack([one for one, _, _ in read]), np.array([-1 if label is None else label for _, label, _ in read])
+    pixels, truth = (
+        np.stack([one for one, _, _ in read]),
+        np.array([-1 if label is None else label for _, label, _ in read]),
+    )
     main = recognizer.labels.main
 
     def lost(before: np.ndarray, after: np.ndarray) -> float:
@@ -278,16 +346,22 @@ def _opened(settings: ExportSettings, folder: Path, threads: int) -> Engine | No
     if settings.format in foreign.FORMATS:
         return foreign.opened(settings.format, folder, threads, settings.python)
     if settings.format == "torchscript":
-        return export.open_torchscript(folder, threads)
-    return open_engine(folder, "openvino" if settings.format == "openvino" else "ort", threads, reduced=settings.reduced)
+        return graph.open_torchscript(folder, threads)
+    return open_engine(
+        folder, "openvino" if settings.format == "openvino" else "ort", threads, reduced=settings.reduced
+    )
 
 
 # Telling
 
 
 def _verdict(settings: ExportSettings, figures: dict[str, Any] | None) -> dict[str, Any]:
-    """verdict: within, not shown, exceeded or not compared; passed: true for the first, false for the third, null for others."""
-    missed, unshown = parity.judged(figures, settings.precision, settings.tolerance, settings.max_drop) if figures else ([], [])
+    """verdict: within, not shown, exceeded or not compared; passed: true for the first, false for the third, null for
+    others.
+    """
+    missed, unshown = (
+        parity.judged(figures, settings.precision, settings.tolerance, settings.max_drop) if figures else ([], [])
+    )
     verdict = "not compared" if not figures else "exceeded" if missed else "not shown" if unshown else "within"
     passed = {"within": True, "exceeded": False}.get(verdict)
     return {"verdict": verdict, "passed": passed, "misses": missed, "unshown": unshown}
@@ -307,24 +381,32 @@ def _remarks(settings: ExportSettings, recognizer: Recognizer, data: Photos) -> 
         remarks.append("Weights have 7 bits, for processors without VNNI.")
     unnamed = sum(label is None for label in data.classes)
     if 0 < unnamed < len(data):
-        remarks.append(f"{unnamed} of {len(data)} photos are of classes that the model does not know: they count for agreement only.")
+        remarks.append(
+            f"{unnamed} of {len(data)} photos are of classes that the model "
+            "does not know: they count for agreement only."
+        )
     return remarks
 
 
 def _tell(report: dict[str, Any], out: Path) -> None:
-    table(f"{report['model']} as {report['format']}, {report['precision']}: {report['status']}", parity.COLUMNS, parity.rows(report))
+    table(
+        f"{report['model']} as {report['format']}, {report['precision']}: {report['status']}",
+        page.COLUMNS,
+        page.rows(report),
+    )
     quantization = report["quantization"]
     if quantization:
         kept = quantization["kept_in_float"]
         note(
-            f"int8: {quantization['calibrator']} ranges, bias correction {'kept' if quantization['bias_corrected'] else 'did not help'}, "
+            f"int8: {quantization['calibrator']} ranges, bias correction "
+            f"{'kept' if quantization['bias_corrected'] else 'did not help'}, "
             f"{len(kept)} of {len(quantization['layers'])} layers in float"
         )
     for remark in report["remarks"]:
         note(remark)
     if report["figures"]:
         said = "; ".join(report["misses"] + report["unshown"])
-        note(f"{parity.VERDICTS[report['verdict']][1]}{': ' if said else ''}{said}")
+        note(f"{page.VERDICTS[report['verdict']][1]}{': ' if said else ''}{said}")
     if report["command"]:
         note(f"converted, not executed; build it where TensorRT is:\n  {report['command']}")
     note(f"written: {out}")

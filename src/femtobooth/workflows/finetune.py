@@ -1,4 +1,5 @@
-"""labelled pictures -> data report -> linear probe -> fine-tuning -> run folder with a recognizer that knows your classes.
+"""labelled pictures -> data report -> linear probe -> fine-tuning -> run folder with a recognizer that knows your
+classes.
 
 runs/NAME/config.yaml         every setting, resolved; `--config` with it repeats the run
           run.json            status, model, classes, versions
@@ -30,15 +31,16 @@ from ..core import config, locks, metrics
 from ..core.claims import Output
 from ..core.console import note, rank, table
 from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError, command
+from ..core.files import read_object, sweep, timestamp, write_json, write_text
+from ..core.machine import environment
 from ..core.paths import expanded
 from ..core.run import read, recorded, settings_of
-from ..core.runs import environment, read_object, sweep, timestamp, write_json, write_text
-from ..recognizer import comparison, dataset, finishing, probe, splitting, training
-from ..recognizer.backbone import Recognizer
-from ..recognizer.finetune_page import draw
-from ..recognizer.probe import Embedded, Head
+from ..pages.finetune import draw
+from ..recognizer.finetuning import comparison, dataset, finetuner, finishing, probe, splitting
+from ..recognizer.finetuning.probe import Embedded, Head
+from ..recognizer.finetuning.survey import Finding, Survey, doubtful, survey
+from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
-from ..recognizer.survey import Finding, Survey, doubtful, survey
 from ..training import checkpoints, tracking, trainer
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
@@ -119,7 +121,10 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     settings = settings_of(folder, facts, FinetuneSettings)
     source = _load(settings)
     if source.hash != facts["model_hash"]:
-        raise ModelError(f"{settings.model}: not the model that {folder} was started from", "put the same one back, or start a new run")
+        raise ModelError(
+            f"{settings.model}: not the model that {folder} was started from",
+            "put the same one back, or start a new run",
+        )
     found = Survey.restored(splitting.read_split(folder / "split.csv"), facts["classes"], folder / "split.csv")
     stored = load_file(folder / "probe.safetensors")
     checkpoint = checkpoints.newest(folder / "checkpoints")
@@ -140,11 +145,16 @@ def _settled(settings: FinetuneSettings) -> FinetuneSettings:
 
 
 def _refuse_judge(source: Recognizer, found: Survey, settings: FinetuneSettings) -> None:
-    """Raise ModelError where the model to train, or the one before it, chose the generated pictures: it would learn its own taste."""
+    """Raise ModelError where the model to train, or the one before it, chose the generated pictures: it would learn its
+    own taste.
+    """
     if found.judges & {source.hash, source.provenance.get("model_hash")}:
         raise ModelError(
             f"{settings.model}: chose the generated pictures itself, so they cannot train it",
-            f"`{command('synthesize', '--overwrite', '--recognizer', settings.model)}` lets another choose them; or train another --model",
+            (
+                f"`{command('synthesize', '--overwrite', '--recognizer', settings.model)}` "
+                "lets another choose them; or train another --model"
+            ),
         )
 
 
@@ -162,7 +172,9 @@ def _output(settings: FinetuneSettings) -> Output:
     if rank() and RUN_FOLDER in os.environ:
         return Output(Path(os.environ[RUN_FOLDER]), "finetune")
     if rank() and not settings.name:
-        raise SettingsError("--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME")
+        raise SettingsError(
+            "--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME"
+        )
     stem = re.sub(r"[^\w-]+", "-", Path(settings.data).stem)
     return Output(
         Path(settings.runs) / (settings.name or f"{stem}-{timestamp()}"),
@@ -178,7 +190,7 @@ def _output(settings: FinetuneSettings) -> Output:
 
 def _load(settings: FinetuneSettings) -> Recognizer:
     source = Recognizer.load(settings.model)
-    source.preprocess = training.preprocess_at(source.preprocess, settings.size)
+    source.preprocess = finetuner.preprocess_at(source.preprocess, settings.size)
     return source
 
 
@@ -195,7 +207,9 @@ def _probe(
     facts = {
         "cross_validated": comparison.measured(logits[sure], found.labels[sure]) if sure.any() else None,
         "folds": probe.FOLDS,
-        "validation": comparison.measured(head.logits(embedded.prelogits[val]), found.labels[val]) if len(val) else None,
+        "validation": comparison.measured(head.logits(embedded.prelogits[val]), found.labels[val])
+        if len(val)
+        else None,
         "seconds": round(time.monotonic() - started, 1),
     }
     return head, facts, probe.suspicious(logits, found.labels)
@@ -223,13 +237,15 @@ def _show(found: Survey, findings: list[Finding], baseline: dict[str, Any], sett
     if baseline["cross_validated"]:
         crossed = baseline["cross_validated"]
         note(
-            f"linear probe: {comparison.shares(crossed['accuracy'])} right in {baseline['folds']}-fold cross-validation over "
+            f"linear probe: {comparison.shares(crossed['accuracy'])} right in "
+            f"{baseline['folds']}-fold cross-validation over "
             f"{crossed['pictures']} pictures, after {baseline['seconds']} s"
         )
     checked = baseline["validation"]
     if checked and checked["right"] == checked["pictures"] and not settings.probe_only and settings.result == "better":
         note(
-            f"it names all {checked['pictures']} validation pictures right: fine-tuning can only match that, and win by surer answers;"
+            f"it names all {checked['pictures']} validation pictures right: fine-tuning "
+            "can only match that, and win by surer answers;"
             " --probe-only leaves it out"
         )
     note("")
@@ -242,9 +258,9 @@ def _train(
     if settings.probe_only:
         return {} if rank() else _finish(folder, settings, None, found, head, {})
     started, own = time.monotonic(), settings.training
-    recognizer = training.with_classes(source, found.classes, head)
+    recognizer = finetuner.with_classes(source, found.classes, head)
     train, stop = found.part("train"), found.part("stop")
-    module = training.Finetuner(recognizer, settings, [found.paths[i] for i in train], found.labels[train])
+    module = finetuner.Finetuner(recognizer, settings, [found.paths[i] for i in train], found.labels[train])
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     if step:
         note(f"resuming {folder} at step {step}")
@@ -258,7 +274,9 @@ def _train(
                 signals.save = True
 
             paths = [found.paths[i] for i in stop]
-            early = training.EarlyStop(paths, found.labels[stop], settings.check_every, settings.patience, average, save)
+            early = finetuner.EarlyStop(
+                paths, found.labels[stop], settings.check_every, settings.patience, average, save
+            )
         trackers = tracking.loggers(own, folder / "logs", folder.resolve().name, step)
         for tracker in trackers:
             tracker.log_hyperparams(settings.model_dump())
@@ -268,7 +286,9 @@ def _train(
             os.environ[RUN_FOLDER] = str(folder.resolve())
             try:
                 with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
-                    lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
+                    lightning.fit(
+                        module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True
+                    )
             finally:
                 os.environ.pop(RUN_FOLDER, None)
         if saver.stopped_by:
@@ -290,24 +310,28 @@ def _calmer(settings: FinetuneSettings) -> str:
 def _stopped_early(checkpoint: Path | None, settings: FinetuneSettings) -> bool:
     if checkpoint is None or not settings.patience:
         return False
-    return int(_state(checkpoint)["callbacks"][training.EarlyStop.__name__]["misses"]) >= settings.patience
+    return int(_state(checkpoint)["callbacks"][finetuner.EarlyStop.__name__]["misses"]) >= settings.patience
 
 
 def _state(checkpoint: Path) -> dict[str, Any]:
     return dict(torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True))
 
 
-def load_weights(checkpoint: Path | None, module: training.Finetuner, settings: FinetuneSettings) -> int:
+def load_weights(checkpoint: Path | None, module: finetuner.Finetuner, settings: FinetuneSettings) -> int:
     """Put the result of training into the module; returns the step it is of.
 
     With early stopping the weights of the lowest loss; else the last ones, or their moving average.
     """
-    if checkpoint is None or (checkpoints.step_of(checkpoint) != settings.training.steps and not _stopped_early(checkpoint, settings)):
-        raise CheckpointError("the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again")
+    if checkpoint is None or (
+        checkpoints.step_of(checkpoint) != settings.training.steps and not _stopped_early(checkpoint, settings)
+    ):
+        raise CheckpointError(
+            "the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again"
+        )
     state = _state(checkpoint)
     weights, step = dict(state["state_dict"]), int(state["global_step"])
     if settings.patience:
-        early = state["callbacks"][training.EarlyStop.__name__]
+        early = state["callbacks"][finetuner.EarlyStop.__name__]
         weights, step = early["weights"], int(early["best_step"])
     elif settings.training.ema:
         weights |= state["callbacks"][trainer.MovingAverage.__name__]["average"]
@@ -318,14 +342,22 @@ def load_weights(checkpoint: Path | None, module: training.Finetuner, settings: 
 def _finish(
     folder: Path, settings: FinetuneSettings, tuned: Recognizer | None, found: Survey, head: Head, cost: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write model/ and the report; only then is the run done. `cost` is what fine-tuning took, of which the probe's result has no part."""
+    """Write model/ and the report; only then is the run done.
+
+    `cost` is what fine-tuning took, of which the probe's result has no part.
+    """
     facts = read_run(folder)
     result, more = finishing.finish(settings, _load(settings), tuned, found, head, facts)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8")) | more
     compared, probed = report["comparison"], {"seconds": report["probe"]["seconds"]}
     facts |= {"costs": {"probe": probed} | ({"finetuned": cost} if tuned is not None else {})}
     facts |= facts["costs"][compared["result"]]
-    facts |= {"status": "done", "result": compared["result"], "verdict": compared["verdict"], "temperature": result.temperature}
+    facts |= {
+        "status": "done",
+        "result": compared["result"],
+        "verdict": compared["verdict"],
+        "temperature": result.temperature,
+    }
     result.save(folder / "model", overwrite=True)
     write_json(folder / "report.json", report)
     write_text(folder / "report.html", draw(folder, report, facts, settings))
@@ -347,8 +379,14 @@ def _tell(folder: Path, report: dict[str, Any]) -> None:
     if rows:
         table("On the validation pictures (95% intervals)", ["", ">right", ">accuracy", ">calibrated log loss"], rows)
     note(compared["verdict"])
-    note(f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} (rule: {compared['rule']})")
+    note(
+        f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} "
+        f"(rule: {compared['rule']})"
+    )
     doubt = metrics.unsettled(calibration["temperature"])
     doubt = f" ({doubt})" if doubt else ""
-    note(f"temperature {calibration['temperature']:.2f} from {calibration['from']}{doubt}; rejection {calibration['rejection']}")
+    note(
+        f"temperature {calibration['temperature']:.2f} from {calibration['from']}{doubt}; "
+        f"rejection {calibration['rejection']}"
+    )
     note(f"done: {folder / 'report.html'} shows it; use it with\n  {command('classify', '--model', folder, 'PHOTOS')}")

@@ -1,6 +1,7 @@
 """run + prompts -> pictures, a labelled grid and a manifest; and the same picture again from what is stored in it.
 
-OUT/00-a-sks-dog-on-the-moon-seed3.png   prompt 0, seed 3; its text chunks `femtobooth` and `parameters` tell how it was made
+OUT/00-a-sks-dog-on-the-moon-seed3.png   prompt 0, seed 3; its text chunks `femtobooth` and `parameters` tell how it was
+made
     grid.png                             all of them, a row for each prompt
     manifest.json                        model, settings, and each picture's prompt, seed and hash
 """
@@ -19,17 +20,26 @@ from ..core import config
 from ..core.claims import Output
 from ..core.console import note, progress_bar, warn
 from ..core.errors import InputError
+from ..core.files import sha256_of, timestamp, write_json
+from ..core.machine import environment
 from ..core.paths import expanded
-from ..core.runs import environment, sha256_of, timestamp, write_json
 from ..generator.prompts import names_subject, warn_of_unseen, with_subject
 from ..generator.settings import GenerateSettings
+from ..generator.start_picture import Start, fit, read_start
 from . import picture_files
-from .start_picture import Start, fit, read_start
 
 if TYPE_CHECKING:  # torch is imported only once all that can be checked without it is checked
     from ..generator.base import StableDiffusion
 
-HOW = ("tokenizer", "width", "height", "strength", "precision", "device", "sampling")  # the settings that shape one picture
+HOW = (
+    "tokenizer",
+    "width",
+    "height",
+    "strength",
+    "precision",
+    "device",
+    "sampling",
+)  # the settings that shape one picture
 OWNS = ("[0-9]*-seed[0-9]*.png", "grid.png", "manifest.json")
 
 
@@ -39,7 +49,8 @@ def settings_from(*layers: Mapping[str, Any]) -> GenerateSettings:
 
 
 def run(settings: GenerateSettings) -> dict[str, Any]:
-    """Draw every prompt with every seed; returns what manifest.json holds. Raises InputError before anything is written.
+    """Draw every prompt with every seed; returns what manifest.json holds. Raises InputError before anything is
+    written.
 
     Each batch is written as it is finished, so that an interrupted run keeps what it has drawn.
     """
@@ -57,10 +68,16 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
         return _draw_all(settings, model, prompts, start, folder)
 
 
-def _draw_all(settings: GenerateSettings, model: StableDiffusion, prompts: list[str], start: Start, folder: Path) -> dict[str, Any]:
+def _draw_all(
+    settings: GenerateSettings, model: StableDiffusion, prompts: list[str], start: Start, folder: Path
+) -> dict[str, Any]:
     """Draw into a folder that this run holds."""
     seeds = [settings.seed + shot for shot in range(settings.count)]
-    jobs = [(prompt, seed, picture_files.name(row, prompt, seed, seeds[-1])) for row, prompt in enumerate(prompts) for seed in seeds]
+    jobs = [
+        (prompt, seed, picture_files.name(row, prompt, seed, seeds[-1]))
+        for row, prompt in enumerate(prompts)
+        for seed in seeds
+    ]
     how = settings.model_dump(include=set(HOW))
     sources = {key: _fingerprint(path) for key in ("init_image", "mask") if (path := getattr(settings, key))}
     made: list[dict[str, Any]] = []
@@ -111,10 +128,14 @@ def _prompts(settings: GenerateSettings) -> list[str]:
         try:
             text = Path(settings.prompts_file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--prompts {settings.prompts_file}: cannot be read ({error})", "give a UTF-8 text file") from None
+            raise InputError(
+                f"--prompts {settings.prompts_file}: cannot be read ({error})", "give a UTF-8 text file"
+            ) from None
         prompts += [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
-        raise InputError("nothing to draw: no prompt was given", 'for example femtobooth generate RUN "a [V] dog on the moon"')
+        raise InputError(
+            "nothing to draw: no prompt was given", 'for example femtobooth generate RUN "a [V] dog on the moon"'
+        )
     return prompts
 
 
@@ -138,7 +159,9 @@ def _warn_of_cut(text: str, model: StableDiffusion) -> None:
 
 
 def output_of(settings: GenerateSettings) -> Output:
-    """The folder that pictures go into: as given, or a new one under the run's images/, or the current folder's for a bare model."""
+    """The folder that pictures go into: as given, or a new one under the run's images/, or the current folder's for a
+    bare model.
+    """
     inputs = (settings.run, settings.init_image, settings.mask, settings.prompts_file)
     place = Path(settings.out) if settings.out else home(settings.run) / "images" / timestamp()
     return Output(place, "generate", settings.overwrite, inputs, OWNS, numbered=not settings.out)
@@ -164,12 +187,18 @@ def load(settings: GenerateSettings) -> tuple[StableDiffusion, GenerateSettings]
     return model, settings.model_copy(update={"device": str(device), **size})
 
 
-def draw(model: StableDiffusion, settings: GenerateSettings, start: Start, prompts: list[str], seeds: list[int], bar: Any) -> np.ndarray:
+def draw(
+    model: StableDiffusion, settings: GenerateSettings, start: Start, prompts: list[str], seeds: list[int], bar: Any
+) -> np.ndarray:
     """One batch, uint8 (B, H, W, 3)."""
     from ..generator.sampling import sample
 
     size = (settings.width or model.size, settings.height or model.size)
-    options: Any = {"init": start.image, "mask": start.mask, "strength": settings.strength if start.image is not None else 1.0}
+    options: Any = {
+        "init": start.image,
+        "mask": start.mask,
+        "strength": settings.strength if start.image is not None else 1.0,
+    }
     return sample(model, prompts, seeds, settings.sampling, size, batch_size=len(prompts), bar=bar, **options)
 
 

@@ -1,4 +1,6 @@
-"""The folder that `synthesize` writes: opened so that nothing of the user's goes, filed so that no picture is ever unlisted."""
+"""The folder that `synthesize` writes: opened so that nothing of the user's goes, filed so that no picture is ever
+unlisted.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from .. import __version__
 from ..core import locks
 from ..core.claims import Output, is_free
 from ..core.errors import ExistsError
+from ..core.files import TEMPORARY, sha256_of, sweep, write_json
 from ..core.names import shown
-from ..core.runs import TEMPORARY, sha256_of, sweep, write_json
-from ..recognizer import duplicates, provenance
+from ..pictures import duplicates, provenance
 from . import picture_files
 
 MANIFEST, DRAWN = "synthesized.json", ".drawn"
@@ -26,7 +28,8 @@ MADE_BY = "femtobooth synthesize"
 
 @contextmanager
 def open_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Iterator[None]:
-    """Make OUT ready, and hold it: new, interrupted with the same settings, or to be replaced, of which only what `synthesize` wrote goes.
+    """Make OUT ready, and hold it: new, interrupted with the same settings, or to be replaced, of which only what
+    `synthesize` wrote goes.
 
     Raises ExistsError for anything else. What was drawn before stays in .drawn/, to be used again.
     """
@@ -50,22 +53,36 @@ def _refuse_loss(out: Path, asked: dict[str, Any], overwrite: bool) -> None:
         before = dict(json.loads((out / MANIFEST).read_text(encoding="utf-8")))
         status, known = before["status"], before["settings"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise ExistsError(f"{shown(out)} is not a folder of {MADE_BY}, and is not overwritten", "choose another --out") from None
+        raise ExistsError(
+            f"{shown(out)} is not a folder of {MADE_BY}, and is not overwritten", "choose another --out"
+        ) from None
     if overwrite and out.is_symlink():
-        raise ExistsError(f"{shown(out)} is a link, and is not overwritten", "choose another --out, or give the place it leads to")
+        raise ExistsError(
+            f"{shown(out)} is a link, and is not overwritten", "choose another --out, or give the place it leads to"
+        )
     if not overwrite and status == "done":
-        raise ExistsError(f"{shown(out)} already exists", "choose another --out, or add --overwrite to choose its pictures anew")
+        raise ExistsError(
+            f"{shown(out)} already exists", "choose another --out, or add --overwrite to choose its pictures anew"
+        )
     if not overwrite and known != asked:
         raise ExistsError(f"{shown(out)}: was begun with other settings", "give the same ones to go on, or --overwrite")
 
 
 def _take_back(listed: Path) -> None:
-    """Remove the pictures that an earlier call filed, if they are what they were, and their manifest; others stay, and so does it then."""
+    """Remove the pictures that an earlier call filed, if they are what they were, and their manifest; others stay, and
+    so does it then.
+    """
     try:
         facts = dict(json.loads(listed.read_text(encoding="utf-8")))
-        ours = [(listed.parent / one["file"], one["sha256"]) for one in facts["generated"]] if facts.get("made_by") == MADE_BY else []
+        ours = (
+            [(listed.parent / one["file"], one["sha256"]) for one in facts["generated"]]
+            if facts.get("made_by") == MADE_BY
+            else []
+        )
     except (OSError, ValueError, KeyError, TypeError):
-        raise ExistsError(f"{shown(listed)}: cannot be read, so what is generated there is unknown", "choose another --out") from None
+        raise ExistsError(
+            f"{shown(listed)}: cannot be read, so what is generated there is unknown", "choose another --out"
+        ) from None
     for path, digest in ours:
         if path.is_file() and sha256_of(path) == digest:
             path.unlink()
@@ -87,8 +104,8 @@ def file_pictures(
 ) -> None:
     """Write the kept ones of N pictures uint8 (N, H, W, 3) into the folder of a class, with their manifest.
 
-    Each PNG holds what `generate` writes, so that `generate --from` draws it again, and `facts` with its score beside it.
-    The manifest comes before the pictures that it lists. Raises ExistsError rather than replace a file.
+    Each PNG holds what `generate` writes, so that `generate --from` draws it again, and `facts` with its score beside
+    it. The manifest comes before the pictures that it lists. Raises ExistsError rather than replace a file.
     """
     row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in jobs))}
     staged: list[tuple[Path, Path]] = []
@@ -108,19 +125,30 @@ def file_pictures(
         }
         path = folder / picture_files.name(row_of[prompt], prompt, seed, jobs[-1][1])
         if path.exists():
-            raise ExistsError(f"{shown(path)}: was changed or put there by someone else, and is not overwritten", "move it away")
+            raise ExistsError(
+                f"{shown(path)}: was changed or put there by someone else, and is not overwritten", "move it away"
+            )
         aside = folder.parent / DRAWN / f"{TEMPORARY}{len(staged)}.png"
         picture_files.save(pictures[index], aside, record)
         staged.append((aside, path))
         views = duplicates.views(Image.fromarray(pictures[index]))
         signs = {} if views is None else {"signs": duplicates.signs(views)}
-        entries.append({"file": path.name, "sha256": sha256_of(aside), "prompt": prompt, "seed": seed, **score, **signs})
+        entries.append(
+            {"file": path.name, "sha256": sha256_of(aside), "prompt": prompt, "seed": seed, **score, **signs}
+        )
     if not entries:
         return
     listed = folder / provenance.MANIFEST
     if listed.is_file():  # of pictures that were changed since an earlier call; they are still generated
         entries += json.loads(listed.read_text(encoding="utf-8"))["generated"]
-    manifest = {"femtobooth": __version__, "made_by": MADE_BY, "model": model, "settings": how, **facts, "generated": entries}
+    manifest = {
+        "femtobooth": __version__,
+        "made_by": MADE_BY,
+        "model": model,
+        "settings": how,
+        **facts,
+        "generated": entries,
+    }
     write_json(listed, manifest)
     for aside, path in staged:
         aside.replace(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.console import note, table
-from ..recognizer import weights
+from ..recognizer.model import weights
 
 
 def run(runs: Path = Path("runs")) -> dict[str, Any]:

@@ -32,35 +32,47 @@ from ..core import config, locks
 from ..core.claims import Output
 from ..core.console import note, rank, table, warn
 from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError, command
-from ..core.images import find_pictures
+from ..core.files import read_object, sha256_of, sweep, timestamp, write_json, write_text
+from ..core.machine import environment
 from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.run import read, recorded, settings_of
-from ..core.runs import environment, read_object, sha256_of, sweep, timestamp, write_json, write_text
 from ..generator import base as bases
 from ..generator import locate, prior, sampling, tokens
 from ..generator.base import StableDiffusion
 from ..generator.captions import class_captions, fitted
 from ..generator.dreambooth import DreamBooth, LatentSet, encode
 from ..generator.memory import estimate, peak_memory
-from ..generator.photos import CROPS, Photo, crops_sheet, hold_out, load_class_images, load_photos, restore_photos, store_photos
-from ..generator.previews import Previews
+from ..generator.photos import (
+    CROPS,
+    Photo,
+    crops_sheet,
+    hold_out,
+    load_class_images,
+    load_photos,
+    restore_photos,
+    store_photos,
+)
 from ..generator.prompts import filled, warn_of_unseen
+from ..generator.samples import Previews
 from ..generator.settings import PersonalizeSettings
-from ..recognizer.encoders import Encoder
+from ..judging.encoders import Encoder
+from ..pictures.images import find_pictures
 from ..training import checkpoints, tracking, trainer
-from . import outcome, report, verdicts, watch
+from . import report
+from .personalizing import outcome, validation, verdicts
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
 FACTS = ("token", "class_noun", "base_hash", "size")  # what run.json must hold for anything to go on with the run
 OWNS = (  # what lies in a run folder; evaluation/, images/ and exports/ have markers of their own, but older ones
-    "config.yaml", "run.json", "preflight.json", "overview.png", "crops.png", "report.html", "photos/[0-9]*.png", "photos/[0-9]*.txt",
-    "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*",
-    "previews/step-*.png", "watch/watch.json", "watch/curve.svg", "watch/step-*.png", "watch/weights/step-*.safetensors",
-    "checkpoints/step-*/state.ckpt", "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*",
-    "model/overview.png",
-    "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*", "evaluation/evaluation.json", "evaluation/grid.png",
-    "evaluation/pictures/*.png", "images/*-seed*.png", "images/*/grid.png", "images/*/manifest.json",
+    "config.yaml", "run.json", "preflight.json", "overview.png", "crops.png", "report.html", "photos/[0-9]*.png",
+    "photos/[0-9]*.txt", "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*",
+    "logs/hparams.yaml", "logs/wandb/*", "previews/step-*.png", "watch/watch.json", "watch/curve.svg",
+    "watch/step-*.png", "watch/weights/step-*.safetensors", "checkpoints/step-*/state.ckpt",
+    "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*", "model/overview.png",
+    "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*", "evaluation/evaluation.json",
+    "evaluation/grid.png", "evaluation/pictures/*.png", "images/*-seed*.png", "images/*/grid.png",
+    "images/*/manifest.json",
 )  # fmt: skip
 
 
@@ -88,7 +100,12 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
     _warn_of_unseen(model, settings, token)
     if rank():
         return _train(output.path, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
-    facts: dict[str, Any] = {"status": "started", "token": token, "class_noun": settings.photos.class_noun, "base": settings.base}
+    facts: dict[str, Any] = {
+        "status": "started",
+        "token": token,
+        "class_noun": settings.photos.class_noun,
+        "base": settings.base,
+    }
     facts |= {"settings": settings.model_dump(mode="json")}
     facts |= {
         "base_hash": model.hash,
@@ -136,7 +153,10 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     settings = settings_of(folder, facts, PersonalizeSettings)
     model = load_base(folder, facts, settings)
     checkpoint = checkpoints.newest(folder / "checkpoints")
-    photos, held_out = restore_photos(folder / "photos"), restore_photos(folder / "held_out") if facts.get("held_out") else []
+    photos, held_out = (
+        restore_photos(folder / "photos"),
+        restore_photos(folder / "held_out") if facts.get("held_out") else [],
+    )
     encoder = _encoder(settings, [*photos, *held_out])
     return _train(folder, settings, model, facts["token"], photos, held_out, facts["size"], encoder, checkpoint)
 
@@ -147,7 +167,10 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 
 def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], PersonalizeSettings]:
-    """A finished run: its folder, its run.json and its settings. Raises ModelError; `instead` is the way out for runs of other commands."""
+    """A finished run: its folder, its run.json and its settings.
+
+    Raises ModelError; `instead` is the way out for runs of other commands.
+    """
     folder = Path(place)
     facts = bases.with_base_of_today(read(folder, "personalize", FACTS, option="", instead=instead))
     locate.locate(place)  # raises where the run is not finished
@@ -158,12 +181,17 @@ def load_base(folder: Path, facts: Mapping[str, Any], settings: PersonalizeSetti
     """The base that a run was started from. Raises ModelError where another one is in its place."""
     model = bases.load(settings.base, settings.tokenizer)
     if model.hash != facts["base_hash"]:
-        raise ModelError(f"{settings.base}: not the base that {folder} was started from", "put the same base back, or start a new run")
+        raise ModelError(
+            f"{settings.base}: not the base that {folder} was started from",
+            "put the same base back, or start a new run",
+        )
     return model
 
 
 def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
-    """Paths made absolute, so that config.yaml means the same from any folder; and no prior where it could teach nothing."""
+    """Paths made absolute, so that config.yaml means the same from any folder; and no prior where it could teach
+    nothing.
+    """
 
     def absolute(text: str | None) -> str | None:
         return str(expanded(text).resolve()) if text and expanded(text).exists() and text != locate.BUNDLED else text
@@ -182,7 +210,9 @@ def _output(settings: PersonalizeSettings) -> Output:
     if rank() and RUN_FOLDER in os.environ:
         return Output(Path(os.environ[RUN_FOLDER]), "personalize")
     if rank() and not settings.name:
-        raise SettingsError("--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME")
+        raise SettingsError(
+            "--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME"
+        )
     noun = re.sub(r"[^\w-]+", "-", settings.photos.class_noun)
     return Output(
         Path(settings.runs) / (settings.name or f"{noun}-{timestamp()}"),
@@ -203,19 +233,24 @@ def _check(settings: PersonalizeSettings, model: StableDiffusion) -> None:
     sampling.check(model, settings.preview.sampling, "preview.sampling")
     if settings.prior.weight and (settings.prior.folder is None or settings.prior.other_classes):
         sampling.check(model, settings.prior.sampling, "prior.sampling")
-    if watch.interval(settings):
-        sampling.check(model, watch.pictures_settings(settings).sampling, "watch")
+    if validation.interval(settings):
+        sampling.check(model, validation.pictures_settings(settings).sampling, "watch")
     if settings.prior.weight and settings.prior.folder:
         pictures = find_pictures([settings.prior.folder])[0]
         if not pictures:
-            raise PhotoError(f"--class-folder {settings.prior.folder}: no picture in it", "leave it out to have class images drawn")
+            raise PhotoError(
+                f"--class-folder {settings.prior.folder}: no picture in it", "leave it out to have class images drawn"
+            )
         for picture in pictures:
             class_captions(picture)
 
 
 def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | None:
-    """What scores during training, in the first process. Raises ModelError where it is missing or was trained on these photos."""
-    encoder = watch.open_watcher(settings) if rank() == 0 else None
+    """What scores during training, in the first process.
+
+    Raises ModelError where it is missing or was trained on these photos.
+    """
+    encoder = validation.open_watcher(settings) if rank() == 0 else None
     if encoder:
         encoder.refuse_trained_on(sha256_of(photo.path) for photo in photos)
     return encoder
@@ -278,7 +313,9 @@ def _train(
         note(f"resuming {folder} at step {step}")
     prompts = [fill(prompt) for prompt in settings.preview.prompts]
     with checkpoints.Signals(command("personalize", "--resume", folder)) as signals:
-        saver = checkpoints.Checkpoints(folder / "checkpoints", training.checkpoint_every, training.keep_checkpoints, signals)
+        saver = checkpoints.Checkpoints(
+            folder / "checkpoints", training.checkpoint_every, training.keep_checkpoints, signals
+        )
         averages = [trainer.MovingAverage(training.ema)] if training.ema else []
         average = averages[0] if averages else None
         scored = [photo.pixels for photo in held_out or photos]
@@ -286,7 +323,7 @@ def _train(
         def save() -> None:
             signals.save = True
 
-        watcher = watch.Watch(folder / "watch", settings, encoder, scored, fill, size, average, save)
+        watcher = validation.Watch(folder / "watch", settings, encoder, scored, fill, size, average, save)
         previews = Previews(folder / "previews", prompts, settings.preview, size, average)
         trackers = tracking.loggers(training, folder / "logs", folder.resolve().name, step)
         for tracker in trackers:
@@ -297,7 +334,9 @@ def _train(
             os.environ[RUN_FOLDER] = str(folder.resolve())
             try:
                 with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
-                    lightning.fit(module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True)
+                    lightning.fit(
+                        module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True
+                    )
             finally:
                 os.environ.pop(RUN_FOLDER, None)
             step = lightning.global_step
@@ -320,13 +359,21 @@ def _calmer(settings: PersonalizeSettings) -> str:
     """What to try where training left the finite numbers."""
     train = settings.train
     rates = {"unet": ("--unet-lr", train.unet_learning_rate), "attention": ("--unet-lr", train.unet_learning_rate)}
-    rates |= {"text_encoder": ("--text-encoder-lr", train.text_encoder_learning_rate), "token": ("--token-lr", train.token_learning_rate)}
+    rates |= {
+        "text_encoder": ("--text-encoder-lr", train.text_encoder_learning_rate),
+        "token": ("--token-lr", train.token_learning_rate),
+    }
     named = dict.fromkeys(f"{flag} (it was {rate:g})" for flag, rate in (rates[part] for part in train.parts))
     return f"train again with a lower {' or '.join(named)}, or fewer --steps"
 
 
 def _latents(
-    lightning: Trainer, settings: PersonalizeSettings, model: StableDiffusion, token: str, photos: list[Photo], size: int
+    lightning: Trainer,
+    settings: PersonalizeSettings,
+    model: StableDiffusion,
+    token: str,
+    photos: list[Photo],
+    size: int,
 ) -> tuple[LatentSet, LatentSet | None]:
     """Photos and class images through the VAE, once; the class images are drawn first where they are missing."""
     captions = [[filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
@@ -346,7 +393,9 @@ def _latents(
     if settings.prior.folder:
         own = load_class_images(settings.prior.folder, size)
         images = [np.stack([one.pixels for one in own])]
-        prompts = [[filled(text, token, settings.photos.class_noun) for text in one.captions] or [wanted[0]] for one in own]
+        prompts = [
+            [filled(text, token, settings.photos.class_noun) for text in one.captions] or [wanted[0]] for one in own
+        ]
         wanted = wanted[1:]
     for prompt in wanted:
         images.append(prior.class_images(model, prompt, settings.prior, size, processes))
@@ -366,7 +415,11 @@ def _show_parts(module: DreamBooth) -> None:
         name: (part, rates.get(name))
         for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder), ("vae", module.model.vae))
     }
-    copied = {name for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder)) if module.frozen and name in rates}
+    copied = {
+        name
+        for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder))
+        if module.frozen and name in rates
+    }
     rows = estimate(modules, training.optimizer, bool(training.ema), copied)
 
     def size(count: float) -> str:

@@ -1,4 +1,6 @@
-"""The pictures that `generate` and `synthesize` write: their names, and the record of how one was made in its PNG text chunks."""
+"""The pictures that `generate` and `synthesize` write: their names, and the record of how one was made in its PNG text
+chunks.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,21 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from ..core.config import Seed, Settings
 from ..core.errors import InputError, shortened
+from ..core.files import atomic_file
 from ..core.paths import existing
-from ..core.runs import atomic_file
-from ..core.sheets import sheet
 from ..generator.settings import SamplingSettings
+from ..pictures.sheets import sheet
 
 KEY = "femtobooth"  # of the PNG text chunk that `regenerate` reads
 MOST_PIXELS = 2**26  # of a batch that is drawn again; a record is a stranger's
-SAMPLERS = {"ddim": "DDIM", "plms": "PLMS", "euler": "Euler", "euler-a": "Euler a", "dpmpp-2m": "DPM++ 2M", "unipc": "UniPC"}
+SAMPLERS = {
+    "ddim": "DDIM",
+    "plms": "PLMS",
+    "euler": "Euler",
+    "euler-a": "Euler a",
+    "dpmpp-2m": "DPM++ 2M",
+    "unipc": "UniPC",
+}
 
 
 class _Part(Settings):
@@ -107,7 +116,9 @@ def _parameters(record: dict[str, Any]) -> str:
         "Version": f"femtobooth {record[KEY]}",
     }
     lines = [record["prompt"]] + ([f"Negative prompt: {sampling['negative']}"] if sampling["negative"] else [])
-    return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in facts.items() if value is not None)])
+    return "\n".join(
+        [*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in facts.items() if value is not None)]
+    )
 
 
 def _quoted(value: object) -> str:
@@ -135,20 +146,29 @@ def read(path: Path) -> tuple[Record, dict[str, Any], np.ndarray]:
         if not isinstance(found, dict):
             raise _no_record(path) from None
         place = ".".join(map(str, fault["loc"]))
-        problem = f"--from {path}: its record is not one of femtobooth's ({shortened(place)}: {shortened(fault['msg'])})"
+        problem = (
+            f"--from {path}: its record is not one of femtobooth's ({shortened(place)}: {shortened(fault['msg'])})"
+        )
         raise InputError(problem, "give the PNG as femtobooth wrote it") from None
     except (ValueError, RecursionError):
         raise _no_record(path) from None
     row, rows = record.batch
-    if not 0 <= row < rows or rows * size[0] * size[1] > MOST_PIXELS or size != (record.settings.width, record.settings.height):
+    if (
+        not 0 <= row < rows
+        or rows * size[0] * size[1] > MOST_PIXELS
+        or size != (record.settings.width, record.settings.height)
+    ):
         how = f"{record.settings.width}x{record.settings.height} pixels, number {row} of {rows} at a time"
-        raise InputError(f"--from {path}: its record does not fit the picture ({how})", "give the PNG as femtobooth wrote it")
+        raise InputError(
+            f"--from {path}: its record does not fit the picture ({how})", "give the PNG as femtobooth wrote it"
+        )
     return record, found, pixels
 
 
 def _no_record(path: Path) -> InputError:
     return InputError(
-        f"--from {path}: holds no record of how it was made", "give the PNG as femtobooth wrote it; editors and chats drop its text"
+        f"--from {path}: holds no record of how it was made",
+        "give the PNG as femtobooth wrote it; editors and chats drop its text",
     )
 
 

@@ -1,10 +1,11 @@
-"""dataset -> every subject personalized, drawn and scored as in the DreamBooth paper -> one table beside the published figures.
+"""dataset -> every subject personalized, drawn and scored as in the DreamBooth paper -> one table beside the published
+figures.
 
 RUNS/SUBJECT/         a run of personalize with its evaluation/
      protocol.json    scores of every subject so far, their means, the published figures, the settings
 
-Stopped or killed at any point, the same command goes on: finished runs, pictures and scores are kept. Subjects that were
-measured before, from the same base and with the same settings and encoders, stay in the table.
+Stopped or killed at any point, the same command goes on: finished runs, pictures and scores are kept. Subjects that
+were measured before, from the same base and with the same settings and encoders, stay in the table.
 """
 
 from __future__ import annotations
@@ -18,18 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from ..core import config, scores
+from ..core import config
 from ..core.console import note, table
 from ..core.errors import ExistsError, Interrupted, PhotoError, SettingsError
-from ..core.images import find_pictures
+from ..core.files import read_json, refuse_existing, write_json
+from ..core.machine import environment
 from ..core.metrics import bootstrap
 from ..core.names import shown
 from ..core.paths import expanded
-from ..core.runs import environment, read_json, refuse_existing, write_json
 from ..generator import base as bases
 from ..generator import locate
 from ..generator.settings import PersonalizeSettings
-from ..recognizer.encoders import open_encoder, usable
+from ..judging import scores
+from ..judging.encoders import open_encoder, usable
+from ..pictures.images import find_pictures
 from . import evaluate, personalize
 from .settings import EvaluateSettings, ProtocolSettings
 
@@ -80,8 +83,8 @@ def run(settings: ProtocolSettings) -> dict[str, Any]:
 def read_lists(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
     """The class of each subject, the prompts for objects and those for live subjects, with [V] and {class}.
 
-    The file is that of google/dreambooth: lines `subject,class`, and two Python lists, which are read and never executed.
-    Raises PhotoError where one of the three is missing.
+    The file is that of google/dreambooth: lines `subject,class`, and two Python lists, which are read and never
+    executed. Raises PhotoError where one of the three is missing.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -106,7 +109,9 @@ def read_lists(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
         ("prompts for live subjects", lists["live"]),
     ):
         if not found:
-            raise PhotoError(f"{shown(path)}: holds no {what}", "take the file of google/dreambooth's folder `dataset` as it is")
+            raise PhotoError(
+                f"{shown(path)}: holds no {what}", "take the file of google/dreambooth's folder `dataset` as it is"
+            )
     return classes, lists["object"], lists["live"]
 
 
@@ -114,20 +119,27 @@ def _subjects(data: Path, wanted: Sequence[str]) -> list[Subject]:
     """The wanted subjects, or all that the dataset holds, in the order of its list."""
     if not data.is_dir():
         raise PhotoError(
-            f"{shown(data)}: no such folder", "give a folder with a folder of photos for each subject, as google/dreambooth has"
+            f"{shown(data)}: no such folder",
+            "give a folder with a folder of photos for each subject, as google/dreambooth has",
         )
     classes, objects, live = read_lists(data / LISTS)
     there = [name for name in classes if (data / name).is_dir() and find_pictures([data / name])[0]]
     missing = [name for name in wanted if name not in there]
     if missing:
-        raise SettingsError(f"--subjects {', '.join(missing)}: not in {shown(data)}", f"there are {', '.join(there) or 'none'}")
+        raise SettingsError(
+            f"--subjects {', '.join(missing)}: not in {shown(data)}", f"there are {', '.join(there) or 'none'}"
+        )
     if not there:
-        raise PhotoError(f"{shown(data)}: holds no photos of the subjects in {LISTS}", "it needs a folder for each, named as there")
+        raise PhotoError(
+            f"{shown(data)}: holds no photos of the subjects in {LISTS}", "it needs a folder for each, named as there"
+        )
     chosen = [name for name in there if not wanted or name in wanted]
     return [Subject(name, classes[name], live if classes[name] in LIVE else objects) for name in chosen]
 
 
-def _plan(subject: Subject, data: Path, settings: ProtocolSettings, encoders: list[str]) -> tuple[PersonalizeSettings, EvaluateSettings]:
+def _plan(
+    subject: Subject, data: Path, settings: ProtocolSettings, encoders: list[str]
+) -> tuple[PersonalizeSettings, EvaluateSettings]:
     """How a subject is trained and measured. Raises SettingsError for what the protocol itself decides."""
     for path in ("name", "runs", "overwrite", "photos.paths", "photos.class_noun"):
         found: Any = settings.personalize
@@ -136,8 +148,12 @@ def _plan(subject: Subject, data: Path, settings: ProtocolSettings, encoders: li
         if found is not None:
             raise SettingsError(f"personalize.{path}: the protocol decides it", "leave it out")
     photos = {"paths": [str(data / subject.name)], "class_noun": subject.class_noun}
-    train = personalize.settings_from(settings.personalize, {"name": subject.name, "runs": settings.runs, "photos": photos})
-    given = settings.model_dump(exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders"})
+    train = personalize.settings_from(
+        settings.personalize, {"name": subject.name, "runs": settings.runs, "photos": photos}
+    )
+    given = settings.model_dump(
+        exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders"}
+    )
     own = {"run": str(Path(settings.runs) / subject.name), "prompts": subject.prompts, "encoders": encoders}
     drawing = locate.recommended(train.base, "generate").get("sampling", {})  # which its tuned models inherit
     return train, config.resolve(EvaluateSettings, {"sampling": drawing}, given, own)
@@ -158,7 +174,8 @@ def _shared(train: PersonalizeSettings, measure: EvaluateSettings, sources: dict
 def _begin(runs: Path, subjects: Sequence[str], shared: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Start, or go on; returns the lines of what was measured before, by subject.
 
-    Raises ExistsError where that was trained in another way, or measured in another way and would not be measured again now.
+    Raises ExistsError where that was trained in another way, or measured in another way and would not be measured again
+    now.
     """
     before = read_json(runs / "protocol.json")
     try:
@@ -171,16 +188,25 @@ def _begin(runs: Path, subjects: Sequence[str], shared: Mapping[str, Any]) -> di
         return {}
     if changed := _changed(known["personalize"], shared["personalize"]):
         raise ExistsError(
-            f"{runs}: was begun with other settings of personalize ({changed})", "choose another --runs, or the same settings"
+            f"{runs}: was begun with other settings of personalize ({changed})",
+            "choose another --runs, or the same settings",
         )
     if known["base_hash"] != shared["base_hash"]:
-        raise ExistsError(f"{runs}: was begun from another base of the same name", "choose another --runs, or put the same base back")
-    changed = _changed({"encoders": known["encoders"], **(known["evaluate"] or {})}, {"encoders": shared["encoders"], **shared["evaluate"]})
+        raise ExistsError(
+            f"{runs}: was begun from another base of the same name", "choose another --runs, or put the same base back"
+        )
+    changed = _changed(
+        {"encoders": known["encoders"], **(known["evaluate"] or {})},
+        {"encoders": shared["encoders"], **shared["evaluate"]},
+    )
     others = [name for name in rows if name not in subjects]
     if changed and others:
         raise ExistsError(
             f"{runs}: {', '.join(others)}: measured with other settings ({changed}), which makes no common table",
-            f"choose the same settings, or another --runs; --subjects {','.join(sorted({*rows, *subjects}))} measures all of them anew",
+            (
+                "choose the same settings, or another --runs; --subjects "
+                f"{','.join(sorted({*rows, *subjects}))} measures all of them anew"
+            ),
         )
     return {} if changed else rows
 
@@ -200,7 +226,10 @@ def _subject(subject: Subject, folder: Path, train: PersonalizeSettings, measure
     except Interrupted as stop:
         raise Interrupted(stop.problem, "the same command goes on from there", stop.exit_code - 128) from None
     found = _measured(folder / "evaluation" / "evaluation.json", measure) or evaluate.run(measure)
-    kept = {name: found[name] for name in ("class_noun", "steps", "prompts", "pictures", "photos", "held_out", "near_copies", "remarks")}
+    kept = {
+        name: found[name]
+        for name in ("class_noun", "steps", "prompts", "pictures", "photos", "held_out", "near_copies", "remarks")
+    }
     rows = [{key: value for key, value in row.items() if key != "pictures"} for row in found["scores"]]
     return {"subject": subject.name, **kept, "prompts": len(kept["prompts"]), "scores": rows}
 
@@ -214,7 +243,9 @@ def _measured(path: Path, settings: EvaluateSettings) -> dict[str, Any] | None:
         return None
 
 
-def _result(settings: ProtocolSettings, rows: list[dict[str, Any]], planned: int, train: PersonalizeSettings) -> dict[str, Any]:
+def _result(
+    settings: ProtocolSettings, rows: list[dict[str, Any]], planned: int, train: PersonalizeSettings
+) -> dict[str, Any]:
     scored = [(row["subject"], score) for row in rows for score in row["scores"]]
     means = []
     for name, encoder in dict.fromkeys((score["score"], score["encoder"]) for _, score in scored):
@@ -223,9 +254,18 @@ def _result(settings: ProtocolSettings, rows: list[dict[str, Any]], planned: int
         # One subject says nothing of others: its own interval, over prompts and seeds, stands.
         tuned = bootstrap(np.mean, [score["tuned"][0] for score in found]) if len(found) > 1 else found[0]["tuned"]
         means.append(
-            {"score": name, "encoder": encoder, "better": found[0]["better"], "tuned": list(tuned), **mean, "subjects": len(found)}
+            {
+                "score": name,
+                "encoder": encoder,
+                "better": found[0]["better"],
+                "tuned": list(tuned),
+                **mean,
+                "subjects": len(found),
+            }
         )
-    whole = len(rows) == SUBJECTS and all((row["prompts"], row["pictures"]) == (PROMPTS, PROMPTS * PICTURES) for row in rows)
+    whole = len(rows) == SUBJECTS and all(
+        (row["prompts"], row["pictures"]) == (PROMPTS, PROMPTS * PICTURES) for row in rows
+    )
     return {
         "protocol": "dreambooth",
         "whole": whole,
@@ -257,14 +297,22 @@ def _tell(result: Mapping[str, Any]) -> None:
         for encoder in encoders:
             whole, region = found[FIDELITY, encoder], found.get((REGION, encoder))
             values = (whole["tuned"][0], whole["base"], whole["ceiling"], region["tuned"][0] if region else None)
-            rows.append((subject["subject"], encoder, *map(number, values), f"{subject['near_copies']['count']} of {subject['pictures']}"))
+            rows.append(
+                (
+                    subject["subject"],
+                    encoder,
+                    *map(number, values),
+                    f"{subject['near_copies']['count']} of {subject['pictures']}",
+                )
+            )
     note("")
     columns = ["subject", "encoder", ">fidelity", ">base", ">photos", ">region", ">near-copies"]
     table("Subject fidelity: mean cosine of pictures and photos", columns, rows)
 
     others = [encoder for encoder in encoders if encoder not in COLUMNS]
     lines = [
-        [name, number(dino), number(clip_i), number(clip_t), *("-" for _ in others)] for name, dino, clip_i, clip_t in scores.PUBLISHED
+        [name, number(dino), number(clip_i), number(clip_t), *("-" for _ in others)]
+        for name, dino, clip_i, clip_t in scores.PUBLISHED
     ]
     places = [(FIDELITY, "dino"), (FIDELITY, "clip"), (CLIP_T, "clip"), *((FIDELITY, name) for name in others)]
     for name, key in (("real photos", "ceiling"), ("tuned", "tuned"), ("untuned base", "base")):
@@ -276,10 +324,16 @@ def _tell(result: Mapping[str, Any]) -> None:
             else:
                 cells.append(number(value))
         lines.append([f"ours: {name}", *cells])
-    table("Published (first four lines) and ours", ["", ">DINO", ">CLIP-I", ">CLIP-T", *(f">{name}" for name in others)], lines)
+    table(
+        "Published (first four lines) and ours",
+        ["", ">DINO", ">CLIP-I", ">CLIP-T", *(f">{name}" for name in others)],
+        lines,
+    )
     subjects = result["subjects"]
     pictures = sorted({row["pictures"] for row in subjects})
-    size = f"{len(subjects)} of {SUBJECTS} subjects, {'/'.join(map(str, pictures))} of {PROMPTS * PICTURES} pictures each"
+    size = (
+        f"{len(subjects)} of {SUBJECTS} subjects, {'/'.join(map(str, pictures))} of {PROMPTS * PICTURES} pictures each"
+    )
     over = "subjects" if len(subjects) > 1 else "prompts and seeds"
     note(f"ours: {size}, on {Path(result['base']).name}; 95 % intervals over {over}")
     if others:

@@ -1,4 +1,6 @@
-"""A generated PNG -> the same picture again, from the record in it, which is a stranger's: it names no hub and no size of its own."""
+"""A generated PNG -> the same picture again, from the record in it, which is a stranger's: it names no hub and no size
+of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,19 @@ from ..core import config
 from ..core.claims import Output
 from ..core.console import note, progress_bar, warn
 from ..core.errors import InputError, ModelError, command, shortened
+from ..core.files import sha256_of, timestamp
+from ..core.machine import environment
 from ..core.paths import existing
-from ..core.runs import environment, sha256_of, timestamp
 from ..generator import locate
 from ..generator.settings import GenerateSettings
+from ..generator.start_picture import fit, read_start
 from . import generate, picture_files
 from .picture_files import Record, Source
-from .start_picture import fit, read_start
 
 
-def regenerate(source: Path, model: str | None = None, out: str | None = None, overwrite: bool = False) -> dict[str, Any]:
+def regenerate(
+    source: Path, model: str | None = None, out: str | None = None, overwrite: bool = False
+) -> dict[str, Any]:
     """Draw a generated PNG again from what is stored in it; returns what was done and whether it came out `identical`.
 
     On the same machine the pixels are the same to the bit: the picture keeps its place in a batch of the same size.
@@ -34,7 +39,12 @@ def regenerate(source: Path, model: str | None = None, out: str | None = None, o
     if out:
         output = Output(Path(out) / source.name, "generate", overwrite, [source], known=_drawn)
     else:
-        output = Output(generate.home(reference) / "images" / timestamp(), "generate", owns=[glob.escape(source.name)], numbered=True)
+        output = Output(
+            generate.home(reference) / "images" / timestamp(),
+            "generate",
+            owns=[glob.escape(source.name)],
+            numbered=True,
+        )
     output.check()
     settings = _settings(record, reference)
     start = read_start(settings)
@@ -42,10 +52,15 @@ def regenerate(source: Path, model: str | None = None, out: str | None = None, o
     loaded, settings = generate.load(_on_this_machine(settings))
     if loaded.hash != record.model.hash:
         wanted, found = record.model.hash[:12], loaded.hash[:12]
-        raise ModelError(f"{reference}: not the model that drew {source} (its hash is {found}, wanted {wanted})", _way_out(record, source))
+        raise ModelError(
+            f"{reference}: not the model that drew {source} (its hash is {found}, wanted {wanted})",
+            _way_out(record, source),
+        )
     row, rows = record.batch
     with progress_bar("pictures", rows, parts=settings.sampling.steps) as bar:
-        picture = generate.draw(loaded, settings, fit(start, settings), [record.prompt] * rows, [record.seed] * rows, bar)[row]
+        picture = generate.draw(
+            loaded, settings, fit(start, settings), [record.prompt] * rows, [record.seed] * rows, bar
+        )[row]
     if out:
         target = output.path
         output.check()
@@ -58,7 +73,9 @@ def regenerate(source: Path, model: str | None = None, out: str | None = None, o
     if identical:
         note(f"{target}: the same pixels")
     else:
-        warn(f"{target}: not quite the pixels of {source}; another machine, device or library version rounds differently")
+        warn(
+            f"{target}: not quite the pixels of {source}; another machine, device or library version rounds differently"
+        )
     return {
         "femtobooth": __version__,
         "folder": str(target.parent),
@@ -81,17 +98,25 @@ def _settings(record: Record, reference: str) -> GenerateSettings:
             files[key] = named.path
     how = record.settings.model_dump()
     if how["tokenizer"] and not existing(how["tokenizer"]):
-        raise InputError(f"--tokenizer {shortened(how['tokenizer'])}: not here, but the picture was drawn with it", "put it back")
-    return config.resolve(GenerateSettings, {"run": reference, "prompts": [record.prompt], "seed": record.seed, **how, **files})
+        raise InputError(
+            f"--tokenizer {shortened(how['tokenizer'])}: not here, but the picture was drawn with it", "put it back"
+        )
+    return config.resolve(
+        GenerateSettings, {"run": reference, "prompts": [record.prompt], "seed": record.seed, **how, **files}
+    )
 
 
 def _check_same(flag: str, wanted: Source) -> None:
     path = existing(wanted.path)
     name = shortened(wanted.path)
     if not path or not path.is_file():
-        raise InputError(f"{flag} {name}: gone, but the picture was drawn from it", f"put the file back (sha256 {wanted.sha256})")
+        raise InputError(
+            f"{flag} {name}: gone, but the picture was drawn from it", f"put the file back (sha256 {wanted.sha256})"
+        )
     if sha256_of(path) != wanted.sha256:
-        raise InputError(f"{flag} {name}: changed since the picture was drawn", f"put back the file with sha256 {wanted.sha256}")
+        raise InputError(
+            f"{flag} {name}: changed since the picture was drawn", f"put back the file with sha256 {wanted.sha256}"
+        )
 
 
 def _on_this_machine(settings: GenerateSettings) -> GenerateSettings:
@@ -112,15 +137,23 @@ def _model_around(image: Path) -> str | None:
 
 
 def _model_named(record: Record, source: Path) -> str:
-    """The model that a record names, if it lies on this machine. Raises ModelError: what a picture says is never looked up on a hub."""
+    """The model that a record names, if it lies on this machine.
+
+    Raises ModelError: what a picture says is never looked up on a hub.
+    """
     reference = record.model.source
     if reference == locate.BUNDLED or existing(reference):
         return reference
-    raise ModelError(f"--from {source}: the model that drew it, {shortened(reference)}, is not here", _way_out(record, source))
+    raise ModelError(
+        f"--from {source}: the model that drew it, {shortened(reference)}, is not here", _way_out(record, source)
+    )
 
 
 def _way_out(record: Record, source: Path) -> str:
-    return f"give the model that drew it ({shortened(record.model.source)}): {command('generate', 'RUN', '--from', source)}"
+    return (
+        f"give the model that drew it ({shortened(record.model.source)}): "
+        f"{command('generate', 'RUN', '--from', source)}"
+    )
 
 
 def _drawn(path: Path) -> bool:

@@ -1,4 +1,6 @@
-"""run -> RUN/report.html: the verdict, before and after, nearest photos, curves, settings and cost on one self-contained page."""
+"""run -> RUN/report.html: the verdict, before and after, nearest photos, curves, settings and cost on one
+self-contained page.
+"""
 
 from __future__ import annotations
 
@@ -10,37 +12,47 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..core import config, pages, verdict
-from ..core.charts import line_chart
+from ..core import config
 from ..core.console import note
 from ..core.errors import ModelError, command
-from ..core.images import Picture, decode, find_pictures
-from ..core.pages import Html
-from ..core.regions import only_subject, subject_masks
-from ..core.runs import read_json, write_text
-from ..core.verdict import Verdict, percent
+from ..core.files import read_json, write_text
 from ..generator import prior
 from ..generator.photos import Photo, restore_photos
 from ..generator.prompts import filled
 from ..generator.settings import PersonalizeSettings
-from ..recognizer import memorization
-from ..recognizer.scoring import PHOTOS
-from . import watch_chart
+from ..judging import memorization, verdict
+from ..judging.scoring import PHOTOS
+from ..judging.verdict import Verdict, percent
+from ..pages import html, validation
+from ..pages.charts import line_chart
+from ..pages.html import Html
+from ..pictures.images import Picture, decode, find_pictures
+from ..pictures.regions import only_subject, subject_masks
 
 MOST = 12  # class images, and steps between the first and the last, that are shown
-INTERNAL = {"loss", "instance", "prior", "learning_rate", "watch", "deterministic"}  # groups of metrics.csv that have no chart of their own
+INTERNAL = {
+    "loss",
+    "instance",
+    "prior",
+    "learning_rate",
+    "watch",
+    "deterministic",
+}  # groups of metrics.csv that have no chart of their own
 
 
 def run(folder: Path) -> dict[str, Any]:
     """Write the report of a personalize run, finished or not; an older report is replaced.
 
-    Returns report (its path), bytes, verdict, pictures (of the subject), near_copies and warnings. Raises ModelError where
-    `folder` is no such run, PhotoError where its photos are missing or damaged.
+    Returns report (its path), bytes, verdict, pictures (of the subject), near_copies and warnings. Raises ModelError
+    where `folder` is no such run, PhotoError where its photos are missing or damaged.
     """
     facts = _facts(folder)
     settings = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
     photos = restore_photos(folder / "photos")
-    preflight, evaluation = read_json(folder / "preflight.json") or [], read_json(folder / "evaluation" / "evaluation.json")
+    preflight, evaluation = (
+        read_json(folder / "preflight.json") or [],
+        read_json(folder / "evaluation" / "evaluation.json"),
+    )
     steps = _previews(folder)
     if facts.get("steps") in steps:  # what was drawn after the step that became the model is not of it
         steps = {step: shots for step, shots in steps.items() if step <= facts["steps"]}
@@ -48,13 +60,13 @@ def run(folder: Path) -> dict[str, Any]:
     nearest, copies, compared = _nearest(steps, prompts, photos, facts)
     warnings, found = _warnings(facts, settings, photos, preflight), verdict.of_run(folder, facts)
     base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
-    page = pages.page(
+    page = html.page(
         f"{facts['token']} {facts['class_noun']}",
         _verdict(found),
         _tiles(folder, facts, photos, settings, found),
-        *(pages.callout(text, "warn") for text in warnings),
+        *(html.callout(text, "warn") for text in warnings),
         _before_after(steps, prompts, settings),
-        watch_chart.section(folder, facts),
+        validation.section(folder, facts),
         nearest,
         _photos(photos, preflight, facts, settings),
         _class_images(settings, facts),
@@ -81,11 +93,17 @@ def run(folder: Path) -> dict[str, Any]:
 
 def _facts(folder: Path) -> dict[str, Any]:
     facts = read_json(folder / "run.json")
-    if isinstance(facts, dict) and {"token", "class_noun", "base_hash", "size", "environment", "status"} <= facts.keys():
+    if (
+        isinstance(facts, dict)
+        and {"token", "class_noun", "base_hash", "size", "environment", "status"} <= facts.keys()
+    ):
         return facts
     if (folder / "report.html").is_file():
         raise ModelError(f"{folder}: not a personalize run", f"its own report is {folder / 'report.html'}")
-    raise ModelError(f"{folder}: not a personalize run (no run.json of one)", "give the folder that personalize printed, such as runs/NAME")
+    raise ModelError(
+        f"{folder}: not a personalize run (no run.json of one)",
+        "give the folder that personalize printed, such as runs/NAME",
+    )
 
 
 def _count(number: int, noun: str) -> str:
@@ -106,24 +124,26 @@ def _img(image: Image.Image | np.ndarray, alt: str) -> Html:
     """Small bases draw 64x64 pixels, which stay exact; larger pictures are stored as photos."""
     drawn = image if isinstance(image, Image.Image) else Image.fromarray(image)
     tiny = max(drawn.size) <= 128
-    return pages.picture(drawn, alt, 320, "PNG" if tiny else "JPEG")
+    return html.picture(drawn, alt, 320, "PNG" if tiny else "JPEG")
 
 
 def _side_by_side(*images: Html) -> Html:
-    return Html(f'<div class="maps">{pages.join(*images)}</div>')
+    return Html(f'<div class="maps">{html.join(*images)}</div>')
 
 
 def _verdict(found: Verdict | None) -> Html:
     if found is None:
         return Html("")
     head, colon, rest = found.sentence.partition(":")
-    return pages.callout(pages.join(Html(f"{pages.strong(head + colon)}{pages.markup(rest)}"), found.advice), found.mood)
+    return html.callout(html.join(Html(f"{html.strong(head + colon)}{html.markup(rest)}"), found.advice), found.mood)
 
 
-def _tiles(folder: Path, facts: dict[str, Any], photos: list[Photo], settings: PersonalizeSettings, found: Verdict | None) -> Html:
+def _tiles(
+    folder: Path, facts: dict[str, Any], photos: list[Photo], settings: PersonalizeSettings, found: Verdict | None
+) -> Html:
     """What came of it, then what it took."""
     rates = _column(_rows(folder), "photos_per_second")[1]
-    tiles: list[pages.Tile] = []
+    tiles: list[html.Tile] = []
     if found and found.share:
         value, low, high = found.share
         range_ = f"95 %: {percent(low)} to {percent(high)}"
@@ -145,7 +165,7 @@ def _tiles(folder: Path, facts: dict[str, Any], photos: list[Photo], settings: P
         tiles.append(("peak memory", f"{facts['peak_memory_gib']:.2f} GiB", f"precision {settings.training.precision}"))
     if size := sum(path.stat().st_size for path in (folder / "model").rglob("*") if path.is_file()):
         tiles.append(("model on disk", f"{size / 2**20:.0f} MiB", f"{settings.save_precision}-bit weights"))
-    return pages.tiles(*tiles)
+    return html.tiles(*tiles)
 
 
 def _duration(seconds: float) -> str:
@@ -166,7 +186,10 @@ def _warnings(
     elif facts["status"] != "done":
         found.append("The run is not finished: this shows what there is so far. Go on with the --resume command below.")
     if len(photos) < 3:
-        found.append(f"{_count(len(photos), 'photo')} only: 3 to 5 of different views teach the subject rather than one picture of it.")
+        found.append(
+            f"{_count(len(photos), 'photo')} only: 3 to 5 of different views "
+            "teach the subject rather than one picture of it."
+        )
     found += [
         f"{Path(row['file']).name} was not used: {'; '.join(row['notes']) or row['status']}."
         for row in preflight
@@ -177,29 +200,42 @@ def _warnings(
     return found
 
 
-def _before_after(steps: dict[int, dict[tuple[int, int], Image.Image]], prompts: list[str], settings: PersonalizeSettings) -> Html:
+def _before_after(
+    steps: dict[int, dict[tuple[int, int], Image.Image]], prompts: list[str], settings: PersonalizeSettings
+) -> Html:
     if not steps:
         return Html("")
     first, last = min(steps), max(steps)
 
     def shots(step: int, row: int) -> Html:
-        seeds = [(settings.preview.seed + column, image) for (line, column), image in steps[step].items() if line == row]
+        seeds = [
+            (settings.preview.seed + column, image) for (line, column), image in steps[step].items() if line == row
+        ]
         return _side_by_side(*(_img(image, f"{prompts[row]}, seed {seed}, step {step}") for seed, image in seeds))
 
     content: list[Html] = []
     for row, prompt in enumerate(prompts):
-        sides = [pages.figure(shots(step, row), f"{'before' if step == 0 else 'after'}, step {step}") for step in sorted({first, last})]
-        content += [Html(f"<h3>{pages.markup(prompt)}</h3>"), pages.row(*sides)]
+        sides = [
+            html.figure(shots(step, row), f"{'before' if step == 0 else 'after'}, step {step}")
+            for step in sorted({first, last})
+        ]
+        content += [Html(f"<h3>{html.markup(prompt)}</h3>"), html.row(*sides)]
     between = [step for step in steps if step not in (first, last)]
     chosen = [between[round(i)] for i in np.linspace(0, len(between) - 1, min(MOST, len(between)))]
     if chosen:
         on_the_way = []
         for step in chosen:
-            images = [_img(steps[step][row, 0], f"{text}, step {step}") for row, text in enumerate(prompts) if (row, 0) in steps[step]]
-            on_the_way.append(pages.figure(_side_by_side(*images), f"step {step}: the first seed of each prompt"))
-        content.append(pages.folded("On the way", pages.row(*on_the_way)))
-    return pages.section(
-        "Before and after", pages.text("The same prompts and the same seeds by the base and by the tuned model."), *content
+            images = [
+                _img(steps[step][row, 0], f"{text}, step {step}")
+                for row, text in enumerate(prompts)
+                if (row, 0) in steps[step]
+            ]
+            on_the_way.append(html.figure(_side_by_side(*images), f"step {step}: the first seed of each prompt"))
+        content.append(html.folded("On the way", html.row(*on_the_way)))
+    return html.section(
+        "Before and after",
+        html.text("The same prompts and the same seeds by the base and by the tuned model."),
+        *content,
     )
 
 
@@ -215,27 +251,39 @@ def _nearest(
     }
     if not of_subject:
         return Html(""), 0, 0
-    found = memorization.nearest([np.asarray(image) for image in of_subject.values()], [photo.pixels for photo in photos])
+    found = memorization.nearest(
+        [np.asarray(image) for image in of_subject.values()], [photo.pixels for photo in photos]
+    )
     copies = sum(one.copied for one in found)
     figures = []
     for ((row, _), image), one in zip(of_subject.items(), found, strict=True):
         shown, photo = _img(image, f"generated: {prompts[row]}"), photos[one.photo]
         if one.fit <= -1 and not one.copied:
-            figures.append(pages.figure(shown, f"{prompts[row]} | without structure: nothing to compare"))
+            figures.append(html.figure(shown, f"{prompts[row]} | without structure: nothing to compare"))
             continue
         pair = _side_by_side(shown, _img(photo.pixels, f"nearest training photo, {photo.path.name}"))
-        remark = pages.strong(" a near-copy") if one.copied else ""
-        figures.append(pages.figure(pair, pages.join(f"{prompts[row]} | {photo.path.name}, correlation {one.fit:.2f}", remark)))
+        remark = html.strong(" a near-copy") if one.copied else ""
+        figures.append(
+            html.figure(pair, html.join(f"{prompts[row]} | {photo.path.name}, correlation {one.fit:.2f}", remark))
+        )
     explained = (
-        "Each last picture of the subject beside the training photo that it comes nearest to: the highest correlation of the whole "
-        "picture, mirrored or not, with any part of the photo, fine structure only. It finds copies, not likeness: a picture is a "
+        "Each last picture of the subject beside the training photo that it comes "
+        "nearest to: the highest correlation of the whole "
+        "picture, mirrored or not, with any part of the photo, fine structure "
+        "only. It finds copies, not likeness: a picture is a "
         f"near-copy from {memorization.FITS} on, or where its perceptual hash says so, as for femtobooth evaluate. "
         f"{copies} of {len(figures)} are near-copies."
     )
-    return pages.section("Nearest training photos", pages.text(explained), pages.grid(*figures, cell=230)), copies, len(figures)
+    return (
+        html.section("Nearest training photos", html.text(explained), html.grid(*figures, cell=230)),
+        copies,
+        len(figures),
+    )
 
 
-def _photos(photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[str, Any], settings: PersonalizeSettings) -> Html:
+def _photos(
+    photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[str, Any], settings: PersonalizeSettings
+) -> Html:
     figures = []
     masks = subject_masks([photo.pixels for photo in photos]) if settings.loss.surroundings == "class" else []
     for index, photo in enumerate(photos):
@@ -244,13 +292,20 @@ def _photos(photos: list[Photo], preflight: list[dict[str, Any]], facts: dict[st
         if masks:
             counted = only_subject(photo.pixels, masks[index])
             looks.append(_img(counted, f"what of photo {index + 1} counted: its subject and what touches it"))
-        figures.append(pages.figure(_side_by_side(*looks), caption))
+        figures.append(html.figure(_side_by_side(*looks), caption))
     rows = [
-        (Path(row["file"]).name, f"{row['width']}x{row['height']}" if row["width"] else "", row["status"], "; ".join(row["notes"]))
+        (
+            Path(row["file"]).name,
+            f"{row['width']}x{row['height']}" if row["width"] else "",
+            row["status"],
+            "; ".join(row["notes"]),
+        )
         for row in preflight
     ]
-    table = pages.table(["file", ">pixels", "status", "notes"], rows, "What was found in the photo folder") if rows else ""
-    return pages.section("Photos", pages.grid(*figures), table and pages.folded("Files", table))
+    table = (
+        html.table(["file", ">pixels", "status", "notes"], rows, "What was found in the photo folder") if rows else ""
+    )
+    return html.section("Photos", html.grid(*figures), table and html.folded("Files", table))
 
 
 def _class_images(settings: PersonalizeSettings, facts: dict[str, Any]) -> Html:
@@ -267,15 +322,16 @@ def _class_images(settings: PersonalizeSettings, facts: dict[str, Any]) -> Html:
         if images:
             shown = _side_by_side(*(_img(image, f"class image: {prompt}") for image in images))
             source = f"from {own}" if own else f"drawn by the base, seeds from {settings.prior.seed}"
-            content.append(pages.figure(shown, f"{prompt}: {len(images)} of {len(paths)}, {source}"))
+            content.append(html.figure(shown, f"{prompt}: {len(images)} of {len(paths)}, {source}"))
     if not content:
-        content.append(pages.text("They are no longer in the cache; training again draws the same ones."))
+        content.append(html.text("They are no longer in the cache; training again draws the same ones."))
     explained = "What the base drew for the class alone; training on them too keeps the class as it was."
     if settings.loss.surroundings == "class":
         explained += (
-            " On them the base also taught what is around the subject: with its identifier in the caption, only beside what they show."
+            " On them the base also taught what is around the subject: with its "
+            "identifier in the caption, only beside what they show."
         )
-    return pages.section("Class images", pages.text(explained), *content)
+    return html.section("Class images", html.text(explained), *content)
 
 
 def _drawn_folder(prompt: str, settings: PersonalizeSettings, facts: dict[str, Any]) -> Path:
@@ -299,17 +355,24 @@ def _column(rows: list[dict[str, str]], name: str) -> tuple[list[float], list[fl
 def _curves(folder: Path) -> Html:
     """Losses, smoothed, and a chart for each group of scores that were taken during training."""
     rows = _rows(folder)
-    losses = {label: _column(rows, f"loss/{name}") for name, label in (("instance", "photos"), ("prior", "class images"))}
+    losses = {
+        label: _column(rows, f"loss/{name}") for name, label in (("instance", "photos"), ("prior", "class images"))
+    }
     losses = {label: points for label, points in losses.items() if points[0]}
     if not losses:
         return Html("")
     window = max(1, len(rows) // 20)
     smooth = {
-        label: (steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid")) for label, (steps, values) in losses.items()
+        label: (steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid"))
+        for label, (steps, values) in losses.items()
     }
     chart = line_chart(smooth, "step", "loss", "Loss on photos and on class images over optimizer steps")
-    caption = f"Mean of {window} steps. It hardly falls: how noisy each picture was made decides most of it." if window > 1 else ""
-    figures = [pages.figure(chart, caption)]
+    caption = (
+        f"Mean of {window} steps. It hardly falls: how noisy each picture was made decides most of it."
+        if window > 1
+        else ""
+    )
+    figures = [html.figure(chart, caption)]
     groups: dict[str, list[str]] = {}
     for column in rows[0]:
         group, slash, _ = column.partition("/")
@@ -318,8 +381,12 @@ def _curves(folder: Path) -> Html:
     for group, columns in groups.items():
         series = {column.partition("/")[2]: points for column in columns if (points := _column(rows, column))[0]}
         if series:
-            figures.append(pages.figure(line_chart(series, "step", group, f"{group} over optimizer steps"), f"{group}, during training"))
-    return pages.section("Training", pages.row(*figures))
+            figures.append(
+                html.figure(
+                    line_chart(series, "step", group, f"{group} over optimizer steps"), f"{group}, during training"
+                )
+            )
+    return html.section("Training", html.row(*figures))
 
 
 def _evaluation(evaluation: dict[str, Any] | None) -> Html:
@@ -340,9 +407,12 @@ def _evaluation(evaluation: dict[str, Any] | None) -> Html:
         )
         for row in evaluation["scores"]
     ]
-    caption = f"{evaluation['pictures']} pictures; 95 % intervals; base is the floor, real photos are the ceiling, or what stands beside it"
-    table = pages.table(["score", "encoder", "better", ">base", ">tuned", "real photos"], rows, caption)
-    return pages.section("Scores", table, *(pages.callout(remark) for remark in evaluation["remarks"]))
+    caption = (
+        f"{evaluation['pictures']} pictures; 95 % intervals; base is the floor, "
+        "real photos are the ceiling, or what stands beside it"
+    )
+    table = html.table(["score", "encoder", "better", ">base", ">tuned", "real photos"], rows, caption)
+    return html.section("Scores", table, *(html.callout(remark) for remark in evaluation["remarks"]))
 
 
 def _reproduce(folder: Path, facts: dict[str, Any], settings: PersonalizeSettings) -> Html:
@@ -358,13 +428,16 @@ def _reproduce(folder: Path, facts: dict[str, Any], settings: PersonalizeSetting
     else:
         commands.append(("Go on", command("personalize", "--resume", folder)))
     commands.append(("This page again", command("report", folder)))
-    lines = [pages.text(f"{purpose}:", Html("<br>"), pages.code(line)) for purpose, line in commands]
-    versions = pages.table(["", "version"], list(facts["environment"].items()), "Environment")
-    base = pages.text("Base:", pages.code(settings.base), "with hash", pages.code(facts["base_hash"]))
-    return pages.section(
+    lines = [html.text(f"{purpose}:", Html("<br>"), html.code(line)) for purpose, line in commands]
+    versions = html.table(["", "version"], list(facts["environment"].items()), "Environment")
+    base = html.text("Base:", html.code(settings.base), "with hash", html.code(facts["base_hash"]))
+    return html.section(
         "Make it again",
         *lines,
         base,
-        pages.folded("Settings (config.yaml)", Html(f'<pre style="white-space:pre-wrap">{pages.markup(config.dump(settings))}</pre>')),
-        pages.folded("Environment", versions),
+        html.folded(
+            "Settings (config.yaml)",
+            Html(f'<pre style="white-space:pre-wrap">{html.markup(config.dump(settings))}</pre>'),
+        ),
+        html.folded("Environment", versions),
     )

@@ -9,15 +9,18 @@ import numpy as np
 
 from ..core.console import note, table, warn
 from ..core.errors import ModelError, PhotoError
-from ..recognizer import sources
-from ..recognizer.engines import open_engine
-from ..recognizer.index import nearest, open_index
-from ..recognizer.predict import predict, workers_for
+from ..recognizer.inference import sources
+from ..recognizer.inference.engines import open_engine
+from ..recognizer.inference.index import nearest, open_index
+from ..recognizer.inference.predict import predict, workers_for
 from ..recognizer.settings import SearchSettings
 
 
 def run(settings: SearchSettings) -> dict[str, Any]:
-    """Search; returns the nearest pictures of each query. Raises ModelError for an index of another model or preprocessing."""
+    """Search; returns the nearest pictures of each query.
+
+    Raises ModelError for an index of another model or preprocessing.
+    """
     index = open_index(Path(settings.index))
     sources.check(settings.query, None)
     model = settings.model or index.metadata.get("model", "")
@@ -27,7 +30,10 @@ def run(settings: SearchSettings) -> dict[str, Any]:
         if index.metadata[name] != own:
             what = "model" if name == "model_hash" else "preprocessing"
             raise ModelError(
-                f"{settings.index}: was made by another {what} ({index.metadata[name][:12]}) than that of {model} ({own[:12]})",
+                (
+                    f"{settings.index}: was made by another {what} ({index.metadata[name][:12]}) "
+                    f"than that of {model} ({own[:12]})"
+                ),
                 "give its own with --model, or make the index again with `femtobooth embed`",
             )
     found: list[dict[str, Any]] = []

@@ -16,11 +16,19 @@ class EvaluateSettings(Settings):
     run: str = Field(min_length=1)
     """Run folder that `femtobooth personalize` made."""
     encoders: Words = []
-    """What scores: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name. If not given, those of dino and clip \
+    """What scores: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name. If not given, those of dino and
+    clip \
 that are in the hub's cache, else those that need no hub."""
     photos: list[str] = []
-    """Photos of the subject to score against; if not given, those that the run held out of training, else those it was trained on."""
-    prompts: list[str] = ["a [V] {class}", "a [V] {class} on the beach", "a [V] {class} in the snow", "a [V] {class} on the moon"]
+    """Photos of the subject to score against; if not given, those that the run held out of training, else those it was
+    trained on.
+    """
+    prompts: list[str] = [
+        "a [V] {class}",
+        "a [V] {class} on the beach",
+        "a [V] {class} in the snow",
+        "a [V] {class} on the moon",
+    ]
     """What to draw and score; [V] is the subject, {class} the class noun."""
     count: int = Field(4, ge=1)
     """Pictures for each prompt."""
@@ -50,9 +58,13 @@ that are in the hub's cache, else those that need no hub."""
 
 class ProtocolSettings(EvaluateSettings):
     protocol: Literal["dreambooth"]
-    """dreambooth: personalize and measure every subject of a dataset by the paper's protocol, its prompts and 4 pictures of each."""
+    """dreambooth: personalize and measure every subject of a dataset by the paper's protocol, its prompts and 4
+    pictures of each.
+    """
     run: str = Field(min_length=1)
-    """Run folder that `femtobooth personalize` made; with --protocol, folder of the dataset, laid out as google/dreambooth's."""
+    """Run folder that `femtobooth personalize` made; with --protocol, folder of the dataset, laid out as
+    google/dreambooth's.
+    """
     subjects: Words = []
     """Subjects of the dataset; all that are there if not given (with --protocol)."""
     runs: str = Field("runs/dreambooth", min_length=1)
@@ -76,8 +88,9 @@ class SynthesizeSettings(Settings):
     template: str = "a {scale} {style} [V] {class} {background}"
     """Prompt of every picture; [V] is the subject, {class} the class noun."""
     backgrounds: Words = [
-        "on the beach", "in the snow", "on the grass", "in the city", "on a wooden floor", "in the desert", "in the mountains", "at sunset",
-        "under water", "on a white background", "on a blue background", "on a green background",
+        "on the beach", "in the snow", "on the grass", "in the city", "on a wooden floor", "in the desert",
+        "in the mountains", "at sunset", "under water", "on a white background", "on a blue background",
+        "on a green background",
     ]  # fmt: skip
     """What stands for {background}, one after the other; the defaults are what the bundled base knows."""
     scales: Words = ["", "small"]
@@ -87,9 +100,12 @@ class SynthesizeSettings(Settings):
     count: int = Field(1, ge=1)
     """Pictures for each prompt of the grid."""
     negatives: bool = False
-    """Also keep the same prompts without the subject, drawn by the base, as a class of their own under the class noun."""
+    """Also keep the same prompts without the subject, drawn by the base, as a class of their own under the class noun.
+    """
     encoder: str | None = None
-    """What judges: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name; the first that works here if not given."""
+    """What judges: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name; the first that works here if not
+    given.
+    """
     recognizer: str | None = None
     """The model that will be trained on the pictures, which must not judge them."""
     passing: float = Field(0.05, ge=0, lt=1)
@@ -103,7 +119,9 @@ class SynthesizeSettings(Settings):
     device: str = "auto"
     """Where to draw: auto, cpu, cuda, cuda:1, mps."""
     overwrite: bool = False
-    """Choose anew in a folder that is finished, or was begun with other settings; only what synthesize wrote there is replaced."""
+    """Choose anew in a folder that is finished, or was begun with other settings; only what synthesize wrote there is
+    replaced.
+    """
     sampling: SamplingSettings = SamplingSettings()
 
     @classmethod
@@ -114,13 +132,21 @@ class SynthesizeSettings(Settings):
 
 class CompareSettings(Settings):
     models: list[str]
-    """Two or more of: a run, a model folder or file, an exported artifact, timm's name, bundled (generator:bundled and \
+    """Two or more of: a run, a model folder or file, an exported artifact, timm's name, bundled (generator:bundled and
+    \
 recognizer:bundled where it could be either)."""
     data: str | None = None
     """Labelled pictures that the classifiers are measured on: one folder a class, or a CSV file of paths and labels."""
     evaluations: list[str] = ["evaluation"]
-    """Folders that `femtobooth evaluate-classifier` wrote; read where they belong to exactly the weights that are compared."""
-    prompts: list[str] = ["a [V] {class}", "a [V] {class} on the beach", "a [V] {class} on the moon", "a cat in the snow"]
+    """Folders that `femtobooth evaluate-classifier` wrote; read where they belong to exactly the weights that are
+    compared.
+    """
+    prompts: list[str] = [
+        "a [V] {class}",
+        "a [V] {class} on the beach",
+        "a [V] {class} on the moon",
+        "a cat in the snow",
+    ]
     """What every generator draws; [V] is the subject of those that have one, {class} the class noun."""
     class_noun: str | None = None
     """What stands for {class}; that of the first personalized model if not given, else cat."""
@@ -182,7 +208,9 @@ class DemoSettings(Settings):
 
 
 def _sampling(run: str | None) -> Mapping[str, Any]:
-    """How to draw with a finished run, or with the bundled base where none is given; nothing for what will be refused."""
+    """How to draw with a finished run, or with the bundled base where none is given; nothing for what will be
+    refused.
+    """
     if run and not (Path(run) / "model" / "model_index.json").is_file():
         return {}
     return {"sampling": of_card(run, "generate").get("sampling", {})}

@@ -23,24 +23,26 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..core import config, verdict
+from ..core import config
 from ..core.console import note, progress_bar, table, warn
 from ..core.errors import ModelError, SettingsError, command
-from ..core.images import find_pictures
+from ..core.files import atomic_file, sha256_of, write_json
+from ..core.machine import environment
 from ..core.metrics import wilson
 from ..core.names import restored, shown
-from ..core.runs import atomic_file, environment, sha256_of, write_json
-from ..core.sheets import sheet
 from ..generator import base as bases
 from ..generator import sampling
-from ..generator.drawing import draw_missing
+from ..generator.image_cache import draw_missing
 from ..generator.photos import restore_photos
 from ..generator.prompts import bare, filled, names_subject
 from ..generator.settings import GenerateSettings, PersonalizeSettings
-from ..recognizer import duplicates
-from ..recognizer.backbone import Recognizer
-from ..recognizer.encoders import Encoder, open_encoder, usable
-from ..recognizer.filtering import KEPT, REASONS, Filtered, filtered, needed, repeated
+from ..judging import verdict
+from ..judging.encoders import Encoder, open_encoder, usable
+from ..judging.filtering import KEPT, REASONS, Filtered, filtered, needed, repeated
+from ..pictures import duplicates
+from ..pictures.images import find_pictures
+from ..pictures.sheets import sheet
+from ..recognizer.model.backbone import Recognizer
 from . import generate, personalize
 from .labelled_folder import DRAWN, MANIFEST, file_pictures, open_folder
 from .settings import SynthesizeSettings
@@ -80,7 +82,8 @@ def settings_from(*layers: Mapping[str, Any]) -> SynthesizeSettings:
 
 
 def run(settings: SynthesizeSettings) -> dict[str, Any]:
-    """Draw, judge and file the pictures; returns what synthesized.json holds. Raises InputError kinds before anything is drawn.
+    """Draw, judge and file the pictures; returns what synthesized.json holds. Raises InputError kinds before anything
+    is drawn.
 
     Interrupted, it keeps what was drawn, and the same command goes on from there.
     """
@@ -98,15 +101,29 @@ def run(settings: SynthesizeSettings) -> dict[str, Any]:
 
 
 def _fill(
-    out: Path, subjects: list[Subject], encoder: Encoder, judge: dict[str, str], asked: dict[str, Any], settings: SynthesizeSettings
+    out: Path,
+    subjects: list[Subject],
+    encoder: Encoder,
+    judge: dict[str, str],
+    asked: dict[str, Any],
+    settings: SynthesizeSettings,
 ) -> dict[str, Any]:
     _draw(subjects, settings, out / DRAWN)
 
     chosen = [
-        filtered(encoder, subject.photos, list(subject.base_pictures), list(subject.pictures), settings.passing, settings.threshold)
+        filtered(
+            encoder,
+            subject.photos,
+            list(subject.base_pictures),
+            list(subject.pictures),
+            settings.passing,
+            settings.threshold,
+        )
         for subject in subjects
     ]
-    labels = [_file_subject(out, subject, found, judge, settings) for subject, found in zip(subjects, chosen, strict=True)]
+    labels = [
+        _file_subject(out, subject, found, judge, settings) for subject, found in zip(subjects, chosen, strict=True)
+    ]
     negatives = _file_negatives(out, subjects, settings) if settings.negatives else {}
     report = {
         "femtobooth": __version__,
@@ -125,19 +142,35 @@ def _fill(
 
 
 def _subjects(settings: SynthesizeSettings) -> list[Subject]:
-    """The runs and what is known of them. Raises ModelError for what is no finished run, SettingsError for unusable labels."""
+    """The runs and what is known of them.
+
+    Raises ModelError for what is no finished run, SettingsError for unusable labels.
+    """
     if settings.labels and len(settings.labels) != len(settings.runs):
-        raise SettingsError(f"--labels: {len(settings.labels)} for {len(settings.runs)} runs", "give one for each run, in order")
+        raise SettingsError(
+            f"--labels: {len(settings.labels)} for {len(settings.runs)} runs", "give one for each run, in order"
+        )
     if not names_subject(settings.template):
         raise SettingsError(
-            f'template "{settings.template}": needs [V], which stands for the subject', 'for example "a {style} [V] {class}"'
+            f'template "{settings.template}": needs [V], which stands for the subject',
+            'for example "a {style} [V] {class}"',
         )
     subjects = []
-    for place, label in zip(settings.runs, settings.labels or [Path(run).resolve().name for run in settings.runs], strict=True):
+    for place, label in zip(
+        settings.runs, settings.labels or [Path(run).resolve().name for run in settings.runs], strict=True
+    ):
         folder, facts, made_with = personalize.open_run(place, "only such a run can draw a subject")
         photos = [photo.pixels for photo in restore_photos(folder / "photos")]
         subjects.append(
-            Subject(label, folder, facts, made_with, photos, _hashes(folder, facts, made_with), _prompts(settings, facts["class_noun"]))
+            Subject(
+                label,
+                folder,
+                facts,
+                made_with,
+                photos,
+                _hashes(folder, facts, made_with),
+                _prompts(settings, facts["class_noun"]),
+            )
         )
     names = [subject.label for subject in subjects]
     for name in [*names, *(subject.noun for subject in subjects if settings.negatives)]:
@@ -150,7 +183,8 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
 
 
 def _hashes(run: Path, facts: Mapping[str, Any], made_with: PersonalizeSettings) -> list[str]:
-    """SHA-256 of the photos that a run's model has seen: of its copies, and of the originals that are still where they were.
+    """SHA-256 of the photos that a run's model has seen: of its copies, and of the originals that are still where they
+    were.
 
     Those held out of training count where they chose the step that became the model, or when training ended.
     """
@@ -160,14 +194,25 @@ def _hashes(run: Path, facts: Mapping[str, Any], made_with: PersonalizeSettings)
     originals = [Path(restored(row["file"])) for row in preflight if row["status"] in seen]
     gone = [path for path in originals if not path.is_file()]
     if gone:
-        warn(f"{shown(run)}: {len(gone)} of its {len(originals)} photos are gone; finetune will not know that they may not validate")
-    return sorted({sha256_of(path) for path in [*find_pictures([run / name for name in seen.values()])[0], *originals] if path.is_file()})
+        warn(
+            f"{shown(run)}: {len(gone)} of its {len(originals)} photos are gone; "
+            "finetune will not know that they may not validate"
+        )
+    return sorted(
+        {
+            sha256_of(path)
+            for path in [*find_pictures([run / name for name in seen.values()])[0], *originals]
+            if path.is_file()
+        }
+    )
 
 
 def _prompts(settings: SynthesizeSettings, noun: str) -> list[str]:
     """The grid: every background, scale and style, with [V] in it."""
     found = []
-    for background, scale, style in product(settings.backgrounds or [""], settings.scales or [""], settings.styles or [""]):
+    for background, scale, style in product(
+        settings.backgrounds or [""], settings.scales or [""], settings.styles or [""]
+    ):
         words = {"{background}": background, "{scale}": scale, "{style}": style, "{class}": noun}
         text = settings.template
         for name, word in words.items():
@@ -185,7 +230,10 @@ def _judge(settings: SynthesizeSettings) -> tuple[Encoder, dict[str, str]]:
             encoder = open_encoder(name)
             return encoder, {**judge, "weights": encoder.source}
     raise ModelError(
-        f"--encoder {settings.encoder or settings.recognizer}: is the recognizer that is to be trained; it would choose by its own taste",
+        (
+            f"--encoder {settings.encoder or settings.recognizer}: is the recognizer "
+            "that is to be trained; it would choose by its own taste"
+        ),
         "choose another --encoder: dino, clip, bundled, tf_efficientnet_lite0 or a path",
     )
 
@@ -198,14 +246,20 @@ def _hash(name: str) -> str:
 def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Path) -> None:
     """Draw, or read, all pictures: every prompt by the subject's model, and without the subject by its base."""
     device = bases.device(settings.device)
-    seeds = count(settings.seed)  # one of its own for every picture: those from one start look alike, whatever their prompts
+    seeds = count(
+        settings.seed
+    )  # one of its own for every picture: those from one start look alike, whatever their prompts
     for subject in subjects:
         texts = [filled(prompt, subject.facts["token"], subject.noun) for prompt in subject.prompts]
         subject.jobs = [(text, next(seeds)) for text in texts for _ in range(settings.count)]
         without = [bare(prompt) for prompt in subject.prompts]
-        subject.base_jobs = [(text, next(seeds)) for text in without for _ in range(settings.count if settings.negatives else 1)]
+        subject.base_jobs = [
+            (text, next(seeds)) for text in without for _ in range(settings.count if settings.negatives else 1)
+        ]
         subject.negatives = len(subject.base_jobs)
-        missing = needed(settings.passing) - subject.negatives if settings.threshold is None else 0  # a threshold from four tells nothing
+        missing = (
+            needed(settings.passing) - subject.negatives if settings.threshold is None else 0
+        )  # a threshold from four tells nothing
         subject.base_jobs += [(text, next(seeds)) for text in islice(cycle(without), max(missing, 0))]
     total = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects)
     with progress_bar("pictures", total, parts=settings.sampling.steps) as bar:
@@ -220,7 +274,9 @@ def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Pat
             subject.pictures, subject.files = draw_missing(model.to(device), folder, subject.jobs, *how)
 
 
-def _file_subject(out: Path, subject: Subject, found: Filtered, judge: dict[str, str], settings: SynthesizeSettings) -> dict[str, Any]:
+def _file_subject(
+    out: Path, subject: Subject, found: Filtered, judge: dict[str, str], settings: SynthesizeSettings
+) -> dict[str, Any]:
     """Write the kept pictures of a subject under its label; returns what is reported of it."""
     facts = {
         "label": subject.label,
@@ -234,7 +290,9 @@ def _file_subject(out: Path, subject: Subject, found: Filtered, judge: dict[str,
     kept = [verdict == KEPT for verdict in found.verdicts]
     model = {"source": str(subject.run), "hash": subject.model_hash}
     how = _how(subject, settings)
-    file_pictures(out / subject.label, subject.jobs, subject.pictures, kept, facts, found.scores, model, how, settings.batch_size)
+    file_pictures(
+        out / subject.label, subject.jobs, subject.pictures, kept, facts, found.scores, model, how, settings.batch_size
+    )
     counts = Counter(found.verdicts)
     return {
         **facts,
@@ -248,14 +306,18 @@ def _file_subject(out: Path, subject: Subject, found: Filtered, judge: dict[str,
         "scores": {"pictures": found.scores.tolist(), "photos": found.photos.tolist(), "base": found.base.tolist()},
         "rejected_files": [
             {"file": f"{DRAWN}/{path.name}", "reason": verdict, "score": float(score), "prompt": prompt, "seed": seed}
-            for path, verdict, score, (prompt, seed) in zip(subject.files, found.verdicts, found.scores, subject.jobs, strict=True)
+            for path, verdict, score, (prompt, seed) in zip(
+                subject.files, found.verdicts, found.scores, subject.jobs, strict=True
+            )
             if verdict != KEPT
         ],
     }
 
 
 def _file_negatives(out: Path, subjects: Sequence[Subject], settings: SynthesizeSettings) -> dict[str, int]:
-    """Write the base's pictures under their class nouns (`other NOUN` where a subject has that name); returns how many of each."""
+    """Write the base's pictures under their class nouns (`other NOUN` where a subject has that name); returns how many
+    of each.
+    """
     counts = {}
     for noun in dict.fromkeys(subject.noun for subject in subjects):
         first = next(subject for subject in subjects if subject.noun == noun)
@@ -286,10 +348,16 @@ def _sheets(out: Path, subjects: Sequence[Subject], chosen: Sequence[Filtered]) 
     for subject, found in zip(subjects, chosen, strict=True):
         order = np.argsort(-found.scores, kind="stable")
         by_verdict = {
-            verdict: [subject.pictures[index] for index in order if found.verdicts[index] == verdict] for verdict in (KEPT, *REASONS)
+            verdict: [subject.pictures[index] for index in order if found.verdicts[index] == verdict]
+            for verdict in (KEPT, *REASONS)
         }
-        kept_rows += [(f"{subject.label}: photos", subject.photos), (f"{len(by_verdict[KEPT])} kept, best first", by_verdict[KEPT])]
-        other_rows += [(f"{subject.label}: {reason} ({len(some)})", some) for reason in REASONS if (some := by_verdict[reason])]
+        kept_rows += [
+            (f"{subject.label}: photos", subject.photos),
+            (f"{len(by_verdict[KEPT])} kept, best first", by_verdict[KEPT]),
+        ]
+        other_rows += [
+            (f"{subject.label}: {reason} ({len(some)})", some) for reason in REASONS if (some := by_verdict[reason])
+        ]
     for name, rows in (("sheet.png", kept_rows), ("rejected.png", other_rows)):
         if not rows:
             continue
@@ -305,23 +373,39 @@ def _sheets(out: Path, subjects: Sequence[Subject], chosen: Sequence[Filtered]) 
 def _tell(report: Mapping[str, Any], out: Path) -> None:
     rows = []
     for one in report["subjects"]:
-        passing, base = ("-" if not total else f"{count} of {total}" for count, total in (one["photos_passing"], one["base_passing"]))
+        passing, base = (
+            "-" if not total else f"{count} of {total}" for count, total in (one["photos_passing"], one["base_passing"])
+        )
         kept = f"{one['kept']} of {one['drawn']}"
         rows.append((one["label"], kept, *one["rejected"].values(), f"{one['threshold']:.3f}", passing, base))
     columns = ["label", ">kept", *(f">{reason}" for reason in REASONS), ">above", ">photos", ">base"]
     table(f"Chosen by {report['encoder']['name']}", columns, rows)
-    note("above: the likeness to the photos that a picture must exceed: that of nearly all of the base's pictures, and at least a")
-    note("quarter of the way from these to the photos. Would pass it themselves: of the photos, each compared with the others; of the")
+    note(
+        "above: the likeness to the photos that a picture must exceed: that of "
+        "nearly all of the base's pictures, and at least a"
+    )
+    note(
+        "quarter of the way from these to the photos. Would pass it themselves: "
+        "of the photos, each compared with the others; of the"
+    )
     note("base's pictures, which are of the same prompts without the subject.")
     for one in report["subjects"]:
         passing, total = one["photos_passing"]
         if total and passing < total:
-            warn(f"{one['label']}: only {passing} of its {total} photos would pass: {report['encoder']['name']} hardly knows this subject")
+            warn(
+                f"{one['label']}: only {passing} of its {total} photos would pass: "
+                f"{report['encoder']['name']} hardly knows this subject"
+            )
         if not one["kept"]:
-            warn(f"{one['label']}: no picture was kept; look at {shown(out / 'rejected.png')}, and train longer or set --threshold")
+            warn(
+                f"{one['label']}: no picture was kept; look at {shown(out / 'rejected.png')}, "
+                "and train longer or set --threshold"
+            )
     for noun, made in report["negatives"].items():
         note(f"{noun}: {made} pictures by the base, without the subject")
-    rejected = f"; rejected: {shown(out / 'rejected.png')}" if any(one["rejected_files"] for one in report["subjects"]) else ""
+    rejected = (
+        f"; rejected: {shown(out / 'rejected.png')}" if any(one["rejected_files"] for one in report["subjects"]) else ""
+    )
     note(f"kept: {shown(out / 'sheet.png')}{rejected}")
     if any(one["kept"] for one in report["subjects"]):
         note(f"train with\n  {command('finetune', 'PHOTOS', '--synthesized', out)}")

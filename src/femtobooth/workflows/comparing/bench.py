@@ -17,21 +17,35 @@ import numpy as np
 from ...core import busy, cache, figures
 from ...core.console import progress_bar
 from ...core.errors import PhotoError
+from ...core.files import sha256_of
+from ...core.machine import environment, processor
 from ...core.names import shown
-from ...core.runs import environment, processor, sha256_of
 from ...generator.prompts import bare, with_subject
-from ...recognizer import artifact, dataset, evaluation
-from ...recognizer.dataset import Example
-from ...recognizer.labels import Labels
-from ...recognizer.predict import workers_for
-from ...recognizer.provenance import Provenance
+from ...pictures.provenance import Provenance
+from ...recognizer import evaluation
+from ...recognizer.finetuning import dataset
+from ...recognizer.finetuning.dataset import Example
+from ...recognizer.inference.predict import workers_for
+from ...recognizer.model import artifact
+from ...recognizer.model.labels import Labels
 from ..settings import CompareSettings
 from .candidates import GENERATOR, RECOGNIZER, Candidate
 from .pictures import Drawings, Measured, Pictures
 from .worker import Worker
 
 FORMAT = 3  # counts up when what is in the cache should be measured anew
-VERSIONS = ("python", "platform", "femtobooth", "torch", "diffusers", "transformers", "timm", "onnxruntime", "openvino", "numpy")
+VERSIONS = (
+    "python",
+    "platform",
+    "femtobooth",
+    "torch",
+    "diffusers",
+    "transformers",
+    "timm",
+    "onnxruntime",
+    "openvino",
+    "numpy",
+)
 
 
 class Bench:
@@ -56,7 +70,9 @@ class Bench:
         return tuple(sorted({1, self.settings.batch_size}))
 
     def path(self, kind: str, *facts: Any, end: str = "json") -> Path:
-        """Where the result of a measurement is kept; `facts` are all that it depends on besides machine and versions."""
+        """Where the result of a measurement is kept; `facts` are all that it depends on besides machine and
+        versions.
+        """
         told = json.dumps([self._facts, kind, facts], sort_keys=True)
         return cache.cache_folder() / "compare" / f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.{end}"
 
@@ -87,7 +103,9 @@ def measure(bench: Bench, remarks: list[str]) -> dict[str, Measured]:
     facts: dict[str, dict[str, Any]] = {}
     with progress_bar("opening models", len(bench.candidates)) as bar:
         for one in bench.candidates:
-            path = bench.path("model", one.hash, one.task, how, bench.options["sampling"] if one.task == GENERATOR else None)
+            path = bench.path(
+                "model", one.hash, one.task, how, bench.options["sampling"] if one.task == GENERATOR else None
+            )
             stored = bench.kept(path)
             if stored is None:
                 worker = bench.workers[one.hash]
@@ -99,13 +117,23 @@ def measure(bench: Bench, remarks: list[str]) -> dict[str, Measured]:
     for group in groups(bench.candidates).values():
         if not bench.settings.speed:
             break
-        key = [sorted(one.hash for one in group), how, rounds, bench.options["sampling"] if group[0].task == GENERATOR else None]
+        key = [
+            sorted(one.hash for one in group),
+            how,
+            rounds,
+            bench.options["sampling"] if group[0].task == GENERATOR else None,
+        ]
         path = bench.path("times", *key)
         stored = bench.kept(path) or bench.keep(path, _times(bench, group))
         if said := busy.remark(stored["value"]["others"]):
             remarks.append(said)
         times |= {
-            one.hash: {"value": stored["value"]["seconds"][one.hash], "when": stored["when"], "command": stored["command"]} for one in group
+            one.hash: {
+                "value": stored["value"]["seconds"][one.hash],
+                "when": stored["when"],
+                "command": stored["command"],
+            }
+            for one in group
         }
     others = {one.hash: len(group) - 1 for group in groups(bench.candidates).values() for one in group}
     return {
@@ -126,7 +154,9 @@ def measure(bench: Bench, remarks: list[str]) -> dict[str, Measured]:
 
 
 def _how_remembered(batches: Sequence[int]) -> str:
-    return f"most memory that its own process held, libraries included, after batches of {' and '.join(map(str, batches))}"
+    return (
+        f"most memory that its own process held, libraries included, after batches of {' and '.join(map(str, batches))}"
+    )
 
 
 def _how_timed(bench: Bench, one: Candidate, others: int) -> str:
@@ -142,7 +172,9 @@ def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, Any]:
 
     In each round every model has its turn, and each round begins with another one.
     """
-    taken: dict[str, dict[str, list[float]]] = {one.hash: {str(batch): [] for batch in bench.batches()} for one in group}
+    taken: dict[str, dict[str, list[float]]] = {
+        one.hash: {str(batch): [] for batch in bench.batches()} for one in group
+    }
     turns = (bench.settings.rounds + 1) * len(bench.batches()) * len(group)
     with busy.Watch() as watch, progress_bar(f"timing {group[0].task}s", turns) as bar:
         for batch in bench.batches():
@@ -155,8 +187,11 @@ def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, Any]:
     return {"seconds": taken, "others": watch.others}
 
 
-def answers(bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[str, Example], remarks: list[str]) -> Pictures:
-    """What each recognizer says of the `labelled` pictures of `--data`, those left out that one of them was trained on or calibrated with.
+def answers(
+    bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[str, Example], remarks: list[str]
+) -> Pictures:
+    """What each recognizer says of the `labelled` pictures of `--data`, those left out that one of them was trained on
+    or calibrated with.
 
     Raises PhotoError where nothing is left to measure on.
     """
@@ -164,13 +199,18 @@ def answers(bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[st
     these = [one for one in measured.values() if one.candidate.task == RECOGNIZER]
     trained_on = set().union(*(one.facts["provenance"].get("trained_on") or () for one in these))
     ranges = set().union(*(artifact.ranges_from(one.facts["provenance"]) for one in these)) - trained_on
-    for seen, why in ((trained_on, "one of the models was trained on them"), (ranges, "they set the 8-bit ranges of one of the models")):
+    for seen, why in (
+        (trained_on, "one of the models was trained on them"),
+        (ranges, "they set the 8-bit ranges of one of the models"),
+    ):
         if count := len(seen & labelled.keys()):
             remarks.append(f"{count} of {len(labelled)} pictures of --data were left out for all: {why}.")
     digests = [digest for digest in labelled if digest not in trained_on | ranges]
     examples = [labelled[digest] for digest in digests]
     if not examples:
-        raise PhotoError(f"--data {data}: the models were trained on, or calibrated with, all its pictures", "give other photos")
+        raise PhotoError(
+            f"--data {data}: the models were trained on, or calibrated with, all its pictures", "give other photos"
+        )
     truth = _truth(data, these, [example.label for example in examples])
     paths = [example.path for example in examples]
     listed = hashlib.sha256("\n".join(digests).encode()).hexdigest()
@@ -192,10 +232,15 @@ def answers(bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[st
                 bar.advance(len(paths))
             logits[own] = np.load(BytesIO(numbers), allow_pickle=False)
             problems |= {path: why for path, why in zip(paths, stored["value"], strict=True) if why}
-            hows[own] = bench.how(stored, "its answers to the pictures of --data", data=f"{shown(data)}, SHA-256 {listed[:12]}")
+            hows[own] = bench.how(
+                stored, "its answers to the pictures of --data", data=f"{shown(data)}, SHA-256 {listed[:12]}"
+            )
     if problems:
         first = next(iter(problems))
-        remarks.append(f"{len(problems)} pictures cannot be read and count for no model; the first: {shown(first)}: {problems[first]}.")
+        remarks.append(
+            f"{len(problems)} pictures cannot be read and count for no model; "
+            f"the first: {shown(first)}: {problems[first]}."
+        )
     usable = np.array([path not in problems for path in paths])
     if not usable.any():
         raise PhotoError(f"--data {data}: none of its pictures can be read", "check the files")
@@ -217,23 +262,32 @@ def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
     provenance = Provenance()
     real = [example for example in everything if not provenance.generated(example.path)]
     if len(real) < len(everything):
-        remarks.append(f"{len(everything) - len(real)} generated pictures of --data were left out: only real photos can test.")
+        remarks.append(
+            f"{len(everything) - len(real)} generated pictures of --data were left out: only real photos can test."
+        )
     found: dict[str, Example] = {}
     for example in real:
         if example.path.is_file():
             found.setdefault(sha256_of(example.path), example)
     if len(found) < len(real):
-        remarks.append(f"{len(real) - len(found)} pictures of --data are missing or copies of others, and count once or not at all.")
+        remarks.append(
+            f"{len(real) - len(found)} pictures of --data are missing or copies "
+            "of others, and count once or not at all."
+        )
     if read.skipped:
         first = f"{shown(read.skipped[0].path)}: {read.skipped[0].reason}"
         remarks.append(f"{len(read.skipped)} files of --data are no labelled pictures; the first: {first}.")
     if not found:
-        raise PhotoError(f"--data {data}: nothing to test on: its pictures are generated or missing", "give real photos")
+        raise PhotoError(
+            f"--data {data}: nothing to test on: its pictures are generated or missing", "give real photos"
+        )
     return found
 
 
 def _truth(data: str, models: Sequence[Measured], labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """By model hash the true class of each picture (N,) among that model's classes, -1 where it has none of that name."""
+    """By model hash the true class of each picture (N,) among that model's classes, -1 where it has none of that
+    name.
+    """
     given = list(dict.fromkeys(labels))
     found = {}
     for one in models:
@@ -244,7 +298,9 @@ def _truth(data: str, models: Sequence[Measured], labels: Sequence[str]) -> dict
         found[one.candidate.hash] = np.array([-1 if (index := known[label]) is None else index for label in labels])
     if not any((classes >= 0).any() for classes in found.values()):
         few = ", ".join(given[:4]) + (", ..." if len(given) > 4 else "")
-        raise PhotoError(f"--data {data}: no model knows any of its classes ({few})", "name its folders as a model's classes")
+        raise PhotoError(
+            f"--data {data}: no model knows any of its classes ({few})", "name its folders as a model's classes"
+        )
     return found
 
 
@@ -253,7 +309,9 @@ def drawings(bench: Bench, measured: Mapping[str, Measured]) -> Drawings | None:
     these = [one for one in measured.values() if one.candidate.task == GENERATOR]
     if not these or not bench.settings.prompts:
         return None
-    noun = bench.settings.class_noun or next((str(n) for one in these if (n := one.facts["subject"].get("class_noun"))), "cat")
+    noun = bench.settings.class_noun or next(
+        (str(n) for one in these if (n := one.facts["subject"].get("class_noun"))), "cat"
+    )
     prompts = [prompt.replace("{class}", noun) for prompt in bench.settings.prompts]
     seeds = [bench.settings.seed + shot for shot in range(bench.settings.count)]
     drawn: dict[str, list[bytes]] = {}
@@ -263,7 +321,9 @@ def drawings(bench: Bench, measured: Mapping[str, Measured]) -> Drawings | None:
             token = str(one.facts["subject"].get("token", ""))
             asked[one.candidate.hash] = [with_subject(text, token) if token else bare(text) for text in prompts]
             jobs = [(text, seed) for text in asked[one.candidate.hash] for seed in seeds]
-            paths = [bench.path("picture", one.candidate.hash, job, bench.options["sampling"], end="png") for job in jobs]
+            paths = [
+                bench.path("picture", one.candidate.hash, job, bench.options["sampling"], end="png") for job in jobs
+            ]
             found = [None if bench.settings.fresh else cache.read(path) for path in paths]
             missing = [index for index, png in enumerate(found) if png is None]
             bar.advance(len(jobs) - len(missing))

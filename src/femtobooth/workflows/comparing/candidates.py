@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ModelError, SettingsError
+from ...core.files import content_hash, read_json
 from ...core.paths import expanded
-from ...core.runs import content_hash, read_json
-from ...recognizer import artifact, exported, weights
+from ...recognizer.inference import cache
+from ...recognizer.model import artifact, weights
 
 GENERATOR, RECOGNIZER = "generator", "recognizer"
 BUNDLED = "bundled"  # names a base and a recognizer
@@ -65,7 +66,9 @@ def find(references: Sequence[str]) -> list[Candidate]:
     tasks = [_task(reference) for reference in references]
     others = {task for task in tasks if task}
     if None in tasks and len(others) != 1:
-        raise SettingsError(f"{BUNDLED}: is a base and a recognizer", f"write {GENERATOR}:{BUNDLED} or {RECOGNIZER}:{BUNDLED}")
+        raise SettingsError(
+            f"{BUNDLED}: is a base and a recognizer", f"write {GENERATOR}:{BUNDLED} or {RECOGNIZER}:{BUNDLED}"
+        )
     found = []
     for reference, task in zip(references, tasks, strict=True):
         plain = _plain(reference)
@@ -83,7 +86,11 @@ def generators(references: Sequence[str]) -> Iterator[str]:
     """Those of the references that name generators, as `locate` takes them; nothing is loaded or hashed."""
     tasks = [_task(reference) for reference in references]
     either = RECOGNIZER not in tasks
-    return (_plain(one) for one, task in zip(references, tasks, strict=True) if task == GENERATOR or (task is None and either))
+    return (
+        _plain(one)
+        for one, task in zip(references, tasks, strict=True)
+        if task == GENERATOR or (task is None and either)
+    )
 
 
 def _plain(reference: str) -> str:
@@ -99,10 +106,16 @@ def _task(reference: str) -> str | None:
     if reference == BUNDLED and not path.exists():
         return None
     if path.is_dir():
-        drawn = any((place / name).exists() for place in (path, path / "model") for name in ("model_index.json", "unet"))
+        drawn = any(
+            (place / name).exists() for place in (path, path / "model") for name in ("model_index.json", "unet")
+        )
         return GENERATOR if drawn or "token" in _json(path / "run.json") else RECOGNIZER
     if path.is_file():
-        return GENERATOR if path.suffix == ".ckpt" or any(name.startswith(UNET) for name in _tensor_names(path)) else RECOGNIZER
+        return (
+            GENERATOR
+            if path.suffix == ".ckpt" or any(name.startswith(UNET) for name in _tensor_names(path))
+            else RECOGNIZER
+        )
     return GENERATOR if "/" in reference and _cached(reference) else RECOGNIZER
 
 
@@ -141,27 +154,41 @@ def _generator(given: str, reference: str) -> Candidate:
         path = locate.locate(reference)
     if path.is_file():
         return Candidate(given, path.stem, GENERATOR, str(path), path, (path,), f"single file ({path.suffix[1:]})")
-    files = tuple(file for part in PARTS if (path / part).is_dir() for file in sorted((path / part).iterdir()) if file.is_file())
+    files = tuple(
+        file for part in PARTS if (path / part).is_dir() for file in sorted((path / part).iterdir()) if file.is_file()
+    )
     if not files:
-        raise ModelError(f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in PARTS)}")
+        raise ModelError(
+            f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in PARTS)}"
+        )
     run = path.parent if (path.parent / "run.json").is_file() else None
     name = run.resolve().name if run else Path(reference).name
     return Candidate(given, name, GENERATOR, str(path), path, files, "folder of diffusers", run=run)
 
 
 def _recognizer(given: str, reference: str) -> Candidate:
-    path = exported.artifact_folder(reference) or expanded(reference)
+    path = cache.artifact_folder(reference) or expanded(reference)
     name = path.resolve().name if path.is_dir() else reference
     exports = path.is_dir() and _json(path / artifact.DESCRIPTION).get("provenance", {}).get("export")
     if not exports:
         found = weights.resolve(reference)
         if not found.is_artifact:
-            return Candidate(given, Path(name).name, RECOGNIZER, reference, found.path, (found.path,), f"weights ({found.path.suffix[1:]})")
+            return Candidate(
+                given,
+                Path(name).name,
+                RECOGNIZER,
+                reference,
+                found.path,
+                (found.path,),
+                f"weights ({found.path.suffix[1:]})",
+            )
         path = found.path
     described = artifact.read(path)
     parts = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     own = (artifact.DESCRIPTION, artifact.UNKNOWN)
-    files = tuple(file for file in parts if file.relative_to(path).parts[0].startswith(("model", "weight")) or file.name in own)
+    files = tuple(
+        file for file in parts if file.relative_to(path).parts[0].startswith(("model", "weight")) or file.name in own
+    )
     form = f"artifact ({described.provenance['export']['format']})" if exports else "artifact (safetensors)"
     run = path.parent if (path.parent / "run.json").is_file() else None
     return Candidate(given, name, RECOGNIZER, reference, path, files, form, run=run)

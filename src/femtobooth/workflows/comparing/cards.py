@@ -15,7 +15,7 @@ import yaml
 from ...core import config
 from ...core.errors import SettingsError
 from ...core.figures import Figure, How
-from ...core.runs import read_json
+from ...core.files import read_json
 from .candidates import GENERATOR, Candidate, header
 from .pictures import Measured
 
@@ -27,7 +27,9 @@ def precision(one: Measured) -> Figure:
     export = one.facts.get("provenance", {}).get("export") or {}
     if export:
         return Figure(
-            str(export["precision"]), from_file(one.candidate.path / "recognizer.json", "as it was exported"), export["precision"]
+            str(export["precision"]),
+            from_file(one.candidate.path / "recognizer.json", "as it was exported"),
+            export["precision"],
         )
     counts: Counter[str] = Counter()
     for file in one.candidate.files:
@@ -37,9 +39,15 @@ def precision(one: Measured) -> Figure:
                     counts[DTYPES.get(tensor["dtype"], tensor["dtype"])] += int(np.prod(tensor["shape"]))
     if counts:
         most = counts.most_common(1)[0][0]
-        return Figure(most, from_file(one.candidate.path, "what most of its tensors are stored in; computed in fp32 here"), most)
+        return Figure(
+            most, from_file(one.candidate.path, "what most of its tensors are stored in; computed in fp32 here"), most
+        )
     each = one.candidate.size / max(one.facts["parameters"], 1)
-    return Figure(f"{each:.1f} bytes each", from_file(one.candidate.path, "file size over parameters; computed in fp32 here"), each)
+    return Figure(
+        f"{each:.1f} bytes each",
+        from_file(one.candidate.path, "file size over parameters; computed in fp32 here"),
+        each,
+    )
 
 
 def licence(one: Measured, models: Sequence[Measured]) -> Figure:
@@ -77,7 +85,9 @@ def cost(one: Measured) -> Figure:
         text = f"{what}, {facts['seconds']:.0f} s"
         text += f", peak {facts['peak_memory_gib']:.1f} GiB" if "peak_memory_gib" in facts else ""
         assert one.candidate.run is not None  # noqa: S101  (its facts were read)
-        return Figure(text, from_file(one.candidate.run / "run.json", "as the run recorded it, on its machine"), facts["seconds"])
+        return Figure(
+            text, from_file(one.candidate.run / "run.json", "as the run recorded it, on its machine"), facts["seconds"]
+        )
     text = _from_card(one.facts.get("readme", ""), "Training")
     return Figure(text, _card(one), text) if text else missing(How("not known", "neither a run nor its card says"))
 
@@ -96,7 +106,9 @@ def _from_card(readme: str, topic: str) -> str:
 def _card(one: Measured) -> How:
     folder = one.candidate.path if one.candidate.path.is_dir() else one.candidate.path.parent
     name = "README.md" if one.candidate.task == GENERATOR else "recognizer.json"
-    return from_file(folder / name if (folder / name).is_file() else one.candidate.path, "what its card or the package says")
+    return from_file(
+        folder / name if (folder / name).is_file() else one.candidate.path, "what its card or the package says"
+    )
 
 
 def from_file(path: Path, what: str) -> How:
@@ -121,7 +133,9 @@ def settings_that_differ(candidates: Sequence[Candidate]) -> list[dict[str, Any]
 
 
 def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("\n...\n").strip()
+    return (
+        yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("\n...\n").strip()
+    )
 
 
 def missing(how: How) -> Figure:

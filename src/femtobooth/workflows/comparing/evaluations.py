@@ -11,7 +11,7 @@ from typing import Any
 
 from ...core.errors import command
 from ...core.figures import Figure, How
-from ...core.runs import content_hash, read_json
+from ...core.files import content_hash, read_json
 from .pictures import Measured
 
 
@@ -51,7 +51,11 @@ def scores(one: Measured, models: Sequence[Measured]) -> list[Score]:
 def _evaluation(one: Measured) -> dict[str, Any] | None:
     """RUN/evaluation/evaluation.json, if it is of these weights."""
     report = read_json(one.candidate.run / "evaluation" / "evaluation.json") if one.candidate.run else None
-    known = isinstance(report, dict) and isinstance(report.get("scores"), list) and report.get("model_hash") == one.facts["weights_hash"]
+    known = (
+        isinstance(report, dict)
+        and isinstance(report.get("scores"), list)
+        and report.get("model_hash") == one.facts["weights_hash"]
+    )
     return report if known else None
 
 
@@ -61,7 +65,11 @@ def _scores(one: Measured, report: Mapping[str, Any], floor: bool) -> list[Score
     file = run / "evaluation" / "evaluation.json"
     real = [path for name in ("photos", "held_out") for path in (run / name).rglob("*") if path.is_file()]
     photos = content_hash(real, run)
-    shaping = {key: value for key, value in report.get("settings", {}).items() if key not in ("run", "encoders", "device", "batch_size")}
+    shaping = {
+        key: value
+        for key, value in report.get("settings", {}).items()
+        if key not in ("run", "encoders", "device", "batch_size")
+    }
     setup = json.dumps([shaping, report.get("prompts"), photos], sort_keys=True)
     against = report.get("scored_against", "those of the run")
     drawn = f"{report.get('pictures')} pictures against {report.get('photos')} photos: {against}"
@@ -70,7 +78,10 @@ def _scores(one: Measured, report: Mapping[str, Any], floor: bool) -> list[Score
         if floor and row.get("base") is None:
             continue
         value, *interval = [row["base"]] if floor else row["tuned"]
-        what = f"{'of its base, the floor' if floor else 'of the tuned model'}; encoder {row['encoder']} ({row.get('weights', '')})"
+        what = (
+            f"{'of its base, the floor' if floor else 'of the tuned model'}; "
+            f"encoder {row['encoder']} ({row.get('weights', '')})"
+        )
         found.append(
             Score(
                 name=f"{row['score']} by {row['encoder']}",
@@ -88,7 +99,9 @@ def _scores(one: Measured, report: Mapping[str, Any], floor: bool) -> list[Score
 
 
 def classifier_evaluation(one: Measured, folders: Sequence[str]) -> tuple[Figure, Figure] | None:
-    """Top-1 accuracy and calibration error that evaluate-classifier found of exactly these weights; the newest report counts."""
+    """Top-1 accuracy and calibration error that evaluate-classifier found of exactly these weights; the newest report
+    counts.
+    """
     own = [place / "evaluation" for place in (one.candidate.run, one.candidate.path) if place]
     files = [folder / "report.json" for folder in [*own, *(Path(folder) for folder in folders)]]
     for file in sorted((file for file in files if file.is_file()), key=lambda file: -file.stat().st_mtime):
@@ -105,7 +118,12 @@ def classifier_evaluation(one: Measured, folders: Sequence[str]) -> tuple[Figure
                 str(report["data"]),
             )
             first, second = (
-                Figure(f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})", how, float(value), (float(low), float(high)))
+                Figure(
+                    f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})",
+                    how,
+                    float(value),
+                    (float(low), float(high)),
+                )
                 for value, low, high in values
             )
         except (KeyError, TypeError, ValueError):

@@ -1,4 +1,6 @@
-"""What compare's measurements look like: a model's own, the recognizers' on the same pictures, the generators' drawings."""
+"""What compare's measurements look like: a model's own, the recognizers' on the same pictures, the generators'
+drawings.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ class Pictures:
     """By model hash: short names of its classes."""
 
     def __post_init__(self) -> None:
-        self.names.update({one.candidate.hash: short_names(one.facts["names"], one.facts["synsets"]) for one in self.models})
+        self.names.update(
+            {one.candidate.hash: short_names(one.facts["names"], one.facts["synsets"]) for one in self.models}
+        )
 
     @cached_property
     def predicted(self) -> dict[str, np.ndarray]:
@@ -96,11 +100,20 @@ class Pictures:
             return []
         return [
             figures.accuracy("accuracy", self.right(one)[both], self.right(two)[both]),
-            figures.apart("calibration error", self.calibration(one), self.calibration(two), higher=False, scale=100, unit=" points"),
+            figures.apart(
+                "calibration error",
+                self.calibration(one),
+                self.calibration(two),
+                higher=False,
+                scale=100,
+                unit=" points",
+            ),
         ]
 
     def disagreements(self, most: int) -> list[dict[str, Any]]:
-        """Pictures that the models name differently: first those where some are right and some wrong, the surest first."""
+        """Pictures that the models name differently: first those where some are right and some wrong, the surest
+        first.
+        """
         asked = list(self.logits)
         if len(asked) < 2:
             return []

@@ -11,7 +11,7 @@ import numpy as np
 from ...core import figures
 from ...core.figures import Difference, Figure, How
 from ...core.metrics import Interval
-from ...recognizer import artifact
+from ...recognizer.model import artifact
 from .candidates import GENERATOR
 from .cards import cost, from_file, licence, missing, precision, trained_on
 from .evaluations import Score, classifier_evaluation, scores
@@ -40,10 +40,15 @@ def table(task: str, models: Sequence[Measured], pictures: Pictures | None, eval
     lines: list[tuple[str, Maker]] = [
         (
             "stored as",
-            lambda one: Figure(one.candidate.form, from_file(one.candidate.path, "its files and their sizes"), one.candidate.form),
+            lambda one: Figure(
+                one.candidate.form, from_file(one.candidate.path, "its files and their sizes"), one.candidate.form
+            ),
         ),
         ("runs in", lambda one: Figure(one.facts["engine"], one.counted, one.facts["engine"])),
-        ("parameters", lambda one: Figure(f"{one.facts['parameters'] / 1e6:.2f} M", one.counted, one.facts["parameters"])),
+        (
+            "parameters",
+            lambda one: Figure(f"{one.facts['parameters'] / 1e6:.2f} M", one.counted, one.facts["parameters"]),
+        ),
         ("size on disk", _size),
         ("precision", precision),
         *((f"latency, batch {batch}", _latency(batch)) for batch in batches),
@@ -58,7 +63,10 @@ def table(task: str, models: Sequence[Measured], pictures: Pictures | None, eval
 
 def plain(tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
     """The tables as JSON values."""
-    return {task: [{"name": row.name, "figures": [asdict(one) for one in row.figures]} for row in rows] for task, rows in tables.items()}
+    return {
+        task: [{"name": row.name, "figures": [asdict(one) for one in row.figures]} for row in rows]
+        for task, rows in tables.items()
+    }
 
 
 def remarks(models: Sequence[Measured], pictures: Pictures | None) -> list[str]:
@@ -69,17 +77,22 @@ def remarks(models: Sequence[Measured], pictures: Pictures | None) -> list[str]:
     if len(sets) > 1:
         sizes = ", ".join(f"{one.candidate.name} {len(one.facts['names'])}" for one in recognizers)
         said.append(
-            f"The classifiers name different classes ({sizes}): accuracy is compared on the classes that both know, and fewer classes are"
+            f"The classifiers name different classes ({sizes}): accuracy is compared "
+            "on the classes that both know, and fewer classes are"
             " easier to tell apart. Speed, size and memory compare as they are."
         )
     if pictures:
         for one in recognizers:
             provenance = one.facts["provenance"]
             if (provenance.get("export") or {}).get("precision") == "int8" and not artifact.ranges_from(provenance):
-                said.append(f"{one.candidate.name} does not list the photos that set its 8-bit ranges: any of them in --data flatter it.")
+                said.append(
+                    f"{one.candidate.name} does not list the photos that set its 8-bit "
+                    "ranges: any of them in --data flatter it."
+                )
             if one.candidate.hash not in pictures.logits:
                 said.append(
-                    f"{one.candidate.name} knows none of the classes of --data: its accuracy and calibration cannot be measured there."
+                    f"{one.candidate.name} knows none of the classes of --data: its "
+                    "accuracy and calibration cannot be measured there."
                 )
     elif len(recognizers) > 1:
         said.append("Accuracy and calibration were not measured: --data FOLDER with labelled pictures does that.")
@@ -112,7 +125,12 @@ def _score_difference(one: Score, two: Score) -> Difference | None:
 def _generators(models: Sequence[Measured]) -> list[Row]:
     lines: list[tuple[str, Maker]] = [
         ("task", lambda one: Figure("text to picture", one.counted, "text to picture")),
-        ("type", lambda one: Figure(f"Stable Diffusion, predicts {one.facts['prediction'].removesuffix('_prediction')}", one.counted)),
+        (
+            "type",
+            lambda one: Figure(
+                f"Stable Diffusion, predicts {one.facts['prediction'].removesuffix('_prediction')}", one.counted
+            ),
+        ),
         ("picture", lambda one: Figure(f"{one.facts['size']}x{one.facts['size']} px", one.counted, one.facts["size"])),
         ("longest prompt", lambda one: Figure(f"{one.facts['tokens']} tokens", one.counted, one.facts["tokens"])),
         ("draws a subject", _subject),
@@ -154,9 +172,15 @@ def _recognizers(models: Sequence[Measured], pictures: Pictures | None, evaluati
         made.append(Row("calibration error (ECE)", [_calibration(one, pictures) for one in models]))
     earlier = [classifier_evaluation(one, evaluations) for one in models]
     if any(earlier):
-        why = How("not known", "no report of exactly these weights was found: `femtobooth evaluate-classifier` makes one")
-        made.append(Row("top-1 accuracy, evaluated earlier", [found[0] if found else missing(why) for found in earlier]))
-        made.append(Row("calibration error, evaluated earlier", [found[1] if found else missing(why) for found in earlier]))
+        why = How(
+            "not known", "no report of exactly these weights was found: `femtobooth evaluate-classifier` makes one"
+        )
+        made.append(
+            Row("top-1 accuracy, evaluated earlier", [found[0] if found else missing(why) for found in earlier])
+        )
+        made.append(
+            Row("calibration error, evaluated earlier", [found[1] if found else missing(why) for found in earlier])
+        )
     lines: list[tuple[str, Maker]] = [
         ("classes", lambda one: Figure(_groups(one), one.counted, len(one.facts["names"]))),
         ("input", lambda one: Figure(_input(one.facts["preprocess"]), one.counted)),
@@ -190,7 +214,9 @@ def _accuracy(one: Measured, pictures: Pictures) -> Figure:
     if own not in pictures.logits:
         return missing(How("not known", "it knows none of the classes of --data"))
     value, count = pictures.accuracy(own)
-    return _share(value, _of(pictures.how[own], f"share of {count} pictures whose class it knows; Wilson's 95 % interval"))
+    return _share(
+        value, _of(pictures.how[own], f"share of {count} pictures whose class it knows; Wilson's 95 % interval")
+    )
 
 
 def _calibration(one: Measured, pictures: Pictures) -> Figure:
@@ -202,7 +228,9 @@ def _calibration(one: Measured, pictures: Pictures) -> Figure:
 
 
 def _share(value: Interval, how: How) -> Figure:
-    return Figure(f"{100 * value.value:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f})", how, *_interval(value))
+    return Figure(
+        f"{100 * value.value:.1f} % ({100 * value.low:.1f} to {100 * value.high:.1f})", how, *_interval(value)
+    )
 
 
 def _interval(value: Interval) -> tuple[float, tuple[float, float]]:
@@ -234,7 +262,9 @@ def _latency(batch: int) -> Maker:
 def _throughput(one: Measured) -> Figure:
     best = max(batch / float(np.median(taken)) for batch, taken in one.seconds.items())
     return Figure(
-        f"{best:.3g} pictures/s", _of(one.timed, "pictures a second at the better of the two batch sizes, from the same rounds"), best
+        f"{best:.3g} pictures/s",
+        _of(one.timed, "pictures a second at the better of the two batch sizes, from the same rounds"),
+        best,
     )
 
 

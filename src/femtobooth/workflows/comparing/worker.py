@@ -21,7 +21,7 @@ import numpy as np
 
 from ...core import children, errors
 from ...core.errors import FemtoboothError
-from ...core.runs import peak_memory
+from ...core.machine import peak_memory
 from .candidates import GENERATOR, Candidate
 
 TURN = 0.1  # least seconds that a model computes when it is its turn
@@ -39,7 +39,9 @@ class Worker:
     def __enter__(self) -> Worker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._process:
             self._process.kill()
             self._process.wait()
@@ -81,8 +83,12 @@ class Worker:
         assert self._process is not None and self._errors is not None  # noqa: S101
         self._process.wait()
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines() or ["killed, perhaps for want of memory"]
-        return FemtoboothError(f"{self.candidate.given}: its process ended with {self._process.returncode} ({lines[-1][:200]})")
+        lines = self._errors.read().decode(errors="replace").strip().splitlines() or [
+            "killed, perhaps for want of memory"
+        ]
+        return FemtoboothError(
+            f"{self.candidate.given}: its process ended with {self._process.returncode} ({lines[-1][:200]})"
+        )
 
 
 # The child's side
@@ -90,11 +96,13 @@ class Worker:
 
 class _Recognizer:
     def __init__(self, reference: str, threads: int, device: str, **_: Any) -> None:
-        from ...recognizer import artifact, exported, foreign
-        from ...recognizer.engines import open_engine
+        from ...recognizer.exporting import foreign
+        from ...recognizer.inference import cache
+        from ...recognizer.inference.engines import open_engine
+        from ...recognizer.model import artifact
 
         self.threads = threads
-        folder = exported.artifact_folder(reference)
+        folder = cache.artifact_folder(reference)
         described = artifact.read(Path(reference)) if (Path(reference) / artifact.DESCRIPTION).is_file() else None
         format = (described.provenance.get("export") or {}).get("format") if described else None
         if format in foreign.FORMATS:
@@ -103,7 +111,7 @@ class _Recognizer:
                 raise errors.ModelError(f"{reference}: {format} cannot run on this machine", "compare it where it can")
             self.engine = opened
         elif format == "torchscript":
-            from ...recognizer.export import open_torchscript
+            from ...recognizer.exporting.graph import open_torchscript
 
             self.engine = open_torchscript(Path(reference), threads)
         elif folder:
@@ -136,8 +144,8 @@ class _Recognizer:
 
     def predict(self, advance: Callable[[int], None], paths: Sequence[str], file: str) -> list[str | None]:
         """Logits (N, C) of the first group into `file` (.npy), nan for what cannot be read; for each path, why."""
-        from ...recognizer.predict import predict
-        from ...recognizer.sources import Source
+        from ...recognizer.inference.predict import predict
+        from ...recognizer.inference.sources import Source
 
         main, rows = self.engine.labels.main, []
         problems: list[str | None] = []
@@ -193,7 +201,7 @@ class _Generator:
         """Prompt, seed and the file (.png) for each picture; each is drawn alone, so that no other has a say in it."""
         from PIL import Image
 
-        from ...core.runs import atomic_file
+        from ...core.files import atomic_file
 
         for prompt, seed, path in jobs:
             with atomic_file(Path(path)) as temporary:
@@ -239,7 +247,9 @@ def _main(told: str) -> None:
 
 
 def _memory(model: Any, batches: Sequence[int]) -> dict[str, Any]:
-    """Most bytes held after a batch of each size: of main memory, and of the accelerator's where the model is on one."""
+    """Most bytes held after a batch of each size: of main memory, and of the accelerator's where the model is on
+    one.
+    """
     for batch in batches:
         model.once(batch)
     found: dict[str, Any] = {"main": peak_memory(), "device": None}

@@ -1,0 +1,1 @@
+"""How a Stable Diffusion lies on disk: diffusers' folders and single files."""

@@ -1,0 +1,196 @@
+"""A UNet, a VAE or a text encoder from its config and its tensors: every tensor is there, fits and is finite, or the
+model is refused.
+
+The same for folders and single files. A part is built without memory (on torch's meta device) and takes the file's
+tensors only where they fit it, so that what a config says can cost neither memory nor time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from ...core.errors import ModelError
+from ...core.tensors import DAMAGED
+from .ldm_keys import Place
+
+diffusers.utils.logging.set_verbosity_error()
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+KINDS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+LARGEST = 1 << 20  # whole numbers of a config: channels, tokens, ...
+LONGEST = 64  # lists of a config: levels, blocks
+LAYERS = 512  # of a part: levels x layers of each x transformer layers of each; Stable Diffusion XL has 60
+SIDE = 2048  # cells of a latent, or pixels for the VAE's own size, that a config may call its own
+OTHER_TEXT_ENCODER = "Stable Diffusion 1.x and 2.x read a CLIP text encoder"
+
+
+def build(part: str, config: Mapping[str, Any], where: object) -> Any:
+    """Build the part of this name (a key of `KINDS`) without memory. Raises ModelError naming `where`."""
+    _refuse_absurd(config, where)
+    kind = KINDS[part]
+    try:
+        with torch.device("meta"):
+            if kind is CLIPTextModel:
+                plain = {
+                    key: value
+                    for key, value in config.items()
+                    if key[:1] != "_" and key not in ("dtype", "torch_dtype")
+                }
+                # Said here and not by the file: an implementation can also be the name of code on a hub.
+                return CLIPTextModel._from_config(
+                    CLIPTextConfig(**plain | {"attn_implementation": "sdpa"}), dtype=torch.float32
+                )
+            return kind.from_config(dict(config))
+    except Exception as error:  # whatever a library makes of values it cannot use
+        raise ModelError(f"{where}: its {kind.__name__} cannot be built ({first_line(error)})", DAMAGED) from error
+
+
+def fill(part: Any, tensors: Mapping[str, Tensor], places: Mapping[str, Place], where: object) -> None:
+    """Give a part its tensors as 32-bit floats, and make it ready for inference; `places` says what each is called in
+    the file.
+
+    Raises ModelError naming the first tensor that is missing, of another shape, no number, or not finite.
+    """
+    missing = [place.key for place in places.values() if place.key not in tensors]
+    if missing:
+        more = f", and {len(missing) - 1} more of its {len(places)} tensors" if len(missing) > 1 else ""
+        raise ModelError(f"{where}: {missing[0]} is missing{more}", DAMAGED)
+    state: dict[str, Tensor] = {}
+    for (name, (key, third)), wanted in zip(places.items(), part.state_dict().values(), strict=True):
+        given = tensors[key]
+        if not given.is_floating_point():
+            raise ModelError(
+                f"{where}: {key} holds whole numbers ({given.dtype})",
+                "quantized models cannot be trained; take the plain one",
+            )
+        tensor = given if third is None else given.chunk(3)[third]
+        if tensor.shape not in (wanted.shape, (*wanted.shape, 1, 1)):
+            raise ModelError(
+                (
+                    f"{where}: {key} has shape {tuple(given.shape)}, which does not fit "
+                    f"the rest of the model ({tuple(wanted.shape)})"
+                ),
+                DAMAGED,
+            )
+        # A copy of its own: mapped from the file it starts at any byte, where kernels round otherwise; results depend
+        # on values alone.
+        state[name] = tensor.reshape(wanted.shape).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        if not state[name].isfinite().all():
+            raise ModelError(
+                f"{where}: {key} holds NaN or infinite values", "take another copy: training has broken this one"
+            )
+    part.load_state_dict(state, assign=True)
+    if isinstance(part, CLIPTextModel):  # a buffer that is in no state dict
+        part.embeddings.position_ids = torch.arange(part.config.max_position_embeddings)[None]  # (1, L)
+    part.eval().requires_grad_(False)
+
+
+def refuse_other_architectures(built: Mapping[str, Any], where: object) -> None:
+    """Raise ModelError where UNet, VAE and text encoder are of no text-to-image Stable Diffusion 1.x/2.x, naming what
+    they are.
+    """
+    unet, vae, text = (built[part].config for part in ("unet", "vae", "text_encoder"))
+    what = {"projection": "an unCLIP", "timestep": "an upscaling", "simple_projection": "an audio"}.get(
+        str(unet.class_embed_type)
+    )
+    what = what or (None if unet.num_class_embeds is None else "an upscaling")
+    what = what or {"text_time": "a Stable Diffusion XL"}.get(str(unet.addition_embed_type))
+    what = what or (
+        None
+        if unet.addition_embed_type is None and unet.encoder_hid_dim_type is None
+        else "a Kandinsky or DeepFloyd IF"
+    )
+    what = what or (None if unet.time_cond_proj_dim is None else "a latent consistency (LCM)")
+    if unet.in_channels > vae.latent_channels:
+        channels = {9: "an inpainting", 5: "a depth-to-image", 8: "an editing (instruct-pix2pix)", 7: "an upscaling"}
+        what = what or channels.get(unet.in_channels, "another kind of")
+    if what:
+        reads = f": its UNet reads {unet.in_channels} channels, its VAE makes {vae.latent_channels}"
+        raise ModelError(
+            f"{where}: {what} model{reads if unet.in_channels != vae.latent_channels else ''}",
+            "give a text-to-image Stable Diffusion 1.x or 2.x (generate has --mask for inpainting)",
+        )
+    cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 1]
+    if not cells or not all(isinstance(side, int) and side > 0 for side in cells):
+        raise ModelError(f"{where}: sample_size {str(unet.sample_size)[:40]} is no size of a latent", DAMAGED)
+    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        channels_of = f"UNet ({unet.in_channels} channels to {unet.out_channels}) and VAE ({vae.latent_channels})"
+        raise ModelError(f"{where}: {channels_of} do not fit together", "take all parts from one model")
+    widths = (
+        set(unet.cross_attention_dim)
+        if isinstance(unet.cross_attention_dim, (list, tuple))
+        else {unet.cross_attention_dim}
+    )
+    if widths != {text.hidden_size}:
+        reads = " and ".join(map(str, sorted(widths, key=str)))
+        raise ModelError(
+            f"{where}: UNet ({reads}) and text encoder ({text.hidden_size}) do not fit together",
+            "take all parts from one model",
+        )
+    scale = vae.scaling_factor
+    if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale <= 0 or vae.shift_factor:
+        raise ModelError(
+            f"{where}: its VAE scales latents by {scale} and shifts them by {vae.shift_factor}", "give another base"
+        )
+
+
+def fit_tokenizer(tokenizer: CLIPTokenizer, text_encoder: Any, where: object, way_out: str) -> None:
+    """Cut the tokenizer's length to the text encoder's.
+
+    Raises ModelError where their vocabularies do not fit each other.
+    """
+    config = text_encoder.config
+    count, known = len(tokenizer), config.vocab_size
+    if (
+        not known / 2 <= count <= known
+    ):  # a table may be padded to a round number, or have words that were added to it alone
+        raise ModelError(f"{where}: the tokenizer has {count} tokens, the text encoder knows {known}", way_out)
+    if any(getattr(tokenizer, name) is None for name in ("bos_token_id", "eos_token_id", "pad_token_id")):
+        raise ModelError(f"{where}: the tokenizer has no token for start, end or padding", way_out)
+    tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says first, for a parenthesis."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _refuse_absurd(config: Mapping[str, Any], where: object) -> None:
+    for key, value in config.items():
+        flat = list(_flat(value))
+        whole = [number for number in flat if isinstance(number, int)]
+        most = SIDE if key == "sample_size" else LARGEST
+        if len(flat) > LONGEST or any(abs(number) > most for number in whole):
+            raise ModelError(f"{where}: {key} is {str(value)[:40]}, more than any model has", DAMAGED)
+    levels = len(list(_flat(config.get("block_out_channels", 1))))
+    counts = [config.get(key, 1) for key in ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")]
+    layers = levels * math.prod(
+        max((number for number in _flat(value) if isinstance(number, int)), default=1) for value in counts
+    )
+    if layers > LAYERS:
+        raise ModelError(f"{where}: {layers} layers, more than any model has", DAMAGED)
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    """The values of nested lists, no more of them than tell that there are too many."""
+    waiting: list[Iterator[Any]] = [iter([value])]
+    given = 0
+    while waiting and given <= LONGEST:
+        one = next(waiting[-1], waiting)
+        if one is waiting:
+            waiting.pop()
+        elif isinstance(one, Iterable) and not isinstance(one, (str, bytes, Mapping)):
+            waiting.append(iter(one))
+        else:
+            given += 1
+            yield one

@@ -1,0 +1,54 @@
+"""The noise schedule that a Stable Diffusion was trained with, read from the config of whatever scheduler lies beside
+it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers import DDIMScheduler, SchedulerMixin
+
+from ...core.errors import ModelError
+from ...core.tensors import DAMAGED
+from .parts import first_line
+
+SCHEDULES = (  # schedulers over the betas of Stable Diffusion 1.x and 2.x, without `Scheduler`
+    "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
+    "KDPM2AncestralDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DPMSolverSDE", "DEISMultistep",
+    "UniPCMultistep", "SASolver", "DDIMInverse", "LCM", "TCD",
+)  # fmt: skip
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+MOST_TIMESTEPS = 10_000
+
+
+def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
+    """Read the noise schedule as DDIM, which every Stable Diffusion schedule can be read as.
+
+    Raises ModelError for any other kind.
+    """
+    way_out = f"use a base with {', '.join(PREDICTIONS[:2])} or {PREDICTIONS[2]}"
+    kind = str(config.get("_class_name", "DDIMScheduler"))
+    if kind.removesuffix("Scheduler").removesuffix("Parallel") not in SCHEDULES:
+        what = (
+            "flow matching, which Stable Diffusion 1.x and 2.x do not do"
+            if "Flow" in kind
+            else "no Stable Diffusion noise schedule"
+        )
+        raise ModelError(f"{where}: {kind[:80]} is {what}", way_out)
+    prediction = "flow matching" if config.get("use_flow_sigmas") else config.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS:
+        raise ModelError(f"{where}: prediction type {prediction!s:.80} is not supported", way_out)
+    steps, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
+    betas_fit = betas is None or (isinstance(betas, list) and len(betas) == steps)
+    if not isinstance(steps, int) or not 1 < steps <= MOST_TIMESTEPS or not betas_fit:
+        raise ModelError(f"{where}: {steps!s:.80} timesteps, and not a beta for each", DAMAGED)
+    try:
+        # Stable Diffusion's latents leave [-1, 1]: DDIM's default of clipping them must never slip in.
+        scheduler = DDIMScheduler.from_config(dict(config), clip_sample=False)
+        sound = bool(scheduler.alphas_cumprod.isfinite().all())
+    except Exception as error:  # whatever a library makes of values it cannot use
+        raise ModelError(f"{where}: cannot be loaded ({first_line(error)})", DAMAGED) from error
+    if not sound:
+        raise ModelError(f"{where}: its noise schedule is not finite", DAMAGED)
+    return scheduler

@@ -1,0 +1,205 @@
+"""One file that holds a whole Stable Diffusion, in the layout of the original code: read and write.
+
+What femtobooth writes also carries, in the safetensors header under `femtobooth`, everything that tensors cannot say
+(configs, tokenizer, card, subject), so that nothing is lost on the way back; other programs skip it. Files of others
+are taken for the published Stable Diffusion 1.x or 2.x, whose sizes the tensors tell.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from ...core import tensors as stored
+from ...core.console import warn
+from ...core.errors import ModelError
+from ...core.files import atomic_file, refuse_existing, sha256_of
+from ...core.paths import existing, hub_id, refuse_missing_path
+from ...core.tensors import DAMAGED
+from ..base import StableDiffusion, checked_subject, load_tokenizer, save_tokenizer
+from ..cards import parse_card
+from ..locate import METADATA, parse_description
+from . import ldm_configs, ldm_keys, noise_markers, parts
+from .schedule import load_scheduler
+
+CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
+TOKENIZER_WAY_OUT = "give a CLIP tokenizer's folder (vocab.json and merges.txt)"
+
+
+def load_single_file(path: Path, tokenizer: str | None = None) -> StableDiffusion:
+    """Load a single-file Stable Diffusion 1.x/2.x: `.safetensors`, or `.ckpt` unpickled without running any code of it.
+
+    `tokenizer` (a folder or hub id) goes before the file's own, which only femtobooth's files have; without both,
+    CLIP's comes from the hub or its local cache. Averaged weights (`model_ema.*`) are left out. What a file of others
+    predicts is told by `noise_markers`; a 2.x file that says nothing predicts v (768 pixels), unless its `global_step`
+    is that of 2.0-base.
+
+    Raises UnsafeFileError for a pickle of anything but tensors, ModelError saying what the file seems to be instead.
+    """
+    contents, metadata = stored.read(path)
+    described = parse_description(path, metadata)
+    tensors = _renamed(stored.state_dict(path, contents))
+    other = ldm_configs.other_kind(tensors)
+    if other:
+        raise ModelError(
+            f"{path}: seems to be {other}",
+            "give a whole Stable Diffusion 1.x or 2.x: UNet, VAE and text encoder in one file",
+        )
+    step = contents.get("global_step")
+    configs = described or _infer(path, tensors, metadata, step if isinstance(step, int) else None)
+    loaded = {part: parts.build(part, configs[part], path) for part in parts.KINDS}
+    parts.refuse_other_architectures(loaded, path)
+    extra = ldm_keys.unused(tensors, loaded.values())
+    if extra:
+        raise ModelError(
+            f"{path}: of another architecture, {extra[0]} has no place in Stable Diffusion 1.x or 2.x",
+            "give another base",
+        )
+    for part in loaded.values():
+        parts.fill(part, tensors, ldm_keys.places(part, tensors), path)
+    try:
+        subject = checked_subject(described.get("subject", {}))
+        files = {Path(name).name: str(text) for name, text in described.get("tokenizer", {}).items()}
+    except ValueError:
+        raise ModelError(f"{path}: its `{METADATA}` description is damaged", DAMAGED) from None
+    with tempfile.TemporaryDirectory() as name:
+        for file, text in files.items():
+            (Path(name) / file).write_text(text, encoding="utf-8")
+        return StableDiffusion(
+            tokenizer=_tokenizer(
+                path, tokenizer or (name if described else None), loaded["text_encoder"], foreign=not described
+            ),
+            scheduler=load_scheduler(configs["scheduler"], path),
+            source=str(path),
+            hash=sha256_of(path),
+            card=parse_card(described.get("readme", ""), path),
+            readme=described.get("readme", ""),
+            subject=subject,
+            **loaded,
+        )
+
+
+def save_single_file(
+    model: StableDiffusion, path: Path, dtype: torch.dtype = torch.float32, overwrite: bool = False
+) -> None:
+    """Write a single `.safetensors` file: the 1.x key layout, or that of 2.x where the text encoder is OpenCLIP's.
+
+    The keys are those that a published file's UNet, VAE and text encoder have. `position_ids` is one of them, though it
+    is only 0, 1, 2...: some programs miss it otherwise, and as whole numbers it survives 16-bit files. The noise
+    schedule's buffers (`betas`, ...) are not written, as in the published pruned files: every program makes its own.
+
+    Raises ExistsError where `path` exists, ModelError where the model does not fit the layout or `dtype`.
+    """
+    refuse_existing(path, overwrite)
+    tensors: dict[str, Tensor] = {}
+    for part in (model.unet, model.vae, model.text_encoder):
+        try:
+            tensors |= ldm_keys.to_ldm(part)
+        except KeyError as error:
+            raise ModelError(
+                f"{model.source}: the single-file layout has no place for {error.args[0]}", "convert it to a folder"
+            ) from None
+    tensors = {key: tensor.detach().to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
+    for key, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ModelError(
+                f"{path}: {key} would hold NaN or infinite values as {dtype}", "write it with --precision 32"
+            )
+    if not ldm_keys.is_second(model.text_encoder):
+        tensors[ldm_keys.POSITION_IDS] = torch.arange(model.text_encoder.config.max_position_embeddings)[None]  # (1, L)
+    with atomic_file(path, replace=overwrite) as temporary:
+        safetensors.torch.save_file(
+            tensors, temporary, metadata={METADATA: json.dumps(_describe(model), sort_keys=True)}
+        )
+
+
+def _describe(model: StableDiffusion) -> dict[str, Any]:
+    """What tensors cannot say; no path of this machine is in it."""
+    configs = {"unet": model.unet.config, "vae": model.vae.config, "scheduler": model.scheduler.config}
+    described: dict[str, Any] = {
+        part: {key: value for key, value in config.items() if key[0] != "_"} for part, config in configs.items()
+    }
+    described["text_encoder"] = model.text_encoder.config.to_diff_dict()
+    with tempfile.TemporaryDirectory() as name:
+        save_tokenizer(model.tokenizer, Path(name))
+        described["tokenizer"] = {file.name: file.read_text(encoding="utf-8") for file in sorted(Path(name).iterdir())}
+    return described | {"readme": model.readme, "subject": model.subject}
+
+
+# Reading
+
+
+def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The names of published files: without wrappers inside them, and with the `text_model.` that some files of 2022
+    leave out.
+    """
+    old = re.compile(r"^cond_stage_model\.transformer\.(?=embeddings|encoder|final_layer_norm)")
+    roots = (ldm_keys.UNET, ldm_keys.VAE, ldm_keys.OPEN_CLIP, "cond_stage_model.transformer.", "cond_stage_model.")
+
+    def plain(key: str) -> str:
+        root = next((root for root in roots if key.startswith(root)), "")
+        return old.sub(ldm_keys.CLIP, root + stored.unwrapped(key.removeprefix(root)))
+
+    return {plain(key): tensor for key, tensor in tensors.items()}
+
+
+def _infer(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], step: int | None) -> dict[str, Any]:
+    """Configs of a file of others."""
+    try:
+        process = noise_markers.told(path, tensors, metadata, ldm_configs.is_second(tensors), step)
+        configs = ldm_configs.infer(tensors, process)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ModelError(f"{path}: no Stable Diffusion 1.x or 2.x that femtobooth knows ({error})", DAMAGED) from None
+    widths = (*configs["unet"]["block_out_channels"], *configs["vae"]["block_out_channels"])
+    if any(width % ldm_configs.GROUPS for width in widths):
+        raise ModelError(
+            f"{path}: says nothing of its layers' groups, and {ldm_configs.GROUPS} do not fit",
+            "convert it where it was made",
+        )
+    if configs["unet"]["block_out_channels"] != [320, 640, 1280, 1280]:
+        warn(f"{path}: not of Stable Diffusion's usual size; attention heads and norm groups are guessed")
+    return configs
+
+
+def _tokenizer(path: Path, reference: str | None, text_encoder: nn.Module, foreign: bool) -> CLIPTokenizer:
+    """The tokenizer for a file's text encoder, from a folder or the hub. Raises ModelError."""
+    reference = str(reference or CLIP_TOKENIZER)
+    folder = existing(reference)
+    if folder is None:
+        refuse_missing_path(reference, f"{TOKENIZER_WAY_OUT} with --tokenizer")
+        folder = Path(_hub_tokenizer(path, hub_id(reference) or reference))
+    if (folder / "tokenizer").is_dir():  # of a model's folder
+        folder = folder / "tokenizer"
+    tokenizer = load_tokenizer(folder)
+    parts.fit_tokenizer(tokenizer, text_encoder, path, "give the folder of this model's own tokenizer with --tokenizer")
+    config: Any = text_encoder.config
+    if foreign:
+        if ldm_keys.is_second(text_encoder) and tokenizer.convert_ids_to_tokens(0) == "!":
+            tokenizer.pad_token = "!"  # noqa: S105  (OpenCLIP pads with zeros)
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            setattr(config, name, getattr(tokenizer, name))
+    return tokenizer
+
+
+def _hub_tokenizer(path: Path, repo: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(
+            repo, allow_patterns=["tokenizer*.json", "vocab.json", "merges.txt", "special_tokens_map.json"]
+        )
+    except Exception as error:  # network, cache and name errors of several libraries
+        raise ModelError(
+            f"{path}: has no tokenizer in it, and {repo} cannot be fetched ({type(error).__name__})",
+            f"{TOKENIZER_WAY_OUT} with --tokenizer",
+        ) from None

@@ -1,0 +1,85 @@
+"""Pictures of the same prompts and seeds every N steps: what the model has learned so far, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+
+from ..core.console import progress_bar
+from ..core.files import atomic_file, atomic_folder
+from ..pictures.sheets import sheet
+from ..training.callbacks import StepCallback
+from ..training.tracking import log_picture
+from ..training.trainer import MovingAverage
+from .base import StableDiffusion
+from .sampling import sample
+from .settings import PreviewSettings
+
+
+def draw_previews(
+    model: StableDiffusion, prompts: list[str], settings: PreviewSettings, size: int, label: str = "previews"
+) -> np.ndarray:
+    """(prompts, images, size, size, 3) uint8 pictures; a function of the weights and the settings alone."""
+    texts = [prompt for prompt in prompts for _ in range(settings.images)]
+    seeds = [settings.seed + column for _ in prompts for column in range(settings.images)]
+    with progress_bar(label, len(texts), parts=settings.sampling.steps) as bar:
+        pictures = sample(model, texts, seeds, settings.sampling, (size, size), batch_size=settings.batch_size, bar=bar)
+    return pictures.reshape(len(prompts), settings.images, *pictures.shape[1:])
+
+
+def save_previews(folder: Path, name: str, prompts: list[str], pictures: np.ndarray) -> np.ndarray:
+    """Write `folder/name/00-0.png` ... and `folder/name.png`, a labelled sheet, which is returned (H, W, 3)."""
+    with atomic_folder(folder / name, overwrite=True) as temporary:
+        for row, shots in enumerate(pictures):
+            for column, shot in enumerate(shots):
+                Image.fromarray(shot).save(temporary / f"{row:02d}-{column}.png")
+    drawn = sheet([list(shots) for shots in pictures], prompts, [])
+    with atomic_file(folder / f"{name}.png") as temporary:
+        drawn.save(temporary, format="PNG")
+    return np.asarray(drawn.convert("RGB"))
+
+
+@contextmanager
+def as_it_is(module: Any, average: MovingAverage | None) -> Iterator[StableDiffusion]:
+    """Inside, the model in training can be drawn with: the VAE is beside it, and the moving average in it if there is
+    one.
+    """
+    model: StableDiffusion = module.model
+    model.vae.to(model.device)
+    with average.applied(module) if average is not None else nullcontext():
+        yield model
+    if model.device.type == "cuda":
+        model.vae.to("cpu")
+        torch.cuda.empty_cache()
+
+
+class Previews(StepCallback):
+    """Draws before the first step (`step-000000`) and every `settings.every` steps, in the first process only."""
+
+    def __init__(
+        self, folder: Path, prompts: list[str], settings: PreviewSettings, size: int, average: MovingAverage | None
+    ) -> None:
+        self.folder, self.prompts, self.settings, self.size, self.average = folder, prompts, settings, size, average
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.global_step == 0:
+            self._draw(trainer, pl_module, 0)
+
+    def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
+        if self.settings.every and step % self.settings.every == 0 and step < trainer.max_steps:
+            self._draw(trainer, module, step)
+
+    def _draw(self, trainer: Trainer, module: Any, step: int) -> None:
+        if not trainer.is_global_zero:
+            return
+        with as_it_is(module, self.average if step else None) as model:
+            pictures = draw_previews(model, self.prompts, self.settings, self.size)
+        log_picture(trainer, "previews", save_previews(self.folder, f"step-{step:06d}", self.prompts, pictures), step)

@@ -1,0 +1,142 @@
+"""Near-copies of training photos among generated pictures: whole, mirrored or cropped, a sign that training memorized
+them.
+
+A picture is a near-copy where its perceptual hash says so (`duplicates`), or where the whole of it, mirrored or not,
+fits into a photo at some place and some scale: normalized cross-correlation (Lewis 1995, "Fast normalized
+cross-correlation") of grey thumbnails without their low frequencies, so that equal layouts of light and dark alone do
+not count; and where the colours of that part agree as well. A drawn subject looks the same in every picture of it: its
+outline alone fits other photos of it by up to .80, but on another background the colours correlate by at most .72.
+Measured on 34 photos of seven subjects at 64 and 256 px: crops of 60 to 90 % of the side, mirrored and recompressed
+ones and brighter copies fit by at least .77 with colours of at least .94; no photo reaches FITS and COLOURS with
+another. Turned copies are not found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+from scipy.fft import irfft2, rfft2
+
+from ..core.console import progress
+from ..pictures import duplicates
+from ..pictures.regions import lab
+
+SIDE = 48
+"""Pixels of the photo's thumbnail."""
+SCALES = np.geomspace(0.55, 1, 25)
+"""What share of the photo's side a picture may show."""
+BLUR = 2.0
+"""Standard deviation, in thumbnail pixels, of what counts as low frequencies."""
+FITS = 0.73
+"""Correlation from which on a picture has the fine structure of a part of the photo."""
+COLOURS = 0.9
+"""Correlation of colours, coarsely, from which on it is that part."""
+COARSE = 16
+"""Pixels of a side on which colours are compared."""
+PLAIN = 1.5
+"""Standard deviation (of 0..255) below which a part of a photo has no structure to compare."""
+
+
+class Nearest(NamedTuple):
+    """The photo that a picture comes nearest to."""
+
+    photo: int
+    """Its index."""
+    fit: float
+    """Highest correlation of the picture, mirrored or not, with any part of it, -1 to 1; -1 where there is no structure
+    to compare.
+    """
+    copied: bool
+    """Whether the picture is a near-copy of it."""
+
+
+def near_copies(pictures: Sequence[np.ndarray], photos: Sequence[np.ndarray]) -> list[bool]:
+    """Whether each picture uint8 (H, W, 3) is a near-copy of one of the photos uint8 (H, W, 3)."""
+    return [one.copied for one in nearest(pictures, photos)]
+
+
+def nearest(pictures: Sequence[np.ndarray], photos: Sequence[np.ndarray]) -> list[Nearest]:
+    """For each picture uint8 (H, W, 3) the one of the photos uint8 (H, W, 3) that it copies, or else fits best."""
+    known = [duplicates.views(Image.fromarray(photo)) for photo in photos]
+    details = np.stack([_details(photo, SIDE) for photo in photos])  # (M, SIDE, SIDE)
+    spectra = rfft2(details, (2 * SIDE, 2 * SIDE))
+    found = []
+    for picture in progress(pictures, "near-copies"):
+        parts = _best_parts(picture, details, spectra)
+        fits = np.array([part.fit for part in parts])
+        looks = [
+            part.fit >= FITS and _colours(picture, photo, part) >= COLOURS
+            for part, photo in zip(parts, photos, strict=True)
+        ]
+        copied = _hashed_alike(picture, known) | np.array(looks)
+        photo = int(np.where(copied, 2 + fits, fits).argmax())  # a copy before what is none, whatever their fits
+        found.append(Nearest(photo, float(fits[photo]), bool(copied[photo])))
+    return found
+
+
+class _Part(NamedTuple):
+    """The part of a photo that a picture fits best, in pixels of the photo's thumbnail."""
+
+    fit: float
+    top: int = 0
+    left: int = 0
+    side: int = SIDE
+    mirrored: bool = False
+
+
+def _hashed_alike(picture: np.ndarray, known: Sequence[np.ndarray | None]) -> np.ndarray:
+    """Of M photos bool (M,): whether the perceptual hash of the picture is that of the photo."""
+    own = duplicates.views(Image.fromarray(picture))
+    return np.array([len(set(duplicates.groups([own, photo], ["picture", "photo"]).tolist())) == 1 for photo in known])
+
+
+def _best_parts(picture: np.ndarray, details: np.ndarray, spectra: np.ndarray) -> list[_Part]:
+    """The part of each of M photos that correlates most with a picture, mirrored or not."""
+    best = [_Part(-1.0)] * len(details)
+    for side in sorted({round(scale * SIDE) for scale in SCALES}):
+        template = _details(picture, side)
+        template -= template.mean()
+        length = float(np.linalg.norm(template))
+        if length < PLAIN * side:
+            continue
+        mean, square = _sums(details, side) / side**2, _sums(details**2, side)
+        spread = np.sqrt(np.maximum(square - side**2 * mean**2, 0))  # (M, n, n): norms of the parts of each photo
+        for mirrored, one in ((False, template), (True, template[:, ::-1])):
+            products = irfft2(spectra * np.conj(rfft2(one, (2 * SIDE, 2 * SIDE))), (2 * SIDE, 2 * SIDE))
+            products = products[:, : spread.shape[1], : spread.shape[2]]
+            fits = np.where(spread >= PLAIN * side, products / np.maximum(spread * length, 1e-9), -1)
+            for number, places in enumerate(fits):
+                top, left = divmod(int(places.argmax()), places.shape[1])
+                if places[top, left] > best[number].fit:
+                    best[number] = _Part(float(places[top, left]), top, left, side, mirrored)
+    return best
+
+
+def _colours(picture: np.ndarray, photo: np.ndarray, part: _Part) -> float:
+    """Correlation of a picture's colours (CIE Lab, about their means) with those of a part of a photo, -1 to 1."""
+    height, width = photo.shape[:2]
+    right, bottom = part.left + part.side, part.top + part.side
+    box = (part.left * width / SIDE, part.top * height / SIDE, right * width / SIDE, bottom * height / SIDE)
+    size, average = (COARSE, COARSE), Image.Resampling.BOX
+    theirs = np.asarray(Image.fromarray(photo).resize(size, average, box=box))
+    ours = np.asarray(Image.fromarray(picture).resize(size, average))
+    first, second = (
+        lab(one) - lab(one).mean(axis=(0, 1)) for one in (ours[:, ::-1] if part.mirrored else ours, theirs)
+    )
+    return float((first * second).sum() / max(np.linalg.norm(first) * np.linalg.norm(second), 1e-9))
+
+
+def _details(pixels: np.ndarray, side: int) -> np.ndarray:
+    """A grey thumbnail of (side, side) pixels without its low frequencies."""
+    grey = np.asarray(Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.LANCZOS), np.float64)
+    return grey - ndimage.gaussian_filter(grey, BLUR)
+
+
+def _sums(values: np.ndarray, side: int) -> np.ndarray:
+    """Sums over all parts of (side, side) pixels: (M, H, W) to (M, H - side + 1, W - side + 1)."""
+    total = np.pad(values, ((0, 0), (1, 0), (1, 0))).cumsum(1).cumsum(2)
+    return total[:, side:, side:] - total[:, :-side, side:] - total[:, side:, :-side] + total[:, :-side, :-side]

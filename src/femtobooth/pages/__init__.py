@@ -1,0 +1,1 @@
+"""What people look at: self-contained HTML pages, one file a page, and their charts and style."""

@@ -1,0 +1,1 @@
+"""Labelled pictures, what they are worth, and a recognizer that learns them."""

@@ -1,0 +1,328 @@
+"""Labelled pictures, read in one way by every command: class folders, split or not, or a list of them.
+
+    folder/CLASS/**.jpg                    one folder a class (ImageFolder); pictures may lie deeper
+    folder/train/CLASS, folder/val/CLASS   a split of the user's own, and test; other spellings and languages are in
+    `split_names` folder/CLASS/train, folder/CLASS/val   the same inside out folder/labels.csv, or a file
+    columns `path` and `label`, and `split` where the user has split; paths from the file's folder
+
+A tree whose folders are neither classes nor known parts is refused rather than guessed.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...core.errors import PhotoError
+from ...core.names import stored
+from ...core.paths import expanded
+from ...pictures.images import Skipped, find_pictures, natural_order
+from ...pictures.provenance import MANIFEST
+from . import label_lists, split_names
+
+LIST = "labels.csv"
+OWN_FILES = (MANIFEST, LIST, "synthesized.json", "sheet.png", "rejected.png")  # they lie beside the class folders
+JUNK = {"__macosx", "@eadir", "lost+found", "system volume information", "$recycle.bin"}  # made by archives and systems
+MISSING = "no such file"
+LIST_ENDINGS = (".csv", ".tsv", ".txt")
+ALIKE = 0.5
+"""Share of subfolders that first-level folders have in common from which on they are no classes."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A file and its class."""
+
+    path: Path
+    label: str
+    part: str | None = None
+    """`train`, `val` or `test` where the user has split, else None."""
+
+
+@dataclass
+class Labelled:
+    """What was read."""
+
+    source: Path
+    examples: list[Example]
+    skipped: list[Skipped]
+    """What is no example, and why."""
+    remarks: list[str] = field(default_factory=list)
+    """How it was read, where that is not plain to see."""
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that there are, of `train`, `val` and `test`."""
+        there = {example.part for example in self.examples}
+        return [part for part in ("train", "val", "test") if part in there]
+
+    def to_train(self) -> list[Example]:
+        """The examples to train and validate on: all but the test part.
+
+        Without a validation part, the split is to be made.
+        """
+        kept = [example for example in self.examples if example.part != "test"]
+        return kept if "val" in self.parts else [Example(example.path, example.label) for example in kept]
+
+    def to_measure(self, part: str = "auto") -> tuple[list[Example], list[str]]:
+        """The examples to test on, and a remark that says which: `auto` is the test part, else the validation part,
+        else all.
+
+        Raises PhotoError for a part that is not there.
+        """
+        chosen = next((name for name in ("test", "val") if name in self.parts), "all") if part == "auto" else part
+        if chosen not in ("all", *self.parts):
+            raise PhotoError(f"{self.source}: has no {chosen} part", f"--split {' or '.join([*self.parts, 'all'])}")
+        kept = [example for example in self.examples if chosen in ("all", example.part)]
+        if chosen == "all":
+            return kept, self.remarks
+        others = [name for name in self.parts if name != chosen]
+        other = f" (--split {' or '.join(others)} measures the other{'s' if len(others) > 1 else ''})" if others else ""
+        return kept, [
+            *self.remarks,
+            f"The data is split: only its {len(kept)} {NAMES[chosen]} pictures were measured{other}.",
+        ]
+
+
+NAMES = {"train": "training", "val": "validation", "test": "test"}
+
+
+def read(source: Path | str) -> Labelled:
+    """Examples of a folder or list in natural order, and what was left out, and why. Raises PhotoError."""
+    source = expanded(source)
+    if not source.exists():
+        raise PhotoError(f"{source}: no such file or folder", "give a folder of class folders, or a CSV file")
+    found = _read_folder(source) if source.is_dir() else _read_list(source)
+    if not found.examples:
+        why = f" ({found.skipped[0].path}: {found.skipped[0].reason})" if found.skipped else ""
+        raise PhotoError(
+            f"{source}: no labelled picture in it{why}", "one folder a class, pictures inside: FOLDER/CLASS/photo.jpg"
+        )
+    return found
+
+
+def is_labelled(source: Path) -> bool:
+    """Whether a path looks like labelled pictures: a list, a folder with one, or a folder of folders."""
+    if source.is_dir():
+        return (source / LIST).is_file() or bool(_folders(source))
+    return source.suffix.lower() in LIST_ENDINGS
+
+
+# --- folders
+
+
+def _read_folder(source: Path) -> Labelled:
+    remarks = []
+    if (source / LIST).is_file():
+        found = _read_list(source / LIST, refuse=not _folders(source))
+        if found.examples:
+            beside = " in the place of the class folders beside it" if _folders(source) else ""
+            found.remarks.insert(0, f"{LIST} was read{beside}.")
+            return found
+        remarks = found.remarks
+    folder = _inner(source)
+    inside = {path.name: path for path in _folders(folder)}
+    parts = split_names.parts_of(list(inside))
+    split = {name: part for name, part in parts.items() if _folders(inside[name])}
+    others = [path for name, path in inside.items() if name not in parts]
+    if split and (
+        ("train" in split.values() and len({*parts.values()}) > 1) or not find_pictures(others, recursive=True)[0]
+    ):
+        found = _split(folder, inside, split)
+    elif not split and len({*parts.values()}) > 1 and not find_pictures(others, recursive=True)[0]:
+        raise PhotoError(
+            f"{folder}: {_few(list(parts))} are parts of a split, and no class folders are in them",
+            f"FOLDER/train/CLASS/photo.jpg; if they are classes, list them in {LIST} with the columns path and label",
+        )
+    else:
+        found = _inside_out(folder, inside) or _classes(folder, None)
+    if split or folder != source:
+        counts = Counter(example.part for example in found.examples)
+        held = ", ".join(f"{counts[part]} {NAMES[part]}" for part in found.parts)
+        remarks.append(f"{folder.name} was read as {f'a split: {held}' if held else 'the folder of the classes'}.")
+    return Labelled(source, found.examples, found.skipped, remarks + found.remarks)
+
+
+def _inner(folder: Path) -> Path:
+    """The folder that holds the classes, where archives have packed it into others: the only one, of a name that says
+    nothing new.
+    """
+    while True:
+        inside = _folders(folder)
+        if len(inside) != 1 or not _folders(inside[0]) or _has_pictures(folder):
+            return folder
+        name, own = inside[0].name, folder.name
+        part = split_names.part_of(name)
+        if not (
+            split_names.is_neutral(name)
+            or name.casefold() == own.casefold()
+            or (part and part == split_names.part_of(own))
+        ):
+            return folder
+        folder = inside[0]
+
+
+def _split(folder: Path, inside: Mapping[str, Path], parts: Mapping[str, str]) -> Labelled:
+    """FOLDER/PART/CLASS."""
+    found = Labelled(folder, [], [])
+    for name, path in inside.items():
+        if name in parts:
+            one = _classes(_inner(path), parts[name])
+            found.examples += one.examples
+            found.skipped += one.skipped
+        else:
+            found.skipped.append(Skipped(path, "none of train, val and test with class folders; left alone"))
+    return found
+
+
+def _inside_out(folder: Path, inside: Mapping[str, Path]) -> Labelled | None:
+    """FOLDER/CLASS/PART; None where the folders hold something else."""
+    parts = {label: {path: split_names.part_of(path.name) for path in _folders(own)} for label, own in inside.items()}
+    known = [part for own in parts.values() for part in own.values()]
+    if (
+        len(inside) < 2
+        or None in known
+        or "train" not in known
+        or len({*known}) < 2
+        or any(map(_has_pictures, inside.values()))
+    ):
+        return None
+    found = Labelled(folder, [], _loose(folder))
+    for label, own in parts.items():
+        for path, part in own.items():
+            pictures, left_out = find_pictures([path], recursive=True)
+            found.examples += [Example(one, class_name(label), part) for one in pictures]
+            found.skipped += left_out
+    found.remarks.append("Each class folder holds a split of its own.")
+    return found
+
+
+def _classes(folder: Path, part: str | None) -> Labelled:
+    """FOLDER/CLASS/**. Raises PhotoError where the folders hold what looks like the same classes each."""
+    found = Labelled(folder, [], _loose(folder))
+    own_folders = _folders(folder)
+    _refuse_repeated(folder, own_folders)
+    for own in own_folders:
+        pictures, left_out = find_pictures([own], recursive=True)
+        found.examples += [Example(path, class_name(own.name), part) for path in pictures]
+        found.skipped += [one for one in left_out if one.path.name != MANIFEST]
+        if not pictures:
+            found.skipped.append(Skipped(own, "no picture in it: not a class"))
+    return found
+
+
+def _loose(folder: Path) -> list[Skipped]:
+    return [
+        Skipped(path, "in no class folder")
+        for name in _listed(folder)
+        if not (path := folder / name).is_dir() and not name.startswith(".") and name not in OWN_FILES
+    ]
+
+
+def _refuse_repeated(folder: Path, inside: Sequence[Path]) -> None:
+    """Raise PhotoError where all first-level folders hold nothing but subfolders, and much the same ones."""
+    below = [{own.name.casefold() for own in _folders(path) if not split_names.is_neutral(own.name)} for path in inside]
+    if len(below) < 2 or not all(below):
+        return
+    shared = set.intersection(*below)
+    if len(shared) < ALIKE * len(set.union(*below)) or any(map(_has_pictures, inside)):
+        return
+    names = [path.name for path in inside]
+    raise PhotoError(
+        (
+            f"{folder}: {_few(names)} hold the same folders "
+            f"({_few(sorted(shared, key=natural_order))}): which are the classes?"
+        ),
+        (
+            "name a split's parts train, val and test, or give one of them "
+            f"({inside[0]}); or list pictures and classes in {LIST}"
+        ),
+    )
+
+
+def class_name(text: str) -> str:
+    """The name of a class: as it is written, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", stored(text))
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder), key=natural_order)
+    except OSError as error:
+        raise PhotoError(f"{folder}: cannot be listed ({error.strerror})", "check its permissions") from None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [
+        path
+        for name in _listed(folder)
+        if not name.startswith(".") and name.casefold() not in JUNK and (path := folder / name).is_dir()
+    ]
+
+
+def _has_pictures(folder: Path) -> bool:
+    return bool(find_pictures([folder])[0])
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(name for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
+# --- lists
+
+
+def _read_list(file: Path, refuse: bool = True) -> Labelled:
+    """Examples of a list; files that are not there are left out. Raises PhotoError.
+
+    Where the list cannot be used and `refuse` is not set, a remark says why, and there are no examples.
+    """
+    found = Labelled(file, [], [])
+    try:
+        listing = label_lists.read(file)
+        if listing.predicted:
+            raise PhotoError(
+                f"{file}: holds guesses of `femtobooth classify`, which are no labels",
+                "where they are right nevertheless, keep only the columns path and label",
+            )
+    except PhotoError as error:
+        if refuse:
+            raise
+        return Labelled(file, [], [], [f"{error.problem}; it was not read."])
+    seen: dict[Path, str] = {}
+    for row in listing.rows:
+        path, label = label_lists.resolved(file, row.path), class_name(row.label)
+        if row.split and not split_names.part_of(row.split):
+            raise PhotoError(
+                f"{file}, line {row.line}: split is {row.split!r}", "train, val, test, or nothing to have it chosen"
+            )
+        if fault := _fault(row, path, label, seen.get(path)):
+            found.skipped.append(Skipped(path, f"line {row.line}: {fault}"))
+        else:
+            seen[path] = label
+            found.examples.append(Example(path, label, split_names.part_of(row.split)))
+    missing = sum(one.reason.endswith(MISSING) for one in found.skipped)
+    if missing and not found.examples:
+        raise PhotoError(
+            f"{file}: none of its {missing} files is there; the first: {found.skipped[0].path}",
+            f"paths count from the list's folder, {file.parent}, unless they are absolute",
+        )
+    if missing:
+        found.remarks.append(
+            f"{file.name} lists {missing} {'files that are' if missing > 1 else 'file that is'} not there."
+        )
+    if listing.encoding == "cp1252":
+        found.remarks.append(f"{file.name} is not UTF-8 and was read as Windows-1252: check the names of the classes.")
+    return found
+
+
+def _fault(row: label_lists.Row, path: Path, label: str, before: str | None) -> str | None:
+    """Why a row is no example; None where it is one. `before` is the label of an earlier row of the same path."""
+    if not row.path or not label or "\0" in row.path:
+        return f"no {'label' if row.path else 'path'}"
+    if before is not None:
+        return "listed already" + ("" if before == label else f", there as {before!r}, here as {label!r}")
+    return None if path.is_file() else "a folder" if path.is_dir() else MISSING

@@ -1,0 +1,292 @@
+"""Fine-tuning: the module that trains a recognizer, its layer-wise learning rates, and early stopping.
+
+Layers are frozen by learning rates of 0 until their first step, not by `requires_grad`: the optimizer's groups and
+DDP's buckets stay the same, and the schedule, which a checkpoint restores, is all there is to know. BatchNorm keeps
+the statistics it was trained with, which a handful of photos could only spoil.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from timm.models import group_parameters
+from timm.optim import auto_group_layers
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+from torch.utils.data import DataLoader
+
+from ...core.console import note
+from ...core.errors import ModelError, NotFiniteError
+from ...core.metrics import negative_log_likelihood, softmax
+from ...pictures.images import read_picture
+from ...training import trainer as loop
+from ...training.module import NumberedSteps
+from ..model.backbone import Recognizer
+from ..model.labels import Labels
+from ..model.preprocess import Preprocess
+from ..settings import FinetuneSettings
+from .augmentation import TrainingPictures, blend, seeded
+from .probe import Head
+
+
+def with_classes(source: Recognizer, names: Sequence[str], head: Head) -> Recognizer:
+    """A recognizer of other classes on the network of `source`, which it takes over; its last layer is the probe's.
+
+    Training thus starts where the probe ends (linear probing then fine-tuning: Kumar et al. 2022, arXiv 2202.10054).
+    Raises ModelError where the network does not end in one linear layer.
+    """
+    model = source.model
+    model.reset_classifier(len(names))
+    model_args = {name: value for name, value in source.model_args.items() if name != "num_classes"}
+    recognizer = Recognizer(model, source.architecture, source.preprocess, Labels(tuple(names)), model_args)
+    set_head(recognizer, head)
+    return recognizer
+
+
+def set_head(recognizer: Recognizer, head: Head) -> None:
+    """Put the probe's layer in the place of the last one. Raises ModelError where that is not one linear layer."""
+    layer = recognizer.model.get_classifier()
+    if not isinstance(layer, (nn.Linear, nn.Conv2d)) or layer.weight.numel() != head.weight.size or layer.bias is None:
+        raise ModelError(f"{recognizer.architecture}: does not end in one linear layer", "fine-tune another model")
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(head.weight).reshape(layer.weight.shape))
+        layer.bias.copy_(torch.from_numpy(head.bias))
+
+
+def layer_groups(model: nn.Module, settings: FinetuneSettings) -> list[dict[str, Any]]:
+    """Optimizer groups, from the last layer to the first: name, params, lr, weight_decay, and the step each starts at.
+
+    A layer d before the last learns at learning_rate * layer_decay^d (Clark et al. 2020, ELECTRA; Bao et al. 2021,
+    BEiT), from step freeze + (d - 1) * unfreeze_every on. Biases and norms have no weight decay.
+    """
+    matcher = getattr(model, "group_matcher", None)
+    layer_of = group_parameters(model, matcher(coarse=False), reverse=True) if matcher else auto_group_layers(model)
+    last = max(layer_of.values())
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        depth, decays = last - layer_of.get(name, last), parameter.ndim > 1
+        group = groups.setdefault(
+            (depth, not decays),
+            {
+                "name": f"{'head' if depth == 0 else f'layer -{depth}'}{'' if decays else ', biases and norms'}",
+                "params": [],
+                "lr": settings.learning_rate * settings.layer_decay**depth,
+                "weight_decay": settings.training.weight_decay if decays else 0.0,
+                "starts": settings.freeze + (depth - 1) * settings.unfreeze_every if depth else 0,
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def class_weights(labels: np.ndarray, classes: int, balanced: bool) -> Tensor:
+    """Weights (C,) of the loss: 1, or N / (C * pictures of the class), whose mean over the pictures is 1."""
+    counts = np.bincount(labels, minlength=classes)
+    return torch.tensor(len(labels) / (classes * counts) if balanced else np.ones(classes), dtype=torch.float32)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Mean over (B, C) logits of - sum_c weights_c targets_c log p_c, in float32; targets (B, C), weights (C,)."""
+    return -(targets * weights * log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
+
+
+class Finetuner(NumberedSteps):
+    """Trains all of a recognizer on labelled files; labels are 0 to C-1."""
+
+    def __init__(
+        self, recognizer: Recognizer, settings: FinetuneSettings, paths: Sequence[Path], labels: np.ndarray
+    ) -> None:
+        super().__init__(settings.training)
+        self.recognizer, self.settings, self.paths, self.labels = recognizer, settings, paths, labels
+        self.weights: Tensor
+        self.register_buffer(
+            "weights", class_weights(labels, len(recognizer.labels), settings.class_weights == "balanced")
+        )
+        self._losses: list[Tensor] = []
+        self._logged_at = (0, time.monotonic())
+        recognizer.unfreeze()
+        if settings.training.gradient_checkpointing:
+            recognizer.model.set_grad_checkpointing(True)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = loop.optimizer(self.settings.training, layer_groups(self.recognizer.model, self.settings))
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, [self._factor(group["starts"]) for group in optimizer.param_groups]
+        )
+        return self.scheduled(optimizer, schedule)
+
+    def _factor(self, starts: int) -> Callable[[int], float]:
+        """The shared schedule, and 0 before a group starts; a group that starts later has a warm-up of its own."""
+        training = self.settings.training
+        alone = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        shared = loop.learning_rate_schedule(training, alone).lr_lambdas[0]
+
+        def factor(step: int) -> float:
+            if step < starts:
+                return 0.0
+            return shared(step) * (min((step - starts + 1) / max(training.warmup, 1), 1.0) if starts else 1.0)
+
+        return factor
+
+    def train_dataloader(self) -> Any:
+        training = self.settings.training
+        pictures = TrainingPictures(
+            self.paths,
+            self.labels.tolist(),
+            self.recognizer.preprocess,
+            self.settings.augment,
+            training.batch_size,
+            training.seed,
+            first=self.first_micro_step,
+            rank=self.global_rank,
+            world=self.trainer.world_size,
+        )
+        return DataLoader(pictures, batch_size=None, num_workers=self.settings.workers)
+
+    def on_train_start(self) -> None:
+        self.recognizer.train()
+        keep_statistics(self.recognizer)
+
+    def training_step(self, batch: tuple[int, Tensor, Tensor]) -> Tensor:
+        micro_step, pixels, labels = batch
+        images = self.recognizer.preprocess.normalize(pixels)
+        # Dropout and stochastic depth draw in the forward pass.
+        with seeded(self.settings.training.seed, "step", micro_step, self.global_rank):
+            images, targets = blend(images, labels, self.settings.augment, self.settings.smoothing, len(self.weights))
+            logits = self.recognizer(images)
+        loss = soft_cross_entropy(logits, targets, self.weights)
+        self._losses.append(loss.detach())
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Frozen layers take no part: neither in the gradient's norm nor in the optimizer's averages."""
+        for group in optimizer.param_groups:
+            if group["lr"] == 0:
+                for parameter in group["params"]:
+                    parameter.grad = None
+        super().on_before_optimizer_step(optimizer)
+
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Log right after the step, so that the row is there when a callback saves a checkpoint."""
+        super().optimizer_step(*arguments, **options)
+        step = self.global_step + 1
+        losses, self._losses = torch.stack(self._losses), []
+        training = self.settings.training
+        if step % training.log_every and step != self.trainer.max_steps:
+            return
+        loss = losses.mean()
+        if self.trainer.world_size > 1:
+            loss = self.all_gather(loss).mean()
+        optimizer: Any = self.optimizers()
+        rates = {group["name"]: group["lr"] for group in optimizer.param_groups if group["weight_decay"]}
+        shown = [next(iter(rates)), list(rates)[-1]] if rates else []
+        metrics = {"loss/train": float(loss), "gradient_norm": self.gradient_norm}
+        metrics |= {f"learning_rate/{name}": rates[name] for name in shown}
+        (before, then), now = self._logged_at, time.monotonic()
+        if before:
+            count = (step - before) * training.batch_size * training.accumulate * self.trainer.world_size
+            metrics["pictures_per_second"] = count / (now - then)
+        self._logged_at = (step, now)
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step)
+
+
+def keep_statistics(module: nn.Module) -> None:
+    """Batch norms stay as in inference."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+
+
+@torch.no_grad()
+def outputs(recognizer: Recognizer, paths: Sequence[Path], batch: int = 16) -> dict[str, np.ndarray]:
+    """`logits` (N, C) and `embedding` (N, D), float32, of files through the network as it is now, in inference mode."""
+    training = {part: part.training for part in recognizer.modules()}
+    recognizer.eval()
+    found: list[dict[Any, Tensor]] = []
+    for start in range(0, len(paths), batch):
+        found.append(recognizer.outputs([read_picture(path).image for path in paths[start : start + batch]]))
+    for part, was in training.items():
+        part.training = was
+    return {name: torch.cat([one[name] for one in found]).float().cpu().numpy() for name in ("logits", "embedding")}
+
+
+class EarlyStop(Callback):
+    """Measures the log loss on pictures set aside every `every` steps; stops after `patience` checks without a lower
+    one.
+
+    The weights of the lowest loss (the moving average, where there is one) become the result. All of it is in the
+    checkpoint: a run that is resumed after it has stopped stays stopped.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        labels: np.ndarray,
+        every: int,
+        patience: int,
+        average: loop.MovingAverage | None,
+        save: Callable[[], None],
+    ) -> None:
+        self.paths, self.labels, self.every, self.patience = paths, labels, every, patience
+        self.average, self.save = average, save
+        self.best: float | None = None
+        self.best_step, self.misses = 0, 0
+        self.weights: dict[str, Tensor] = {}
+        self._step = 0
+
+    @property
+    def stopped(self) -> bool:
+        return self.misses >= self.patience
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            return
+        self._step = trainer.global_step
+        if self._step % self.every and self._step < trainer.max_steps:
+            return
+        if self.average:
+            with self.average.applied(pl_module):
+                self._check(trainer, pl_module)
+        else:
+            self._check(trainer, pl_module)
+        if self.stopped and self._step < trainer.max_steps:
+            note(f"no lower loss on the pictures set aside since step {self.best_step}: stopping at step {self._step}")
+            self.save()
+            trainer.should_stop = True
+
+    def _check(self, trainer: Trainer, module: Any) -> None:
+        logits = outputs(module.recognizer, self.paths)["logits"]
+        if not np.isfinite(logits).all():
+            raise NotFiniteError(f"training: what the network says is NaN or infinite after step {self._step}")
+        loss = trainer.strategy.broadcast(negative_log_likelihood(softmax(logits), self.labels))
+        for logger in trainer.loggers:
+            logger.log_metrics({"loss/set_aside": loss}, self._step)
+        if self.best is None or loss < self.best:
+            self.best, self.best_step, self.misses = loss, self._step, 0
+            self.weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+        else:
+            self.misses += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step, "misses": self.misses, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.misses, self.weights = state_dict["misses"], state_dict["weights"]
+
+
+def preprocess_at(source: Preprocess, size: int | None) -> Preprocess:
+    """The same preprocessing at another size."""
+    from dataclasses import replace
+
+    return source if size is None else replace(source, size=(size, size))

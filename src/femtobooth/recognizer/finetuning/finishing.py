@@ -1,0 +1,148 @@
+"""The result of a fine-tuning run: the better of probe and network, its temperature, its limit of rejection and how
+good it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core import metrics
+from ...core.console import warn
+from ...core.errors import NotFiniteError
+from ..model import rejection
+from ..model.backbone import Recognizer
+from ..settings import FinetuneSettings
+from . import comparison, finetuner, probe
+from .probe import Embedded, Head
+from .survey import Survey
+
+LEFT_OUT = "fine-tuning was left out (--probe-only)"
+
+
+def cross_validated(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> np.ndarray:
+    """Out-of-fold logits (N, C) of all real pictures that are used; nan for the others."""
+    usable = found.part("train", "stop", "val")
+    fold = np.full(len(found.labels), -1)
+    fold[usable] = probe.folds(
+        found.labels[usable], found.groups[usable], found.only_train[usable], settings.training.seed
+    )
+    logits = np.full((len(fold), len(found.classes)), np.nan)
+    balanced = settings.class_weights == "balanced"
+    logits[usable] = probe.cross_validate(
+        embedded.prelogits[usable], found.labels[usable], fold[usable], len(found.classes), balanced
+    )
+    return logits
+
+
+def finish(
+    settings: FinetuneSettings,
+    source: Recognizer,
+    tuned: Recognizer | None,
+    found: Survey,
+    head: Head,
+    facts: Mapping[str, Any],
+) -> tuple[Recognizer, dict[str, Any]]:
+    """The recognizer that becomes model/, and what the report says of it; without a `tuned` network the probe is the
+    result.
+
+    `facts` are those of run.json; `source` is the network that the run started from.
+    """
+    base = source.provenance
+    embedded = probe.embed(source, found.paths, found.digests)
+    val, train = found.part("val"), found.part("train")
+    report: dict[str, Any] = {}
+    tuned_train = tuned_val = tuned_logits = np.zeros((0, 0))
+    if tuned is not None:
+        outputs = finetuner.outputs(tuned, [found.paths[i] for i in np.concatenate([train, val])])
+        if not all(np.isfinite(values).all() for values in outputs.values()):
+            raise NotFiniteError("training: what the network says is NaN or infinite after the last step")
+        tuned_train, tuned_val = outputs["embedding"][: len(train)], outputs["embedding"][len(train) :]
+        tuned_logits = outputs["logits"][len(train) :]
+    if tuned is None:
+        compared: dict[str, Any] = {"pictures": len(val), "verdict": LEFT_OUT, "result": "probe", "rule": "as asked"}
+    elif len(val):
+        labels, probed = found.labels[val], head.logits(embedded.prelogits[val])
+        compared = comparison.compare(probed, tuned_logits, labels, found.groups[val], settings.result)
+        report["finetuned"] = comparison.measured(tuned_logits, labels)
+        both = (comparison.told(logits, labels, found.groups[val], found.classes) for logits in (probed, tuned_logits))
+        report["validated"] = [
+            {"path": str(found.paths[i]), "label": found.classes[found.labels[i]], "probe": one, "finetuned": other}
+            for i, one, other in zip(val, *both, strict=True)
+        ]
+    else:
+        warn("no picture to validate on: fine-tuning cannot be compared with the probe, nor calibrated")
+        kept = "probe" if settings.result == "probe" else "finetuned"
+        compared = {
+            "pictures": 0,
+            "verdict": "there is nothing to validate on",
+            "result": kept,
+            "rule": "not comparable",
+        }
+    crossed = cross_validated(found, embedded, settings)
+    known = np.flatnonzero(np.isfinite(crossed).all(axis=1))
+    if tuned is None or compared["result"] == "probe":
+        result = finetuner.with_classes(source, found.classes, head).freeze()
+        judged, logits, by = known, crossed[known], "cross-validated predictions"
+        centres = rejection.centroids(embedded.embedding[train], found.labels[train], len(found.classes))
+        limit = rejection.limit(_held_out(found, embedded, known, settings))
+    else:
+        result, judged, logits, by = tuned, val, tuned_logits, "validation pictures"
+        centres = rejection.centroids(tuned_train, found.labels[train], len(found.classes))
+        held_out = rejection.similarity(tuned_val, centres) if len(val) else np.zeros(0)
+        limit = rejection.limit(rejection.one_of_each(held_out, found.groups[val]))
+        # Few held-out pictures may be alike by chance; what was trained on is nearer than they are, and is never
+        # rejected.
+        limit = limit._replace(threshold=min(limit.threshold, float(rejection.similarity(tuned_train, centres).min())))
+    labels = found.labels[judged]
+    result.temperature = probe.calibrated(logits, labels) if len(labels) else 1.0
+    result.unknown = centres | {"threshold": limit.threshold, "how": limit.how, "false_rejection": 1 - limit.kept}
+    calibrated = metrics.softmax(logits, result.temperature) if len(labels) else None
+    report["comparison"] = compared
+    report["judged"] = {
+        "by": by,
+        "measured": comparison.measured(logits, labels) if len(labels) else None,
+        "pictures": [
+            {"path": str(found.paths[i]), "label": found.classes[found.labels[i]], "named": found.classes[best]}
+            for i, best in zip(judged, logits.argmax(axis=1) if len(labels) else [], strict=True)
+        ],
+    }
+    report["calibration"] = {
+        "temperature": result.temperature,
+        "from": f"{len(labels)} {by}",
+        "log_loss": metrics.negative_log_likelihood(calibrated, labels) if calibrated is not None else None,
+        "rejected_below": limit.threshold,
+        "rejection": limit.how,
+    }
+    behind = facts.get(
+        "behind_generated", ()
+    )  # what the generator learned from, the network has learned through its pictures
+    result.provenance = {
+        "source": f"{compared['result']} of femtobooth finetune on {Path(settings.model).name}",
+        "licence": base.get("licence", ""),
+        "trained_on": sorted(
+            {*base.get("trained_on", ()), *behind, *(found.digests[i] for i in found.part("train", "stop"))}
+        ),
+        "calibrated_on": sorted({*base.get("calibrated_on", ()), *(found.digests[i] for i in val)}),
+        "model_hash": facts["model_hash"],
+    }
+    return result, report
+
+
+def _held_out(found: Survey, embedded: Embedded, known: np.ndarray, settings: FinetuneSettings) -> np.ndarray:
+    """Similarities of known pictures, one of each group of near-duplicates, to centroids made without their fold."""
+    classes, groups = len(found.classes), found.groups[known]
+    fold = probe.folds(found.labels[known], groups, found.only_train[known], settings.training.seed)
+    vectors, labels = embedded.embedding[known], found.labels[known]
+    similar, inside_of = [np.zeros(0)], [np.zeros(0, np.int64)]
+    for number in np.unique(fold[fold >= 0]):
+        inside = fold == number
+        if len(np.unique(labels[~inside])) == classes:
+            similar.append(
+                rejection.similarity(vectors[inside], rejection.centroids(vectors[~inside], labels[~inside], classes))
+            )
+            inside_of.append(groups[inside])
+    return rejection.one_of_each(np.concatenate(similar), np.concatenate(inside_of))

@@ -1,0 +1,131 @@
+"""CSV files that list pictures and their classes, as spreadsheets, scripts and people write them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...core.errors import PhotoError
+from ...core.names import restored
+from ...core.paths import expanded
+
+PATHS = (
+    "path file filename file_name filepath file_path image image_path image_file "
+    "image_name image_filename img img_path img_name picture"
+    " photo photo_path uri datei dateiname dateipfad pfad bild fichier "
+    "chemin archivo ruta imagen nome_file percorso name"
+)
+LABELS = (
+    "label labels class class_name classname category category_name target tag "
+    "species wnid synset label_name class_index class_id y"
+    " klasse kategorie etiquette classe categorie etiqueta clase categoria etichetta"
+)
+SPLITS = "split subset partition set usage phase"
+PREDICTIONS = {"path", "label", "confidence", "error"}
+"""Columns of what `classify` writes, which are guesses and no labels."""
+SEPARATORS = ",;\t|"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a list."""
+
+    line: int
+    path: str
+    label: str
+    split: str
+    """As written; empty where the file has no such column."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a CSV file lists."""
+
+    rows: list[Row]
+    encoding: str
+    predicted: bool
+    """Whether it is what `classify` wrote."""
+
+
+def read(file: Path) -> Listing:
+    """Read a list: UTF-8, UTF-16 or Windows-1252; separated by comma, semicolon, tab or bar. Raises PhotoError.
+
+    Without a header, the two columns of a file whose first line names an existing picture are path and label.
+    """
+    try:
+        text, encoding = _decoded(file.read_bytes())
+        lines = _lines(text)
+    except (OSError, csv.Error) as error:
+        raise PhotoError(f"{file}: cannot be read as CSV ({error})", "save it as CSV in UTF-8") from None
+    header = [_key(cell) for cell in lines[0][1]] if lines else []
+    columns = {name: place for place, name in reversed(list(enumerate(header))) if name}
+    path, label = (
+        next((columns[name] for name in names if name in columns), None) for names in (PATHS.split(), LABELS.split())
+    )
+    first = [cell.strip() for cell in lines[0][1]] if lines else []
+    if path is None and label is None and len(first) == 2:
+        place = next((place for place, cell in enumerate(first) if cell and resolved(file, cell).is_file()), None)
+        if place is not None:
+            return Listing([_row(line, cells, place, 1 - place, None) for line, cells in lines], encoding, False)
+    if path is None or label is None or path == label:
+        raise PhotoError(
+            (
+                f"{file}: no column of {'paths' if path is None else 'labels'} (it "
+                f"has {', '.join(filter(None, header)) or 'none'})"
+            ),
+            "name the columns `path` and `label` (and `split`) in its first line",
+        )
+    split = next((columns[name] for name in SPLITS.split() if name in columns), None)
+    rows = [_row(line, cells, path, label, split) for line, cells in lines[1:]]
+    return Listing(rows, encoding, columns.keys() >= PREDICTIONS)
+
+
+def resolved(file: Path, name: str) -> Path:
+    """The file that a cell names: from the list's folder; Windows' separators and escaped bytes are understood."""
+    ways = [file.parent / expanded(way) for way in dict.fromkeys((name, restored(name), name.replace("\\", "/")))]
+    return next((path for path in ways if path.exists()), ways[0])
+
+
+def _decoded(raw: bytes) -> tuple[str, str]:
+    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
+        if raw.startswith(mark):
+            return raw.decode(encoding, "replace"), encoding
+    if b"\0" in raw[:64]:  # of two bytes a letter, one is 0 in text of these alphabets
+        encoding = "utf-16-be" if raw[:1] == b"\0" else "utf-16-le"
+        return raw.decode(encoding, "replace"), encoding
+    try:
+        return raw.decode("utf-8"), "utf-8"
+    except UnicodeDecodeError:
+        return raw.decode("cp1252", "replace"), "cp1252"
+
+
+def _lines(text: str) -> list[tuple[int, list[str]]]:
+    """Numbered lines that are not empty, cut by the separator whose first line has a path and a label, or else most
+    columns.
+    """
+    start, _, rest = text.partition("\n")
+    skipped = 0
+    if start.strip().lower() in {f"sep={one}" for one in SEPARATORS}:  # a line for Excel
+        text, skipped = rest, 1
+
+    def worth(separator: str) -> tuple[bool, int]:
+        first = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+        names = {_key(cell) for cell in first}
+        return bool(names & {*PATHS.split()}) and bool(names & {*LABELS.split()}), len(first)
+
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(SEPARATORS, key=worth))
+    return [(reader.line_num + skipped, row) for row in reader if any(cell.strip() for cell in row)]
+
+
+def _key(cell: str) -> str:
+    return "_".join(cell.replace("-", " ").replace("_", " ").casefold().split())
+
+
+def _row(line: int, cells: Sequence[str], path: int, label: int, split: int | None) -> Row:
+    def cell(place: int | None) -> str:
+        return cells[place].strip() if place is not None and place < len(cells) else ""
+
+    return Row(line, cell(path), cell(label), cell(split))

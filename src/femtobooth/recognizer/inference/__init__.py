@@ -1,0 +1,1 @@
+"""Files to model outputs: sources, runtimes, batches, rows and indexes."""

@@ -1,0 +1,89 @@
+"""Where an engine's model file is: in an exported artifact, or made from the weights once and kept in the cache."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import util
+from pathlib import Path
+
+import numpy as np
+
+from ...core import cache
+from ...core.console import note
+from ...core.errors import ModelError, SettingsError, needs
+from ...core.files import sha256_of
+from ...core.paths import expanded
+from ..model import artifact, hub_config, weights
+
+ONNX = "model.onnx"
+OPENVINO = "model.xml"
+FORMAT = 1  # counts up when the same weights should be exported anew
+PROBES = 16  # pictures on which a cached export must agree with PyTorch
+
+
+def artifact_folder(reference: str | Path) -> Path | None:
+    """The folder of an exported artifact, also named by the model file in it, that needs no PyTorch; else None."""
+    path = expanded(reference)
+    folder = path.parent if path.suffix in (".onnx", ".xml") and path.is_file() else path
+    return folder if any((folder / name).is_file() for name in (ONNX, OPENVINO)) else None
+
+
+def cached(reference: str | Path) -> Path:
+    """Where the export of what `reference` names is kept, whether or not it is there yet. Raises ModelError."""
+    found = weights.resolve(reference)
+    names = (artifact.WEIGHTS, artifact.DESCRIPTION, artifact.UNKNOWN)
+    files = (
+        [found.path / name for name in names]
+        if found.is_artifact
+        else [found.path, found.path.with_name(hub_config.NAME)]
+    )
+    facts = [str(FORMAT), str(found.architecture), *(sha256_of(file) for file in files if file.is_file())]
+    return cache.cache_folder() / "onnx" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
+
+
+def possible() -> bool:
+    """Whether an export can be made and run here."""
+    return all(util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
+
+
+def make(reference: str | Path) -> Path:
+    """Export to the cache, if that is not done yet; the folder.
+
+    Raises ModelError where the export does not agree with PyTorch.
+    """
+
+    def write(folder: Path) -> None:
+        if not possible():
+            raise SettingsError(
+                f"{reference}: needs onnx, onnxscript and onnxruntime to be run without torch", needs("onnx")
+            )
+        from ..exporting import graph
+        from ..model.backbone import Recognizer
+        from . import engines
+
+        note(f"exporting {reference} to ONNX, once; the cache keeps it in {place}")
+        recognizer = Recognizer.load(reference)
+        description = recognizer.describe()
+        graph.write_onnx(graph.to_onnx(graph.Graph(recognizer, inside=False)), folder, description)
+        artifact.write(description, folder)
+        pixels = _probes(description.preprocess.size)
+        ours, theirs = (engine.run(pixels)["logits"] for engine in (engines.ort(folder, 1), engines.of(recognizer)))
+        if not np.array_equal(ours.argmax(1), theirs.argmax(1)) or np.abs(ours - theirs).max() > 1e-3 * max(
+            1.0, np.abs(theirs).max()
+        ):
+            raise ModelError(f"{reference}: its ONNX export does not say what PyTorch says", "use --engine torch")
+
+    place = cached(reference)
+    return cache.folder(place, write)
+
+
+def _probes(size: tuple[int, int]) -> np.ndarray:
+    """Seeded pictures, uint8 (B, H, W, 3), from smooth to noisy."""
+    random = np.random.default_rng(0)
+    height, width = size
+    pictures = []
+    for index in range(PROBES):
+        cells = 2 + index
+        blocks = random.integers(0, 256, (cells, cells, 3), np.uint8)
+        pictures.append(blocks[np.arange(height) * cells // height][:, np.arange(width) * cells // width])
+    return np.stack(pictures)

@@ -1,0 +1,257 @@
+"""Which files to look at: files, folders, globs and lists, as a stream that never holds more than one folder's
+names.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import hashlib
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...core.errors import PhotoError, SettingsError
+from ...core.names import shown
+from ...pictures.images import find_pictures, natural_order
+
+STDIN = "-"
+LONGEST = 1 << 15  # bytes of a path; no system takes more
+MARKS = [(codecs.BOM_UTF8, None), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be")]
+MARKS += [
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+]  # the mark of UTF-32-LE begins with that of UTF-16-LE
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file to look at, or a place where files could not be found."""
+
+    path: str
+    """As the file system knows it; bytes that are no UTF-8 are surrogates (PEP 383)."""
+    key: str
+    """The path from the named folder on: the same on every machine, wherever the folder lies."""
+    found: bool
+    """Found in a folder, rather than named."""
+    problem: str | None = None
+    """Why nothing can be read there."""
+    stamp: tuple[int, int] = (-1, -1)
+    """Bytes, and the time of the last change (ns), when it was about to be read; -1 where nobody asked or there is no
+    file.
+    """
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` disjoint parts that together are everything."""
+
+    index: int
+    """1 to `count`."""
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read `i/n`. Raises SettingsError."""
+        numbers = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+        shard = cls(int(numbers[1]), int(numbers[2])) if numbers else cls(0, 0)
+        if not 1 <= shard.index <= shard.count:
+            raise SettingsError(
+                f"--shard {text}: expected i/n with i from 1 to n",
+                "for example --shard 1/4, and 2/4, 3/4, 4/4 elsewhere",
+            )
+        return shard
+
+    def holds(self, source: Source) -> bool:
+        """Decided by the key alone: files may come and go without moving others to another shard."""
+        return fingerprint(source.key) % self.count == self.index - 1
+
+
+def fingerprint(text: str) -> int:
+    """64 bits of a path's hash."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+
+
+def check(paths: Sequence[str], listed: str | None) -> None:
+    """Raise PhotoError for a named path that does not exist, or a list that is none, before any work is done."""
+    if not paths and not listed:
+        raise PhotoError(
+            "no pictures named", f"give files, folders, globs, {STDIN} for a list on stdin, or --from-file LIST"
+        )
+    if STDIN in (*paths, listed) and sys.stdin is None:
+        raise PhotoError(f"{STDIN}: stdin is closed", "send it a list of paths, or name files and folders")
+    for name in paths:
+        if name != STDIN and not os.path.lexists(name) and not (glob.has_magic(name) and any(_matches(name))):
+            raise PhotoError(f"{name or repr(name)}: no such file or folder", "check the path")
+    if listed and listed != STDIN:
+        _check_list(listed)
+
+
+def _check_list(name: str) -> None:
+    if not os.path.isfile(name):  # noqa: PTH113  (Path.is_file raises where a folder may not be searched)
+        if not os.path.exists(name):  # noqa: PTH110
+            raise PhotoError(f"--from-file {name}: no such file", "check the path")
+        raise PhotoError(f"--from-file {name}: not a file", f"give --from-file {STDIN} and send the list to stdin")
+    if find_pictures([name])[0]:
+        raise PhotoError(f"--from-file {name}: is a picture, not a list of pictures", "name it without --from-file")
+    if next(_listed(name, lambda: None), None) is None:
+        raise PhotoError(f"--from-file {name}: names no file", "write one path on each line")
+
+
+def find(
+    paths: Sequence[str], listed: str | None = None, hidden: Callable[[], object] = lambda: None
+) -> Iterator[Source]:
+    """Files as they are named, folders in natural order, globs sorted, then the list; `hidden` is called for each
+    hidden file.
+    """
+    for name in paths:
+        if name == STDIN:
+            yield from _listed(STDIN, hidden)
+        elif os.path.lexists(name) or not glob.has_magic(name):
+            yield from _named(name, hidden)
+        else:
+            for match in sorted(_matches(name), key=natural_order):
+                yield from _named(match, hidden)
+    if listed:
+        yield from _listed(listed, hidden)
+
+
+def _matches(pattern: str) -> Iterator[str]:
+    """A glob's matches as they are typed; ** is any number of folders."""
+    return glob.iglob(pattern, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute patterns)
+
+
+def _named(name: str, hidden: Callable[[], object]) -> Iterator[Source]:
+    if _is_folder(name):
+        yield from _walk(name, hidden)
+    else:
+        yield Source(name, os.path.normpath(name), found=False)
+
+
+def _is_folder(name: str) -> bool:
+    return os.path.isdir(name)  # noqa: PTH112  (Path.is_dir raises for a name that is too long or may not be looked at)
+
+
+def _walk(root: str, hidden: Callable[[], object]) -> Iterator[Source]:
+    """A folder and those below it. A folder that was already searched is not searched again through a link."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [(root, "", True)]
+    while waiting:
+        path, key, is_folder = waiting.pop()
+        if not is_folder:
+            yield Source(path, key, found=True)
+            continue
+        try:
+            facts = os.stat(path)  # noqa: PTH116
+            if (facts.st_dev, facts.st_ino) in seen:
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            with os.scandir(path) as entries:
+                inside = [(entry.name, _leads_to_folder(entry)) for entry in entries]
+        except OSError as error:
+            yield Source(path, key or ".", found=True, problem=f"cannot be listed ({error.strerror})")
+            continue
+        base = Path(path)
+        for name, leads in sorted(inside, key=lambda entry: natural_order(entry[0]), reverse=True):
+            if name.startswith("."):
+                hidden()
+            else:
+                waiting.append((str(base / name), f"{key}/{name}" if key else name, leads))
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, a name too long
+        return False
+
+
+# Lists of paths
+
+
+def _listed(name: str, hidden: Callable[[], object]) -> Iterator[Source]:
+    """Paths of a list: one a line, as they are, or ended by NUL as `find -print0` writes them; UTF-8, or UTF-16 and -32
+    with their mark.
+    """
+    try:
+        with nullcontext(sys.stdin.buffer) if name == STDIN else Path(name).open("rb") as file:
+            for entry in _entries(_plain(iter(lambda: os.read(file.fileno(), 1 << 16), b""))):
+                if len(entry) > LONGEST:
+                    start = os.fsdecode(entry[:100])
+                    yield Source(
+                        f"{shown(start)}…", start, found=False, problem=f"no path: a line of more than {LONGEST} bytes"
+                    )
+                elif b"\0" in entry:
+                    text = shown(os.fsdecode(entry))
+                    yield Source(text, text, found=False, problem="no path: holds a NUL byte")
+                elif os.path.normpath(entry) in (b"/", b"//"):
+                    yield Source("/", "/", found=False, problem="the whole disk; name it without a list if it is meant")
+                else:
+                    yield from _named(os.fsdecode(entry), hidden)
+    except OSError as error:
+        raise PhotoError(
+            f"{'stdin' if name == STDIN else name}: cannot be read ({error.strerror})", "give a list of paths"
+        ) from None
+
+
+def _plain(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The bytes of a list without a byte order mark, and those of UTF-16 and UTF-32 as UTF-8."""
+    start = b""
+    for chunk in chunks:
+        start += chunk
+        if len(start) >= 4:
+            break
+    mark, encoding = next(
+        ((mark, encoding) for mark, encoding in MARKS if start.startswith(mark)), (b"", _unmarked(start))
+    )
+    start = start.removeprefix(mark)
+    if encoding is None:
+        yield from itertools.chain([start], chunks)
+        return
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    for chunk in itertools.chain([start], chunks):
+        yield decoder.decode(chunk).encode("utf-8", "replace")
+
+
+def _unmarked(start: bytes) -> str | None:
+    """The encoding of UTF-16 without a mark: a line end is two bytes there, or nearly every second byte of one kind is
+    NUL.
+    """
+    nulls, units = start.count(0), {start[place : place + 2] for place in range(0, len(start), 2)}
+    if nulls > 2 * start.count(b"\n"):
+        for end, encoding in ((b"\n\0", "utf-16-le"), (b"\0\n", "utf-16-be")):
+            if end in units:
+                return encoding
+    if 3 * nulls > len(start) and (
+        b"/" in start or b"." in start
+    ):  # one line; a list that NUL ends would have names of one letter
+        for first, encoding in ((0, "utf-16-le"), (1, "utf-16-be")):
+            if not start[first::2].count(0):
+                return encoding
+    return None
+
+
+def _entries(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """What stands between the ends of lines (or NULs, where these are as many), cut a little after LONGEST bytes;
+    nothing empty.
+    """
+    rest, end = b"", b""
+    for chunk in chunks:
+        rest += chunk
+        if not end and (b"\n" in rest or b"\0" in rest):
+            end = b"\0" if rest.count(b"\0") >= rest.count(b"\n") else b"\n"
+        if end:
+            *whole, rest = rest.split(end)
+            yield from filter(None, (_line(line, end) for line in whole))
+        rest = rest[: LONGEST + 2]
+    if last := _line(rest, end):
+        yield last
+
+
+def _line(line: bytes, end: bytes) -> bytes:
+    return line if end == b"\0" else line.rstrip(b"\r")

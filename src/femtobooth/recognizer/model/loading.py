@@ -1,0 +1,352 @@
+"""A recognizer from its files: a network is built as they describe it, and takes their tensors if every one of them
+fits.
+
+Nothing is fetched, and nothing of a file is run. A network is built on the `meta` device first, which costs no memory,
+and given up as soon as it is larger than the file could fill.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.data import infer_imagenet_subset, resolve_data_config
+from torch import Tensor, nn
+from torch.nn.modules import module as registration
+
+from ...core import tensors as stored
+from ...core.console import note, warn
+from ...core.errors import ModelError
+from . import artifact, weights
+from .labels import Labels, imagenet
+from .preprocess import Preprocess
+
+CHECKPOINT = (
+    "state_dict_ema",
+    "model_ema",
+    "state_dict",
+    "model",
+)  # where timm looks for the tensors of a checkpoint, in its order
+COUNTER = ".num_batches_tracked"  # BatchNorm's count of training steps: in some files, never used for inference
+LARGEST = (
+    2**18
+)  # sum of all whole numbers that may shape a network: timm makes lists of such lengths before it makes layers
+ROOM = 2.0  # values of a network for each value in the file: layouts of others are unpacked before they fit
+
+
+def load(found: weights.Found) -> dict[str, Any]:
+    """The arguments of `Recognizer` for what `weights.resolve` found. Raises ModelError, or UnsafeFileError."""
+    return _of_artifact(found.path) if found.is_artifact else _of_file(found)
+
+
+def _of_artifact(folder: Path) -> dict[str, Any]:
+    described = artifact.read(folder)
+    path = folder / artifact.WEIGHTS
+    if not path.is_file():
+        exported = sorted(file.name for file in folder.glob("model.*"))
+        if "model.pt" in exported:
+            way_out = "`femtobooth compare --trust` runs it, if you know where it is from; else export it to ONNX"
+            raise ModelError(
+                f"{folder}: a TorchScript artifact, which is a program of whoever made it, and was not run", way_out
+            )
+        if exported:
+            raise ModelError(
+                f"{folder}: an exported model ({', '.join(exported)}) without weights for torch", "choose its --engine"
+            )
+        raise ModelError(f"{path}: is missing", artifact.DAMAGED)
+    tensors, _ = tensors_of(path)
+    model = build(
+        described.architecture, described.num_classes, described.model_args, folder / artifact.DESCRIPTION, tensors
+    )
+    fill(model, tensors, path, described.architecture)
+    if hash_of(model.state_dict()) != described.hash:
+        raise ModelError(
+            f"{path}: is not the file that {artifact.DESCRIPTION} beside it describes (`hash`)", artifact.DAMAGED
+        )
+    return {
+        "model": model,
+        "architecture": described.architecture,
+        "preprocess": described.preprocess,
+        "labels": described.labels,
+        "model_args": described.model_args,
+        "temperature": described.temperature,
+        "unknown": described.unknown,
+        "provenance": described.provenance,
+    }
+
+
+def _of_file(found: weights.Found) -> dict[str, Any]:
+    tensors, trained = tensors_of(found.path)
+    architecture = found.architecture or trained or weights.DEFAULT
+    if found.architecture == weights.PACKAGED and found.path == weights.packaged_file():
+        tensors = _in_order(build(architecture, 1000, {}), tensors, found.path)
+    config = settled(found, architecture)
+    tensors = _without_background(tensors, config)
+    model_args = arguments(found, config)
+    count = _classes(tensors, config, found)
+    model = build(architecture, count, model_args, found.path, tensors if found.config.architecture else None)
+    fill(model, tensors, found.path, architecture, guessed=not (found.architecture or trained))
+    return {
+        "model": model,
+        "architecture": architecture,
+        "preprocess": Preprocess.from_timm(resolve_data_config({}, pretrained_cfg=config), own_size(model)),
+        "labels": _labels(config, count, found),
+        "model_args": model_args,
+        "provenance": {"source": found.source, "licence": config.get("license") or ""},
+    }
+
+
+# What files say
+
+
+def tensors_of(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of a file of weights or of a checkpoint as timm takes them, and the architecture that its training
+    named.
+    """
+    contents, _ = stored.read(path)
+    part = next((name for name in CHECKPOINT if isinstance(contents.get(name), dict)), None)
+    if part and part.endswith("_ema"):
+        note(f"{path}: takes the averaged weights ({part}) of this checkpoint, as timm does")
+    trained = contents.get("arch")
+    known = trained if isinstance(trained, str) and timm.is_model(trained) else None
+    tensors = stored.state_dict(path, {"state_dict": contents[part]} if part else contents)
+    return timm.models.clean_state_dict(tensors), known  # without what DDP and torch.compile put before names
+
+
+def settled(found: weights.Found, architecture: str) -> dict[str, Any]:
+    """timm's description of the weights: of config.json, where there is one, else of what timm knows by this name."""
+    try:
+        if found.config.architecture:
+            return found.config.settled()
+        return dict(timm.get_pretrained_cfg(registered(architecture)).to_dict())
+    except (TypeError, ValueError, AttributeError):
+        return {}
+
+
+def arguments(found: weights.Found, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What shapes the network as config.json says, without the number of classes; of networks of one input size, that
+    size too.
+    """
+    given = {name: value for name, value in found.config.model_args.items() if name != "num_classes"}
+    if found.config.architecture and config.get("fixed_input_size"):
+        given.setdefault("img_size", list(config["input_size"][-2:]))
+    return given
+
+
+def registered(architecture: str) -> str:
+    """The name without a tag that timm does not know (of weights that others trained)."""
+    try:
+        timm.get_pretrained_cfg(architecture)
+    except RuntimeError:
+        return architecture.partition(".")[0]
+    return architecture
+
+
+def _head(config: Mapping[str, Any], tensors: Mapping[str, Tensor], architecture: str | None) -> str | None:
+    """Name of the last layer, as far as it is known and in the file."""
+    named = [config.get("classifier")]
+    if architecture and timm.is_model(architecture):
+        known = timm.get_pretrained_cfg(registered(architecture))
+        named.append(known.classifier if known else None)
+    return next((name for name in named if isinstance(name, str) and f"{name}.weight" in tensors), None)
+
+
+def _classes(tensors: Mapping[str, Tensor], config: Mapping[str, Any], found: weights.Found) -> int:
+    """Number of classes: what config.json says, else the rows of the file's last layer, else those of timm's
+    weights.
+    """
+    described = found.config
+    said = described.model_args.get("num_classes", described.pretrained.get("num_classes"))
+    head = _head(config, tensors, found.architecture or weights.DEFAULT)
+    last = tensors[f"{head}.weight"] if head else None
+    rows = len(last) if last is not None and last.ndim else None
+    count = rows or config.get("num_classes", 1000) if said is None else said
+    if not isinstance(count, int) or not 0 < count <= 10**6:
+        raise ModelError(
+            f"{found.path}: {count!r} is no number of classes", "give a whole classifier, not a feature extractor"
+        )
+    if rows and count != rows:
+        raise ModelError(
+            f"{found.path}: not the weights of {count} classes, as described: {head}.weight has {rows} rows",
+            stored.DAMAGED,
+        )
+    return count
+
+
+def _without_background(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Without the class of no object that comes first in some weights (timm's `label_offset`)."""
+    offset, head = config.get("label_offset"), config.get("classifier")
+    if not isinstance(offset, int) or offset <= 0 or not isinstance(head, str):
+        return tensors
+    return tensors | {name: tensors[name][offset:] for name in (f"{head}.weight", f"{head}.bias") if name in tensors}
+
+
+def _labels(config: Mapping[str, Any], count: int, found: weights.Found) -> Labels:
+    names = config.get("label_names")
+    subset = infer_imagenet_subset({"num_classes": count})
+    if isinstance(names, (list, tuple)) and len(names) == count:
+        described = config.get("label_descriptions") or {}
+        return Labels(
+            tuple(str(described.get(name, name)) if isinstance(described, dict) else str(name) for name in names)
+        )
+    if subset:
+        return imagenet(subset)
+    warn(f"{found.path}: says nothing of its {count} classes; they are numbered")
+    return Labels(tuple(f"class {index}" for index in range(count)))
+
+
+def own_size(model: Any) -> tuple[int, int] | None:
+    """Height and width of a network that reads no other; None for those that read any."""
+    traits = getattr(model, "_traits", {})
+    size = traits.get("img_size") if traits.get("fixed_input_size") else None
+    return (int(size[0]), int(size[1])) if size else None
+
+
+def _in_order(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Tensors under the model's names; the other implementation names them differently but in the same order."""
+    own, theirs = ([name for name in names if not name.endswith(COUNTER)] for names in (model.state_dict(), tensors))
+    if len(own) != len(theirs):
+        raise ModelError(f"{path}: {len(theirs)} tensors instead of {len(own)}", stored.DAMAGED)
+    return {name: tensors[other] for name, other in zip(own, theirs, strict=True)}
+
+
+# Building and filling
+
+
+def build(
+    architecture: str,
+    num_classes: int,
+    model_args: Mapping[str, Any],
+    path: Path | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Any:
+    """An untrained timm model, for `tensors` that it should not be far larger than where a file describes it.
+
+    Raises ModelError.
+    """
+    where = f"{path}: " if path else ""
+    if not timm.is_model(architecture):
+        raise ModelError(f"{where}{architecture!r:.80} is no timm model", "`femtobooth models` lists what can be used")
+    forbidden = sorted(set(model_args) & {*inspect.signature(timm.create_model).parameters, "num_classes"})
+    if forbidden:
+        raise ModelError(f"{where}model_args must not hold {', '.join(forbidden)}", artifact.DAMAGED)
+    name = registered(architecture)
+    try:
+        if tensors is not None:
+            if _sum(model_args) > LARGEST:
+                raise _TooLarge
+            with torch.device("meta"), _bounded(tensors):
+                timm.create_model(name, pretrained=False, num_classes=num_classes, **model_args)
+        return timm.create_model(name, pretrained=False, num_classes=num_classes, **model_args)
+    except _TooLarge:
+        what = f"{architecture} with {dict(model_args)!s:.80} and {num_classes} classes"
+        raise ModelError(f"{where}{what} would be far larger than the weights beside it", artifact.DAMAGED) from None
+    except Exception as error:  # whatever timm makes of arguments it cannot use
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise ModelError(
+            f"{where}{architecture} cannot be built with {dict(model_args)!s:.200} ({first})", artifact.DAMAGED
+        ) from None
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def _sum(value: Any) -> int:
+    """The whole numbers in a JSON value, without their signs, added up."""
+    if isinstance(value, (dict, list, tuple)):
+        return sum(map(_sum, value.values() if isinstance(value, dict) else value))
+    return abs(value) if isinstance(value, int) else 0
+
+
+@contextmanager
+def _bounded(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Raises _TooLarge once what is built has more layers or values than the tensors could fill."""
+    layers, values = 50 * len(tensors) + 1000, ROOM * sum(tensor.numel() for tensor in tensors.values()) + 1e6
+
+    def count_layer(*_: Any) -> None:
+        nonlocal layers
+        layers -= 1
+        if layers < 0:
+            raise _TooLarge
+
+    def count_values(_: nn.Module, __: str, value: Tensor | None) -> None:
+        nonlocal values
+        values -= math.prod(value.shape) if value is not None else 0
+        if values < 0:
+            raise _TooLarge
+
+    hooks = [
+        registration.register_module_module_registration_hook(count_layer),
+        registration.register_module_parameter_registration_hook(count_values),
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def fill(model: nn.Module, tensors: Mapping[str, Tensor], path: Path, architecture: str, guessed: bool = False) -> None:
+    """Load all tensors strictly. Raises ModelError naming the first ones that do not fit."""
+    own = model.state_dict()
+    wrong = _mismatches(own, tensors)
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if wrong and convert:  # timm's own reading of older and foreign layouts
+        with suppress(Exception):
+            converted = convert(dict(tensors), model)
+            if not _mismatches(own, converted):
+                tensors, wrong = converted, []
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        way_out = "give the weights of this architecture"
+        if guessed:
+            way_out = (
+                "put the hub's config.json beside it, or name the file after its "
+                "architecture, such as convnext_femto.safetensors"
+            )
+        raise ModelError(f"{path}: not the weights of {architecture}: {'; '.join(wrong[:3])}{more}", way_out)
+    refuse_not_finite(tensors, path)
+    model.load_state_dict({name: tensors.get(name, own[name]) for name in own})
+
+
+def _mismatches(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    found = []
+    for name, tensor in own.items():
+        if name.endswith(COUNTER):
+            continue
+        if name not in given:
+            found.append(f"{name} is missing")
+        elif given[name].shape != tensor.shape:
+            found.append(f"{name} is {tuple(given[name].shape)} instead of {tuple(tensor.shape)}")
+        elif given[name].is_floating_point() != tensor.is_floating_point():
+            found.append(f"{name} holds {given[name].dtype} instead of {tensor.dtype}")
+    return found + [f"{name} has no place" for name in given if name not in own and not name.endswith(COUNTER)]
+
+
+def refuse_not_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise ModelError where a tensor holds NaN or infinite values."""
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(
+                f"{path}: {name} holds NaN or infinite values", "take an earlier or another copy of the weights"
+            )
+
+
+def hash_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values (floats as 32-bit) of tensors, in sorted order, hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        if not name.endswith(COUNTER):
+            values = tensor.detach().cpu().float().contiguous()
+            digest.update(f"{name}\0{tuple(values.shape)}\0".encode())
+            digest.update(values.numpy().tobytes())
+    return digest.hexdigest()

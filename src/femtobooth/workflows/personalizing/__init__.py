@@ -1,0 +1,1 @@
+"""What `personalize` consists of: validation during training, its result and its verdict."""

@@ -1,0 +1,150 @@
+"""The end of a personalize run: the chosen weights become model/, drawn once more beside what the base drew before."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...core.console import note, warn
+from ...core.errors import CheckpointError, command
+from ...core.files import atomic_file, write_json
+from ...generator import base as bases
+from ...generator import cards, tokens
+from ...generator.base import StableDiffusion
+from ...generator.dreambooth import DreamBooth
+from ...generator.photos import Photo, restore_photos
+from ...generator.samples import draw_previews, save_previews
+from ...generator.settings import PersonalizeSettings
+from ...judging.selection import RULE, Choice
+from ...pictures.sheets import sheet, stacked
+from ...training import checkpoints, trainer
+from .. import report
+from . import verdicts
+from .validation import Watch
+
+
+def write(
+    folder: Path,
+    settings: PersonalizeSettings,
+    module: DreamBooth,
+    device: torch.device,
+    watcher: Watch,
+    photos: list[Photo],
+    prompts: list[str],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Choose a step and write model/ and what shows it; only then is the run done. Returns what run.json then holds.
+
+    `facts` is run.json so far, with `trained_steps`. Raises CheckpointError where the last step's checkpoint is missing
+    or damaged.
+    """
+    last = facts["trained_steps"]
+    state = _state(folder, last)
+    watcher.restore(state["callbacks"])
+    choice, weights = watcher.choose(last), None
+    if choice.step != last:
+        weights = watcher.weights(choice.step)
+        choice = choice if weights else Choice(last, f"the weights of step {choice.step} cannot be read", choice.front)
+    if watcher.points:
+        watcher.write(choice)
+        note(f"model/ takes step {choice.step} of {last}: {choice.reason}")
+    selected = {
+        "step": choice.step,
+        "reason": choice.reason,
+        "front": list(choice.front),
+        "rule": RULE if choice.front else None,
+    }
+    facts = facts | {"steps": choice.step, "selected": selected, "watch": watcher.summary()}
+
+    model = weights_from(state, module, averaged=bool(settings.training.ema), chosen=weights).to(device)
+    after = draw_previews(model, prompts, settings.preview, facts["size"])
+    save_previews(folder / "previews", f"step-{choice.step:06d}", prompts, after)
+    before = _before(folder, after)
+    _overview(folder, photos, prompts, before, after)
+    held_out = restore_photos(folder / "held_out") if facts.get("held_out") else []
+    found = verdicts.of_previews(settings, photos, held_out, before, after, watcher.encoder)
+    facts["verdict"] = found.plain()
+    model.subject = {key: facts[key] for key in ("token", "class_noun", "base_hash", "steps")} | {
+        "run": folder.resolve().name
+    }
+    dtype = torch.float16 if settings.save_precision == "16" else torch.float32
+    card = _card(facts, settings, model, prompts[0] if prompts else "")
+    bases.save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=folder / "overview.png")
+    facts["status"] = "done"
+    write_json(folder / "run.json", facts)
+    watcher.remove_weights()
+    report.run(folder)
+    (note if found.mood in ("good", "info") else warn)(found.told)
+    again = command("generate", folder, f"a [V] {facts['class_noun']} on the moon")
+    note(f"{folder / 'report.html'} shows it; draw with\n  {again}")
+    return facts
+
+
+def _state(folder: Path, step: int) -> dict[str, Any]:
+    """What the checkpoint of the last step holds. Raises CheckpointError where it is missing or damaged."""
+    checkpoint = checkpoints.newest(folder / "checkpoints")
+    if checkpoint is None or checkpoints.step_of(checkpoint) != step:
+        raise CheckpointError(
+            "the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again"
+        )
+    return dict(torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True))
+
+
+def weights_from(
+    state: dict[str, Any], module: DreamBooth, averaged: bool, chosen: dict[str, torch.Tensor] | None = None
+) -> StableDiffusion:
+    """Put a checkpoint's trained weights (or their moving average), or those `chosen` over them, into the module's
+    model; returns it.
+    """
+    trained = dict(state["state_dict"])
+    if averaged:
+        trained |= state["callbacks"][trainer.MovingAverage.__name__]["average"]
+    module.load_state_dict(trained | (chosen or {}), strict=False)
+    tokens.TokenEmbedding.remove(module.model)
+    return module.model
+
+
+def _before(folder: Path, after: np.ndarray) -> np.ndarray:
+    """What the base drew before training in place of `after` (P, S, H, W, 3); white where that is gone."""
+    before = np.full_like(after, 255)
+    for row in range(after.shape[0]):
+        for column in range(after.shape[1]):
+            path = folder / "previews" / "step-000000" / f"{row:02d}-{column}.png"
+            with contextlib.suppress(OSError), Image.open(path) as image:
+                before[row, column] = np.asarray(image)
+    return before
+
+
+def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.ndarray, after: np.ndarray) -> None:
+    """overview.png: photos on top, then each prompt before and after training."""
+    half = after.shape[1]
+    top = sheet(
+        [[photo.pixels for photo in photos[: 2 * half]]], [f"{len(photos)} photos"], [], cell=max(128, before.shape[2])
+    )
+    below = sheet(
+        [[*before[row], *after[row]] for row in range(len(prompts))], prompts, ["before"] * half + ["after"] * half
+    )
+    drawn = stacked([top, below])
+    with atomic_file(folder / "overview.png") as temporary:
+        drawn.save(temporary, format="PNG")
+
+
+def _card(facts: dict[str, Any], settings: PersonalizeSettings, model: StableDiffusion, prompt: str) -> str:
+    """The model card: what it is, how to use it, the settings it draws best with, and what it owes its base."""
+    subject = f"{facts['token']} {facts['class_noun']}"
+    matter, owed = cards.inherited(model.readme, settings.base)
+    matter |= cards.ON_HUB | {"tags": [*cards.ON_HUB["tags"], "dreambooth", "femtobooth"]}
+    matter |= {"instance_prompt": f"a {subject}", "widget": [{"text": prompt, "output": {"url": cards.PICTURE}}]}
+    matter["femtobooth"] = {"generate": model.card.get("generate", {})}
+    base = matter["base_model"] + (f" ({matter['license']})" if "license" in matter else "")
+    body = (
+        f"# {subject}\n\n![photos, and pictures before and after]({cards.PICTURE})\n\n"
+        f"DreamBooth on {base}: {facts['steps']} steps; what trained: {', '.join(settings.train.parts)}.\n\n"
+        f'Write "a {subject} ..." in a prompt. Made with femtobooth {facts["environment"].get("femtobooth", "")}.\n'
+    )
+    return cards.card(matter, f"{body}\n# Of the base\n\n{owed}\n" if owed else body)

@@ -1,0 +1,355 @@
+"""Scores the weights every N steps of a training, keeps those that may become the model, and ends it when it is done.
+
+RUN/watch/watch.json     the curve: fidelity, drift and prompt fidelity at each scored step, the deterministic loss,
+what it cost
+          curve.svg      the same, drawn
+          step-000050/   what was scored: a row for each prompt, the class last; step-000000 is the untuned base
+          weights/       what trains, at the steps on the Pareto front; gone when the run is done
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from safetensors.torch import load_file, save_file
+
+from ...core.console import note, warn
+from ...core.errors import NotFiniteError, SettingsError
+from ...core.files import atomic_file, write_json
+from ...generator.deterministic import deterministic_loss
+from ...generator.prompts import bare
+from ...generator.samples import as_it_is, draw_previews, save_previews
+from ...generator.settings import PersonalizeSettings, PreviewSettings
+from ...judging import scores, selection
+from ...judging.encoders import Encoder, open_encoder, usable
+from ...judging.selection import Choice, Point
+from ...pages import validation
+from ...pictures.regions import without_subject
+from ...training.callbacks import StepCallback
+from ...training.tracking import log_picture
+from ...training.trainer import MovingAverage
+
+POINTS, FEWEST = (
+    6,
+    30,
+)  # scorings of a run by default, half of it where they decide nothing; the optimizer steps from which on it is scored
+WINDOW = 100  # optimizer steps over which DVAR looks back
+
+
+def interval(settings: PersonalizeSettings) -> int:
+    """Optimizer steps between scorings; 0 where the run is not watched.
+
+    Raises SettingsError for --stop-when-done without any.
+    """
+    steps, watch = settings.training.steps, settings.watch
+    every = watch.every
+    if every is None:
+        points = POINTS if watch.select == "best" or watch.stop_when_done else POINTS // 2
+        every = -(-steps // points) if steps >= FEWEST else 0
+    if watch.stop_when_done and not every:
+        raise SettingsError("--stop-when-done: this run is not watched", "give --watch-every, such as --watch-every 50")
+    return every
+
+
+def open_watcher(settings: PersonalizeSettings) -> Encoder | None:
+    """The encoder that scores; None where the run is not watched. Raises ModelError where it is not available."""
+    return open_encoder(settings.watch.encoder or usable(())[0]) if interval(settings) else None
+
+
+def pictures_settings(settings: PersonalizeSettings) -> PreviewSettings:
+    """What is drawn at each scoring, as the settings of previews; prompts are templates, the class last."""
+    watch = settings.watch
+    sampling = settings.preview.sampling.model_copy(update={"sampler": watch.sampler, "steps": watch.steps})
+    prompts = [*watch.prompts, settings.prior.prompt]
+    return settings.preview.model_copy(
+        update={"prompts": prompts, "images": watch.images, "seed": watch.seed, "sampling": sampling}
+    )
+
+
+class Watch(StepCallback):
+    """Scores every `interval` steps and after the last, in the first process only. Its state travels in the
+    checkpoints.
+
+    `fill` makes a prompt of a template, `photos` (H, W, 3) is what pictures of the subject are compared with, `save`
+    asks for a checkpoint of the current step.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: PersonalizeSettings,
+        encoder: Encoder | None,
+        photos: Sequence[np.ndarray],
+        fill: Callable[[str], str],
+        size: int,
+        average: MovingAverage | None,
+        save: Callable[[], None],
+    ) -> None:
+        self.folder, self.settings, self.encoder, self.size, self.average, self.save = (
+            folder,
+            settings,
+            encoder,
+            size,
+            average,
+            save,
+        )
+        self.every, self.drawn = interval(settings), pictures_settings(settings)
+        self.prompts = [fill(prompt) for prompt in self.drawn.prompts]
+        self.texts = [fill(bare(prompt)) for prompt in settings.watch.prompts]
+        self.photos = list(photos)
+        self.points: list[Point] = []
+        self.base: torch.Tensor | None = None  # (2P + 1, S, D) what `_embedded` makes of the untuned base's pictures
+        self.losses: list[tuple[int, float]] = []
+        self.seconds = {"watching": 0.0, "training": 0.0}
+
+    # --- what a checkpoint holds
+
+    def state_dict(self) -> dict[str, Any]:
+        points = [
+            {name: list(value) if isinstance(value, tuple) else value for name, value in point._asdict().items()}
+            for point in self.points
+        ]
+        return {
+            "points": points,
+            "base": self.base,
+            "losses": [list(row) for row in self.losses],
+            "seconds": dict(self.seconds),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.points = [
+            Point(row["step"], tuple(row["fidelity"]), tuple(row["prompt"]), row["drift"], tuple(row.get("moved", ())))
+            for row in state_dict["points"]
+        ]
+        self.base, self.seconds = state_dict["base"], dict(state_dict["seconds"])
+        self.losses = [(int(step), float(loss)) for step, loss in state_dict["losses"]]
+
+    def restore(self, callbacks: Mapping[str, Any]) -> None:
+        """Take up what the last checkpoint holds, where no training does that; runs of older versions hold nothing."""
+        if state := callbacks.get(self.state_key):
+            self.load_state_dict(state)
+
+    # --- when it is called
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.global_step and self.every and self.base is None:
+            warn("watch: this run was started without it, and the untuned base is gone; going on unwatched")
+            self.every = 0
+        self._end_if_done(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.every and trainer.is_global_zero and trainer.global_step == 0 and not self.points:
+            self._announce(trainer, pl_module)
+            self._measure(trainer, pl_module, 0, score=True)
+        self._since = time.monotonic()
+
+    def _announce(self, trainer: Trainer, module: LightningModule) -> None:
+        assert self.encoder is not None  # noqa: S101
+        text = f"watched every {self.every} steps by {self.encoder.name}"
+        if self.settings.watch.select == "best":
+            each = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+            each *= 2 if self.settings.save_precision == "16" else 4
+            text += (
+                f"; keeps up to {(int(trainer.max_steps) - 1) // self.every} x "
+                f"{each / 2**20:.0f} MiB of weights until it is done"
+            )
+        note(text)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any = None, *_: Any) -> None:
+        self.seconds["training"] += time.monotonic() - self._since
+        super().on_train_batch_end(trainer, pl_module, outputs)
+
+    def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
+        if not self.every:
+            return
+        due = step % self.every == 0 or step >= trainer.max_steps
+        if trainer.is_global_zero:
+            self._measure(trainer, module, step, score=due)
+        if due:
+            self._end_if_done(trainer)
+
+    def _measure(self, trainer: Trainer, module: LightningModule, step: int, score: bool) -> None:
+        began, every = time.monotonic(), self.settings.watch.loss_every
+        if every and (step % every == 0 or step >= trainer.max_steps):
+            self._take_loss(trainer, module, step)
+        if score:
+            self._score(trainer, module, step)
+        self.seconds["watching"] += time.monotonic() - began
+
+    def _end_if_done(self, trainer: Trainer) -> None:
+        done = self.settings.watch.stop_when_done and selection.finished(self.points, self.settings.watch.patience)
+        if trainer.strategy.broadcast(done) and trainer.global_step < trainer.max_steps:
+            note(f"step {trainer.global_step}: fidelity has stopped growing while the class drifts on; ending here")
+            self.save()
+            trainer.should_stop = True
+
+    # --- what is measured
+
+    def _take_loss(self, trainer: Trainer, module: Any, step: int) -> None:
+        self.losses.append((step, deterministic_loss(module)))
+        values = [loss for _, loss in self.losses]
+        if not math.isfinite(values[-1]):
+            raise NotFiniteError(f"training: the deterministic loss is {values[-1]} after step {step}")
+        ratio = selection.variance_ratio(values, self._window)
+        for logger in trainer.loggers:
+            logger.log_metrics({"deterministic/loss": values[-1], "deterministic/variance_ratio": ratio}, step)
+
+    def _score(self, trainer: Trainer, module: Any, step: int) -> None:
+        with as_it_is(module, self.average if step else None) as model:
+            pictures = draw_previews(model, self.prompts, self.drawn, self.size, "watching")
+        log_picture(trainer, "watch", save_previews(self.folder, f"step-{step:06d}", self.prompts, pictures), step)
+        embedded = self._embedded(pictures)
+        if step == 0:
+            self.base = torch.from_numpy(embedded)
+        point = self._point(step, embedded)
+        self.points = [*(known for known in self.points if known.step != step), point]
+        measured = {
+            "fidelity": float(np.mean(point.fidelity)),
+            "prompt": float(np.mean(point.prompt)),
+            "drift": point.drift,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics({f"watch/{name}": value for name, value in measured.items()}, step)
+        if step and self.settings.watch.select == "best":
+            self._keep(trainer, module, step)
+        self.write()
+
+    @property
+    def _window(self) -> int:
+        """Deterministic losses that DVAR looks back at."""
+        return max(2, WINDOW // max(self.settings.watch.loss_every, 1))
+
+    @cached_property
+    def _real(self) -> np.ndarray:
+        """(N, D) embeddings of the photos."""
+        assert self.encoder is not None  # noqa: S101
+        return self.encoder.images(self.photos)
+
+    def _embedded(self, pictures: np.ndarray) -> np.ndarray:
+        """(P + 1, S, H, W, 3) pictures, the class last, to (2P + 1, S, D): last come those of the subject without their
+        subject.
+        """
+        assert self.encoder is not None  # noqa: S101
+        surroundings = np.array([[without_subject(one) for one in row] for row in pictures[:-1]])
+        shown = np.concatenate([pictures, surroundings])
+        return self.encoder.images(list(shown.reshape(-1, *shown.shape[2:]))).reshape(*shown.shape[:2], -1)
+
+    def _point(self, step: int, embedded: np.ndarray) -> Point:
+        assert self.encoder is not None  # noqa: S101
+        assert self.base is not None  # noqa: S101
+        base, prompts, seeds = self.base.numpy(), len(embedded) // 2, embedded.shape[1]
+        subject = embedded[:prompts].reshape(prompts * seeds, -1)
+        if self.encoder.texts:
+            prompt = scores.prompt_fidelity(subject, np.repeat(self.encoder.texts(self.texts), seeds, axis=0))
+        elif prompts > 1 and seeds > 1:
+            # Whole pictures, most of which is now the subject, would match by what the base happened to draw there.
+            prompt = scores.prompt_match(embedded[prompts + 1 :], base[prompts + 1 :]).ravel()
+        else:
+            prompt = np.ones(prompts * seeds)  # one prompt or one seed: nothing to tell prompts apart by
+        fidelity = scores.subject_fidelity(subject, self._real)
+        moved = np.maximum(1 - np.diag(scores.cosines(embedded[prompts], base[prompts])), 0.0)
+        return Point(
+            step, tuple(map(float, fidelity)), tuple(map(float, prompt)), float(moved.mean()), tuple(map(float, moved))
+        )
+
+    # --- weights that may become the model
+
+    def _weights(self, step: int) -> Path:
+        return self.folder / "weights" / f"step-{step:06d}.safetensors"
+
+    def _keep(self, trainer: Trainer, module: LightningModule, step: int) -> None:
+        """Keep the weights of this step if it is on the front, and drop those it has beaten; the last step's are in its
+        checkpoint.
+        """
+        front = {point.step for point in selection.pareto_front(self.points[1:])}
+        if step in front and step < trainer.max_steps:
+            trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+            held = self.average.average if self.average is not None else trained
+            half = self.settings.save_precision == "16"
+            kept = {
+                name: held[name].detach().cpu().to(torch.float16 if half else torch.float32).contiguous()
+                for name in trained
+            }
+            with atomic_file(self._weights(step)) as temporary:
+                save_file(kept, temporary)
+        for path in self._weights(0).parent.glob("step-*.safetensors"):
+            if int(path.stem.removeprefix("step-")) not in front:
+                path.unlink()
+
+    def choose(self, last: int) -> Choice:
+        """The step whose weights become the model; `last` is the last step that was trained."""
+        if self.settings.watch.select == "final":
+            return Choice(last, "--select final takes the last step", ())
+        if not any(point.step for point in self.points):
+            return Choice(last, "the run was not watched", ())
+        held = [point for point in self.points if point.step in (0, last) or self._weights(point.step).is_file()]
+        lost = {point.step for point in selection.pareto_front(self.points[1:])} - {point.step for point in held}
+        if lost:
+            warn(
+                f"{self._weights(0).parent}: the weights of step {', '.join(map(str, sorted(lost)))} "
+                "are gone; choosing from the others"
+            )
+        return selection.choose(held)
+
+    def weights(self, step: int) -> dict[str, torch.Tensor] | None:
+        """The kept weights of a step; None, with a warning, where they cannot be read."""
+        try:
+            return load_file(self._weights(step))
+        except Exception as error:  # the file may be damaged in many ways
+            warn(f"{self._weights(step)}: cannot be read ({type(error).__name__}); taking the last step instead")
+            return None
+
+    def remove_weights(self) -> None:
+        """Once the model is written, the other steps on the front are no longer needed."""
+        shutil.rmtree(self._weights(0).parent, ignore_errors=True)
+
+    # --- what is written
+
+    def curve(self) -> dict[str, Any]:
+        """What watch.json holds."""
+        assert self.encoder is not None  # noqa: S101
+        encoder = self.encoder
+        count = selection.converged([loss for _, loss in self.losses], self._window)
+        return {
+            "encoder": encoder.name,
+            "weights": encoder.source,
+            "prompts": self.prompts,
+            "prompt_fidelity": "prompt fidelity (CLIP-T)" if encoder.texts else "prompt match, without region",
+            "photos": len(self.photos),
+            "ceiling": float(scores.leave_one_out(self._real).mean()) if len(self.photos) > 1 else None,
+            "points": self.state_dict()["points"],
+            "deterministic": self.state_dict()["losses"],
+            "dvar_step": self.losses[count - 1][0] if count else None,
+            "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
+        }
+
+    def summary(self) -> dict[str, Any] | None:
+        """What run.json says of it: `share` is the time it took over that of the optimizer steps."""
+        if not self.points:
+            return None
+        curve = self.curve()
+        cost, training = self.seconds["watching"], self.seconds["training"]
+        return {
+            **{name: curve[name] for name in ("encoder", "prompt_fidelity", "photos", "dvar_step")},
+            "every": self.every,
+            "scored": len(self.points),
+            "seconds": round(cost, 2),
+            "share": round(cost / training, 4) if training else None,
+        }
+
+    def write(self, choice: Choice | None = None) -> Mapping[str, Any]:
+        """Write watch.json and curve.svg; returns the former."""
+        curve = self.curve()
+        write_json(self.folder / "watch.json", curve)
+        validation.write(self.folder / "curve.svg", curve, choice)
+        return curve

@@ -1,0 +1,54 @@
+"""What a personalize run came to, from the pictures that are drawn before and after training anyway."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...core.errors import InputError
+from ...core.files import sha256_of
+from ...generator import locate
+from ...generator.photos import Photo
+from ...generator.prompts import bare, filled, names_subject
+from ...generator.settings import PersonalizeSettings
+from ...judging import verdict
+from ...judging.encoders import Encoder, open_encoder, usable
+from ...judging.memorization import near_copies
+from ...judging.scoring import Drawn, Real, evidence, measure
+from ...judging.verdict import Verdict
+
+UNKNOWN_BASE = (
+    "The bundled base draws 64x64 icons and knows no photographs; for photos give --base a Stable Diffusion 1.x or 2.x."
+)
+
+
+def of_previews(
+    settings: PersonalizeSettings,
+    photos: Sequence[Photo],
+    held_out: Sequence[Photo],
+    before: np.ndarray,
+    after: np.ndarray,
+    encoder: Encoder | None,
+) -> Verdict:
+    """Judge the previews (P, S, H, W, 3) of the tuned model, `after`, by those of its base, `before`, and by photos.
+
+    `encoder` is what scored during training; where nothing did, the one that would have.
+    """
+    ours = [row for row, prompt in enumerate(settings.preview.prompts) if names_subject(prompt)]
+    if not ours:
+        return verdict.unjudged("no preview prompt names the subject ([V])", verdict.EVALUATE)
+    noun, scored = settings.photos.class_noun, held_out or photos
+    texts = [filled(bare(settings.preview.prompts[row]), "", noun) for row in ours]
+    others = [row for row in range(len(after)) if row not in ours] if after.shape[1] > 1 else []
+    of_class = {settings.preview.prompts[row]: (after[row], before[row]) for row in others}
+    pictures = list(after[ours].reshape(-1, *after.shape[2:]))
+    try:
+        judge = encoder or open_encoder(settings.watch.encoder or usable(())[0])
+        judge.refuse_trained_on(sha256_of(photo.path) for photo in [*photos, *held_out] if photo.path.is_file())
+    except InputError as error:
+        return verdict.unjudged(error.problem, "Next: femtobooth evaluate RUN with another --encoders.")
+    real = Real([photo.pixels for photo in scored], [photo.pixels for photo in photos] if held_out else [])
+    rows = measure(judge, real, Drawn(after[ours], before[ours], of_class, []), texts, region=True)
+    copied = near_copies(pictures, [photo.pixels for photo in photos])
+    return verdict.judge(evidence(rows, copied), bundled=settings.base == locate.BUNDLED)
