@@ -2,7 +2,7 @@
 the same.
 
     python benchmarks/precision.py                                         on a GPU
-    python benchmarks/precision.py --precisions 32 bf16-mixed --steps 20   on a CPU, which has no 16-bit floats
+    python benchmarks/precision.py --precisions fp32 bf16 --steps 20   on a CPU, which has no 16-bit floats
 
 Each precision is the real command on the mascot with the same seeds, once unbroken and once stopped by SIGTERM half way
 and resumed. `apart` is the distance of its weights from those of the first precision, over how far those have moved
@@ -99,7 +99,7 @@ def stopped_and_resumed(runs: Path, name: str, precision: str, steps: int) -> Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--precisions", nargs="+", default=["32", "bf16-mixed", "16-mixed"])
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16", "fp16"])
     parser.add_argument("--steps", type=int, default=100)
     given = parser.parse_args()
     rows, first = [], None

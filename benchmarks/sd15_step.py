@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", default="2")
     parser.add_argument("--batch-size", default="1", help="photos, and as many class images")
-    parser.add_argument("--precision", default="32")
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--train", default="unet,text_encoder")
     options = parser.parse_args()
     sets = {

@@ -434,7 +434,7 @@ def main() -> None:
     )
     parser.add_argument("--accelerator", choices=["cpu", "gpu"], help=f"hardware to train on [{SETTINGS.accelerator}]")
     parser.add_argument(
-        "--precision", choices=["32", "bf16-mixed"], help=f"number format of the passes [{SETTINGS.precision}]"
+        "--precision", choices=["fp32", "bf16"], help=f"number format of the passes [{SETTINGS.precision}]"
     )
     parser.add_argument(
         "--workers", type=int, default=0, help="processes that draw scenes beside the training, which a GPU needs [0]"

@@ -193,13 +193,14 @@ def _parser(name: str, command: Command, model: type[Settings]) -> Parser:
 
 
 def _layers(options: argparse.Namespace, command: Command, model: type[Settings]) -> list[Layer]:
-    from .core.config import Layer, merge, nested, overrides, read_yaml
+    from .core.config import Layer, merge, nested, overrides
+    from .core.run import read_settings
 
     given = {path: getattr(options, path) for path in command.flags.values() if getattr(options, path) is not None}
     typed = Layer(merge(*(nested(path, value) for path in command.takes if (value := getattr(options, path)))))
     typed.names = names(command)
     return [
-        read_yaml(options.config) if options.config else Layer(),
+        read_settings(options.config) if options.config else Layer(),
         overrides(model, options.sets, given, names(command)),
         typed,
     ]

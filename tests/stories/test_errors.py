@@ -142,7 +142,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "class images of no prior": ("{dog} --prior-weight 0 --class-images 9", ("--class-images: has no effect " "at prior"), "leave it out"),
     **{f"seed of {command.split()[0]}": (f"{command} --seed {2**64}", "--seed: input should be less than", "") for command in SEEDED},
     "generate --init-image": (("generate {base} cat --init-image " "{tmp}/texts/notes.txt"), "{tmp}/texts/notes.txt", "picture"),
-    "generate --device": ("generate {base} cat --device cuda:99", "--device cuda:99", "--device auto or cpu"),
+    "generate --device": ("generate {base} cat --device cuda:99", "device cuda:99", "use auto or cpu"),
     "generate --from": ("generate --from {photos}/photo0.png", "--from {photos}/photo0.png", "femtobooth"),
     "generate --from and more": ("generate --from {photos}/photo0.png --steps 3", "--from", "only RUN"),
     "convert nothing": ("convert", "convert: no SOURCE given", "femtobooth convert runs/rex rex.safetensors"),

@@ -247,7 +247,7 @@ def test_gradient_checkpointing_changes_nothing(
 def test_half_precision_passes(
     personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve, weights: Weights
 ) -> None:
-    run = personalize(tiny_sd1, runs, "bf16", "--precision", "bf16-mixed", "--save-precision", "16")
+    run = personalize(tiny_sd1, runs, "bf16", "--precision", "bf16", "--save-precision", "fp16")
     found, expected = float(curve(run)[0]["loss/total"]), float(curve(plain)[0]["loss/total"])
     assert found != expected
     assert found == pytest.approx(expected, rel=0.02)

@@ -78,8 +78,8 @@ def test_missing_hardware_is_said(tmp_path: Path) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(SettingsError, match="check --accelerator"):
         trainer.build(TrainingSettings(accelerator="gpu"), tmp_path, [], [])
-    with pytest.raises(SettingsError, match="use --precision bf16-mixed"):
-        trainer.build(TrainingSettings(accelerator="cpu", precision="16-mixed"), tmp_path, [], [])
+    with pytest.raises(SettingsError, match="use bf16 or fp32"):
+        trainer.build(TrainingSettings(accelerator="cpu", precision="fp16"), tmp_path, [], [])
 
 
 def test_processes_that_were_started_must_be_those_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_the_published_sizes_are_what_other_programs_load() -> None:
 
 
 def test_16_bits(tiny_sd1: Path, tmp_path: Path) -> None:
-    convert.run(str(tiny_sd1), tmp_path / "half.safetensors", precision="16")
+    convert.run(str(tiny_sd1), tmp_path / "half.safetensors", precision="fp16")
     weight = load_file(tmp_path / "half.safetensors")["model.diffusion_model.out.2.weight"]
     assert torch.equal(weight, base.load(str(tiny_sd1)).unet.conv_out.weight.half())
 
@@ -131,7 +131,7 @@ def test_what_convert_wrote_is_replaced_but_never_its_source(tiny_sd1: Path, tmp
     for target in (tmp_path / "model.safetensors", tmp_path / "folder"):
         convert.run(str(tiny_sd1), target)
         with pytest.raises(ExistsError, match="this command reads"):
-            convert.run(str(target), target, precision="16", overwrite=True)
-        convert.run(str(tiny_sd1), target, precision="16", overwrite=True)
+            convert.run(str(target), target, precision="fp16", overwrite=True)
+        convert.run(str(tiny_sd1), target, precision="fp16", overwrite=True)
         assert base.load(str(target)).size == 64
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "model.safetensors"]

@@ -1,4 +1,4 @@
-"""This machine and what is installed on it: versions, memory, processor."""
+"""This machine and what it computes with: devices, number formats, versions, memory, processor."""
 
 from __future__ import annotations
 
@@ -8,6 +8,52 @@ import resource
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+"""Every number format, by the one name that settings, records and exports call it.
+
+A setting takes those of them that make sense there.
+"""
+FloatPrecision = Literal["fp32", "fp16", "bf16"]
+"""What a model computes in; training in fp16 or bf16 is mixed precision, whose weights stay fp32."""
+WeightPrecision = Literal["fp32", "fp16"]
+"""What the weights of a generator are stored in."""
+ExportPrecision = Literal["fp32", "fp16", "int8"]
+"""What a recognizer is exported in."""
+
+
+def device(name: str) -> torch.device:
+    """Find the device of this name: cpu, cuda, cuda:1, mps, or auto for the fastest kind that is here.
+
+    Raises InputError, which names the setting `device`, where it is not on this machine.
+    """
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        found = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"device {name}: no such kind of device", "use auto, cpu, cuda, cuda:1 or mps") from None
+    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(
+        found.type, 0
+    )
+    if (found.index or 0) >= count:
+        raise InputError(f"device {name}: not on this machine, which has {count} of that kind", "use auto or cpu")
+    return found
+
+
+def dtype(precision: FloatPrecision) -> torch.dtype:
+    """Name a number format as torch does."""
+    import torch
+
+    return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
 
 
 def environment() -> dict[str, str]:

@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from ..core.console import warn
-from ..core.errors import InputError, ModelError
+from ..core.errors import ModelError
 from ..core.files import atomic_folder, content_hash
 from . import cards
 from .formats import parts
@@ -298,24 +298,3 @@ def with_base_of_today(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _shapes_pictures(path: Path) -> bool:
     """Whether a file of a model folder decides what it draws; cards and samples do not."""
     return path.is_file() and path.suffix in (".safetensors", ".json", ".txt")
-
-
-def device(name: str) -> torch.device:
-    """The device of this name; `auto` takes the fastest kind there is.
-
-    Raises InputError where it is not on this machine.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(f"--device {name}: no such kind of device", "use auto, cpu, cuda, cuda:1 or mps") from None
-    count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(
-        device.type, 0
-    )
-    if (device.index or 0) >= count:
-        raise InputError(
-            f"--device {name}: not on this machine, which has {count} of that kind", "use --device auto or cpu"
-        )
-    return device

@@ -109,7 +109,7 @@ def sample(
                 ).sample  # (1, 3, H, W)
                 if not pixels.isfinite().all():
                     raise NotFiniteError(
-                        f"{model.source}: draws NaN or infinite values instead of a picture", "try --precision 32"
+                        f"{model.source}: draws NaN or infinite values instead of a picture", "try precision fp32"
                     )
                 images[row] = to_images(pixels)[0]
     return images if mask is None else _paste(images, init, mask, factor)  # type: ignore[arg-type]

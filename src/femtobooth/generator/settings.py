@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..core.config import Seed, Settings, Words
 from ..core.errors import shortened
+from ..core.machine import FloatPrecision, WeightPrecision
 from ..training.settings import TrainingSettings
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
@@ -223,8 +224,8 @@ class PersonalizeSettings(Settings):
     """Folder that holds the runs."""
     overwrite: bool = False
     """Replace a run of the same name; nothing that femtobooth did not write."""
-    save_precision: Literal["32", "16"] = "32"
-    """Number format of the weights in model/: 32 loads anywhere as it is, 16 is half the size."""
+    save_precision: WeightPrecision = "fp32"
+    """Number format of the weights in model/: fp32 loads anywhere as it is, fp16 is half the size."""
     photos: PhotoSettings
     identifier: IdentifierSettings = IdentifierSettings()
     prior: PriorSettings = PriorSettings()
@@ -267,8 +268,8 @@ class GenerateSettings(Settings):
     """Picture whose white parts are redrawn in --init-image (inpainting), or --init-image itself with a transparent
     hole.
     """
-    precision: Literal["32", "16", "bf16"] = "32"
-    """Number format of the computation."""
+    precision: FloatPrecision = "fp32"
+    """Number format of the computation: fp32, fp16 or bf16."""
     device: str = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps."""
     out: str | None = None
@@ -298,8 +299,8 @@ class ConvertSettings(Settings):
     """A run, a model folder, a single file, a hub id, or `bundled`."""
     target: str = Field(min_length=1)
     """FILE.safetensors, or a folder for diffusers' layout."""
-    precision: Literal["32", "16"] = "32"
-    """Number format of the weights; 16 halves the file."""
+    precision: WeightPrecision = "fp32"
+    """Number format of the weights; fp16 halves the file."""
     tokenizer: str | None = None
     """Tokenizer folder or hub id, for a single file without one."""
     overwrite: bool = False

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from ..core.config import Seed, Settings, Words
+from ..core.machine import ExportPrecision
 from ..training.settings import TrainingSettings
 
 DEFAULT = "convnext_femto.d1_in1k"
@@ -213,7 +214,7 @@ class ExportSettings(Settings):
     """bundled, a finetune run, a file or folder of weights, or timm's name of a model."""
     format: Literal["onnx", "openvino", "torchscript", "litert", "coreml", "executorch", "tensorrt"] = "onnx"
     """Runtime to export for: onnx, openvino, torchscript, litert, coreml, executorch or tensorrt."""
-    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    precision: ExportPrecision = "fp32"
     """Number format: fp32, fp16, or int8 (onnx, openvino and tensorrt; needs --calibration, or a finetune run)."""
     normalize: bool = False
     """Have the graph read bytes (B, H, W, 3) and normalize them itself; resizing and cropping stay outside."""

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..core.config import Seed, Settings
+from ..core.machine import FloatPrecision
 
 
 class TrainingSettings(Settings):
@@ -16,8 +17,10 @@ class TrainingSettings(Settings):
     """Subject photos per process and micro-step."""
     accumulate: int = Field(1, ge=1)
     """Micro-steps whose gradients are averaged before one optimizer step."""
-    precision: Literal["32", "16-mixed", "bf16-mixed"] = "32"
-    """Number format of the forward and backward pass; weights and optimizer state stay 32-bit."""
+    precision: FloatPrecision = "fp32"
+    """Number format of the forward and backward pass: fp32, or fp16 or bf16 as mixed precision; weights and optimizer
+    state stay fp32.
+    """
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: about 30 % slower, far less memory."""
     clip: float = Field(1.0, ge=0)

@@ -17,12 +17,15 @@ from lightning.pytorch.loggers import Logger
 
 from ..core.console import progress_bar, rank
 from ..core.errors import SettingsError, needs
+from ..core.machine import FloatPrecision
 from .callbacks import StepCallback
 from .checkpoints import StreamedFile
 from .settings import TrainingSettings
 
 warnings.filterwarnings("ignore", module="lightning.*")  # advice about defaults that are chosen here on purpose
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+LIGHTNING: dict[FloatPrecision, Any] = {"fp32": "32-true", "fp16": "16-mixed", "bf16": "bf16-mixed"}
 
 
 def build(
@@ -40,10 +43,8 @@ def build(
             "give as many devices and nodes as were started, or unset RANK and WORLD_SIZE",
         )
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
-    if settings.precision == "16-mixed" and (settings.accelerator == "cpu" or not has_gpu):
-        raise SettingsError(
-            "--precision 16-mixed: a CPU has no 16-bit floats to train with", "use --precision bf16-mixed or 32"
-        )
+    if settings.precision == "fp16" and (settings.accelerator == "cpu" or not has_gpu):
+        raise SettingsError("training.precision fp16: a CPU cannot train with it", "use bf16 or fp32")
     try:
         return Trainer(
             default_root_dir=folder,
@@ -51,7 +52,7 @@ def build(
             devices=settings.devices,
             num_nodes=settings.nodes,
             strategy=settings.strategy,
-            precision=settings.precision if settings.precision != "32" else "32-true",
+            precision=LIGHTNING[settings.precision],
             max_steps=settings.steps,
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip or None,

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..core import machine
 from ..core.claims import Output
 from ..core.console import note
 from ..core.errors import ExistsError, SettingsError
+from ..core.machine import WeightPrecision
 from ..core.paths import expanded
 
 
 def run(
     source: str,
     target: str | Path,
-    precision: Literal["32", "16"] = "32",
+    precision: WeightPrecision = "fp32",
     tokenizer: str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Write what `source` names (anything `--base` takes, or a run) as `target`, and return what was written.
 
     A target that ends in `.safetensors` becomes a single file in the layout of the original code, any other a folder in
-    diffusers' layout. Nothing is lost either way at precision 32. Raises ExistsError, ModelError, SettingsError.
+    diffusers' layout. Nothing is lost either way at precision fp32. Raises ExistsError, ModelError, SettingsError.
     """
     target = expanded(target)
     output = Output(target, "convert", overwrite, inputs=[source, tokenizer], known=_is_ours, option="TARGET")
     _check(output)
-
-    import torch
 
     from ..generator import base, cards
     from ..generator.formats import ldm_configs, ldm_keys
@@ -37,7 +37,7 @@ def run(
     from ..generator.locate import locate
 
     model = base.load(source, tokenizer)
-    dtype = {"32": torch.float32, "16": torch.float16}[precision]
+    dtype = machine.dtype(precision)
     single = _is_single(target)
     if single:
         save_single_file(model, target, dtype, overwrite)
@@ -64,7 +64,7 @@ def run(
         "bytes": size,
     }
     note(
-        "{target}: {layout}, {prediction_type}, {pixels} pixels, {precision}-bit".format(**written)
+        "{target}: {layout}, {prediction_type}, {pixels} pixels, {precision}".format(**written)
         + f", {size / 1e6:.0f} MB"
     )
     if single and not published:

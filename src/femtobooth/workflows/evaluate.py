@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from ..core import config, locks
+from ..core import config, locks, machine
 from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import PhotoError, SettingsError, needs
 from ..core.files import atomic_file, sha256_of, write_json
-from ..core.machine import environment
 from ..core.metrics import wilson
 from ..core.names import restored, shown
 from ..core.paths import expanded
@@ -120,7 +119,7 @@ def _evaluate(
         "scored_against": real.source,
         "held_out": real.held_out,
         "settings": settings.model_dump(),
-        "environment": environment(),
+        "environment": machine.environment(),
         "verdict": verdict.judge(evidence(rows, copied), bundled=made_with.base == locate.BUNDLED).plain(),
         "near_copies": {
             "count": sum(copied),
@@ -278,7 +277,7 @@ def _draw(
     jobs += [(text, settings.seed + shot) for text in classes for shot in range(settings.class_count)]
     size, files, results = facts["size"], [], []
     models = {"tuned": bases.load(settings.run), "base": personalize.load_base(folder, facts, made_with)}
-    device = bases.device(settings.device)
+    device = machine.device(settings.device)
     for model in models.values():
         sampling.check(model, settings.sampling)
     with progress_bar("pictures", len(models) * len(jobs), parts=settings.sampling.steps) as bar:

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import __version__
-from ..core import config
+from ..core import config, machine
 from ..core.claims import Output
 from ..core.console import note, progress_bar, warn
 from ..core.errors import InputError
 from ..core.files import sha256_of, timestamp, write_json
-from ..core.machine import environment
 from ..core.paths import expanded
 from ..generator.prompts import names_subject, warn_of_unseen, with_subject
 from ..generator.settings import GenerateSettings
@@ -88,7 +87,7 @@ def _draw_all(
         "model": {"source": settings.run, "hash": model.hash, **({"subject": model.subject} if model.subject else {})},
         "settings": settings.model_dump(),
         **sources,
-        "environment": environment(),
+        "environment": machine.environment(),
         "complete": False,
         "images": made,
     }
@@ -172,18 +171,16 @@ def load(settings: GenerateSettings) -> tuple[StableDiffusion, GenerateSettings]
 
     The VAE stays in 32 bits, since 8-bit colours need more than half a float's range or precision.
     """
-    import torch
-
     from ..generator import base as bases
     from ..generator import sampling
 
-    device = bases.device(settings.device)
+    device = machine.device(settings.device)
     model = bases.load(settings.run, settings.tokenizer)
     sampling.check(model, settings.sampling)
     size = {"width": settings.width or model.size, "height": settings.height or model.size}
     model.to(device)
     for part in (model.text_encoder, model.unet):
-        part.to(dtype={"32": torch.float32, "16": torch.float16, "bf16": torch.bfloat16}[settings.precision])
+        part.to(dtype=machine.dtype(settings.precision))
     return model, settings.model_copy(update={"device": str(device), **size})
 
 

@@ -36,7 +36,7 @@ from ..core.files import read_object, sha256_of, sweep, timestamp, write_json, w
 from ..core.machine import environment
 from ..core.names import shown, stored
 from ..core.paths import expanded
-from ..core.run import read, recorded, settings_of
+from ..core.run import read, read_settings, recorded, settings_of
 from ..generator import base as bases
 from ..generator import locate, prior, sampling, tokens
 from ..generator.base import StableDiffusion
@@ -174,7 +174,7 @@ def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], Personaliz
     folder = Path(place)
     facts = bases.with_base_of_today(read(folder, "personalize", FACTS, option="", instead=instead))
     locate.locate(place)  # raises where the run is not finished
-    return folder, facts, config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
+    return folder, facts, config.resolve(PersonalizeSettings, read_settings(folder / "config.yaml"))
 
 
 def load_base(folder: Path, facts: Mapping[str, Any], settings: PersonalizeSettings) -> StableDiffusion:

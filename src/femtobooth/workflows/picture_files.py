@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,9 @@ from pydantic import ConfigDict, Field, ValidationError
 from ..core.config import Seed, Settings
 from ..core.errors import InputError, shortened
 from ..core.files import atomic_file
+from ..core.machine import FloatPrecision
 from ..core.paths import existing
+from ..core.run import upgraded
 from ..generator.settings import SamplingSettings
 from ..pictures.sheets import sheet
 
@@ -60,7 +62,7 @@ class How(_Part):
     width: int = Field(ge=8, multiple_of=8)
     height: int = Field(ge=8, multiple_of=8)
     strength: float = Field(0.7, gt=0, le=1)
-    precision: Literal["32", "16", "bf16"] = "32"
+    precision: FloatPrecision = "fp32"
     device: str = Field("auto", max_length=40)
     sampling: SamplingSettings
 
@@ -140,7 +142,7 @@ def read(path: Path) -> tuple[Record, dict[str, Any], np.ndarray]:
         raise InputError(problem, "give a PNG that femtobooth generate wrote") from None
     try:
         found = json.loads(text or "null")
-        record = Record.model_validate(found)
+        record = Record.model_validate(upgraded(found) if isinstance(found, dict) else found)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         if not isinstance(found, dict):

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..core import config
+from ..core import config, machine
 from ..core.claims import Output
 from ..core.console import note, progress_bar, warn
 from ..core.errors import InputError, ModelError, command, shortened
 from ..core.files import sha256_of, timestamp
-from ..core.machine import environment
 from ..core.paths import existing
 from ..generator import locate
 from ..generator.settings import GenerateSettings
@@ -83,7 +82,7 @@ def regenerate(
         "identical": identical,
         "model": stored["model"],
         "settings": settings.model_dump(),
-        "environment": environment(),
+        "environment": machine.environment(),
         "complete": True,
         "images": [{"file": target.name, "prompt": record.prompt, "seed": record.seed, "sha256": sha256_of(target)}],
     }
@@ -121,10 +120,8 @@ def _check_same(flag: str, wanted: Source) -> None:
 
 def _on_this_machine(settings: GenerateSettings) -> GenerateSettings:
     """The same settings on a device that is here."""
-    from ..generator import base as bases
-
     try:
-        bases.device(settings.device)
+        machine.device(settings.device)
     except InputError:
         return settings.model_copy(update={"device": "auto"})
     return settings

@@ -16,6 +16,7 @@ from ..core import config
 from ..core.console import note
 from ..core.errors import ModelError, command
 from ..core.files import read_json, write_text
+from ..core.run import read_settings
 from ..generator import prior
 from ..generator.photos import Photo, restore_photos
 from ..generator.prompts import filled
@@ -47,7 +48,7 @@ def run(folder: Path) -> dict[str, Any]:
     where `folder` is no such run, PhotoError where its photos are missing or damaged.
     """
     facts = _facts(folder)
-    settings = config.resolve(PersonalizeSettings, config.read_yaml(folder / "config.yaml"))
+    settings = config.resolve(PersonalizeSettings, read_settings(folder / "config.yaml"))
     photos = restore_photos(folder / "photos")
     preflight, evaluation = (
         read_json(folder / "preflight.json") or [],
@@ -164,7 +165,7 @@ def _tiles(
     if "peak_memory_gib" in facts:
         tiles.append(("peak memory", f"{facts['peak_memory_gib']:.2f} GiB", f"precision {settings.training.precision}"))
     if size := sum(path.stat().st_size for path in (folder / "model").rglob("*") if path.is_file()):
-        tiles.append(("model on disk", f"{size / 2**20:.0f} MiB", f"{settings.save_precision}-bit weights"))
+        tiles.append(("model on disk", f"{size / 2**20:.0f} MiB", f"weights in {settings.save_precision}"))
     return html.tiles(*tiles)
 
 

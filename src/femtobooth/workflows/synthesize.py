@@ -23,11 +23,10 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..core import config
+from ..core import config, machine
 from ..core.console import note, progress_bar, table, warn
 from ..core.errors import ModelError, SettingsError, command
 from ..core.files import atomic_file, sha256_of, write_json
-from ..core.machine import environment
 from ..core.metrics import wilson
 from ..core.names import restored, shown
 from ..generator import base as bases
@@ -133,7 +132,7 @@ def _fill(
         "encoder": judge,
         "subjects": labels,
         "negatives": negatives,
-        "environment": environment(),
+        "environment": machine.environment(),
     }
     _sheets(out, subjects, chosen)
     write_json(out / MANIFEST, report)
@@ -245,7 +244,7 @@ def _hash(name: str) -> str:
 
 def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Path) -> None:
     """Draw, or read, all pictures: every prompt by the subject's model, and without the subject by its base."""
-    device = bases.device(settings.device)
+    device = machine.device(settings.device)
     seeds = count(
         settings.seed
     )  # one of its own for every picture: those from one start look alike, whatever their prompts
@@ -336,7 +335,7 @@ def _file_negatives(out: Path, subjects: Sequence[Subject], settings: Synthesize
 
 def _how(subject: Subject, settings: SynthesizeSettings) -> dict[str, Any]:
     """The settings that shape a picture, as `generate` stores them."""
-    size, device = subject.facts["size"], str(bases.device(settings.device))
+    size, device = subject.facts["size"], str(machine.device(settings.device))
     drawn = GenerateSettings(run=str(subject.run), width=size, height=size, device=device, sampling=settings.sampling)
     return drawn.model_dump(include=set(generate.HOW))
 

@@ -113,7 +113,7 @@ def save_single_file(
     for key, tensor in tensors.items():
         if not tensor.isfinite().all():
             raise ModelError(
-                f"{path}: {key} would hold NaN or infinite values as {dtype}", "write it with --precision 32"
+                f"{path}: {key} would hold NaN or infinite values as {dtype}", "write it with precision fp32"
             )
     if not ldm_keys.is_second(model.text_encoder):
         tensors[ldm_keys.POSITION_IDS] = torch.arange(model.text_encoder.config.max_position_embeddings)[None]  # (1, L)

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from ...core import config
 from ...core.errors import SettingsError
 from ...core.figures import Figure, How
 from ...core.files import read_json
+from ...core.run import read_settings
 from .candidates import GENERATOR, Candidate, header
 from .pictures import Measured
 
@@ -122,7 +122,7 @@ def settings_that_differ(candidates: Sequence[Candidate]) -> list[dict[str, Any]
     for one in candidates:
         if one.run and (one.run / "config.yaml").is_file():
             try:
-                runs[one.name] = {key: _yaml(value) for key, value in _flat(config.read_yaml(one.run / "config.yaml"))}
+                runs[one.name] = {key: _yaml(value) for key, value in _flat(read_settings(one.run / "config.yaml"))}
             except SettingsError:
                 continue
     keys = list(dict.fromkeys(key for settings in runs.values() for key in settings))

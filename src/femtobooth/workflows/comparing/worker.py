@@ -19,9 +19,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from ...core import children, errors
+from ...core import children, errors, machine
 from ...core.errors import FemtoboothError
-from ...core.machine import peak_memory
 from .candidates import GENERATOR, Candidate
 
 TURN = 0.1  # least seconds that a model computes when it is its turn
@@ -172,7 +171,7 @@ class _Generator:
         torch.set_num_threads(threads)
         self.model, self.sampling = base.load(reference), SamplingSettings.model_validate(sampling)
         check(self.model, self.sampling)
-        self.model.to(base.device(device))
+        self.model.to(machine.device(device))
 
     def facts(self) -> dict[str, Any]:
         model = self.model
@@ -252,7 +251,7 @@ def _memory(model: Any, batches: Sequence[int]) -> dict[str, Any]:
     """
     for batch in batches:
         model.once(batch)
-    found: dict[str, Any] = {"main": peak_memory(), "device": None}
+    found: dict[str, Any] = {"main": machine.peak_memory(), "device": None}
     if isinstance(model, _Generator) and model.model.device.type == "cuda":
         import torch
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...core import machine
 from ...core.console import note, warn
 from ...core.errors import CheckpointError, command
 from ...core.files import atomic_file, write_json
@@ -72,7 +73,7 @@ def write(
     model.subject = {key: facts[key] for key in ("token", "class_noun", "base_hash", "steps")} | {
         "run": folder.resolve().name
     }
-    dtype = torch.float16 if settings.save_precision == "16" else torch.float32
+    dtype = machine.dtype(settings.save_precision)
     card = _card(facts, settings, model, prompts[0] if prompts else "")
     bases.save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=folder / "overview.png")
     facts["status"] = "done"

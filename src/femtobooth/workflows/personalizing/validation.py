@@ -22,6 +22,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file, save_file
 
+from ...core import machine
 from ...core.console import note, warn
 from ...core.errors import NotFiniteError, SettingsError
 from ...core.files import atomic_file, write_json
@@ -158,7 +159,7 @@ class Watch(StepCallback):
         text = f"watched every {self.every} steps by {self.encoder.name}"
         if self.settings.watch.select == "best":
             each = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-            each *= 2 if self.settings.save_precision == "16" else 4
+            each *= machine.dtype(self.settings.save_precision).itemsize
             text += (
                 f"; keeps up to {(int(trainer.max_steps) - 1) // self.every} x "
                 f"{each / 2**20:.0f} MiB of weights until it is done"
@@ -275,11 +276,8 @@ class Watch(StepCallback):
         if step in front and step < trainer.max_steps:
             trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
             held = self.average.average if self.average is not None else trained
-            half = self.settings.save_precision == "16"
-            kept = {
-                name: held[name].detach().cpu().to(torch.float16 if half else torch.float32).contiguous()
-                for name in trained
-            }
+            dtype = machine.dtype(self.settings.save_precision)
+            kept = {name: held[name].detach().cpu().to(dtype).contiguous() for name in trained}
             with atomic_file(self._weights(step)) as temporary:
                 save_file(kept, temporary)
         for path in self._weights(0).parent.glob("step-*.safetensors"):
