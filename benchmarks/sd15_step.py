@@ -20,16 +20,18 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core import config
 from femtobooth.core.console import table
-from femtobooth.generator import base, locate
+from femtobooth.generator import locate
 from femtobooth.generator.dreambooth import DreamBooth, LatentSet, encode
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.memory import peak_memory
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.training import trainer
 
 
-def stable_diffusion_15() -> base.StableDiffusion:
+def stable_diffusion_15() -> StableDiffusion:
     """The architecture of Stable Diffusion 1.5 with random weights, and the bundled tokenizer."""
-    tokenizer = base.load_tokenizer(locate.bundled_folder() / "tokenizer")
+    tokenizer = load_tokenizer(locate.bundled_folder() / "tokenizer")
     tokenizer.model_max_length = 77
     text = CLIPTextConfig(
         vocab_size=49408,
@@ -50,7 +52,7 @@ def stable_diffusion_15() -> base.StableDiffusion:
         sample_size=512,
     )
     schedule = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-    return base.StableDiffusion(
+    return StableDiffusion(
         tokenizer, CLIPTextModel(text), vae.requires_grad_(False), unet, schedule, "sd15-shaped", "random"
     )
 

@@ -39,8 +39,9 @@ import torch
 from safetensors.torch import save_file
 
 from femtobooth.core import metrics
-from femtobooth.generator import base as bases
 from femtobooth.generator import locate, sampling
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.load import load
 from femtobooth.generator.photos import make_square
 from femtobooth.generator.settings import SamplingSettings
 from femtobooth.judging import scores, selection
@@ -111,13 +112,13 @@ def train(name: str, photos: list[Path], options: argparse.Namespace) -> dict[st
     return facts
 
 
-def at_step(step: int, run: Path, facts: dict[str, Any]) -> bases.StableDiffusion:
+def at_step(step: int, run: Path, facts: dict[str, Any]) -> StableDiffusion:
     """The model as it was at a step of the run: from model/ if that is the selected one, from the checkpoint else; 0 is
     the base.
     """
     if step == facts["selected"]["step"]:
-        return bases.load(str(run))
-    model = bases.load(facts["base"])
+        return load(str(run))
+    model = load(facts["base"])
     if step:
         state = torch.load(run / "checkpoints" / f"step-{step:06d}" / STATE, weights_only=True, mmap=True)["state_dict"]
         for part, module in (("unet", model.unet), ("text_encoder", model.text_encoder)):

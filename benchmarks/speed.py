@@ -21,8 +21,9 @@ import torch
 
 from femtobooth.core import config
 from femtobooth.core.console import table
-from femtobooth.generator import base
 from femtobooth.generator.dreambooth import DreamBooth, LatentSet, predict
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.load import load
 from femtobooth.generator.sampling import sample
 from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
 from femtobooth.training import trainer
@@ -39,7 +40,7 @@ def median(repeats: int, action: Callable[[], object]) -> float:
     return statistics.median(taken)
 
 
-def latent(model: base.StableDiffusion) -> tuple[int, int, int]:
+def latent(model: StableDiffusion) -> tuple[int, int, int]:
     """Channels, height and width of a latent."""
     unet = model.unet.config
     return unet.in_channels, unet.sample_size, unet.sample_size
@@ -54,7 +55,7 @@ def fit(steps: int) -> float:
         "training.batch_size": "4",
     }
     settings = config.resolve(PersonalizeSettings, config.overrides(PersonalizeSettings, [], sets))
-    model = base.load("bundled")
+    model = load("bundled")
     ids = model.token_ids(["a sks robot"]).expand(24, 1, -1)
     mean = torch.randn(24, 1, *latent(model))
     pictures = LatentSet(
@@ -74,7 +75,7 @@ def fit(steps: int) -> float:
 
 def bare(steps: int) -> float:
     """Seconds a step of forward, backward and AdamW alone."""
-    model = base.load("bundled")
+    model = load("bundled")
     parameters = [*model.unet.requires_grad_(True).parameters(), *model.text_encoder.requires_grad_(True).parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
     noisy, target = torch.randn(2, 8, *latent(model))
@@ -90,7 +91,7 @@ def bare(steps: int) -> float:
 
 
 def main(repeats: int) -> None:
-    model = base.load("bundled")
+    model = load("bundled")
     settings = SamplingSettings(steps=25, guidance=4.0)
     draw = median(
         repeats, lambda: sample(model, ["a glossy robot on the beach"] * 16, list(range(16)), settings, batch_size=8)

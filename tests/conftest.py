@@ -11,7 +11,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditi
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from femtobooth.generator import base, locate
+from femtobooth.generator import locate
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.formats.folder import load_tokenizer, save_folder
 from femtobooth.recognizer.exporting import graph
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer
@@ -29,7 +31,7 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 def _tiny(folder: Path, *, second: bool) -> Path:
     torch.manual_seed(7)
-    tokenizer = base.load_tokenizer(locate.bundled_folder() / "tokenizer")
+    tokenizer = load_tokenizer(locate.bundled_folder() / "tokenizer")
     tokenizer.model_max_length = TOKENS
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
@@ -68,10 +70,10 @@ def _tiny(folder: Path, *, second: bool) -> Path:
         if second
         else PNDMScheduler(**schedule, skip_prk_steps=True)
     )
-    model = base.StableDiffusion(
+    model = StableDiffusion(
         tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler, source=folder.name, hash=""
     )
-    base.save_folder(model, folder, card="# tiny\n")
+    save_folder(model, folder, card="# tiny\n")
     return folder
 
 

@@ -30,8 +30,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core.console import note
 from femtobooth.core.files import atomic_folder, write_json
-from femtobooth.generator.base import StableDiffusion, load_tokenizer
 from femtobooth.generator.dreambooth import LatentSet, draw, predict, training_target
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.samples import Previews
 from femtobooth.generator.sampling import to_pixels
 from femtobooth.generator.settings import PreviewSettings, SamplingSettings

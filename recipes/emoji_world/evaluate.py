@@ -27,9 +27,9 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from femtobooth.core.console import note, progress_bar, table
 from femtobooth.core.files import atomic_file, write_json
 from femtobooth.core.machine import environment
-from femtobooth.generator import base as bases
 from femtobooth.generator import locate
-from femtobooth.generator.base import StableDiffusion
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.formats.folder import load_folder
 from femtobooth.generator.sampling import sample, to_pixels
 
 from . import backdrops, sprites
@@ -244,7 +244,7 @@ def main() -> None:
         note(f"wrote {out / 'dreambooth.json'} and {out / 'subjects.png'}")
         return
     size = SIZES["smoke" if given.smoke else "fast" if given.fast else "full"]
-    facts = evaluate(bases.load_folder(folder), world, judge, size, out)
+    facts = evaluate(load_folder(folder), world, judge, size, out)
     write_json(out / "evaluation.json", facts)
     show(facts)
     note(f"wrote {out / 'evaluation.json'} and {out / 'samples.png'}")

@@ -25,9 +25,9 @@ from transformers import CLIPTextModel
 from femtobooth.core.console import note, warn
 from femtobooth.core.errors import FemtoboothError
 from femtobooth.core.files import atomic_folder, write_text
-from femtobooth.generator import base as bases
 from femtobooth.generator import cards, locate
-from femtobooth.generator.base import StableDiffusion
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.formats.folder import load_folder, load_tokenizer, save_folder
 from femtobooth.recognizer.model import weights
 
 from . import backdrops, sprites
@@ -49,7 +49,7 @@ def assemble(root: Path) -> StableDiffusion:
         if not folder.is_dir():
             raise FemtoboothError(f"{folder}: not there", f"run `python -m recipes.emoji_world.{stage}` first")
     return StableDiffusion(
-        tokenizer=bases.load_tokenizer(root / "tokenizer"),
+        tokenizer=load_tokenizer(root / "tokenizer"),
         text_encoder=CLIPTextModel.from_pretrained(trained / "text_encoder", dtype=torch.float32),
         vae=AutoencoderKL.from_pretrained(root / "autoencoder" / "vae", torch_dtype=torch.float32),
         unet=UNet2DConditionModel.from_pretrained(trained / "unet", torch_dtype=torch.float32),
@@ -238,8 +238,8 @@ def main() -> None:
         parser.error("--smoke --install: the smoke run's model is not for shipping")
     root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
     folder, recognizer = root / "model", root / "recognizer" / "model"
-    bases.save_folder(assemble(root), folder, "", torch.float16, overwrite=True)
-    model = bases.load_folder(folder)
+    save_folder(assemble(root), folder, "", torch.float16, overwrite=True)
+    model = load_folder(folder)
     text = card(model, root)
     write_text(folder / "README.md", text)
     check_size(folder, "model")

@@ -34,9 +34,10 @@ from femtobooth.core.console import note, progress_bar, table
 from femtobooth.core.errors import FemtoboothError
 from femtobooth.core.files import atomic_file, write_json
 from femtobooth.core.machine import environment
-from femtobooth.generator import base as bases
 from femtobooth.generator import locate
-from femtobooth.generator.base import StableDiffusion
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.formats.folder import load_folder
+from femtobooth.generator.load import load
 from femtobooth.generator.photos import load_photos
 from femtobooth.generator.sampling import sample
 from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
@@ -208,7 +209,7 @@ def evaluate(
         )
         for one in chosen
     }
-    model = bases.load_folder(folder)
+    model = load_folder(folder)
     sampling = SAMPLING.model_copy(update={"steps": size["steps"]})
     pictures = {
         name: np.stack([photo.pixels for photo in load_photos(one.photos, model.size)[0]])
@@ -253,7 +254,7 @@ def _one(
     before = _draw(base, classes, sampling, f"{subject.name}: class before")
     with _nothing_cached():
         run = personalize.run(settings)
-    model = bases.load(str(Path(settings.runs) / str(settings.name)))
+    model = load(str(Path(settings.runs) / str(settings.name)))
     texts = [f"a {run['token']} {noun} {backdrops.PLACES[place][1][0]}" for place in NEW_BACKDROPS for _ in range(each)]
     drawn = _draw(model, texts, sampling, f"{subject.name}: on new backdrops")
     after = _draw(model, classes, sampling, f"{subject.name}: class after")

@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 
 from femtobooth.core.console import note
 from femtobooth.core.files import atomic_folder, write_json
-from femtobooth.generator.base import save_tokenizer
+from femtobooth.generator.formats.folder import save_tokenizer
 
 from . import backdrops, captions, sprites
 from .scenes import scene

@@ -12,11 +12,14 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from femtobooth.core.errors import ExistsError, ModelError
-from femtobooth.generator import base, cards, locate
+from femtobooth.generator import cards, locate
+from femtobooth.generator.formats.folder import save_folder, with_base_of_today
+from femtobooth.generator.load import load
+from femtobooth.generator.locate import PARTS
 
 
 def test_the_bundled_base_is_whole() -> None:
-    model = base.load("bundled")
+    model = load("bundled")
     assert (model.size, model.vae_factor, model.prediction_type) == (64, 4, "v_prediction")
     assert model.scheduler.config.rescale_betas_zero_snr
     assert model.card["personalize"]["prior"]["prompt"] == "a {class}"
@@ -28,20 +31,20 @@ def test_the_bundled_base_is_whole() -> None:
 
 def test_a_run_folder_stands_for_its_model(tiny_sd1: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_sd1, tmp_path / "run" / "model")
-    assert base.load(str(tmp_path / "run")).hash == base.load(str(tiny_sd1)).hash
+    assert load(str(tmp_path / "run")).hash == load(str(tiny_sd1)).hash
 
 
 def test_stable_diffusion_latents_are_never_clipped(tiny_sd1: Path) -> None:
     """PNDM's configuration says nothing of clipping; DDIM's own default would clip latents to [-1, 1]."""
     assert "clip_sample" not in json.loads((tiny_sd1 / "scheduler" / "scheduler_config.json").read_text())
-    assert base.load(str(tiny_sd1)).scheduler.config.clip_sample is False
+    assert load(str(tiny_sd1)).scheduler.config.clip_sample is False
 
 
 def test_what_is_saved_loads_anywhere_and_names_no_path(tiny_sd2: Path, tmp_path: Path) -> None:
-    model = base.load(str(tiny_sd2))
+    model = load(str(tiny_sd2))
     model.token_ids(["a dog"])  # leaves its padding in the tokenizer's state
-    base.save_folder(model, tmp_path / "copy", card="# copy\n")
-    again = base.load(str(tmp_path / "copy"))
+    save_folder(model, tmp_path / "copy", card="# copy\n")
+    again = load(str(tmp_path / "copy"))
     for part in ("unet", "vae", "text_encoder"):
         pairs = zip(getattr(model, part).state_dict().values(), getattr(again, part).state_dict().values(), strict=True)
         assert all(torch.equal(first, second) for first, second in pairs)
@@ -54,9 +57,9 @@ def test_what_is_saved_loads_anywhere_and_names_no_path(tiny_sd2: Path, tmp_path
     pipeline = StableDiffusionPipeline.from_pretrained(tmp_path / "copy")
     assert pipeline.unet.dtype == torch.float32
     with pytest.raises(ExistsError):
-        base.save_folder(model, tmp_path / "copy", card="")
+        save_folder(model, tmp_path / "copy", card="")
     assert model.unet.dtype == torch.float32
-    base.save_folder(model, tmp_path / "half", card="", dtype=torch.float16)
+    save_folder(model, tmp_path / "half", card="", dtype=torch.float16)
     size = sum(path.stat().st_size for path in (tmp_path / "half").rglob("*.safetensors"))
     assert size < 0.52 * sum(path.stat().st_size for path in (tmp_path / "copy").rglob("*.safetensors"))
 
@@ -70,7 +73,7 @@ def test_a_hub_id_is_found_in_the_local_cache(tiny_sd1: Path, tmp_path: Path, mo
     (cached / "refs" / "main").write_text("0123456789abcdef")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert base.load("someone/something").size == 64
+    assert load("someone/something").size == 64
 
 
 def test_a_hub_id_that_cannot_be_had_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +81,7 @@ def test_a_hub_id_that_cannot_be_had_says_what_to_do(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError) as caught:
-        base.load("someone/nothing")
+        load("someone/nothing")
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert "someone/nothing" in lines[0]
@@ -88,15 +91,15 @@ def test_a_hub_id_that_cannot_be_had_says_what_to_do(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("name", ["no/such/folder/anywhere", "nothing.safetensors", "./nothing", "sd15"])
 def test_nothing_there(name: str) -> None:
     with pytest.raises(ModelError, match=r"no such (base model|file or folder)"):
-        base.load(name)
+        load(name)
 
 
-@pytest.mark.parametrize("part", base.PARTS)
+@pytest.mark.parametrize("part", PARTS)
 def test_a_missing_part_is_named(tiny_sd1: Path, tmp_path: Path, part: str) -> None:
     shutil.copytree(tiny_sd1, tmp_path / "model")
     shutil.rmtree(tmp_path / "model" / part)
     with pytest.raises(ModelError, match=f"its {part}/ folder is missing"):
-        base.load(str(tmp_path / "model"))
+        load(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
@@ -113,7 +116,7 @@ def test_a_damaged_part_is_named(tiny_sd1: Path, tmp_path: Path, file: str, cont
     shutil.copytree(tiny_sd1, tmp_path / "model")
     (tmp_path / "model" / file).write_bytes(content)
     with pytest.raises(ModelError, match=file.partition("/")[0]):
-        base.load(str(tmp_path / "model"))
+        load(str(tmp_path / "model"))
 
 
 def test_pickled_weights_are_not_even_opened(tiny_sd1: Path, tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_pickled_weights_are_not_even_opened(tiny_sd1: Path, tmp_path: Path) -> 
     weights = tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_name("diffusion_pytorch_model.bin"))
     with pytest.raises(ModelError, match=r"unet: holds only diffusion_pytorch_model\.bin, which is not opened"):
-        base.load(str(tmp_path / "model"))
+        load(str(tmp_path / "model"))
 
 
 def test_inpainting_checkpoints_are_refused(tiny_sd1: Path, tmp_path: Path) -> None:
@@ -129,7 +132,7 @@ def test_inpainting_checkpoints_are_refused(tiny_sd1: Path, tmp_path: Path) -> N
     config = dict(UNet2DConditionModel.load_config(tmp_path / "model" / "unet"))
     UNet2DConditionModel.from_config({**config, "in_channels": 9}).save_pretrained(tmp_path / "model" / "unet")
     with pytest.raises(ModelError, match="its UNet reads 9 channels"):
-        base.load(str(tmp_path / "model"))
+        load(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize(
@@ -159,6 +162,6 @@ def test_runs_on_the_bundled_base_of_before_go_on(tmp_path: Path) -> None:
         file,
         metadata={"format": "pt"},
     )
-    began = {"base_hash": base.load(str(former)).hash, "token": "sks"}
-    assert base.with_base_of_today(began) == {"base_hash": base.load("bundled").hash, "token": "sks"}
-    assert base.with_base_of_today({"base_hash": "another"}) == {"base_hash": "another"}
+    began = {"base_hash": load(str(former)).hash, "token": "sks"}
+    assert with_base_of_today(began) == {"base_hash": load("bundled").hash, "token": "sks"}
+    assert with_base_of_today({"base_hash": "another"}) == {"base_hash": "another"}

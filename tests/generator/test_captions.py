@@ -10,12 +10,13 @@ import pytest
 from PIL import Image
 
 from femtobooth.core.errors import PhotoError
-from femtobooth.generator import base, locate
+from femtobooth.generator import locate
 from femtobooth.generator.captions import class_captions, fitted, own_captions
+from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.photos import load_class_images
 from femtobooth.generator.prompts import unseen_words
 
-TOKENIZER = base.load_tokenizer(locate.bundled_folder() / "tokenizer")  # reads 22 words or word pieces
+TOKENIZER = load_tokenizer(locate.bundled_folder() / "tokenizer")  # reads 22 words or word pieces
 
 
 @pytest.mark.parametrize(

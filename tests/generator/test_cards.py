@@ -158,14 +158,14 @@ def test_the_card_that_replaced_a_run(tiny_sd1: Path, tmp_path: Path, monkeypatc
 
 
 def test_the_card_inside_a_single_file(tiny_sd1: Path, tmp_path: Path) -> None:
-    from femtobooth.generator import base
     from femtobooth.generator.formats.single_file import save_single_file
+    from femtobooth.generator.load import load
 
-    model = base.load(str(tiny_sd1))
+    model = load(str(tiny_sd1))
     model.readme = "---\nfemtobooth: {generate: {out: mine, width: 32}}\n---\n"
     save_single_file(model, tmp_path / "model.safetensors")
     assert locate.recommended(str(tmp_path / "model.safetensors"), "generate") == {"width": 32}
-    assert base.load(str(tmp_path / "model.safetensors")).card == {"generate": {"width": 32}}
+    assert load(str(tmp_path / "model.safetensors")).card == {"generate": {"width": 32}}
 
 
 # Cards that we write

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 from femtobooth.core import config
-from femtobooth.generator import base
 from femtobooth.generator.deterministic import SAMPLES, deterministic_loss, fixed_draw
 from femtobooth.generator.dreambooth import DreamBooth, LatentSet
+from femtobooth.generator.load import load
 from femtobooth.generator.settings import PersonalizeSettings
 
 
 @pytest.fixture
 def module(tiny_sd1: Path) -> Any:
     settings = config.resolve(PersonalizeSettings, {"photos": {"paths": ["x"], "class_noun": "robot"}})
-    model = base.load(str(tiny_sd1))
+    model = load(str(tiny_sd1))
     made = DreamBooth(model, settings, "sks", lambda _: None)
     torch.manual_seed(0)
     ids = model.token_ids(["a sks robot"]).expand(3, 1, -1)

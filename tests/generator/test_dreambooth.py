@@ -13,7 +13,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from femtobooth.core import config
-from femtobooth.generator import base, tokens
+from femtobooth.generator import tokens
 from femtobooth.generator.dreambooth import (
     DreamBooth,
     LatentSet,
@@ -24,6 +24,7 @@ from femtobooth.generator.dreambooth import (
     signal_to_noise,
     training_target,
 )
+from femtobooth.generator.load import load
 from femtobooth.generator.settings import PersonalizeSettings
 
 KINDS = ("epsilon", "v_prediction", "sample")
@@ -136,7 +137,7 @@ class _Offline(DreamBooth):
 
 
 def _module(folder: Path, instance: int = 3, prior: int = 4, **changes: Any) -> _Offline:
-    module = _Offline(base.load(str(folder)), _settings(**changes), "sks", lambda _: None)
+    module = _Offline(load(str(folder)), _settings(**changes), "sks", lambda _: None)
     module.instance, module.prior = _pictures(instance), _pictures(prior) if module.settings.prior.weight else None
     ids = module.model.token_ids(["a sks robot", "a robot"])
     for pictures, row in ((module.instance, ids[0]), (module.prior, ids[1])):
@@ -236,7 +237,7 @@ def test_surroundings_ask_for_the_base_and_class_images_for_the_truth(tiny_sd1: 
 
 
 def test_photos_are_encoded_as_the_pipeline_would(tiny_sd1: Path) -> None:
-    model = base.load(str(tiny_sd1))
+    model = load(str(tiny_sd1))
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     encoded = encode(model, pictures, [["a sks robot"], ["x", "y"], ["z"]], mirrored=True, batch=2)
     assert encoded.mean.shape == (3, 2, 4, 8, 8)
@@ -251,7 +252,7 @@ def test_photos_are_encoded_as_the_pipeline_would(tiny_sd1: Path) -> None:
 def test_subject_and_surroundings_share_a_picture(tiny_sd1: Path) -> None:
     picture = np.full((64, 64, 3), 200, np.uint8)
     picture[24:56, 8:32] = (220, 30, 30)  # left of the middle
-    model = base.load(str(tiny_sd1))
+    model = load(str(tiny_sd1))
     every, subject, around = (
         encode(model, picture[None], [["a sks robot"]], mirrored=True, part=part).places
         for part in ("all", "subject", "surroundings")

@@ -18,8 +18,11 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from femtobooth.core.errors import ModelError
-from femtobooth.generator import base, locate
+from femtobooth.generator import locate
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats import part_folder
+from femtobooth.generator.formats.folder import save_folder
+from femtobooth.generator.load import load
 
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
@@ -45,7 +48,7 @@ def _config(folder: Path, file: str, **changes: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def _same(first: base.StableDiffusion, second: base.StableDiffusion) -> None:
+def _same(first: StableDiffusion, second: StableDiffusion) -> None:
     for part in FILES:
         ours, theirs = getattr(first, part).state_dict(), getattr(second, part).state_dict()
         assert ours.keys() == theirs.keys()
@@ -96,20 +99,20 @@ LAYOUTS: dict[str, tuple[str, Callable[[Tensors], Tensors]]] = {
 def test_names_that_tools_leave_behind(name: str, folder: Path, tiny_sd1: Path) -> None:
     part, change = LAYOUTS[name]
     _change(folder, part, change)
-    _same(base.load(str(folder)), base.load(str(tiny_sd1)))
+    _same(load(str(folder)), load(str(tiny_sd1)))
 
 
 @pytest.mark.parametrize("part", FILES)
 def test_shards(part: str, folder: Path, tiny_sd1: Path) -> None:
-    model = getattr(base.load(str(folder)), part)
+    model = getattr(load(str(folder)), part)
     (folder / part / FILES[part]).unlink()
     model.save_pretrained(folder / part, max_shard_size="100KB")
     assert (folder / part / f"{FILES[part]}.index.json").is_file()
-    _same(base.load(str(folder)), base.load(str(tiny_sd1)))
+    _same(load(str(folder)), load(str(tiny_sd1)))
     shard = sorted((folder / part).glob("*-of-*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(ModelError, match=f"{part}/{shard.name}: missing"):
-        base.load(str(folder))
+        load(str(folder))
 
 
 def test_shards_of_another_folder_are_refused(folder: Path) -> None:
@@ -118,7 +121,7 @@ def test_shards_of_another_folder_are_refused(folder: Path) -> None:
     index = {"weight_map": {"conv_in.weight": "../elsewhere.safetensors"}}
     weights.with_name(f"{weights.name}.index.json").write_text(json.dumps(index))
     with pytest.raises(ModelError, match=r"index\.json: lists no \.safetensors files of its folder"):
-        base.load(str(folder))
+        load(str(folder))
 
 
 def test_a_variant_alone_is_taken_and_named(folder: Path, tiny_sd1: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,15 +130,15 @@ def test_a_variant_alone_is_taken_and_named(folder: Path, tiny_sd1: Path, capsys
         (folder / part / file).unlink()
         save_file(tensors, folder / part / file.replace(".safetensors", ".fp16.safetensors"))
     save_file({"conv_in.weight": torch.zeros(1)}, folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors")
-    model = base.load(str(folder))
-    assert torch.equal(model.unet.conv_in.weight, base.load(str(tiny_sd1)).unet.conv_in.weight.half().float())
+    model = load(str(folder))
+    assert torch.equal(model.unet.conv_in.weight, load(str(tiny_sd1)).unet.conv_in.weight.half().float())
     assert "unet: takes diffusion_pytorch_model.fp16.safetensors" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("given", "size"), [([8, 8], 64), ([8, 12], 64), (None, 512), (8, 64)])
 def test_sample_size(given: object, size: int, folder: Path) -> None:
     _config(folder, "unet/config.json", sample_size=given)
-    assert base.load(str(folder)).size == size
+    assert load(str(folder)).size == size
 
 
 @pytest.mark.parametrize("length", [None, 10**30, 77])
@@ -143,7 +146,7 @@ def test_a_tokenizer_without_a_length_takes_the_text_encoders(length: object, fo
     path = folder / "tokenizer" / "tokenizer_config.json"
     config = {key: value for key, value in json.loads(path.read_text()).items() if key != "model_max_length"}
     path.write_text(json.dumps(config | ({"model_max_length": length} if length else {})))
-    assert base.load(str(folder)).token_ids(["a dog"]).shape == (1, 77)
+    assert load(str(folder)).token_ids(["a dog"]).shape == (1, 77)
 
 
 # Broken ones
@@ -184,7 +187,7 @@ def test_broken_weights_are_refused_by_name(name: str, folder: Path) -> None:
     part, change, says = BROKEN[name]
     _change(folder, part, change)
     with pytest.raises(ModelError, match=says) as caught:
-        base.load(str(folder))
+        load(str(folder))
     assert str(folder / part) in caught.value.problem
     assert len(str(caught.value).splitlines()) == 2
 
@@ -193,7 +196,7 @@ def test_a_tokenizer_without_its_vocabulary(folder: Path) -> None:
     for name in ("vocab.json", "merges.txt", "tokenizer.json"):
         (folder / "tokenizer" / name).unlink()
     with pytest.raises(ModelError, match="tokenizer: no CLIP tokenizer there\n"):
-        base.load(str(folder))
+        load(str(folder))
 
 
 def test_a_tokenizer_of_another_model(folder: Path) -> None:
@@ -203,13 +206,13 @@ def test_a_tokenizer_of_another_model(folder: Path) -> None:
     (folder / "tokenizer" / "vocab.json").write_text(json.dumps(words))
     (folder / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
     with pytest.raises(ModelError, match=r"tokenizer: the tokenizer has \d tokens, the text encoder knows 1598"):
-        base.load(str(folder))
+        load(str(folder))
 
 
 def test_a_broken_subject_blocks_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for content in ("{", "[]", '{"token": 3, "class_noun": "dog"}'):
         (folder / "femtobooth.json").write_text(content)
-        assert base.load(str(folder)).subject == {}
+        assert load(str(folder)).subject == {}
         assert "femtobooth.json: cannot be read" in capsys.readouterr().err
 
 
@@ -230,7 +233,7 @@ def test_a_broken_subject_blocks_nothing(folder: Path, capsys: pytest.CaptureFix
 def test_other_families_are_named_by_their_index(kind: str, says: str, folder: Path) -> None:
     _config(folder, "model_index.json", _class_name=kind)
     with pytest.raises(ModelError, match=says) as caught:
-        base.load(str(folder))
+        load(str(folder))
     assert caught.value.way_out == "give a text-to-image Stable Diffusion 1.x or 2.x"
 
 
@@ -241,7 +244,7 @@ def test_other_families_are_named_by_their_parts(part: str, says: str, folder: P
     (folder / "model_index.json").unlink()
     (folder / part).mkdir()
     with pytest.raises(ModelError, match=says):
-        base.load(str(folder))
+        load(str(folder))
 
 
 @pytest.mark.parametrize(
@@ -285,7 +288,7 @@ def test_other_families_are_named_by_their_parts(part: str, says: str, folder: P
 def test_other_kinds_are_named_by_their_configs(file: str, changes: dict[str, Any], says: str, folder: Path) -> None:
     _config(folder, file, **changes)
     with pytest.raises(ModelError, match=says) as caught:
-        base.load(str(folder))
+        load(str(folder))
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -302,7 +305,7 @@ def test_other_kinds_are_named_by_their_configs(file: str, changes: dict[str, An
 )
 def test_schedulers_of_other_samplers_keep_what_they_say(kind: str, more: dict[str, Any], folder: Path) -> None:
     _config(folder, "scheduler/scheduler_config.json", _class_name=kind, **more)
-    model = base.load(str(folder))
+    model = load(str(folder))
     assert {key: model.scheduler.config[key] for key in more} == more
     assert (float(model.scheduler.alphas_cumprod[-1]) == 0) == bool(more.get("rescale_betas_zero_snr"))
 
@@ -342,27 +345,27 @@ def test_absurd_configs_cost_nothing(file: str, changes: dict[str, Any], folder:
     _config(folder, file, **changes)
     began = time.process_time()
     with pytest.raises(ModelError, match=f"{file.partition('/')[0]}|sample_size"):
-        base.load(str(folder))
+        load(str(folder))
     assert time.process_time() - began < 5
 
 
 def test_a_broken_index_blocks_nothing(folder: Path) -> None:
     (folder / "model_index.json").write_text("{")
-    assert base.load(str(folder)).size == 64
+    assert load(str(folder)).size == 64
 
 
 def test_a_tokenizer_of_a_gigabyte_is_not_read(folder: Path) -> None:
     with (folder / "tokenizer" / "vocab.json").open("r+b") as file:
         file.truncate(1 << 30)
     with pytest.raises(ModelError, match=r"tokenizer/vocab\.json: 1074 MB"):
-        base.load(str(folder))
+        load(str(folder))
 
 
 def test_a_config_of_a_gigabyte_is_not_read(folder: Path) -> None:
     with (folder / "unet" / "config.json").open("r+b") as file:
         file.truncate(1 << 30)  # a hole: it takes no disk
     with pytest.raises(ModelError, match=r"unet/config\.json: 1074 MB, more than any config has"):
-        base.load(str(folder))
+        load(str(folder))
 
 
 # What we write
@@ -373,8 +376,8 @@ def test_text_encoders_are_written_with_the_names_that_everyone_reads(
     reference: str, tiny_sd1: Path, tmp_path: Path
 ) -> None:
     folder = locate.bundled_folder() if reference == "bundled" else tiny_sd1
-    model = base.load(str(folder))
-    base.save_folder(model, tmp_path / "written", card="")
+    model = load(str(folder))
+    save_folder(model, tmp_path / "written", card="")
     for place in (folder, tmp_path / "written"):
         names = load_file(place / "text_encoder" / FILES["text_encoder"])
         assert {name.partition(".")[0] for name in names} == {"text_model"}
@@ -392,7 +395,7 @@ def test_attention_is_chosen_by_us_and_not_by_the_file(folder: Path) -> None:
         _attn_implementation="kernels-community/evil",
         attn_implementation="flash_attention_2",
     )
-    assert base.load(str(folder)).text_encoder.config._attn_implementation == "sdpa"
+    assert load(str(folder)).text_encoder.config._attn_implementation == "sdpa"
 
 
 def test_what_is_read_of_a_part_is_told_by_name(folder: Path) -> None:

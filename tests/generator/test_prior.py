@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from femtobooth.generator import base, prior
+from femtobooth.generator import prior
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.load import load
 from femtobooth.generator.prior import Processes, class_images, folder_of, recipe
 from femtobooth.generator.settings import PriorSettings, SamplingSettings
 
@@ -16,21 +18,21 @@ PROMPT = "a dog"
 
 
 @pytest.fixture
-def model(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> base.StableDiffusion:
+def model(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StableDiffusion:
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "cache"))
-    return base.load(str(tiny_sd1))
+    return load(str(tiny_sd1))
 
 
 def _settings(images: int = 5, batch: int = 2, **changes: object) -> PriorSettings:
     return PriorSettings(images=images, sampling_batch=batch, sampling=SamplingSettings(steps=2), **changes)  # type: ignore[arg-type]
 
 
-def _files(model: base.StableDiffusion, settings: PriorSettings) -> dict[str, float]:
+def _files(model: StableDiffusion, settings: PriorSettings) -> dict[str, float]:
     folder = folder_of(recipe(model, PROMPT, settings, 64))
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.png"))}
 
 
-def test_reused_and_topped_up(model: base.StableDiffusion) -> None:
+def test_reused_and_topped_up(model: StableDiffusion) -> None:
     first = class_images(model, PROMPT, _settings(3), 64)
     files = _files(model, _settings(3))
     assert len(files) == 3
@@ -42,7 +44,7 @@ def test_reused_and_topped_up(model: base.StableDiffusion) -> None:
 
 
 def test_an_image_depends_on_its_seed_alone(
-    model: base.StableDiffusion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    model: StableDiffusion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = class_images(model, PROMPT, _settings(5, batch=2), 64)
     assert len({picture.tobytes() for picture in whole}) == 5
@@ -54,7 +56,7 @@ def test_an_image_depends_on_its_seed_alone(
     assert np.abs(whole[3:].astype(int) - shifted.astype(int)).max() <= 1
 
 
-def test_an_interrupted_or_damaged_cache_is_completed_exactly(model: base.StableDiffusion) -> None:
+def test_an_interrupted_or_damaged_cache_is_completed_exactly(model: StableDiffusion) -> None:
     whole = class_images(model, PROMPT, _settings(), 64)
     folder = folder_of(recipe(model, PROMPT, _settings(), 64))
     (folder / "000001.png").unlink()
@@ -66,9 +68,7 @@ def test_an_interrupted_or_damaged_cache_is_completed_exactly(model: base.Stable
     assert np.array_equal(class_images(model, PROMPT, _settings(), 64), whole)
 
 
-def test_processes_share_the_work_without_duplicates(
-    model: base.StableDiffusion, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_share_the_work_without_duplicates(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes, one after the other: each draws only its own batches before it waits for the other."""
     drawn: dict[int, list[str]] = {}
     real = prior._write
@@ -103,9 +103,7 @@ def test_processes_share_the_work_without_duplicates(
         {"negative": "x"},
     ],
 )
-def test_every_part_of_the_recipe_has_a_folder_of_its_own(
-    model: base.StableDiffusion, change: dict[str, object]
-) -> None:
+def test_every_part_of_the_recipe_has_a_folder_of_its_own(model: StableDiffusion, change: dict[str, object]) -> None:
     facts = recipe(model, PROMPT, _settings(), 64)
     assert set(change) <= set(facts)
     assert folder_of({**facts, **change}) != folder_of(facts)

@@ -8,7 +8,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from femtobooth.core.errors import InputError
-from femtobooth.generator import base, locate
+from femtobooth.generator import locate
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.load import load
 from femtobooth.generator.sampling import SOLVERS, sample, to_images, to_pixels
 from femtobooth.generator.settings import SamplingSettings
 
@@ -24,23 +26,23 @@ def folder_of(kind: str, request: pytest.FixtureRequest) -> Path:
 
 
 @cache
-def loaded(folder: Path) -> base.StableDiffusion:
-    return base.load(str(folder))
+def loaded(folder: Path) -> StableDiffusion:
+    return load(str(folder))
 
 
 @pytest.fixture(scope="module")
-def bundled() -> base.StableDiffusion:
+def bundled() -> StableDiffusion:
     return loaded(locate.bundled_folder())
 
 
 @pytest.fixture(scope="module")
-def picture(bundled: base.StableDiffusion) -> np.ndarray:
+def picture(bundled: StableDiffusion) -> np.ndarray:
     """(64, 64, 3), drawn in fine steps."""
     return sample(bundled, PROMPTS[:1], [2], settings("ddim", 40))[0]
 
 
 @pytest.fixture(scope="module")
-def tiny(tiny_sd1: Path) -> base.StableDiffusion:
+def tiny(tiny_sd1: Path) -> StableDiffusion:
     return loaded(tiny_sd1)
 
 
@@ -82,7 +84,7 @@ def test_ddim_draws_what_diffusers_own_pipeline_draws(
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler-a"])
-def test_a_picture_does_not_depend_on_its_batch(bundled: base.StableDiffusion, sampler: str) -> None:
+def test_a_picture_does_not_depend_on_its_batch(bundled: StableDiffusion, sampler: str) -> None:
     prompts, seeds = [PROMPTS[index % 3] for index in range(8)], [3, 1, 4, 1, 5, 9, 2, 6]
     alone = sample(bundled, prompts, seeds, settings(sampler, 2), batch_size=1)
     assert shares_off(alone[0], alone[1])[0] > 50
@@ -93,7 +95,7 @@ def test_a_picture_does_not_depend_on_its_batch(bundled: base.StableDiffusion, s
 
 @pytest.mark.parametrize("sampler", [name for name in SOLVERS if name != "plms"])
 def test_every_sampler_agrees_with_the_fine_solution(
-    bundled: base.StableDiffusion, picture: np.ndarray, sampler: str
+    bundled: StableDiffusion, picture: np.ndarray, sampler: str
 ) -> None:
     """On the zero-terminal-SNR base; euler-a walks elsewhere, so only its contrast and smoothness are held against
     DDIM's.
@@ -114,7 +116,7 @@ def test_every_sampler_runs_on_both_stable_diffusions(kind: str, sampler: str, r
 
 
 @pytest.mark.parametrize("steps", [1, 7, 61, 103])
-def test_trailing_spacing_never_leaves_the_schedule(bundled: base.StableDiffusion, steps: int) -> None:
+def test_trailing_spacing_never_leaves_the_schedule(bundled: StableDiffusion, steps: int) -> None:
     """diffusers' float steps give 61 and 103 steps one more, at timestep -1: there the whole picture was lost."""
     from femtobooth.generator.sampling import _solver
 
@@ -126,7 +128,7 @@ def test_trailing_spacing_never_leaves_the_schedule(bundled: base.StableDiffusio
         )
 
 
-def test_nothing_but_the_pictures_changes(tiny: base.StableDiffusion) -> None:
+def test_nothing_but_the_pictures_changes(tiny: StableDiffusion) -> None:
     tiny.unet.train()
     next(tiny.text_encoder.children()).train()  # mixed modes, as when only parts train
     modes = [module.training for part in (tiny.unet, tiny.text_encoder, tiny.vae) for module in part.modules()]
@@ -144,7 +146,7 @@ def test_nothing_but_the_pictures_changes(tiny: base.StableDiffusion) -> None:
 
 @pytest.mark.parametrize("sampler", [name for name in SOLVERS if name != "plms"])
 def test_strength_leads_from_the_start_picture_to_a_new_one(
-    bundled: base.StableDiffusion, picture: np.ndarray, sampler: str
+    bundled: StableDiffusion, picture: np.ndarray, sampler: str
 ) -> None:
     drawn = [
         sample(bundled, PROMPTS[:1], [1], settings(sampler, 12), init=picture, strength=part)[0]
@@ -156,7 +158,7 @@ def test_strength_leads_from_the_start_picture_to_a_new_one(
 
 
 @pytest.mark.parametrize("strength", [0.3, 1.0])
-def test_plms_starts_anywhere_on_its_schedule(tiny: base.StableDiffusion, strength: float) -> None:
+def test_plms_starts_anywhere_on_its_schedule(tiny: StableDiffusion, strength: float) -> None:
     start = to_images(torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(0)) * 2 - 1)[0]
     near, exact = (
         sample(tiny, PROMPTS[:1], [1], settings(name, 20), init=start, strength=strength) for name in ("plms", "ddim")
@@ -165,7 +167,7 @@ def test_plms_starts_anywhere_on_its_schedule(tiny: base.StableDiffusion, streng
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp-2m"])
-def test_inpainting_keeps_what_is_not_masked(bundled: base.StableDiffusion, picture: np.ndarray, sampler: str) -> None:
+def test_inpainting_keeps_what_is_not_masked(bundled: StableDiffusion, picture: np.ndarray, sampler: str) -> None:
     mask = np.zeros((64, 64))
     mask[10:50, 33:60] = 1
     drawn = sample(bundled, PROMPTS[2:], [1], settings(sampler, 6), init=picture, mask=mask)[0]
@@ -173,7 +175,7 @@ def test_inpainting_keeps_what_is_not_masked(bundled: base.StableDiffusion, pict
     assert np.abs(drawn[mask == 1].astype(float) - picture[mask == 1]).mean() > 20
 
 
-def test_bar_moves_by_pictures_times_steps(tiny: base.StableDiffusion) -> None:
+def test_bar_moves_by_pictures_times_steps(tiny: StableDiffusion) -> None:
     class Bar:
         moved = 0
 
@@ -194,15 +196,15 @@ def test_bar_moves_by_pictures_times_steps(tiny: base.StableDiffusion) -> None:
         ({}, {"mask": np.ones((64, 64))}, "--mask"),
     ],
 )
-def test_what_cannot_be_done_is_said(bundled: base.StableDiffusion, how: dict, other: dict, named: str) -> None:
+def test_what_cannot_be_done_is_said(bundled: StableDiffusion, how: dict, other: dict, named: str) -> None:
     with pytest.raises(InputError, match=named):
         sample(bundled, PROMPTS[:1], [0], settings(**how), **other)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_draws_nearly_the_same(dtype: torch.dtype, bundled: base.StableDiffusion) -> None:
+def test_half_precision_draws_nearly_the_same(dtype: torch.dtype, bundled: StableDiffusion) -> None:
     full = sample(bundled, PROMPTS[:1], [0], settings(steps=2)).astype(float)
-    half = base.load("bundled").to("cpu", dtype)
+    half = load("bundled").to("cpu", dtype)
     drawn = sample(half, PROMPTS[:1], [0], settings(steps=2)).astype(float)
     assert half.vae.dtype == dtype
     assert np.abs(full - drawn).mean() < (1 if dtype == torch.float16 else 6)

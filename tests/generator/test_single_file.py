@@ -22,9 +22,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core.errors import ExistsError, ModelError, UnsafeFileError
 from femtobooth.core.files import sha256_of
-from femtobooth.generator import base, locate
+from femtobooth.generator import locate
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats import ldm_configs, ldm_keys
 from femtobooth.generator.formats.single_file import load_single_file, save_single_file
+from femtobooth.generator.load import load
 
 PARTS = ("unet", "vae", "text_encoder")
 FULL = {  # the published sizes
@@ -92,11 +94,11 @@ def _by_diffusers(
     }
 
 
-def _parts(model: base.StableDiffusion) -> dict[str, torch.nn.Module]:
+def _parts(model: StableDiffusion) -> dict[str, torch.nn.Module]:
     return {part: getattr(model, part) for part in PARTS}
 
 
-def _assert_same_tensors(first: base.StableDiffusion, second: base.StableDiffusion) -> None:
+def _assert_same_tensors(first: StableDiffusion, second: StableDiffusion) -> None:
     for part in PARTS:
         one, two = getattr(first, part).state_dict(), getattr(second, part).state_dict()
         assert list(one) == list(two)
@@ -218,12 +220,12 @@ def reference(request: pytest.FixtureRequest) -> str:
 
 
 def test_round_trip_loses_nothing(reference: str, tmp_path: Path) -> None:
-    model = base.load(reference)
+    model = load(reference)
     model.subject = {"token": "sks", "class_noun": "dog"}
     model.readme = "---\nfemtobooth:\n  personalize:\n    size: 72\n---\n# Ä card\n"
     path = tmp_path / "model.safetensors"
     save_single_file(model, path)
-    back = base.load(str(path))
+    back = load(str(path))
 
     _assert_same_tensors(model, back)
     for part in ("unet", "vae", "scheduler"):
@@ -250,7 +252,7 @@ def test_round_trip_loses_nothing(reference: str, tmp_path: Path) -> None:
 
 
 def test_files_are_read_alike_by_diffusers(reference: str, tmp_path: Path) -> None:
-    model = base.load(reference)
+    model = load(reference)
     save_single_file(model, tmp_path / "model.safetensors")
     for part, state in _by_diffusers(_parts(model), load_file(tmp_path / "model.safetensors")).items():
         wanted = getattr(model, part).state_dict()
@@ -260,21 +262,21 @@ def test_files_are_read_alike_by_diffusers(reference: str, tmp_path: Path) -> No
 
 def test_16_bits_keep_whole_numbers_whole(tiny_sd1: Path, tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
-    save_single_file(base.load(str(tiny_sd1)), path, torch.float16)
+    save_single_file(load(str(tiny_sd1)), path, torch.float16)
     tensors = load_file(path)
     assert torch.equal(tensors.pop(ldm_keys.POSITION_IDS), torch.arange(77)[None])
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
-    assert base.load(str(path)).unet.dtype == torch.float32
+    assert load(str(path)).unet.dtype == torch.float32
 
 
 def test_no_path_of_this_machine_is_written(tiny_sd1: Path, tmp_path: Path) -> None:
-    save_single_file(base.load(str(tiny_sd1)), tmp_path / "model.safetensors")
+    save_single_file(load(str(tiny_sd1)), tmp_path / "model.safetensors")
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert str(tiny_sd1) not in json.dumps(file.metadata())
 
 
 def test_save_never_replaces_unasked_and_leaves_nothing_behind(tiny_sd1: Path, tmp_path: Path) -> None:
-    model = base.load(str(tiny_sd1))
+    model = load(str(tiny_sd1))
     path = tmp_path / "model.safetensors"
     path.write_text("mine")
     with pytest.raises(ExistsError, match="already exists"):
@@ -408,7 +410,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(protocol: int, zipped: bool, 
     else:
         path.write_bytes(pickle.dumps(content, protocol=protocol))
     with pytest.raises(UnsafeFileError, match=r"evil\.ckpt: .*was not loaded\n  -> take the \.safetensors") as caught:
-        base.load(str(path))
+        load(str(path))
     if protocol == 2:
         assert "posix.system" in caught.value.problem
     assert not trace.exists()
@@ -424,7 +426,7 @@ def test_truncated(suffix: str, kept: float, foreign: dict[str, torch.Tensor], t
         save_file(foreign, path)
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * kept)])
     with pytest.raises(ModelError, match=f"model{suffix}: damaged or cut off") as caught:
-        base.load(str(path))
+        load(str(path))
     assert not isinstance(caught.value, UnsafeFileError)
 
 
@@ -441,7 +443,7 @@ def test_truncated(suffix: str, kept: float, foreign: dict[str, torch.Tensor], t
 def test_not_a_checkpoint(content: bytes, seems: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(ModelError, match=seems):
-        base.load(str(tmp_path / "model.safetensors"))
+        load(str(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.parametrize(
@@ -467,7 +469,7 @@ def test_not_a_checkpoint(content: bytes, seems: str, tmp_path: Path) -> None:
 def test_other_kinds_are_named(keys: list[str], seems: str, tmp_path: Path) -> None:
     save_file({key: torch.zeros(1) for key in keys}, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=seems):
-        base.load(str(tmp_path / "model.safetensors"))
+        load(str(tmp_path / "model.safetensors"))
 
 
 NAN = torch.tensor([float("nan")])
@@ -498,14 +500,14 @@ def test_damaged_description(foreign: dict[str, torch.Tensor], tmp_path: Path) -
     for text in ("{", "[]", '{"unet": 3}'):
         save_file(foreign, tmp_path / "model.safetensors", metadata={"femtobooth": text})
         with pytest.raises(ModelError, match="description is damaged"):
-            base.load(str(tmp_path / "model.safetensors"))
+            load(str(tmp_path / "model.safetensors"))
 
 
 @pytest.mark.usefixtures("offline")
 def test_without_tokenizer_and_network(foreign: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_file(foreign, tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"has no tokenizer in it.*\n  -> .*--tokenizer$"):
-        base.load(str(tmp_path / "model.safetensors"))
+        load(str(tmp_path / "model.safetensors"))
 
 
 def test_a_tokenizer_too_large_for_the_text_encoder(tokenizer: str, tmp_path: Path) -> None:

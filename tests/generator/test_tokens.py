@@ -6,22 +6,24 @@ import pytest
 
 from femtobooth.core.config import resolve
 from femtobooth.core.errors import SettingsError
-from femtobooth.generator import base, tokens
+from femtobooth.generator import tokens
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.load import load
 from femtobooth.generator.settings import IdentifierSettings
 
 
 @pytest.fixture(scope="module")
-def bundled() -> base.StableDiffusion:
-    return base.load("bundled")
+def bundled() -> StableDiffusion:
+    return load("bundled")
 
 
-def test_sks_is_one_token_without_meaning_here(bundled: base.StableDiffusion) -> None:
+def test_sks_is_one_token_without_meaning_here(bundled: StableDiffusion) -> None:
     found = tokens.check(bundled, "sks", "robot")
     assert found.pieces == ("sks",)
     assert found.warnings == []
 
 
-def test_a_word_that_means_something_warns(bundled: base.StableDiffusion) -> None:
+def test_a_word_that_means_something_warns(bundled: StableDiffusion) -> None:
     for word in ("glossy", "yellow", "penguin"):
         found = tokens.check(bundled, word, "robot")
         assert len(found.pieces) == 1
@@ -31,7 +33,7 @@ def test_a_word_that_means_something_warns(bundled: base.StableDiffusion) -> Non
     pytest.fail("none of three words that the base knows well was noticed")
 
 
-def test_a_word_that_splits_warns(bundled: base.StableDiffusion) -> None:
+def test_a_word_that_splits_warns(bundled: StableDiffusion) -> None:
     found = tokens.check(bundled, "qqzzxv", "robot")
     assert len(found.pieces) > 1
     assert "splits into" in found.warnings[0]
@@ -43,7 +45,7 @@ def test_no_word_at_all_is_refused(token: str) -> None:
         resolve(IdentifierSettings, {"token": token})
 
 
-def test_auto_ranks_whole_rare_tokens(bundled: base.StableDiffusion) -> None:
+def test_auto_ranks_whole_rare_tokens(bundled: StableDiffusion) -> None:
     found = tokens.choose(bundled, "robot")
     assert len(found) == 5
     assert all(len(one.pieces) == 1 for one in found)
@@ -54,7 +56,7 @@ def test_auto_ranks_whole_rare_tokens(bundled: base.StableDiffusion) -> None:
 
 
 def test_a_new_word_can_be_added_for_textual_inversion(tiny_sd1: object) -> None:
-    model = base.load(str(tiny_sd1))
+    model = load(str(tiny_sd1))
     size = len(model.tokenizer)
     tokens.TokenEmbedding.install(model, "<my-robot>", "robot")
     assert len(model.tokenizer) == size + 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from femtobooth.generator.base import load_tokenizer, save_tokenizer
+from femtobooth.generator.formats.folder import load_tokenizer, save_tokenizer
 from recipes.emoji_world import autoencoder, backdrops, captions, scenes, sprites, tokenizer
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from femtobooth.generator.base import load_folder
+from femtobooth.generator.formats.folder import load_folder
 from recipes.emoji_world import smoke, sprites
 
 

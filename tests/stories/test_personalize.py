@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from femtobooth.core.files import content_hash
-from femtobooth.generator import base as bases
 from femtobooth.generator import cards, locate
+from femtobooth.generator.load import load
 
 Weights = Callable[[Path], dict[str, torch.Tensor]]
 Personalize = Callable[..., Path]
@@ -88,7 +88,7 @@ def test_photos_become_a_model_that_draws(
 
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(run / "model")
     pipeline.set_progress_bar_config(disable=True)
-    assert pipeline.scheduler.config.prediction_type == bases.load(str(base)).prediction_type
+    assert pipeline.scheduler.config.prediction_type == load(str(base)).prediction_type
     assert np.asarray(pipeline("a sks robot", num_inference_steps=1).images[0]).std() > 0
 
     capsys.readouterr()
@@ -172,7 +172,7 @@ def test_a_new_word_is_added_and_drawn(
     assert {name for name in old if not torch.equal(old[name], new[name][: len(old[name])])} == set()
     assert len(new[TABLE]) == len(old[TABLE]) + 1
     for loaded in (
-        bases.load(str(run)).tokenizer,
+        load(str(run)).tokenizer,
         diffusers.StableDiffusionPipeline.from_pretrained(run / "model").tokenizer,
     ):
         assert loaded("a <femto> robot", add_special_tokens=False).input_ids[1] == len(old[TABLE])

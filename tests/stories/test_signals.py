@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from femtobooth.core.locks import LOCK
-from femtobooth.generator import base, prior
+from femtobooth.generator import prior
+from femtobooth.generator.formats import folder as folders
 from femtobooth.training import checkpoints
 from femtobooth.workflows import report
 from femtobooth.workflows.personalizing import outcome
@@ -26,7 +27,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "while class images are drawn": (prior, "_write"),
     "in the last save": (checkpoints, "save"),
     "while pictures of the result are drawn": (outcome, "draw_previews"),
-    "while the model is written": (base, "save_tokenizer"),
+    "while the model is written": (folders, "save_tokenizer"),
     "while the picture is put together": (outcome, "_overview"),
     "while the page is written": (report, "run"),
 }

@@ -18,8 +18,9 @@ from femtobooth import cli
 from femtobooth.core.cache import cache_folder
 from femtobooth.core.errors import UnsafeFileError
 from femtobooth.core.files import sha256_of
-from femtobooth.generator import base
+from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.image_cache import draw_missing
+from femtobooth.generator.load import load
 from femtobooth.generator.settings import SamplingSettings
 from femtobooth.recognizer.exporting import graph as graphs
 from femtobooth.recognizer.model import artifact
@@ -257,12 +258,12 @@ def test_photos_that_set_8_bit_ranges_are_spoken_of(
 def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path:
     """A run whose model differs from its base, with an evaluation whose pictures were really drawn by it."""
     run = tmp_path_factory.mktemp("runs") / "rex"
-    origin = base.load(str(tiny_sd1))
-    model = base.load(str(tiny_sd1))
+    origin = load(str(tiny_sd1))
+    model = load(str(tiny_sd1))
     with torch.no_grad():
         model.unet.conv_out.weight.mul_(1.5)
     model.subject = {"token": "sks", "class_noun": "dog", "base_hash": origin.hash, "steps": 3}
-    base.save_folder(model, run / "model", card="# rex\n")
+    save_folder(model, run / "model", card="# rex\n")
     (run / "photos").mkdir()
     Image.new("RGB", (64, 64), (200, 30, 30)).save(run / "photos" / "00.png")
     facts = {
@@ -276,7 +277,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path
     (run / "run.json").write_text(json.dumps(facts | {"seconds": 12.0, "steps": 3}))
     sampling = SamplingSettings(steps=1)
     settings = {"count": 2, "seed": 5, "batch_size": 2, "sampling": sampling.model_dump()}
-    drawn = base.load(str(run / "model"))
+    drawn = load(str(run / "model"))
     draw_missing(
         drawn,
         run / "evaluation" / "pictures" / "tuned",
@@ -345,10 +346,10 @@ def test_a_run_against_its_base(run_folder: Path, tiny_sd1: Path, tmp_path: Path
 def test_an_evaluation_of_other_weights_is_not_read(run_folder: Path, tiny_sd1: Path, tmp_path: Path) -> None:
     later = tmp_path / "rex"
     shutil.copytree(run_folder, later)
-    model = base.load(str(later / "model"))
+    model = load(str(later / "model"))
     with torch.no_grad():
         model.unet.conv_out.weight.mul_(1.1)
-    base.save_folder(model, later / "model", card="# rex, trained on\n", overwrite=True)
+    save_folder(model, later / "model", card="# rex, trained on\n", overwrite=True)
     report = generators(tiny_sd1, later, out=tmp_path / "page.html", prompts=[])
     assert not any("by e" in line["name"] for line in report["tables"]["generator"])
     assert "femtobooth evaluate says whether rex has learned it" in report["verdicts"][0]["choose"]

@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig
 
 from femtobooth.core.errors import ExistsError, FemtoboothError, SettingsError
-from femtobooth.generator import base, cards
+from femtobooth.generator import cards
 from femtobooth.generator.formats import ldm_configs
+from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.formats.single_file import save_single_file
+from femtobooth.generator.load import load
 from femtobooth.workflows import convert
 
 
@@ -43,28 +45,28 @@ def test_folder_to_file_to_folder(fixture: str, layout: str, tmp_path: Path, req
 
 
 def test_a_runs_subject_survives(tiny_sd1: Path, tmp_path: Path) -> None:
-    model = base.load(str(tiny_sd1))
+    model = load(str(tiny_sd1))
     model.subject = {"token": "sks", "class_noun": "dog"}
-    base.save_folder(model, tmp_path / "run" / "model", card="# a dog\n")
+    save_folder(model, tmp_path / "run" / "model", card="# a dog\n")
     convert.run(str(tmp_path / "run"), tmp_path / "dog.safetensors")
     convert.run(str(tmp_path / "dog.safetensors"), tmp_path / "dog")
-    assert base.load(str(tmp_path / "dog")).subject == model.subject
+    assert load(str(tmp_path / "dog")).subject == model.subject
 
 
 def test_the_suffix_in_any_case_makes_a_file(tiny_sd1: Path, tmp_path: Path) -> None:
     convert.run(str(tiny_sd1), tmp_path / "out.SAFETENSORS")
     assert (tmp_path / "out.SAFETENSORS").is_file()
-    assert base.load(str(tmp_path / "out.SAFETENSORS")).size == 64
+    assert load(str(tmp_path / "out.SAFETENSORS")).size == 64
     with pytest.raises(SettingsError, match="pickled checkpoints"):
         convert.run(str(tiny_sd1), tmp_path / "out.CKPT")
 
 
 def test_a_card_for_the_hub_goes_along(tiny_sd1: Path, tmp_path: Path) -> None:
     """A run's licence, attribution and picture survive; a model that came without a card gets one."""
-    model = base.load(str(tiny_sd1))
+    model = load(str(tiny_sd1))
     (tmp_path / "overview.png").write_bytes(b"a picture")
     text = "---\nlicense: apache-2.0\ninstance_prompt: a sks dog\n---\n# sks dog\n"
-    base.save_folder(model, tmp_path / "run" / "model", text, picture=tmp_path / "overview.png")
+    save_folder(model, tmp_path / "run" / "model", text, picture=tmp_path / "overview.png")
     convert.run(str(tmp_path / "run"), tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text()
     matter = cards.front_matter(card, tmp_path)
@@ -97,14 +99,14 @@ def test_the_published_sizes_are_what_other_programs_load() -> None:
     assert not ldm_configs.is_published(
         unet.config, vae.config, CLIPTextConfig(vocab_size=49409, hidden_size=768, num_hidden_layers=12)
     )
-    bundled = base.load("bundled")
+    bundled = load("bundled")
     assert not ldm_configs.is_published(bundled.unet.config, bundled.vae.config, bundled.text_encoder.config)
 
 
 def test_16_bits(tiny_sd1: Path, tmp_path: Path) -> None:
     convert.run(str(tiny_sd1), tmp_path / "half.safetensors", precision="fp16")
     weight = load_file(tmp_path / "half.safetensors")["model.diffusion_model.out.2.weight"]
-    assert torch.equal(weight, base.load(str(tiny_sd1)).unet.conv_out.weight.half())
+    assert torch.equal(weight, load(str(tiny_sd1)).unet.conv_out.weight.half())
 
 
 def test_targets_that_would_lose_something(tiny_sd1: Path, tmp_path: Path) -> None:
@@ -133,5 +135,5 @@ def test_what_convert_wrote_is_replaced_but_never_its_source(tiny_sd1: Path, tmp
         with pytest.raises(ExistsError, match="this command reads"):
             convert.run(str(target), target, precision="fp16", overwrite=True)
         convert.run(str(tiny_sd1), target, precision="fp16", overwrite=True)
-        assert base.load(str(target)).size == 64
+        assert load(str(target)).size == 64
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "model.safetensors"]

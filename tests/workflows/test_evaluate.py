@@ -16,8 +16,8 @@ from torchvision.models import alexnet
 from femtobooth import cli
 from femtobooth.core.errors import ModelError, PhotoError, SettingsError
 from femtobooth.core.files import sha256_of
-from femtobooth.generator import base as bases
 from femtobooth.generator import sampling
+from femtobooth.generator.load import load
 from femtobooth.generator.photos import Photo, store_photos
 from femtobooth.judging import lpips
 from femtobooth.recognizer.model.backbone import Recognizer
@@ -75,7 +75,7 @@ def test_scores_are_those_of_the_pictures_with_floor_ceiling_and_encoder(
 ) -> None:
     report = evaluate.run(settings(copied, tiny))
     assert json.loads((copied / "evaluation" / "evaluation.json").read_text()) == report
-    assert report["model_hash"] == bases.load(str(copied)).hash
+    assert report["model_hash"] == load(str(copied)).hash
     assert Image.open(copied / "evaluation" / "grid.png").width > 128
     rows = {row["score"]: row for row in report["scores"]}
     assert {

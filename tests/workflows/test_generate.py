@@ -10,7 +10,9 @@ from PIL.PngImagePlugin import PngInfo
 from femtobooth.core.claims import MARKER
 from femtobooth.core.errors import ExistsError, InputError, ModelError
 from femtobooth.core.files import sha256_of
-from femtobooth.generator import base, locate
+from femtobooth.generator import locate
+from femtobooth.generator.load import load
+from femtobooth.generator.locate import SUBJECT_FILE
 from femtobooth.generator.sampling import SOLVERS
 from femtobooth.generator.start_picture import fit, read_start
 from femtobooth.workflows import convert, generate, picture_files
@@ -25,7 +27,7 @@ def run_folder(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A run whose tiny model has learned a subject."""
     folder = tmp_path_factory.mktemp("runs") / "dog"
     shutil.copytree(tiny_sd1, folder / "model")
-    (folder / "model" / base.SUBJECT_FILE).write_text(json.dumps(SUBJECT))
+    (folder / "model" / SUBJECT_FILE).write_text(json.dumps(SUBJECT))
     (folder / "run.json").write_text("{}")
     return folder
 
@@ -54,7 +56,7 @@ def test_pictures_grid_and_manifest(run_folder: Path, tmp_path: Path) -> None:
     assert names[6] == "02-a-cafe-seed09.png" and names == sorted(names)
     assert {path.name for path in (tmp_path / "o").iterdir()} == {*names, "grid.png", "manifest.json", MARKER}
     stored = json.loads((tmp_path / "o" / "manifest.json").read_text())
-    assert stored == manifest and stored["complete"] and stored["model"]["hash"] == base.load(str(run_folder)).hash
+    assert stored == manifest and stored["complete"] and stored["model"]["hash"] == load(str(run_folder)).hash
     assert all(image["sha256"] == sha256_of(tmp_path / "o" / image["file"]) for image in stored["images"])
     text = Image.open(tmp_path / "o" / names[1]).text  # type: ignore[attr-defined]
     record = json.loads(text["femtobooth"])

@@ -15,7 +15,7 @@ import torch
 from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, Interrupted, SettingsError
 from femtobooth.core.files import sweep
-from femtobooth.generator import base
+from femtobooth.generator.load import load
 from femtobooth.generator.photos import Photo
 from femtobooth.generator.settings import SamplingSettings
 from femtobooth.training.checkpoints import Signals
@@ -80,7 +80,7 @@ def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1:
         update={"images": 2, "other_classes": ["cat"], "prompt": "a photo of a {class}"}
     )
     settings.prior.sampling = SamplingSettings(steps=1)
-    model, alone = base.load(str(tiny_sd1)), SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
+    model, alone = load(str(tiny_sd1)), SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
     pixels = np.full((64, 64, 3), 200, np.uint8)
     pixels[24:48, 24:48] = (220, 30, 30)
     photos = [Photo(tmp_path / "photo.png", pixels, ("a {token} {class}",), ())]

@@ -28,7 +28,7 @@ from ..core.console import progress
 from ..pictures.regions import subject_masks
 from ..training.module import NumberedSteps
 from ..training.randomness import generator, shuffled_indices
-from .base import StableDiffusion
+from .families.stable_diffusion import StableDiffusion
 from .memory import peak_memory
 from .sampling import to_pixels
 from .settings import PersonalizeSettings

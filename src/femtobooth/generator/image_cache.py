@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from ..core import cache
 from ..core.files import atomic_file
 from . import sampling
-from .base import StableDiffusion
+from .families.stable_diffusion import StableDiffusion
 from .settings import SamplingSettings
 
 KEY = "femtobooth-evaluation"  # the PNG text chunk that tells what a picture is

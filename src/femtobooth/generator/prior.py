@@ -20,7 +20,7 @@ import numpy as np
 from ..core import cache
 from ..core.console import note, progress_bar
 from ..core.errors import FemtoboothError
-from .base import StableDiffusion
+from .families.stable_diffusion import StableDiffusion
 from .image_cache import decoded, encoded
 from .sampling import sample
 from .settings import PriorSettings

@@ -18,7 +18,7 @@ from ..pictures.sheets import sheet
 from ..training.callbacks import StepCallback
 from ..training.tracking import log_picture
 from ..training.trainer import MovingAverage
-from .base import StableDiffusion
+from .families.stable_diffusion import StableDiffusion
 from .sampling import sample
 from .settings import PreviewSettings
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..core.errors import InputError, NotFiniteError, SettingsError
-from .base import StableDiffusion
+from .families.stable_diffusion import StableDiffusion
 from .settings import SamplingSettings
 
 SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {

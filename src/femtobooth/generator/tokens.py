@@ -12,7 +12,7 @@ from transformers import AddedToken
 from ..core.console import progress
 from ..core.errors import SettingsError
 from ..training.randomness import generator
-from .base import StableDiffusion
+from .families.stable_diffusion import StableDiffusion
 
 # Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
 # base's predictions less than these do.

@@ -31,21 +31,21 @@ def run(
     output = Output(target, "convert", overwrite, inputs=[source, tokenizer], known=_is_ours, option="TARGET")
     _check(output)
 
-    from ..generator import base, cards
+    from ..generator import cards
     from ..generator.formats import ldm_configs, ldm_keys
+    from ..generator.formats.folder import write_folder
     from ..generator.formats.single_file import save_single_file
+    from ..generator.load import load
     from ..generator.locate import locate
 
-    model = base.load(source, tokenizer)
+    model = load(source, tokenizer)
     dtype = machine.dtype(precision)
     single = _is_single(target)
     if single:
         save_single_file(model, target, dtype, overwrite)
     else:
         with output.folder() as folder:
-            base.write_folder(
-                model, folder, model.readme or _card(source), dtype, picture=locate(source) / cards.PICTURE
-            )
+            write_folder(model, folder, model.readme or _card(source), dtype, picture=locate(source) / cards.PICTURE)
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
     published = ldm_configs.is_published(model.unet.config, model.vae.config, model.text_encoder.config)

@@ -24,9 +24,9 @@ from ..core.files import atomic_file, sha256_of, write_json
 from ..core.metrics import wilson
 from ..core.names import restored, shown
 from ..core.paths import expanded
-from ..generator import base as bases
 from ..generator import locate, sampling
 from ..generator.image_cache import draw_missing
+from ..generator.load import load
 from ..generator.photos import make_square, restore_photos
 from ..generator.prompts import bare, names_subject, with_subject
 from ..generator.settings import PersonalizeSettings
@@ -276,7 +276,7 @@ def _draw(
     jobs = [(text, settings.seed + shot) for text in texts for shot in range(settings.count)]
     jobs += [(text, settings.seed + shot) for text in classes for shot in range(settings.class_count)]
     size, files, results = facts["size"], [], []
-    models = {"tuned": bases.load(settings.run), "base": personalize.load_base(folder, facts, made_with)}
+    models = {"tuned": load(settings.run), "base": personalize.load_base(folder, facts, made_with)}
     device = machine.device(settings.device)
     for model in models.values():
         sampling.check(model, settings.sampling)

@@ -28,7 +28,7 @@ from ..generator.start_picture import Start, fit, read_start
 from . import picture_files
 
 if TYPE_CHECKING:  # torch is imported only once all that can be checked without it is checked
-    from ..generator.base import StableDiffusion
+    from ..generator.families.stable_diffusion import StableDiffusion
 
 HOW = (
     "tokenizer",
@@ -171,11 +171,11 @@ def load(settings: GenerateSettings) -> tuple[StableDiffusion, GenerateSettings]
 
     The VAE stays in 32 bits, since 8-bit colours need more than half a float's range or precision.
     """
-    from ..generator import base as bases
     from ..generator import sampling
+    from ..generator.load import load
 
     device = machine.device(settings.device)
-    model = bases.load(settings.run, settings.tokenizer)
+    model = load(settings.run, settings.tokenizer)
     sampling.check(model, settings.sampling)
     size = {"width": settings.width or model.size, "height": settings.height or model.size}
     model.to(device)

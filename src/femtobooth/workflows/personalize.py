@@ -37,11 +37,12 @@ from ..core.machine import environment
 from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.run import read, read_settings, recorded, settings_of
-from ..generator import base as bases
 from ..generator import locate, prior, sampling, tokens
-from ..generator.base import StableDiffusion
 from ..generator.captions import class_captions, fitted
 from ..generator.dreambooth import DreamBooth, LatentSet, encode
+from ..generator.families.stable_diffusion import StableDiffusion
+from ..generator.formats.folder import with_base_of_today
+from ..generator.load import load
 from ..generator.memory import estimate, peak_memory
 from ..generator.photos import (
     CROPS,
@@ -89,7 +90,7 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
         output.check()
     if settings.base == locate.BUNDLED:
         note(f"{verdicts.UNKNOWN_BASE}\n")
-    model = bases.load(settings.base, settings.tokenizer)
+    model = load(settings.base, settings.tokenizer)
     _check(settings, model)
     size = settings.size or model.size
     photos, preflight = load_photos(settings.photos, size)
@@ -163,7 +164,7 @@ def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's run.json. Raises ModelError where `folder` is no run."""
-    return bases.with_base_of_today(read(folder, "personalize", FACTS))
+    return with_base_of_today(read(folder, "personalize", FACTS))
 
 
 def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], PersonalizeSettings]:
@@ -172,14 +173,14 @@ def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], Personaliz
     Raises ModelError; `instead` is the way out for runs of other commands.
     """
     folder = Path(place)
-    facts = bases.with_base_of_today(read(folder, "personalize", FACTS, option="", instead=instead))
+    facts = with_base_of_today(read(folder, "personalize", FACTS, option="", instead=instead))
     locate.locate(place)  # raises where the run is not finished
     return folder, facts, config.resolve(PersonalizeSettings, read_settings(folder / "config.yaml"))
 
 
 def load_base(folder: Path, facts: Mapping[str, Any], settings: PersonalizeSettings) -> StableDiffusion:
     """The base that a run was started from. Raises ModelError where another one is in its place."""
-    model = bases.load(settings.base, settings.tokenizer)
+    model = load(settings.base, settings.tokenizer)
     if model.hash != facts["base_hash"]:
         raise ModelError(
             f"{settings.base}: not the base that {folder} was started from",

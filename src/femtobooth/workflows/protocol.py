@@ -27,8 +27,8 @@ from ..core.machine import environment
 from ..core.metrics import bootstrap
 from ..core.names import shown
 from ..core.paths import expanded
-from ..generator import base as bases
 from ..generator import locate
+from ..generator.load import load
 from ..generator.settings import PersonalizeSettings
 from ..judging import scores
 from ..judging.encoders import open_encoder, usable
@@ -165,7 +165,7 @@ def _shared(train: PersonalizeSettings, measure: EvaluateSettings, sources: dict
         "personalize": train.model_dump(
             mode="json", exclude={"name": True, "runs": True, "overwrite": True, "photos": {"paths", "class_noun"}}
         ),
-        "base_hash": bases.load(train.base, train.tokenizer).hash,
+        "base_hash": load(train.base, train.tokenizer).hash,
         "evaluate": measure.model_dump(mode="json", exclude={"run", "prompts", "encoders", "device", "batch_size"}),
         "encoders": sources,
     }

@@ -29,9 +29,9 @@ from ..core.errors import ModelError, SettingsError, command
 from ..core.files import atomic_file, sha256_of, write_json
 from ..core.metrics import wilson
 from ..core.names import restored, shown
-from ..generator import base as bases
 from ..generator import sampling
 from ..generator.image_cache import draw_missing
+from ..generator.load import load
 from ..generator.photos import restore_photos
 from ..generator.prompts import bare, filled, names_subject
 from ..generator.settings import GenerateSettings, PersonalizeSettings
@@ -268,7 +268,7 @@ def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Pat
             sampling.check(base, settings.sampling)
             subject.base_pictures, _ = draw_missing(base.to(device), folder, subject.base_jobs, *how)
             del base
-            model = bases.load(str(subject.run))
+            model = load(str(subject.run))
             subject.model_hash = model.hash
             subject.pictures, subject.files = draw_missing(model.to(device), folder, subject.jobs, *how)
 

@@ -26,10 +26,11 @@ from ...core.errors import ModelError
 from ...core.files import atomic_file, refuse_existing, sha256_of
 from ...core.paths import existing, hub_id, refuse_missing_path
 from ...core.tensors import DAMAGED
-from ..base import StableDiffusion, checked_subject, load_tokenizer, save_tokenizer
 from ..cards import parse_card
+from ..families.stable_diffusion import StableDiffusion
 from ..locate import METADATA, parse_description
 from . import ldm_configs, ldm_keys, noise_markers, parts
+from .folder import checked_subject, load_tokenizer, save_tokenizer
 from .schedule import load_scheduler
 
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"

@@ -164,12 +164,12 @@ class _Generator:
     def __init__(self, reference: str, threads: int, device: str, sampling: dict[str, Any]) -> None:
         import torch
 
-        from ...generator import base
+        from ...generator.load import load
         from ...generator.sampling import check
         from ...generator.settings import SamplingSettings
 
         torch.set_num_threads(threads)
-        self.model, self.sampling = base.load(reference), SamplingSettings.model_validate(sampling)
+        self.model, self.sampling = load(reference), SamplingSettings.model_validate(sampling)
         check(self.model, self.sampling)
         self.model.to(machine.device(device))
 

@@ -14,10 +14,10 @@ from ...core import machine
 from ...core.console import note, warn
 from ...core.errors import CheckpointError, command
 from ...core.files import atomic_file, write_json
-from ...generator import base as bases
 from ...generator import cards, tokens
-from ...generator.base import StableDiffusion
 from ...generator.dreambooth import DreamBooth
+from ...generator.families.stable_diffusion import StableDiffusion
+from ...generator.formats.folder import save_folder
 from ...generator.photos import Photo, restore_photos
 from ...generator.samples import draw_previews, save_previews
 from ...generator.settings import PersonalizeSettings
@@ -75,7 +75,7 @@ def write(
     }
     dtype = machine.dtype(settings.save_precision)
     card = _card(facts, settings, model, prompts[0] if prompts else "")
-    bases.save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=folder / "overview.png")
+    save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=folder / "overview.png")
     facts["status"] = "done"
     write_json(folder / "run.json", facts)
     watcher.remove_weights()

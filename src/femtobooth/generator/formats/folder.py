@@ -1,7 +1,4 @@
-"""A Stable Diffusion in memory, and where it comes from: the bundled base, a folder, a single file, the hub.
-
-Nothing trains here. Every part is loaded as 32-bit floats; who computes with it chooses the format.
-"""
+"""A model's folder in diffusers' layout: read with every part checked, and written whole."""
 
 from __future__ import annotations
 
@@ -9,22 +6,21 @@ import contextlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
-from ..core.console import warn
-from ..core.errors import ModelError
-from ..core.files import atomic_folder, content_hash
-from . import cards
-from .formats import parts
-from .formats.part_folder import build_part, fill_part, read_json, save_text_encoder
-from .formats.schedule import load_scheduler
-from .locate import INDEX, PARTS, SUBJECT_FILE, locate
+from ...core.console import warn
+from ...core.errors import ModelError
+from ...core.files import atomic_folder, content_hash
+from .. import cards
+from ..families.stable_diffusion import StableDiffusion
+from ..locate import INDEX, PARTS, SUBJECT_FILE
+from . import parts
+from .part_folder import build_part, fill_part, read_json, save_text_encoder
+from .schedule import load_scheduler
 
 FAMILIES = {  # by the beginning of `_class_name` in model_index.json
     "StableDiffusionXL": "a Stable Diffusion XL",
@@ -48,95 +44,10 @@ FOREIGN_PARTS = {
     "prior": "a Kandinsky or unCLIP model",
     "controlnet": "a Stable Diffusion with a ControlNet",
 }
-MOST_BYTES = 64 << 20  # of a tokenizer's file
+MAX_TOKENIZER_BYTES = 64 << 20  # of the largest file of a tokenizer
 # The bundled base until November 2026, whose text encoder's keys lacked `text_model.`: runs that began on it go on.
 BUNDLED_HASH = "d590e4ba49a0c4ba40bd00aafdc4f4a8f7a457387f936aa07bcefb42b7fc0a6b"
 SAME_WEIGHTS = {"a0eeb89c800f6e94ad33e79a343449bda2327cdd1b370f4b94a9e592ece4b0a1": BUNDLED_HASH}
-
-
-@dataclass
-class StableDiffusion:
-    """The five parts of a Stable Diffusion 1.x/2.x text-to-image model, and what is known about it."""
-
-    tokenizer: CLIPTokenizer
-    text_encoder: CLIPTextModel
-    vae: AutoencoderKL
-    unet: UNet2DConditionModel
-    scheduler: SchedulerMixin
-    """The noise schedule (betas, prediction type, timestep spacing) that the model was trained with."""
-    source: str
-    """Where it was loaded from, for people."""
-    hash: str
-    """SHA-256 over all files it was loaded from."""
-    card: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The settings that its model card recommends, by command."""
-    readme: str = ""
-    """The whole model card."""
-    subject: dict[str, Any] = field(default_factory=dict)
-    """For a personalized model: token and class_noun, with provenance."""
-
-    @property
-    def vae_factor(self) -> int:
-        """Pixels along one side of a latent cell."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
-
-    @property
-    def cells(self) -> int:
-        """Native latent width and height; of a model that is not square the smaller one, of one that does not say
-        64.
-        """
-        given = self.unet.config.sample_size
-        return min(given) if isinstance(given, (list, tuple)) else int(given or 64)
-
-    @property
-    def size(self) -> int:
-        """Native picture width and height in pixels."""
-        return self.cells * self.vae_factor
-
-    @property
-    def prediction_type(self) -> str:
-        """What the UNet predicts: epsilon, v_prediction or sample."""
-        return str(self.scheduler.config.prediction_type)
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> StableDiffusion:
-        """Move text encoder, VAE and UNet; returns self."""
-        for part in (self.text_encoder, self.vae, self.unet):
-            part.to(device=device, dtype=dtype)
-        return self
-
-    def token_ids(self, prompts: list[str]) -> torch.Tensor:
-        """(B, L) token ids, cut and padded to the tokenizer's length."""
-        return self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        ).input_ids
-
-    def text_states(self, prompts: list[str]) -> torch.Tensor:
-        """(B, L, D) last hidden states of the text encoder, the UNet's cross-attention input."""
-        ids = self.token_ids(prompts).to(self.text_encoder.device)
-        return self.text_encoder(ids).last_hidden_state
-
-
-def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
-    """Load what `reference` names, tried in this order:
-
-    `bundled`; a path (a model folder, a run folder, a single `.safetensors`/`.ckpt` file); a hub id such as
-    `owner/name` (the local hub cache first). `tokenizer` (a folder or hub id) serves single files without one.
-    Raises ModelError saying what to do where none fits.
-    """
-    path = locate(reference)
-    if path.is_dir():
-        return load_folder(path, source=reference)
-    from .formats.single_file import load_single_file
-
-    return load_single_file(path, tokenizer)
 
 
 def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
@@ -198,7 +109,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
             "a tokenizer folder holds tokenizer.json, or vocab.json and merges.txt",
         )
     largest = max((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
-    if largest.stat().st_size > MOST_BYTES:
+    if largest.stat().st_size > MAX_TOKENIZER_BYTES:
         raise ModelError(
             f"{largest}: {largest.stat().st_size / 1e6:.0f} MB, more than any tokenizer has",
             "copy or download it again",

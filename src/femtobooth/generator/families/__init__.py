@@ -1,0 +1,1 @@
+"""Families of text-to-image models: what each has of its own, one file a family."""

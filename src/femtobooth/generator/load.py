@@ -1,0 +1,21 @@
+"""From a reference to a model in memory: the bundled base, a run, a folder, a single file, the hub."""
+
+from __future__ import annotations
+
+from .families.stable_diffusion import StableDiffusion
+from .formats.folder import load_folder
+from .formats.single_file import load_single_file
+from .locate import locate
+
+
+def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
+    """Load what `reference` names, tried in this order:
+
+    `bundled`; a path (a model folder, a run folder, a single `.safetensors`/`.ckpt` file); a hub id such as
+    `owner/name` (the local hub cache first). `tokenizer` (a folder or hub id) serves single files without one.
+    Raises ModelError saying what to do where none fits.
+    """
+    path = locate(reference)
+    if path.is_dir():
+        return load_folder(path, source=reference)
+    return load_single_file(path, tokenizer)
