@@ -3,7 +3,10 @@
 import base64
 import io
 import re
+import tomllib
 from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -192,7 +195,7 @@ def test_figures_lead_to_their_footnotes() -> None:
     made = pages.join(pages.noted("<5>", 2, 'read "there"'), pages.footnotes(["one", "<two>"]))
     assert '&lt;5&gt;<sup><a href="#note-2"' in made
     assert '<li id="note-2">&lt;two&gt;</li>' in made
-    assert 'title="read &quot;there&quot;"' in made
+    assert 'title="read &#34;there&#34;"' in made
 
 
 def test_what_was_chosen_has_one_colour_in_every_chart_whatever_stands_before_it() -> None:
@@ -206,3 +209,14 @@ def test_what_was_chosen_has_one_colour_in_every_chart_whatever_stands_before_it
         assert drawn.count(f'class="{mark}c"') == 2  # in the chart and in its legend
         assert {f'class="{mark}{look}"' in drawn for look in (0, 1)} == {True}
         assert f'class="{mark}2"' not in drawn
+
+
+def test_every_file_that_is_no_module_comes_with_the_package() -> None:
+    """Templates and style lie in a wheel too: setuptools takes along what package-data names."""
+    root = Path(str(resources.files("femtobooth")))
+    assert {"base.html", "macros.html", "style.css"} <= {path.name for path in (root / "pages/templates").iterdir()}
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    globs = project["tool"]["setuptools"]["package-data"]["femtobooth"]
+    taken = {path for glob in globs for path in root.glob(glob) if path.is_file()}
+    others = {path for path in root.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert taken and others <= taken, others - taken

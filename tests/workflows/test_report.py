@@ -219,7 +219,7 @@ def test_a_run_that_was_interrupted_has_its_way_on(run: Path) -> None:
     found = report.run(run)
     assert "not finished" in found["warnings"][0]
     text = (run / "report.html").read_text(encoding="utf-8")
-    assert "--resume &#x27;" in text
+    assert "--resume &#39;" in text
     assert "femtobooth generate" not in text
 
 

@@ -1,11 +1,12 @@
-"""The page of `export`: how far an exported model is from the original, how fast, and how it was quantized."""
+"""Write the page of `export`: how far an exported model is from the original, how fast, and how it was quantized."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ..recognizer.exporting import parity
-from .html import Html, callout, code, markup, page, section, table, tiles
+from .html import Page, Tile, render
 
 VERDICTS = {
     "within": ("good", "within tolerance"),
@@ -17,8 +18,54 @@ VERDICTS = {
 COLUMNS = ["", ">PyTorch fp32", ">exported", ">change"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """Hold how 8-bit ranges were chosen, and what that cost, as texts."""
+
+    summary: str
+    trials: list[tuple[str, str, str, str]]
+    """Name, signal to noise [dB], points lost, whether it was taken."""
+    layers: list[tuple[str, str, str, str, str]]
+    """Name, kind, signal to noise alone [dB], share of the work, number format; the most sensitive first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportPage(Page):
+    """Hold what the page shows."""
+
+    tiles: list[Tile]
+    mood: str
+    verdict: str
+    remarks: list[str]
+    rows: list[tuple[str, str, str, str]]
+    quantization: Quantization | None
+    environment: list[tuple[str, str]]
+    command: str
+    """What builds the export where its runtime is; empty where it is built."""
+
+
+def export_page(report: dict[str, Any]) -> str:
+    """Write the whole page from what parity.json holds."""
+    mood, verdict = VERDICTS[report["verdict"]]
+    said = report["misses"] + report["unshown"]
+    page = ExportPage(
+        title=f"{report['model']} as {report['format']}, {report['precision']}",
+        kind="export",
+        lead=f"{report['status']}: {verdict}.",
+        tiles=_tiles(report),
+        mood=mood,
+        verdict=f"{verdict}{': ' + '; '.join(said) if said else ''}",
+        remarks=report["remarks"],
+        rows=rows(report),
+        quantization=_quantization(report["quantization"]) if report.get("quantization") else None,
+        environment=[*{**report["environment"], "processor": report["processor"]}.items()],
+        command=report.get("command") or "",
+    )
+    return render("export.html", page)
+
+
 def rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """The comparison as lines of a table: what, original, exported, change."""
+    """Make the lines of the comparison: what, original, exported, change."""
     lines = [
         (
             "size on disk",
@@ -60,85 +107,44 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return lines
 
 
-def export_page(report: dict[str, Any]) -> Html:
-    """The whole page."""
-    figures, quantization = report.get("figures"), report.get("quantization")
-    mood, verdict = VERDICTS[report["verdict"]]
-    said = report["misses"] + report["unshown"]
-    facts = [("status", report["status"], f"{report['runtime']}, {report['threads']} threads")]
-    if figures:
+def _tiles(report: dict[str, Any]) -> list[Tile]:
+    tiles = [Tile("status", report["status"], f"{report['runtime']}, {report['threads']} threads")]
+    if figures := report.get("figures"):
         fallen, worst, _ = parity.lost_points(figures)
         judged = "change of top-1 accuracy" if figures["judged_by"] == "accuracy" else "top-1 agreement lost"
         speed = figures["speed"]
         batch, (times, low, high) = next(iter(speed["ratio"].items()))
         first, second = (speed["latency_ms"][side][batch] for side in ("original", "exported"))
         allowed = f"at worst {0 - worst:+.1f} on {figures['pictures']} photos; {-report['max_drop']:g} is allowed"
-        facts += [
-            (judged, f"{0 - fallen:+.1f} points", allowed),
-            (
-                "one photo",
-                f"{second[0]:.1f} ms",
-                f"original: {first[0]:.1f} ms; {times:.2f}x as fast ({low:.2f} to {high:.2f})",
-            ),
+        faster = f"original: {first[0]:.1f} ms; {times:.2f}x as fast ({low:.2f} to {high:.2f})"
+        tiles += [
+            Tile(judged, f"{0 - fallen:+.1f} points", allowed),
+            Tile("one photo", f"{second[0]:.1f} ms", faster),
         ]
-    facts.append(
-        ("size", _megabytes(report["size"]["exported"]), f"original: {_megabytes(report['size']['original'])}")
-    )
-    parts = [
-        tiles(*facts),
-        callout(f"{verdict}{': ' + '; '.join(said) if said else ''}", mood),
-        *(callout(remark, "warn") for remark in report["remarks"]),
-        section(
-            "Side by side",
-            table(
-                ["", ">original (PyTorch fp32)", ">exported", ">change"], rows(report), "The same photos through both"
-            ),
-        ),
-    ]
-    if quantization:
-        parts.append(_quantization(quantization))
-    described = [
-        (name, markup(value)) for name, value in {**report["environment"], "processor": report["processor"]}.items()
-    ]
-    parts.append(section("How this was measured", table(["", ""], described, "Software and machine")))
-    if report.get("command"):
-        parts.append(section("Build it there", code(report["command"])))
-    return page(
-        f"{report['model']} as {report['format']}, {report['precision']}",
-        *parts,
-        lead=f"{report['status']}: {verdict}.",
-        kind="export",
-    )
+    size = report["size"]
+    return [*tiles, Tile("size", _megabytes(size["exported"]), f"original: {_megabytes(size['original'])}")]
 
 
-def _quantization(report: dict[str, Any]) -> Html:
+def _quantization(report: dict[str, Any]) -> Quantization:
     chosen = f"{report['calibrator']} ranges{', bias correction' if report['bias_corrected'] else ''}"
-    trials = [
-        (one["name"], f"{one['snr']:.1f}", f"{one['lost']:.1f}", "taken" if one["taken"] else "")
-        for one in report["trials"]
-    ]
-    layers = [
-        (
-            layer["name"],
-            layer["kind"],
-            f"{layer['snr']:.1f}",
-            f"{100 * layer['share']:.1f} %",
-            "float" if layer["kept"] else "int8",
-        )
-        for layer in report["layers"]
-    ]
-    return section(
-        "How it was quantized",
-        callout(
-            f"{chosen}; {len(report['kept_in_float'])} of {len(layers)} layers in "
-            f"float; calibrated on {report['pictures']} photos"
-        ),
-        table(["tried", ">signal to noise [dB]", ">points lost", ""], trials, "Variants, on the calibration photos"),
-        table(
-            ["layer", "kind", ">signal to noise alone [dB]", ">of the work", "kept"],
-            layers,
-            "Layers, the most sensitive first",
-        ),
+    layers = report["layers"]
+    return Quantization(
+        summary=f"{chosen}; {len(report['kept_in_float'])} of {len(layers)} layers in float; "
+        f"calibrated on {report['pictures']} photos",
+        trials=[
+            (one["name"], f"{one['snr']:.1f}", f"{one['lost']:.1f}", "taken" if one["taken"] else "")
+            for one in report["trials"]
+        ],
+        layers=[
+            (
+                layer["name"],
+                layer["kind"],
+                f"{layer['snr']:.1f}",
+                f"{100 * layer['share']:.1f} %",
+                "float" if layer["kept"] else "int8",
+            )
+            for layer in layers
+        ],
     )
 
 

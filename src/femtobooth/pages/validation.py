@@ -16,7 +16,6 @@ from ..judging.selection import Choice, Point, pareto_front
 from . import html
 from .charts import HEIGHT, WIDTH, line_chart, scatter_chart
 from .html import Html
-from .style import STYLE
 
 PAD, HEADING = 20, 30  # px
 
@@ -186,7 +185,7 @@ def write(path: Path, curve: Mapping[str, Any], choice: Choice | None = None) ->
         places.append(f'<text class="title" x="{x}" y="{y + 18}">{title}</text>{inside}')
     rows = -(-len(drawn) // 2)
     width, height = 2 * WIDTH + 3 * PAD, rows * (HEIGHT + HEADING + PAD) + PAD
-    colours, _, rules = STYLE.partition("*{")
+    colours, _, rules = html.style().partition("*{")
     used = [line for line in rules.splitlines() if line.startswith(("svg .", "svg text", ".f0", ".fc", ".l0", ".l1"))]
     style = "".join([colours, *used, "svg{font-family:sans-serif}svg .title{fill:var(--ink);font-size:16px}"])
     write_text(

@@ -144,7 +144,7 @@ def _tiles(
 ) -> Html:
     """What came of it, then what it took."""
     rates = _column(_rows(folder), "photos_per_second")[1]
-    tiles: list[html.Tile] = []
+    tiles: list[html.OldTile] = []
     if found and found.share:
         value, low, high = found.share
         range_ = f"95 %: {percent(low)} to {percent(high)}"
