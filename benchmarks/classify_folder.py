@@ -24,7 +24,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from femtobooth.core.console import note, table
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, note, table
 
 ORDINARY = """
 import csv, sys
@@ -195,4 +196,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

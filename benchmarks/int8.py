@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from femtobooth.core.console import table
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, table
 from femtobooth.recognizer.inference.engines import Engine, open_engine
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.workflows import export
@@ -72,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

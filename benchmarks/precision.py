@@ -26,7 +26,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from femtobooth.core.console import table
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, table
 from femtobooth.core.files import sha256_of
 from femtobooth.generator.locate import bundled_folder
 
@@ -141,4 +142,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

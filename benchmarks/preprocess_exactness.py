@@ -19,7 +19,8 @@ import timm
 import torch
 from timm.data import create_transform, resolve_data_config
 
-from femtobooth.core.console import progress, table
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, progress, table
 from femtobooth.pictures.images import find_pictures, read_picture
 from femtobooth.recognizer.model.preprocess import Preprocess
 
@@ -68,4 +69,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

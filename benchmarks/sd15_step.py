@@ -19,7 +19,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core import config
-from femtobooth.core.console import table
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, table
 from femtobooth.generator import locate
 from femtobooth.generator.dreambooth import DreamBooth, LatentSet, encode
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
@@ -117,4 +118,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

@@ -39,6 +39,8 @@ import torch
 from safetensors.torch import save_file
 
 from femtobooth.core import metrics
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening
 from femtobooth.generator import locate, sampling
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.load import load
@@ -270,5 +272,6 @@ if __name__ == "__main__":
     if given.data is None and set(given.subjects) != {"mascot"}:
         sys.exit("--data: where the photos are, or --subjects mascot")
     began = time.monotonic()
-    main(given)
+    with listening(Terminal()):
+        main(given)
     print(f"{time.monotonic() - began:.0f} s")

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch
 
 from femtobooth.core import config
-from femtobooth.core.console import table
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, table
 from femtobooth.generator.dreambooth import DreamBooth, LatentSet, predict
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.load import load
@@ -114,4 +115,5 @@ def main(repeats: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
-    main(parser.parse_args().repeats)
+    with listening(Terminal()):
+        main(parser.parse_args().repeats)

@@ -42,7 +42,8 @@ import torch
 from PIL import Image
 
 from femtobooth.core.config import resolve
-from femtobooth.core.console import progress
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, progress
 from femtobooth.core.files import sha256_of, write_json
 from femtobooth.core.metrics import softmax, wilson
 from femtobooth.judging.scores import over_prompts_and_seeds, share_over_prompts_and_seeds
@@ -403,4 +404,5 @@ if __name__ == "__main__":
     parser.add_argument(
         "--fast", action="store_true", help="few steps, prompts and seeds: to see that it runs, not to measure"
     )
-    main(parser.parse_intermixed_args())
+    with listening(Terminal()):
+        main(parser.parse_intermixed_args())

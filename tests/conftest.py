@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditi
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel
 
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening
 from femtobooth.generator import locate
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats.folder import load_tokenizer, save_folder
@@ -27,6 +30,13 @@ TOKENS = 77
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """What is told goes to stderr, as the command line has it, where a test calls what stands below that."""
+    with listening(Terminal()):
+        yield
 
 
 def _tiny(folder: Path, *, second: bool) -> Path:

@@ -28,7 +28,8 @@ from diffusers import AutoencoderKL
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
-from femtobooth.core.console import note
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, note
 from femtobooth.core.files import atomic_file, atomic_folder, write_json
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
@@ -311,4 +312,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

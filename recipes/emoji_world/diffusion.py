@@ -28,7 +28,8 @@ from timm.optim.muon import Muon
 from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from femtobooth.core.console import note
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, note
 from femtobooth.core.files import atomic_folder, write_json
 from femtobooth.generator.dreambooth import LatentSet, draw, predict, training_target
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
@@ -480,4 +481,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

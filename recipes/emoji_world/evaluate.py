@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from femtobooth.core.console import note, progress_bar, table
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, note, progress_bar, table
 from femtobooth.core.files import atomic_file, write_json
 from femtobooth.core.machine import environment
 from femtobooth.generator import locate
@@ -251,4 +252,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

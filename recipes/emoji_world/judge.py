@@ -19,7 +19,8 @@ from random import Random
 import numpy as np
 import torch
 
-from femtobooth.core.console import table
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, table
 from femtobooth.core.metrics import wilson
 from femtobooth.recognizer.model.backbone import Recognizer
 
@@ -220,4 +221,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

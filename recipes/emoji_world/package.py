@@ -22,8 +22,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from femtobooth.core.console import note, warn
+from femtobooth.core.console import Terminal
 from femtobooth.core.errors import FemtoboothError
+from femtobooth.core.events import listening, note, warn
 from femtobooth.core.files import atomic_folder, write_text
 from femtobooth.generator import cards, locate
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
@@ -256,4 +257,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

@@ -27,7 +27,8 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image, ImageFilter
 
-from femtobooth.core.console import note
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, note
 from femtobooth.core.files import write_json
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.labels import Labels
@@ -366,4 +367,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

@@ -22,7 +22,8 @@ from zlib import crc32
 import numpy as np
 from PIL import Image, ImageDraw
 
-from femtobooth.core.console import note
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, note
 from femtobooth.core.files import atomic_file
 
 from . import backdrops, captions
@@ -310,4 +311,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

@@ -13,7 +13,8 @@ import sys
 import time
 from importlib import import_module
 
-from femtobooth.core.console import note
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, note
 
 from . import sprites
 
@@ -50,4 +51,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

@@ -27,8 +27,9 @@ import numpy as np
 from PIL import Image
 
 from femtobooth.core.cache import cache_folder
-from femtobooth.core.console import note, progress
+from femtobooth.core.console import Terminal
 from femtobooth.core.errors import FemtoboothError
+from femtobooth.core.events import listening, note, progress
 from femtobooth.core.files import atomic_file, write_json
 
 from . import concepts as words
@@ -245,4 +246,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

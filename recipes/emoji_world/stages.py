@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule
 
-from femtobooth.core.console import note
 from femtobooth.core.errors import CheckpointError
+from femtobooth.core.events import note
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.settings import TrainingSettings
 from femtobooth.training.tracking import loggers

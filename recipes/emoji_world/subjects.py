@@ -30,8 +30,8 @@ import numpy as np
 from PIL import Image
 
 from femtobooth.core import config
-from femtobooth.core.console import note, progress_bar, table
 from femtobooth.core.errors import FemtoboothError
+from femtobooth.core.events import note, progress_bar, table
 from femtobooth.core.files import atomic_file, write_json
 from femtobooth.core.machine import environment
 from femtobooth.generator import locate

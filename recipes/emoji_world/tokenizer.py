@@ -17,7 +17,8 @@ from pathlib import Path
 from tokenizers import pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from femtobooth.core.console import note
+from femtobooth.core.console import Terminal
+from femtobooth.core.events import listening, note
 from femtobooth.core.files import atomic_folder, write_json
 from femtobooth.generator.formats.folder import save_tokenizer
 
@@ -128,4 +129,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with listening(Terminal()):
+        main()

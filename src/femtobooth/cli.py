@@ -11,9 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from . import __version__
-from .core import streams
+from .core import events, streams
 from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError, shortened
+from .core.events import Listener
 from .core.names import shown
+from .core.processes import rank
 from .parsing import Parser, names, parse
 from .workflows.commands import COMMANDS, Command
 
@@ -39,17 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, *rest = [*rest, "--help"]
     streams.prepare()
     try:
-        _warn_of_unknown_variables()
-        if name in COMMANDS:
-            _run(name, COMMANDS[name], rest)
-        elif name.startswith("-"):
-            _overview().parse_args([name])
-        else:
-            near = _near(name, COMMANDS)
-            raise InputError(
-                f"{shortened(name)}: no such command",
-                f"did you mean {near}?" if near else f"one of {', '.join(COMMANDS)}",
-            )
+        with events.listening(_Screen()):
+            _answer(name, rest)
     except FemtoboothError as error:
         _exit(_as_typed(error, name), error.exit_code)
     except Interrupted as stop:
@@ -74,14 +67,38 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _exit([f"{type(error).__name__}: {first}", "  -> FEMTOBOOTH_DEBUG=1 shows where"], 1)
 
 
+class _Screen:
+    """Listen for the terminal; what draws there is loaded with the first event, so that --help stays quick."""
+
+    _terminal: Listener | None = None
+
+    def __call__(self, event: events.Event) -> None:
+        if self._terminal is None:
+            from .core.console import Terminal
+
+            self._terminal = Terminal()
+        self._terminal(event)
+
+
+def _answer(name: str, arguments: Sequence[str]) -> None:
+    _warn_of_unknown_variables()
+    if name in COMMANDS:
+        _run(name, COMMANDS[name], arguments)
+    elif name.startswith("-"):
+        _overview().parse_args([name])
+    else:
+        near = _near(name, COMMANDS)
+        raise InputError(
+            f"{shortened(name)}: no such command", f"did you mean {near}?" if near else f"one of {', '.join(COMMANDS)}"
+        )
+
+
 def _run(name: str, command: Command, arguments: Sequence[str]) -> None:
     settings, options = parse(name, command, arguments)
     if options.json:
         streams.stdout()
     if command.begins:
-        from .core.console import note
-
-        note(f"{command.begins.format(settings) if settings else f'loading {options.instead}'} ...")
+        events.note(f"{command.begins.format(settings) if settings else f'loading {options.instead}'} ...")
     result = command.run(settings, options)
     if options.json and result is not None and _speaks():
         streams.write([json.dumps(result, indent=2, ensure_ascii=False) + "\n"])
@@ -102,7 +119,7 @@ def _warn_of_unknown_variables() -> None:
         if given.startswith("FEMTOBOOTH_") and given not in (*VARIABLES, *INTERNAL):
             near = _near(given, VARIABLES)
             hint = f"; did you mean {near}?" if near else ""
-            print(f"warning: {shown(given)}: femtobooth knows no such environment variable{hint}", file=sys.stderr)
+            events.warn(f"{given}: femtobooth knows no such environment variable{hint}")
 
 
 def _near(word: str, known: Iterable[str]) -> str | None:
@@ -126,8 +143,6 @@ def _cut(line: str) -> str:
 
 def _speaks() -> bool:
     """Whether this is the first process of a run; the others would only repeat it."""
-    from .core.console import rank
-
     return rank() == 0
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from femtobooth.core import cache
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 
 @pytest.mark.parametrize(
     ("given", "standard", "expected"),
@@ -127,7 +129,7 @@ print(made)
             [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
         )
         assert ended.returncode == 0, ended.stderr
-        assert ended.stderr.count("warning:") == 1, ended.stderr
+        assert ended.stderr.count("the cache cannot be written") == 1, ended.stderr
         assert f"{where}: the cache cannot be written" in ended.stderr.replace("\n", "")
         assert not Path(ended.stdout.strip()).exists()  # it went with the process
 

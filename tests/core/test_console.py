@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
 from femtobooth.core import console
+from femtobooth.core.events import listening, progress, progress_bar
 
 
 @pytest.fixture
-def said(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+def said(request: pytest.FixtureRequest) -> Iterator[io.StringIO]:
     buffer = io.StringIO()
-    terminal = Console(file=buffer, force_terminal=request.param, width=100, color_system=None, **console.STYLE)  # type: ignore[arg-type]
-    monkeypatch.setattr(console, "console", terminal)
-    return buffer
+    screen = Console(file=buffer, force_terminal=request.param, width=100, color_system=None, **console.STYLE)  # type: ignore[arg-type]
+    with listening(console.Terminal(console=screen)):
+        yield buffer
 
 
 @pytest.mark.parametrize("said", [True], indirect=True)
 def test_a_bar_counts_pictures_though_it_moves_by_steps(said: io.StringIO) -> None:
-    with console.progress_bar("pictures", 8, done=2, parts=30) as bar:
+    with progress_bar("pictures", 8, done=2, parts=30) as bar:
         for _ in range(6 * 30):
             bar.advance()
     counts = re.findall(r"(\d+)/(\d+)", said.getvalue())
@@ -31,7 +33,7 @@ def test_a_bar_counts_pictures_though_it_moves_by_steps(said: io.StringIO) -> No
 
 @pytest.mark.parametrize("said", [True], indirect=True)
 def test_a_bar_of_unknown_length_counts(said: io.StringIO) -> None:
-    with console.progress_bar("pictures", None) as bar:
+    with progress_bar("pictures", None) as bar:
         bar.advance(7)
     assert re.search(r"\b7\b", said.getvalue())
 
@@ -49,7 +51,7 @@ def test_without_a_terminal_a_line_every_ten_seconds_at_most(
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
-    with console.progress_bar("pictures", total, done=4, parts=2) as bar:
+    with progress_bar("pictures", total, done=4, parts=2) as bar:
         for index in range(56 * 2):
             clock[0] += 4 / 18.4
             bar.advance(1, note="warm" if index == 1 else None)
@@ -61,5 +63,5 @@ def test_without_a_terminal_a_line_every_ten_seconds_at_most(
 
 @pytest.mark.parametrize("said", [False], indirect=True)
 def test_without_a_terminal_what_is_quick_says_nothing(said: io.StringIO) -> None:
-    assert list(console.progress([1, 2, 3], "encoding")) == [1, 2, 3]
+    assert list(progress([1, 2, 3], "encoding")) == [1, 2, 3]
     assert said.getvalue() == ""

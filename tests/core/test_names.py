@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import os
 import unicodedata
+from collections.abc import Iterator
 
 import pytest
 from rich.console import Console
 
-from femtobooth.core import console
+from femtobooth.core import console, events
 from femtobooth.core.names import restored, shown, stored
 
 # As real files are called, by macOS (U+202F before AM), phones, word processors, and in many languages.
@@ -67,20 +68,20 @@ def test_no_two_names_are_stored_alike() -> None:
 
 
 @pytest.fixture
-def printed(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+def printed() -> Iterator[io.StringIO]:
     """What a terminal would be sent."""
     buffer = io.StringIO()
-    terminal = Console(file=buffer, force_terminal=True, width=400, color_system=None, **console.STYLE)  # type: ignore[arg-type]
-    monkeypatch.setattr(console, "console", terminal)
-    return buffer
+    screen = Console(file=buffer, force_terminal=True, width=400, color_system=None, **console.STYLE)  # type: ignore[arg-type]
+    with events.listening(console.Terminal(console=screen)):
+        yield buffer
 
 
 @pytest.mark.parametrize("name", [*REAL, *HOSTILE], ids=ascii)
 def test_nothing_that_is_printed_takes_data_for_markup_or_lets_it_act(name: str, printed: io.StringIO) -> None:
-    console.note(name)
-    console.warn(name)
-    console.table(name, [name, f">{name}"], [[name, 1]])
-    with console.progress_bar(name, 2) as bar:
+    events.note(name)
+    events.warn(name)
+    events.table(name, [name, f">{name}"], [[name, 1]])
+    with events.progress_bar(name, 2) as bar:
         bar.advance(1, note=name)
     text = printed.getvalue()
     wanted = shown(name, keep="\n\t") if name in HOSTILE else name

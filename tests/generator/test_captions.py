@@ -16,6 +16,8 @@ from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.photos import load_class_images
 from femtobooth.generator.prompts import unseen_words
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 TOKENIZER = load_tokenizer(locate.bundled_folder() / "tokenizer")  # reads 22 words or word pieces
 
 

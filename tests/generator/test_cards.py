@@ -14,6 +14,8 @@ from femtobooth.core.config import dotted_keys
 from femtobooth.generator import cards, locate
 from femtobooth.workflows import evaluate, generate, personalize, synthesize
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 # Every setting of the two commands that a card must not touch: what is read and written, where, as what, and who is
 # told.
 NEVER = {

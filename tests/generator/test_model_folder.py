@@ -24,6 +24,8 @@ from femtobooth.generator.formats import part_folder
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 FILES = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",

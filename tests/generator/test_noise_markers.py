@@ -19,6 +19,8 @@ from femtobooth.generator.formats import ldm_keys
 from femtobooth.generator.formats.noise_markers import told
 from femtobooth.generator.formats.single_file import load_single_file
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 V, EPS = "v_prediction", "epsilon"
 
 

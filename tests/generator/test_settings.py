@@ -8,6 +8,8 @@ from femtobooth.core import config
 from femtobooth.core.errors import SettingsError
 from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 PHOTOS = {"photos": {"paths": ["x"], "class_noun": "dog"}}
 IDLE: dict[str, tuple[type[config.Settings], list[str], str | None]] = {
     "negative": (GenerateSettings, ["sampling.guidance=1", "sampling.negative=ugly"], "sampling.negative"),

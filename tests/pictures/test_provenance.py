@@ -17,6 +17,8 @@ from femtobooth.pictures import duplicates
 from femtobooth.pictures.provenance import Origin, Provenance
 from femtobooth.workflows import picture_files
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 
 def picture(path: Path, seed: int = 0, text: dict[str, str] | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,8 @@ from femtobooth.core.errors import ModelError, SettingsError
 from femtobooth.recognizer.inference import cache
 from femtobooth.recognizer.inference.engines import open_engine
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
 
 

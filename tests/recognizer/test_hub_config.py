@@ -18,6 +18,8 @@ from timm.data import create_transform, resolve_model_data_config
 from femtobooth.core.errors import ModelError
 from femtobooth.recognizer.model.backbone import Recognizer
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 OWN = {
     "mean": [0.5, 0.4, 0.3],
     "std": [0.2, 0.3, 0.25],

@@ -19,7 +19,6 @@ import torch
 from PIL import Image
 
 from femtobooth import cli
-from femtobooth.core import console
 from femtobooth.core.errors import ModelError, UnsafeFileError
 from femtobooth.recognizer.model import weights
 from femtobooth.recognizer.model.backbone import Recognizer
@@ -395,7 +394,7 @@ def test_models_never_breaks_a_name(
     name = "a-run-whose-name-is-rather-long-but-not-unheard-of"
     shutil.copytree(saved.parent, tmp_path / "runs" / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(console.console, "width", 80)
+    monkeypatch.setenv("COLUMNS", "80")
     cli.main(["models"])
     lines = capsys.readouterr().err.splitlines()
     for whole in (f"runs/{name}", "tf_efficientnet_lite0.in1k", weights.DEFAULT):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from femtobooth import cli
-from femtobooth.core.console import rank
+from femtobooth.core.processes import rank
 from femtobooth.generator import dreambooth, prior
 
 _draw, _write = dreambooth.draw, prior._write

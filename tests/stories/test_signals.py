@@ -38,7 +38,7 @@ def whole(personalize: Callable[..., Path], tiny_sd1: Path, tmp_path_factory: py
     return personalize(tiny_sd1, tmp_path_factory.mktemp("runs"), "whole")
 
 
-@pytest.mark.parametrize(("moment", "signum"), zip(MOMENTS, [signal.SIGTERM, signal.SIGINT] * 3, strict=True))
+@pytest.mark.parametrize(("moment", "signum"), list(zip(MOMENTS, [signal.SIGTERM, signal.SIGINT] * 3, strict=True)))
 def test_a_signal_at_any_moment(
     whole: Path,
     moment: str,

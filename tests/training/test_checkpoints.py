@@ -20,6 +20,8 @@ from femtobooth.training.randomness import generator
 from femtobooth.training.settings import TrainingSettings
 from femtobooth.training.tracking import CurveFile
 
+pytestmark = pytest.mark.usefixtures("terminal")
+
 
 class _Line(NumberedSteps):
     """Fits a line to noise that is a function of the micro-step."""

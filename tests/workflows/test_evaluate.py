@@ -70,6 +70,7 @@ def settings(run: Path, tiny: Path, **changes: Any) -> Any:
     return evaluate.settings_from({"run": str(run), "encoders": [str(tiny)], **few}, changes)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_scores_are_those_of_the_pictures_with_floor_ceiling_and_encoder(
     copied: Path, tiny: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +247,7 @@ def test_copies_drawn_by_the_model_are_counted(copied: Path, tiny: Path, monkeyp
     assert (found["count"], found["of"], found["base"]) == (1, 4, 0)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_unreadable_photos_are_left_out(
     copied: Path, tiny: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -147,6 +147,7 @@ def test_a_start_picture_is_cropped_not_squashed(run_folder: Path, tmp_path: Pat
     assert start is not None and start.shape == (64, 64, 3) and start[:, 4:-4].min() > 250
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_mask(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What each kind of mask redraws of a picture; and what is said of those that redraw nothing or all."""
     photo = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
@@ -219,6 +220,7 @@ def test_finished_pictures_survive_an_interruption(
     assert draw(run_folder, "a dog", count=1, out=str(tmp_path / "o"), overwrite=True)["complete"]
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_long_prompt_warns_of_what_is_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prompt = "a glossy dog on the beach " * 4 + "with a telescope"
     draw("bundled", prompt, count=1, out=str(tmp_path / "o"), sampling={"steps": 1, "guidance": 1.0})

@@ -98,6 +98,7 @@ def test_the_lists_are_read_and_not_executed(tmp_path: Path) -> None:
         protocol.read_lists(path)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_every_subject_is_trained_drawn_and_scored_once(
     data: Path, tiny_sd1: Path, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

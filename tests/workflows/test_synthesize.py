@@ -185,6 +185,7 @@ def test_the_threshold_comes_from_pictures_without_the_subject(call: Synthesize)
     assert one["photos_passing"] == [sum(score > one["threshold"] for score in one["scores"]["photos"]), 3]
 
 
+@pytest.mark.usefixtures("terminal")
 def test_nothing_passes_and_all_is_kept_aside(
     call: Synthesize, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

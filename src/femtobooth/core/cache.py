@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from .console import note, warn
+from .events import note, warn
 from .files import TEMPORARY, read_json, sha256_of
 
 MANIFEST = "cache.json"

@@ -219,7 +219,7 @@ def _refuse_without_effect(settings: Settings, layers: Sequence[Mapping[str, Any
     """Raise SettingsError for what was typed and changes nothing; warn of it where a file says it, which may serve many
     calls.
     """
-    from .console import warn
+    from .events import warn
 
     for path, why in settings.without_effect().items():
         name = _called(path, layers)

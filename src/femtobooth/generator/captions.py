@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import console
+from ..core import events
 from ..core.errors import PhotoError
 from .prompts import SUBJECT, filled, with_subject
 
@@ -60,7 +60,7 @@ def own_captions(photo: Path) -> tuple[str, ...]:
     texts = {file: _lines(file) for file in caption_files(photo)}
     if len(set(texts.values())) > 1:
         first, *others = texts
-        console.warn(
+        events.warn(
             f"{photo.name} has several captions: {first.name} is used, "
             f"{', '.join(other.name for other in others)} is not"
         )
@@ -111,12 +111,12 @@ def fitted(
         fitting.append(ours)
     if cut:
         more = f" and of {len(cut) - SHOWN} more" if len(cut) > SHOWN else ""
-        console.warn(
+        events.warn(
             f"captions are longer than the {limit} words or word pieces this base reads: {'; '.join(cut[:SHOWN])}{more}"
         )
     names = re.compile(rf"\{{token\}}|(?<!\w){re.escape(token)}(?!\w)", re.IGNORECASE)
     if fitting and not any(names.search(text) for texts in fitting for text in texts):
-        console.warn(
+        events.warn(
             f"no caption names the subject, so that '{token}' learns nothing; write {SUBJECT} where a caption means it"
         )
     return fitting

@@ -15,8 +15,8 @@ import yaml
 from pydantic import ValidationError
 
 from ..core.config import Settings, merge, nested, parse_yaml
-from ..core.console import warn
 from ..core.errors import SettingsError
+from ..core.events import warn
 from ..core.paths import hub_id
 from .settings import GenerateSettings, PersonalizeSettings
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..core.console import progress
+from ..core.events import progress
 from ..pictures.regions import subject_masks
 from ..training.module import NumberedSteps
 from ..training.randomness import generator, shuffled_indices

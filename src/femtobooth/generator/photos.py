@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from ..core import console
+from ..core import events
 from ..core.errors import PhotoError
 from ..core.files import atomic_folder
 from ..core.names import shown, stored
@@ -117,7 +117,7 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
         count = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
         warnings.append(f"only {count}; 3 to 5 varied ones keep the subject apart from its background")
     for warning in [*warnings, *_doubtful_crops([photo.path for photo in photos], subjects)]:
-        console.warn(warning)
+        events.warn(warning)
     return photos, rows
 
 
@@ -390,6 +390,6 @@ def _print_table(rows: Sequence[dict[str, Any]], title: str = "photos") -> None:
             ]
         )
     used = sum(row["status"] == "used" for row in rows)
-    console.table(
+    events.table(
         f"{title}: {used} used, {len(rows) - used} skipped", ["file", ">size", "format", "status", "notes"], cells
     )

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from ..core import cache
-from ..core.console import note, progress_bar
 from ..core.errors import FemtoboothError
 from .families.stable_diffusion import StableDiffusion
 from .image_cache import decoded, encoded

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from ..core.console import warn
+from ..core.events import warn
 
 SUBJECT = "[V]"
 _ANY_CASE = re.compile(re.escape(SUBJECT), re.IGNORECASE)

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
-from ..core.console import progress_bar
+from ..core.events import progress_bar
 from ..core.files import atomic_file, atomic_folder
 from ..pictures.sheets import sheet
 from ..training.callbacks import StepCallback

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..core.console import note, warn
 from ..core.errors import InputError
+from ..core.events import note, warn
 from ..pictures.images import Picture, read_picture
 from .settings import GenerateSettings
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AddedToken
 
-from ..core.console import progress
 from ..core.errors import SettingsError
+from ..core.events import progress
 from ..training.randomness import generator
 from .families.stable_diffusion import StableDiffusion
 

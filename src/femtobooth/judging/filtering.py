@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from ..core.console import progress
+from ..core.events import progress
 from ..pictures import duplicates
 from ..pictures.regions import only_subject
 from . import scores

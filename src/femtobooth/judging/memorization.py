@@ -21,7 +21,7 @@ from PIL import Image
 from scipy import ndimage
 from scipy.fft import irfft2, rfft2
 
-from ..core.console import progress
+from ..core.events import progress
 from ..pictures import duplicates
 from ..pictures.regions import lab
 

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..core.console import warn
 from ..core.errors import PhotoError
+from ..core.events import warn
 from ..core.files import sha256_of
 from . import duplicates
 from .images import Skipped, decode

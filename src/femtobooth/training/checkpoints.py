@@ -22,8 +22,8 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 
-from ..core.console import note, warn
 from ..core.errors import CheckpointError, Interrupted, NotFiniteError
+from ..core.events import note, warn
 from ..core.files import TEMPORARY, atomic_folder, sha256_of, write_json, writing
 from .callbacks import StepCallback
 

@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
-from ..core.console import progress_bar, rank
 from ..core.errors import SettingsError, needs
 from ..core.machine import FloatPrecision
 from .callbacks import StepCallback

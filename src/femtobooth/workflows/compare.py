@@ -16,8 +16,8 @@ from typing import Any
 
 from ..core import config, figures
 from ..core.claims import Output
-from ..core.console import note, table, warn
 from ..core.errors import SettingsError, UnsafeFileError
+from ..core.events import note, table, warn
 from ..core.files import read_json, timestamp
 from ..core.machine import environment
 from ..judging import verdict

@@ -9,7 +9,6 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import machine
 from ..core.claims import Output
-from ..core.console import note
 from ..core.errors import ExistsError, SettingsError
 from ..core.machine import WeightPrecision
 from ..core.paths import expanded

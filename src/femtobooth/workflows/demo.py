@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..core.console import note
 from ..core.errors import command
+from ..core.events import note
 from ..core.files import timestamp
 from . import personalize
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..core import config, locks, machine
-from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import PhotoError, SettingsError, needs
+from ..core.events import note, progress, progress_bar, table, warn
 from ..core.files import atomic_file, sha256_of, write_json
 from ..core.metrics import wilson
 from ..core.names import restored, shown

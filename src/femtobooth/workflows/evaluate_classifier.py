@@ -16,8 +16,8 @@ import numpy as np
 import torch
 
 from ..core.claims import Output
-from ..core.console import note, progress, progress_bar, table, warn
 from ..core.errors import ModelError, PhotoError
+from ..core.events import note, progress, progress_bar, table, warn
 from ..core.files import sha256_of, write_json, write_text
 from ..core.machine import environment
 from ..core.metrics import softmax

@@ -19,8 +19,8 @@ import numpy as np
 
 from ..core import busy
 from ..core.claims import Output
-from ..core.console import note, table, warn
 from ..core.errors import ParityError, PhotoError, SettingsError
+from ..core.events import note, table, warn
 from ..core.files import sha256_of, write_json, write_text
 from ..core.machine import environment, processor
 from ..core.names import shown

@@ -29,11 +29,12 @@ from safetensors.numpy import load_file, save_file
 
 from ..core import config, locks, metrics
 from ..core.claims import Output
-from ..core.console import note, rank, table
 from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError, command
+from ..core.events import note, table
 from ..core.files import read_object, sweep, timestamp, write_json, write_text
 from ..core.machine import environment
 from ..core.paths import expanded
+from ..core.processes import rank
 from ..core.run import read, recorded, settings_of
 from ..pages.finetune import draw
 from ..recognizer.finetuning import comparison, dataset, finetuner, finishing, probe, splitting

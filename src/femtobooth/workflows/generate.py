@@ -18,8 +18,8 @@ import numpy as np
 from .. import __version__
 from ..core import config, machine
 from ..core.claims import Output
-from ..core.console import note, progress_bar, warn
 from ..core.errors import InputError
+from ..core.events import note, progress_bar, warn
 from ..core.files import sha256_of, timestamp, write_json
 from ..core.paths import expanded
 from ..generator.prompts import names_subject, warn_of_unseen, with_subject

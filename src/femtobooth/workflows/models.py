@@ -6,7 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ..core.console import note, table
+from ..core.events import note, table
 from ..recognizer.model import weights
 
 

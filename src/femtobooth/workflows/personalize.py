@@ -30,8 +30,8 @@ from lightning.pytorch import Trainer
 
 from ..core import config, locks
 from ..core.claims import Output
-from ..core.console import note, rank, table, warn
 from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError, command
+from ..core.events import note, table, warn
 from ..core.files import read_object, sha256_of, sweep, timestamp, write_json, write_text
 from ..core.machine import environment
 from ..core.names import shown, stored

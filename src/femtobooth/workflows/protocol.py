@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from ..core import config
-from ..core.console import note, table
 from ..core.errors import ExistsError, Interrupted, PhotoError, SettingsError
+from ..core.events import note, table
 from ..core.files import read_json, refuse_existing, write_json
 from ..core.machine import environment
 from ..core.metrics import bootstrap

@@ -13,8 +13,8 @@ import numpy as np
 from .. import __version__
 from ..core import config, machine
 from ..core.claims import Output
-from ..core.console import note, progress_bar, warn
 from ..core.errors import InputError, ModelError, command, shortened
+from ..core.events import note, progress_bar, warn
 from ..core.files import sha256_of, timestamp
 from ..core.paths import existing
 from ..generator import locate

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from ..core import config
-from ..core.console import note
 from ..core.errors import ModelError, command
+from ..core.events import note
 from ..core.files import read_json, write_text
 from ..core.run import read_settings
 from ..generator import prior

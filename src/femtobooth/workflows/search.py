@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..core.console import note, table, warn
 from ..core.errors import ModelError, PhotoError
+from ..core.events import note, table, warn
 from ..recognizer.inference import sources
 from ..recognizer.inference.engines import open_engine
 from ..recognizer.inference.index import nearest, open_index

@@ -24,8 +24,8 @@ from PIL import Image
 
 from .. import __version__
 from ..core import config, machine
-from ..core.console import note, progress_bar, table, warn
 from ..core.errors import ModelError, SettingsError, command
+from ..core.events import note, progress_bar, table, warn
 from ..core.files import atomic_file, sha256_of, write_json
 from ..core.metrics import wilson
 from ..core.names import restored, shown

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from transformers import CLIPTokenizer
 
-from ...core.console import warn
 from ...core.errors import ModelError
+from ...core.events import warn
 from ...core.files import atomic_folder, content_hash
 from .. import cards
 from ..families.stable_diffusion import StableDiffusion

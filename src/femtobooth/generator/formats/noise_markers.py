@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.config import parse_yaml
-from ...core.console import note
 from ...core.errors import ModelError, SettingsError
+from ...core.events import note
 
 SD2_BASE_STEP = 875000  # `global_step` in the published 512-base-ema.ckpt, the one 2.x model that predicts epsilon
 PREDICTIONS = {

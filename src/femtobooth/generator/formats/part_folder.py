@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import CLIPTextModel
 
 from ...core import tensors as stored
-from ...core.console import note
 from ...core.errors import ModelError
+from ...core.events import note
 from ...core.tensors import DAMAGED
 from . import parts
 from .ldm_keys import Place

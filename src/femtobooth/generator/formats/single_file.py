@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from ...core import tensors as stored
-from ...core.console import warn
 from ...core.errors import ModelError
+from ...core.events import warn
 from ...core.files import atomic_file, refuse_existing, sha256_of
 from ...core.paths import existing, hub_id, refuse_missing_path
 from ...core.tensors import DAMAGED

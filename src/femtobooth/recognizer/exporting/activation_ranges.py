@@ -13,7 +13,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
-from ...core.console import progress_bar
+from ...core.events import progress_bar
 
 Floats = NDArray[np.floating]
 Ranges = dict[str, tuple[float, float]]

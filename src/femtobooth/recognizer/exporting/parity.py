@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...core import busy, metrics
-from ...core.console import progress_bar
+from ...core.events import progress_bar
 from ...core.figures import median_interval
 from ..inference.engines import Engine
 

@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
-from ...core.console import note, progress_bar
+from ...core.events import note, progress_bar
 from .activation_ranges import CALIBRATORS, CLIPS, LAYERS, Floats, Ranges, layers_of, observe, open_session
 
 Biases = dict[str, Floats]  # corrected bias of a layer, by the layer's name

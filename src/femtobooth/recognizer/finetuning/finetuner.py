@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 from torch.utils.data import DataLoader
 
-from ...core.console import note
 from ...core.errors import ModelError, NotFiniteError
+from ...core.events import note
 from ...core.metrics import negative_log_likelihood, softmax
 from ...pictures.images import read_picture
 from ...training import trainer as loop

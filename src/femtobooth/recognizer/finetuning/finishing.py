@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...core import metrics
-from ...core.console import warn
 from ...core.errors import NotFiniteError
+from ...core.events import warn
 from ..model import rejection
 from ..model.backbone import Recognizer
 from ..settings import FinetuneSettings

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from ...core import cache
-from ...core.console import progress, progress_bar
+from ...core.events import progress, progress_bar
 from ...core.metrics import COLDEST, HOTTEST, softmax, temperature
 from ...pictures.images import read_picture
 from ...training.randomness import generator

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ...core.console import progress_bar
 from ...core.errors import PhotoError
+from ...core.events import progress_bar
 from ...core.files import sha256_of
 from ...core.names import shown, stored
 from ...pictures import duplicates

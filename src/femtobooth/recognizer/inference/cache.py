@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ...core import cache
-from ...core.console import note
 from ...core.errors import ModelError, SettingsError, needs
+from ...core.events import note
 from ...core.files import sha256_of
 from ...core.paths import expanded
 from ..model import artifact, hub_config, weights

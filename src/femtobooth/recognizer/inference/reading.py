@@ -10,8 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ...core.console import note, progress_bar, warn
 from ...core.errors import PhotoError
+from ...core.events import note, progress_bar, warn
 from ...core.names import shown, stored
 from ...pictures.images import is_other
 from ..model import weights

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from ...core import tensors as stored
-from ...core.console import note, warn
 from ...core.errors import ModelError
+from ...core.events import note, warn
 from . import artifact, weights
 from .labels import Labels, imagenet
 from .preprocess import Preprocess

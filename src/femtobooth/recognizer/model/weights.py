@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from importlib import resources, util
 from pathlib import Path
 
-from ...core.console import warn
 from ...core.errors import ModelError, command, needs
+from ...core.events import warn
 from ...core.paths import RUNS, existing, expanded, refuse_missing_path
 from ..settings import DEFAULT
 from . import artifact, hub_config

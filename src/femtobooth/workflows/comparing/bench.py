@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ...core import busy, cache, figures
-from ...core.console import progress_bar
 from ...core.errors import PhotoError
+from ...core.events import progress_bar
 from ...core.files import sha256_of
 from ...core.machine import environment, processor
 from ...core.names import shown

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from ...core import machine
-from ...core.console import note, warn
 from ...core.errors import CheckpointError, command
+from ...core.events import note, warn
 from ...core.files import atomic_file, write_json
 from ...generator import cards, tokens
 from ...generator.dreambooth import DreamBooth

@@ -23,8 +23,8 @@ from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file, save_file
 
 from ...core import machine
-from ...core.console import note, warn
 from ...core.errors import NotFiniteError, SettingsError
+from ...core.events import note, warn
 from ...core.files import atomic_file, write_json
 from ...generator.deterministic import deterministic_loss
 from ...generator.prompts import bare
