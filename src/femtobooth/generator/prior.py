@@ -19,6 +19,7 @@ import numpy as np
 
 from ..core import cache
 from ..core.errors import FemtoboothError
+from ..core.events import note, progress_bar
 from .families.stable_diffusion import StableDiffusion
 from .image_cache import decoded, encoded
 from .sampling import sample

@@ -16,7 +16,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 
 from ..core.errors import SettingsError, needs
+from ..core.events import progress_bar
 from ..core.machine import FloatPrecision
+from ..core.processes import rank
 from .callbacks import StepCallback
 from .checkpoints import StreamedFile
 from .settings import TrainingSettings

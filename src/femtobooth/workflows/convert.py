@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from ..core import machine
 from ..core.claims import Output
 from ..core.errors import ExistsError, SettingsError
+from ..core.events import note
 from ..core.machine import WeightPrecision
 from ..core.paths import expanded
 

@@ -36,6 +36,7 @@ from ..core.files import read_object, sha256_of, sweep, timestamp, write_json, w
 from ..core.machine import environment
 from ..core.names import shown, stored
 from ..core.paths import expanded
+from ..core.processes import rank
 from ..core.run import read, read_settings, recorded, settings_of
 from ..generator import locate, prior, sampling, tokens
 from ..generator.captions import class_captions, fitted
