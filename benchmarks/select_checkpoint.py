@@ -51,6 +51,7 @@ from femtobooth.judging.encoders import Encoder, open_encoder
 from femtobooth.judging.selection import Point
 from femtobooth.pictures.images import find_pictures, read_picture
 from femtobooth.training.checkpoints import STATE
+from femtobooth.training.settings import ResumeSettings
 from femtobooth.workflows import personalize
 
 MASCOT = Path(str(resources.files("femtobooth") / "assets" / "mascot"))
@@ -90,7 +91,7 @@ def train(name: str, photos: list[Path], options: argparse.Namespace) -> dict[st
     run = options.out / name
     every = options.steps // 12
     if (run / "run.json").is_file():
-        return personalize.resume(run)
+        return personalize.resume(ResumeSettings(run=str(run)))
     wanted = {
         "photos": {"paths": [str(path) for path in photos], "class_noun": SUBJECTS[name]},
         "runs": str(options.out),

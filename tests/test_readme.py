@@ -23,7 +23,7 @@ def test_flags_exist(capsys: pytest.CaptureFixture[str]) -> None:
     for line in re.findall(r"^\s*femtobooth (.+)$", README, re.MULTILINE):
         command, flags = line.split()[0], re.findall(r" (--[a-z-]+)", line)
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
+            cli.main([command, "--help-all"])
         known = capsys.readouterr().out
         assert all(f"{flag} " in known or f"{flag}," in known or f"{flag}]" in known for flag in flags), line
 

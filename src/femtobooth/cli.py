@@ -8,7 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__
 from .core import events, streams
@@ -16,8 +16,8 @@ from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError
 from .core.events import Listener
 from .core.names import shown
 from .core.processes import rank
-from .parsing import Parser, names, parse
-from .workflows.commands import COMMANDS, Command
+from .parsing import Parser, names, parse, spoken
+from .workflows.commands import COMMANDS, Command, find
 
 OUTSIDE = (  # what a disk or a user's rights refuse, wherever it was not foreseen
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM),
@@ -94,21 +94,28 @@ def _answer(name: str, arguments: Sequence[str]) -> None:
 
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> None:
-    settings, options = parse(name, command, arguments)
-    if options.json:
+    parsed = parse(name, command, arguments)
+    settings: Any = parsed.settings
+    rows = parsed.json and name == "classify" and not settings.out  # its rows are the result
+    if rows:
+        settings = settings.model_copy(update={"format": "json"})
+    if parsed.json:
         streams.stdout()
-    if command.begins:
-        events.note(f"{command.begins.format(settings) if settings else f'loading {options.instead}'} ...")
-    result = command.run(settings, options)
-    if options.json and result is not None and _speaks():
+    if parsed.begins:
+        events.note(f"{parsed.begins.format(settings)} ...")
+    result = find(parsed.run)(settings)
+    if parsed.json and not rows and result is not None and _speaks():
         streams.write([json.dumps(result, indent=2, ensure_ascii=False) + "\n"])
 
 
 def _as_typed(error: FemtoboothError, name: str) -> Sequence[str]:
-    """The lines of an error, in which a setting that the problem begins with is called as on this command line."""
-    problem, *others = error.lines
+    """The lines of an error, in which settings are called as on this command line."""
+    if name not in COMMANDS:
+        return error.lines
+    command = COMMANDS[name]
+    problem, *others = (spoken(line, command) for line in error.lines)
     setting, colon, rest = problem.partition(":")
-    flag = names(COMMANDS[name]).get(setting) if name in COMMANDS and colon else None
+    flag = names(command).get(setting) if colon else None
     if isinstance(error, SettingsError) and error.way_out is None:
         others.append(f"  -> `femtobooth {name} --help` shows everything that can be given")
     return [f"{flag}:{rest}" if flag else problem, *others]

@@ -1,30 +1,31 @@
-"""What was typed behind a command, as settings: its flags from the settings' own names and help texts, and what to say
-of mistakes.
-"""
+"""What was typed behind a command, as settings, and what to say of mistakes: flags and help are the fields' own."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from .core import streams
-from .core.errors import FemtoboothError, InputError, SettingsError, shortened
+from .core.errors import InputError, SettingsError, shortened
 from .core.paths import existing, nearest, refuse_missing_path
-from .workflows.commands import Command
+from .workflows.commands import Command, find
 
 if TYPE_CHECKING:
     from .core.config import Layer, Settings
+    from .core.fields import Setting
 
 HELP = ("-h", "--help")
+EVERYTHING = "--help-all"
+BIG = 12  # flags; a command of more shows the common ones, and all with --help-all
+SET = "any setting by its dotted name, as --help-all lists them"
 REQUIRED = "the following arguments are required: "  # how argparse begins its own errors
 UNKNOWN = "unrecognized arguments: "
 SET_HELP = (
-    "any setting by its name in the YAML file; nothing behind the = leaves "
-    "an optional one out; what takes several (...) "
-    "is given several times or as a JSON list, short words also as a,b"
+    "any setting by its dotted name; nothing behind the = leaves an optional one out; what takes several (...) is "
+    "given several times or as a JSON list, short words also as a,b"
 )
 
 
@@ -67,7 +68,7 @@ class Parser(argparse.ArgumentParser):
         raise SettingsError(f"{shortened(flag)}: {self.prog} has no such flag{hint}", way_out)
 
     def missing(self, name: str) -> NoReturn:
-        """Say what the positional argument of this name is, and how a whole command looks."""
+        """Say what the positional argument of this name is, and how a whole command looks. Raises SettingsError."""
         told = (
             next((action.help or "" for action in self._actions if action.metavar == name), "")
             .replace("%%", "%")
@@ -79,76 +80,106 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def parse(name: str, command: Command, arguments: Sequence[str]) -> tuple[Any, argparse.Namespace]:
-    """The settings of a command line, None where an option stands in their place, and its options.
+class Parsed(NamedTuple):
+    """A command line that was understood."""
 
-    `options.given` holds what was given of the settings, `options.instead` what stands in their place. Raises
-    SettingsError before anything heavy is imported.
-    """
-    from .core.config import merge, settle
+    settings: Settings
+    run: str
+    """What takes these settings, as the table of commands names it."""
+    begins: str
+    json: bool
+    """Whether the result is to be printed as JSON."""
 
-    model = _settings_class(command.settings)
-    parser = _parser(name, command, model)
-    if any(word in HELP for word in arguments):
-        _show_values(parser, command, model, arguments)
+
+def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
+    """Read a command line. Raises SettingsError before anything heavy is imported; shows help and exits where asked."""
+    from .core.config import Layer, merge, settle
+    from .core.fields import settings
+
+    model = find(command.settings)
+    known = settings(model)
+    if any(word in (*HELP, EVERYTHING) for word in arguments):
+        from .help_page import show
+
+        show(name, command, arguments)
+    parser = build(name, command, known)
     options = parser.parse_intermixed_args(arguments)
-    layers = _layers(options, command, model)
-    options.given = merge(*layers)
-    instead = command.instead
-    options.instead = getattr(options, instead.flag[2:]) if instead else None
-    if instead and options.instead:
-        if set(options.given) - set(instead.beside):
-            raise InputError(f"{instead.flag}: {instead.why}", instead.way_out)
-        return None, options
-    for group in command.needs:
-        if not any(_given(options.given, path) for path in group):
-            parser.missing(_metavar(group[0]))
-    narrowed = command.narrowed(options.given)
-    settings = settle(_settings_class(narrowed) if narrowed else model, *layers)
-    _refuse_missing_files(settings, command)
-    return settings, options
+    layers = layers_of(options, known, model)
+    given = merge(*layers)
+    if command.instead and options.instead:
+        other = find(command.instead.settings)
+        first, *beside = settings(other)
+        if set(given) - {one.path for one in beside}:
+            raise InputError(f"{first.flag}: {command.instead.why}", spoken(command.instead.way_out, command))
+        chosen = Layer({first.path: options.instead})
+        chosen.names = {first.path: first.flag}
+        found = settle(other, *layers, chosen)
+        _refuse_missing_files(found)
+        return Parsed(found, command.instead.run, command.instead.begins, options.json)
+    for one in known:
+        if one.argument and one.argument.needed and not (_at(given, one.path) or _at(given, one.argument.unless)):
+            parser.missing(one.called)
+    found = settle(model.narrowed(given), *layers)
+    _refuse_missing_files(found)
+    return Parsed(found, command.run, command.begins, options.json)
 
 
 def names(command: Command) -> dict[str, str]:
-    """What the command line calls its settings, by dotted path."""
-    return {path: flag for flag, path in command.flags.items()} | {path: _metavar(path) for path in command.takes}
+    """What the command line calls a command's settings, by dotted path; those that only --set reaches are not there."""
+    from .core.fields import settings
+
+    models = [command.settings, *([command.instead.settings] if command.instead else [])]
+    return {one.path: one.called for model in reversed(models) for one in settings(find(model)) if one.called}
 
 
-def _settings_class(path: str) -> type[Settings]:
-    module, _, name = path.rpartition(".")
-    found: type[Settings] = getattr(importlib.import_module(f"femtobooth.{module}"), name)
-    return found
+def spoken(text: str, command: Command) -> str:
+    """A text of an error with flags in place of settings.
+
+    `training.steps` becomes --steps, `training.steps=400` --steps 400 and `overwrite=true` --overwrite; a setting
+    without a flag becomes --set training.clip=1; what is no setting of this command stays.
+    """
+    from .core.fields import settings
+
+    called = names(command)
+    known = {one.path: one for one in settings(find(command.settings))}
+
+    def flag(found: re.Match[str]) -> str:
+        path, value = found.groups()
+        if path not in called:
+            return found[0] if path not in known else f"--set {path}" + (f"={value}" if value else "")
+        if value in ("true", "false") and path in known and known[path].is_switch:
+            return called[path] if value == "true" else f"--no-{called[path][2:]}"
+        return called[path] + (f" {value}" if value else "")
+
+    return re.sub(r"`([a-z_]+(?:\.[a-z_]+)*)(?:=([^`]*))?`", flag, text)
 
 
-def _metavar(path: str) -> str:
-    return path.partition(".")[0].upper()
-
-
-def _given(values: Any, path: str) -> Any:
+def _at(values: Any, path: str) -> Any:
     for key in path.split("."):
         values = values.get(key) if isinstance(values, Mapping) else None
     return values
 
 
-def _refuse_missing_files(settings: Settings, command: Command) -> None:
-    called = names(command)
-    for path in command.files + command.models:
-        value: Any = settings
-        for key in path.split("."):
+def _refuse_missing_files(found: Settings) -> None:
+    from .core.fields import settings
+
+    for one in settings(type(found)):
+        if one.names not in ("file", "folder", "run", "model"):
+            continue
+        value: Any = found
+        for key in one.path.split("."):
             value = getattr(value, key)
-        for one in value if isinstance(value, list) else [value]:
-            if not one or existing(one):
+        way_out = f"check the path ({one.called or one.path})"
+        for name in value if isinstance(value, list) else [value]:
+            if not name or existing(name):
                 continue
-            way_out = f"check the path ({called[path]})"
-            if path in command.models:
-                refuse_missing_path(one, way_out)
-                if not hasattr(
-                    settings, "paths"
-                ):  # classify and embed look at what is named first (recognizer.reading)
-                    _refuse_missing_default(one)
+            if one.names == "model":
+                refuse_missing_path(name, way_out)
+                if not hasattr(found, "paths"):  # classify and embed look at what is named first
+                    _refuse_missing_default(name)
             else:
-                near = nearest(one)
-                raise InputError(f"{one}: no such file or folder", f"did you mean {near}?" if near else way_out)
+                near = nearest(name)
+                raise InputError(f"{name}: no such file or folder", f"did you mean {near}?" if near else way_out)
 
 
 def _refuse_missing_default(model: str) -> None:
@@ -161,66 +192,71 @@ def _refuse_missing_default(model: str) -> None:
         weights.resolve(model)
 
 
-def _parser(name: str, command: Command, model: type[Settings]) -> Parser:
-    from .core.config import choices, dotted_keys, field_at, help_text, holds_words, leaf_types
+def build(name: str, command: Command, known: Sequence[Setting]) -> Parser:
+    """Make the parser of a command: its flags in groups, those around its arguments first and output last."""
+    from .core.fields import settings
 
     epilog = f"for example: femtobooth {name} {command.example}" if command.example else None
-    parser = Parser(prog=f"femtobooth {name}", description=command.description, epilog=epilog, allow_abbrev=False)
-    parser.example = command.example
-    for path, count in command.takes.items():
-        parser.add_argument(path, nargs=count, metavar=_metavar(path), help=help_text(model, path).replace("%", "%%"))
-    if command.instead:
-        parser.add_argument(command.instead.flag, type=Path, metavar=command.instead.metavar, help=command.instead.help)
-    parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML file of settings; flags and --set win over it"
+    parser = Parser(
+        prog=f"femtobooth {name}", description=command.description, epilog=epilog, allow_abbrev=False, add_help=False
     )
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help=SET_HELP)
-    for flag, path in command.flags.items():
-        field = field_at(model, path)
-        kinds, text = leaf_types(field), help_text(model, path).replace("%", "%%")
-        if kinds == {bool}:
-            parser.add_argument(flag, dest=path, action=argparse.BooleanOptionalAction, default=None, help=text)
-            continue
-        value = "{" + ",".join(choices(field)) + "}" if choices(field) else path.rpartition(".")[2].upper()
-        value += ",..." if holds_words(field) else " ..." if list in kinds else ""
-        parser.add_argument(flag, dest=path, action="append" if list in kinds else "store", metavar=value, help=text)
-    parser.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    called = {"--" + path.rpartition(".")[2].replace("_", "-"): path for path in reversed(dotted_keys(model))}
-    parser.unflagged = {
-        flag: path for flag, path in called.items() if flag not in command.flags and path not in command.takes
-    }
+    parser.example = command.example
+    titles = dict.fromkeys(
+        one.group for one in sorted(known, key=lambda one: (not one.argument, one.group == "output"))
+    )
+    groups = {title: parser.add_argument_group(title or "arguments") for title in titles}
+    for one in known:
+        if one.argument:
+            text = one.help.replace("%", "%%")
+            groups[one.group].add_argument(one.path, nargs=one.argument.count, metavar=one.called, help=text)
+    for one in known:
+        if one.flag:
+            add_flag(groups[one.group], one)
+    if command.instead:
+        first = settings(find(command.instead.settings))[0]
+        group = parser.add_argument_group("instead of all these")
+        group.add_argument(first.flag, dest="instead", metavar=first.path.upper(), help=first.help)
+    every = parser.add_argument_group("every command")
+    every.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags and --set win over it")
+    every.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help=SET_HELP)
+    every.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    every.add_argument("-h", "--help", action="help", help="the flags that most people need")
+    every.add_argument(EVERYTHING, action="help", help="every flag, and the settings that only --set reaches")
+    called = {"--" + one.path.rpartition(".")[2].replace("_", "-"): one.path for one in reversed(known)}
+    flags = {one.flag for one in known}
+    arguments = {one.path for one in known if one.argument}
+    parser.unflagged = {flag: path for flag, path in called.items() if flag not in flags and path not in arguments}
     return parser
 
 
-def _layers(options: argparse.Namespace, command: Command, model: type[Settings]) -> list[Layer]:
+def add_flag(group: argparse._ArgumentGroup, one: Setting) -> None:
+    """Add the flag of a setting to a group of a parser."""
+    text = one.help.replace("%", "%%")
+    if one.is_switch:
+        group.add_argument(one.flag, dest=one.path, action=argparse.BooleanOptionalAction, default=None, help=text)
+    else:
+        action = "append" if one.is_list else "store"
+        group.add_argument(one.flag, dest=one.path, action=action, metavar=value_of(one), help=text)
+
+
+def value_of(one: Setting) -> str:
+    """What stands for the value of a setting: its choices, its unit, or its name."""
+    from .core.fields import holds_words
+
+    name = one.unit or one.path.rpartition(".")[2]
+    value = "{" + ",".join(one.choices) + "}" if one.choices else name.upper().replace(" ", "-")
+    return value + (",..." if holds_words(one.field) else " ..." if one.is_list else "")
+
+
+def layers_of(options: argparse.Namespace, known: Sequence[Setting], model: type[Settings]) -> list[Layer]:
+    """What was given, weakest first: by a file, by --set and flags, and without a flag."""
     from .core.config import Layer, merge, nested, overrides
     from .core.run import read_settings
 
-    given = {path: getattr(options, path) for path in command.flags.values() if getattr(options, path) is not None}
-    typed = Layer(merge(*(nested(path, value) for path in command.takes if (value := getattr(options, path)))))
-    typed.names = names(command)
-    return [
-        read_settings(options.config) if options.config else Layer(),
-        overrides(model, options.sets, given, names(command)),
-        typed,
-    ]
-
-
-def _show_values(parser: Parser, command: Command, model: type[Settings], arguments: Sequence[str]) -> None:
-    """Put behind each help text what is in force where the setting is not given: on the base that is, as its card
-    says.
-    """
-    from .core.config import in_force, merge
-
-    try:
-        options, _ = parser.parse_known_intermixed_args([word for word in arguments if word not in HELP])
-        recommended = model.recommended(merge(*_layers(options, command, model)))
-    except FemtoboothError:
-        recommended = model.recommended({})
-    for action in parser._actions:
-        if action.dest in command.flags.values() and (value := in_force(model, action.dest, recommended)):
-            action.help = f"{action.help} [{value}]".replace("%%", "%").replace("%", "%%")
-    if recommended:
-        parser.description = (
-            f"{parser.description} In [ ] stands what holds where nothing is given, on this base as its card says."
-        )
+    called = {one.path: one.called for one in known if one.called}
+    given = {one.path: value for one in known if one.flag and (value := getattr(options, one.path)) is not None}
+    arguments = {one.path: value for one in known if one.argument and (value := getattr(options, one.path))}
+    typed = Layer(merge(*(nested(path, value) for path, value in arguments.items())))
+    typed.names = called
+    file = read_settings(options.config) if options.config else Layer()
+    return [file, overrides(model, options.sets, given, called), typed]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from femtobooth.core import config
+from femtobooth.core import config, fields
 from femtobooth.core.errors import SettingsError
 from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings
 from femtobooth.workflows.settings import ProtocolSettings
@@ -209,8 +209,8 @@ def test_unusable_files(tmp_path: Path, content: bytes, message: str) -> None:
 
 def test_every_setting_has_a_help_text() -> None:
     for model in (PersonalizeSettings, GenerateSettings):
-        for key in config.dotted_keys(model):
-            assert len(config.help_text(model, key)) > 20, key
+        for key in fields.dotted_keys(model):
+            assert len(fields.help_text(model, key)) > 20, key
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from femtobooth.core.errors import command, needs, shortened
+from femtobooth.parsing import names
 from femtobooth.workflows.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
@@ -63,10 +64,12 @@ def test_nothing_says_to_install_femtobooth_from_an_index() -> None:
 
 
 def test_every_flag_that_a_message_names_exists() -> None:
-    known = {flag for one in COMMANDS.values() for flag in one.flags} | {
-        one.instead.flag for one in COMMANDS.values() if one.instead
-    }
-    known |= {f"--no-{flag[2:]}" for flag in known} | {"--config", "--set", "--json", "--help", "--version"} | OTHERS
+    known = {called for one in COMMANDS.values() for called in names(one).values()}
+    known |= (
+        {f"--no-{flag[2:]}" for flag in known}
+        | {"--config", "--set", "--json", "--help", "--help-all", "--version"}
+        | OTHERS
+    )
     unknown = {}
     for file in (ROOT / "src").rglob("*.py"):
         if file.parent.name == "pages":  # which has CSS's variables

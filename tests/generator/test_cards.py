@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from femtobooth.core.config import dotted_keys
+from femtobooth.core.fields import dotted_keys
 from femtobooth.generator import cards, locate
 from femtobooth.workflows import evaluate, generate, personalize, synthesize
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 
 from femtobooth import cli
-from femtobooth.core import config
-from femtobooth.parsing import _settings_class
-from femtobooth.workflows.commands import COMMANDS
+from femtobooth.core import fields
+from femtobooth.workflows.commands import COMMANDS, find
 
 HEAVY = (
     "torch",
@@ -50,15 +49,12 @@ for line in json.load(sys.stdin):
 def _wrong_values(name: str) -> list[tuple[str, str]]:
     """For every flag of a command that does not take any text: one value that it cannot take."""
     command = COMMANDS[name]
-    model = _settings_class(command.settings)
     wrong = []
-    for flag, path in command.flags.items():
-        field = config.field_at(model, path)
-        kinds = config.leaf_types(field)
-        if config.choices(field):
-            wrong.append((flag, config.choices(field)[0] + "x"))
-        elif kinds & {int, float}:
-            wrong.append((flag, "many"))
+    for one in fields.settings(find(command.settings)):
+        if one.flag and one.choices:
+            wrong.append((one.flag, one.choices[0] + "x"))
+        elif one.flag and fields.leaf_types(one.field) & {int, float}:
+            wrong.append((one.flag, "many"))
     return wrong
 
 
@@ -67,10 +63,8 @@ def _mistakes() -> dict[tuple[str, str], tuple[list[str], str]]:
     mistakes = {}
     for name, command in COMMANDS.items():
         example = shlex.split(command.example)
-        others = {} if name == "evaluate" else {"protocol"}
         for flag, value in _wrong_values(name):
-            if command.flags[flag] not in others:
-                mistakes[name, f"{flag} {value}"] = [name, *example, flag, value], f"{flag}: "
+            mistakes[name, f"{flag} {value}"] = [name, *example, flag, value], f"{flag}: "
         mistakes[name, "flag"] = (
             [name, *example, "--jsno"],
             f"--jsno: femtobooth {name} has no such flag; did you mean --json?",
@@ -83,8 +77,9 @@ def _mistakes() -> dict[tuple[str, str], tuple[list[str], str]]:
         )
         if command.example and name != "export":  # which has a default
             mistakes[name, "nothing"] = [name], f"{name}: no "
-        if command.files and name != "search":
-            typed = next((word for word in reversed(example) if "/" in word and word != "drawn/"), None)
+        files = any(one.names in ("file", "folder", "run") for one in fields.settings(find(command.settings)))
+        if files and name != "search":
+            typed = next((word for word in example if "/" in word), None)
             if typed and name not in ("export", "compare", "generate"):
                 mistakes[name, "path"] = [name, *example], f"{typed}: no such file or folder"
     mistakes["generate", "path"] = ["generate", "runs/typo", "a dog"], "runs/typo: no such file or folder"
@@ -177,7 +172,7 @@ def test_help_shows_what_is_in_force_and_what_can_be_chosen(tmp_path: Path, caps
     (tmp_path / "README.md").write_text(
         "---\nfemtobooth: {personalize: {training: {steps: 77}}, generate: {sampling: {steps: 11}}}\n---\n"
     )
-    bundled, other = shown("personalize", "--help"), shown("personalize", "--help", "--base", str(tmp_path))
+    bundled, other = shown("personalize", "--help-all"), shown("personalize", "--help-all", "--base", str(tmp_path))
     assert "Optimizer steps to train for. [300]" in bundled
     assert "--crop {center,smart,pad,subject} How a picture becomes square" in bundled
     assert "close around the subject. [subject]" in bundled
@@ -190,7 +185,8 @@ def test_help_shows_what_is_in_force_and_what_can_be_chosen(tmp_path: Path, caps
     overview = shown("--help")
     assert all(f"{name} " in overview for name in (*COMMANDS, "FEMTOBOOTH_CACHE", "FEMTOBOOTH_DEBUG"))
     assert shown("help") == shown("-h") == overview
-    assert shown("help", "personalize") == bundled
+    assert shown("help", "personalize", "--help-all") == bundled
+    assert shown("help", "personalize") == shown("personalize", "-h") != bundled
 
 
 def test_an_unknown_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from femtobooth.generator.formats import ldm_configs
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.formats.single_file import save_single_file
 from femtobooth.generator.load import load
+from femtobooth.generator.settings import ConvertSettings
 from femtobooth.workflows import convert
 
 
@@ -30,11 +32,11 @@ def _weights(folder: Path) -> dict[str, str]:
 )
 def test_folder_to_file_to_folder(fixture: str, layout: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(fixture)
-    written = convert.run(str(source), tmp_path / "model.safetensors")
+    written = _convert(str(source), tmp_path / "model.safetensors")
     assert written["layout"] == f"{layout} layout, sizes of its own"
     assert written["loaded_by"] == ["femtobooth"]
     assert written["bytes"] == (tmp_path / "model.safetensors").stat().st_size
-    assert convert.run(str(tmp_path / "model.safetensors"), tmp_path / "folder")["loaded_by"] == [
+    assert _convert(str(tmp_path / "model.safetensors"), tmp_path / "folder")["loaded_by"] == [
         "femtobooth",
         "diffusers",
     ]
@@ -48,17 +50,17 @@ def test_a_runs_subject_survives(tiny_sd1: Path, tmp_path: Path) -> None:
     model = load(str(tiny_sd1))
     model.subject = {"token": "sks", "class_noun": "dog"}
     save_folder(model, tmp_path / "run" / "model", card="# a dog\n")
-    convert.run(str(tmp_path / "run"), tmp_path / "dog.safetensors")
-    convert.run(str(tmp_path / "dog.safetensors"), tmp_path / "dog")
+    _convert(str(tmp_path / "run"), tmp_path / "dog.safetensors")
+    _convert(str(tmp_path / "dog.safetensors"), tmp_path / "dog")
     assert load(str(tmp_path / "dog")).subject == model.subject
 
 
 def test_the_suffix_in_any_case_makes_a_file(tiny_sd1: Path, tmp_path: Path) -> None:
-    convert.run(str(tiny_sd1), tmp_path / "out.SAFETENSORS")
+    _convert(str(tiny_sd1), tmp_path / "out.SAFETENSORS")
     assert (tmp_path / "out.SAFETENSORS").is_file()
     assert load(str(tmp_path / "out.SAFETENSORS")).size == 64
     with pytest.raises(SettingsError, match="pickled checkpoints"):
-        convert.run(str(tiny_sd1), tmp_path / "out.CKPT")
+        _convert(str(tiny_sd1), tmp_path / "out.CKPT")
 
 
 def test_a_card_for_the_hub_goes_along(tiny_sd1: Path, tmp_path: Path) -> None:
@@ -67,7 +69,7 @@ def test_a_card_for_the_hub_goes_along(tiny_sd1: Path, tmp_path: Path) -> None:
     (tmp_path / "overview.png").write_bytes(b"a picture")
     text = "---\nlicense: apache-2.0\ninstance_prompt: a sks dog\n---\n# sks dog\n"
     save_folder(model, tmp_path / "run" / "model", text, picture=tmp_path / "overview.png")
-    convert.run(str(tmp_path / "run"), tmp_path / "folder")
+    _convert(str(tmp_path / "run"), tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text()
     matter = cards.front_matter(card, tmp_path)
     assert (matter["license"], matter["instance_prompt"], matter["library_name"]) == (
@@ -80,7 +82,7 @@ def test_a_card_for_the_hub_goes_along(tiny_sd1: Path, tmp_path: Path) -> None:
     assert (tmp_path / "folder" / "overview.png").read_bytes() == b"a picture"
     model.readme = ""
     save_single_file(model, tmp_path / "my model.safetensors")
-    convert.run(str(tmp_path / "my model.safetensors"), tmp_path / "bare")
+    _convert(str(tmp_path / "my model.safetensors"), tmp_path / "bare")
     matter = cards.front_matter((tmp_path / "bare" / "README.md").read_text(), tmp_path)
     assert (matter["base_model"], matter["library_name"], matter["pipeline_tag"]) == (
         "my-model",
@@ -104,7 +106,7 @@ def test_the_published_sizes_are_what_other_programs_load() -> None:
 
 
 def test_16_bits(tiny_sd1: Path, tmp_path: Path) -> None:
-    convert.run(str(tiny_sd1), tmp_path / "half.safetensors", precision="fp16")
+    _convert(str(tiny_sd1), tmp_path / "half.safetensors", precision="fp16")
     weight = load_file(tmp_path / "half.safetensors")["model.diffusion_model.out.2.weight"]
     assert torch.equal(weight, load(str(tiny_sd1)).unet.conv_out.weight.half())
 
@@ -124,16 +126,20 @@ def test_targets_that_would_lose_something(tiny_sd1: Path, tmp_path: Path) -> No
     ]
     for name, overwrite, error in cases:
         with pytest.raises(error, match=name):
-            convert.run(str(tiny_sd1), tmp_path / name, overwrite=overwrite)
+            _convert(str(tiny_sd1), tmp_path / name, overwrite=overwrite)
     assert (tmp_path / "old.safetensors").read_text() == "mine"
     assert (tmp_path / "photos" / "cat.png").read_text() == "mine"
 
 
 def test_what_convert_wrote_is_replaced_but_never_its_source(tiny_sd1: Path, tmp_path: Path) -> None:
     for target in (tmp_path / "model.safetensors", tmp_path / "folder"):
-        convert.run(str(tiny_sd1), target)
+        _convert(str(tiny_sd1), target)
         with pytest.raises(ExistsError, match="this command reads"):
-            convert.run(str(target), target, precision="fp16", overwrite=True)
-        convert.run(str(tiny_sd1), target, precision="fp16", overwrite=True)
+            _convert(str(target), target, precision="fp16", overwrite=True)
+        _convert(str(tiny_sd1), target, precision="fp16", overwrite=True)
         assert load(str(target)).size == 64
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder", "model.safetensors"]
+
+
+def _convert(source: str, target: Path, **how: Any) -> dict[str, Any]:
+    return convert.run(ConvertSettings(source=source, target=str(target), **how))

@@ -1,6 +1,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,9 @@ from femtobooth.generator import locate
 from femtobooth.generator.load import load
 from femtobooth.generator.locate import SUBJECT_FILE
 from femtobooth.generator.sampling import SOLVERS
+from femtobooth.generator.settings import AgainSettings, ConvertSettings
 from femtobooth.generator.start_picture import fit, read_start
-from femtobooth.workflows import convert, generate, picture_files
-from femtobooth.workflows.regenerate import regenerate
+from femtobooth.workflows import convert, generate, picture_files, regenerate
 
 FAST = {"steps": 2, "guidance": 4.0}
 SUBJECT = {"token": "sks", "class_noun": "dog"}
@@ -84,11 +85,11 @@ def test_the_same_picture_again(run_folder: Path, tmp_path: Path, how: dict) -> 
     manifest = draw(run_folder, "a [V] dog", "a cat", **settings)
     for index in (1, 3):  # the last is alone in its batch
         name = manifest["images"][index]["file"]
-        again = regenerate(tmp_path / "a" / name, model=str(run_folder), out=str(tmp_path / "b"))
+        again = _again(tmp_path / "a" / name, run=str(run_folder), out=str(tmp_path / "b"))
         assert again["identical"] and np.array_equal(pixels(tmp_path / "a" / name), pixels(tmp_path / "b" / name))
         assert Image.open(tmp_path / "b" / name).text == Image.open(tmp_path / "a" / name).text  # type: ignore[attr-defined]
     with pytest.raises(ExistsError):
-        regenerate(tmp_path / "a" / name, out=str(tmp_path / "a"))
+        _again(tmp_path / "a" / name, out=str(tmp_path / "a"))
 
 
 def test_bundled_pictures_are_the_same_to_the_bit(tmp_path: Path) -> None:
@@ -96,7 +97,7 @@ def test_bundled_pictures_are_the_same_to_the_bit(tmp_path: Path) -> None:
         "bundled", "a glossy dog on the beach", "a flat cat in the snow", count=2, batch_size=3, out=str(tmp_path / "a")
     )
     name = manifest["images"][2]["file"]
-    assert regenerate(tmp_path / "a" / name, out=str(tmp_path / "b"))["identical"]
+    assert _again(tmp_path / "a" / name, out=str(tmp_path / "b"))["identical"]
 
 
 def test_a_moved_run_is_found_and_another_model_refused(run_folder: Path, tiny_sd2: Path, tmp_path: Path) -> None:
@@ -106,12 +107,12 @@ def test_a_moved_run_is_found_and_another_model_refused(run_folder: Path, tiny_s
     folder = Path(draw(old, "a [V] dog", count=1)["folder"])
     shutil.move(old, new)
     picture = next((new / folder.relative_to(old)).glob("00*.png"))
-    assert regenerate(picture, out=str(tmp_path / "b"))["identical"]
+    assert _again(picture, out=str(tmp_path / "b"))["identical"]
     with pytest.raises(ModelError, match="not the model that drew"):
-        regenerate(picture, model=str(tiny_sd2), out=str(tmp_path / "c"))
+        _again(picture, run=str(tiny_sd2), out=str(tmp_path / "c"))
     lost = Path(shutil.copy(picture, tmp_path / "lost.png"))
     with pytest.raises(ModelError, match="femtobooth generate RUN --from"):
-        regenerate(lost, out=str(tmp_path / "c"))
+        _again(lost, out=str(tmp_path / "c"))
     assert not (tmp_path / "c").exists()
 
 
@@ -127,13 +128,13 @@ def test_inpainting_again_needs_the_same_start(run_folder: Path, tmp_path: Path,
     assert np.array_equal(pixels(picture)[:, :31], start[:, :31]) and not np.array_equal(
         pixels(picture)[:, 40:], start[:, 40:]
     )
-    assert regenerate(picture, model=str(run_folder), out=str(tmp_path / "b"))["identical"]
+    assert _again(picture, run=str(run_folder), out=str(tmp_path / "b"))["identical"]
     Image.fromarray(255 - stencil).save(mask)
     with pytest.raises(InputError, match=r"--mask .*changed"):
-        regenerate(picture, model=str(run_folder), out=str(tmp_path / "c"))
+        _again(picture, run=str(run_folder), out=str(tmp_path / "c"))
     photo.unlink()
     with pytest.raises(InputError, match=r"--init-image .*gone"):
-        regenerate(picture, model=str(run_folder), out=str(tmp_path / "c"))
+        _again(picture, run=str(run_folder), out=str(tmp_path / "c"))
 
 
 def test_a_start_picture_is_cropped_not_squashed(run_folder: Path, tmp_path: Path) -> None:
@@ -261,7 +262,7 @@ def test_parameters_are_those_of_a1111(run_folder: Path, tmp_path: Path) -> None
     file.
     """
     single = tmp_path / "a, b.safetensors"
-    convert.run(str(run_folder / "model"), single)
+    convert.run(ConvertSettings(source=str(run_folder / "model"), target=str(single)))
     how = {
         "count": 1,
         "seed": 3,
@@ -314,7 +315,7 @@ def test_the_record_of_a_stranger_is_input(
     text.add_text("femtobooth", json.dumps(record))
     Image.new("RGB", (64, 64)).save(tmp_path / "x.png", pnginfo=text)
     with pytest.raises(InputError) as raised:
-        regenerate(tmp_path / "x.png", out=str(tmp_path / "o"))
+        _again(tmp_path / "x.png", out=str(tmp_path / "o"))
     assert str(tmp_path / "x.png") in str(raised.value) or "--" in str(raised.value)
     assert "\x1b" not in str(raised.value) + "".join(capsys.readouterr())
     assert not (tmp_path / "o").exists()
@@ -328,4 +329,8 @@ def test_a_picture_without_a_record_is_refused(content: bytes | None, tmp_path: 
     else:
         path.write_bytes(content)
     with pytest.raises(InputError, match="--from"):
-        regenerate(path)
+        _again(path)
+
+
+def _again(picture: Path, **how: str) -> dict[str, Any]:
+    return regenerate.run(AgainSettings(image=str(picture), **how))

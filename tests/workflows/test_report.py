@@ -85,7 +85,7 @@ class _Page(HTMLParser):
 
 
 def test_everything_is_on_one_page_that_needs_nothing_else(run: Path) -> None:
-    found = report.run(run)
+    found = report.write(run)
     text = (run / "report.html").read_text(encoding="utf-8")
     page, alts = _Page(text), [str(image["alt"]) for image in _Page(text).all("img")]
     assert found["bytes"] == (run / "report.html").stat().st_size
@@ -116,7 +116,7 @@ def test_everything_is_on_one_page_that_needs_nothing_else(run: Path) -> None:
 
 
 def test_a_copied_photo_is_found_and_told(run: Path) -> None:
-    found = report.run(run)
+    found = report.write(run)
     assert (found["near_copies"], found["pictures"]) == (1, 2)  # of the subject: "a {class}" is not compared
     text = (run / "report.html").read_text(encoding="utf-8")
     copied = [
@@ -127,18 +127,18 @@ def test_a_copied_photo_is_found_and_told(run: Path) -> None:
     Image.fromarray(np.random.default_rng(9).integers(0, 256, (64, 64, 3), np.uint8)).save(
         run / "previews/step-000040/00-1.png"
     )
-    assert report.run(run)["near_copies"] == 0
+    assert report.write(run)["near_copies"] == 0
 
 
 def test_the_verdict_stands_first_in_its_colour_and_the_evaluation_has_the_last_word(run: Path) -> None:
     facts = json.loads((run / "run.json").read_text())
-    assert report.run(run)["verdict"] is None  # of an older version
+    assert report.write(run)["verdict"] is None  # of an older version
     gain = Interval(0.03, 0.01, 0.05)
     junk = judge(
         Evidence("lite0", 12, 0.408, 0.378, gain, 0.629, obeyed=(1.0, 1.0, 0.5), drift=0.25, copies=1), bundled=True
     )
     write_json(run / "run.json", facts | {"verdict": junk.plain()})
-    assert report.run(run)["verdict"]["outcome"] == "not learned"
+    assert report.write(run)["verdict"]["outcome"] == "not learned"
     text = (run / "report.html").read_text(encoding="utf-8")
     main = text[text.index("<main>") :]
     assert main.startswith('<main>\n<aside class="callout bad"><strong>Not learned:</strong> likeness came 12%')
@@ -158,7 +158,7 @@ def test_the_verdict_stands_first_in_its_colour_and_the_evaluation_has_the_last_
     write_json(
         run / "evaluation" / "evaluation.json", {"scores": [], "pictures": 16, "remarks": [], "verdict": good.plain()}
     )
-    report.run(run)
+    report.write(run)
     assert '<aside class="callout good"><strong>Learned:</strong>' in (run / "report.html").read_text(encoding="utf-8")
 
 
@@ -173,7 +173,7 @@ def test_copies_are_those_that_evaluate_counts(run: Path) -> None:
     plain = Image.new("RGB", (64, 64), "grey")
     for name, picture in (("00-0", crop), ("00-1", plain)):
         picture.save(run / "previews" / "step-000040" / f"{name}.png")
-    found = report.run(run)
+    found = report.write(run)
     assert near_copies([np.asarray(crop), np.asarray(plain)], photos) == [True, False]
     assert (found["near_copies"], found["pictures"]) == (1, 2)
     text = (run / "report.html").read_text(encoding="utf-8")
@@ -187,7 +187,7 @@ def test_copies_are_those_that_evaluate_counts(run: Path) -> None:
 def test_class_images_of_another_recipe_are_not_shown(run: Path) -> None:
     facts = json.loads((run / "run.json").read_text())
     write_json(run / "run.json", facts | {"base_hash": "c" * 64})
-    report.run(run)
+    report.write(run)
     assert 'alt="class image' not in (run / "report.html").read_text(encoding="utf-8")
 
 
@@ -201,7 +201,7 @@ def test_scores_stand_between_floor_and_ceiling(run: Path) -> None:
         "ceiling": None,
     }
     write_json(run / "evaluation" / "evaluation.json", {"scores": [score], "pictures": 8, "remarks": ["few photos"]})
-    report.run(run)
+    report.write(run)
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "0.500 (0.400 to 0.600)" in text
     assert "lite0" in text
@@ -216,7 +216,7 @@ def test_a_run_that_was_interrupted_has_its_way_on(run: Path) -> None:
     )
     (run / "logs" / "metrics.csv").unlink()
     (run / "previews").rename(run / "elsewhere")
-    found = report.run(run)
+    found = report.write(run)
     assert "not finished" in found["warnings"][0]
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "--resume &#39;" in text
@@ -227,7 +227,7 @@ def test_other_folders_are_refused_and_left_alone(tmp_path: Path, capsys: pytest
     write_json(tmp_path / "run.json", {"status": "done", "kind": "finetune"})
     (tmp_path / "report.html").write_text("mine")
     with pytest.raises(ModelError, match="not a personalize run"):
-        report.run(tmp_path)
+        report.write(tmp_path)
     assert (tmp_path / "report.html").read_text() == "mine"
     with pytest.raises(SystemExit) as stopped:
         cli.main(["report", str(tmp_path / "nothing")])
@@ -249,7 +249,7 @@ def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
     selected = {"step": 20, "reason": "because", "front": [10, 20], "rule": "THE RULE"}
     cost = {"scored": 5, "seconds": 12.0, "share": 0.12}
     write_json(run / "run.json", facts | {"steps": 20, "trained_steps": 40, "selected": selected, "watch": cost})
-    report.run(run)
+    report.write(run)
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "model/ holds step 20 of 40: because." in text
     assert "THE RULE" in text
@@ -268,7 +268,7 @@ def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
     assert any("seed" in alt and ", step 20" in alt for alt in alts)
     assert not any(", step 40" in alt for alt in alts)  # was drawn after the step that became the model
     (run / "watch" / "watch.json").write_text("{}")  # damaged: the page is made without it
-    report.run(run)
+    report.write(run)
     assert "THE RULE" not in (run / "report.html").read_text(encoding="utf-8")
 
 
@@ -309,7 +309,7 @@ def test_nothing_that_the_page_shows_is_markup(run: Path) -> None:
     write_text(
         run / "logs" / "metrics.csv", f'step,loss/instance,"x/{evil.replace(chr(34), "")}"\n1,0.5,0.5\n2,0.5,0.4\n'
     )
-    report.run(run)
+    report.write(run)
     text = (run / "report.html").read_text(encoding="utf-8")
     page = _Page(text)
     assert not page.all("script")

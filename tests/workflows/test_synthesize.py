@@ -19,13 +19,13 @@ from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, ModelError, SettingsError
 from femtobooth.core.files import sha256_of
 from femtobooth.generator import sampling
+from femtobooth.generator.settings import AgainSettings
 from femtobooth.pictures.provenance import Provenance
 from femtobooth.recognizer.finetuning import dataset
 from femtobooth.recognizer.finetuning.survey import survey
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer
-from femtobooth.workflows import personalize, picture_files, synthesize
-from femtobooth.workflows.regenerate import regenerate
+from femtobooth.workflows import personalize, picture_files, regenerate, synthesize
 
 
 @pytest.fixture(scope="module")
@@ -282,7 +282,7 @@ def test_any_picture_can_be_drawn_again(call: Synthesize, tmp_path: Path) -> Non
     call(negatives=True)
     for name in ("rex", "dog"):
         *_, path = sorted((tmp_path / "data" / name).glob("*.png"))
-        assert regenerate(path, out=str(tmp_path / f"again-{name}"))["identical"]
+        assert _again(path, out=str(tmp_path / f"again-{name}"))["identical"]
 
 
 def test_the_judge_must_not_know_the_photos(call: Synthesize, runs: Path, tiny: Path, tmp_path: Path) -> None:
@@ -334,3 +334,7 @@ def test_what_is_no_run(call: Synthesize, tmp_path: Path, capsys: pytest.Capture
         assert stopped.value.code == 2
         said = capsys.readouterr().err
         assert len(said[said.index("femtobooth: ") :].strip().splitlines()) == 2
+
+
+def _again(picture: Path, **how: str) -> dict[str, Any]:
+    return regenerate.run(AgainSettings(image=str(picture), **how))

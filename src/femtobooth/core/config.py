@@ -1,7 +1,7 @@
 """Settings: strict, typed, from a YAML file, `--set a.b=c` and flags, in that order of growing strength.
 
-A settings model is a pydantic class; the text under each field is its help, with unit and range. Unknown keys
-are refused with the nearest known one, and all faults are reported at once.
+A settings model is a pydantic class; the text under each field is its help, and fields.py has what else it says.
+Unknown keys are refused with the nearest known one, and all faults are reported at once.
 """
 
 from __future__ import annotations
@@ -10,16 +10,14 @@ import difflib
 import json
 import re
 import types
-import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.fields import FieldInfo
 
 from .errors import SettingsError, shortened
+from .fields import choices, dotted_keys, field_at, help_text, holds_words, leaf_types
 from .strict_yaml import dump_yaml, parse_with_lines, parse_yaml, read_bytes
 
 MOST_FAULTS = 10  # that one error lists
@@ -28,13 +26,6 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """A seed, to which a number of pictures can still be added: random generators take 64 bits."""
 Words = Annotated[list[str], "words"]
 """A list of names without commas, which the command line may also give as a,b."""
-
-
-@dataclass(frozen=True)
-class SettingsOf:
-    """Marks a mapping, as `Annotated` does, that holds some settings of this model."""
-
-    model: type[Settings]
 
 
 class Settings(BaseModel):
@@ -48,6 +39,11 @@ class Settings(BaseModel):
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """What stands in place of the defaults where `given` is: for some commands, what the card of the model says."""
         return {}
+
+    @classmethod
+    def narrowed(cls, given: Mapping[str, Any]) -> type[Settings]:
+        """The class that settles what is given: this one, or another where what is given decides."""
+        return cls
 
     def without_effect(self) -> dict[str, str]:
         """Settings, by dotted path, that change nothing beside the others, and why."""
@@ -161,49 +157,6 @@ def _number(text: str, kinds: set[Any]) -> Any:
         return text
 
 
-def field_at(model: type[Settings], path: str) -> FieldInfo | None:
-    """The field at a dotted path; None for an unknown one."""
-    parent, _, rest = path.partition(".")
-    field = model.model_fields.get(parent)
-    if not rest or field is None:
-        return field
-    inside = next((one.model for one in field.metadata if isinstance(one, SettingsOf)), field.annotation)
-    return field_at(inside, rest) if isinstance(inside, type) and issubclass(inside, Settings) else None
-
-
-def leaf_types(field: FieldInfo | None) -> set[Any]:
-    """The plain types that a field takes; none of an unknown one."""
-    found: set[Any] = set()
-    waiting: list[Any] = [field.annotation] if field else []
-    while waiting:
-        part = waiting.pop()
-        origin = typing.get_origin(part)
-        if origin in (typing.Union, types.UnionType):
-            waiting += typing.get_args(part)
-        elif origin is typing.Literal:
-            found |= {type(value) for value in typing.get_args(part)}
-        elif origin is typing.Annotated:
-            waiting.append(typing.get_args(part)[0])
-        else:
-            found.add(origin or part)
-    return found
-
-
-def choices(field: FieldInfo | None) -> tuple[str, ...]:
-    """The values of an enumeration, or of a list of them; () for any other field."""
-    waiting: list[Any] = [field.annotation] if field else []
-    for part in waiting:
-        if typing.get_origin(part) is typing.Literal:
-            return tuple(map(str, typing.get_args(part)))
-        waiting += typing.get_args(part)
-    return ()
-
-
-def holds_words(field: FieldInfo | None) -> bool:
-    """Whether a field is a list whose items are names without commas."""
-    return list in leaf_types(field) and ("words" in getattr(field, "metadata", ()) or bool(choices(field)))
-
-
 def settle(model: type[Model], *layers: Mapping[str, Any]) -> Model:
     """Settings from layers over what is recommended for them.
 
@@ -297,39 +250,6 @@ def _gives(layer: Mapping[str, Any], path: str) -> bool:
             return False
         layer = layer[key]
     return True
-
-
-def dotted_keys(model: type[Settings], prefix: str = "") -> list[str]:
-    """All leaf settings of a model as dotted paths, in order."""
-    keys: list[str] = []
-    for name, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and issubclass(inner, Settings):
-            keys += dotted_keys(inner, f"{prefix}{name}.")
-        else:
-            keys.append(prefix + name)
-    return keys
-
-
-def help_text(model: type[Settings], path: str) -> str:
-    """What the setting at a dotted path is."""
-    field = field_at(model, path)
-    if field is None:
-        raise KeyError(path)
-    return " ".join((field.description or "").split())
-
-
-def in_force(model: type[Settings], path: str, recommended: Mapping[str, Any] = {}) -> str:
-    """The value of a setting that is not given, for people: recommended, or the default; "" where there is none."""
-    field = field_at(model, path)
-    value: Any = None if field is None or field.is_required() else field.default
-    if _gives(recommended, path):
-        value = recommended
-        for key in path.split("."):
-            value = value[key]
-    if value in (None, [], ""):
-        return ""
-    return ", ".join(str(one) or "(none)" for one in value) if isinstance(value, list) else str(value)
 
 
 def dump(settings: Settings) -> str:

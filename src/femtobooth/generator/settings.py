@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ..core.config import Seed, Settings, Words
 from ..core.errors import shortened
+from ..core.fields import Argument, Flag, Flags
 from ..core.machine import FloatPrecision, WeightPrecision
 from ..training.settings import TrainingSettings
 
@@ -17,17 +18,17 @@ Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
 
 
 class SamplingSettings(Settings):
-    sampler: Sampler = "ddim"
+    sampler: Annotated[Sampler, Flag("--sampler", common=True)] = "ddim"
     """Solver of the reverse diffusion: ddim, plms (not for zero-terminal-SNR models), euler, euler-a, dpmpp-2m or
     unipc.
     """
-    steps: Annotated[int, Field(ge=1, le=999)] = 30
+    steps: Annotated[int, Field(ge=1, le=999), Flag("--steps", common=True, unit="steps")] = 30
     """Denoising steps for each picture."""
-    guidance: Annotated[float, Field(ge=0)] = 7.5
+    guidance: Annotated[float, Field(ge=0), Flag("--guidance", common=True, unit="scale")] = 7.5
     """Classifier-free guidance scale; 1 and below turn guidance off."""
-    guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
+    guidance_rescale: Annotated[float, Field(ge=0, le=1), Flag("--guidance-rescale", unit="share")] = 0.0
     """How far guided predictions are scaled back to the unguided contrast (arXiv 2305.08891, eq. 15-16), 0 to 1."""
-    negative: str = ""
+    negative: Annotated[str, Flag("--negative", common=True)] = ""
     """What the pictures should not show; needs guidance above 1."""
 
     def without_effect(self) -> dict[str, str]:
@@ -39,27 +40,27 @@ class SamplingSettings(Settings):
 
 
 class PhotoSettings(Settings):
-    paths: list[str] = Field(min_length=1)
+    paths: Annotated[list[str], Argument("*", names="file", needed=True)] = Field(min_length=1)
     """Photo files or folders of the subject; 3 to 5 pictures are best."""
-    class_noun: str = Field(min_length=1)
+    class_noun: Annotated[str, Flag("--class-noun", common=True)] = Field(min_length=1)
     """What the subject is, in one or two words: dog, toy, backpack."""
-    crop: Literal["center", "smart", "pad", "subject"] = "smart"
+    crop: Annotated[Literal["center", "smart", "pad", "subject"], Flag("--crop")] = "smart"
     """How a picture becomes square: its middle, its most detailed part, whole with padded borders, or close around the
     subject.
     """
-    flip: bool = False
+    flip: Annotated[bool, Flag("--flip")] = False
     """Also train on mirrored photos; leave off for subjects with text."""
-    captions: Literal["plain", "photo", "varied"] = "photo"
+    captions: Annotated[Literal["plain", "photo", "varied"], Flag("--captions")] = "photo"
     """Caption of a photo without its own beside it (photo.txt, photo.caption or photo.jpg.txt): plain is "a [V] dog",
     photo is "a photo of a [V] dog", varied is one of twenty.
     """
-    hold_out: int = Field(0, ge=0)
+    hold_out: Annotated[int, Flag("--hold-out", unit="photos")] = Field(0, ge=0)
     """Photos kept out of training to score against: the last ones by name, passing over near-copies of another photo.
     """
 
 
 class IdentifierSettings(Settings):
-    token: str = Field("sks")
+    token: Annotated[str, Flag("--token")] = Field("sks")
     """Rare word that will stand for the subject, such as sks, or `auto` to let the base choose one."""
 
     @field_validator("token")
@@ -71,25 +72,25 @@ class IdentifierSettings(Settings):
 
 
 class PriorSettings(Settings):
-    weight: float = Field(1.0, ge=0)
+    weight: Annotated[float, Flag("--prior-weight", unit="weight")] = Field(1.0, ge=0)
     """Weight of the class-prior loss (lambda in the paper, eq. 2); 0 trains without it and makes no class images."""
-    images: int = Field(100, ge=1)
+    images: Annotated[int, Flag("--class-images", common=True, unit="pictures")] = Field(100, ge=1)
     """Class images for each prompt."""
-    folder: str | None = None
+    folder: Annotated[str | None, Flag("--class-folder", names="folder")] = None
     """Folder of your own class images, instead of generated ones; captions beside them are used."""
     prompt: str = "a photo of a {class}"
     """Prompt of the class images; `{class}` stands for the class noun."""
-    other_classes: Words = []
+    other_classes: Annotated[Words, Flag("--other-classes")] = []
     """Further classes to keep as they are: their images are made and trained on in the same way."""
-    target: Literal["noise", "base"] = "noise"
+    target: Annotated[Literal["noise", "base"], Flag("--prior-target")] = "noise"
     """What the prior loss asks for: the true noise (the paper), or what the frozen base itself predicts."""
-    batch_size: int | None = Field(None, ge=1)
+    batch_size: Annotated[int | None, Flag(unit="pictures")] = Field(None, ge=1)
     """Class images per process and micro-step; as many as photos if not given."""
     seed: Seed = 0
     """Seed of the first class image; image i has seed + i."""
-    sampling_batch: int = Field(8, ge=1)
+    sampling_batch: Annotated[int, Flag(unit="pictures")] = Field(8, ge=1)
     """Class images drawn at a time; does not change them."""
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: Annotated[SamplingSettings, Flags("class images", none=True)] = SamplingSettings()
 
     def without_effect(self) -> dict[str, str]:
         """Everything about class images, where there are none."""
@@ -108,11 +109,11 @@ class PriorSettings(Settings):
 
 
 class LossSettings(Settings):
-    snr_gamma: float | None = Field(None, gt=0)
+    snr_gamma: Annotated[float | None, Flag("--snr-gamma", unit="gamma")] = Field(None, gt=0)
     """Gamma of min-SNR weighting (arXiv 2303.09556; 5 is usual); none weighs all timesteps alike."""
     snr_floor: float = Field(0.05, ge=0)
     """Least min-SNR weight, so that the last step of a zero-terminal-SNR schedule still trains."""
-    surroundings: Literal["photos", "class"] = "photos"
+    surroundings: Annotated[Literal["photos", "class"], Flag("--surroundings")] = "photos"
     """What teaches the subject's surroundings: its photos (the paper), which then leak into every picture, or the base,
     on class images.
     """
@@ -125,15 +126,17 @@ class LossSettings(Settings):
 
 
 class TrainSettings(Settings):
-    parts: list[Literal["unet", "attention", "text_encoder", "token"]] = Field(["unet", "text_encoder"], min_length=1)
+    parts: Annotated[list[Literal["unet", "attention", "text_encoder", "token"]], Flag("--train", common=True)] = Field(
+        ["unet", "text_encoder"], min_length=1
+    )
     """What trains: unet, attention (the UNet's attention layers only), text_encoder, token (only the new word's
     embedding).
     """
-    unet_learning_rate: float = Field(2e-6, gt=0)
+    unet_learning_rate: Annotated[float, Flag("--unet-lr", unit="rate")] = Field(2e-6, gt=0)
     """Learning rate of the UNet or its attention layers."""
-    text_encoder_learning_rate: float = Field(2e-6, gt=0)
+    text_encoder_learning_rate: Annotated[float, Flag("--text-encoder-lr", unit="rate")] = Field(2e-6, gt=0)
     """Learning rate of the text encoder."""
-    token_learning_rate: float = Field(5e-3, gt=0)
+    token_learning_rate: Annotated[float, Flag("--token-lr", unit="rate")] = Field(5e-3, gt=0)
     """Learning rate of the token embedding."""
 
     @model_validator(mode="after")
@@ -154,7 +157,7 @@ class TrainSettings(Settings):
 
 
 class PreviewSettings(Settings):
-    every: int = Field(100, ge=0)
+    every: Annotated[int, Flag("--preview-every", unit="steps")] = Field(100, ge=0)
     """Optimizer steps between preview grids; 0 draws only the first and the last."""
     prompts: list[str] = [
         "a photo of a [V] {class}",
@@ -165,41 +168,41 @@ class PreviewSettings(Settings):
     """What the preview grids show; [V] stands for the subject."""
     seed: Seed = 1000
     """Seed of the first column; each further column adds one."""
-    images: int = Field(4, ge=1)
+    images: Annotated[int, Flag(unit="pictures")] = Field(4, ge=1)
     """Pictures for each prompt."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: Annotated[int, Flag(unit="pictures")] = Field(4, ge=1)
     """Pictures drawn at a time, beside the optimizer's memory."""
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: Annotated[SamplingSettings, Flags("previews", none=True)] = SamplingSettings()
 
 
 class WatchSettings(Settings):
-    every: int | None = Field(None, ge=0)
+    every: Annotated[int | None, Flag("--watch-every", unit="steps")] = Field(None, ge=0)
     """Optimizer steps between scorings of the weights; a sixth of the steps if not given, a third where select is final
     and stop_when_done is not set (runs under 30 steps are not scored); 0 never.
     """
-    encoder: str | None = None
+    encoder: Annotated[str | None, Flag("--watch-encoder", names="path")] = None
     """What scores: as of `evaluate --encoders`; tf_efficientnet_lite0 where its package is installed, else bundled, if
     not given.
     """
-    select: Literal["best", "final"] = "best"
+    select: Annotated[Literal["best", "final"], Flag("--select")] = "best"
     """What becomes model/: best is the checkpoint on the Pareto front by the rule in the report, final the last one."""
-    stop_when_done: bool = False
+    stop_when_done: Annotated[bool, Flag("--stop-when-done")] = False
     """End training once fidelity has stopped growing while the class drifts on."""
-    patience: int = Field(3, ge=1)
+    patience: Annotated[int, Flag(unit="scorings")] = Field(3, ge=1)
     """Scorings without a gain in fidelity before training may end; it can dip and recover."""
     prompts: list[str] = Field(
         ["a [V] {class}", "a [V] {class} on the grass", "a [V] {class} in the city"], min_length=1
     )
     """What is drawn and scored, beside pictures of the class (prior.prompt)."""
-    images: int = Field(2, ge=1)
+    images: Annotated[int, Flag(unit="pictures")] = Field(2, ge=1)
     """Pictures for each prompt."""
     seed: Seed = 2000
     """Seed of the first picture; picture i of each prompt has seed + i."""
     sampler: Sampler = "dpmpp-2m"
     """Solver; guidance, its rescaling and the negative prompt are those of the previews."""
-    steps: int = Field(6, ge=1, le=999)
+    steps: Annotated[int, Flag(unit="steps")] = Field(6, ge=1, le=999)
     """Denoising steps; few, as the same noise is drawn from every time."""
-    loss_every: int = Field(20, ge=0)
+    loss_every: Annotated[int, Flag(unit="steps")] = Field(20, ge=0)
     """Optimizer steps between values of the deterministic loss (fixed photos, noise and timesteps) of a watched run; 0
     takes none.
     """
@@ -212,28 +215,28 @@ class WatchSettings(Settings):
 
 
 class PersonalizeSettings(Settings):
-    base: str = "bundled"
+    base: Annotated[str, Flag("--base", common=True, group="model", names="base")] = "bundled"
     """Model to start from: bundled, a folder, a single .safetensors or .ckpt file, or a hub id."""
-    tokenizer: str | None = None
+    tokenizer: Annotated[str | None, Flag("--tokenizer", group="model", names="path")] = None
     """Tokenizer folder or hub id, for a single-file model without one."""
-    size: int | None = Field(None, ge=8, multiple_of=8)
+    size: Annotated[int | None, Flag("--size", unit="pixels", group="model")] = Field(None, ge=8, multiple_of=8)
     """Picture width and height in pixels; the base's own size if not given."""
-    name: str | None = Field(None, pattern=r"^[^./\\][^/\\]*$")
+    name: Annotated[str | None, Flag("--name", common=True, group="output")] = Field(None, pattern=r"^[^./\\][^/\\]*$")
     """Name of the run; made from class noun and time if not given."""
-    runs: str = "runs"
+    runs: Annotated[str, Flag("--runs", group="output", names="path")] = "runs"
     """Folder that holds the runs."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, Flag("--overwrite", group="output")] = False
     """Replace a run of the same name; nothing that femtobooth did not write."""
-    save_precision: WeightPrecision = "fp32"
+    save_precision: Annotated[WeightPrecision, Flag("--save-precision", group="output")] = "fp32"
     """Number format of the weights in model/: fp32 loads anywhere as it is, fp16 is half the size."""
-    photos: PhotoSettings
-    identifier: IdentifierSettings = IdentifierSettings()
-    prior: PriorSettings = PriorSettings()
-    loss: LossSettings = LossSettings()
-    train: TrainSettings = TrainSettings()
-    preview: PreviewSettings = PreviewSettings()
-    watch: WatchSettings = WatchSettings()
-    training: TrainingSettings = TrainingSettings()
+    photos: Annotated[PhotoSettings, Flags("subject")]
+    identifier: Annotated[IdentifierSettings, Flags("subject")] = IdentifierSettings()
+    prior: Annotated[PriorSettings, Flags("class images")] = PriorSettings()
+    loss: Annotated[LossSettings, Flags("loss")] = LossSettings()
+    train: Annotated[TrainSettings, Flags("what trains")] = TrainSettings()
+    preview: Annotated[PreviewSettings, Flags("previews")] = PreviewSettings()
+    watch: Annotated[WatchSettings, Flags("watching")] = WatchSettings()
+    training: Annotated[TrainingSettings, Flags("training")] = TrainingSettings()
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -242,41 +245,41 @@ class PersonalizeSettings(Settings):
 
 
 class GenerateSettings(Settings):
-    run: str = Field(min_length=1)
+    run: Annotated[str, Argument("?", names="base", needed=True)] = Field(min_length=1)
     """A run folder, its model/, or anything --base takes."""
-    tokenizer: str | None = None
+    tokenizer: Annotated[str | None, Flag("--tokenizer", group="model", names="path")] = None
     """Tokenizer folder or hub id, for a single-file model without one."""
-    prompts: list[str] = []
+    prompts: Annotated[list[str], Argument("*", needed=True, unless="prompts_file")] = []
     """What to draw; [V] stands for the subject."""
-    prompts_file: str | None = None
+    prompts_file: Annotated[str | None, Flag("--prompts", common=True, group="pictures", names="file")] = None
     """Text file with one prompt a line."""
-    count: int = Field(4, ge=1)
+    count: Annotated[int, Flag("-n", common=True, unit="pictures", group="pictures")] = Field(4, ge=1)
     """Pictures for each prompt."""
-    seed: Seed = 0
+    seed: Annotated[Seed, Flag("--seed", common=True, group="pictures")] = 0
     """Seed of the first picture of each prompt; picture i has seed + i, whatever the batch."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="hardware")] = Field(4, ge=1)
     """Pictures drawn at a time; does not change them."""
-    width: int | None = Field(None, ge=8, multiple_of=8)
+    width: Annotated[int | None, Flag("--width", unit="pixels", group="pictures")] = Field(None, ge=8, multiple_of=8)
     """Picture width in pixels; the model's own size if not given."""
-    height: int | None = Field(None, ge=8, multiple_of=8)
+    height: Annotated[int | None, Flag("--height", unit="pixels", group="pictures")] = Field(None, ge=8, multiple_of=8)
     """Picture height in pixels; the model's own size if not given."""
-    init_image: str | None = None
+    init_image: Annotated[str | None, Flag("--init-image", common=True, group="start picture", names="file")] = None
     """Picture to start from (img2img)."""
-    strength: float = Field(0.7, gt=0, le=1)
+    strength: Annotated[float, Flag("--strength", unit="share", group="start picture")] = Field(0.7, gt=0, le=1)
     """How much of the start picture may change: towards 0 nothing, 1 everything."""
-    mask: str | None = None
+    mask: Annotated[str | None, Flag("--mask", group="start picture", names="file")] = None
     """Picture whose white parts are redrawn in --init-image (inpainting), or --init-image itself with a transparent
     hole.
     """
-    precision: FloatPrecision = "fp32"
+    precision: Annotated[FloatPrecision, Flag("--precision", group="hardware")] = "fp32"
     """Number format of the computation: fp32, fp16 or bf16."""
-    device: str = "auto"
+    device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps."""
-    out: str | None = None
+    out: Annotated[str | None, Flag("--out", common=True, group="output", names="path")] = None
     """Folder for the pictures; a new one under the run's images/ if not given."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, Flag("--overwrite", group="output")] = False
     """Replace a folder of pictures that generate wrote, and nothing else."""
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: Annotated[SamplingSettings, Flags("sampling")] = SamplingSettings()
 
     def without_effect(self) -> dict[str, str]:
         """What a start picture brings, where there is none or nothing is left of it; and what sampling does not use."""
@@ -294,16 +297,29 @@ class GenerateSettings(Settings):
         return of_card(given.get("run"), "generate")
 
 
+class AgainSettings(Settings):
+    """What `generate` takes in place of its settings."""
+
+    image: Annotated[str, Flag("--from", common=True, names="file")] = Field(min_length=1)
+    """Draw a generated PNG again, from what is stored in it."""
+    run: Annotated[str | None, Argument("?", names="base")] = None
+    """Where the model that drew it is now; where the picture says if not given."""
+    out: Annotated[str | None, Flag("--out", names="path")] = None
+    """Folder for the picture; a new one under the run's images/ if not given."""
+    overwrite: Annotated[bool, Flag("--overwrite")] = False
+    """Replace a picture that generate wrote, and nothing else."""
+
+
 class ConvertSettings(Settings):
-    source: str = Field(min_length=1)
+    source: Annotated[str, Argument(None, names="model")] = Field(min_length=1)
     """A run, a model folder, a single file, a hub id, or `bundled`."""
-    target: str = Field(min_length=1)
+    target: Annotated[str, Argument(None, names="path")] = Field(min_length=1)
     """FILE.safetensors, or a folder for diffusers' layout."""
-    precision: WeightPrecision = "fp32"
+    precision: Annotated[WeightPrecision, Flag("--precision")] = "fp32"
     """Number format of the weights; fp16 halves the file."""
-    tokenizer: str | None = None
+    tokenizer: Annotated[str | None, Flag("--tokenizer", names="path")] = None
     """Tokenizer folder or hub id, for a single file without one."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, Flag("--overwrite", group="output")] = False
     """Replace a target that convert wrote, and nothing else."""
 
 

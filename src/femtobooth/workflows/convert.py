@@ -11,23 +11,18 @@ from ..core import machine
 from ..core.claims import Output
 from ..core.errors import ExistsError, SettingsError
 from ..core.events import note
-from ..core.machine import WeightPrecision
 from ..core.paths import expanded
+from ..generator.settings import ConvertSettings
 
 
-def run(
-    source: str,
-    target: str | Path,
-    precision: WeightPrecision = "fp32",
-    tokenizer: str | None = None,
-    overwrite: bool = False,
-) -> dict[str, Any]:
-    """Write what `source` names (anything `--base` takes, or a run) as `target`, and return what was written.
+def run(settings: ConvertSettings) -> dict[str, Any]:
+    """Write a model, or a run's, as `target`, and return what was written.
 
     A target that ends in `.safetensors` becomes a single file in the layout of the original code, any other a folder in
     diffusers' layout. Nothing is lost either way at precision fp32. Raises ExistsError, ModelError, SettingsError.
     """
-    target = expanded(target)
+    source, tokenizer, overwrite = settings.source, settings.tokenizer, settings.overwrite
+    target = expanded(settings.target)
     output = Output(target, "convert", overwrite, inputs=[source, tokenizer], known=_is_ours, option="TARGET")
     _check(output)
 
@@ -39,7 +34,7 @@ def run(
     from ..generator.locate import locate
 
     model = load(source, tokenizer)
-    dtype = machine.dtype(precision)
+    dtype = machine.dtype(settings.precision)
     single = _is_single(target)
     if single:
         save_single_file(model, target, dtype, overwrite)
@@ -60,7 +55,7 @@ def run(
         ],
         "prediction_type": model.prediction_type,
         "pixels": model.size,
-        "precision": precision,
+        "precision": settings.precision,
         "bytes": size,
     }
     note(

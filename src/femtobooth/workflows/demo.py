@@ -13,19 +13,20 @@ from ..core.errors import command
 from ..core.events import note
 from ..core.files import timestamp
 from . import personalize
+from .settings import DemoSettings
 
 
-def run(runs: Path) -> dict[str, Any]:
+def run(settings: DemoSettings) -> dict[str, Any]:
     """Teach the bundled base Femto, the mascot; returns the run's facts. A few minutes on two CPU cores."""
     started = time.monotonic()
     photos = Path(str(resources.files("femtobooth") / "assets" / "mascot"))
     name = f"demo-{timestamp()}"
     note("Femto is a robot that the bundled base has never seen. Five pictures of it teach the base to draw it.\n")
-    settings = personalize.settings_from(
-        {"photos": {"paths": [str(photos)], "class_noun": "robot"}, "runs": str(runs), "name": name}
+    wanted = personalize.settings_from(
+        {"photos": {"paths": [str(photos)], "class_noun": "robot"}, "runs": settings.runs, "name": name}
     )
-    facts = personalize.run(settings)
-    folder = runs / name
+    facts = personalize.run(wanted)
+    folder = Path(settings.runs) / name
     program = "femtobooth" if shutil.which("femtobooth") else sys.argv[0]  # as in .venv/bin/femtobooth
     note(
         f"\nIn {time.monotonic() - started:.0f} s. {facts['verdict']['sentence']}\n\n"

@@ -135,7 +135,7 @@ def _evaluate(
     write_json(folder / "evaluation" / "evaluation.json", result)
     _tell(result, folder / "evaluation")
     if (folder / "report.html").is_file():
-        report.run(folder)
+        report.write(folder)
     return result
 
 

@@ -43,6 +43,7 @@ from ..recognizer.finetuning.survey import Finding, Survey, doubtful, survey
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
 from ..training import checkpoints, tracking, trainer
+from ..training.settings import ResumeSettings
 
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
 OWNS = (  # what lies in a run folder; exports/ have markers of their own
@@ -104,8 +105,9 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
         return _train(folder, settings, source, found, head, checkpoint=None)
 
 
-def resume(folder: Path) -> dict[str, Any]:
+def resume(settings: ResumeSettings) -> dict[str, Any]:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
+    folder = Path(settings.run)
     facts = read_run(folder)
     if facts["status"] == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")

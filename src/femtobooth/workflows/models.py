@@ -8,11 +8,12 @@ from typing import Any
 
 from ..core.events import note, table
 from ..recognizer.model import weights
+from .settings import ModelsSettings
 
 
-def run(runs: Path = Path("runs")) -> dict[str, Any]:
-    """List the built-in, trained (under `runs`), cached and default recognizers; returns them under `models`."""
-    models = weights.available(runs)
+def run(settings: ModelsSettings) -> dict[str, Any]:
+    """List the built-in, trained, cached and default recognizers; returns them under `models`."""
+    models = weights.available(Path(settings.runs))
     rows = [
         (
             model.name,

@@ -61,6 +61,7 @@ from ..generator.settings import PersonalizeSettings
 from ..judging.encoders import Encoder
 from ..pictures.images import find_pictures
 from ..training import checkpoints, tracking, trainer
+from ..training.settings import ResumeSettings
 from . import report
 from .personalizing import outcome, validation, verdicts
 
@@ -135,13 +136,14 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
         return _train(folder, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
 
 
-def resume(folder: Path) -> dict[str, Any]:
+def resume(settings: ResumeSettings) -> dict[str, Any]:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
+    folder = Path(settings.run)
     facts = read_run(folder)
     if facts["status"] == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         if not (folder / "report.html").is_file():  # it was stopped in the last moment
-            report.run(folder)
+            report.write(folder)
         return facts
     if rank():
         return _go_on(folder, facts)

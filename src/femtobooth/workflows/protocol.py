@@ -33,6 +33,7 @@ from ..generator.settings import PersonalizeSettings
 from ..judging import scores
 from ..judging.encoders import open_encoder, usable
 from ..pictures.images import find_pictures
+from ..training.settings import ResumeSettings
 from . import evaluate, personalize
 from .settings import EvaluateSettings, ProtocolSettings
 
@@ -56,6 +57,11 @@ class Subject:
 def settings_from(*layers: Mapping[str, Any]) -> ProtocolSettings:
     """Settings from layers over what is recommended for them."""
     return config.settle(ProtocolSettings, *layers)
+
+
+def one_or_all(settings: EvaluateSettings) -> dict[str, Any]:
+    """Evaluate one run or, by a protocol, every subject of a dataset."""
+    return run(settings) if isinstance(settings, ProtocolSettings) else evaluate.run(settings)
 
 
 def run(settings: ProtocolSettings) -> dict[str, Any]:
@@ -222,7 +228,7 @@ def _subject(subject: Subject, folder: Path, train: PersonalizeSettings, measure
         if not (folder / "run.json").is_file():
             personalize.run(train)
         elif personalize.read_run(folder)["status"] != "done":
-            personalize.resume(folder)
+            personalize.resume(ResumeSettings(run=str(folder)))
     except Interrupted as stop:
         raise Interrupted(stop.problem, "the same command goes on from there", stop.exit_code - 128) from None
     found = _measured(folder / "evaluation" / "evaluation.json", measure) or evaluate.run(measure)

@@ -18,23 +18,22 @@ from ..core.events import note, progress_bar, warn
 from ..core.files import sha256_of, timestamp
 from ..core.paths import existing
 from ..generator import locate
-from ..generator.settings import GenerateSettings
+from ..generator.settings import AgainSettings, GenerateSettings
 from ..generator.start_picture import fit, read_start
 from . import generate, picture_files
 from .picture_files import Record, Source
 
 
-def regenerate(
-    source: Path, model: str | None = None, out: str | None = None, overwrite: bool = False
-) -> dict[str, Any]:
+def run(settings: AgainSettings) -> dict[str, Any]:
     """Draw a generated PNG again from what is stored in it; returns what was done and whether it came out `identical`.
 
     On the same machine the pixels are the same to the bit: the picture keeps its place in a batch of the same size.
-    `model` replaces the place of the model, not the model: raises ModelError where its hash is another, and InputError
+    `run` replaces the place of the model, not the model: raises ModelError where its hash is another, and InputError
     for a picture that femtobooth did not make or whose start picture or mask is gone or changed.
     """
+    source, out, overwrite = Path(settings.image), settings.out, settings.overwrite
     record, stored, original = picture_files.read(source)
-    reference = model or _model_around(source) or _model_named(record, source)
+    reference = settings.run or _model_around(source) or _model_named(record, source)
     if out:
         output = Output(Path(out) / source.name, "generate", overwrite, [source], known=_drawn)
     else:
@@ -45,10 +44,10 @@ def regenerate(
             numbered=True,
         )
     output.check()
-    settings = _settings(record, reference)
-    start = read_start(settings)
+    how = _settings(record, reference)
+    start = read_start(how)
     note(f"loading {reference}")
-    loaded, settings = generate.load(_on_this_machine(settings))
+    loaded, how = generate.load(_on_this_machine(how))
     if loaded.hash != record.model.hash:
         wanted, found = record.model.hash[:12], loaded.hash[:12]
         raise ModelError(
@@ -56,10 +55,8 @@ def regenerate(
             _way_out(record, source),
         )
     row, rows = record.batch
-    with progress_bar("pictures", rows, parts=settings.sampling.steps) as bar:
-        picture = generate.draw(
-            loaded, settings, fit(start, settings), [record.prompt] * rows, [record.seed] * rows, bar
-        )[row]
+    with progress_bar("pictures", rows, parts=how.sampling.steps) as bar:
+        picture = generate.draw(loaded, how, fit(start, how), [record.prompt] * rows, [record.seed] * rows, bar)[row]
     if out:
         target = output.path
         output.check()
@@ -81,7 +78,7 @@ def regenerate(
         "source": str(source),
         "identical": identical,
         "model": stored["model"],
-        "settings": settings.model_dump(),
+        "settings": how.model_dump(),
         "environment": machine.environment(),
         "complete": True,
         "images": [{"file": target.name, "prompt": record.prompt, "seed": record.seed, "sha256": sha256_of(target)}],

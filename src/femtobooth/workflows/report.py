@@ -29,6 +29,7 @@ from ..pages.charts import line_chart
 from ..pages.html import Html
 from ..pictures.images import Picture, decode, find_pictures
 from ..pictures.regions import only_subject, subject_masks
+from .settings import ReportSettings
 
 MOST = 12  # class images, and steps between the first and the last, that are shown
 INTERNAL = {
@@ -41,7 +42,12 @@ INTERNAL = {
 }  # groups of metrics.csv that have no chart of their own
 
 
-def run(folder: Path) -> dict[str, Any]:
+def run(settings: ReportSettings) -> dict[str, Any]:
+    """Write the report of a personalize run; returns what `write` does."""
+    return write(Path(settings.run))
+
+
+def write(folder: Path) -> dict[str, Any]:
     """Write the report of a personalize run, finished or not; an older report is replaced.
 
     Returns report (its path), bytes, verdict, pictures (of the subject), near_copies and warnings. Raises ModelError

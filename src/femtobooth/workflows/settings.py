@@ -8,47 +8,50 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from ..core.config import Seed, Settings, SettingsOf, Words
+from ..core.config import Seed, Settings, Words
+from ..core.fields import Argument, Flag, Flags, SettingsOf
 from ..generator.settings import PersonalizeSettings, SamplingSettings, of_card
 
 
 class EvaluateSettings(Settings):
-    run: str = Field(min_length=1)
+    run: Annotated[str, Argument("?", names="run", needed=True)] = Field(min_length=1)
     """Run folder that `femtobooth personalize` made."""
-    encoders: Words = []
+    encoders: Annotated[Words, Flag("--encoders", common=True, group="scores")] = []
     """What scores: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name. If not given, those of dino and
     clip \
 that are in the hub's cache, else those that need no hub."""
-    photos: list[str] = []
+    photos: Annotated[list[str], Flag("--photos", common=True, group="scores", names="file")] = []
     """Photos of the subject to score against; if not given, those that the run held out of training, else those it was
     trained on.
     """
-    prompts: list[str] = [
+    prompts: Annotated[list[str], Argument("*")] = [
         "a [V] {class}",
         "a [V] {class} on the beach",
         "a [V] {class} in the snow",
         "a [V] {class} on the moon",
     ]
     """What to draw and score; [V] is the subject, {class} the class noun."""
-    count: int = Field(4, ge=1)
+    count: Annotated[int, Flag("-n", common=True, unit="pictures", group="pictures")] = Field(4, ge=1)
     """Pictures for each prompt."""
-    class_prompt: str = "a {class}"
+    class_prompt: Annotated[str, Flag(group="pictures")] = "a {class}"
     """Prompt of the pictures that tell how far the class has drifted."""
-    class_count: int = Field(16, ge=2)
+    class_count: Annotated[int, Flag("--class-pictures", unit="pictures", group="pictures")] = Field(16, ge=2)
     """Pictures of the class, and of each other class, by the tuned model and by the base."""
-    other_classes: Words = ["cat", "car"]
+    other_classes: Annotated[Words, Flag("--other-classes", group="pictures")] = ["cat", "car"]
     """Further classes whose drift is measured."""
-    gallery: str | None = None
+    gallery: Annotated[str | None, Flag("--gallery", common=True, group="scores", names="folder")] = None
     """Folder with a folder of photos for each look-alike, among which the subject is ranked."""
-    region: bool = True
+    region: Annotated[bool, Flag("--region", group="scores")] = True
     """Also compare the subject's region alone, so that copied backgrounds earn nothing."""
-    seed: Seed = 500
+    seed: Annotated[Seed, Flag("--seed", common=True, group="pictures")] = 500
     """Seed of the first picture; picture i of each prompt has seed + i."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="hardware")] = Field(4, ge=1)
     """Pictures drawn at a time."""
-    device: str = "auto"
+    device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
     """Where to draw: auto, cpu, cuda, cuda:1, mps."""
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale"))] = (
+        SamplingSettings()
+    )
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -57,20 +60,25 @@ that are in the hub's cache, else those that need no hub."""
 
 
 class ProtocolSettings(EvaluateSettings):
-    protocol: Literal["dreambooth"]
+    protocol: Annotated[Literal["dreambooth"], Flag("--protocol", common=True, group="dataset")]
     """dreambooth: personalize and measure every subject of a dataset by the paper's protocol, its prompts and 4
     pictures of each.
     """
-    run: str = Field(min_length=1)
+    run: Annotated[str, Argument("?", names="run", needed=True)] = Field(min_length=1)
     """Run folder that `femtobooth personalize` made; with --protocol, folder of the dataset, laid out as
     google/dreambooth's.
     """
-    subjects: Words = []
+    subjects: Annotated[Words, Flag("--subjects", group="dataset")] = []
     """Subjects of the dataset; all that are there if not given (with --protocol)."""
-    runs: str = Field("runs/dreambooth", min_length=1)
+    runs: Annotated[str, Flag("--runs", group="dataset", names="path")] = Field("runs/dreambooth", min_length=1)
     """Folder for the run of each subject (with --protocol)."""
-    personalize: Annotated[dict[str, Any], SettingsOf(PersonalizeSettings)] = {}
+    personalize: Annotated[dict[str, Any], SettingsOf(PersonalizeSettings), Flag(group="dataset")] = {}
     """Settings of `femtobooth personalize` for every subject."""
+
+    @classmethod
+    def narrowed(cls, given: Mapping[str, Any]) -> type[Settings]:
+        """Those of one run, where no protocol is given."""
+        return cls if "protocol" in given else EvaluateSettings
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -79,50 +87,52 @@ class ProtocolSettings(EvaluateSettings):
 
 
 class SynthesizeSettings(Settings):
-    runs: list[str] = Field(min_length=1)
+    runs: Annotated[list[str], Argument("*", names="run", needed=True)] = Field(min_length=1)
     """Run folders that `femtobooth personalize` made, one for each subject."""
-    labels: Words = []
+    labels: Annotated[Words, Flag("--labels", common=True, group="output")] = []
     """Class name of each run, in order; the runs' names if not given."""
-    out: str = Field("synthesized", min_length=1)
+    out: Annotated[str, Flag("--out", common=True, group="output", names="path")] = Field("synthesized", min_length=1)
     """Folder for the labelled pictures."""
-    template: str = "a {scale} {style} [V] {class} {background}"
+    template: Annotated[str, Flag(group="prompts")] = "a {scale} {style} [V] {class} {background}"
     """Prompt of every picture; [V] is the subject, {class} the class noun."""
-    backgrounds: Words = [
+    backgrounds: Annotated[Words, Flag("--backgrounds", common=True, group="prompts")] = [
         "on the beach", "in the snow", "on the grass", "in the city", "on a wooden floor", "in the desert",
         "in the mountains", "at sunset", "under water", "on a white background", "on a blue background",
         "on a green background",
     ]  # fmt: skip
     """What stands for {background}, one after the other; the defaults are what the bundled base knows."""
-    scales: Words = ["", "small"]
+    scales: Annotated[Words, Flag("--scales", group="prompts")] = ["", "small"]
     """What stands for {scale}."""
-    styles: Words = ["", "glossy"]
+    styles: Annotated[Words, Flag("--styles", group="prompts")] = ["", "glossy"]
     """What stands for {style}."""
-    count: int = Field(1, ge=1)
+    count: Annotated[int, Flag("-n", common=True, unit="pictures", group="pictures")] = Field(1, ge=1)
     """Pictures for each prompt of the grid."""
-    negatives: bool = False
+    negatives: Annotated[bool, Flag("--negatives", group="pictures")] = False
     """Also keep the same prompts without the subject, drawn by the base, as a class of their own under the class noun.
     """
-    encoder: str | None = None
+    encoder: Annotated[str | None, Flag("--encoder", group="filtering", names="path")] = None
     """What judges: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name; the first that works here if not
     given.
     """
-    recognizer: str | None = None
+    recognizer: Annotated[str | None, Flag("--recognizer", group="filtering", names="path")] = None
     """The model that will be trained on the pictures, which must not judge them."""
-    passing: float = Field(0.05, ge=0, lt=1)
+    passing: Annotated[float, Flag("--passing", unit="share", group="filtering")] = Field(0.05, ge=0, lt=1)
     """Share of the base's pictures without the subject that may pass; sets the threshold."""
-    threshold: float | None = Field(None, ge=-1, le=1)
+    threshold: Annotated[float | None, Flag("--threshold", unit="cosine", group="filtering")] = Field(None, ge=-1, le=1)
     """Likeness to the photos (mean cosine) that a picture must exceed, in place of the one from `passing`."""
-    seed: Seed = 10_000
+    seed: Annotated[Seed, Flag("--seed", common=True, group="pictures")] = 10_000
     """Seed of the first picture; every further picture has the next one."""
-    batch_size: int = Field(4, ge=1)
+    batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="hardware")] = Field(4, ge=1)
     """Pictures drawn at a time."""
-    device: str = "auto"
+    device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
     """Where to draw: auto, cpu, cuda, cuda:1, mps."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, Flag("--overwrite", common=True, group="output")] = False
     """Choose anew in a folder that is finished, or was begun with other settings; only what synthesize wrote there is
     replaced.
     """
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale"))] = (
+        SamplingSettings()
+    )
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -131,50 +141,52 @@ class SynthesizeSettings(Settings):
 
 
 class CompareSettings(Settings):
-    models: list[str]
+    models: Annotated[list[str], Argument("*", names="model", needed=True)]
     """Two or more of: a run, a model folder or file, an exported artifact, timm's name, bundled (generator:bundled and
     \
 recognizer:bundled where it could be either)."""
-    data: str | None = None
+    data: Annotated[str | None, Flag("--data", common=True, group="recognizers", names="file")] = None
     """Labelled pictures that the classifiers are measured on: one folder a class, or a CSV file of paths and labels."""
-    evaluations: list[str] = ["evaluation"]
+    evaluations: Annotated[list[str], Flag("--evaluations", group="recognizers", names="path")] = ["evaluation"]
     """Folders that `femtobooth evaluate-classifier` wrote; read where they belong to exactly the weights that are
     compared.
     """
-    prompts: list[str] = [
+    prompts: Annotated[list[str], Flag("--prompts", common=True, group="generators")] = [
         "a [V] {class}",
         "a [V] {class} on the beach",
         "a [V] {class} on the moon",
         "a cat in the snow",
     ]
     """What every generator draws; [V] is the subject of those that have one, {class} the class noun."""
-    class_noun: str | None = None
+    class_noun: Annotated[str | None, Flag("--class-noun", group="generators")] = None
     """What stands for {class}; that of the first personalized model if not given, else cat."""
-    count: int = Field(2, ge=1)
+    count: Annotated[int, Flag("-n", common=True, unit="pictures", group="generators")] = Field(2, ge=1)
     """Pictures for each prompt."""
-    seed: Seed = 500
+    seed: Annotated[Seed, Flag("--seed", group="generators")] = 500
     """Seed of the first picture; picture i of each prompt has seed + i, the same for every generator."""
-    batch_size: int = Field(8, ge=2)
+    batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="timing")] = Field(8, ge=2)
     """The larger of the two batch sizes that are timed; the other is 1."""
-    rounds: int = Field(9, ge=6)
+    rounds: Annotated[int, Flag("--rounds", unit="rounds", group="timing")] = Field(9, ge=6)
     """Rounds of timing, in each of which every model has its turn; an interval needs 6."""
-    speed: bool = True
+    speed: Annotated[bool, Flag("--speed", common=True, group="timing")] = True
     """Time the models; without, what takes longest is left out."""
-    trust: bool = False
+    trust: Annotated[bool, Flag("--trust", group="recognizers")] = False
     """Run TorchScript artifacts: they are programs, so only those of someone you trust."""
-    disagreements: int = Field(12, ge=0)
+    disagreements: Annotated[int, Flag("--disagreements", unit="photos", group="recognizers")] = Field(12, ge=0)
     """Photos to show on which the classifiers disagree."""
-    threads: int | None = Field(None, ge=1)
+    threads: Annotated[int | None, Flag("--threads", unit="threads", group="hardware")] = Field(None, ge=1)
     """Threads of every model; as many as cores if not given."""
-    device: str = "auto"
+    device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
     """Where PyTorch computes: auto, cpu, cuda, cuda:1, mps; other runtimes use the CPU."""
-    fresh: bool = False
+    fresh: Annotated[bool, Flag("--fresh", group="timing")] = False
     """Measure again what the cache holds from before."""
-    out: str | None = None
+    out: Annotated[str | None, Flag("--out", common=True, group="output", names="path")] = None
     """Page to write; comparisons/A-vs-B-TIME.html if not given."""
-    overwrite: bool = False
+    overwrite: Annotated[bool, Flag("--overwrite", common=True, group="output")] = False
     """Replace that page, if compare wrote it."""
-    sampling: SamplingSettings = SamplingSettings()
+    sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale"))] = (
+        SamplingSettings()
+    )
 
     @field_validator("models")
     @classmethod
@@ -193,17 +205,17 @@ recognizer:bundled where it could be either)."""
 
 
 class ReportSettings(Settings):
-    run: str = Field(min_length=1)
+    run: Annotated[str, Argument(None, names="run")] = Field(min_length=1)
     """Run folder, finished or not."""
 
 
 class ModelsSettings(Settings):
-    runs: str = "runs"
+    runs: Annotated[str, Flag("--runs", names="path")] = "runs"
     """Folder that holds the runs."""
 
 
 class DemoSettings(Settings):
-    runs: str = "runs"
+    runs: Annotated[str, Flag("--runs", names="path")] = "runs"
     """Folder that holds the runs."""
 
 

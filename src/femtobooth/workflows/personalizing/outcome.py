@@ -79,7 +79,7 @@ def write(
     facts["status"] = "done"
     write_json(folder / "run.json", facts)
     watcher.remove_weights()
-    report.run(folder)
+    report.write(folder)
     (note if found.mood in ("good", "info") else warn)(found.told)
     again = command("generate", folder, f"a [V] {facts['class_noun']} on the moon")
     note(f"{folder / 'report.html'} shows it; draw with\n  {again}")

@@ -1,0 +1,90 @@
+"""What `--help` and `--help-all` show of a command: flags in groups, with what holds where nothing is given."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from .core.errors import FemtoboothError
+from .parsing import BIG, EVERYTHING, HELP, SET, Parser, build, layers_of, value_of
+from .workflows.commands import Command, find
+
+if TYPE_CHECKING:
+    from .core.fields import Setting
+
+
+class Formatter(argparse.HelpFormatter):
+    """Leaves room for the flags, so that most have their help on the same line."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36)
+
+
+def show(name: str, command: Command, arguments: Sequence[str]) -> NoReturn:
+    """Print the help of a command and exit: its common flags, or everything where `arguments` hold --help-all."""
+    from .core.fields import settings
+
+    model = find(command.settings)
+    known = settings(model)
+    parser = build(name, command, known)
+    parser.formatter_class = Formatter
+    positional = " ".join(_usage(one) for one in known if one.argument)
+    parser.usage = " ".join(part for part in (parser.prog, positional, "[flags]") if part)
+    recommended = _recommended(parser, known, model, arguments)
+    if recommended:
+        parser.description = (
+            f"{parser.description} In [ ] stands what holds where nothing is given, on this base as its card says."
+        )
+    actions = {action.dest: action for action in parser._actions}
+    for one in known:
+        if one.flag:
+            actions[one.path].help = _with_value(one, model, recommended)
+    if EVERYTHING in arguments:
+        _add_the_rest(parser, known, model, recommended)
+    elif len(flags := [one for one in known if one.flag]) > BIG:
+        for one in flags:
+            if not one.common:
+                actions[one.path].help = argparse.SUPPRESS
+        rest = sum(not one.common for one in flags)
+        actions["sets"].help = SET
+        parser.epilog = f"{parser.epilog}; `{parser.prog} {EVERYTHING}` shows {rest} more flags and every other setting"
+    parser.print_help()
+    sys.exit(0)
+
+
+def _usage(one: Setting) -> str:
+    count = one.argument.count if one.argument else None
+    several = one.called + ("..." if count in ("*", "+") else "")
+    return several if count in (None, "+") or (one.argument and one.argument.needed) else f"[{several}]"
+
+
+def _recommended(parser: Parser, known: Sequence[Setting], model: Any, arguments: Sequence[str]) -> Mapping[str, Any]:
+    """What is in force where a setting is not given: on the base that is given, as its card says."""
+    from .core.config import merge
+
+    try:
+        rest = [word for word in arguments if word not in (*HELP, EVERYTHING)]
+        options, _ = parser.parse_known_intermixed_args(rest)
+        found: Mapping[str, Any] = model.recommended(merge(*layers_of(options, known, model)))
+    except FemtoboothError:
+        found = model.recommended({})
+    return found
+
+
+def _with_value(one: Setting, model: Any, recommended: Mapping[str, Any]) -> str:
+    from .core.fields import in_force
+
+    value = in_force(model, one.path, recommended)
+    return (f"{one.help} [{value}]" if value else one.help).replace("%", "%%")
+
+
+def _add_the_rest(parser: Parser, known: Sequence[Setting], model: Any, recommended: Mapping[str, Any]) -> None:
+    """Put the settings without a flag into their groups, by the name that --set takes."""
+    groups = {group.title: group for group in parser._action_groups}
+    for one in known:
+        if not one.called:
+            text = _with_value(one, model, recommended)
+            line = argparse.Action([f"--set {one.path}={value_of(one)}"], one.path, nargs=0, help=text)
+            groups[one.group or "arguments"]._group_actions.append(line)
