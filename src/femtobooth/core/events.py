@@ -56,7 +56,7 @@ _log = logging.getLogger("femtobooth")
 def listening(listener: Listener) -> Iterator[None]:
     """Tell `listener` what happens inside, besides those who listen already."""
     before = _listeners.get()
-    everyone = (*_heard_by(), listener)
+    everyone = (*(before or ()), listener)
     _listeners.set(everyone)
     _open.append(everyone)
     try:
@@ -68,7 +68,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 def carried(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
     """Make a function that speaks, in whatever thread, to those who listen here, from the stage that is here."""
-    everyone, names = _heard_by(), _stages.get()
+    everyone, names = listeners(), _stages.get()
 
     def call(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
         _listeners.set(everyone)
@@ -82,7 +82,7 @@ def emit(kind: str, **data: Any) -> None:
     """Tell an event of one of `KINDS` to everyone who listens. Raises ValueError for another kind."""
     if kind not in KINDS:
         raise ValueError(f"{kind}: no kind of event, which are {', '.join(KINDS)}")
-    everyone = _heard_by()
+    everyone = listeners()
     if not everyone:
         _to_log(kind, data)
         return
@@ -91,7 +91,8 @@ def emit(kind: str, **data: Any) -> None:
         listener(event)
 
 
-def _heard_by() -> tuple[Listener, ...]:
+def listeners() -> tuple[Listener, ...]:
+    """Say who listens here."""
     own = _listeners.get()
     return own if own is not None else (_open[-1] if _open else ())
 

@@ -1,0 +1,164 @@
+"""Keep what happens to a run in RUN/events.jsonl, and read it while it grows.
+
+One JSON object a line, numbered from 1 by its line (docs/events.md). A killed process leaves at most a torn last line,
+which readers skip and the next process removes; it goes on with the numbers. Only the first process of a run writes.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from .errors import FemtoboothError, Interrupted
+from .events import RUNNING, Event, emit, listeners, listening
+from .names import stored
+from .processes import rank
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+FILE = "events.jsonl"
+APART = 0.2  # seconds between two lines about progress
+
+
+class EventLog:
+    """Append events to a file. Where the disk is full lines are left out: what must be written will tell."""
+
+    def __init__(self, path: Path) -> None:
+        self._folder, self._lock = path.parent, threading.Lock()
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
+        held = path.read_bytes()
+        self._size = held.rfind(b"\n") + 1
+        self._lines = held.count(b"\n")
+        os.ftruncate(self._handle, self._size)  # without the torn line of a killed process
+        self._told, self._begun = -math.inf, set[int]()
+
+    def __call__(self, event: Event) -> None:
+        with self._lock:
+            if self._handle < 0 or (event.kind == "progress" and not self._due(event)):
+                return
+            line = {"seq": self._lines + 1, "time": round(event.time, 3), "kind": event.kind}
+            line |= {"stage": list(event.stage)} | {name: self._plain(value) for name, value in event.data.items()}
+            text = json.dumps(line, ensure_ascii=False) + "\n"
+            self._append(text.encode("utf-8", "backslashreplace"))  # as JSON's escapes, where a name is no UTF-8
+
+    def _due(self, event: Event) -> bool:
+        """Whether this is told: a few times a second how far it is, and of what was told of also that it is over."""
+        number, now = event.data["id"], time.monotonic()
+        if event.data["state"] != RUNNING:
+            known = number in self._begun
+            self._begun.discard(number)
+            return known
+        if now - self._told < APART:
+            return False
+        self._told = now
+        self._begun.add(number)
+        return True
+
+    def _append(self, line: bytes) -> None:
+        try:
+            if os.write(self._handle, line) != len(line):
+                raise OSError("cut")
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(self._handle, self._size)
+            return
+        self._size += len(line)
+        self._lines += 1
+
+    def _plain(self, value: Any) -> Any:
+        """The value as JSON has it: NaN is null, a file of the run is relative to it."""
+        if isinstance(value, float):
+            return round(value, 9) if math.isfinite(value) else None
+        if isinstance(value, Path):
+            inside = value.is_relative_to(self._folder)
+            return value.relative_to(self._folder).as_posix() if inside else stored(value)
+        if isinstance(value, Mapping):
+            return {str(name): self._plain(one) for name, one in value.items()}
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            return [self._plain(one) for one in value]
+        return value if isinstance(value, str | int | bool | None) else str(value)
+
+    def close(self) -> None:
+        """Write no more."""
+        with self._lock:
+            os.close(self._handle)
+            self._handle = -1
+
+
+class _Early:
+    """What happened before there was a folder to keep it in."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] | None = []
+
+    def __call__(self, event: Event) -> None:
+        if self.events is not None and event.kind != "progress":
+            self.events.append(event)
+
+
+def remembering(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Make a function that keeps what happens in it until `logged` has a folder for it, in which it then stands."""
+
+    @functools.wraps(function)
+    def call(*arguments: Parameters.args, **named: Parameters.kwargs) -> Result:
+        with listening(_Early()):
+            return function(*arguments, **named)
+
+    return call
+
+
+@contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Append what happens inside, and the error that ends it, to the events of the run in `folder`."""
+    with ExitStack() as stack:
+        if rank() == 0:
+            with suppress(OSError):  # a disk that is full, or not ours
+                log = EventLog(folder / FILE)
+                stack.callback(log.close)
+                for early in (one for one in listeners() if isinstance(one, _Early)):
+                    for event in early.events or ():
+                        log(event)
+                    early.events = None
+                stack.enter_context(listening(log))
+        try:
+            yield
+        except BaseException as error:
+            _tell(error)
+            raise
+
+
+def _tell(error: BaseException) -> None:
+    stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+    known = error if isinstance(error, FemtoboothError | Interrupted) else None
+    emit(
+        "error",
+        text=known.problem if known else f"{error}" or type(error).__name__,
+        way_out=known.way_out if known else None,
+        type=type(error).__name__,
+        status="interrupted" if stopped else "failed",
+    )
+
+
+def read_events(path: Path, after: int = 0) -> list[dict[str, Any]]:
+    """Read the events of an events.jsonl whose number is above `after`; a web page asks again with the last one's.
+
+    A line that is still being written, or damaged, is left out. No file, no events.
+    """
+    found = []
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        for line in itertools.islice(file, after, None):
+            with suppress(ValueError):
+                event = json.loads(line)
+                if line.endswith(b"\n") and isinstance(event, dict):
+                    found.append(event)
+    return found
