@@ -19,7 +19,7 @@ from typing import Any
 
 from femtobooth.workflows.protocol import LISTS, read_lists
 
-FAST_TRAINING = ["--steps", "20", "--class-images", "8", "--preview-every", "0", "--set", "preview.sampling.steps=10"]
+FAST_TRAINING = ["--steps", "20", "--class-images", "8", "--sample-every", "0", "--set", "samples.sampling.steps=10"]
 FAST_DRAWING = ["-n", "2", "--class-pictures", "4", "--steps", "10", "--other-classes", "cat"]
 COLUMNS = {
     "subject fidelity": "fidelity",

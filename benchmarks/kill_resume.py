@@ -26,9 +26,9 @@ from femtobooth.core.files import sha256_of
 SETTINGS = {
     "training.steps": 12, "training.batch_size": 2, "training.accumulate": 2, "training.checkpoint_every": 3,
     "training.ema": 0.9, "training.schedule": "cosine", "training.warmup": 2, "photos.flip": "true", "prior.images": 4,
-    "prior.sampling.steps": 2, "prior.sampling_batch": 2, "preview.images": 1, "preview.every": 5,
-    "preview.sampling.steps": 1, "training.trackers": "csv", "watch.every": 4, "watch.encoder": "bundled",
-    "watch.steps": 1, "watch.loss_every": 2,
+    "prior.sampling.steps": 2, "prior.sampling_batch": 2, "samples.images": 1, "samples.every": 5,
+    "samples.sampling.steps": 1, "training.trackers": "csv", "validation.every": 4, "validation.encoder": "bundled",
+    "validation.steps": 1, "validation.loss_every": 2,
 }  # fmt: skip
 
 
@@ -48,7 +48,7 @@ def outcome(run: Path) -> Outcome:
     }
     with (run / "logs" / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    exact = ("step", "loss/", "instance/", "prior/", "learning_rate/", "gradient_norm", "watch/", "deterministic/")
+    exact = ("step", "loss/", "instance/", "prior/", "learning_rate/", "gradient_norm", "validation/", "deterministic/")
     return weights, [{name: value for name, value in row.items() if name.startswith(exact)} for row in rows]
 
 

@@ -40,8 +40,8 @@ def command(runs: Path, name: str, precision: str, steps: int) -> list[str]:
         "training.steps": steps,
         "training.checkpoint_every": 0,
         "training.trackers": "csv",
-        "preview.every": 0,
-        "watch.every": 0,
+        "samples.every": 0,
+        "validation.every": 0,
     }
     start = [
         sys.executable,
@@ -77,7 +77,7 @@ def weights(folder: Path) -> torch.Tensor:
 
 
 def pictures(run: Path) -> np.ndarray:
-    """What the result draws of the preview prompts, (H, W, 3)."""
+    """What the result makes of the sample prompts, (H, W, 3)."""
     return np.asarray(Image.open(run / "overview.png").convert("RGB")).astype(float)
 
 

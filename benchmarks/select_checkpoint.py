@@ -64,7 +64,7 @@ SUBJECTS = {
     "duck_toy": "toy",
 }
 PROMPTS = ["a [V] {class}", "a [V] {class} on the beach", "a [V] {class} in the snow", "a [V] {class} on the moon"]
-SEED = 500  # the watch draws from 2000 on, class images from 0 on
+SEED = 500  # validation samples from 2000 on, class images from 0 on
 MEASURES = ("fidelity", "prompt", "drift", "gain")
 
 
@@ -96,8 +96,8 @@ def train(name: str, photos: list[Path], options: argparse.Namespace) -> dict[st
         "photos": {"paths": [str(path) for path in photos], "class_noun": SUBJECTS[name]},
         "runs": str(options.out),
         "name": name,
-        "watch": {"every": every, "encoder": options.encoder, "select": "best"},
-        "preview": {"every": 0, "images": 1},
+        "validation": {"every": every, "encoder": options.encoder, "select": "best"},
+        "samples": {"every": 0, "images": 1},
         # A constant rate, as every step must be fit to be the last.
         "train": {"unet_learning_rate": 2e-4, "text_encoder_learning_rate": 1e-4},
         "training": {
@@ -211,14 +211,14 @@ def main(options: argparse.Namespace) -> None:
                 f"{name:10} {arm:12} {steps[arm]:5d}  "
                 + "  ".join(f"{told(values[measure]):>25}" for measure in MEASURES)
             )
-        curve = [Point(**row) for row in json.loads((run / "watch" / "watch.json").read_text())["points"]]
+        curve = [Point(**row) for row in json.loads((run / "validation" / "validation.json").read_text())["points"]]
         ends = next((curve[i].step for i in range(len(curve)) if selection.finished(curve[: i + 1])), None)
-        watch = facts["watch"]
+        cost = facts["validation"]
         print(
             (
                 f"{'':10} {facts['selected']['reason']}\n{'':10} {facts['seconds']:.0f} "
-                f"s in all, watching {watch['seconds']:.0f} s "
-                f"({watch['share']:.1%} of training); --stop-when-done: "
+                f"s in all, validation {cost['seconds']:.0f} s "
+                f"({cost['share']:.1%} of training); --stop-when-done: "
                 f"{f'at step {ends}' if ends else 'not within the run'}\n"
             ),
             flush=True,

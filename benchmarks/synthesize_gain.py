@@ -91,7 +91,7 @@ def nouns(data: Path) -> dict[str, str]:
 def make_runs(data: Path, names: Sequence[str], runs: Path, fast: bool) -> list[Path]:
     """A finished run for each subject: one that is there, or a new one on its first photos."""
     found, known = [], nouns(data)
-    quick = ("--steps", 40, "--class-images", 8, "--set", "preview.every=0") if fast else ()
+    quick = ("--steps", 40, "--class-images", 8, "--set", "samples.every=0") if fast else ()
     for name in names:
         folder = runs / name
         if not (folder / "model" / "model_index.json").is_file():

@@ -7,7 +7,7 @@
     checkpoint
 
 Needs stages 1 to 3. SIGTERM or Ctrl-C saves and stops. Curves are in diffusion/logs/metrics.csv, pictures of the same
-prompts and seeds in diffusion/previews/.
+prompts and seeds in diffusion/samples/.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from femtobooth.core.files import atomic_folder, write_json
 from femtobooth.generator.dreambooth import LatentSet, draw, predict, training_target
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats.folder import load_tokenizer
-from femtobooth.generator.samples import Previews
+from femtobooth.generator.samples import Samples
 from femtobooth.generator.sampling import to_pixels
-from femtobooth.generator.settings import PreviewSettings, SamplingSettings
+from femtobooth.generator.settings import SampleSettings, SamplingSettings
 from femtobooth.training import checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.module import NumberedSteps
@@ -95,7 +95,7 @@ SETTINGS = TrainingSettings(
 SMOKE = {"steps": 4, "batch_size": 4, "warmup": 1, "checkpoint_every": 2, "log_every": 1}
 SAMPLING = SamplingSettings(steps=25, guidance=4.0)
 """How it is looked at, here and in the evaluation."""
-PREVIEWS = PreviewSettings(
+SAMPLES = SampleSettings(
     every=500,
     images=2,
     batch_size=16,
@@ -458,13 +458,13 @@ def main() -> None:
                 warm(model, given.warm_start)
         write_json(where / "settings.json", json.loads(settings.model_dump_json()))
         average = trainer.MovingAverage(settings.ema)
-        previews = PREVIEWS.model_copy(
-            update={"every": settings.steps // 2, "prompts": PREVIEWS.prompts[:1], "images": 1} if given.smoke else {}
+        samples = SAMPLES.model_copy(
+            update={"every": settings.steps // 2, "prompts": SAMPLES.prompts[:1], "images": 1} if given.smoke else {}
         )
         callbacks = [
             average,
             Lines(settings.log_every * 5),
-            Previews(where / "previews", previews.prompts, previews, model.size, average),
+            Samples(where / "samples", samples.prompts, samples, model.size, average),
         ]
         before = json.loads((where / "before.json").read_text(encoding="utf-8"))["images"]
         module = Diffusion(

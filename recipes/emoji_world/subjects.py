@@ -80,7 +80,7 @@ SIZES = {"full": {"each": 8, "scenes": 12_000, "steps": 25}, "smoke": {"each": 1
 SMOKE: dict[str, Any] = {
     "training": {"steps": 2, "batch_size": 2},
     "prior": {"images": 2, "sampling": {"steps": 2}},
-    "preview": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 2}},
+    "samples": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 2}},
 }
 
 

@@ -251,7 +251,7 @@ def value_of(one: Setting) -> str:
 def layers_of(options: argparse.Namespace, known: Sequence[Setting], model: type[Settings]) -> list[Layer]:
     """What was given, weakest first: by a file, by --set and flags, and without a flag."""
     from .core.config import Layer, merge, nested, overrides
-    from .core.run import read_settings
+    from .core.older_runs import read_settings
 
     called = {one.path: one.called for one in known if one.called}
     given = {one.path: value for one in known if one.flag and (value := getattr(options, one.path)) is not None}

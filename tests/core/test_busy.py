@@ -24,12 +24,12 @@ def test_the_work_of_children_is_our_own() -> None:
 
 
 def test_others_are_what_is_left() -> None:
-    with busy.Watch() as watch:
+    with busy.Load() as load:
         end = time.process_time() + 0.3
         while time.process_time() < end:
             pass
-    assert watch.others is not None
-    assert 0 <= watch.others <= (os.cpu_count() or 1)
+    assert load.others is not None
+    assert 0 <= load.others <= (os.cpu_count() or 1)
 
 
 def test_a_quiet_machine_is_not_worth_a_word() -> None:

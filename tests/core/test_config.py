@@ -53,11 +53,11 @@ def test_texts_are_taken_as_typed(text: str, tmp_path: Path) -> None:
     given = config.overrides(
         PersonalizeSettings,
         [],
-        {"identifier.token": text, "preview.sampling.negative": text, "preview.prompts": [text]},
+        {"identifier.token": text, "samples.sampling.negative": text, "samples.prompts": [text]},
     )
-    assert given["preview"]["sampling"]["negative"] == text
+    assert given["samples"]["sampling"]["negative"] == text
     assert given["identifier"]["token"] == text
-    assert given["preview"]["prompts"] == ([text] if text else [])
+    assert given["samples"]["prompts"] == ([text] if text else [])
     settings = config.resolve(GenerateSettings, {"run": "r", "prompts": [text], "sampling": {"negative": text}})
     (tmp_path / "config.yaml").write_text(config.dump(settings), encoding="utf-8")
     assert config.resolve(GenerateSettings, config.read_yaml(tmp_path / "config.yaml")) == settings
@@ -67,9 +67,9 @@ def test_texts_are_taken_as_typed(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "path", "value"),
     [
-        (["preview.prompts=a [V] dog, sitting"], "preview.prompts", ["a [V] dog, sitting"]),
-        (["preview.prompts=a, b", "preview.prompts=[V] c"], "preview.prompts", ["a, b", "[V] c"]),
-        (['preview.prompts=["a, b", "c"]'], "preview.prompts", ["a, b", "c"]),
+        (["samples.prompts=a [V] dog, sitting"], "samples.prompts", ["a [V] dog, sitting"]),
+        (["samples.prompts=a, b", "samples.prompts=[V] c"], "samples.prompts", ["a, b", "[V] c"]),
+        (['samples.prompts=["a, b", "c"]'], "samples.prompts", ["a, b", "c"]),
         (["photos.paths=x, y.jpg"], "photos.paths", ["x, y.jpg"]),
         (["train.parts=unet,text_encoder"], "train.parts", ["unet", "text_encoder"]),
         (["train.parts=unet", "train.parts=token"], "train.parts", ["unet", "token"]),

@@ -18,10 +18,3 @@ def test_an_older_run_goes_on_with_its_number_format(tmp_path: Path, old: object
     assert (settings.precision, settings.steps) == (new, 3)
     with pytest.raises(SettingsError, match="changed since the run was started: precision"):
         run.settings_of(tmp_path, {"settings": {"precision": "fp32" if new != "fp32" else "bf16"}}, TrainingSettings)
-
-
-def test_settings_of_older_versions_keep_their_lines(tmp_path: Path) -> None:
-    (tmp_path / "s.yaml").write_text("save_precision: '16'\ntraining:\n  precision: bf16-mixed\n  steps: 4\n")
-    found = run.read_settings(tmp_path / "s.yaml")
-    assert found == {"save_precision": "fp16", "training": {"precision": "bf16", "steps": 4}}
-    assert found.names["training.precision"] == f"{tmp_path / 's.yaml'}, line 3: training.precision"

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.usefixtures("terminal")
 NEVER = {
     "personalize": [
         "base", "tokenizer", "name", "runs", "overwrite", "save_precision", "photos.paths", "photos.class_noun", "photos.hold_out",
-        "identifier.token", "prior.folder", "prior.other_classes", "prior.seed", "prior.sampling_batch", "preview.seed",
-        "preview.batch_size", "watch.encoder", "watch.seed", "watch.loss_every", "training.precision", "training.optimizer",
+        "identifier.token", "prior.folder", "prior.other_classes", "prior.seed", "prior.sampling_batch", "samples.seed",
+        "samples.batch_size", "validation.encoder", "validation.seed", "validation.loss_every", "training.precision", "training.optimizer",
         "training.gradient_checkpointing", "training.seed", "training.accelerator", "training.devices", "training.nodes",
         "training.strategy", "training.checkpoint_every", "training.keep_checkpoints", "training.log_every", "training.trackers",
     ],

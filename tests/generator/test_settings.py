@@ -19,14 +19,14 @@ IDLE: dict[str, tuple[type[config.Settings], list[str], str | None]] = {
     "strength of a picture": (GenerateSettings, ["strength=0.7", "init_image=x.png"], None),
     "picture of which nothing is left": (GenerateSettings, ["strength=1", "init_image=x.png"], "init_image"),
     "masked": (GenerateSettings, ["strength=1", "init_image=x.png", "mask=y.png"], None),
-    "preview negative": (PersonalizeSettings, ["preview.sampling.guidance=1", "preview.sampling.negative=a"], "preview.sampling.negative"),
+    "samples negative": (PersonalizeSettings, ["samples.sampling.guidance=1", "samples.sampling.negative=a"], "samples.sampling.negative"),
     "class images": (PersonalizeSettings, ["prior.weight=0", "prior.images=3"], "prior.images"),
     "no class images": (PersonalizeSettings, ["prior.weight=0"], None),
     "learning rate": (PersonalizeSettings, ["train.parts=token", "train.unet_learning_rate=1e-4"], "train.unet_learning_rate"),
     "learning rate of attention": (PersonalizeSettings, ["train.parts=attention", "train.unet_learning_rate=1e-4"], None),
     "floor": (PersonalizeSettings, ["loss.snr_floor=0.1"], "loss.snr_floor"),
     "floor of a weighting": (PersonalizeSettings, ["loss.snr_floor=0.1", "loss.snr_gamma=5"], None),
-    "patience": (PersonalizeSettings, ["watch.patience=2"], "watch.patience"),
+    "patience": (PersonalizeSettings, ["validation.patience=2"], "validation.patience"),
 }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from femtobooth.core import strict_yaml
 QUICK = {
     "training": {"steps": 2, "batch_size": 2, "trackers": ["csv"]},
     "prior": {"images": 2, "sampling_batch": 2, "sampling": {"steps": 2}},
-    "preview": {"images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
+    "samples": {"images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
     "train": {"unet_learning_rate": 1e-3, "text_encoder_learning_rate": 1e-3},
 }
 

@@ -24,9 +24,9 @@ def story(
     folder = tmp_path_factory.mktemp("ddp")
     sets = {
         "training.batch_size": 1, "training.trackers": "csv", "training.checkpoint_every": 1, "prior.images": CLASS_IMAGES,
-        "prior.sampling_batch": 1, "prior.sampling.steps": 1, "preview.images": 1, "preview.sampling.steps": 1,
-        "preview.prompts": "a [V] {class}", "train.unet_learning_rate": "1e-3",
-        "watch.every": 1, "watch.encoder": "bundled", "watch.steps": 1, "watch.select": "final",
+        "prior.sampling_batch": 1, "prior.sampling.steps": 1, "samples.images": 1, "samples.sampling.steps": 1,
+        "samples.prompts": "a [V] {class}", "train.unet_learning_rate": "1e-3",
+        "validation.every": 1, "validation.encoder": "bundled", "validation.steps": 1, "validation.select": "final",
     }  # fmt: skip
     command = [
         sys.executable,
@@ -88,9 +88,13 @@ def test_class_images_are_split_without_duplicates(story: tuple[Path, list[list[
     assert abs(len(drawn[0]) - len(drawn[1])) <= 1
 
 
-def test_the_first_process_alone_watches(story: tuple[Path, list[list[dict[str, Any]]]]) -> None:
+def test_the_first_process_alone_validates(story: tuple[Path, list[list[dict[str, Any]]]]) -> None:
     (run,) = story[0].iterdir()
-    assert [point["step"] for point in json.loads((run / "watch" / "watch.json").read_text())["points"]] == [0, 1, 2]
+    assert [point["step"] for point in json.loads((run / "validation" / "validation.json").read_text())["points"]] == [
+        0,
+        1,
+        2,
+    ]
     losses = [
         sum(entry["purpose"] == "deterministic loss" for entry in log if entry["kind"] == "draw") for log in story[1]
     ]

@@ -16,7 +16,7 @@ from femtobooth.workflows.personalizing import outcome
 FemtoBooth = Callable[..., int]
 QUICK = {
     "training.steps": "4", "training.checkpoint_every": "1", "training.keep_checkpoints": "9", "training.trackers": "csv",
-    "prior.weight": "0", "preview.images": "1", "preview.sampling.steps": "1", "preview.prompts": "a [V] {class}",
+    "prior.weight": "0", "samples.images": "1", "samples.sampling.steps": "1", "samples.prompts": "a [V] {class}",
 }  # fmt: skip
 
 
@@ -49,14 +49,14 @@ def test_a_learning_rate_that_is_far_too_high(
     train: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first step is taken with gradients that are finite; the second finds what it made of the weights."""
-    assert train("--unet-lr", "1e30", "--set", "watch.every=1", "--set", "watch.encoder=bundled") == 2
+    assert train("--unet-lr", "1e30", "--set", "validation.every=1", "--set", "validation.encoder=bundled") == 2
     run, errors = tmp_path / "run", capsys.readouterr().err
     assert "no checkpoint was good before; train again with a lower --unet-lr (it was 1e+30)" in errors
     assert not (run / "model").exists()
     facts = json.loads((run / "run.json").read_text())
     assert facts["status"] == "failed"
     assert "NaN" in facts["error"] or "nan" in facts["error"]
-    points = json.loads((run / "watch" / "watch.json").read_text())["points"]
+    points = json.loads((run / "validation" / "validation.json").read_text())["points"]
     assert [point["step"] for point in points] == [0]
 
 

@@ -89,9 +89,9 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--prior sampler": (
         ("personalize {photos} --class-noun dog --set " "prior.sampling.sampler=plms"), ("prior.sampling.sampler: plms " "cannot"), "dpmpp-2m",
     ),
-    "--preview sampler": (
-        "personalize {photos} --class-noun dog --prior-weight 0 --set preview.sampling.sampler=plms",
-        "preview.sampling.sampler: plms cannot", "dpmpp-2m",
+    "--samples sampler": (
+        "personalize {photos} --class-noun dog --prior-weight 0 --set samples.sampling.sampler=plms",
+        "samples.sampling.sampler: plms cannot", "dpmpp-2m",
     ),
     "--accelerator": ("{dog} --accelerator gpu", "training", "--accelerator"),
     "--optimizer": ("{dog} --optimizer adamw8bit", "--optimizer: adamw8bit is not installed", ("pip install " "'bitsandbytes>=")),

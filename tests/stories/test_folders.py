@@ -234,6 +234,6 @@ def test_two_runs_of_the_same_second(
         1,
     )
     for _ in range(2):
-        assert femtobooth(*command, "--set", "preview.images=1", "--set", "preview.sampling.steps=1") == 0
+        assert femtobooth(*command, "--set", "samples.images=1", "--set", "samples.sampling.steps=1") == 0
     assert sorted(os.listdir(tmp_path)) == ["robot-20261128-235959", "robot-20261128-235959-2"]
     assert all(json.loads((run / "run.json").read_text())["status"] == "done" for run in tmp_path.iterdir())

@@ -63,11 +63,11 @@ def test_photos_become_a_model_that_draws(
     )
     assert {path.name for path in run.iterdir()} >= {
         "config.yaml", "run.json", "preflight.json", "crops.png",
-        "photos", "logs", "previews", "checkpoints", "overview.png", "model", "report.html",
+        "photos", "logs", "samples", "checkpoints", "overview.png", "model", "report.html",
     }  # fmt: skip
     assert json.loads((run / "run.json").read_text())["status"] == "done"
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["step-000002"]
-    assert {path.stem for path in (run / "previews").iterdir()} == {"step-000000", "step-000002"}
+    assert {path.stem for path in (run / "samples").iterdir()} == {"step-000000", "step-000002"}
     assert not list(run.rglob(".tmp-*"))
     rows = curve(run)
     assert [row["step"] for row in rows] == ["1", "2"]
@@ -118,21 +118,21 @@ def test_its_config_repeats_a_run(femtobooth: Callable[..., int], plain: Path, r
     assert {pair for pair in changed if pair[0] != pair[1]} == {("name: plain", "name: again")}
 
 
-def test_previews_never_disturb_training(
+def test_samples_never_disturb_training(
     personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, weights: Weights
 ) -> None:
     more = (
-        "--preview-every",
+        "--sample-every",
         1,
         "--set",
-        "preview.sampling.sampler=euler-a",
+        "samples.sampling.sampler=euler-a",
         "--set",
-        "preview.seed=3",
+        "samples.seed=3",
         "--set",
-        "preview.images=2",
+        "samples.images=2",
     )
-    run = personalize(tiny_sd1, runs, "previews", *more)
-    assert {path.stem for path in (run / "previews").iterdir()} == {f"step-{step:06d}" for step in range(3)}
+    run = personalize(tiny_sd1, runs, "samples", *more)
+    assert {path.stem for path in (run / "samples").iterdir()} == {f"step-{step:06d}" for step in range(3)}
     assert same(weights(run / "model"), weights(plain / "model"))
 
 

@@ -44,7 +44,7 @@ def unbroken(benchmark: ModuleType, femtobooth: FemtoBooth, photos: Path, tiny_s
     with (
         pytest.MonkeyPatch.context() as patch
     ):  # its copy is killed before its end, where other steps may still become the model
-        patch.setattr("femtobooth.workflows.personalizing.validation.Watch.remove_weights", lambda _: None)
+        patch.setattr("femtobooth.workflows.personalizing.validation.Validator.remove_weights", lambda _: None)
         assert femtobooth(*command[command.index("personalize") :]) == 0
     return benchmark.outcome(runs / "whole")
 

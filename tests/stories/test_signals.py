@@ -26,7 +26,7 @@ Weights = Callable[[Path], dict[str, torch.Tensor]]
 MOMENTS: dict[str, tuple[Any, str]] = {
     "while class images are drawn": (prior, "_write"),
     "in the last save": (checkpoints, "save"),
-    "while pictures of the result are drawn": (outcome, "draw_previews"),
+    "while pictures of the result are drawn": (outcome, "generate_samples"),
     "while the model is written": (folders, "save_tokenizer"),
     "while the picture is put together": (outcome, "_overview"),
     "while the page is written": (report, "run"),

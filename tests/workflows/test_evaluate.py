@@ -44,7 +44,7 @@ def finished(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "runs": str(folder),
                 "photos": {"paths": [str(folder / "photos")], "class_noun": "toy"},
                 "prior": {"weight": 0.0},
-                "preview": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": few["steps"]}},
+                "samples": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": few["steps"]}},
                 "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
                 "train": {"unet_learning_rate": 1e-3},
             }
@@ -222,9 +222,9 @@ def test_a_held_out_copy_of_a_training_photo_flatters(copied: Path, tiny: Path) 
 
 
 def test_an_encoder_that_knows_any_picture_of_the_run_is_refused(copied: Path, tiny: Path, tmp_path: Path) -> None:
-    preview, *_ = sorted((copied / "previews").rglob("*.png"))
+    one, *_ = sorted((copied / "samples").rglob("*.png"))
     recognizer = Recognizer.load(tiny)
-    recognizer.provenance = {"trained_on": [sha256_of(preview)]}
+    recognizer.provenance = {"trained_on": [sha256_of(one)]}
     recognizer.save(tmp_path / "taught")
     with pytest.raises(ModelError, match="was trained on 1 pictures of this run"):
         evaluate.run(settings(copied, tmp_path / "taught"))
@@ -293,7 +293,7 @@ def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
     real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
     given, facts = (
         evaluate.settings_from({"run": "somewhere"}),
-        {"watch": {"encoder": "mine"}, "selected": {"step": 100, "rule": "a rule"}},
+        {"validation": {"encoder": "mine"}, "selected": {"step": 100, "rule": "a rule"}},
     )
     assert any(
         "mine also chose" in remark for remark in evaluate._remarks(given, ["other", "mine"], False, real, facts)
@@ -304,7 +304,7 @@ def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
 def test_the_bundled_encoder_alone_is_no_judge_of_photos() -> None:
     real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
     given = evaluate.settings_from({"run": "somewhere"})
-    assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real, {"watch": None}))
+    assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real, {"validation": None}))
     assert not any(
         "icons" in remark for remark in evaluate._remarks(given, ["bundled", "tf_efficientnet_lite0"], False, real, {})
     )

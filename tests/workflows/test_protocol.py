@@ -75,7 +75,7 @@ def given(data: Path, base: Path, encoder: Path, **changes: Any) -> dict[str, An
     train = {
         "base": str(base),
         "prior": {"weight": 0.0},
-        "preview": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
+        "samples": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
         "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
     }
     where = {"run": str(data), "protocol": "dreambooth", "runs": str(data.parent / "runs"), "encoders": [str(encoder)]}

@@ -35,7 +35,7 @@ def run(photo_folder: Path, tmp_path: Path) -> Path:
         "prior": {"images": 3},
         "training": {"steps": 40},
     }
-    settings = personalize.settings_from(wanted, {"preview": {"prompts": ["a [V] {class}", "a {class}"], "images": 2}})
+    settings = personalize.settings_from(wanted, {"samples": {"prompts": ["a [V] {class}", "a {class}"], "images": 2}})
     photos, preflight = load_photos(settings.photos, 64)
     store_photos(photos, folder / "photos")
     write_text(folder / "config.yaml", config.dump(settings))
@@ -54,7 +54,7 @@ def run(photo_folder: Path, tmp_path: Path) -> Path:
         for row in range(2):
             for column in range(2):
                 pixels = random.integers(0, 256, (8, 8, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
-                path = folder / "previews" / f"step-{step:06d}" / f"{row:02d}-{column}.png"
+                path = folder / "samples" / f"step-{step:06d}" / f"{row:02d}-{column}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(photos[2].pixels if (step, row, column) == (40, 0, 1) else pixels).save(path)
     lines = [f"{step},{0.5 / step},{0.2 if step % 2 else ''},{step / 100}" for step in range(1, 41)]
@@ -125,7 +125,7 @@ def test_a_copied_photo_is_found_and_told(run: Path) -> None:
     assert len(copied) == 1
     assert "02.png" in copied[0]
     Image.fromarray(np.random.default_rng(9).integers(0, 256, (64, 64, 3), np.uint8)).save(
-        run / "previews/step-000040/00-1.png"
+        run / "samples/step-000040/00-1.png"
     )
     assert report.write(run)["near_copies"] == 0
 
@@ -172,7 +172,7 @@ def test_copies_are_those_that_evaluate_counts(run: Path) -> None:
     assert len(set(duplicates.groups(views, ["crop", "photo"]).tolist())) == 2
     plain = Image.new("RGB", (64, 64), "grey")
     for name, picture in (("00-0", crop), ("00-1", plain)):
-        picture.save(run / "previews" / "step-000040" / f"{name}.png")
+        picture.save(run / "samples" / "step-000040" / f"{name}.png")
     found = report.write(run)
     assert near_copies([np.asarray(crop), np.asarray(plain)], photos) == [True, False]
     assert (found["near_copies"], found["pictures"]) == (1, 2)
@@ -215,7 +215,7 @@ def test_a_run_that_was_interrupted_has_its_way_on(run: Path) -> None:
         {key: facts[key] for key in facts.keys() - {"steps", "seconds", "peak_memory_gib"}} | {"status": "started"},
     )
     (run / "logs" / "metrics.csv").unlink()
-    (run / "previews").rename(run / "elsewhere")
+    (run / "samples").rename(run / "elsewhere")
     found = report.write(run)
     assert "not finished" in found["warnings"][0]
     text = (run / "report.html").read_text(encoding="utf-8")
@@ -244,11 +244,11 @@ def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
         "encoder": "lite0", "weights": "w", "prompts": [], "prompt_fidelity": "CLIP-T", "photos": 4, "ceiling": 0.9, "points": points,
         "deterministic": [[0, 1.0], [10, 0.5]], "dvar_step": None, "seconds": {},
     }  # fmt: skip
-    write_json(run / "watch" / "watch.json", curve)
+    write_json(run / "validation" / "validation.json", curve)
     facts = json.loads((run / "run.json").read_text())
     selected = {"step": 20, "reason": "because", "front": [10, 20], "rule": "THE RULE"}
     cost = {"scored": 5, "seconds": 12.0, "share": 0.12}
-    write_json(run / "run.json", facts | {"steps": 20, "trained_steps": 40, "selected": selected, "watch": cost})
+    write_json(run / "run.json", facts | {"steps": 20, "trained_steps": 40, "selected": selected, "validation": cost})
     report.write(run)
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "model/ holds step 20 of 40: because." in text
@@ -267,7 +267,7 @@ def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
     alts = [str(image["alt"]) for image in _Page(text).all("img")]
     assert any("seed" in alt and ", step 20" in alt for alt in alts)
     assert not any(", step 40" in alt for alt in alts)  # was drawn after the step that became the model
-    (run / "watch" / "watch.json").write_text("{}")  # damaged: the page is made without it
+    (run / "validation" / "validation.json").write_text("{}")  # damaged: the page is made without it
     report.write(run)
     assert "THE RULE" not in (run / "report.html").read_text(encoding="utf-8")
 
@@ -279,7 +279,7 @@ def test_nothing_that_the_page_shows_is_markup(run: Path) -> None:
     said = judge(Evidence(evil, 12, 0.5, 0.378, Interval(0.12, 0.1, 0.14), 0.629), bundled=False)
     selected = {"step": 20, "reason": evil, "front": [20], "rule": evil}
     facts |= {"class_noun": evil, "verdict": said.plain(), "environment": {evil: evil}, "selected": selected}
-    write_json(run / "run.json", facts | {"watch": {"scored": 2, "seconds": 1}})
+    write_json(run / "run.json", facts | {"validation": {"scored": 2, "seconds": 1}})
     points = [{"step": step, "fidelity": [0.2, 0.3], "prompt": [1.0, 1.0], "drift": 0.1} for step in (0, 20)]
     curve = {
         "encoder": evil,
@@ -290,7 +290,8 @@ def test_nothing_that_the_page_shows_is_markup(run: Path) -> None:
         "points": points,
     }
     write_json(
-        run / "watch" / "watch.json", curve | {"deterministic": [], "dvar_step": evil, "weights": evil, "seconds": {}}
+        run / "validation" / "validation.json",
+        curve | {"deterministic": [], "dvar_step": evil, "weights": evil, "seconds": {}},
     )
     row = {
         "score": evil,

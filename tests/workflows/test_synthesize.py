@@ -46,7 +46,7 @@ def runs(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "runs": str(folder),
                     "photos": {"paths": [str(folder / "photos" / name)], "class_noun": "dog"},
                     "prior": {"weight": 0.0},
-                    "preview": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
+                    "samples": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
                     "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
                     "train": {"unet_learning_rate": 1e-3},
                 }
@@ -130,7 +130,7 @@ def chosen(runs: Path, tiny_sd1: Path, tiny: Path) -> Path:
     given = {
         "base": str(tiny_sd1), "name": "chosen", "runs": str(runs), "prior": {"weight": 0.0},
         "photos": {"paths": [str(runs / "photos" / "rex")], "class_noun": "dog", "hold_out": 1},
-        "preview": {**few, "every": 0, "sampling": {"steps": 1}}, "watch": {**few, "every": 1, "encoder": str(tiny), "steps": 1},
+        "samples": {**few, "every": 0, "sampling": {"steps": 1}}, "validation": {**few, "every": 1, "encoder": str(tiny), "steps": 1},
         "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
     }  # fmt: skip
     assert personalize.run(personalize.settings_from(given))["selected"]["rule"]
@@ -166,7 +166,7 @@ def test_held_out_photos_count_only_where_they_decided(
     shutil.copytree(chosen, copy)
     facts, settings = json.loads((copy / "run.json").read_text()), config.read_yaml(copy / "config.yaml")
     facts["selected"]["rule"] = facts["selected"]["rule"] if selected == "best" else None
-    settings["watch"] |= {"select": selected, "stop_when_done": stops}
+    settings["validation"] |= {"select": selected, "stop_when_done": stops}
     (copy / "run.json").write_text(json.dumps(facts))
     (copy / "config.yaml").write_text(json.dumps(settings))
     (one,) = call(runs=[str(copy)])["subjects"]

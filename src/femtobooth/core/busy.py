@@ -13,14 +13,14 @@ BUSY = 0.15  # share of all cores that others take, from which on a timing is wo
 _TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
-class Watch:
-    """`with Watch() as watch:` ... then `watch.others`: cores that others took on average (None where it is not
+class Load:
+    """`with Load() as load:` ... then `load.others`: cores that others took on average (None where it is not
     known).
     """
 
     others: float | None = None
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> Load:
         self._start, self._before = time.perf_counter(), (_taken(), _own())
         return self
 

@@ -9,14 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from . import config
+from . import config, older_runs
 from .config import Model
 from .errors import Interrupted, ModelError, SettingsError
 from .files import read_object, write_json
 
 FILE = "run.json"
 AGAIN = "restore it from a backup, or start a new run"
-PRECISIONS = {"32": "fp32", "16": "fp16", "16-mixed": "fp16", "bf16-mixed": "bf16"}  # what older versions called them
 # Settings that shape nothing of a result, or whose place may have moved: what they led to is known by its hash.
 FREE = {
     "name", "runs", "overwrite", "base", "model", "data", "synthesized", "tokenizer", "workers", "photos.paths",
@@ -32,7 +31,7 @@ def read(
 
     The error names `option`, and where the run may be another command's, `instead` as the way out.
     """
-    facts = read_object(folder / FILE)
+    facts = older_runs.facts(read_object(folder / FILE))
     missing = [name for name in ("status", *fields) if name not in facts]
     if not missing:
         return facts
@@ -70,27 +69,6 @@ def recorded(folder: Path) -> Iterator[None]:
         raise
 
 
-def read_settings(path: Path) -> config.Layer:
-    """Read a YAML file of settings, of an older version too. Raises SettingsError naming the file."""
-    given = config.read_yaml(path)
-    layer = config.Layer(upgraded(given))
-    layer.names = given.names
-    return layer
-
-
-def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Say settings of an older version, from a run or from the record in a picture, in today's names and values."""
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found[name] = upgraded(value)
-        elif name in ("precision", "save_precision"):
-            found[name] = PRECISIONS.get(str(value), value)
-        else:
-            found[name] = value
-    return found
-
-
 def settings_of(folder: Path, facts: Mapping[str, Any], model: type[Model]) -> Model:
     """The settings of a run that is to go on.
 
@@ -100,7 +78,7 @@ def settings_of(folder: Path, facts: Mapping[str, Any], model: type[Model]) -> M
     if not path.is_file():
         raise SettingsError(f"{path}: missing", AGAIN)
     try:
-        settings = config.resolve(model, read_settings(path))
+        settings = config.resolve(model, older_runs.read_settings(path))
     except SettingsError as error:
         raise SettingsError(
             error.problem if str(path) in error.problem else f"{path}: {error.problem}", error.way_out or AGAIN
@@ -110,7 +88,7 @@ def settings_of(folder: Path, facts: Mapping[str, Any], model: type[Model]) -> M
 
 
 def _refuse_changed(path: Path, facts: Mapping[str, Any], settings: config.Settings) -> None:
-    before, now = _flat(upgraded(facts.get("settings") or {})), _flat(settings.model_dump(mode="json"))
+    before, now = _flat(older_runs.upgraded(facts.get("settings") or {})), _flat(settings.model_dump(mode="json"))
     changed = [name for name in before.keys() & now.keys() if before[name] != now[name] and name not in FREE]
     if changed:
         some = ", ".join(f"{name} ({before[name]!r} then, {now[name]!r} now)" for name in sorted(changed)[:3])

@@ -46,9 +46,9 @@ RECOMMENDABLE: dict[str, tuple[type[Settings], tuple[str, ...]]] = {
             *(f"prior.{key}" for key in ("weight", "images", "prompt", "target", "batch_size", "sampling.*")),
             "loss.*",
             "train.*",
-            *(f"preview.{key}" for key in ("every", "prompts", "images", "sampling.*")),
+            *(f"samples.{key}" for key in ("every", "prompts", "images", "sampling.*")),
             *(
-                f"watch.{key}"
+                f"validation.{key}"
                 for key in ("every", "select", "stop_when_done", "patience", "prompts", "images", "sampler", "steps")
             ),
             *(f"training.{key}" for key in ("steps", "batch_size", "accumulate", "clip", "schedule", "warmup", "ema")),

@@ -20,11 +20,11 @@ from ..training.tracking import log_picture
 from ..training.trainer import MovingAverage
 from .families.stable_diffusion import StableDiffusion
 from .sampling import sample
-from .settings import PreviewSettings
+from .settings import SampleSettings
 
 
-def draw_previews(
-    model: StableDiffusion, prompts: list[str], settings: PreviewSettings, size: int, label: str = "previews"
+def generate_samples(
+    model: StableDiffusion, prompts: list[str], settings: SampleSettings, size: int, label: str = "samples"
 ) -> np.ndarray:
     """(prompts, images, size, size, 3) uint8 pictures; a function of the weights and the settings alone."""
     texts = [prompt for prompt in prompts for _ in range(settings.images)]
@@ -34,7 +34,7 @@ def draw_previews(
     return pictures.reshape(len(prompts), settings.images, *pictures.shape[1:])
 
 
-def save_previews(folder: Path, name: str, prompts: list[str], pictures: np.ndarray) -> np.ndarray:
+def save_samples(folder: Path, name: str, prompts: list[str], pictures: np.ndarray) -> np.ndarray:
     """Write `folder/name/00-0.png` ... and `folder/name.png`, a labelled sheet, which is returned (H, W, 3)."""
     with atomic_folder(folder / name, overwrite=True) as temporary:
         for row, shots in enumerate(pictures):
@@ -60,11 +60,11 @@ def as_it_is(module: Any, average: MovingAverage | None) -> Iterator[StableDiffu
         torch.cuda.empty_cache()
 
 
-class Previews(StepCallback):
+class Samples(StepCallback):
     """Draws before the first step (`step-000000`) and every `settings.every` steps, in the first process only."""
 
     def __init__(
-        self, folder: Path, prompts: list[str], settings: PreviewSettings, size: int, average: MovingAverage | None
+        self, folder: Path, prompts: list[str], settings: SampleSettings, size: int, average: MovingAverage | None
     ) -> None:
         self.folder, self.prompts, self.settings, self.size, self.average = folder, prompts, settings, size, average
 
@@ -81,5 +81,5 @@ class Previews(StepCallback):
         if not trainer.is_global_zero:
             return
         with as_it_is(module, self.average if step else None) as model:
-            pictures = draw_previews(model, self.prompts, self.settings, self.size)
-        log_picture(trainer, "previews", save_previews(self.folder, f"step-{step:06d}", self.prompts, pictures), step)
+            pictures = generate_samples(model, self.prompts, self.settings, self.size)
+        log_picture(trainer, "samples", save_samples(self.folder, f"step-{step:06d}", self.prompts, pictures), step)

@@ -156,31 +156,31 @@ class TrainSettings(Settings):
         }
 
 
-class PreviewSettings(Settings):
-    every: Annotated[int, Flag("--preview-every", unit="steps")] = Field(100, ge=0)
-    """Optimizer steps between preview grids; 0 draws only the first and the last."""
+class SampleSettings(Settings):
+    every: Annotated[int, Flag("--sample-every", unit="steps")] = Field(100, ge=0)
+    """Optimizer steps between sample sheets; 0 makes only the first and the last."""
     prompts: list[str] = [
         "a photo of a [V] {class}",
         "a [V] {class} on the beach",
         "a [V] {class} on the moon",
         "a photo of a {class}",
     ]
-    """What the preview grids show; [V] stands for the subject."""
+    """What the sample sheets show; [V] stands for the subject."""
     seed: Seed = 1000
     """Seed of the first column; each further column adds one."""
     images: Annotated[int, Flag(unit="pictures")] = Field(4, ge=1)
     """Pictures for each prompt."""
     batch_size: Annotated[int, Flag(unit="pictures")] = Field(4, ge=1)
     """Pictures drawn at a time, beside the optimizer's memory."""
-    sampling: Annotated[SamplingSettings, Flags("previews", none=True)] = SamplingSettings()
+    sampling: Annotated[SamplingSettings, Flags("samples", none=True)] = SamplingSettings()
 
 
-class WatchSettings(Settings):
-    every: Annotated[int | None, Flag("--watch-every", unit="steps")] = Field(None, ge=0)
+class ValidationSettings(Settings):
+    every: Annotated[int | None, Flag("--validate-every", unit="steps")] = Field(None, ge=0)
     """Optimizer steps between scorings of the weights; a sixth of the steps if not given, a third where select is final
     and stop_when_done is not set (runs under 30 steps are not scored); 0 never.
     """
-    encoder: Annotated[str | None, Flag("--watch-encoder", names="path")] = None
+    encoder: Annotated[str | None, Flag("--validation-encoder", names="path")] = None
     """What scores: as of `evaluate --encoders`; tf_efficientnet_lite0 where its package is installed, else bundled, if
     not given.
     """
@@ -199,12 +199,12 @@ class WatchSettings(Settings):
     seed: Seed = 2000
     """Seed of the first picture; picture i of each prompt has seed + i."""
     sampler: Sampler = "dpmpp-2m"
-    """Solver; guidance, its rescaling and the negative prompt are those of the previews."""
+    """Solver; guidance, its rescaling and the negative prompt are those of the samples."""
     steps: Annotated[int, Flag(unit="steps")] = Field(6, ge=1, le=999)
     """Denoising steps; few, as the same noise is drawn from every time."""
     loss_every: Annotated[int, Flag(unit="steps")] = Field(20, ge=0)
-    """Optimizer steps between values of the deterministic loss (fixed photos, noise and timesteps) of a watched run; 0
-    takes none.
+    """Optimizer steps between values of the deterministic loss (fixed photos, noise and timesteps) of a run with
+    validation; 0 takes none.
     """
 
     def without_effect(self) -> dict[str, str]:
@@ -234,8 +234,8 @@ class PersonalizeSettings(Settings):
     prior: Annotated[PriorSettings, Flags("class images")] = PriorSettings()
     loss: Annotated[LossSettings, Flags("loss")] = LossSettings()
     train: Annotated[TrainSettings, Flags("what trains")] = TrainSettings()
-    preview: Annotated[PreviewSettings, Flags("previews")] = PreviewSettings()
-    watch: Annotated[WatchSettings, Flags("watching")] = WatchSettings()
+    samples: Annotated[SampleSettings, Flags("samples")] = SampleSettings()
+    validation: Annotated[ValidationSettings, Flags("validation")] = ValidationSettings()
     training: Annotated[TrainingSettings, Flags("training")] = TrainingSettings()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Which checkpoint becomes the model, and when training is done: pure functions of what was watched during training.
+"""Which checkpoint becomes the model, and when training is done: pure functions of the validation during training.
 
 `fidelity` and `prompt` hold one value for each picture, in the same order at every step, as all steps draw the same
 prompts from the same noise; so steps are compared picture by picture, which is far surer than comparing their means.
@@ -70,7 +70,7 @@ def choose(points: Sequence[Point]) -> Choice:
     """
     base, *tuned = points
     if not tuned:
-        raise ValueError("nothing to choose from: only the base was watched")
+        raise ValueError("nothing to choose from: only the base was scored")
     front = pareto_front(tuned)
     gains = {point.step: (np.array(point.fidelity) - base.fidelity) * point.prompt for point in front}
     best = max(front, key=lambda point: (gains[point.step].mean(), -point.drift))

@@ -1,4 +1,4 @@
-"""What was watched during training as charts: for the report, and as one SVG file in the run folder."""
+"""Draw validation during training as charts: for the report, and as one SVG file in the run folder."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core import older_runs
 from ..core.files import write_text
 from ..judging import scores
 from ..judging.selection import Choice, Point, pareto_front
@@ -21,7 +22,7 @@ PAD, HEADING = 20, 30  # px
 
 
 def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, Html]:
-    """A chart for each measure of watch.json, by title; those without values are left out."""
+    """A chart for each measure of validation.json, by title; those without values are left out."""
     drawn: dict[str, Html] = {}
     points = [Point(**row) for row in curve["points"]]
     steps = [point.step for point in points]
@@ -96,11 +97,11 @@ def _roomy(values: Sequence[float]) -> tuple[float, float]:
 
 
 def section(folder: Path, facts: Mapping[str, Any]) -> Html:
-    """The part of the report about the watched run in `folder`, whose run.json holds `facts`; empty where it was not
-    watched.
+    """The part of the report about validation in the run `folder`, whose run.json holds `facts`; empty where it had
+    none.
     """
     try:
-        curve = json.loads((folder / "watch" / "watch.json").read_text(encoding="utf-8"))
+        curve = json.loads(older_runs.place(folder, "validation/validation.json").read_text(encoding="utf-8"))
         selected = facts.get("selected")
         choice = Choice(selected["step"], selected["reason"], tuple(selected["front"])) if selected else None
         points, drawn = [Point(**row) for row in curve["points"]], charts(curve, choice)
@@ -144,7 +145,7 @@ def section(folder: Path, facts: Mapping[str, Any]) -> Html:
         )
         if selected and selected.get("rule"):
             answer.append(html.text(html.strong("The rule."), selected["rule"]))
-    if cost := facts.get("watch"):
+    if cost := facts.get("validation"):
         share = f", {cost['share']:.0%} of the training itself" if cost.get("share") else ""
         answer.append(
             html.text(

@@ -22,6 +22,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 
+from ..core import older_runs
 from ..core.errors import CheckpointError, Interrupted, NotFiniteError
 from ..core.events import note, warn
 from ..core.files import TEMPORARY, atomic_folder, sha256_of, write_json, writing
@@ -216,6 +217,9 @@ def _refuse_not_finite(module: LightningModule, step: int) -> None:
 
 class StreamedFile(TorchCheckpointIO):
     """Checkpoint files written straight to disk; Lightning's own writer holds a second copy in memory."""
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return older_runs.checkpoint(super().load_checkpoint(*args, **kwargs))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         with open(path, "wb") as file:  # which says why it cannot be written, as torch's own file does not

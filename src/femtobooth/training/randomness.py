@@ -1,7 +1,7 @@
 """Every random draw is a function of (seed, what it is for, micro-step, rank), never of a generator's history.
 
 So a run that is killed anywhere and resumed draws exactly what the unbroken run would have drawn, nothing that
-looks on (previews, class images) can disturb it, and no two processes ever share their noise.
+looks on (samples, class images) can disturb it, and no two processes ever share their noise.
 """
 
 from __future__ import annotations

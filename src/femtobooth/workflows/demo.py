@@ -32,7 +32,7 @@ def run(settings: DemoSettings) -> dict[str, Any]:
         f"\nIn {time.monotonic() - started:.0f} s. {facts['verdict']['sentence']}\n\n"
         f"  look at      {folder / 'report.html'}   (all of it on one page)\n"
         f"               {folder / 'overview.png'}   (photos | the same prompts before | after)\n"
-        f"  run folder   {folder}   (model, checkpoints, curves, previews, config)\n\n"
+        f"  run folder   {folder}   (model, checkpoints, curves, samples, config)\n\n"
         "Next:\n"
         f"  {command('generate', folder, 'a [V] robot under water', '-n', 8, program=program)}\n"
         f"  {command('personalize', 'YOUR_PHOTOS', '--class-noun', 'dog', program=program)}\n"

@@ -242,7 +242,7 @@ def _remarks(
             "bundled knows the bundled base's world of icons and not photographs, "
             f"of which its scores say little: {way_out}"
         )
-    chooser = (facts.get("watch") or {}).get("encoder")
+    chooser = (facts.get("validation") or {}).get("encoder")
     if chooser in encoders and (facts.get("selected") or {}).get("rule"):
         found.append(
             f"{chooser} also chose the step of training that became model/, "

@@ -5,8 +5,8 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
           photos/           the photos as they are trained on, with captions
           preflight.json    what was found in the photo folder
           logs/             metrics.csv, TensorBoard
-          previews/         the same prompts and seeds every N steps
-          watch/            how alike, how obedient and how drifted the model was at every N steps, and the curve of it
+          samples/          the same prompts and seeds every N steps
+          validation/       how alike, how obedient and how drifted the model was at every N steps, and the curve of it
           held_out/         photos that were kept out of training (--hold-out)
           checkpoints/      to resume from
           overview.png      photos, before, after
@@ -28,16 +28,17 @@ import numpy as np
 import torch
 from lightning.pytorch import Trainer
 
-from ..core import config, locks
+from ..core import config, locks, older_runs
 from ..core.claims import Output
 from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError, command
 from ..core.events import note, table, warn
 from ..core.files import read_object, sha256_of, sweep, timestamp, write_json, write_text
 from ..core.machine import environment
 from ..core.names import shown, stored
+from ..core.older_runs import read_settings
 from ..core.paths import expanded
 from ..core.processes import rank
-from ..core.run import read, read_settings, recorded, settings_of
+from ..core.run import read, recorded, settings_of
 from ..generator import locate, prior, sampling, tokens
 from ..generator.captions import class_captions, fitted
 from ..generator.dreambooth import DreamBooth, LatentSet, encode
@@ -56,7 +57,7 @@ from ..generator.photos import (
     store_photos,
 )
 from ..generator.prompts import filled, warn_of_unseen
-from ..generator.samples import Previews
+from ..generator.samples import Samples
 from ..generator.settings import PersonalizeSettings
 from ..judging.encoders import Encoder
 from ..pictures.images import find_pictures
@@ -70,12 +71,13 @@ FACTS = ("token", "class_noun", "base_hash", "size")  # what run.json must hold 
 OWNS = (  # what lies in a run folder; evaluation/, images/ and exports/ have markers of their own, but older ones
     "config.yaml", "run.json", "preflight.json", "overview.png", "crops.png", "report.html", "photos/[0-9]*.png",
     "photos/[0-9]*.txt", "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*",
-    "logs/hparams.yaml", "logs/wandb/*", "previews/step-*.png", "watch/watch.json", "watch/curve.svg",
-    "watch/step-*.png", "watch/weights/step-*.safetensors", "checkpoints/step-*/state.ckpt",
+    "logs/hparams.yaml", "logs/wandb/*", "samples/step-*.png", "validation/validation.json", "validation/curve.svg",
+    "validation/step-*.png", "validation/weights/step-*.safetensors", "checkpoints/step-*/state.ckpt",
     "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*", "model/overview.png",
     "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*", "evaluation/evaluation.json",
     "evaluation/grid.png", "evaluation/pictures/*.png", "images/*-seed*.png", "images/*/grid.png",
-    "images/*/manifest.json",
+    "images/*/manifest.json", "previews/step-*.png", "watch/watch.json", "watch/curve.svg", "watch/step-*.png",
+    "watch/weights/step-*.safetensors",
 )  # fmt: skip
 
 
@@ -154,6 +156,7 @@ def resume(settings: ResumeSettings) -> dict[str, Any]:
 def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
     if rank() == 0:
         sweep(folder)
+        older_runs.bring_up(folder)
     settings = settings_of(folder, facts, PersonalizeSettings)
     model = load_base(folder, facts, settings)
     checkpoint = checkpoints.newest(folder / "checkpoints")
@@ -234,11 +237,11 @@ def _check(settings: PersonalizeSettings, model: StableDiffusion) -> None:
     """Raise what else would be found only when class images are drawn or training begins."""
     trainer.check(settings.training)
     tracking.check(settings.training)
-    sampling.check(model, settings.preview.sampling, "preview.sampling")
+    sampling.check(model, settings.samples.sampling, "samples.sampling")
     if settings.prior.weight and (settings.prior.folder is None or settings.prior.other_classes):
         sampling.check(model, settings.prior.sampling, "prior.sampling")
     if validation.interval(settings):
-        sampling.check(model, validation.pictures_settings(settings).sampling, "watch")
+        sampling.check(model, validation.image_settings(settings).sampling, "validation")
     if settings.prior.weight and settings.prior.folder:
         pictures = find_pictures([settings.prior.folder])[0]
         if not pictures:
@@ -254,7 +257,7 @@ def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | No
 
     Raises ModelError where it is missing or was trained on these photos.
     """
-    encoder = validation.open_watcher(settings) if rank() == 0 else None
+    encoder = validation.chosen_encoder(settings) if rank() == 0 else None
     if encoder:
         encoder.refuse_trained_on(sha256_of(photo.path) for photo in photos)
     return encoder
@@ -269,7 +272,7 @@ def _fitted(photos: list[Photo], model: StableDiffusion, token: str, noun: str) 
 def _warn_of_unseen(model: StableDiffusion, settings: PersonalizeSettings, token: str) -> None:
     """Name the words of the class noun and of what will be drawn that a small base has never seen."""
     noun = settings.photos.class_noun
-    texts = [noun, *settings.preview.prompts, *settings.watch.prompts, *prior.prompts(settings.prior, noun)]
+    texts = [noun, *settings.samples.prompts, *settings.validation.prompts, *prior.prompts(settings.prior, noun)]
     warn_of_unseen([filled(text, "", noun) for text in texts], model.tokenizer)
 
 
@@ -315,7 +318,7 @@ def _train(
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     if step:
         note(f"resuming {folder} at step {step}")
-    prompts = [fill(prompt) for prompt in settings.preview.prompts]
+    prompts = [fill(prompt) for prompt in settings.samples.prompts]
     with checkpoints.Signals(command("personalize", "--resume", folder)) as signals:
         saver = checkpoints.Checkpoints(
             folder / "checkpoints", training.checkpoint_every, training.keep_checkpoints, signals
@@ -327,13 +330,13 @@ def _train(
         def save() -> None:
             signals.save = True
 
-        watcher = validation.Watch(folder / "watch", settings, encoder, scored, fill, size, average, save)
-        previews = Previews(folder / "previews", prompts, settings.preview, size, average)
+        validator = validation.Validator(folder / "validation", settings, encoder, scored, fill, size, average, save)
+        samples = Samples(folder / "samples", prompts, settings.samples, size, average)
         trackers = tracking.loggers(training, folder / "logs", folder.resolve().name, step)
         for tracker in trackers:
             tracker.log_hyperparams(settings.model_dump())
-        # The watcher goes before the saver, whose checkpoints hold what it has seen.
-        lightning = trainer.build(training, folder, [*averages, watcher, saver, previews, trainer.StepBar()], trackers)
+        # The validator goes before the saver, whose checkpoints hold what it has seen.
+        lightning = trainer.build(training, folder, [*averages, validator, saver, samples, trainer.StepBar()], trackers)
         if step < training.steps:
             os.environ[RUN_FOLDER] = str(folder.resolve())
             try:
@@ -356,7 +359,7 @@ def _train(
             "trained_steps": step,
         }
         with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
-            return outcome.write(folder, settings, module, device, watcher, photos, prompts, facts)
+            return outcome.write(folder, settings, module, device, validator, photos, prompts, facts)
 
 
 def _calmer(settings: PersonalizeSettings) -> str:

@@ -20,8 +20,8 @@ from ..core.config import Seed, Settings
 from ..core.errors import InputError, shortened
 from ..core.files import atomic_file
 from ..core.machine import FloatPrecision
+from ..core.older_runs import upgraded
 from ..core.paths import existing
-from ..core.run import upgraded
 from ..generator.settings import SamplingSettings
 from ..pictures.sheets import sheet
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..core import config
+from ..core import config, older_runs
 from ..core.errors import ModelError, command
 from ..core.events import note
-from ..core.files import read_json, write_text
-from ..core.run import read_settings
+from ..core.files import read_json, read_object, write_text
+from ..core.older_runs import read_settings
 from ..generator import prior
 from ..generator.photos import Photo, restore_photos
 from ..generator.prompts import filled
@@ -37,7 +37,7 @@ INTERNAL = {
     "instance",
     "prior",
     "learning_rate",
-    "watch",
+    "validation",
     "deterministic",
 }  # groups of metrics.csv that have no chart of their own
 
@@ -60,10 +60,10 @@ def write(folder: Path) -> dict[str, Any]:
         read_json(folder / "preflight.json") or [],
         read_json(folder / "evaluation" / "evaluation.json"),
     )
-    steps = _previews(folder)
+    steps = _samples(folder)
     if facts.get("steps") in steps:  # what was drawn after the step that became the model is not of it
         steps = {step: shots for step, shots in steps.items() if step <= facts["steps"]}
-    prompts = [filled(prompt, facts["token"], facts["class_noun"]) for prompt in settings.preview.prompts]
+    prompts = [filled(prompt, facts["token"], facts["class_noun"]) for prompt in settings.samples.prompts]
     nearest, copies, compared = _nearest(steps, prompts, photos, facts)
     warnings, found = _warnings(facts, settings, photos, preflight), verdict.of_run(folder, facts)
     base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
@@ -99,11 +99,8 @@ def write(folder: Path) -> dict[str, Any]:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    facts = read_json(folder / "run.json")
-    if (
-        isinstance(facts, dict)
-        and {"token", "class_noun", "base_hash", "size", "environment", "status"} <= facts.keys()
-    ):
+    facts = older_runs.facts(read_object(folder / "run.json"))
+    if {"token", "class_noun", "base_hash", "size", "environment", "status"} <= facts.keys():
         return facts
     if (folder / "report.html").is_file():
         raise ModelError(f"{folder}: not a personalize run", f"its own report is {folder / 'report.html'}")
@@ -117,10 +114,10 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _previews(folder: Path) -> dict[int, dict[tuple[int, int], Image.Image]]:
+def _samples(folder: Path) -> dict[int, dict[tuple[int, int], Image.Image]]:
     """Pictures by step, then by (prompt, column); unreadable ones are left out."""
     steps: dict[int, dict[tuple[int, int], Image.Image]] = {}
-    for path in sorted((folder / "previews").glob("step-*/*-*.png")):
+    for path in sorted(older_runs.place(folder, "samples").glob("step-*/*-*.png")):
         step, place = re.fullmatch(r"step-(\d+)", path.parent.name), re.fullmatch(r"(\d+)-(\d+)", path.stem)
         if step and place and isinstance(picture := decode(path), Picture):
             steps.setdefault(int(step[1]), {})[int(place[1]), int(place[2])] = picture.image
@@ -166,7 +163,7 @@ def _tiles(
     step, last = facts.get("steps", "–"), facts.get("trained_steps", settings.training.steps)  # noqa: RUF001
     tiles.append(("steps", step, f"of {last}, on {_count(len(photos), 'photo')} of {facts['size']} px"))
     if "seconds" in facts:
-        speed = f"{np.median(rates):.1f} photos/s" if rates else "with class images and previews"
+        speed = f"{np.median(rates):.1f} photos/s" if rates else "with class images and samples"
         tiles.append(("time", _duration(facts["seconds"]), speed))
     if "peak_memory_gib" in facts:
         tiles.append(("peak memory", f"{facts['peak_memory_gib']:.2f} GiB", f"precision {settings.training.precision}"))
@@ -216,7 +213,7 @@ def _before_after(
 
     def shots(step: int, row: int) -> Html:
         seeds = [
-            (settings.preview.seed + column, image) for (line, column), image in steps[step].items() if line == row
+            (settings.samples.seed + column, image) for (line, column), image in steps[step].items() if line == row
         ]
         return _side_by_side(*(_img(image, f"{prompts[row]}, seed {seed}, step {step}") for seed, image in seeds))
 

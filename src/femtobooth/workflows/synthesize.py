@@ -187,7 +187,7 @@ def _hashes(run: Path, facts: Mapping[str, Any], made_with: PersonalizeSettings)
 
     Those held out of training count where they chose the step that became the model, or when training ended.
     """
-    chose = bool((facts.get("selected") or {}).get("rule")) or made_with.watch.stop_when_done
+    chose = bool((facts.get("selected") or {}).get("rule")) or made_with.validation.stop_when_done
     seen = {"used": "photos", "held out": "held_out"} if facts.get("held_out") and chose else {"used": "photos"}
     preflight = json.loads((run / "preflight.json").read_text(encoding="utf-8"))
     originals = [Path(restored(row["file"])) for row in preflight if row["status"] in seen]

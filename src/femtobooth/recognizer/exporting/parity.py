@@ -174,7 +174,7 @@ def _speed(original: Engine, exported: Engine, sample: list[Pixels], batches: tu
     engines = {"original": original, "exported": exported}
     latency: dict[str, dict[str, list[float]]] = {name: {} for name in engines}
     ratio: dict[str, list[float]] = {}
-    with busy.Watch() as watch, progress_bar("timing", len(batches)) as bar:
+    with busy.Load() as load, progress_bar("timing", len(batches)) as bar:
         for batch in batches:
             pixels = np.stack([sample[i % len(sample)] for i in range(batch)])
             taken: dict[str, list[float]] = {name: [] for name in engines}
@@ -196,5 +196,5 @@ def _speed(original: Engine, exported: Engine, sample: list[Pixels], batches: tu
         "throughput": {
             name: max(1e3 * int(batch) / value[0] for batch, value in own.items()) for name, own in latency.items()
         },
-        "others": watch.others,
+        "others": load.others,
     }

@@ -176,7 +176,7 @@ def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, Any]:
         one.hash: {str(batch): [] for batch in bench.batches()} for one in group
     }
     turns = (bench.settings.rounds + 1) * len(bench.batches()) * len(group)
-    with busy.Watch() as watch, progress_bar(f"timing {group[0].task}s", turns) as bar:
+    with busy.Load() as load, progress_bar(f"timing {group[0].task}s", turns) as bar:
         for batch in bench.batches():
             for turn in range(-1, bench.settings.rounds):  # the first round warms up and is thrown away
                 for one in (*group[turn % len(group) :], *group[: turn % len(group)]):
@@ -184,7 +184,7 @@ def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, Any]:
                     if turn >= 0:
                         taken[one.hash][str(batch)].append(seconds)
                     bar.advance()
-    return {"seconds": taken, "others": watch.others}
+    return {"seconds": taken, "others": load.others}
 
 
 def answers(

@@ -15,7 +15,7 @@ import yaml
 from ...core.errors import SettingsError
 from ...core.figures import Figure, How
 from ...core.files import read_json
-from ...core.run import read_settings
+from ...core.older_runs import read_settings
 from .candidates import GENERATOR, Candidate, header
 from .pictures import Measured
 

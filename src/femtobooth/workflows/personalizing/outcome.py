@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...core import machine
+from ...core import machine, older_runs
 from ...core.errors import CheckpointError, command
 from ...core.events import note, warn
 from ...core.files import atomic_file, write_json
@@ -19,14 +19,14 @@ from ...generator.dreambooth import DreamBooth
 from ...generator.families.stable_diffusion import StableDiffusion
 from ...generator.formats.folder import save_folder
 from ...generator.photos import Photo, restore_photos
-from ...generator.samples import draw_previews, save_previews
+from ...generator.samples import generate_samples, save_samples
 from ...generator.settings import PersonalizeSettings
 from ...judging.selection import RULE, Choice
 from ...pictures.sheets import sheet, stacked
 from ...training import checkpoints, trainer
 from .. import report
 from . import verdicts
-from .validation import Watch
+from .validation import Validator
 
 
 def write(
@@ -34,7 +34,7 @@ def write(
     settings: PersonalizeSettings,
     module: DreamBooth,
     device: torch.device,
-    watcher: Watch,
+    validator: Validator,
     photos: list[Photo],
     prompts: list[str],
     facts: dict[str, Any],
@@ -46,13 +46,13 @@ def write(
     """
     last = facts["trained_steps"]
     state = _state(folder, last)
-    watcher.restore(state["callbacks"])
-    choice, weights = watcher.choose(last), None
+    validator.restore(state["callbacks"])
+    choice, weights = validator.choose(last), None
     if choice.step != last:
-        weights = watcher.weights(choice.step)
+        weights = validator.weights(choice.step)
         choice = choice if weights else Choice(last, f"the weights of step {choice.step} cannot be read", choice.front)
-    if watcher.points:
-        watcher.write(choice)
+    if validator.points:
+        validator.write(choice)
         note(f"model/ takes step {choice.step} of {last}: {choice.reason}")
     selected = {
         "step": choice.step,
@@ -60,15 +60,15 @@ def write(
         "front": list(choice.front),
         "rule": RULE if choice.front else None,
     }
-    facts = facts | {"steps": choice.step, "selected": selected, "watch": watcher.summary()}
+    facts = facts | {"steps": choice.step, "selected": selected, "validation": validator.summary()}
 
     model = weights_from(state, module, averaged=bool(settings.training.ema), chosen=weights).to(device)
-    after = draw_previews(model, prompts, settings.preview, facts["size"])
-    save_previews(folder / "previews", f"step-{choice.step:06d}", prompts, after)
+    after = generate_samples(model, prompts, settings.samples, facts["size"])
+    save_samples(folder / "samples", f"step-{choice.step:06d}", prompts, after)
     before = _before(folder, after)
     _overview(folder, photos, prompts, before, after)
     held_out = restore_photos(folder / "held_out") if facts.get("held_out") else []
-    found = verdicts.of_previews(settings, photos, held_out, before, after, watcher.encoder)
+    found = verdicts.of_samples(settings, photos, held_out, before, after, validator.encoder)
     facts["verdict"] = found.plain()
     model.subject = {key: facts[key] for key in ("token", "class_noun", "base_hash", "steps")} | {
         "run": folder.resolve().name
@@ -78,7 +78,7 @@ def write(
     save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=folder / "overview.png")
     facts["status"] = "done"
     write_json(folder / "run.json", facts)
-    watcher.remove_weights()
+    validator.remove_weights()
     report.write(folder)
     (note if found.mood in ("good", "info") else warn)(found.told)
     again = command("generate", folder, f"a [V] {facts['class_noun']} on the moon")
@@ -93,7 +93,8 @@ def _state(folder: Path, step: int) -> dict[str, Any]:
         raise CheckpointError(
             "the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again"
         )
-    return dict(torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True))
+    state = torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True)
+    return older_runs.checkpoint(dict(state))
 
 
 def weights_from(
@@ -115,7 +116,7 @@ def _before(folder: Path, after: np.ndarray) -> np.ndarray:
     before = np.full_like(after, 255)
     for row in range(after.shape[0]):
         for column in range(after.shape[1]):
-            path = folder / "previews" / "step-000000" / f"{row:02d}-{column}.png"
+            path = folder / "samples" / "step-000000" / f"{row:02d}-{column}.png"
             with contextlib.suppress(OSError), Image.open(path) as image:
                 before[row, column] = np.asarray(image)
     return before

@@ -1,10 +1,11 @@
 """Scores the weights every N steps of a training, keeps those that may become the model, and ends it when it is done.
 
-RUN/watch/watch.json     the curve: fidelity, drift and prompt fidelity at each scored step, the deterministic loss,
-what it cost
-          curve.svg      the same, drawn
-          step-000050/   what was scored: a row for each prompt, the class last; step-000000 is the untuned base
-          weights/       what trains, at the steps on the Pareto front; gone when the run is done
+RUN/validation/validation.json   the curve: fidelity, drift and prompt fidelity at each scored step, the deterministic
+                                 loss, what it cost
+               curve.svg         the same as charts
+               step-000050/      validation images: a row for each prompt, the class last; step-000000 is the untuned
+                                 base
+               weights/          what trains, at the steps on the Pareto front; gone when the run is done
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from ...core.events import note, warn
 from ...core.files import atomic_file, write_json
 from ...generator.deterministic import deterministic_loss
 from ...generator.prompts import bare
-from ...generator.samples import as_it_is, draw_previews, save_previews
-from ...generator.settings import PersonalizeSettings, PreviewSettings
+from ...generator.samples import as_it_is, generate_samples, save_samples
+from ...generator.settings import PersonalizeSettings, SampleSettings
 from ...judging import scores, selection
 from ...judging.encoders import Encoder, open_encoder, usable
 from ...judging.selection import Choice, Point
-from ...pages import validation
+from ...pages import validation as charts
 from ...pictures.regions import without_subject
 from ...training.callbacks import StepCallback
 from ...training.tracking import log_picture
@@ -47,36 +48,38 @@ WINDOW = 100  # optimizer steps over which DVAR looks back
 
 
 def interval(settings: PersonalizeSettings) -> int:
-    """Optimizer steps between scorings; 0 where the run is not watched.
+    """Optimizer steps between scorings; 0 without validation.
 
     Raises SettingsError for --stop-when-done without any.
     """
-    steps, watch = settings.training.steps, settings.watch
-    every = watch.every
+    steps, given = settings.training.steps, settings.validation
+    every = given.every
     if every is None:
-        points = POINTS if watch.select == "best" or watch.stop_when_done else POINTS // 2
+        points = POINTS if given.select == "best" or given.stop_when_done else POINTS // 2
         every = -(-steps // points) if steps >= FEWEST else 0
-    if watch.stop_when_done and not every:
-        raise SettingsError("--stop-when-done: this run is not watched", "give --watch-every, such as --watch-every 50")
+    if given.stop_when_done and not every:
+        raise SettingsError(
+            "--stop-when-done: this run has no validation", "give --validate-every, such as --validate-every 50"
+        )
     return every
 
 
-def open_watcher(settings: PersonalizeSettings) -> Encoder | None:
-    """The encoder that scores; None where the run is not watched. Raises ModelError where it is not available."""
-    return open_encoder(settings.watch.encoder or usable(())[0]) if interval(settings) else None
+def chosen_encoder(settings: PersonalizeSettings) -> Encoder | None:
+    """The encoder that scores; None without validation. Raises ModelError where it is not available."""
+    return open_encoder(settings.validation.encoder or usable(())[0]) if interval(settings) else None
 
 
-def pictures_settings(settings: PersonalizeSettings) -> PreviewSettings:
-    """What is drawn at each scoring, as the settings of previews; prompts are templates, the class last."""
-    watch = settings.watch
-    sampling = settings.preview.sampling.model_copy(update={"sampler": watch.sampler, "steps": watch.steps})
-    prompts = [*watch.prompts, settings.prior.prompt]
-    return settings.preview.model_copy(
-        update={"prompts": prompts, "images": watch.images, "seed": watch.seed, "sampling": sampling}
+def image_settings(settings: PersonalizeSettings) -> SampleSettings:
+    """Say how validation images are sampled; prompts are templates, the class last."""
+    given = settings.validation
+    sampling = settings.samples.sampling.model_copy(update={"sampler": given.sampler, "steps": given.steps})
+    prompts = [*given.prompts, settings.prior.prompt]
+    return settings.samples.model_copy(
+        update={"prompts": prompts, "images": given.images, "seed": given.seed, "sampling": sampling}
     )
 
 
-class Watch(StepCallback):
+class Validator(StepCallback):
     """Scores every `interval` steps and after the last, in the first process only. Its state travels in the
     checkpoints.
 
@@ -103,14 +106,14 @@ class Watch(StepCallback):
             average,
             save,
         )
-        self.every, self.drawn = interval(settings), pictures_settings(settings)
+        self.every, self.drawn = interval(settings), image_settings(settings)
         self.prompts = [fill(prompt) for prompt in self.drawn.prompts]
-        self.texts = [fill(bare(prompt)) for prompt in settings.watch.prompts]
+        self.texts = [fill(bare(prompt)) for prompt in settings.validation.prompts]
         self.photos = list(photos)
         self.points: list[Point] = []
         self.base: torch.Tensor | None = None  # (2P + 1, S, D) what `_embedded` makes of the untuned base's pictures
         self.losses: list[tuple[int, float]] = []
-        self.seconds = {"watching": 0.0, "training": 0.0}
+        self.seconds = {"validation": 0.0, "training": 0.0}
 
     # --- what a checkpoint holds
 
@@ -144,7 +147,7 @@ class Watch(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.global_step and self.every and self.base is None:
-            warn("watch: this run was started without it, and the untuned base is gone; going on unwatched")
+            warn("validation: this run was started without it, and the untuned base is gone; going on without")
             self.every = 0
         self._end_if_done(trainer)
 
@@ -156,8 +159,8 @@ class Watch(StepCallback):
 
     def _announce(self, trainer: Trainer, module: LightningModule) -> None:
         assert self.encoder is not None  # noqa: S101
-        text = f"watched every {self.every} steps by {self.encoder.name}"
-        if self.settings.watch.select == "best":
+        text = f"validation every {self.every} steps by {self.encoder.name}"
+        if self.settings.validation.select == "best":
             each = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
             each *= machine.dtype(self.settings.save_precision).itemsize
             text += (
@@ -180,15 +183,17 @@ class Watch(StepCallback):
             self._end_if_done(trainer)
 
     def _measure(self, trainer: Trainer, module: LightningModule, step: int, score: bool) -> None:
-        began, every = time.monotonic(), self.settings.watch.loss_every
+        began, every = time.monotonic(), self.settings.validation.loss_every
         if every and (step % every == 0 or step >= trainer.max_steps):
             self._take_loss(trainer, module, step)
         if score:
             self._score(trainer, module, step)
-        self.seconds["watching"] += time.monotonic() - began
+        self.seconds["validation"] += time.monotonic() - began
 
     def _end_if_done(self, trainer: Trainer) -> None:
-        done = self.settings.watch.stop_when_done and selection.finished(self.points, self.settings.watch.patience)
+        done = self.settings.validation.stop_when_done and selection.finished(
+            self.points, self.settings.validation.patience
+        )
         if trainer.strategy.broadcast(done) and trainer.global_step < trainer.max_steps:
             note(f"step {trainer.global_step}: fidelity has stopped growing while the class drifts on; ending here")
             self.save()
@@ -207,8 +212,8 @@ class Watch(StepCallback):
 
     def _score(self, trainer: Trainer, module: Any, step: int) -> None:
         with as_it_is(module, self.average if step else None) as model:
-            pictures = draw_previews(model, self.prompts, self.drawn, self.size, "watching")
-        log_picture(trainer, "watch", save_previews(self.folder, f"step-{step:06d}", self.prompts, pictures), step)
+            pictures = generate_samples(model, self.prompts, self.drawn, self.size, "validation")
+        log_picture(trainer, "validation", save_samples(self.folder, f"step-{step:06d}", self.prompts, pictures), step)
         embedded = self._embedded(pictures)
         if step == 0:
             self.base = torch.from_numpy(embedded)
@@ -220,15 +225,15 @@ class Watch(StepCallback):
             "drift": point.drift,
         }
         for logger in trainer.loggers:
-            logger.log_metrics({f"watch/{name}": value for name, value in measured.items()}, step)
-        if step and self.settings.watch.select == "best":
+            logger.log_metrics({f"validation/{name}": value for name, value in measured.items()}, step)
+        if step and self.settings.validation.select == "best":
             self._keep(trainer, module, step)
         self.write()
 
     @property
     def _window(self) -> int:
         """Deterministic losses that DVAR looks back at."""
-        return max(2, WINDOW // max(self.settings.watch.loss_every, 1))
+        return max(2, WINDOW // max(self.settings.validation.loss_every, 1))
 
     @cached_property
     def _real(self) -> np.ndarray:
@@ -286,10 +291,10 @@ class Watch(StepCallback):
 
     def choose(self, last: int) -> Choice:
         """The step whose weights become the model; `last` is the last step that was trained."""
-        if self.settings.watch.select == "final":
+        if self.settings.validation.select == "final":
             return Choice(last, "--select final takes the last step", ())
         if not any(point.step for point in self.points):
-            return Choice(last, "the run was not watched", ())
+            return Choice(last, "the run had no validation", ())
         held = [point for point in self.points if point.step in (0, last) or self._weights(point.step).is_file()]
         lost = {point.step for point in selection.pareto_front(self.points[1:])} - {point.step for point in held}
         if lost:
@@ -314,7 +319,7 @@ class Watch(StepCallback):
     # --- what is written
 
     def curve(self) -> dict[str, Any]:
-        """What watch.json holds."""
+        """What validation.json holds."""
         assert self.encoder is not None  # noqa: S101
         encoder = self.encoder
         count = selection.converged([loss for _, loss in self.losses], self._window)
@@ -336,7 +341,7 @@ class Watch(StepCallback):
         if not self.points:
             return None
         curve = self.curve()
-        cost, training = self.seconds["watching"], self.seconds["training"]
+        cost, training = self.seconds["validation"], self.seconds["training"]
         return {
             **{name: curve[name] for name in ("encoder", "prompt_fidelity", "photos", "dvar_step")},
             "every": self.every,
@@ -346,8 +351,8 @@ class Watch(StepCallback):
         }
 
     def write(self, choice: Choice | None = None) -> Mapping[str, Any]:
-        """Write watch.json and curve.svg; returns the former."""
+        """Write validation.json and curve.svg; returns the former."""
         curve = self.curve()
-        write_json(self.folder / "watch.json", curve)
-        validation.write(self.folder / "curve.svg", curve, choice)
+        write_json(self.folder / "validation.json", curve)
+        charts.write(self.folder / "curve.svg", curve, choice)
         return curve

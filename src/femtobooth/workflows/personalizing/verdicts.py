@@ -23,7 +23,7 @@ UNKNOWN_BASE = (
 )
 
 
-def of_previews(
+def of_samples(
     settings: PersonalizeSettings,
     photos: Sequence[Photo],
     held_out: Sequence[Photo],
@@ -31,20 +31,20 @@ def of_previews(
     after: np.ndarray,
     encoder: Encoder | None,
 ) -> Verdict:
-    """Judge the previews (P, S, H, W, 3) of the tuned model, `after`, by those of its base, `before`, and by photos.
+    """Judge the samples (P, S, H, W, 3) of the tuned model, `after`, by those of its base, `before`, and by photos.
 
     `encoder` is what scored during training; where nothing did, the one that would have.
     """
-    ours = [row for row, prompt in enumerate(settings.preview.prompts) if names_subject(prompt)]
+    ours = [row for row, prompt in enumerate(settings.samples.prompts) if names_subject(prompt)]
     if not ours:
-        return verdict.unjudged("no preview prompt names the subject ([V])", verdict.EVALUATE)
+        return verdict.unjudged("no sample prompt names the subject ([V])", verdict.EVALUATE)
     noun, scored = settings.photos.class_noun, held_out or photos
-    texts = [filled(bare(settings.preview.prompts[row]), "", noun) for row in ours]
+    texts = [filled(bare(settings.samples.prompts[row]), "", noun) for row in ours]
     others = [row for row in range(len(after)) if row not in ours] if after.shape[1] > 1 else []
-    of_class = {settings.preview.prompts[row]: (after[row], before[row]) for row in others}
+    of_class = {settings.samples.prompts[row]: (after[row], before[row]) for row in others}
     pictures = list(after[ours].reshape(-1, *after.shape[2:]))
     try:
-        judge = encoder or open_encoder(settings.watch.encoder or usable(())[0])
+        judge = encoder or open_encoder(settings.validation.encoder or usable(())[0])
         judge.refuse_trained_on(sha256_of(photo.path) for photo in [*photos, *held_out] if photo.path.is_file())
     except InputError as error:
         return verdict.unjudged(error.problem, "Next: femtobooth evaluate RUN with another --encoders.")

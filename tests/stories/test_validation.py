@@ -1,4 +1,4 @@
-"""Training that is watched: the same training, and the best of its steps as the model."""
+"""Validation during training: the same training, and the best of its steps as the model."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ STEPS = 5
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("watched")
+    return tmp_path_factory.mktemp("validated")
 
 
 @pytest.fixture(scope="module")
-def watched(personalize: Personalize, tiny_sd1: Path, tiny: Path, runs: Path) -> Callable[..., Path]:
-    """`watched(name, *flags)`: a run that is scored every other step."""
+def validated(personalize: Personalize, tiny_sd1: Path, tiny: Path, runs: Path) -> Callable[..., Path]:
+    """`validated(name, *flags)`: a run that is scored every other step."""
 
     def call(name: str, *flags: object) -> Path:
-        watch = (
+        given = (
             "--steps",
             STEPS,
-            "--watch-every",
+            "--validate-every",
             2,
-            "--watch-encoder",
+            "--validation-encoder",
             tiny,
             "--set",
-            "watch.steps=2",
+            "validation.steps=2",
             "--set",
-            "watch.loss_every=1",
+            "validation.loss_every=1",
         )
-        return personalize(tiny_sd1, runs, name, *watch, "--checkpoint-every", 2, *flags)
+        return personalize(tiny_sd1, runs, name, *given, "--checkpoint-every", 2, *flags)
 
     return call
 
 
 @pytest.fixture(scope="module")
-def whole(watched: Callable[..., Path]) -> Path:
-    return watched("whole")
+def whole(validated: Callable[..., Path]) -> Path:
+    return validated("whole")
 
 
 def state(run: Path, step: int = STEPS) -> dict[str, Any]:
@@ -62,8 +62,8 @@ def state(run: Path, step: int = STEPS) -> dict[str, Any]:
 
 
 def seen(run: Path) -> dict[str, Any]:
-    """What was watched, without how long it took."""
-    curve = json.loads((run / "watch" / "watch.json").read_text())
+    """What validation found, without how long it took."""
+    curve = json.loads((run / "validation" / "validation.json").read_text())
     return {name: value for name, value in curve.items() if name != "seconds"}
 
 
@@ -80,24 +80,24 @@ def test_the_curve_is_kept_and_drawn(whole: Path, curve: Curve) -> None:
     assert found["photos"] == 4
     rows = {int(row["step"]): row for row in curve(whole)}
     for point in found["points"]:
-        assert float(rows[point["step"]]["watch/fidelity"]) == pytest.approx(np.mean(point["fidelity"]))
-        assert float(rows[point["step"]]["watch/drift"]) == point["drift"]
-    assert rows[3]["watch/fidelity"] == ""
+        assert float(rows[point["step"]]["validation/fidelity"]) == pytest.approx(np.mean(point["fidelity"]))
+        assert float(rows[point["step"]]["validation/drift"]) == point["drift"]
+    assert rows[3]["validation/fidelity"] == ""
     assert [float(rows[step]["deterministic/loss"]) for step in rows] == [loss for _, loss in found["deterministic"]]
-    drawn = (whole / "watch" / "curve.svg").read_text()
+    drawn = (whole / "validation" / "curve.svg").read_text()
     assert drawn.startswith("<svg xmlns=")
     assert "Pareto front" in drawn
-    assert (whole / "watch" / "step-000000" / "03-1.png").is_file()
+    assert (whole / "validation" / "step-000000" / "03-1.png").is_file()
     facts = json.loads((whole / "run.json").read_text())
-    assert facts["watch"]["scored"] == 4
-    assert facts["watch"]["share"] > 0
+    assert facts["validation"]["scored"] == 4
+    assert facts["validation"]["share"] > 0
     assert facts["trained_steps"] == STEPS
     assert facts["steps"] == facts["selected"]["step"] in facts["selected"]["front"]
-    assert not (whole / "watch" / "weights").exists()
+    assert not (whole / "validation" / "weights").exists()
 
 
 @pytest.mark.parametrize(
-    ("steps", "watch", "every"),
+    ("steps", "validation", "every"),
     [
         (300, {}, 50),
         (300, {"select": "final"}, 100),
@@ -106,33 +106,37 @@ def test_the_curve_is_kept_and_drawn(whole: Path, curve: Curve) -> None:
         (29, {"every": 7}, 7),
     ],
 )
-def test_scorings_are_fewer_where_they_decide_nothing(steps: int, watch: dict[str, Any], every: int) -> None:
+def test_scorings_are_fewer_where_they_decide_nothing(steps: int, validation: dict[str, Any], every: int) -> None:
     photos = {"paths": ["x"], "class_noun": "robot"}
     assert (
-        interval(config.resolve(PersonalizeSettings, {"photos": photos, "training": {"steps": steps}, "watch": watch}))
+        interval(
+            config.resolve(
+                PersonalizeSettings, {"photos": photos, "training": {"steps": steps}, "validation": validation}
+            )
+        )
         == every
     )
 
 
-def test_watching_never_disturbs_training(
+def test_validation_never_disturbs_training(
     personalize: Personalize, tiny_sd1: Path, runs: Path, whole: Path, curve: Curve
 ) -> None:
-    unwatched = personalize(
-        tiny_sd1, runs, "unwatched", "--steps", STEPS, "--watch-every", 0, "--set", "watch.loss_every=0"
+    without = personalize(
+        tiny_sd1, runs, "without", "--steps", STEPS, "--validate-every", 0, "--set", "validation.loss_every=0"
     )
-    assert same(state(unwatched)["state_dict"], state(whole)["state_dict"])
-    losses = [[row["loss/instance"] for row in curve(run) if row["loss/instance"]] for run in (unwatched, whole)]
+    assert same(state(without)["state_dict"], state(whole)["state_dict"])
+    losses = [[row["loss/instance"] for row in curve(run) if row["loss/instance"]] for run in (without, whole)]
     assert losses[0] == losses[1]
-    facts = json.loads((unwatched / "run.json").read_text())
-    assert facts["watch"] is None
+    facts = json.loads((without / "run.json").read_text())
+    assert facts["validation"] is None
     assert facts["steps"] == STEPS
-    assert not (unwatched / "watch").exists()
+    assert not (without / "validation").exists()
 
 
 @pytest.mark.parametrize("step", [2, 4, 5])
 def test_the_chosen_step_becomes_the_model(
     step: int,
-    watched: Callable[..., Path],
+    validated: Callable[..., Path],
     personalize: Personalize,
     tiny_sd1: Path,
     runs: Path,
@@ -143,21 +147,21 @@ def test_the_chosen_step_becomes_the_model(
     choice = selection.Choice(step, "the test wants it", (2, 4, 5))
     monkeypatch.setattr(selection, "choose", lambda _: choice)
     monkeypatch.setattr(selection, "pareto_front", list)
-    run = watched(f"chosen-{step}")
+    run = validated(f"chosen-{step}")
     ended = personalize(tiny_sd1, runs, f"ended-{step}", "--steps", step)
     assert same(weights(run / "model"), weights(ended / "model"))
     facts = json.loads((run / "run.json").read_text())
     assert (facts["steps"], facts["trained_steps"]) == (step, STEPS)
     assert json.loads((run / "model" / "femtobooth.json").read_text())["steps"] == step
-    assert (run / "previews" / f"step-{step:06d}.png").is_file()
+    assert (run / "samples" / f"step-{step:06d}.png").is_file()
 
 
-def test_the_moving_average_is_what_is_watched_and_kept(
-    watched: Callable[..., Path], weights: Weights, monkeypatch: Any
+def test_the_moving_average_is_what_is_scored_and_kept(
+    validated: Callable[..., Path], weights: Weights, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(selection, "choose", lambda _: selection.Choice(4, "the test wants it", (4,)))
     monkeypatch.setattr(selection, "pareto_front", list)
-    run = watched("averaged", "--ema", 0.9)
+    run = validated("averaged", "--ema", 0.9)
     average = state(run, 4)["callbacks"]["MovingAverage"]["average"]
     found = weights(run / "model")
     assert all(torch.equal(found[stored(name)], value) for name, value in average.items())
@@ -168,8 +172,8 @@ def stored(name: str) -> str:
     return name.replace(".", "/", 1).replace("text_encoder/", "text_encoder/text_model.")
 
 
-def test_final_keeps_no_weights(watched: Callable[..., Path], weights: Weights) -> None:
-    run = watched("final", "--select", "final")
+def test_final_keeps_no_weights(validated: Callable[..., Path], weights: Weights) -> None:
+    run = validated("final", "--select", "final")
     found, last = weights(run / "model"), state(run)["state_dict"]
     assert all(torch.equal(found[stored(name)], value) for name, value in last.items())
     assert json.loads((run / "run.json").read_text())["selected"]["reason"].startswith("--select final")
@@ -191,16 +195,16 @@ def broken_at(run: Path, copy: Path, step: int) -> Path:
 @pytest.mark.parametrize("step", [4, 5])
 def test_a_resumed_run_has_the_same_curve(
     step: int,
-    watched: Callable[..., Path],
+    validated: Callable[..., Path],
     femtobooth: Callable[..., int],
     runs: Path,
     weights: Weights,
     monkeypatch: Any,
 ) -> None:
     monkeypatch.setattr(
-        "femtobooth.workflows.personalizing.validation.Watch.remove_weights", lambda _: None
+        "femtobooth.workflows.personalizing.validation.Validator.remove_weights", lambda _: None
     )  # as they are when a run is killed
-    run = watched(f"to-resume-{step}")
+    run = validated(f"to-resume-{step}")
     copy = broken_at(run, runs / f"resumed-{step}", step)
     assert femtobooth("personalize", "--resume", copy) == 0
     assert seen(copy) == seen(run)
@@ -222,10 +226,10 @@ def test_lost_weights_leave_the_others_to_choose_from(
 
 
 def test_it_ends_when_done(
-    watched: Callable[..., Path], femtobooth: Callable[..., int], runs: Path, weights: Weights, monkeypatch: Any
+    validated: Callable[..., Path], femtobooth: Callable[..., int], runs: Path, weights: Weights, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(selection, "finished", lambda points, patience: len(points) > patience - 1)
-    run = watched("done", "--stop-when-done", "--select", "final")
+    run = validated("done", "--stop-when-done", "--select", "final")
     facts = json.loads((run / "run.json").read_text())
     assert facts["trained_steps"] == facts["steps"] == 4
     assert [point["step"] for point in seen(run)["points"]] == [0, 2, 4]
@@ -235,17 +239,17 @@ def test_it_ends_when_done(
     assert same(weights(copy / "model"), weights(run / "model"))
 
 
-def test_stopping_needs_watching(
+def test_stopping_needs_validation(
     personalize: Personalize, femtobooth: Callable[..., int], photos: Path, tiny_sd1: Path, capsys: Any
 ) -> None:
     command = ("personalize", photos, "--class-noun", "robot", "--base", tiny_sd1)
-    assert femtobooth(*command, "--stop-when-done", "--watch-every", 0) == 2
-    assert "--watch-every 50" in capsys.readouterr().err
-    assert femtobooth(*command, "--watch-encoder", "no/such/file.safetensors") == 2
+    assert femtobooth(*command, "--stop-when-done", "--validate-every", 0) == 2
+    assert "--validate-every 50" in capsys.readouterr().err
+    assert femtobooth(*command, "--validation-encoder", "no/such/file.safetensors") == 2
 
 
-def test_photos_held_out_are_scored_and_never_trained_on(watched: Callable[..., Path], photos: Path) -> None:
-    run = watched("held-out", "--hold-out", 1)
+def test_photos_held_out_are_scored_and_never_trained_on(validated: Callable[..., Path], photos: Path) -> None:
+    run = validated("held-out", "--hold-out", 1)
     facts = json.loads((run / "run.json").read_text())
     assert facts["held_out"] == ["photo3.png"]
     assert seen(run)["photos"] == 1

@@ -1,0 +1,90 @@
+"""Read what older versions wrote into a run folder: each name that has changed since stands here, and only here.
+
+Before 2026-12 the group `samples` of settings was `preview` and the group `validation` was `watch`; their folders were
+previews/ and watch/, with watch/watch.json in the latter; number formats were 32, 16, 16-mixed and bf16-mixed.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .config import Layer, read_yaml
+from .files import atomic_file
+
+GROUPS = {"preview": "samples", "watch": "validation"}  # of settings, and fields of run.json
+PRECISIONS = {"32": "fp32", "16": "fp16", "16-mixed": "fp16", "bf16-mixed": "bf16"}
+PLACES = {"samples": "previews", "validation": "watch", "validation/validation.json": "watch/watch.json"}
+
+
+def read_settings(path: Path) -> Layer:
+    """Read a YAML file of settings, of an older version too. Raises SettingsError naming the file."""
+    given = read_yaml(path)
+    layer = Layer(upgraded(given))
+    layer.names = {
+        ".".join(GROUPS.get(part, part) for part in dotted.split(".")): name for dotted, name in given.names.items()
+    }
+    return layer
+
+
+def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Say settings of an older version, from a run or from the record in a picture, in today's names and values."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        today = GROUPS.get(name, name)
+        if isinstance(value, Mapping):
+            found[today] = upgraded(value)
+        elif name in ("precision", "save_precision"):
+            found[today] = PRECISIONS.get(str(value), value)
+        else:
+            found[today] = value
+    return found
+
+
+def facts(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the fields of a run.json, and the settings in it, today's names."""
+    named = {GROUPS.get(name, name): value for name, value in found.items()}
+    return named | ({"settings": upgraded(named["settings"])} if isinstance(named.get("settings"), Mapping) else {})
+
+
+def checkpoint(state: dict[str, Any]) -> dict[str, Any]:
+    """Give the callbacks whose state a checkpoint holds today's names; returns `state`, changed."""
+    callbacks = state.get("callbacks") or {}
+    if watch := callbacks.pop("Watch", None):
+        spent = watch["seconds"]
+        callbacks["Validator"] = watch | {"seconds": {"validation": spent["watching"], "training": spent["training"]}}
+    return state
+
+
+def place(folder: Path, name: str) -> Path:
+    """Find `name`, a path in a run folder as it is today: there, or where an older version put it."""
+    today = folder / name
+    return folder / PLACES[name] if name in PLACES and not today.exists() else today
+
+
+def bring_up(folder: Path) -> None:
+    """Rename what an older version wrote into a run that is to go on, which from now on is written under today's names.
+
+    The caller must hold the run's lock.
+    """
+    for name, older in PLACES.items():
+        parent, _, own = name.rpartition("/")
+        written = folder / parent / Path(older).name  # a file's folder was renamed before it
+        if written.exists() and not (folder / parent / own).exists():
+            written.rename(folder / parent / own)
+    curves = folder / "logs" / "metrics.csv"
+    if not curves.is_file():
+        return
+    with curves.open(newline="", encoding="utf-8") as file:
+        header, *rows = [*csv.reader(file)] or [[]]
+    today = [_column(column) for column in header]
+    if today != header:
+        with atomic_file(curves) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([today, *rows])
+
+
+def _column(name: str) -> str:
+    group, slash, rest = name.partition("/")
+    return (GROUPS.get(group, group) if slash else group) + slash + rest
