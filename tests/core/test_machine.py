@@ -48,3 +48,13 @@ def test_every_setting_of_a_number_format_uses_the_same_words() -> None:
     assert all(values and values <= words for values in found.values()), found
     assert set.union(*found.values()) == words
     assert [machine.dtype(word) for word in ("fp32", "fp16", "bf16")] == [torch.float32, torch.float16, torch.bfloat16]
+
+
+def test_only_a_machine_that_may_have_an_accelerator_is_asked_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine.sys, "platform", "linux")
+    monkeypatch.setattr(machine.metadata, "version", lambda name: "2.9.0+cu130")
+    for found, expected in ((None, False), ("/usr/bin/nvidia-smi", True)):
+        monkeypatch.setattr(machine.shutil, "which", lambda name, found=found: found)
+        assert machine.may_accelerate() is expected
+    monkeypatch.setattr(machine.metadata, "version", lambda name: "2.9.0+cpu")
+    assert not machine.may_accelerate()

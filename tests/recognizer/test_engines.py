@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from femtobooth.core.errors import ModelError, SettingsError
+from femtobooth.core.errors import FemtoboothError, ModelError, SettingsError, UnsafeFileError
 from femtobooth.recognizer.inference import cache
 from femtobooth.recognizer.inference.engines import open_engine
+from femtobooth.recognizer.model.formats import FORMATS
+from femtobooth.recognizer.settings import ClassifySettings, EmbedSettings, ExportSettings
+from femtobooth.workflows import classify, embed, export
 
 pytestmark = pytest.mark.usefixtures("terminal")
 
@@ -32,6 +36,76 @@ def test_engines_agree(tiny: Path, tiny_onnx: Path, name: str) -> None:
         torch.labels,
         2.0,
     )
+
+
+@pytest.fixture(scope="module")
+def exports(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of artifacts by format, one of each that can be written here."""
+    folder = tmp_path_factory.mktemp("exports")
+    for format in ("onnx", "openvino", "torchscript", "tensorrt"):
+        export.run(ExportSettings(model=str(tiny), format=format, parity=False, out=str(folder / format)))
+    return folder
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript", "tensorrt"])
+def test_an_export_of_every_format_opens_by_its_folder_and_by_its_model(
+    format: str, tiny: Path, exports: Path, photos: Path, tmp_path: Path
+) -> None:
+    expected = open_engine(tiny, "torch").run(PIXELS)
+    for reference in (exports / format, exports / format / FORMATS[format].file):
+        engine = open_engine(reference, trust=True)
+        assert engine.name == {"onnx": "ort", "tensorrt": "ort"}.get(format, format)
+        found = engine.run(PIXELS)
+        for key in ("logits", "embedding"):
+            np.testing.assert_allclose(found[key], expected[key], rtol=1e-3, atol=1e-4)
+    labels = [
+        [row["label"] for row in json.loads(out.read_text())]
+        for model in (tiny, exports / format)
+        if (out := tmp_path / f"{model.name}.json")
+        and classify.run(ClassifySettings(paths=[str(photos)], model=str(model), trust=True, out=str(out)))
+    ]
+    assert labels[0] == labels[1]
+    assert len(labels[0]) == 20
+
+
+def test_a_program_wants_trust(exports: Path, photos: Path, tmp_path: Path) -> None:
+    program, out = str(exports / "torchscript"), str(tmp_path / "out.npz")
+    for run in (
+        lambda: open_engine(program),
+        lambda: classify.run(ClassifySettings(paths=[str(photos)], model=program)),
+        lambda: embed.run(EmbedSettings(paths=[str(photos)], model=program, out=out)),
+    ):
+        with pytest.raises(UnsafeFileError, match=r"torchscript: a TorchScript artifact[^\n]*\n  -> add --trust"):
+            run()
+    assert embed.run(EmbedSettings(paths=[str(photos)], model=program, trust=True, out=out))["engine"] == "torchscript"
+    assert np.load(out)["embedding"].shape[0] == 20
+
+
+def test_another_runtime_than_its_own(exports: Path) -> None:
+    for engine, format in (("ort", "openvino"), ("ort", "torchscript"), ("openvino", "torchscript")):
+        with pytest.raises(SettingsError, match=f"engine {engine}: does not run {format}"):
+            open_engine(exports / format, engine, trust=True)
+    assert open_engine(exports / "tensorrt", "openvino").name == "openvino"
+
+
+@pytest.mark.parametrize("format", ["torchscript", "litert", "executorch", "coreml"])
+def test_what_cannot_run_here_says_so_in_two_lines(format: str, exports: Path, tmp_path: Path) -> None:
+    shutil.copy(exports / "onnx" / "recognizer.json", tmp_path)
+    description = tmp_path / "recognizer.json"
+    description.write_text(description.read_text().replace('"format": "onnx"', f'"format": "{format}"'))
+    (tmp_path / FORMATS[format].file).write_bytes(b"no model")
+    with pytest.raises(FemtoboothError) as caught:
+        open_engine(tmp_path, trust=True)
+    first, second = caught.value.lines
+    if format == "torchscript":
+        assert isinstance(caught.value, ModelError)
+        assert "model.pt: TorchScript cannot load it" in first
+    elif format == "coreml" and sys.platform != "darwin":
+        assert first.startswith("coreml: cannot run on this machine")
+        assert "onnx" in second
+    else:
+        assert format in first
+        assert "which is not installed" not in first or "pip install" in second
 
 
 def test_auto_takes_what_an_artifact_is_for(tiny: Path, tiny_onnx: Path) -> None:
@@ -98,9 +172,9 @@ def test_stages_and_prelogits_in_one_pass(tiny: Path) -> None:
 
 
 def test_what_only_torch_can(tiny_onnx: Path) -> None:
-    with pytest.raises(SettingsError, match="--engine ort"):
+    with pytest.raises(SettingsError, match="engine ort"):
         open_engine(tiny_onnx, "ort", extra=[0])
-    with pytest.raises(SettingsError, match="--device cuda"):
+    with pytest.raises(SettingsError, match="not on device cuda"):
         open_engine(tiny_onnx, "ort", device="cuda")
 
 

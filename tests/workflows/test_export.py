@@ -19,10 +19,11 @@ from femtobooth import cli
 from femtobooth.core import busy
 from femtobooth.core.errors import ParityError, PhotoError, SettingsError
 from femtobooth.core.files import sha256_of
-from femtobooth.recognizer.exporting import graph, parity
+from femtobooth.recognizer.exporting import parity
 from femtobooth.recognizer.inference.engines import open_engine
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.formats import FORMATS
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.workflows import export as workflow
 
@@ -56,7 +57,7 @@ def test_exports_say_what_the_original_says(
     for value, low, high in (*speed["latency_ms"]["exported"].values(), *speed["ratio"].values()):
         assert 0 < low <= value <= high
     assert set(speed["ratio"]) == set(speed["latency_ms"]["exported"]) == {"1", "8"}
-    assert {"parity.json", "parity.html", "recognizer.json", graph.FILES[format]} <= {
+    assert {"parity.json", "parity.html", "recognizer.json", FORMATS[format].file} <= {
         file.name for file in (tmp_path / "out").iterdir()
     }
     assert artifact.read(tmp_path / "out").hash == Recognizer.load(tiny).hash

@@ -40,6 +40,12 @@ def command(module: str, *arguments: str, python: str | None = None) -> list[str
     return [python or sys.executable, "-P", "-c", _START, str(PACKAGE), module, *arguments]
 
 
+def last_line(stderr: bytes) -> str:
+    """Take what a process said last, at most 300 characters of it."""
+    lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
+    return (lines or ["no message"])[-1][:300]
+
+
 def environment(python: str | None = None, **more: str) -> dict[str, str]:
     """The environment for it, and `more` variables.
 

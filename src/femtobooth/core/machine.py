@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -47,6 +48,17 @@ def device(name: str) -> torch.device:
     if (found.index or 0) >= count:
         raise InputError(f"device {name}: not on this machine, which has {count} of that kind", "use auto or cpu")
     return found
+
+
+def may_accelerate() -> bool:
+    """Tell without torch, whose import takes seconds, whether it could find an accelerator; False only if it cannot."""
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    try:
+        built = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return False
+    return not built.endswith("+cpu") and shutil.which("nvidia-smi") is not None
 
 
 def dtype(precision: FloatPrecision) -> torch.dtype:

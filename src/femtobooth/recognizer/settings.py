@@ -12,6 +12,8 @@ from ..core.machine import ExportPrecision
 from ..training.settings import TrainingSettings
 
 DEFAULT = "convnext_femto.d1_in1k"
+Runtime = Literal["auto", "torch", "ort", "openvino"]
+"""What can be asked to run a model; an export of another format runs in the runtime of that."""
 
 
 class ReadingSettings(Settings):
@@ -23,14 +25,14 @@ class ReadingSettings(Settings):
     """File that lists pictures and folders, one a line, or ended by NUL as `find -print0` writes them; - is stdin."""
     model: Annotated[str, Flag("--model", common=True, group="model", names="model")] = DEFAULT
     """bundled, a run, an exported artifact, a file or folder of weights, or timm's name of a model."""
-    engine: Annotated[Literal["auto", "torch", "ort", "openvino"], Flag("--engine", common=True, group="model")] = (
-        "auto"
-    )
-    """What runs the model: torch, or ONNX Runtime or OpenVINO, also for a model that was not exported; auto takes what
-    is quick.
+    engine: Annotated[Runtime, Flag("--engine", common=True, group="model")] = "auto"
+    """What runs the model: torch, or ONNX Runtime (ort) or OpenVINO, also for a model that was not exported; auto takes
+    what an export was made for, and else what is quick.
     """
-    device: Annotated[str, Flag("--device", common=True, group="hardware")] = "cpu"
-    """Where torch computes: auto, cpu, cuda, cuda:1, mps."""
+    device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
+    """Where torch computes: auto, cpu, cuda, cuda:1, mps; other runtimes use the CPU."""
+    trust: Annotated[bool, Flag("--trust", group="model")] = False
+    """Run a TorchScript export, which is a program: only of someone you trust."""
     decode: Annotated[Literal["exact", "fast"], Flag("--decode", group="pictures")] = "exact"
     """exact decodes every pixel; fast has large JPEGs decoded smaller, to no less than twice what the model then reads.
     """
@@ -80,8 +82,12 @@ class SearchSettings(Settings):
     """File that `femtobooth embed` wrote."""
     model: Annotated[str | None, Flag("--model", names="model")] = None
     """The model that made the index, if it lies elsewhere now."""
-    engine: Annotated[Literal["auto", "torch", "ort", "openvino"], Flag("--engine")] = "auto"
+    engine: Annotated[Runtime, Flag("--engine")] = "auto"
     """What runs the model."""
+    device: Annotated[str, Flag("--device")] = "auto"
+    """Where torch computes: auto, cpu, cuda, cuda:1, mps; other runtimes use the CPU."""
+    trust: Annotated[bool, Flag("--trust")] = False
+    """Run a TorchScript export, which is a program: only of someone you trust."""
     top_k: Annotated[int, Flag("--top-k", unit="pictures")] = Field(10, ge=1)
     """Nearest pictures for each query."""
 
@@ -202,12 +208,12 @@ class EvaluateClassifierSettings(Settings):
     """
     include_training: Annotated[bool, Flag("--include-training", common=True, group="pictures")] = False
     """Also measure on pictures that the model was trained on, or that set its 8-bit ranges, which flatters it."""
-    engine: Annotated[Literal["auto", "torch", "ort", "openvino"], Flag("--engine", common=True, group="hardware")] = (
-        "auto"
-    )
+    engine: Annotated[Runtime, Flag("--engine", common=True, group="hardware")] = "auto"
     """What runs the model; the maps of mistakes always come from torch."""
-    device: Annotated[str, Flag("--device", common=True, group="hardware")] = "cpu"
-    """Where torch computes: auto, cpu, cuda, cuda:1, mps."""
+    device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
+    """Where torch computes: auto, cpu, cuda, cuda:1, mps; other runtimes use the CPU."""
+    trust: Annotated[bool, Flag("--trust", group="hardware")] = False
+    """Run a TorchScript export, which is a program: only of someone you trust."""
     batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="hardware")] = Field(16, ge=1)
     """Pictures that one worker runs at a time."""
     workers: Annotated[int | None, Flag("--workers", common=True, unit="threads", group="hardware")] = Field(None, ge=1)

@@ -13,10 +13,11 @@ from ..core.claims import Output
 from ..core.errors import SettingsError
 from ..core.names import stored
 from ..recognizer.inference import outputs
-from ..recognizer.inference.engines import Engine, open_engine
+from ..recognizer.inference.engines import open_engine
 from ..recognizer.inference.outputs import Parts, Row
 from ..recognizer.inference.predict import Batch
 from ..recognizer.inference.reading import Reading
+from ..recognizer.model.engine import Engine
 from ..recognizer.model.rejection import is_unknown
 from ..recognizer.settings import ClassifySettings
 
@@ -36,7 +37,9 @@ def run(settings: ClassifySettings) -> dict[str, Any]:
     if not out:
         streams.stdout()
     reading = Reading(settings)
-    engine = open_engine(settings.model, settings.engine, device=settings.device, many=reading.many)
+    engine = open_engine(
+        settings.model, settings.engine, device=settings.device, many=reading.many, trust=settings.trust
+    )
     if out:
         _into_file(settings, reading, engine, out, format)
     else:

@@ -16,11 +16,13 @@ from typing import Any
 
 from ..core import config, figures
 from ..core.claims import Output
-from ..core.errors import SettingsError, UnsafeFileError
+from ..core.errors import SettingsError
 from ..core.events import note, table, warn
 from ..core.files import read_json, timestamp
 from ..core.machine import environment
 from ..judging import verdict
+from ..recognizer.inference.engines import refuse_program
+from ..recognizer.model.formats import exported
 from .comparing import bench, cards, page, rows
 from .comparing.candidates import GENERATOR, RECOGNIZER, Candidate, find
 from .comparing.pictures import Measured, Pictures
@@ -51,11 +53,8 @@ def run(settings: CompareSettings) -> dict[str, Any]:
     )
     output.check()
     for one in candidates:
-        if one.is_program and not settings.trust:
-            raise UnsafeFileError(
-                f"{one.given}: a TorchScript artifact, which is a program of whoever made it, and was not run",
-                "add --trust if you know where it is from, or compare an ONNX export",
-            )
+        if one.task == RECOGNIZER:
+            refuse_program(exported(one.reference), one.given, settings.trust)
     if settings.data and not any(one.task == RECOGNIZER for one in candidates):
         raise SettingsError(f"--data {settings.data}: none of the models is a classifier", "leave it out")
     remarks: list[str] = []

@@ -13,10 +13,11 @@ import numpy as np
 from ..core.errors import SettingsError
 from ..core.names import stored
 from ..recognizer.inference import index, outputs
-from ..recognizer.inference.engines import Engine, open_engine
+from ..recognizer.inference.engines import open_engine
 from ..recognizer.inference.outputs import Parts
 from ..recognizer.inference.predict import Batch
 from ..recognizer.inference.reading import Reading
+from ..recognizer.model.engine import Engine
 from ..recognizer.settings import EmbedSettings
 
 STAGES = ("0", "1", "2", "3")
@@ -41,7 +42,9 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
     reading = Reading(settings)
     stages = sorted({int(stage) for stage in settings.stages})
     extra: list[str | int] = [*(["prelogits"] if settings.prelogits else []), *stages]
-    engine = open_engine(settings.model, settings.engine, device=settings.device, extra=extra, many=reading.many)
+    engine = open_engine(
+        settings.model, settings.engine, device=settings.device, extra=extra, many=reading.many, trust=settings.trust
+    )
     facts = {
         "model": settings.model,
         "model_hash": engine.hash,
@@ -74,6 +77,6 @@ def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
     blank = engine.run(np.zeros((1, *engine.preprocess.size, 3), np.uint8))
     if "embedding" not in blank:
         raise SettingsError(
-            f"--engine {engine.name}: this artifact gives no embeddings", "export it again, or use --engine torch"
+            f"engine {engine.name}: this artifact gives no embeddings", "export it again, or use engine torch"
         )
     return {name: values.shape[1:] for name, values in blank.items()}

@@ -29,11 +29,12 @@ from ..pictures.provenance import Provenance
 from ..recognizer import evaluation
 from ..recognizer.evaluation import Predictions
 from ..recognizer.finetuning import dataset
-from ..recognizer.inference.engines import Engine, open_engine
+from ..recognizer.inference.engines import open_engine
 from ..recognizer.inference.predict import predict, workers_for
 from ..recognizer.inference.sources import Source
 from ..recognizer.model import artifact
 from ..recognizer.model.backbone import Recognizer
+from ..recognizer.model.engine import Engine
 from ..recognizer.model.rejection import is_unknown
 from ..recognizer.model.saliency import grad_cam, overlay
 from ..recognizer.settings import EvaluateClassifierSettings
@@ -58,7 +59,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
             f"{settings.data}: all {drawn} pictures are generated",
             "give real photos: nothing else can test a classifier",
         )
-    engine = open_engine(settings.model, settings.engine, device=settings.device)
+    engine = open_engine(settings.model, settings.engine, device=settings.device, trust=settings.trust)
     wanted = evaluation.classes_of(engine.labels, list(dict.fromkeys(example.label for example in examples)))
     known = [example for example in examples if wanted[example.label] is not None]
     unseen = [example.path for example in examples if wanted[example.label] is None]

@@ -30,10 +30,13 @@ from ..pictures.images import Picture, decode, find_pictures
 from ..recognizer import evaluation
 from ..recognizer.exporting import foreign, graph, parity
 from ..recognizer.finetuning import dataset, splitting
-from ..recognizer.inference.engines import Engine, open_engine
+from ..recognizer.inference import child
+from ..recognizer.inference.engines import open_engine
 from ..recognizer.inference.predict import workers_for
 from ..recognizer.model import artifact
 from ..recognizer.model.backbone import Recognizer
+from ..recognizer.model.engine import Engine
+from ..recognizer.model.formats import BATCH, CONVERTED, FORMATS
 from ..recognizer.model.labels import Labels
 from ..recognizer.model.preprocess import Preprocess
 from ..recognizer.settings import ExportSettings
@@ -105,8 +108,8 @@ def run(settings: ExportSettings) -> dict[str, Any]:
         report["status"] = STATUS[engine is not None and settings.format != "tensorrt"]
         report["figures"] = None
         if engine:
-            batches = parity.BATCHES if settings.format not in foreign.FORMATS else (foreign.BATCH,)
-            original = open_engine(settings.model, "torch", threads)
+            batches = parity.BATCHES if settings.format not in CONVERTED else (BATCH,)
+            original = open_engine(settings.model, "torch", threads, "cpu")
             pictures = ((pixels, label) for pixels, label, _ in _pixels(data, recognizer.preprocess))
             report["figures"] = parity.measure(original, engine, pictures, len(data), batches)
             if said := busy.remark(report["figures"]["speed"]["others"]):
@@ -129,15 +132,15 @@ def run(settings: ExportSettings) -> dict[str, Any]:
 
 
 def _check(settings: ExportSettings) -> None:
-    able = graph.PRECISIONS[settings.format]
+    able = FORMATS[settings.format].precisions
     if settings.precision not in able:
         raise SettingsError(
             f"--precision {settings.precision}: not made for {settings.format}", f"--precision {' or '.join(able)}"
         )
-    if settings.python and settings.format not in foreign.FORMATS:
+    if settings.python and settings.format not in CONVERTED:
         raise SettingsError(
             f"--python: {settings.format} is converted by this interpreter",
-            f"leave it out, or use {', '.join(foreign.FORMATS)}",
+            f"leave it out, or use {', '.join(CONVERTED)}",
         )
 
 
@@ -267,7 +270,7 @@ def _write(
     """Write model and recognizer.json into `folder`; returns the report of quantization, if there was one."""
     half, report = settings.precision == "fp16", None
     note(f"converting to {settings.format}")
-    if settings.format in foreign.FORMATS:
+    if settings.format in CONVERTED:
         with tempfile.TemporaryDirectory() as temporary:
             recognizer.save(Path(temporary) / "model")
             foreign.convert(
@@ -293,7 +296,7 @@ def _write(
             graph.write_openvino(model, folder, described, half)
         else:
             graph.write_onnx(model, folder, described)
-    file = folder / graph.FILES[settings.format]
+    file = folder / FORMATS[settings.format].file
     if settings.precision != "fp32":
         described = replace(
             described, hash=sha256_of(file.with_suffix(".bin") if settings.format == "openvino" else _largest(file))
@@ -343,13 +346,12 @@ def _quantized(
 
 def _opened(settings: ExportSettings, folder: Path, threads: int) -> Engine | None:
     """What runs the export here; None where nothing can."""
-    if settings.format in foreign.FORMATS:
-        return foreign.opened(settings.format, folder, threads, settings.python)
-    if settings.format == "torchscript":
-        return graph.open_torchscript(folder, threads)
-    return open_engine(
-        folder, "openvino" if settings.format == "openvino" else "ort", threads, reduced=settings.reduced
-    )
+    if settings.format in CONVERTED:
+        try:
+            return child.opened(settings.format, folder, threads, settings.python)
+        except child.CannotRunHereError:
+            return None
+    return open_engine(folder, "auto", threads, reduced=settings.reduced, trust=True)  # made here, a moment ago
 
 
 # Telling

@@ -25,7 +25,7 @@ def run(settings: SearchSettings) -> dict[str, Any]:
     sources.check(settings.query, None)
     model = settings.model or index.metadata.get("model", "")
     note(f"opening {model}")
-    engine = open_engine(model, settings.engine)
+    engine = open_engine(model, settings.engine, device=settings.device, trust=settings.trust)
     for name, own in {"model_hash": engine.hash, "preprocess_hash": engine.preprocess.hash}.items():
         if index.metadata[name] != own:
             what = "model" if name == "model_hash" else "preprocessing"

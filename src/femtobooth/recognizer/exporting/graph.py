@@ -4,7 +4,7 @@ it.
     onnx, tensorrt   model.onnx    metadata_props of the model
     openvino         model.xml     rt_info/femtobooth of the model
     torchscript      model.pt      the extra file recognizer.json
-    litert, coreml, executorch     see foreign.py: converted by another process
+    litert, coreml, executorch     see foreign.py: converted by a process of its own
 
 Input: `pixels`, float32 (B, 3, H, W) normalized, or uint8 (B, H, W, 3) where the graph normalizes; resizing and
 cropping stay outside, for no runtime does them to the bit as PIL. Outputs: `logits` (B, n) and `embedding` (B, D),
@@ -28,32 +28,12 @@ import torch
 from torch import Tensor, nn
 
 from ...core.errors import SettingsError, needs
-from ...core.files import sha256_of
-from ..inference.engines import Engine, Outputs
 from ..model import artifact
 from ..model.artifact import Description
 from ..model.backbone import Recognizer
+from ..model.formats import FORMATS, INPUT, OUTPUTS
 
-FILES = {
-    "onnx": "model.onnx",
-    "tensorrt": "model.onnx",
-    "openvino": "model.xml",
-    "torchscript": "model.pt",
-    "litert": "model.tflite",
-    "coreml": "model.mlpackage",
-    "executorch": "model.pte",
-}
-PRECISIONS = {
-    "onnx": ("fp32", "fp16", "int8"),
-    "tensorrt": ("fp32", "fp16", "int8"),
-    "openvino": ("fp32", "fp16", "int8"),
-    "torchscript": ("fp32", "fp16"),
-    "litert": ("fp32",),
-    "coreml": ("fp32", "fp16"),
-    "executorch": ("fp32",),
-}
 OPSET = 20  # the first with Gelu as one operator
-INPUT, OUTPUTS = "pixels", ("logits", "embedding")
 
 
 class Graph(nn.Module):
@@ -126,7 +106,7 @@ def write_onnx(model: Any, folder: Path, description: Description) -> None:
     del model.metadata_props[:]
     onnx.helper.set_model_props(model, metadata(description))
     onnx.checker.check_model(model)
-    onnx.save(model, folder / FILES["onnx"])
+    onnx.save(model, folder / FORMATS["onnx"].file)
 
 
 def write_openvino(model: Any, folder: Path, description: Description, half: bool) -> None:
@@ -137,12 +117,12 @@ def write_openvino(model: Any, folder: Path, description: Description, half: boo
         raise missing("openvino", "openvino", "openvino") from None
     source = folder / "source.onnx"
     write_onnx(model, folder, description)
-    (folder / FILES["onnx"]).rename(source)
+    (folder / FORMATS["onnx"].file).rename(source)
     try:
         converted = openvino.convert_model(source)
         for key, value in metadata(description).items():
             converted.set_rt_info(value, ["femtobooth", key])
-        openvino.save_model(converted, folder / FILES["openvino"], compress_to_fp16=half)
+        openvino.save_model(converted, folder / FORMATS["openvino"].file, compress_to_fp16=half)
     finally:
         source.unlink()
 
@@ -152,24 +132,7 @@ def write_torchscript(graph: Graph, folder: Path, description: Description) -> N
     with torch.no_grad(), _quiet():
         frozen = torch.jit.freeze(torch.jit.trace(graph.eval(), graph.example(2), check_trace=False))
         held = json.dumps(metadata(description), ensure_ascii=False)
-        torch.jit.save(frozen, str(folder / FILES["torchscript"]), _extra_files={artifact.DESCRIPTION: held})
-
-
-def open_torchscript(folder: Path, threads: int) -> Engine:
-    """What runs model.pt."""
-    torch.set_num_threads(threads)
-    description = artifact.read(folder)
-    inside = description.provenance["export"]["normalizes"]
-    with _quiet():
-        model = torch.jit.load(str(folder / FILES["torchscript"]))
-
-    def run(pixels: np.ndarray) -> Outputs:
-        batch = torch.from_numpy(pixels)
-        with torch.inference_mode():
-            outputs = model(batch if inside else description.preprocess.normalize(batch))
-        return {name: output.numpy() for name, output in zip(OUTPUTS, outputs, strict=True)}
-
-    return Engine("torchscript", description, run)
+        torch.jit.save(frozen, str(folder / FORMATS["torchscript"].file), _extra_files={artifact.DESCRIPTION: held})
 
 
 def describe(recognizer: Recognizer, facts: dict[str, Any]) -> Description:
@@ -178,11 +141,6 @@ def describe(recognizer: Recognizer, facts: dict[str, Any]) -> Description:
     return replace(
         description, provenance=description.provenance | {"export": facts | {"source_hash": description.hash}}
     )
-
-
-def of_file(description: Description, file: Path) -> Description:
-    """The description of an artifact whose numbers are no longer the original's: its hash is that of the model file."""
-    return replace(description, hash=sha256_of(file))
 
 
 def metadata(description: Description) -> dict[str, str]:
@@ -207,14 +165,14 @@ def trtexec(folder: Path, recognizer: Recognizer, precision: str, inside: bool) 
         f"--{kind}Shapes={INPUT}:{batch}x{shape}" for kind, batch in (("min", 1), ("opt", 8), ("max", 64))
     )
     return (
-        f"trtexec --onnx={folder / FILES['onnx']} --saveEngine={folder / f'model.{precision}.engine'} "
+        f"trtexec --onnx={folder / FORMATS['onnx'].file} --saveEngine={folder / f'model.{precision}.engine'} "
         f"--stronglyTyped {shapes}"
     )
 
 
 def missing(format: str, package: str, extra: str) -> SettingsError:
     """The error for a package that a format needs."""
-    return SettingsError(f"--format {format}: needs {package}, which is not installed", needs(extra))
+    return SettingsError(f"format {format}: needs {package}, which is not installed", needs(extra))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ...core import busy, metrics
 from ...core.events import progress_bar
 from ...core.figures import median_interval
-from ..inference.engines import Engine
+from ..model.engine import Engine
 
 LOGITS = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
 """Largest 99th percentile of logit errors, in standard deviations of the original's logits; int8 is judged by accuracy

@@ -1,4 +1,4 @@
-"""Where an engine's model file is: in an exported artifact, or made from the weights once and kept in the cache."""
+"""The ONNX export of weights, made once and kept in the cache, so that they run without PyTorch from then on."""
 
 from __future__ import annotations
 
@@ -12,20 +12,12 @@ from ...core import cache
 from ...core.errors import ModelError, SettingsError, needs
 from ...core.events import note
 from ...core.files import sha256_of
-from ...core.paths import expanded
 from ..model import artifact, hub_config, weights
+from ..model.formats import FORMATS
+from . import runtimes
 
-ONNX = "model.onnx"
-OPENVINO = "model.xml"
 FORMAT = 1  # counts up when the same weights should be exported anew
 PROBES = 16  # pictures on which a cached export must agree with PyTorch
-
-
-def artifact_folder(reference: str | Path) -> Path | None:
-    """The folder of an exported artifact, also named by the model file in it, that needs no PyTorch; else None."""
-    path = expanded(reference)
-    folder = path.parent if path.suffix in (".onnx", ".xml") and path.is_file() else path
-    return folder if any((folder / name).is_file() for name in (ONNX, OPENVINO)) else None
 
 
 def cached(reference: str | Path) -> Path:
@@ -39,6 +31,11 @@ def cached(reference: str | Path) -> Path:
     )
     facts = [str(FORMAT), str(found.architecture), *(sha256_of(file) for file in files if file.is_file())]
     return cache.cache_folder() / "onnx" / hashlib.sha256("\n".join(facts).encode()).hexdigest()[:24]
+
+
+def is_made(reference: str | Path) -> bool:
+    """Tell whether the cache holds the export of what `reference` names."""
+    return (cached(reference) / FORMATS["onnx"].file).is_file()
 
 
 def possible() -> bool:
@@ -59,7 +56,6 @@ def make(reference: str | Path) -> Path:
             )
         from ..exporting import graph
         from ..model.backbone import Recognizer
-        from . import engines
 
         note(f"exporting {reference} to ONNX, once; the cache keeps it in {place}")
         recognizer = Recognizer.load(reference)
@@ -67,11 +63,13 @@ def make(reference: str | Path) -> Path:
         graph.write_onnx(graph.to_onnx(graph.Graph(recognizer, inside=False)), folder, description)
         artifact.write(description, folder)
         pixels = _probes(description.preprocess.size)
-        ours, theirs = (engine.run(pixels)["logits"] for engine in (engines.ort(folder, 1), engines.of(recognizer)))
+        ours, theirs = (
+            engine.run(pixels)["logits"] for engine in (runtimes.onnx(folder, 1), runtimes.of_recognizer(recognizer))
+        )
         if not np.array_equal(ours.argmax(1), theirs.argmax(1)) or np.abs(ours - theirs).max() > 1e-3 * max(
             1.0, np.abs(theirs).max()
         ):
-            raise ModelError(f"{reference}: its ONNX export does not say what PyTorch says", "use --engine torch")
+            raise ModelError(f"{reference}: its ONNX export does not say what PyTorch says", "use engine torch")
 
     place = cached(reference)
     return cache.folder(place, write)

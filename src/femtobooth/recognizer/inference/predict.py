@@ -21,8 +21,8 @@ import numpy as np
 from ...core.names import stored
 from ...pictures.formats import NOT_A_PICTURE
 from ...pictures.images import Picture, Skipped, decode
+from ..model.engine import Engine, Outputs
 from ..model.preprocess import Preprocess
-from .engines import Engine, Outputs
 from .sources import Source
 
 

@@ -15,9 +15,9 @@ from ...core.events import note, progress_bar, warn
 from ...core.names import shown, stored
 from ...pictures.images import is_other
 from ..model import weights
+from ..model.engine import Engine
 from ..settings import ReadingSettings
 from . import sources
-from .engines import Engine
 from .outputs import Parts
 from .predict import Batch, predict, workers_for
 from .sources import STDIN, Shard, Source

@@ -53,13 +53,13 @@ def _of_artifact(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         exported = sorted(file.name for file in folder.glob("model.*"))
         if "model.pt" in exported:
-            way_out = "`femtobooth compare --trust` runs it, if you know where it is from; else export it to ONNX"
+            way_out = "classify, embed and compare run it with --trust, if you know where it is from"
             raise ModelError(
                 f"{folder}: a TorchScript artifact, which is a program of whoever made it, and was not run", way_out
             )
         if exported:
             raise ModelError(
-                f"{folder}: an exported model ({', '.join(exported)}) without weights for torch", "choose its --engine"
+                f"{folder}: an exported model ({', '.join(exported)}) without weights for torch", "leave engine at auto"
             )
         raise ModelError(f"{path}: is missing", artifact.DAMAGED)
     tensors, _ = tensors_of(path)

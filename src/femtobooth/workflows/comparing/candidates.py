@@ -14,8 +14,7 @@ from typing import Any
 from ...core.errors import ModelError, SettingsError
 from ...core.files import content_hash, read_json
 from ...core.paths import expanded
-from ...recognizer.inference import cache
-from ...recognizer.model import artifact, weights
+from ...recognizer.model import artifact, formats, weights
 
 GENERATOR, RECOGNIZER = "generator", "recognizer"
 BUNDLED = "bundled"  # names a base and a recognizer
@@ -45,11 +44,6 @@ class Candidate:
     """SHA-256 over the names and contents of `files`."""
     run: Path | None = None
     """The run that it is the result of."""
-
-    @property
-    def is_program(self) -> bool:
-        """Whether opening it runs code that came with it."""
-        return self.form == "artifact (torchscript)"
 
     @property
     def size(self) -> int:
@@ -167,10 +161,10 @@ def _generator(given: str, reference: str) -> Candidate:
 
 
 def _recognizer(given: str, reference: str) -> Candidate:
-    path = cache.artifact_folder(reference) or expanded(reference)
+    exported = formats.exported(reference)
+    path = exported.folder if exported else expanded(reference)
     name = path.resolve().name if path.is_dir() else reference
-    exports = path.is_dir() and _json(path / artifact.DESCRIPTION).get("provenance", {}).get("export")
-    if not exports:
+    if not exported:
         found = weights.resolve(reference)
         if not found.is_artifact:
             return Candidate(
@@ -183,13 +177,13 @@ def _recognizer(given: str, reference: str) -> Candidate:
                 f"weights ({found.path.suffix[1:]})",
             )
         path = found.path
-    described = artifact.read(path)
+    artifact.read(path)  # raises where it is damaged
     parts = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
     own = (artifact.DESCRIPTION, artifact.UNKNOWN)
     files = tuple(
         file for file in parts if file.relative_to(path).parts[0].startswith(("model", "weight")) or file.name in own
     )
-    form = f"artifact ({described.provenance['export']['format']})" if exports else "artifact (safetensors)"
+    form = f"artifact ({exported.format if exported else 'safetensors'})"
     run = path.parent if (path.parent / "run.json").is_file() else None
     return Candidate(given, name, RECOGNIZER, reference, path, files, form, run=run)
 

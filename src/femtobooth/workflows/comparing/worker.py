@@ -95,28 +95,12 @@ class Worker:
 
 class _Recognizer:
     def __init__(self, reference: str, threads: int, device: str, **_: Any) -> None:
-        from ...recognizer.exporting import foreign
-        from ...recognizer.inference import cache
         from ...recognizer.inference.engines import open_engine
-        from ...recognizer.model import artifact
+        from ...recognizer.model.formats import exported
 
         self.threads = threads
-        folder = cache.artifact_folder(reference)
-        described = artifact.read(Path(reference)) if (Path(reference) / artifact.DESCRIPTION).is_file() else None
-        format = (described.provenance.get("export") or {}).get("format") if described else None
-        if format in foreign.FORMATS:
-            opened = foreign.opened(format, Path(reference), threads)
-            if opened is None:
-                raise errors.ModelError(f"{reference}: {format} cannot run on this machine", "compare it where it can")
-            self.engine = opened
-        elif format == "torchscript":
-            from ...recognizer.exporting.graph import open_torchscript
-
-            self.engine = open_torchscript(Path(reference), threads)
-        elif folder:
-            self.engine = open_engine(reference, "auto", threads)
-        else:
-            self.engine = open_engine(reference, "torch", threads, device)
+        engine = "auto" if exported(reference) else "torch"  # a cached export would be another model than the one given
+        self.engine = open_engine(reference, engine, threads, "auto" if engine == "auto" else device, trust=True)
         random = np.random.default_rng(0)
         self.pixels = random.integers(0, 256, (1, *self.engine.preprocess.size, 3), np.uint8)
 

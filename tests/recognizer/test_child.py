@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from femtobooth.core.errors import FemtoboothError, SettingsError
-from femtobooth.recognizer.exporting import foreign
+from femtobooth.recognizer.inference import child
 from femtobooth.recognizer.model import artifact
 
 
@@ -25,10 +25,10 @@ def test_arrays_go_through_pipes() -> None:
     back, to = os.pipe()
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     with open(to, "wb") as writer, open(back, "rb") as reader:
-        foreign.write(writer, array)
-        foreign.write(writer, array[:, :, ::2])
-        np.testing.assert_array_equal(foreign.read(reader), array)
-        np.testing.assert_array_equal(foreign.read(reader), array[:, :, ::2])
+        child.write(writer, array)
+        child.write(writer, array[:, :, ::2])
+        np.testing.assert_array_equal(child.read(reader), array)
+        np.testing.assert_array_equal(child.read(reader), array[:, :, ::2])
 
 
 def test_an_answer_cut_off_is_an_end() -> None:
@@ -37,12 +37,12 @@ def test_an_answer_cut_off_is_an_end() -> None:
         with open(to, "wb") as writer:
             writer.write((100).to_bytes(8, "little") + b"short")
         with pytest.raises(EOFError):
-            foreign.read(reader)
+            child.read(reader)
 
 
 def test_a_runtime_that_is_not_installed_is_named(folder: Path) -> None:
     with pytest.raises(SettingsError, match="which is not installed"):
-        foreign.opened("litert", folder, 1)
+        child.opened("litert", folder, 1)
 
 
 def test_a_process_that_dies_is_an_error_with_its_reason(folder: Path) -> None:
@@ -50,9 +50,10 @@ def test_a_process_that_dies_is_an_error_with_its_reason(folder: Path) -> None:
     script.write_text("#!/bin/sh\necho out of luck >&2\nexit 1\n")
     script.chmod(0o755)
     with pytest.raises(FemtoboothError, match="out of luck"):
-        foreign.opened("litert", folder, 1, str(script))
+        child.opened("litert", folder, 1, str(script))
 
 
 @pytest.mark.skipif(os.uname().sysname == "Darwin", reason="Core ML runs there")
 def test_core_ml_cannot_run_here(folder: Path) -> None:
-    assert foreign.opened("coreml", folder, 1) is None
+    with pytest.raises(child.CannotRunHereError, match="coreml: cannot run on this machine"):
+        child.opened("coreml", folder, 1)
