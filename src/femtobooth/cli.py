@@ -84,13 +84,25 @@ def _answer(name: str, arguments: Sequence[str]) -> None:
     _warn_of_unknown_variables()
     if name in COMMANDS:
         _run(name, COMMANDS[name], arguments)
+    elif name == "completion":
+        streams.write([_completion(arguments)])
     elif name.startswith("-"):
         _overview().parse_args([name])
     else:
-        near = _near(name, COMMANDS)
+        near = _near(name, (*COMMANDS, "completion"))
         raise InputError(
             f"{shortened(name)}: no such command", f"did you mean {near}?" if near else f"one of {', '.join(COMMANDS)}"
         )
+
+
+def _completion(arguments: Sequence[str]) -> str:
+    from .completion import SHELLS, script
+
+    parser = Parser(prog="femtobooth completion", description="Print a script that teaches your shell to complete.")
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help=f"one of {', '.join(SHELLS)}")
+    parser.example = "bash"
+    parser.epilog = "for example: source <(femtobooth completion bash); for fish: femtobooth completion fish | source"
+    return script(parser.parse_args(arguments).shell)
 
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> None:
@@ -155,6 +167,7 @@ def _speaks() -> bool:
 
 def _overview() -> argparse.ArgumentParser:
     listed = "\n".join(f"  {name:20} {command.summary}" for name, command in COMMANDS.items())
+    listed += f"\n  {'completion':20} a script that teaches bash, zsh or fish to complete all this"
     variables = "\n".join(f"  {name:20} {about}" for name, about in VARIABLES.items())
     parser = Parser(
         prog="femtobooth",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .core.errors import FemtoboothError
-from .parsing import BIG, EVERYTHING, HELP, SET, Parser, build, layers_of, value_of
+from .parsing import BIG, EVERYTHING, HELP, Parser, build, layers_of, value_of
 from .workflows.commands import Command, find
 
 if TYPE_CHECKING:
@@ -33,10 +33,7 @@ def show(name: str, command: Command, arguments: Sequence[str]) -> NoReturn:
     positional = " ".join(_usage(one) for one in known if one.argument)
     parser.usage = " ".join(part for part in (parser.prog, positional, "[flags]") if part)
     recommended = _recommended(parser, known, model, arguments)
-    if recommended:
-        parser.description = (
-            f"{parser.description} In [ ] stands what holds where nothing is given, on this base as its card says."
-        )
+    parser.description = f"{parser.description} [ ]: the value if not given."
     actions = {action.dest: action for action in parser._actions}
     for one in known:
         if one.flag:
@@ -47,9 +44,12 @@ def show(name: str, command: Command, arguments: Sequence[str]) -> NoReturn:
         for one in flags:
             if not one.common:
                 actions[one.path].help = argparse.SUPPRESS
+        for dest in ("config", "sets", "json", "help", "help_all"):
+            actions[dest].help = argparse.SUPPRESS
         rest = sum(not one.common for one in flags)
-        actions["sets"].help = SET
-        parser.epilog = f"{parser.epilog}; `{parser.prog} {EVERYTHING}` shows {rest} more flags and every other setting"
+        parser.epilog = (
+            f"{parser.epilog}; {EVERYTHING} shows {rest} more flags, all settings, --config, --set and --json"
+        )
     parser.print_help()
     sys.exit(0)
 

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 HELP = ("-h", "--help")
 EVERYTHING = "--help-all"
-BIG = 12  # flags; a command of more shows the common ones, and all with --help-all
-SET = "any setting by its dotted name, as --help-all lists them"
+BIG = 10  # flags; a command of more shows the common ones, and all with --help-all
 REQUIRED = "the following arguments are required: "  # how argparse begins its own errors
 UNKNOWN = "unrecognized arguments: "
 SET_HELP = (
@@ -220,8 +219,9 @@ def build(name: str, command: Command, known: Sequence[Setting]) -> Parser:
     every.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags and --set win over it")
     every.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help=SET_HELP)
     every.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
-    every.add_argument("-h", "--help", action="help", help="the flags that most people need")
-    every.add_argument(EVERYTHING, action="help", help="every flag, and the settings that only --set reaches")
+    every.add_argument("-h", "--help", action="help", dest="help", help="the flags that most people need")
+    about = "every flag, and the settings that only --set reaches"
+    every.add_argument(EVERYTHING, action="help", dest="help_all", help=about)
     called = {"--" + one.path.rpartition(".")[2].replace("_", "-"): one.path for one in reversed(known)}
     flags = {one.flag for one in known}
     arguments = {one.path for one in known if one.argument}

@@ -231,4 +231,6 @@ def in_force(model: type[BaseModel], path: str, recommended: Mapping[str, Any] =
     value = value if given is None else given
     if value in (None, [], ""):
         return ""
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return ", ".join(str(one) or "(none)" for one in value) if isinstance(value, list) else str(value)

@@ -19,9 +19,7 @@ class TrainingSettings(Settings):
     accumulate: Annotated[int, Flag("--accumulate", unit="micro-steps")] = Field(1, ge=1)
     """Micro-steps whose gradients are averaged before one optimizer step."""
     precision: Annotated[FloatPrecision, Flag("--precision", common=True)] = "fp32"
-    """Number format of the forward and backward pass: fp32, or fp16 or bf16 as mixed precision; weights and optimizer
-    state stay fp32.
-    """
+    """Number format of the forward and backward pass; with fp16 and bf16, weights and optimizer state stay fp32."""
     gradient_checkpointing: Annotated[bool, Flag("--gradient-checkpointing")] = False
     """Recompute activations in the backward pass: about 30 % slower, far less memory."""
     clip: Annotated[float, Flag(unit="gradient norm")] = Field(1.0, ge=0)
