@@ -16,7 +16,7 @@ from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError
 from .core.events import Listener
 from .core.names import shown
 from .core.processes import rank
-from .parsing import Parser, names, parse, spoken
+from .parsing import EVERYTHING, HELP, Parser, names, parse, spoken
 from .workflows.commands import COMMANDS, Command, find
 
 OUTSIDE = (  # what a disk or a user's rights refuse, wherever it was not foreseen
@@ -106,6 +106,10 @@ def _completion(arguments: Sequence[str]) -> str:
 
 
 def _run(name: str, command: Command, arguments: Sequence[str]) -> None:
+    if any(word in (*HELP, EVERYTHING) for word in arguments):
+        from .help_page import show
+
+        show(name, command, arguments)
     parsed = parse(name, command, arguments)
     settings: Any = parsed.settings
     rows = parsed.json and name == "classify" and not settings.out  # its rows are the result

@@ -91,16 +91,12 @@ class Parsed(NamedTuple):
 
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
-    """Read a command line. Raises SettingsError before anything heavy is imported; shows help and exits where asked."""
+    """Read a command line. Raises SettingsError before anything heavy is imported."""
     from .core.config import Layer, merge, settle
     from .core.fields import settings
 
     model = find(command.settings)
     known = settings(model)
-    if any(word in (*HELP, EVERYTHING) for word in arguments):
-        from .help_page import show
-
-        show(name, command, arguments)
     parser = build(name, command, known)
     options = parser.parse_intermixed_args(arguments)
     layers = layers_of(options, known, model)
