@@ -331,8 +331,8 @@ def test_a_run_against_its_base(run_folder: Path, tiny_sd1: Path, tmp_path: Path
         "the base's has no interval and no gain: not compared"
     )
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "tiny-sd1 draws &#x27;a dog&#x27; with seed 500" in page
-    assert "rex draws &#x27;a sks dog&#x27; with seed 500" in page
+    assert "tiny-sd1 draws &#39;a dog&#39; with seed 500" in page
+    assert "rex draws &#39;a sks dog&#39; with seed 500" in page
     swapped = generators(run_folder, tiny_sd1, out=tmp_path / "swapped.html")["verdicts"][0]
     assert "subject fidelity by e" in swapped["worse"]
     assert "drift of its class (KID) by e" in swapped["better"]
