@@ -318,3 +318,12 @@ def test_nothing_that_the_page_shows_is_markup(run: Path) -> None:
     assert all(str(image["src"]).startswith("data:image/") for image in page.all("img"))
     assert "\x1b" not in text
     assert text.count("&lt;script&gt;") > 15
+
+
+def test_scores_of_an_older_run_have_no_chart_twice(run: Path) -> None:
+    """Validation was called watch: its columns of metrics.csv are shown in the part about the choice of the step."""
+    write_text(run / "logs" / "metrics.csv", "step,loss/instance,watch/drift,other/value\n1,0.5,0.1,1\n2,0.4,0.2,2\n")
+    report.write(run)
+    charts = [chart.get("aria-label") for chart in _Page((run / "report.html").read_text(encoding="utf-8")).all("svg")]
+    assert "other over optimizer steps" in charts
+    assert not any("watch" in label or "validation" in label for label in charts if label)

@@ -79,12 +79,13 @@ def bring_up(folder: Path) -> None:
         return
     with curves.open(newline="", encoding="utf-8") as file:
         header, *rows = [*csv.reader(file)] or [[]]
-    today = [_column(column) for column in header]
+    today = [column(name) for name in header]
     if today != header:
         with atomic_file(curves) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([today, *rows])
 
 
-def _column(name: str) -> str:
+def column(name: str) -> str:
+    """Give a column of logs/metrics.csv today's name."""
     group, slash, rest = name.partition("/")
     return (GROUPS.get(group, group) if slash else group) + slash + rest

@@ -61,6 +61,24 @@ class Shot:
 
 
 @dataclass(frozen=True)
+class Strip:
+    """Hold pictures that stand side by side over one caption; a `remark` in it stands out."""
+
+    shots: list[Shot]
+    caption: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Hold a drawing of `charts.py` with its caption, which a `title` may begin."""
+
+    svg: Markup
+    caption: str
+    title: str = ""
+
+
+@dataclass(frozen=True)
 class Embedded:
     """Hold a picture as a data URI, with its size [px]."""
 

@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from ..core import older_runs
 from ..core.files import write_text
 from ..judging import scores
 from ..judging.selection import Choice, Point, pareto_front
-from . import html
 from .charts import HEIGHT, WIDTH, line_chart, scatter_chart
-from .html import Html
+from .html import Chart, style
 
 PAD, HEADING = 20, 30  # px
 
 
-def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, Html]:
-    """A chart for each measure of validation.json, by title; those without values are left out."""
-    drawn: dict[str, Html] = {}
+def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, Markup]:
+    """Draw a chart for each measure of validation.json, by title; those without values are left out."""
+    drawn: dict[str, Markup] = {}
     points = [Point(**row) for row in curve["points"]]
     steps = [point.step for point in points]
     shape = (max(1, len(curve["prompts"]) - 1), -1)  # the class's prompt comes last
@@ -58,13 +59,13 @@ def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, 
 
 
 def _reach(point: Point) -> tuple[float, float, float]:
-    """Drift, and that of the pictures that moved least and most."""
+    """Take drift, and that of the pictures that moved least and most."""
     each = point.moved or (point.drift,)
     return point.drift, min(each), max(each)
 
 
-def _front(tuned: list[Point], choice: Choice | None) -> Html:
-    """Fidelity over drift: the steps that were beaten, those on the front, and the one that was taken."""
+def _front(tuned: list[Point], choice: Choice | None) -> Markup:
+    """Draw fidelity over drift: the steps that were beaten, those on the front, and the one that was taken."""
     on_front = {point.step for point in pareto_front(tuned)}
     kinds: dict[str, list[Point]] = {"on the front": [], "beaten": []}
     if choice is not None:
@@ -90,107 +91,107 @@ def _front(tuned: list[Point], choice: Choice | None) -> Html:
 
 
 def _roomy(values: Sequence[float]) -> tuple[float, float]:
-    """Their range and a tenth of it more at both ends."""
+    """Take their range and a tenth of it more at both ends."""
     low, high = min(values), max(values)
     margin = (high - low) / 10 or abs(high) / 10 or 0.1
     return low - margin, high + margin
 
 
-def section(folder: Path, facts: Mapping[str, Any]) -> Html:
-    """The part of the report about validation in the run `folder`, whose run.json holds `facts`; empty where it had
-    none.
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Hold what the report shows of validation during training."""
+
+    encoder: str
+    choice: str
+    """Which step the model is of, and why; empty where none was chosen."""
+    rule: str
+    cost: str
+    charts: list[Chart]
+    rows: list[tuple[str, str, str, str, str]]
+    """Step, subject fidelity, prompt fidelity, drift, whether it is on the front."""
+
+
+def section(folder: Path, facts: Mapping[str, Any]) -> Section | None:
+    """Read validation of the run `folder`, whose run.json holds `facts`; None where it had none, or its file is
+    damaged.
     """
     try:
         curve = json.loads(older_runs.place(folder, "validation/validation.json").read_text(encoding="utf-8"))
         selected = facts.get("selected")
         choice = Choice(selected["step"], selected["reason"], tuple(selected["front"])) if selected else None
         points, drawn = [Point(**row) for row in curve["points"]], charts(curve, choice)
+        told = _told(curve, points)
     except (OSError, ValueError, KeyError, TypeError):
-        return Html("")
+        return None
     if not drawn:
-        return Html("")
+        return None
+    chosen, rule = "", ""
+    if selected and choice:
+        chosen = f"model/ holds step {choice.step} of {facts.get('trained_steps', choice.step)}: {choice.reason}."
+        rule = selected.get("rule") or ""
+    return Section(
+        encoder=curve["encoder"],
+        choice=chosen,
+        rule=rule,
+        cost=_cost(facts.get("validation")),
+        charts=[Chart(chart, told[title], f"{title}.") for title, chart in drawn.items()],
+        rows=[
+            (
+                f"{point.step}{' (chosen)' if choice and point.step == choice.step else ''}",
+                f"{np.mean(point.fidelity):.3f}",
+                f"{np.mean(point.prompt):.3f}",
+                f"{point.drift:.3f}",
+                "yes" if choice and point.step in choice.front else "",
+            )
+            for point in points
+        ],
+    )
+
+
+def _told(curve: Mapping[str, Any], points: Sequence[Point]) -> dict[str, str]:
+    """Say what each chart shows, by its title."""
     against = "one photo" if curve["photos"] == 1 else f"{curve['photos']} photos"
     pictures = f"{len(points[0].fidelity)} pictures" if points else ""
-    told = {
-        "Subject fidelity": f"Mean cosine of pictures of the subject with {against}, "
-        f"by {curve['encoder']}; the band is "
-        f"its 95 % interval over prompts and seeds, of {pictures} at each "
-        "step. Higher is better; step 0 is the untuned base.",
-        "Prompt fidelity": (
-            f"Measured as {curve['prompt_fidelity']} by {curve['encoder']}, with the same interval. Higher is better."
-        ),
-        "Drift of the class": "How far pictures of the class have moved from the base's pictures "
-        "of the same noise; the band reaches from "
-        "the one that moved least to the one that moved most. Lower is better.",
-        "Pareto front": (
-            "A dot for each scored step; prompt fidelity counts too, so a dot "
-            "may be on the front though it looks beaten."
-        ),
-        "Deterministic loss": (
-            "The training loss with photos, noise and timesteps held fixed, so that only the model can move it. "
-        )
-        + (
-            f"DVAR's rule would have stopped at step {curve['dvar_step']}."
-            if curve["dvar_step"]
-            else "DVAR's rule would not have stopped."
-        ),
+    stop = f"would have stopped at step {curve['dvar_step']}" if curve["dvar_step"] else "would not have stopped"
+    return {
+        "Subject fidelity": f"Mean cosine of pictures of the subject with {against}, by {curve['encoder']}; the band "
+        f"is its 95 % interval over prompts and seeds, of {pictures} at each step. Higher is better; step 0 is the "
+        "untuned base.",
+        "Prompt fidelity": f"Measured as {curve['prompt_fidelity']} by {curve['encoder']}, with the same interval. "
+        "Higher is better.",
+        "Drift of the class": "How far pictures of the class have moved from the base's pictures of the same noise; "
+        "the band reaches from the one that moved least to the one that moved most. Lower is better.",
+        "Pareto front": "A dot for each scored step; prompt fidelity counts too, so a dot may be on the front though "
+        "it looks beaten.",
+        "Deterministic loss": "The training loss with photos, noise and timesteps held fixed, so that only the model "
+        f"can move it. DVAR's rule {stop}.",
     }
-    figures = [html.figure(chart, html.join(html.strong(title + "."), told[title])) for title, chart in drawn.items()]
-    answer = []
-    if choice is not None:
-        answer.append(
-            html.callout(
-                f"model/ holds step {choice.step} of {facts.get('trained_steps', choice.step)}: {choice.reason}."
-            )
-        )
-        if selected and selected.get("rule"):
-            answer.append(html.text(html.strong("The rule."), selected["rule"]))
-    if cost := facts.get("validation"):
-        share = f", {cost['share']:.0%} of the training itself" if cost.get("share") else ""
-        answer.append(
-            html.text(
-                f"Scoring {cost['scored']} steps and taking the deterministic loss took {cost['seconds']:.0f} s{share}."
-            )
-        )
-    rows = [
-        (
-            f"{point.step}{' (chosen)' if choice and point.step == choice.step else ''}",
-            f"{np.mean(point.fidelity):.3f}",
-            f"{np.mean(point.prompt):.3f}",
-            f"{point.drift:.3f}",
-            "yes" if choice and point.step in choice.front else "",
-        )
-        for point in points
-    ]
-    columns = ["step", ">subject fidelity", ">prompt fidelity", ">drift", "on the front"]
-    table = (
-        html.table(columns, rows, f"Scored by {curve['encoder']}; the same prompts and seeds at every step")
-        if rows
-        else ""
-    )
-    return html.section(
-        "Choice of the step", *answer, html.row(*figures), table and html.folded("All scored steps", table)
-    )
+
+
+def _cost(cost: Mapping[str, Any] | None) -> str:
+    if not cost:
+        return ""
+    share = f", {cost['share']:.0%} of the training itself" if cost.get("share") else ""
+    return f"Scoring {cost['scored']} steps and taking the deterministic loss took {cost['seconds']:.0f} s{share}."
 
 
 def write(path: Path, curve: Mapping[str, Any], choice: Choice | None = None) -> None:
-    """All charts in one SVG file, two in a row."""
+    """Draw all charts into one SVG file, two in a row."""
     drawn = charts(curve, choice)
     places = []
     for index, (title, chart) in enumerate(drawn.items()):
         x, y = PAD + index % 2 * (WIDTH + PAD), PAD + index // 2 * (HEIGHT + HEADING + PAD)
-        inside = re.sub(
-            r"<p class=.legend.*?</p>", "", chart, flags=re.DOTALL
-        )  # that is HTML; titles of the dots say the same
+        # The legend is HTML; titles of the dots say the same.
+        inside = re.sub(r"<p class=.legend.*?</p>", "", str(chart), flags=re.DOTALL)
         inside = inside.replace("<svg ", f'<svg x="{x}" y="{y + HEADING}" width="{WIDTH}" height="{HEIGHT}" ', 1)
         places.append(f'<text class="title" x="{x}" y="{y + 18}">{title}</text>{inside}')
     rows = -(-len(drawn) // 2)
     width, height = 2 * WIDTH + 3 * PAD, rows * (HEIGHT + HEADING + PAD) + PAD
-    colours, _, rules = html.style().partition("*{")
+    colours, _, rules = style().partition("*{")
     used = [line for line in rules.splitlines() if line.startswith(("svg .", "svg text", ".f0", ".fc", ".l0", ".l1"))]
-    style = "".join([colours, *used, "svg{font-family:sans-serif}svg .title{fill:var(--ink);font-size:16px}"])
+    look = "".join([colours, *used, "svg{font-family:sans-serif}svg .title{fill:var(--ink);font-size:16px}"])
     write_text(
         path,
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">'
-        f'<style>{style}</style><rect width="100%" height="100%" fill="var(--paper)"/>{"".join(places)}</svg>\n',
+        f'<style>{look}</style><rect width="100%" height="100%" fill="var(--paper)"/>{"".join(places)}</svg>\n',
     )

@@ -1,0 +1,361 @@
+"""Write the page of a personalize run: the verdict, before and after, nearest photos, curves, settings and cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..core import config
+from ..core.errors import command
+from ..generator.photos import Photo
+from ..generator.prompts import filled
+from ..generator.settings import PersonalizeSettings
+from ..judging import memorization
+from ..judging.memorization import Nearest
+from ..judging.scoring import PHOTOS
+from ..judging.verdict import Verdict, percent
+from ..pictures.regions import only_subject, subject_masks
+from . import validation
+from .charts import line_chart
+from .html import Chart, Page, Shot, Strip, Tile, render
+
+MOST = 12  # steps between the first and the last that are shown
+INTERNAL = {"loss", "instance", "prior", "learning_rate", "validation", "deterministic"}
+"""Groups of metrics.csv that have no chart of their own."""
+
+Samples = Mapping[tuple[int, int], Image.Image]
+"""Pictures that were sampled at one step, by (prompt, seed)."""
+
+
+@dataclass(frozen=True)
+class ClassImages:
+    """Hold class images of one prompt: those that are shown, how many there are, and where they are from."""
+
+    prompt: str
+    shown: list[Image.Image]
+    count: int
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """Hold what a personalize run left on disk, read."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    """What run.json holds."""
+    settings: PersonalizeSettings
+    photos: list[Photo]
+    preflight: list[dict[str, Any]]
+    """What was found in the photo folder, a row a file."""
+    samples: Mapping[int, Samples]
+    """By optimizer step, those of the step that became the model last."""
+    class_images: list[ClassImages]
+    metrics: list[dict[str, str]]
+    """Rows of logs/metrics.csv."""
+    evaluation: Mapping[str, Any] | None
+    verdict: Verdict | None
+    nearest: Mapping[tuple[int, int], Nearest]
+    """For each last sample of the subject, the training photo that it comes nearest to."""
+
+    @property
+    def prompts(self) -> list[str]:
+        """Prompts of the samples, as the model reads them."""
+        token, noun = self.facts["token"], self.facts["class_noun"]
+        return [filled(prompt, token, noun) for prompt in self.settings.samples.prompts]
+
+    @property
+    def copies(self) -> int:
+        """Count near-copies of training photos among the last samples of the subject."""
+        return sum(one.copied for one in self.nearest.values())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Hold one prompt with its pictures before and after training."""
+
+    prompt: str
+    sides: list[Strip]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPage(Page):
+    """Hold what the page shows."""
+
+    verdict: Verdict | None
+    tiles: list[Tile]
+    warnings: list[str]
+    pairs: list[Pair]
+    on_the_way: list[Strip]
+    validation: validation.Section | None
+    nearest: list[Strip]
+    copies: int
+    fits: float
+    """Correlation from which on a picture is a near-copy."""
+    photos: list[Strip]
+    files: list[tuple[str, str, str, str]]
+    """Name, pixels, status and notes of each file of the photo folder."""
+    masked: bool
+    """Whether the base taught what is around the subject."""
+    prior: bool
+    """Whether class images were trained on."""
+    class_images: list[Strip]
+    curves: list[Chart]
+    scores: list[tuple[str, ...]]
+    """Score, encoder, which side is better, base, tuned, real photos."""
+    scored: str
+    """On how many pictures."""
+    score_remarks: list[str]
+    commands: list[tuple[str, str]]
+    """Purpose and command."""
+    base: str
+    base_hash: str
+    config: str
+    environment: list[tuple[str, str]]
+
+
+def run_page(run: TrainedRun) -> str:
+    """Write the whole page."""
+    facts, settings, evaluation = run.facts, run.settings, run.evaluation or {}
+    base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
+    noun = facts["class_noun"]
+    page = RunPage(
+        title=f"{facts['token']} {noun}",
+        kind="femtobooth personalize",
+        lead=f"A {noun}, taught to {base} from {_count(len(run.photos), 'photo')}. "
+        f'Write "a {facts["token"]} {noun}" in a prompt to draw it.',
+        footer=", ".join(f"{name} {version}" for name, version in facts["environment"].items()),
+        verdict=run.verdict,
+        tiles=[*_learned(run.verdict), *_spent(run)],
+        warnings=warnings(run),
+        pairs=_pairs(run),
+        on_the_way=_on_the_way(run),
+        validation=validation.section(run.folder, facts),
+        nearest=_nearest(run),
+        copies=run.copies,
+        fits=memorization.FITS,
+        photos=_photos(run),
+        files=[_file(row) for row in run.preflight],
+        masked=settings.loss.surroundings == "class",
+        prior=settings.prior.weight != 0,
+        class_images=[_class_images(one) for one in run.class_images],
+        curves=_curves(run.metrics),
+        scores=[_score(row) for row in evaluation.get("scores", [])],
+        scored=str(evaluation.get("pictures", "")),
+        score_remarks=list(evaluation.get("remarks", [])),
+        commands=_commands(run),
+        base=settings.base,
+        base_hash=facts["base_hash"],
+        config=config.dump(settings),
+        environment=[*facts["environment"].items()],
+    )
+    return render("run.html", page)
+
+
+def warnings(run: TrainedRun) -> list[str]:
+    """Say what a reader has to know before the rest."""
+    facts, found = run.facts, []
+    if facts["status"] == "failed":
+        found.append(f"The run failed: {facts.get('error', 'no reason is known')}. This shows what there is so far.")
+    elif facts["status"] != "done":
+        found.append("The run is not finished: this shows what there is so far. Go on with the --resume command below.")
+    if len(run.photos) < 3:
+        found.append(
+            f"{_count(len(run.photos), 'photo')} only: 3 to 5 of different views "
+            "teach the subject rather than one picture of it."
+        )
+    found += [
+        f"{Path(row['file']).name} was not used: {'; '.join(row['notes']) or row['status']}."
+        for row in run.preflight
+        if row["status"] == "skipped" and Path(row["file"]).suffix != ".txt"
+    ]
+    if run.settings.prior.weight == 0 and run.settings.train.parts != ["token"]:
+        found.append(f"Trained without class images: every {facts['class_noun']} may now look like this one.")
+    return found
+
+
+def _shot(image: Image.Image | np.ndarray, alt: str) -> Shot:
+    return Shot(image, alt, longest=320, exact=128)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _learned(found: Verdict | None) -> list[Tile]:
+    """Make the tiles of what came of it."""
+    tiles: list[Tile] = []
+    if found and found.share:
+        value, low, high = found.share
+        interval = f"95 %: {percent(low)} to {percent(high)}"
+        tiles.append(Tile("likeness", percent(value), f"of the way from base to photos; {interval}", found.mood))
+    if found and (measured := found.evidence):
+        if measured.obeyed:
+            tuned, base, chance = measured.obeyed
+            tiles.append(Tile("prompts followed", f"{tuned:.0%}", f"base {base:.0%}, by chance {chance:.0%}"))
+        against = f", {measured.astray} against their prompt" if measured.copies else ""
+        tiles.append(Tile("near-copies", f"{measured.copies} of {measured.pictures}", f"of training photos{against}"))
+        if measured.drift is not None:
+            far = "as far as the photos are from the base's"
+            tiles.append(Tile("drift of its class", f"{measured.drift:.0%}", far))
+    return tiles
+
+
+def _spent(run: TrainedRun) -> list[Tile]:
+    """Make the tiles of what it took."""
+    facts, settings = run.facts, run.settings
+    step, last = facts.get("steps", "–"), facts.get("trained_steps", settings.training.steps)  # noqa: RUF001
+    tiles = [Tile("steps", step, f"of {last}, on {_count(len(run.photos), 'photo')} of {facts['size']} px")]
+    if "seconds" in facts:
+        rates = _column(run.metrics, "photos_per_second")[1]
+        speed = f"{np.median(rates):.1f} photos/s" if rates else "with class images and samples"
+        tiles.append(Tile("time", _duration(facts["seconds"]), speed))
+    if "peak_memory_gib" in facts:
+        memory = f"{facts['peak_memory_gib']:.2f} GiB"
+        tiles.append(Tile("peak memory", memory, f"precision {settings.training.precision}"))
+    if size := sum(path.stat().st_size for path in (run.folder / "model").rglob("*") if path.is_file()):
+        tiles.append(Tile("model on disk", f"{size / 2**20:.0f} MiB", f"{settings.save_precision} weights"))
+    return tiles
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _pairs(run: TrainedRun) -> list[Pair]:
+    """Set the samples of the first step beside those of the last, prompt by prompt."""
+    if not run.samples:
+        return []
+    ends = sorted({min(run.samples), max(run.samples)})
+    pairs = []
+    for row, prompt in enumerate(run.prompts):
+        sides = []
+        for step in ends:
+            seeds = [
+                (run.settings.samples.seed + column, image)
+                for (line, column), image in run.samples[step].items()
+                if line == row
+            ]
+            shots = [_shot(image, f"{prompt}, seed {seed}, step {step}") for seed, image in seeds]
+            sides.append(Strip(shots, f"{'before' if step == 0 else 'after'}, step {step}"))
+        pairs.append(Pair(prompt, sides))
+    return pairs
+
+
+def _on_the_way(run: TrainedRun) -> list[Strip]:
+    between = sorted(run.samples)[1:-1]
+    strips = []
+    for step in (between[round(i)] for i in np.linspace(0, len(between) - 1, min(MOST, len(between)))):
+        shots = [
+            _shot(run.samples[step][row, 0], f"{prompt}, step {step}")
+            for row, prompt in enumerate(run.prompts)
+            if (row, 0) in run.samples[step]
+        ]
+        strips.append(Strip(shots, f"step {step}: the first seed of each prompt"))
+    return strips
+
+
+def _nearest(run: TrainedRun) -> list[Strip]:
+    """Set the last samples of the subject beside the training photos that they come nearest to."""
+    strips = []
+    for (row, column), one in run.nearest.items():
+        prompt, photo = run.prompts[row], run.photos[one.photo]
+        shots = [_shot(run.samples[max(run.samples)][row, column], f"generated: {prompt}")]
+        if one.fit <= -1 and not one.copied:
+            strips.append(Strip(shots, f"{prompt} | without structure: nothing to compare"))
+            continue
+        shots.append(_shot(photo.pixels, f"nearest training photo, {photo.path.name}"))
+        caption = f"{prompt} | {photo.path.name}, correlation {one.fit:.2f}"
+        strips.append(Strip(shots, caption, "a near-copy" if one.copied else ""))
+    return strips
+
+
+def _photos(run: TrainedRun) -> list[Strip]:
+    """Show the photos as they were trained on, and what of them counted."""
+    token, noun = run.facts["token"], run.facts["class_noun"]
+    masked = run.settings.loss.surroundings == "class"
+    masks = subject_masks([photo.pixels for photo in run.photos]) if masked else []
+    strips = []
+    for index, photo in enumerate(run.photos):
+        caption = " / ".join(filled(text, token, noun) for text in photo.captions[:3])
+        shots = [_shot(photo.pixels, f"photo {index + 1} as it was trained on: {caption}")]
+        if masks:
+            counted = only_subject(photo.pixels, masks[index])
+            shots.append(_shot(counted, f"what of photo {index + 1} counted: its subject and what touches it"))
+        strips.append(Strip(shots, caption))
+    return strips
+
+
+def _file(row: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    pixels = f"{row['width']}x{row['height']}" if row["width"] else ""
+    return Path(row["file"]).name, pixels, row["status"], "; ".join(row["notes"])
+
+
+def _class_images(found: ClassImages) -> Strip:
+    shots = [_shot(image, f"class image: {found.prompt}") for image in found.shown]
+    return Strip(shots, f"{found.prompt}: {len(shots)} of {found.count}, {found.source}")
+
+
+def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[float], list[float]]:
+    kept = [(float(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    return [step for step, _ in kept], [value for _, value in kept]
+
+
+def _curves(rows: list[dict[str, str]]) -> list[Chart]:
+    """Draw losses, smoothed, and a chart for each group of scores that were taken during training."""
+    losses = {
+        label: _column(rows, f"loss/{name}") for name, label in (("instance", "photos"), ("prior", "class images"))
+    }
+    losses = {label: points for label, points in losses.items() if points[0]}
+    if not losses:
+        return []
+    window = max(1, len(rows) // 20)
+    smooth = {
+        label: (steps[window - 1 :], np.convolve(values, np.ones(window) / window, "valid"))
+        for label, (steps, values) in losses.items()
+    }
+    caption = f"Mean of {window} steps. It hardly falls: how noisy each picture was made decides most of it."
+    alt = "Loss on photos and on class images over optimizer steps"
+    charts = [Chart(line_chart(smooth, "step", "loss", alt), caption if window > 1 else "")]
+    groups: dict[str, list[str]] = {}
+    for column in rows[0]:
+        group, slash, _ = column.partition("/")
+        if slash and group not in INTERNAL:
+            groups.setdefault(group, []).append(column)
+    for group, columns in groups.items():
+        series = {column.partition("/")[2]: points for column in columns if (points := _column(rows, column))[0]}
+        if series:
+            drawn = line_chart(series, "step", group, f"{group} over optimizer steps")
+            charts.append(Chart(drawn, f"{group}, during training"))
+    return charts
+
+
+def _score(row: Mapping[str, Any]) -> tuple[str, ...]:
+    def number(value: Any) -> str:
+        return f"{value:.3f}" if isinstance(value, int | float) else "–"  # noqa: RUF001
+
+    value, low, high = map(number, row["tuned"])
+    ceiling = number(row["ceiling"]) + (f", {row['ceiling_of']}" if row.get("ceiling_of") not in (None, PHOTOS) else "")
+    return row["score"], row["encoder"], row["better"], number(row["base"]), f"{value} ({low} to {high})", ceiling
+
+
+def _commands(run: TrainedRun) -> list[tuple[str, str]]:
+    folder, name = run.folder, run.folder.resolve().name
+    again = command("personalize", "--config", folder / "config.yaml", "--name", f"{name}-again")
+    commands = [("Train it again, bit for bit on the same machine and versions", again)]
+    if run.facts["status"] == "done":
+        commands += [
+            ("Draw with it", command("generate", folder, f"a [V] {run.facts['class_noun']} on the moon")),
+            ("Measure it", command("evaluate", folder)),
+            ("One file for other programs", command("convert", folder, f"{name}.safetensors")),
+        ]
+    else:
+        commands.append(("Go on", command("personalize", "--resume", folder)))
+    return [*commands, ("This page again", command("report", folder))]
