@@ -84,7 +84,7 @@ def test_features_are_differentiable_once_it_is_unfrozen() -> None:
 def test_it_saves_and_loads_everything(tmp_path: Path) -> None:
     model = recognizer()
     model.temperature = 1.5
-    model.unknown = {"threshold": 0.25, "centroids": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    model.rejection = {"threshold": 0.25, "centroids": np.arange(6, dtype=np.float32).reshape(2, 3)}
     model.provenance = {"licence": "Apache-2.0", "trained_on": ["ab" * 32]}
     model.save(tmp_path / "model")
     again = Recognizer.load(tmp_path / "model")
@@ -93,9 +93,9 @@ def test_it_saves_and_loads_everything(tmp_path: Path) -> None:
     assert not any(parameter.requires_grad for parameter in again.parameters())
     for name in ("architecture", "preprocess", "labels", "model_args", "temperature", "provenance", "hash"):
         assert getattr(again, name) == getattr(model, name), name
-    assert again.unknown is not None
-    assert again.unknown["threshold"] == 0.25
-    assert np.array_equal(again.unknown["centroids"], model.unknown["centroids"])
+    assert again.rejection is not None
+    assert again.rejection["threshold"] == 0.25
+    assert np.array_equal(again.rejection["centroids"], model.rejection["centroids"])
     assert artifact.read(tmp_path / "model").hash == model.hash
     with pytest.raises(ExistsError):
         model.save(tmp_path / "model")
@@ -164,3 +164,18 @@ def test_the_description_is_readable(tmp_path: Path) -> None:
     assert value["num_classes"] == 3
     assert value["labels"]["names"] == ["cat", "dog", "fox"]
     assert value["parameters"] == sum(parameter.numel() for parameter in recognizer().model.parameters())
+
+
+def test_a_folder_of_an_older_version_rejects_as_before(tmp_path: Path) -> None:
+    model = recognizer()
+    model.rejection = {"threshold": 0.25, "centroids": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    model.save(tmp_path / "model")
+    (tmp_path / "model" / "rejection.safetensors").rename(tmp_path / "model" / "unknown.safetensors")
+    description = tmp_path / "model" / artifact.DESCRIPTION
+    text = description.read_text()
+    assert '"rejection": {' in text
+    description.write_text(text.replace('"rejection": {', '"unknown": {'))
+    again = Recognizer.load(tmp_path / "model").rejection
+    assert again is not None
+    assert again["threshold"] == 0.25
+    assert np.array_equal(again["centroids"], model.rejection["centroids"])

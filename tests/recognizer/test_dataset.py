@@ -276,7 +276,7 @@ class TestLists:
             (b"path,label,split\n1.png,cat,maybe\n", "line 2: split is 'maybe'"),
             (b'path,label\n"' + b"a" * 200_000 + b"\n", "cannot be read as CSV"),
             (
-                b"path,label,synset,confidence,unknown,error\n1.png,cat,,0.9,False,\n",
+                b"path,label,synset,confidence,rejected,error\n1.png,cat,,0.9,False,\n",
                 "guesses of `femtobooth classify`",
             ),
         ],

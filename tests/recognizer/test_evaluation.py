@@ -103,7 +103,7 @@ def test_report_adds_up():
     assert (
         at[0]["coverage"] == 1 and at[0]["risk"] == pytest.approx(1 - right.mean()) and at[-1]["risk"] < at[0]["risk"]
     )
-    assert report["unseen"] is None
+    assert report["out_of_distribution"] is None
     json.dumps(report)
 
 
@@ -130,7 +130,7 @@ def test_one_picture_is_enough_for_a_report():
     assert report["calibration"]["after"] is None and report["pictures"] == 1
 
 
-def with_unseen(shift):
+def with_ood(shift):
     random = np.random.default_rng(2)
     known = made(60)
     centroids = np.eye(8)[:5]
@@ -140,7 +140,7 @@ def with_unseen(shift):
         + (1 - shift) * centroids[random.integers(0, 5, 30)]
         + 0.1 * random.normal(size=(30, 8))
     )
-    unknown = {"center": np.zeros(8), "centroids": centroids, "threshold": 0.8}
+    rejection = {"center": np.zeros(8), "centroids": centroids, "threshold": 0.8}
     paths = tuple(Path(f"u{index}.jpg") for index in range(30))
     return Predictions(
         known.names,
@@ -152,7 +152,7 @@ def with_unseen(shift):
         paths,
         random.normal(size=(30, 5)),
         foreign,
-    ), unknown
+    ), rejection
 
 
 def test_nothing_is_certain_because_all_is_right():
@@ -177,17 +177,17 @@ def test_a_temperature_at_the_end_of_what_is_tried_means_nothing(temperature: fl
 
 
 def test_unseen_classes_are_told_by_distance():
-    report = evaluation.measure(*with_unseen(1.0))["unseen"]
+    report = evaluation.measure(*with_ood(1.0))["out_of_distribution"]
     assert report["pictures"] == 30 and report["by_distance"]["auroc"][0] == 1
     assert report["by_distance"]["rejected_at_5_percent"][0] == 1
-    assert report["at_threshold"]["unseen_rejected"][0] == 1
-    same = evaluation.measure(*with_unseen(0.0))["unseen"]["by_distance"]["auroc"]
+    assert report["at_threshold"]["rejected"][0] == 1
+    same = evaluation.measure(*with_ood(0.0))["out_of_distribution"]["by_distance"]["auroc"]
     assert same[1] < 0.5 < same[2]  # pictures that are not foreign are not told apart
 
 
 def test_without_centroids_only_confidence_is_left():
-    predictions, _ = with_unseen(1.0)
-    report = evaluation.measure(predictions, None)["unseen"]
+    predictions, _ = with_ood(1.0)
+    report = evaluation.measure(predictions, None)["out_of_distribution"]
     assert report["by_distance"] is None and 0 < report["by_confidence"]["auroc"][0] < 1
 
 

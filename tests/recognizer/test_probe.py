@@ -1,4 +1,4 @@
-"""The linear probe: cached embeddings, honest cross-validation, doubtful labels, temperature."""
+"""The linear probe: cached embeddings, honest cross-validation, label issues, temperature."""
 
 from __future__ import annotations
 
@@ -107,9 +107,9 @@ def test_a_planted_wrong_label_is_found() -> None:
     given = labels.copy()
     given[7] = 2
     fold = probe.folds(given, np.arange(60), np.zeros(60, bool), 0)
-    found = probe.suspicious(probe.cross_validate(vectors, given, fold, 3), given)
+    found = probe.label_issues(probe.cross_validate(vectors, given, fold, 3), given)
     assert [(index, other) for index, other, _ in found] == [(7, 0)]
-    assert probe.suspicious(probe.cross_validate(vectors, labels, fold, 3), labels) == []
+    assert probe.label_issues(probe.cross_validate(vectors, labels, fold, 3), labels) == []
 
 
 def test_temperature_of_many_pictures_is_the_true_one() -> None:

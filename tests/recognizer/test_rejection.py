@@ -1,4 +1,4 @@
-"""Rejection of unknown classes by embedding distance."""
+"""Rejection of out-of-distribution pictures by embedding distance."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_other_classes_are_rejected() -> None:
     model = rejection.centroids(train, labels, 4)
     limit = rejection.limit(rejection.similarity(clusters(20, 1)[0], model))
     assert limit.how == "keeps 95.1% of known pictures, by the quantile of 80 held-out ones"
-    strange = np.random.default_rng(5).normal(size=(200, 32)) * 2 + 10
-    assert rejection.is_unknown(strange, model | {"threshold": limit.threshold}).mean() > 0.95
+    foreign = np.random.default_rng(5).normal(size=(200, 32)) * 2 + 10
+    assert rejection.is_rejected(foreign, model | {"threshold": limit.threshold}).mean() > 0.95
 
 
 def test_too_few_to_tell() -> None:
@@ -53,7 +53,9 @@ def test_too_few_to_tell() -> None:
     assert limit.threshold == -1
     assert "nothing is rejected" in limit.how
     train, labels = clusters(3, 0)
-    assert not rejection.is_unknown(train, rejection.centroids(train, labels, 4) | {"threshold": limit.threshold}).any()
+    assert not rejection.is_rejected(
+        train, rejection.centroids(train, labels, 4) | {"threshold": limit.threshold}
+    ).any()
 
 
 def test_near_duplicates_are_one_piece_of_evidence() -> None:
@@ -61,7 +63,7 @@ def test_near_duplicates_are_one_piece_of_evidence() -> None:
 
 
 def test_a_model_that_cannot_tell() -> None:
-    assert rejection.is_unknown(np.zeros((3, 2)), None).tolist() == [False] * 3
+    assert rejection.is_rejected(np.zeros((3, 2)), None).tolist() == [False] * 3
 
 
 def test_exported_models_need_neither_torch_nor_scipy() -> None:

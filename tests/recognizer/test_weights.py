@@ -213,7 +213,9 @@ def test_folders_of_other_things(tmp_path: Path) -> None:
 
 def test_an_exported_artifact_says_so(saved: Path) -> None:
     (saved / "model.safetensors").rename(saved / "model.onnx")
-    with pytest.raises(ModelError, match=r"an exported model \(model\.onnx\)[^\n]*\n  -> choose its --engine"):
+    with pytest.raises(
+        ModelError, match=r"an exported model \(model\.onnx\)[^\n]*\n  -> give the model that it was exported from"
+    ):
         Recognizer.load(saved)
 
 
@@ -327,9 +329,9 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     "temperature NaN": (_describe(temperature=float("nan")), "`temperature` must be above 0"),
     "no labels": (_describe(labels={"names": []}), "label groups"),
     "preprocessing": (_describe(preprocess={"size": [0, 0]}), "preprocessing cannot be done"),
-    "unknown's arrays": (
-        lambda f: (_describe(unknown={})(f), _bytes(b"x", "unknown.safetensors")(f)),
-        r"unknown\.safetensors: damaged",
+    "the arrays of the rejection": (
+        lambda f: (_describe(rejection={})(f), _bytes(b"x", "rejection.safetensors")(f)),
+        r"rejection\.safetensors: damaged",
     ),
 }
 

@@ -54,7 +54,7 @@ def test_rows(rows: list[dict[str, Any]], photos: Path, tiny: Path) -> None:
     ]
     (bad,) = (row for row in rows if row["error"])
     assert bad == {"path": f"{photos}/a/4.jpg", "error": bad["error"]} | dict.fromkeys(
-        ("label", "synset", "confidence", "unknown", "top")
+        ("label", "synset", "confidence", "rejected", "top")
     )
     for row in rows:
         if not row["error"]:
@@ -200,10 +200,10 @@ def test_shards_make_the_whole(rows: list[dict[str, Any]], tiny_onnx: Path, phot
     assert all(row["label"] == labels[row["path"]] for row in by_path)
 
 
-def test_unknown(tiny: Path, photos: Path, tmp_path: Path) -> None:
+def test_rejected(tiny: Path, photos: Path, tmp_path: Path) -> None:
     recognizer = Recognizer.load(tiny)
     size = recognizer.model.num_features
-    recognizer.unknown = {
+    recognizer.rejection = {
         "threshold": 2.0,
         "center": np.zeros(size, np.float32),
         "centroids": np.eye(5, size, dtype=np.float32),
@@ -211,14 +211,14 @@ def test_unknown(tiny: Path, photos: Path, tmp_path: Path) -> None:
     recognizer.save(tmp_path / "strict")
     run(photos, model=str(tmp_path / "strict"), out=str(tmp_path / "o.jsonl"), engine="torch")
     row = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[0])
-    assert row["unknown"] is True
+    assert row["rejected"] is True
     assert {name: row[name] for name in ("label", "synset", "confidence")} == row["top"][
         0
     ]  # the best class is always there
     assert len(row["top"]) == 5
     run(photos, model=str(tmp_path / "strict"), out=str(tmp_path / "o.csv"), engine="torch")
     first = next(csv.DictReader((tmp_path / "o.csv").open()))
-    assert (first["label"], first["unknown"]) == (row["label"], "True")
+    assert (first["label"], first["rejected"]) == (row["label"], "True")
 
 
 def test_nothing_readable(tiny_onnx: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

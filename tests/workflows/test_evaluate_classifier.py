@@ -63,7 +63,7 @@ def settings(model, data, out, **others):
 def done(model, data, tmp_path_factory):
     paint(data.parent / "other" / "deep", (200, 200, 30), 4)
     out = tmp_path_factory.mktemp("out") / "page"
-    return out, evaluate_classifier.run(settings(model, data, out, unseen=str(data.parent / "other")))
+    return out, evaluate_classifier.run(settings(model, data, out, out_of_distribution=str(data.parent / "other")))
 
 
 def test_figures_agree_with_the_network_itself(done, model, data):
@@ -89,7 +89,10 @@ def test_what_was_left_out_is_said(done):
 
 def test_unseen_pictures_are_measured_by_the_last_layer(done):
     _, report = done
-    assert report["unseen"]["pictures"] == 4 and 0 <= report["unseen"]["by_distance"]["auroc"][0] <= 1
+    assert (
+        report["out_of_distribution"]["pictures"] == 4
+        and 0 <= report["out_of_distribution"]["by_distance"]["auroc"][0] <= 1
+    )
     assert "last layer" in report["distance_to"]
 
 
@@ -115,7 +118,9 @@ def test_a_second_run_is_the_same_and_nothing_is_overwritten(done, model, data, 
     out, report = done
     with pytest.raises(ExistsError):
         evaluate_classifier.run(settings(model, data, out))
-    again = evaluate_classifier.run(settings(model, data, tmp_path / "again", unseen=str(data.parent / "other")))
+    again = evaluate_classifier.run(
+        settings(model, data, tmp_path / "again", out_of_distribution=str(data.parent / "other"))
+    )
     assert again == report
     assert (tmp_path / "again" / "report.html").read_bytes() == (out / "report.html").read_bytes()
 
@@ -124,7 +129,7 @@ def test_classes_that_the_model_lacks_count_as_unseen(model, data, tmp_path):
     paint(tmp_path / "mixed" / "red", COLOURS["red"], 4)
     paint(tmp_path / "mixed" / "purple", (150, 30, 160), 3)
     report = evaluate_classifier.run(settings(model, tmp_path / "mixed", tmp_path / "out", mistakes=0))
-    assert report["pictures"] == 4 and report["unseen"]["pictures"] == 3
+    assert report["pictures"] == 4 and report["out_of_distribution"]["pictures"] == 3
     assert any("purple" in remark for remark in report["remarks"])
 
 
@@ -177,7 +182,7 @@ def test_pictures_that_set_its_8_bit_ranges_are_left_out(model, data, tmp_path):
 def test_the_models_own_centroids_and_threshold_are_used(model, data, tmp_path):
     recognizer = Recognizer.load(model)
     size = recognizer.model.num_features
-    recognizer.unknown = {
+    recognizer.rejection = {
         "center": np.zeros(size, np.float32),
         "centroids": np.eye(3, size, dtype=np.float32),
         "threshold": 2.0,
@@ -185,10 +190,10 @@ def test_the_models_own_centroids_and_threshold_are_used(model, data, tmp_path):
     recognizer.save(tmp_path / "model")
     paint(tmp_path / "other", (200, 200, 30), 3)
     report = evaluate_classifier.run(
-        settings(tmp_path / "model", data, tmp_path / "out", unseen=str(tmp_path / "other"), mistakes=0)
+        settings(tmp_path / "model", data, tmp_path / "out", out_of_distribution=str(tmp_path / "other"), mistakes=0)
     )
     assert report["distance_to"] == "nearest class centroid"
-    assert report["unseen"]["at_threshold"]["unseen_rejected"][0] == 1  # no cosine reaches 2
+    assert report["out_of_distribution"]["at_threshold"]["rejected"][0] == 1  # no cosine reaches 2
     assert (report["rejection"]["rejected"][0], report["rejection"]["right_and_kept"][0]) == (1, 0)
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Classify would reject 18 of them as out-of-distribution, which leaves 0 right." in page
@@ -225,8 +230,10 @@ def test_generated_pictures_are_left_out_or_refused(model, data, tmp_path):
     info.add_text("femtobooth", "{}")
     for path in (mixed / "red" / "0.png", tmp_path / "unseen" / "0.png"):
         Image.open(path).save(path, pnginfo=info)
-    report = evaluate_classifier.run(settings(model, mixed, tmp_path / "page", unseen=str(tmp_path / "unseen")))
-    assert (report["pictures"], report["unseen"]["pictures"]) == (5, 1)
+    report = evaluate_classifier.run(
+        settings(model, mixed, tmp_path / "page", out_of_distribution=str(tmp_path / "unseen"))
+    )
+    assert (report["pictures"], report["out_of_distribution"]["pictures"]) == (5, 1)
     assert "2 generated pictures were left out: only real photos can test." in report["remarks"]
     for path in mixed.glob("*/*.png"):
         Image.open(path).save(path, pnginfo=info)

@@ -26,7 +26,7 @@ from femtobooth.recognizer.finetuning.finetuner import Finetuner
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
-from femtobooth.recognizer.model.rejection import is_unknown
+from femtobooth.recognizer.model.rejection import is_rejected
 from femtobooth.workflows import export
 
 COLOURS = {"red": (220, 40, 30), "green": (40, 190, 60), "blue": (30, 60, 220)}
@@ -147,11 +147,11 @@ def test_from_a_folder_to_an_artifact(
     assert set(result.provenance["trained_on"]) == train | {"f" * 64}
     assert set(result.provenance["calibrated_on"]) == {row["sha256"] for row in rows if row["split"] == "val"}
     assert result.provenance["licence"] == "mit"
-    assert result.unknown is not None
+    assert result.rejection is not None
     with torch.no_grad():
         known = result.embed(result.batch([Image.open(data / "red" / "1.png").convert("RGB")])).numpy()
-    assert is_unknown(known, result.unknown).tolist() == [False]
-    assert is_unknown(2 * result.unknown["center"] - known, result.unknown).tolist() == [True]
+    assert is_rejected(known, result.rejection).tolist() == [False]
+    assert is_rejected(2 * result.rejection["center"] - known, result.rejection).tolist() == [True]
 
 
 def test_the_probe_can_be_the_result(finetune: Finetune, data: Path, base: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The page of `evaluate-classifier`: the answer on top, then calibration, doubt, classes and the worst mistakes."""
+"""The page of `evaluate-classifier`: the answer, then calibration, risk and coverage, classes, the worst mistakes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..core import metrics
-from ..recognizer.evaluation import Predictions, busiest, unseen_scores
+from ..recognizer.evaluation import Predictions, busiest, ood_scores
 from . import charts, html
 from .html import Html, code, figure, folded, row, section, strong, table, text, tiles
 
@@ -41,14 +41,14 @@ def says_top5(report: dict[str, Any]) -> bool:
 
 
 def draw(
-    report: dict[str, Any], predictions: Predictions, unknown: dict[str, Any] | None, mistakes: Sequence[Shown]
+    report: dict[str, Any], predictions: Predictions, rejection: dict[str, Any] | None, mistakes: Sequence[Shown]
 ) -> Html:
     """The whole page, from `evaluation.measure`'s report and what the workflow added: model, data, engine, skipped,
     remarks ...
 
-    `unknown` holds the centroids that distances are measured to, as `measure` had them.
+    `rejection` holds the centroids that distances are measured to, as `measure` had them.
     """
-    calibration, unseen = report["calibration"], report["unseen"]
+    calibration, ood = report["calibration"], report["out_of_distribution"]
     before, after = calibration["before"], calibration["after"]
     wrong = report["pictures"] - round(report["top1"][0] * report["pictures"])
     facts = [
@@ -75,10 +75,14 @@ def draw(
         facts.insert(
             1, ("right and not rejected", percent(kept[0]), f"what classify says; 95 % interval {between(kept)}")
         )
-    if unseen and unseen["by_distance"]:
-        area = unseen["by_distance"]["auroc"]
+    if ood and ood["by_distance"]:
+        area = ood["by_distance"]["auroc"]
         facts.append(
-            ("unseen classes told apart", f"{area[0]:.3f}", f"AUROC, {area[1]:.3f} to {area[2]:.3f}; 0.5 is chance")
+            (
+                "out-of-distribution told apart",
+                f"{area[0]:.3f}",
+                f"AUROC, {area[1]:.3f} to {area[2]:.3f}; 0.5 is chance",
+            )
         )
     facts.append(
         (
@@ -93,7 +97,7 @@ def draw(
         *(html.callout(remark, "warn") for remark in report["remarks"]),
         _calibration(report, predictions),
         _selective(report, predictions),
-        _unseen(report, predictions, unknown),
+        _out_of_distribution(report, predictions, rejection),
         _confusion(report, predictions),
         _classes(report),
         _mistakes(report, mistakes, wrong),
@@ -251,35 +255,35 @@ def _selective(report: dict[str, Any], predictions: Predictions) -> Html:
                 ),
             ),
             table(
-                ["answer the surest", ">confidence from", ">wrong among them"], rows, "Leaving out doubtful pictures"
+                ["answer the surest", ">confidence from", ">wrong among them"], rows, "Leaving out uncertain pictures"
             ),
         ),
     )
 
 
-def _unseen(report: dict[str, Any], predictions: Predictions, unknown: dict[str, Any] | None) -> Html:
-    unseen = report["unseen"]
+def _out_of_distribution(report: dict[str, Any], predictions: Predictions, rejection: dict[str, Any] | None) -> Html:
+    ood = report["out_of_distribution"]
     heading = "Does it notice what it has never seen?"
-    if unseen is None:
+    if ood is None:
         return section(
             heading,
             text(
                 "Not measured: every class here is one of the model's. Name a folder of other pictures with",
-                code("--unseen FOLDER"),
+                code("--ood FOLDER"),
             ),
         )
-    measured = [("softmax confidence", unseen["by_confidence"])]
-    pictures = f"{report['pictures']} pictures of known classes, {unseen['pictures']} of unseen ones"
+    measured = [("softmax confidence", ood["by_confidence"])]
+    pictures = f"{report['pictures']} pictures of known classes, {ood['pictures']} out-of-distribution"
     parts: list[Html] = []
-    if unseen["by_distance"] and unknown:
-        known, foreign = unseen_scores(predictions, unknown)
-        measured.insert(0, ("embedding distance", unseen["by_distance"]))
+    if ood["by_distance"] and rejection:
+        known, foreign = ood_scores(predictions, rejection)
+        measured.insert(0, ("embedding distance", ood["by_distance"]))
         alt = (
-            "Histogram of embedding distances of known and unseen classes, "
-            f"AUROC {unseen['by_distance']['auroc'][0]:.3f}"
+            "Histogram of embedding distances of known classes and out-of-distribution, "
+            f"AUROC {ood['by_distance']['auroc'][0]:.3f}"
         )
         chart = charts.histogram(
-            {"known classes": known, "unseen classes": foreign}, f"distance to the {report['distance_to']}", alt
+            {"known classes": known, "out-of-distribution": foreign}, f"distance to the {report['distance_to']}", alt
         )
         parts.append(figure(chart, pictures))
     rows = [
@@ -291,25 +295,25 @@ def _unseen(report: dict[str, Any], predictions: Predictions, unknown: dict[str,
         )
         for name, value in measured
     ]
-    parts.append(table(["told by", ">AUROC", ">95 % interval", "unseen rejected"], rows, pictures))
+    parts.append(table(["told by", ">AUROC", ">95 % interval", "rejected"], rows, pictures))
     told = text(
         (
-            "AUROC is the chance that an unseen picture looks more foreign than a known "
-            "one; 0.5 is guessing. Rejected: the share of unseen"
+            "AUROC is the chance that an out-of-distribution picture looks more foreign than a known "
+            "one; 0.5 is guessing. Rejected: the share of out-of-distribution"
         ),
         "pictures beyond the limit that 5 % of the known ones exceed.",
-        "" if unseen["by_distance"] else "This model gives no embeddings with class centroids to measure distances to.",
+        "" if ood["by_distance"] else "This model gives no embeddings with class centroids to measure distances to.",
     )
-    limit = unseen.get("at_threshold")
+    limit = ood.get("at_threshold")
     said = (
         [
             text(
                 (
-                    f"At the model's own threshold {percent(limit['unseen_rejected'][0])} "
-                    "of the unseen pictures are rejected"
+                    f"At the model's own threshold {percent(limit['rejected'][0])} "
+                    "of the out-of-distribution pictures are rejected"
                 ),
                 (
-                    f"({between(limit['unseen_rejected'])}), and "
+                    f"({between(limit['rejected'])}), and "
                     f"{percent(report['rejection']['rejected'][0])} of the known ones."
                 ),
             )

@@ -1,4 +1,4 @@
-"""The report of a fine-tuning run as one HTML page: how good the result is, where it errs, comparison, data report,
+"""The report of a fine-tuning run as one HTML page: how good the result is, where it errs, comparison, dataset report,
 curves, settings.
 """
 

@@ -20,7 +20,7 @@ from ..core.errors import PhotoError
 from ..core.metrics import Interval
 from ..core.names import stored
 from .model.labels import Labels
-from .model.rejection import is_unknown, similarity
+from .model.rejection import is_rejected, similarity
 
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.5)
 
@@ -40,10 +40,10 @@ class Predictions:
     """(N, D) pooled, or None where the model has none."""
     temperature: float = 1.0
     """That of the model: its probabilities are softmax(logits / temperature)."""
-    unseen_paths: tuple[Path, ...] = ()
-    unseen_logits: np.ndarray | None = None
+    ood_paths: tuple[Path, ...] = ()
+    ood_logits: np.ndarray | None = None
     """(U, C) for pictures of classes that the model does not know."""
-    unseen_embeddings: np.ndarray | None = None
+    ood_embeddings: np.ndarray | None = None
     """(U, D)."""
 
     @property
@@ -119,7 +119,7 @@ def _plain(name: str) -> str:
 
 
 def measure(
-    predictions: Predictions, unknown: Mapping[str, Any] | None, bins: int = 15, seed: int = 0
+    predictions: Predictions, rejection: Mapping[str, Any] | None, bins: int = 15, seed: int = 0
 ) -> dict[str, Any]:
     """All of the report's figures, as plain JSON values; intervals are [value, low, high] at 95 %."""
     probabilities, labels, logits = predictions.probabilities, predictions.labels, predictions.logits
@@ -135,8 +135,8 @@ def measure(
         "mean_class_accuracy": list(_mean_class_interval(right, labels, seed)),
         "calibration": _calibration(predictions, bins, seed),
         "selective": _selective(probabilities.max(axis=1), right, seed),
-        "rejection": _rejection(predictions, unknown, right),
-        "unseen": _unseen(predictions, unknown, seed),
+        "rejection": _rejection(predictions, rejection, right),
+        "out_of_distribution": _out_of_distribution(predictions, rejection, seed),
         "per_class": _per_class(predictions, right, among),
         "confusions": _confusions(predictions),
         "mistakes": _mistakes(predictions, right),
@@ -211,61 +211,65 @@ def _selective(confidence: np.ndarray, right: np.ndarray, seed: int) -> dict[str
     return {"aurc": list(area), "excess_aurc": curve.excess, "at": points}
 
 
-def unseen_scores(predictions: Predictions, unknown: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """How foreign each known (N,) and unseen (U,) picture looks, higher is more foreign: 1 - `unknown.similarity`.
+def ood_scores(predictions: Predictions, rejection: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """How foreign each known (N,) and ood (U,) picture looks, higher is more foreign: 1 - `rejection.similarity`.
 
     Raises ValueError without embeddings.
     """
-    if predictions.embeddings is None or predictions.unseen_embeddings is None:
+    if predictions.embeddings is None or predictions.ood_embeddings is None:
         raise ValueError("these outputs have no embeddings")
-    return 1 - similarity(predictions.embeddings, unknown), 1 - similarity(predictions.unseen_embeddings, unknown)
+    return 1 - similarity(predictions.embeddings, rejection), 1 - similarity(predictions.ood_embeddings, rejection)
 
 
-def _unseen(predictions: Predictions, unknown: Mapping[str, Any] | None, seed: int) -> dict[str, Any] | None:
-    if predictions.unseen_logits is None or not len(predictions.unseen_logits):
+def _out_of_distribution(
+    predictions: Predictions, rejection: Mapping[str, Any] | None, seed: int
+) -> dict[str, Any] | None:
+    if predictions.ood_logits is None or not len(predictions.ood_logits):
         return None
     confidences = [
         metrics.softmax(part, predictions.temperature).max(axis=1)
-        for part in (predictions.logits, predictions.unseen_logits)
+        for part in (predictions.logits, predictions.ood_logits)
     ]
     result: dict[str, Any] = {
-        "pictures": len(predictions.unseen_logits),
+        "pictures": len(predictions.ood_logits),
         "by_confidence": _told_apart(1 - confidences[0], 1 - confidences[1], seed),
         "by_distance": None,
     }
-    if predictions.embeddings is not None and predictions.unseen_embeddings is not None and unknown is not None:
-        known, unseen = unseen_scores(predictions, unknown)
-        result["by_distance"] = _told_apart(known, unseen, seed)
-        if "threshold" in unknown:
-            away = is_unknown(predictions.unseen_embeddings, unknown)
-            result["at_threshold"] = {"unseen_rejected": list(metrics.wilson(int(away.sum()), len(away)))}
+    if predictions.embeddings is not None and predictions.ood_embeddings is not None and rejection is not None:
+        known, ood = ood_scores(predictions, rejection)
+        result["by_distance"] = _told_apart(known, ood, seed)
+        if "threshold" in rejection:
+            away = is_rejected(predictions.ood_embeddings, rejection)
+            result["at_threshold"] = {"rejected": list(metrics.wilson(int(away.sum()), len(away)))}
     return result
 
 
-def _rejection(predictions: Predictions, unknown: Mapping[str, Any] | None, right: np.ndarray) -> dict[str, Any] | None:
+def _rejection(
+    predictions: Predictions, rejection: Mapping[str, Any] | None, right: np.ndarray
+) -> dict[str, Any] | None:
     """What `classify` would say of pictures of known classes; None for a model that rejects nothing."""
-    if unknown is None or "threshold" not in unknown or predictions.embeddings is None:
+    if rejection is None or "threshold" not in rejection or predictions.embeddings is None:
         return None
-    away = is_unknown(predictions.embeddings, unknown)
+    away = is_rejected(predictions.embeddings, rejection)
     return {
-        "threshold": float(unknown["threshold"]),
-        "promise": str(unknown.get("how", "")),
+        "threshold": float(rejection["threshold"]),
+        "promise": str(rejection.get("how", "")),
         "rejected": list(metrics.wilson(int(away.sum()), len(away))),
         "right_and_kept": list(metrics.wilson(int((right & ~away).sum()), len(right))),
     }
 
 
-def _told_apart(known: np.ndarray, unseen: np.ndarray, seed: int) -> dict[str, Any]:
-    """AUROC (unseen = positive) with a bootstrap of both sides, and how many unseen are rejected when 5 % of the known
+def _told_apart(known: np.ndarray, ood: np.ndarray, seed: int) -> dict[str, Any]:
+    """AUROC (ood = positive) with a bootstrap of both sides, and how many ood are rejected when 5 % of the known
     are.
     """
     random = np.random.default_rng(seed)
-    drawn = [metrics.auroc(random.choice(unseen, len(unseen)), random.choice(known, len(known))) for _ in range(1000)]
-    area = Interval(metrics.auroc(unseen, known), *(float(q) for q in np.quantile(drawn, [0.025, 0.975])))
+    drawn = [metrics.auroc(random.choice(ood, len(ood)), random.choice(known, len(known))) for _ in range(1000)]
+    area = Interval(metrics.auroc(ood, known), *(float(q) for q in np.quantile(drawn, [0.025, 0.975])))
     limit = np.quantile(known, 0.95, method="higher")
     return {
         "auroc": list(area),
-        "rejected_at_5_percent": list(metrics.wilson(int((unseen > limit).sum()), len(unseen))),
+        "rejected_at_5_percent": list(metrics.wilson(int((ood > limit).sum()), len(ood))),
     }
 
 

@@ -202,7 +202,7 @@ class EvaluateClassifierSettings(Settings):
         "auto"
     )
     """Part of split data to measure on; auto is test, else val, else all there is."""
-    unseen: Annotated[str | None, Flag("--unseen", common=True, group="pictures", names="folder")] = None
+    out_of_distribution: Annotated[str | None, Flag("--ood", common=True, group="pictures", names="folder")] = None
     """Folder of pictures of classes that the model does not know; classes of the data that it does not know count as
     such too.
     """

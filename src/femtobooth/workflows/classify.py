@@ -18,7 +18,7 @@ from ..recognizer.inference.outputs import Parts, Row
 from ..recognizer.inference.predict import Batch
 from ..recognizer.inference.reading import Reading
 from ..recognizer.model.engine import Engine
-from ..recognizer.model.rejection import is_unknown
+from ..recognizer.model.rejection import is_rejected
 from ..recognizer.settings import ClassifySettings
 
 if TYPE_CHECKING:
@@ -50,16 +50,18 @@ def run(settings: ClassifySettings) -> dict[str, Any]:
 
 
 def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
-    """One row a file: path, label, synset, confidence, unknown, top (the likeliest, in order), error.
+    """One row a file: path, label, synset, confidence, rejected, top (the likeliest, in order), error.
 
-    The label is the likeliest class also where the picture is out-of-distribution, of which `unknown` tells.
+    The label is the likeliest class also where the picture is out-of-distribution, of which `rejected` tells.
     """
     labels = engine.labels
     told: Iterator[tuple[list[Row], bool]] = iter(())
     if batch.outputs:
         probabilities = labels.probabilities(batch.outputs["logits"], engine.temperature)
-        strange = (
-            is_unknown(batch.outputs["embedding"], engine.unknown) if engine.unknown else [False] * len(probabilities)
+        rejections = (
+            is_rejected(batch.outputs["embedding"], engine.rejection)
+            if engine.rejection
+            else [False] * len(probabilities)
         )
         tops = (
             [
@@ -72,12 +74,12 @@ def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
             ]
             for row in zip(*labels.top(probabilities, top_k), strict=True)
         )
-        told = zip(tops, map(bool, strange), strict=True)
+        told = zip(tops, map(bool, rejections), strict=True)
     rows = []
     for path, error in zip(batch.paths, batch.errors, strict=True):
-        top, unknown = (None, None) if error else next(told)
+        top, rejected = (None, None) if error else next(told)
         best = top[0] if top else {"label": None, "synset": None, "confidence": None}
-        rows.append({"path": path, **best, "unknown": unknown, "top": top, "error": error})
+        rows.append({"path": path, **best, "rejected": rejected, "top": top, "error": error})
     return rows
 
 
@@ -110,7 +112,7 @@ def _into_file(settings: ClassifySettings, reading: Reading, engine: Engine, out
         "preprocessing": engine.preprocess.hash,
         "labels": engine.labels.to_dict(),
         "temperature": engine.temperature,
-        "unknown": (engine.unknown or {}).get("threshold"),
+        "rejection": (engine.rejection or {}).get("threshold"),
         "top_k": settings.top_k,
         "decode": settings.decode,
         "shard": settings.shard,
@@ -135,7 +137,7 @@ def _schema(settings: ClassifySettings, engine: Engine) -> pa.Schema:
     fields = [
         ("path", pa.string()),
         *guess,
-        ("unknown", pa.bool_()),
+        ("rejected", pa.bool_()),
         ("top", pa.list_(pa.struct(guess))),
         ("error", pa.string()),
     ]

@@ -138,7 +138,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "finetune": Command(
         "a folder of your classes in, a recognizer of them out",
-        "Teach a classifier your classes: data report, linear probe, fine-tuning, and which of the two is better.",
+        "Teach a classifier your classes: dataset report, linear probe, fine-tuning, and which of the two is better.",
         "recognizer.settings:FinetuneSettings",
         "workflows.finetune:run",
         begins="loading {0.model}",
@@ -161,7 +161,7 @@ COMMANDS: dict[str, Command] = {
         "how good a recognizer is, and how far to believe it",
         (
             "Measure a classifier on labelled pictures: accuracy, calibration, "
-            "doubt, unseen classes, mistakes; on one page."
+            "risk and coverage, out-of-distribution, mistakes; on one page."
         ),
         "recognizer.settings:EvaluateClassifierSettings",
         "workflows.evaluate_classifier:run",

@@ -35,7 +35,7 @@ from ..recognizer.inference.sources import Source
 from ..recognizer.model import artifact
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.model.engine import Engine
-from ..recognizer.model.rejection import is_unknown
+from ..recognizer.model.rejection import is_rejected
 from ..recognizer.model.saliency import grad_cam, overlay
 from ..recognizer.settings import EvaluateClassifierSettings
 
@@ -44,7 +44,10 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     """Evaluate; returns what report.json holds. Raises InputError kinds before anything is written."""
     out = Path(settings.out)
     output = Output(
-        out, "evaluate-classifier", settings.overwrite, inputs=[settings.model, settings.data, settings.unseen]
+        out,
+        "evaluate-classifier",
+        settings.overwrite,
+        inputs=[settings.model, settings.data, settings.out_of_distribution],
     )
     output.check()
     read = dataset.read(settings.data)
@@ -62,34 +65,34 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     engine = open_engine(settings.model, settings.engine, device=settings.device, trust=settings.trust)
     wanted = evaluation.classes_of(engine.labels, list(dict.fromkeys(example.label for example in examples)))
     known = [example for example in examples if wanted[example.label] is not None]
-    unseen = [example.path for example in examples if wanted[example.label] is None]
-    strange = [name for name, index in wanted.items() if index is None]
+    ood = [example.path for example in examples if wanted[example.label] is None]
+    others = [name for name, index in wanted.items() if index is None]
     if not known:
         raise PhotoError(
-            f"{settings.data}: none of its {len(strange)} classes ({_few(strange)}) is one of the model's",
+            f"{settings.data}: none of its {len(others)} classes ({_few(others)}) is one of the model's",
             f"name the folders as the model's classes ({_few(engine.labels.names[engine.labels.main])}), or by synset",
         )
-    if strange:
+    if others:
         remarks.append(
-            f"{len(unseen)} pictures of {len(strange)} classes that the model "
-            f"does not know ({_few(strange)}) count as unseen."
+            f"{len(ood)} pictures of {len(others)} classes that the model "
+            f"does not know ({_few(others)}) count as out-of-distribution."
         )
-    if settings.unseen:
-        found, left_out = find_pictures([settings.unseen], recursive=True)
+    if settings.out_of_distribution:
+        found, left_out = find_pictures([settings.out_of_distribution], recursive=True)
         real = [path for path in found if not provenance.generated(path)]
         drawn += len(found) - len(real)
-        unseen, skipped = unseen + real, skipped + left_out
+        ood, skipped = ood + real, skipped + left_out
     if drawn:
         remarks.append(f"{drawn} generated pictures were left out: only real photos can test.")
     fresh, trained = (known, 0) if settings.include_training else _fresh(settings, engine, known, remarks)
 
     labels = np.array([wanted[example.label] for example in fresh], np.int64)
-    predictions, unreadable = _predict(settings, engine, [example.path for example in fresh], labels, unseen)
+    predictions, unreadable = _predict(settings, engine, [example.path for example in fresh], labels, ood)
     skipped += unreadable
     if unreadable:
         remarks.append(f"{len(unreadable)} files could not be read; the page lists them at its end.")
     recognizer, no_maps = _recognizer(settings)
-    unknown, distance_to = _centroids(engine, recognizer)
+    rejection, distance_to = _centroids(engine, recognizer)
     report = {
         "model": settings.model,
         "data": Path(settings.data).resolve().name,
@@ -103,7 +106,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         "left_out_training": trained,
         "left_out_calibration": len(known) - len(fresh) - trained,
         "distance_to": distance_to,
-        **evaluation.measure(predictions, unknown, settings.bins, settings.seed),
+        **evaluation.measure(predictions, rejection, settings.bins, settings.seed),
     }
     if said := report["calibration"]["unsettled"]:
         remarks.append(
@@ -112,11 +115,11 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         )
     mistakes, why = _mistakes(engine, recognizer, predictions, report["mistakes"][: settings.mistakes])
     report["no_maps"] = no_maps or why
-    page = classifier.draw(report, predictions, unknown, mistakes)
+    page = classifier.draw(report, predictions, rejection, mistakes)
     with output.folder() as temporary:
         write_text(temporary / "report.html", page)
         write_json(temporary / "report.json", report)
-        _write_predictions(temporary / "predictions.csv", predictions, unknown)
+        _write_predictions(temporary / "predictions.csv", predictions, rejection)
     _tell(report, out)
     return report
 
@@ -149,10 +152,10 @@ def _fresh(
 
 
 def _predict(
-    settings: EvaluateClassifierSettings, engine: Engine, paths: list[Path], labels: np.ndarray, unseen: list[Path]
+    settings: EvaluateClassifierSettings, engine: Engine, paths: list[Path], labels: np.ndarray, ood: list[Path]
 ) -> tuple[Predictions, list[Skipped]]:
     """Outputs on all pictures that can be read, and those that cannot. Raises PhotoError if no labelled one can."""
-    everything = [*paths, *unseen]
+    everything = [*paths, *ood]
     read: list[int] = []
     logits: list[np.ndarray] = []
     embeddings: list[np.ndarray] = []
@@ -185,9 +188,9 @@ def _predict(
         logits=all_logits[:cut],
         embeddings=None if all_embeddings is None else all_embeddings[:cut],
         temperature=engine.temperature,
-        unseen_paths=files[cut:],
-        unseen_logits=all_logits[cut:],
-        unseen_embeddings=None if all_embeddings is None else all_embeddings[cut:],
+        ood_paths=files[cut:],
+        ood_logits=all_logits[cut:],
+        ood_embeddings=None if all_embeddings is None else all_embeddings[cut:],
     ), skipped
 
 
@@ -202,14 +205,14 @@ def _recognizer(settings: EvaluateClassifierSettings) -> tuple[Recognizer | None
 
 
 def _centroids(engine: Engine, recognizer: Recognizer | None) -> tuple[dict[str, Any] | None, str]:
-    """What distances are measured to, in the form of `unknown.centroids`, and its name.
+    """What distances are measured to, in the form of `rejection.centroids`, and its name.
 
     The model's own class centroids, or, where it has none, the rows of its last layer, which are the directions that it
     learned for its classes (Techapanurak, Suganuma & Okatani 2019, arXiv 1905.10628: cosine similarity to the class
     weights).
     """
-    if engine.unknown and "centroids" in engine.unknown:
-        return engine.unknown, "nearest class centroid"
+    if engine.rejection and "centroids" in engine.rejection:
+        return engine.rejection, "nearest class centroid"
     if recognizer is None:
         return None, ""
     rows = (
@@ -245,13 +248,13 @@ def _mistakes(
     return drawn, why
 
 
-def _write_predictions(file: Path, predictions: Predictions, unknown: dict[str, Any] | None) -> None:
+def _write_predictions(file: Path, predictions: Predictions, rejection: dict[str, Any] | None) -> None:
     """One line a picture, as `classify` would answer: `rejected` ones are out-of-distribution to it."""
     names = predictions.names
     away = (
         np.zeros(len(predictions.paths), bool)
         if predictions.embeddings is None
-        else is_unknown(predictions.embeddings, unknown)
+        else is_rejected(predictions.embeddings, rejection)
     )
     with file.open("w", newline="", encoding="utf-8") as opened:
         writer = csv.writer(opened)
@@ -271,17 +274,17 @@ def _write_predictions(file: Path, predictions: Predictions, unknown: dict[str, 
                     bool(out),
                 ]
             )
-        if predictions.unseen_logits is not None:
-            sure = softmax(predictions.unseen_logits, predictions.temperature)
+        if predictions.ood_logits is not None:
+            sure = softmax(predictions.ood_logits, predictions.temperature)
             away = np.zeros(len(sure), bool)
-            if predictions.unseen_embeddings is not None:
-                away = is_unknown(predictions.unseen_embeddings, unknown)
-            for path, row, out in zip(predictions.unseen_paths, sure, away, strict=True):
+            if predictions.ood_embeddings is not None:
+                away = is_rejected(predictions.ood_embeddings, rejection)
+            for path, row, out in zip(predictions.ood_paths, sure, away, strict=True):
                 writer.writerow([stored(path), "", names[int(row.argmax())], f"{row.max():.6f}", "", "", bool(out)])
 
 
 def _tell(report: dict[str, Any], out: Path) -> None:
-    calibration, unseen = report["calibration"], report["unseen"]
+    calibration, ood = report["calibration"], report["out_of_distribution"]
     kept = report["rejection"]["right_and_kept"] if report["rejection"] else None
     rows = [
         ("top-1", percent(report["top1"][0]), between(report["top1"])),
@@ -304,11 +307,11 @@ def _tell(report: dict[str, Any], out: Path) -> None:
         )
     area = report["selective"]["aurc"]
     rows.append(("risk-coverage area", f"{area[0]:.3f}", f"{area[1]:.3f} to {area[2]:.3f}"))
-    if unseen:
+    if ood:
         for name, key in (("embedding distance", "by_distance"), ("confidence", "by_confidence")):
-            if unseen[key]:
-                area = unseen[key]["auroc"]
-                rows.append((f"unseen classes by {name}, AUROC", f"{area[0]:.3f}", f"{area[1]:.3f} to {area[2]:.3f}"))
+            if ood[key]:
+                area = ood[key]["auroc"]
+                rows.append((f"OOD by {name}, AUROC", f"{area[0]:.3f}", f"{area[1]:.3f} to {area[2]:.3f}"))
     for remark in report["remarks"]:
         warn(remark)
     title = f"{report['model']} on {report['data']}: {report['pictures']} pictures of {report['classes']} classes"

@@ -1,7 +1,7 @@
 """recognizer -> artifact of another runtime, and a report of how far it is from the original on real photos.
 
 OUT/model.*          the model (see recognizer/exporting/graph.py)
-    recognizer.json  preprocessing, labels, temperature, unknown classes, provenance: what `classify` needs beside it
+    recognizer.json  preprocessing, labels, temperature, rejection, provenance: what `classify` needs beside it
     parity.json      every figure of the comparison
     parity.html      the same for people
 """

@@ -1,4 +1,4 @@
-"""labelled pictures -> data report -> linear probe -> fine-tuning -> run folder with a recognizer that knows your
+"""labelled pictures -> dataset report -> linear probe -> fine-tuning -> run folder with a recognizer that knows your
 classes.
 
 runs/NAME/config.yaml         every setting, resolved; `--config` with it repeats the run
@@ -39,7 +39,7 @@ from ..core.run import read, recorded, settings_of
 from ..pages.finetune import draw
 from ..recognizer.finetuning import comparison, dataset, finetuner, finishing, probe, splitting
 from ..recognizer.finetuning.probe import Embedded, Head
-from ..recognizer.finetuning.survey import Finding, Survey, doubtful, survey
+from ..recognizer.finetuning.survey import Finding, Survey, label_issues, survey
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
 from ..training import checkpoints, tracking, trainer
@@ -76,8 +76,8 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
     _refuse_judge(source, found, settings)
     started = time.monotonic()
     embedded = probe.embed(source, found.paths, found.digests)
-    head, baseline, suspects = _probe(found, embedded, settings, started)
-    findings.append(doubtful(found, suspects))
+    head, baseline, issues = _probe(found, embedded, settings, started)
+    findings.append(label_issues(found, issues))
     settings = settings.model_copy(update={"training": _training(settings, len(found.part("train")))})
     facts = {
         "status": "started",
@@ -200,7 +200,7 @@ def _load(settings: FinetuneSettings) -> Recognizer:
 def _probe(
     found: Survey, embedded: Embedded, settings: FinetuneSettings, started: float
 ) -> tuple[Head, dict[str, Any], list[tuple[int, int, float]]]:
-    """The probe's layer, fitted to the training part; what is known of it; and the labels that it doubts."""
+    """The probe's layer, fitted to the training part; what is known of it; and its label issues."""
     balanced = settings.class_weights == "balanced"
     classes = len(found.classes)
     logits = finishing.cross_validated(found, embedded, settings)
@@ -215,7 +215,7 @@ def _probe(
         else None,
         "seconds": round(time.monotonic() - started, 1),
     }
-    return head, facts, probe.suspicious(logits, found.labels)
+    return head, facts, probe.label_issues(logits, found.labels)
 
 
 def _data_report(found: Survey, findings: list[Finding]) -> dict[str, Any]:
@@ -386,10 +386,10 @@ def _tell(folder: Path, report: dict[str, Any]) -> None:
         f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} "
         f"(rule: {compared['rule']})"
     )
-    doubt = metrics.unsettled(calibration["temperature"])
-    doubt = f" ({doubt})" if doubt else ""
+    unsettled = metrics.unsettled(calibration["temperature"])
+    unsettled = f" ({unsettled})" if unsettled else ""
     note(
-        f"temperature {calibration['temperature']:.2f} from {calibration['from']}{doubt}; "
+        f"temperature {calibration['temperature']:.2f} from {calibration['from']}{unsettled}; "
         f"rejection {calibration['rejection']}"
     )
     note(f"done: {folder / 'report.html'} shows it; use it with\n  {command('classify', '--model', folder, 'PHOTOS')}")

@@ -145,13 +145,13 @@ def describe(recognizer: Recognizer, facts: dict[str, Any]) -> Description:
 
 def metadata(description: Description) -> dict[str, str]:
     """What an artifact says about itself, as JSON texts by name; arrays become nested lists."""
-    unknown = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in (description.unknown or {}).items()}
+    rejection = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in (description.rejection or {}).items()}
     values = {
         "architecture": description.architecture,
         "labels": description.labels.to_dict(),
         "preprocess": description.preprocess.to_dict(),
         "temperature": description.temperature,
-        "unknown": unknown or None,
+        "rejection": rejection or None,
         "provenance": description.provenance,
     }
     return {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}

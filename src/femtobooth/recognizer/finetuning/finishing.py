@@ -99,7 +99,7 @@ def finish(
         limit = limit._replace(threshold=min(limit.threshold, float(rejection.similarity(tuned_train, centres).min())))
     labels = found.labels[judged]
     result.temperature = probe.calibrated(logits, labels) if len(labels) else 1.0
-    result.unknown = centres | {"threshold": limit.threshold, "how": limit.how, "false_rejection": 1 - limit.kept}
+    result.rejection = centres | {"threshold": limit.threshold, "how": limit.how, "false_rejection": 1 - limit.kept}
     calibrated = metrics.softmax(logits, result.temperature) if len(labels) else None
     report["comparison"] = compared
     report["judged"] = {

@@ -155,7 +155,7 @@ def cross_validate(
     return logits
 
 
-def suspicious(logits: np.ndarray, labels: np.ndarray) -> list[tuple[int, int, float]]:
+def label_issues(logits: np.ndarray, labels: np.ndarray) -> list[tuple[int, int, float]]:
     """Pictures whose label looks wrong: (index, likelier class, its probability), the surest first.
 
     Confident learning (Northcutt et al. 2021, eq. 2): another class is likelier than the given one, and at least as

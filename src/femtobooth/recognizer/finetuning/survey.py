@@ -110,7 +110,7 @@ class Survey:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that the data report says."""
+    """One thing that the dataset report says."""
 
     what: str
     count: int
@@ -189,7 +189,7 @@ def survey(
     judges = frozenset(origin.judge for origin in known if origin.judge)
     paths = [example.path.absolute() for example in kept]
     found = Survey(paths, classes, numbers, parts, generated, learned, groups, digests, tuple(sorted(behind)), judges)
-    return found, findings(found, given, skipped, [*read.remarks, *alike, *remarks])
+    return found, dataset_report(found, given, skipped, [*read.remarks, *alike, *remarks])
 
 
 def _apart(
@@ -257,10 +257,10 @@ def _set_aside(
     return result
 
 
-def findings(
+def dataset_report(
     found: Survey, given: Sequence[str | None], skipped: Sequence[Skipped], remarks: Sequence[str]
 ) -> list[Finding]:
-    """The data report, but for labels that embeddings make suspicious."""
+    """Make the dataset report, but for label issues, which take embeddings."""
     by_group: dict[int, list[int]] = {}
     for index, group in enumerate(found.groups.tolist()):
         by_group.setdefault(group, []).append(index)
@@ -332,12 +332,10 @@ def _same_bytes(inside: Sequence[int], digests: Sequence[str]) -> list[list[int]
     return [same for same in by_digest.values() if len(same) > 1]
 
 
-def doubtful(found: Survey, suspects: Sequence[tuple[int, int, float]]) -> Finding:
-    """Labels that the cross-validated probe does not believe (`probe.suspicious`); they are kept as they are."""
+def label_issues(found: Survey, issues: Sequence[tuple[int, int, float]]) -> Finding:
+    """Report the label issues that the cross-validated probe found; the labels are kept as they are."""
     files = [
         [f"{stored(found.paths[i])}: {found.classes[found.labels[i]]}, looks like {found.classes[other]} ({sure:.0%})"]
-        for i, other, sure in suspects
+        for i, other, sure in issues
     ]
-    return Finding(
-        "suspicious labels", len(files), "look more like another class; have a look, nothing is changed", files
-    )
+    return Finding("label issues", len(files), "look more like another class; have a look, nothing is changed", files)

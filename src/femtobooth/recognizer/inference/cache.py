@@ -23,7 +23,7 @@ PROBES = 16  # pictures on which a cached export must agree with PyTorch
 def cached(reference: str | Path) -> Path:
     """Where the export of what `reference` names is kept, whether or not it is there yet. Raises ModelError."""
     found = weights.resolve(reference)
-    names = (artifact.WEIGHTS, artifact.DESCRIPTION, artifact.UNKNOWN)
+    names = (artifact.WEIGHTS, artifact.DESCRIPTION, artifact.REJECTION, artifact.OLDER[artifact.REJECTION])
     files = (
         [found.path / name for name in names]
         if found.is_artifact

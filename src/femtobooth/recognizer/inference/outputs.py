@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 STAMP = ("_size", "_mtime_ns")  # columns of the parts only
-LAYOUT = 2  # of the parts
+LAYOUT = 3  # of the parts
 UNREAD = 0  # key of a row with an error: it is tried again
 SECONDS = 10.0  # of work that a kill may lose
 BYTES = 2**26  # of rows held before they are written
@@ -51,7 +51,7 @@ def table_lines(rows: Iterable[Row], width: int) -> Iterator[str]:
             said = f"-- {row['error']}"
         else:
             best = [_guess(guess) for guess in row["top"] if guess is row["top"][0] or guess["confidence"] >= 0.01]
-            said = " | ".join(["unknown, at most", *best] if row["unknown"] else best)
+            said = " | ".join(["rejected, at most", *best] if row["rejected"] else best)
         line = shown(f"{row['path']:<36} {said}")
         yield f"{line if not width or len(line) <= width else line[: width - 1] + '…'}\n"
 
@@ -83,7 +83,7 @@ def csv_lines(rows: Iterable[Row], top_k: int, safe: bool = False) -> Iterator[s
     """
     parts = ("label", "synset", "confidence")
     later = [f"{part}_{rank}" for rank in range(2, top_k + 1) for part in parts]
-    columns = ["path", *parts, "unknown", "error", *later]
+    columns = ["path", *parts, "rejected", "error", *later]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore")  # which quotes what its own line end (CR LF) holds
     named = [dict(zip(columns, columns, strict=True))]
@@ -139,7 +139,9 @@ def claim(settings: ReadingSettings, command: str, known: Callable[[Path], bool]
     return out
 
 
-_LABELS = re.compile(rb'path,label,synset,confidence|\[?\s*\{"path": |\[\]\n?$|.{36,} (-- |unknown, | *\d+\.\d %)|$')
+_LABELS = re.compile(
+    rb'path,label,synset,confidence|\[?\s*\{"path": |\[\]\n?$|.{36,} (-- |(un|re)(known|jected), | *\d+\.\d %)|$'
+)
 
 
 def holds_labels(path: Path) -> bool:

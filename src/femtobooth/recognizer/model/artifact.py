@@ -2,7 +2,7 @@
 
     model.safetensors    timm's state dict (an exported artifact has model.onnx or another format instead)
     recognizer.json      what `Description` holds
-    unknown.safetensors  arrays of the rejection of unknown classes, where there is one
+    rejection.safetensors  arrays of the rejection of out-of-distribution pictures, where there is one
 
 Importing it needs neither torch nor timm, so that exported models can run without them.
 """
@@ -25,7 +25,9 @@ from .preprocess import Preprocess
 FORMAT = 1
 DESCRIPTION = "recognizer.json"
 WEIGHTS = "model.safetensors"
-UNKNOWN = "unknown.safetensors"
+REJECTION = "rejection.safetensors"
+OLDER = {"rejection": "unknown", REJECTION: "unknown.safetensors"}
+"""What older versions called a key and a file; both are read."""
 DAMAGED = "copy or make it again"
 
 
@@ -41,8 +43,8 @@ class Description:
     """Further arguments of `timm.create_model` that shape the network."""
     temperature: float = 1.0
     """Logits are divided by it before the softmax."""
-    unknown: dict[str, Any] | None = None
-    """How unknown classes are told: numbers, texts and numpy arrays (float32); None if they are not."""
+    rejection: dict[str, Any] | None = None
+    """How out-of-distribution pictures are told: numbers, texts and numpy arrays (float32); None if they are not."""
     provenance: dict[str, Any] = field(default_factory=dict)
     """licence, source, trained_on (SHA-256 of each training picture's file); of an export also `export`: format,
     precision, normalizes, \
@@ -60,17 +62,17 @@ files).
 
 
 def write(description: Description, folder: Path) -> None:
-    """Write recognizer.json (and unknown.safetensors) into a folder under construction."""
-    unknown = description.unknown
+    """Write recognizer.json (and rejection.safetensors) into a folder under construction."""
+    rejection = description.rejection
     arrays = {
         name: np.ascontiguousarray(value, np.float32)
-        for name, value in (unknown or {}).items()
+        for name, value in (rejection or {}).items()
         if isinstance(value, np.ndarray)
     }
     if arrays:
         import safetensors.numpy
 
-        safetensors.numpy.save_file(arrays, folder / UNKNOWN)
+        safetensors.numpy.save_file(arrays, folder / REJECTION)
     value = {
         "format": FORMAT,
         "architecture": description.architecture,
@@ -80,7 +82,7 @@ def write(description: Description, folder: Path) -> None:
         "preprocess": description.preprocess.to_dict(),
         "labels": description.labels.to_dict(),
         "temperature": description.temperature,
-        "unknown": None if unknown is None else {name: part for name, part in unknown.items() if name not in arrays},
+        "rejection": None if rejection is None else {k: part for k, part in rejection.items() if k not in arrays},
         "provenance": description.provenance,
         "hash": description.hash,
     }
@@ -104,12 +106,14 @@ def read(folder: Path) -> Description:
             f"{path}: format {found!r} is not one that this femtobooth reads ({FORMAT})",
             "update femtobooth, or make it again",
         )
+    if "rejection" not in value and OLDER["rejection"] in value:
+        value["rejection"] = value.pop(OLDER["rejection"])
     kinds: dict[str, Any] = {
         **dict.fromkeys(("preprocess", "labels", "model_args", "provenance"), dict),
         **dict.fromkeys(("architecture", "hash"), str),
         **dict.fromkeys(("num_classes", "parameters"), int),
         "temperature": (int, float),
-        "unknown": (dict, type(None)),
+        "rejection": (dict, type(None)),
     }
     for name, kind in kinds.items():
         if name not in value or not isinstance(value[name], kind):
@@ -130,7 +134,7 @@ def read(folder: Path) -> Description:
         labels=labels,
         model_args=value["model_args"],
         temperature=temperature,
-        unknown=None if value["unknown"] is None else value["unknown"] | _arrays(folder / UNKNOWN),
+        rejection=None if value["rejection"] is None else value["rejection"] | _arrays(folder),
         provenance=value["provenance"],
         parameters=value["parameters"],
         hash=value["hash"],
@@ -142,8 +146,10 @@ def ranges_from(provenance: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(((provenance.get("export") or {}).get("calibration") or {}).get("sha256") or ())
 
 
-def _arrays(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _arrays(folder: Path) -> dict[str, Any]:
+    """The arrays of the rejection, {} where there are none."""
+    path = next((path for name in (REJECTION, OLDER[REJECTION]) if (path := folder / name).is_file()), None)
+    if path is None:
         return {}
     import safetensors.numpy
 

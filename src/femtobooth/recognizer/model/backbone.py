@@ -34,7 +34,7 @@ class Recognizer(nn.Module):
         labels: Labels,
         model_args: Mapping[str, Any] | None = None,
         temperature: float = 1.0,
-        unknown: dict[str, Any] | None = None,
+        rejection: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
         """The arguments are the fields of `artifact.Description`; `model` is timm's."""
@@ -45,7 +45,7 @@ class Recognizer(nn.Module):
         self.labels = labels
         self.model_args = dict(model_args or {})
         self.temperature = temperature
-        self.unknown = unknown
+        self.rejection = rejection
         self.provenance = dict(provenance or {})
 
     @classmethod
@@ -93,7 +93,7 @@ class Recognizer(nn.Module):
             labels=self.labels,
             model_args=self.model_args,
             temperature=self.temperature,
-            unknown=self.unknown,
+            rejection=self.rejection,
             provenance=self.provenance,
             parameters=sum(parameter.numel() for parameter in self.model.parameters()),
             hash=loading.hash_of(self.model.state_dict() if tensors is None else tensors),

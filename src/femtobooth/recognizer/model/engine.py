@@ -39,8 +39,8 @@ class Engine:
         return self.description.temperature
 
     @property
-    def unknown(self) -> dict[str, Any] | None:
-        return self.description.unknown
+    def rejection(self) -> dict[str, Any] | None:
+        return self.description.rejection
 
     @property
     def hash(self) -> str:

@@ -59,7 +59,8 @@ def _of_artifact(folder: Path) -> dict[str, Any]:
             )
         if exported:
             raise ModelError(
-                f"{folder}: an exported model ({', '.join(exported)}) without weights for torch", "leave engine at auto"
+                f"{folder}: an exported model ({', '.join(exported)}) without weights for torch",
+                "give the model that it was exported from",
             )
         raise ModelError(f"{path}: is missing", artifact.DAMAGED)
     tensors, _ = tensors_of(path)
@@ -78,7 +79,7 @@ def _of_artifact(folder: Path) -> dict[str, Any]:
         "labels": described.labels,
         "model_args": described.model_args,
         "temperature": described.temperature,
-        "unknown": described.unknown,
+        "rejection": described.rejection,
         "provenance": described.provenance,
     }
 

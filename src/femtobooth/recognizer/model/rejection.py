@@ -1,4 +1,5 @@
-"""Telling pictures of no known class: cosine similarity of their embedding to the nearest class centroid.
+"""Telling out-of-distribution pictures, which show no known class: by the cosine similarity of their embedding to the
+nearest class centroid.
 
 Nearest-class-mean rejection with cosine similarity (Mensink et al. 2013, "Distance-based image classification"; the
 mean of all classes is taken off first, as in "simplified Mahalanobis" scores, so that what all pictures share does not
@@ -28,19 +29,19 @@ def centroids(embeddings: np.ndarray, labels: np.ndarray, classes: int) -> dict[
     return {"center": center.astype(np.float32), "centroids": _unit(means - center).astype(np.float32)}
 
 
-def similarity(embeddings: np.ndarray, unknown: Mapping[str, Any]) -> NDArray[np.float64]:
+def similarity(embeddings: np.ndarray, rejection: Mapping[str, Any]) -> NDArray[np.float64]:
     """Cosine similarity (B,), -1 to 1, of embeddings (B, D) to the nearest centroid; lower than `threshold` is
     rejected.
     """
-    centred = np.asarray(embeddings, np.float64) - np.asarray(unknown["center"], np.float64)
-    return (_unit(centred) @ np.asarray(unknown["centroids"], np.float64).T).max(axis=1)
+    centred = np.asarray(embeddings, np.float64) - np.asarray(rejection["center"], np.float64)
+    return (_unit(centred) @ np.asarray(rejection["centroids"], np.float64).T).max(axis=1)
 
 
-def is_unknown(embeddings: np.ndarray, unknown: Mapping[str, Any] | None) -> NDArray[np.bool_]:
-    """Whether each picture shows none of the known classes (B,); all False where the model cannot tell."""
-    if unknown is None or "threshold" not in unknown:
+def is_rejected(embeddings: np.ndarray, rejection: Mapping[str, Any] | None) -> NDArray[np.bool_]:
+    """Tell which pictures (B,) are out-of-distribution; all False where the model cannot tell."""
+    if rejection is None or "threshold" not in rejection:
         return np.zeros(len(embeddings), bool)
-    return similarity(embeddings, unknown) < unknown["threshold"]
+    return similarity(embeddings, rejection) < rejection["threshold"]
 
 
 class Limit(NamedTuple):

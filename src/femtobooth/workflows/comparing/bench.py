@@ -33,7 +33,7 @@ from .candidates import GENERATOR, RECOGNIZER, Candidate
 from .pictures import Drawings, Measured, Pictures
 from .worker import Worker
 
-FORMAT = 3  # counts up when what is in the cache should be measured anew
+FORMAT = 4  # counts up when what is in the cache should be measured anew
 VERSIONS = (
     "python",
     "platform",

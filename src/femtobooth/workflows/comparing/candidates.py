@@ -179,7 +179,7 @@ def _recognizer(given: str, reference: str) -> Candidate:
         path = found.path
     artifact.read(path)  # raises where it is damaged
     parts = [file for file in sorted(path.rglob("*")) if file.is_file() and not file.name.startswith(".")]
-    own = (artifact.DESCRIPTION, artifact.UNKNOWN)
+    own = (artifact.DESCRIPTION, artifact.REJECTION, artifact.OLDER[artifact.REJECTION])
     files = tuple(
         file for file in parts if file.relative_to(path).parts[0].startswith(("model", "weight")) or file.name in own
     )

@@ -120,7 +120,7 @@ def _disagreements(report: Mapping[str, Any], pictures: Pictures) -> Html:
         image = decoded.image if isinstance(decoded, Picture) else Image.new("RGB", (8, 8))
         lines = [strong(row["label"])]
         for answer in row["answers"]:
-            verdict = {True: "right", False: "wrong", None: "class unknown to it"}[answer["right"]]
+            verdict = {True: "right", False: "wrong", None: "not one of its classes"}[answer["right"]]
             lines.append(
                 Html(
                     f"<br>{html.markup(answer['model'])}: {html.markup(answer['name'])}, "

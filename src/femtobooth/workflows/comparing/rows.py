@@ -187,7 +187,7 @@ def _recognizers(models: Sequence[Measured], pictures: Pictures | None, evaluati
         ("gives embeddings", lambda one: _can("embedding" in one.facts["outputs"], one.counted)),
         ("maps of stages, maps of evidence", lambda one: _can(one.facts["engine"] == "torch", one.counted)),
         ("can be fine-tuned, exported", lambda one: _can(one.facts["engine"] == "torch", one.counted)),
-        ("rejects unknown classes", lambda one: _can(bool(one.facts["unknown"]), one.counted)),
+        ("rejects out-of-distribution pictures", lambda one: _can(bool(one.facts["rejects"]), one.counted)),
         ("calibrated (temperature)", _temperature),
         ("runs without PyTorch", lambda one: _can(one.facts["engine"] not in ("torch", "torchscript"), one.counted)),
     ]

@@ -117,7 +117,7 @@ class _Recognizer:
             "groups": {name: end - start for name, (start, end) in described.labels.groups.items()},
             "preprocess": described.preprocess.to_dict(),
             "temperature": described.temperature,
-            "unknown": described.unknown is not None,
+            "rejects": described.rejection is not None,
             "provenance": described.provenance,
             "outputs": sorted(self.engine.run(self.pixels)),
         }
