@@ -41,10 +41,12 @@ from safetensors.torch import save_file
 from femtobooth.core import metrics
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening
+from femtobooth.core.run import is_run
 from femtobooth.generator import locate, sampling
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import make_square
+from femtobooth.generator.run import PersonalizedRun
 from femtobooth.generator.settings import SamplingSettings
 from femtobooth.judging import scores, selection
 from femtobooth.judging.encoders import Encoder, open_encoder
@@ -86,11 +88,11 @@ def open_judge(reference: str, out: Path) -> Encoder:
     return replace(open_encoder(str(file)), name="tf_efficientnet_lite1")
 
 
-def train(name: str, photos: list[Path], options: argparse.Namespace) -> dict[str, Any]:
-    """run.json of the subject's run, trained unless it is done already."""
+def train(name: str, photos: list[Path], options: argparse.Namespace) -> PersonalizedRun:
+    """The subject's run, trained unless it is done already."""
     run = options.out / name
     every = options.steps // 12
-    if (run / "run.json").is_file():
+    if is_run(run):
         return personalize.resume(ResumeSettings(run=str(run)))
     wanted = {
         "photos": {"paths": [str(path) for path in photos], "class_noun": SUBJECTS[name]},
@@ -108,22 +110,24 @@ def train(name: str, photos: list[Path], options: argparse.Namespace) -> dict[st
             "trackers": ["csv"],
         },
     }
-    facts = personalize.run(personalize.settings_from(wanted))
+    made = personalize.run(personalize.settings_from(wanted))
     for step in range(0, options.steps, math.gcd(options.steps // 2, options.fixed)):
         if step not in (options.steps // 2, options.fixed):
             shutil.rmtree(run / "checkpoints" / f"step-{step:06d}", ignore_errors=True)
-    return facts
+    return made
 
 
-def at_step(step: int, run: Path, facts: dict[str, Any]) -> StableDiffusion:
+def at_step(step: int, run: PersonalizedRun) -> StableDiffusion:
     """The model as it was at a step of the run: from model/ if that is the selected one, from the checkpoint else; 0 is
     the base.
     """
-    if step == facts["selected"]["step"]:
-        return load(str(run))
-    model = load(facts["base"])
+    if step == _chosen(run):
+        return load(str(run.folder))
+    model = load(run.base)
     if step:
-        state = torch.load(run / "checkpoints" / f"step-{step:06d}" / STATE, weights_only=True, mmap=True)["state_dict"]
+        state = torch.load(run.folder / "checkpoints" / f"step-{step:06d}" / STATE, weights_only=True, mmap=True)[
+            "state_dict"
+        ]
         for part, module in (("unet", model.unet), ("text_encoder", model.text_encoder)):
             module.load_state_dict(
                 {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{part}.")},
@@ -132,14 +136,18 @@ def at_step(step: int, run: Path, facts: dict[str, Any]) -> StableDiffusion:
     return model
 
 
-def pictures(step: int, run: Path, facts: dict[str, Any], options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+def _chosen(run: PersonalizedRun) -> int:
+    return int((run.selected or {})["step"])
+
+
+def pictures(step: int, run: PersonalizedRun, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
     """(P, S, H, W, 3) pictures of the subject and (C, H, W, 3) of the class, drawn once and kept."""
-    kept = run / "judged" / f"step-{step:06d}-{options.seeds}.npz"
+    kept = run.folder / "judged" / f"step-{step:06d}-{options.seeds}.npz"
     if not kept.is_file():
-        model, noun, size = at_step(step, run, facts), facts["class_noun"], facts["size"]
-        settings = SamplingSettings(**locate.recommended(facts["base"], "generate").get("sampling", {}))
+        model, noun, size = at_step(step, run), run.subject.class_noun, run.size
+        settings = SamplingSettings(**locate.recommended(run.base, "generate").get("sampling", {}))
         texts = [
-            prompt.replace("[V]", facts["token"]).replace("{class}", noun)
+            prompt.replace("[V]", run.subject.token).replace("{class}", noun)
             for prompt in PROMPTS
             for _ in range(options.seeds)
         ]
@@ -155,12 +163,12 @@ def pictures(step: int, run: Path, facts: dict[str, Any], options: argparse.Name
 
 
 def judge(
-    step: int, run: Path, facts: dict[str, Any], unseen: np.ndarray, judging: Encoder, options: argparse.Namespace
+    step: int, run: PersonalizedRun, unseen: np.ndarray, judging: Encoder, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Each measure of a step: fidelity, prompt and gain (P, S), drift (C,)."""
 
     def embedded(of: int) -> tuple[np.ndarray, np.ndarray]:
-        subject, classes = pictures(of, run, facts, options)
+        subject, classes = pictures(of, run, options)
         flat = judging.images(list(subject.reshape(-1, *subject.shape[2:])))
         return flat.reshape(*subject.shape[:2], -1), judging.images(list(classes))
 
@@ -192,16 +200,15 @@ def main(options: argparse.Namespace) -> None:
     print(f"{'subject':10} {'checkpoint':12} {'step':>5}  " + "  ".join(f"{name:>25}" for name in MEASURES))
     for name in options.subjects:
         paths = find_pictures([MASCOT if name == "mascot" else options.data / name])[0]
-        facts = train(name, paths[:-1], options)
-        run = options.out / name
-        unseen = np.array(make_square(read_picture(paths[-1]).image, facts["size"], "smart")[0])
+        run = train(name, paths[:-1], options)
+        unseen = np.array(make_square(read_picture(paths[-1]).image, run.size, "smart")[0])
         steps = {
-            "selected": facts["selected"]["step"],
+            "selected": _chosen(run),
             "last": options.steps,
             "recommended": options.steps // 2,
             "diffusers": options.fixed,
         }
-        judged = {arm: judge(step, run, facts, unseen, judging, options) for arm, step in steps.items()}
+        judged = {arm: judge(step, run, unseen, judging, options) for arm, step in steps.items()}
         found[name] = {
             arm: {measure: float(values[measure].mean()) for measure in MEASURES} for arm, values in judged.items()
         }
@@ -211,12 +218,14 @@ def main(options: argparse.Namespace) -> None:
                 f"{name:10} {arm:12} {steps[arm]:5d}  "
                 + "  ".join(f"{told(values[measure]):>25}" for measure in MEASURES)
             )
-        curve = [Point(**row) for row in json.loads((run / "validation" / "validation.json").read_text())["points"]]
+        curve = [
+            Point(**row) for row in json.loads((run.folder / "validation" / "validation.json").read_text())["points"]
+        ]
         ends = next((curve[i].step for i in range(len(curve)) if selection.finished(curve[: i + 1])), None)
-        cost = facts["validation"]
+        cost = run.validation or {}
         print(
             (
-                f"{'':10} {facts['selected']['reason']}\n{'':10} {facts['seconds']:.0f} "
+                f"{'':10} {(run.selected or {})['reason']}\n{'':10} {run.seconds:.0f} "
                 f"s in all, validation {cost['seconds']:.0f} s "
                 f"({cost['share']:.1%} of training); --stop-when-done: "
                 f"{f'at step {ends}' if ends else 'not within the run'}\n"
@@ -224,7 +233,7 @@ def main(options: argparse.Namespace) -> None:
             flush=True,
         )
         if options.tidy:
-            shutil.rmtree(run / "checkpoints", ignore_errors=True)
+            shutil.rmtree(run.folder / "checkpoints", ignore_errors=True)
     print(
         f"Selected minus the others, mean over {len(found)} subjects (95 % "
         "interval over subjects; subjects where it is better)\n"

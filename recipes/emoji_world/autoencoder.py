@@ -239,11 +239,8 @@ def side_by_side(pictures: torch.Tensor, made: torch.Tensor) -> np.ndarray:
 
 def train(
     where: Path, world: sprites.World, settings: TrainingSettings, measure: int = 128, warm: Path | None = None
-) -> int | None:
-    """Train from the newest checkpoint under `where`, or from the start (with those weights in `warm` that fit).
-
-    Returns the signal that stopped it, or None.
-    """
+) -> None:
+    """Train from the newest checkpoint under `where`, or from the start (with those weights in `warm` that fit)."""
     module, average = Autoencoder(settings, world), trainer.MovingAverage(settings.ema)
     if warm and not checkpoints.newest(where / "checkpoints"):
         here, there = (
@@ -253,9 +250,7 @@ def train(
         module.vae.load_state_dict(
             here | {name: value for name, value in there.items() if value.shape == here[name].shape}
         )
-    return stages.fit(
-        module, settings, where, [average, Quality(unseen(world, measure), average, settings.checkpoint_every)]
-    )
+    stages.fit(module, settings, where, [average, Quality(unseen(world, measure), average, settings.checkpoint_every)])
 
 
 def trained(where: Path) -> tuple[AutoencoderKL, int]:
@@ -304,10 +299,7 @@ def main() -> None:
         return
     if not given.export:
         write_json(where / "settings.json", json.loads(settings.model_dump_json()))
-        stopped = train(where, world, settings, 16 if given.smoke else 128, given.warm_start)
-        if stopped:
-            note("stopped and saved; the same command goes on from here")
-            raise SystemExit(128 + stopped)
+        train(where, world, settings, 16 if given.smoke else 128, given.warm_start)
     export(where, world, *trained(where), 16 if given.smoke else 128)
 
 

@@ -473,10 +473,7 @@ def main() -> None:
             Shards(world, model, 16 if given.smoke else SHARD, before, given.workers),
             given.learning_rate,
         )
-        stopped = stages.fit(module, settings, where, callbacks)
-        if stopped:
-            note("stopped and saved; the same command goes on from here")
-            raise SystemExit(128 + stopped)
+        stages.fit(module, settings, where, callbacks)
     export(root, model)
 
 

@@ -359,10 +359,7 @@ def main() -> None:
         module, start = Recognition(settings, world, kind), given.warm_start or kind.start
         if start and not checkpoints.newest(where / "checkpoints"):
             warm(module.model, start)
-        stopped = stages.fit(module, settings, where, [average, quality])
-        if stopped:
-            note("stopped and saved; the same command goes on from here")
-            raise SystemExit(128 + stopped)
+        stages.fit(module, settings, where, [average, quality])
     export(where, world, kind, 32 if given.smoke else 1024)
 
 

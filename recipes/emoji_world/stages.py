@@ -11,33 +11,26 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, LightningModule
 
-from femtobooth.core.errors import CheckpointError
+from femtobooth.core.errors import CheckpointError, Interrupted
 from femtobooth.core.events import note
-from femtobooth.training import checkpoints, trainer
+from femtobooth.training import checkpoints, session, trainer
 from femtobooth.training.settings import TrainingSettings
-from femtobooth.training.tracking import loggers
 
 
-def fit(module: LightningModule, settings: TrainingSettings, where: Path, callbacks: Sequence[Callback]) -> int | None:
-    """Train under `where` from its newest checkpoint, or from the start; returns the signal that stopped it, or
-    None.
+def fit(module: LightningModule, settings: TrainingSettings, where: Path, callbacks: Sequence[Callback]) -> None:
+    """Train under `where` from its newest checkpoint, or from the start; exits once a signal has stopped and saved it.
+
+    Without PyTorch's deterministic algorithms, which take a sixth longer on a CPU, where the same steps give the same
+    bits all the same.
     """
-    found = checkpoints.newest(where / "checkpoints")
-    step = checkpoints.step_of(found) if found else 0
-    if found:
-        note(f"going on from step {step}")
-    with checkpoints.Signals("the same command resumes") as signals:
-        saver = checkpoints.Checkpoints(
-            where / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals
-        )
-        lightning = trainer.build(
-            settings, where, [*callbacks, saver], loggers(settings, where / "logs", where.name, step)
-        )
-        torch.use_deterministic_algorithms(
-            False
-        )  # a sixth faster on a CPU, where the same steps still give the same bits
-        lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
-    return saver.stopped_by
+    try:
+        with session.fit(
+            module, settings, where, callbacks, way_out="the same command goes on from here", deterministic=False
+        ):
+            pass
+    except Interrupted as stop:
+        note("\n".join(stop.lines))
+        raise SystemExit(stop.exit_code) from None
 
 
 def averaged(where: Path) -> tuple[dict[str, torch.Tensor], int]:

@@ -255,7 +255,9 @@ def _one(
     with _nothing_cached():
         run = personalize.run(settings)
     model = load(str(Path(settings.runs) / str(settings.name)))
-    texts = [f"a {run['token']} {noun} {backdrops.PLACES[place][1][0]}" for place in NEW_BACKDROPS for _ in range(each)]
+    texts = [
+        f"a {run.subject.token} {noun} {backdrops.PLACES[place][1][0]}" for place in NEW_BACKDROPS for _ in range(each)
+    ]
     drawn = _draw(model, texts, sampling, f"{subject.name}: on new backdrops")
     after = _draw(model, classes, sampling, f"{subject.name}: class after")
 
@@ -275,8 +277,8 @@ def _one(
         "photos_recognised": round(identities.ceiling(photos, subject.name), 4),
         "class_taken_for_it_before": recognised(before),
         "class_taken_for_it_after": recognised(after),
-        "seconds": run["seconds"],
-        "steps": run["steps"],
+        "seconds": run.seconds,
+        "steps": run.steps,
     }
     return found, [*drawn[::each], before[0], after[0]]
 

@@ -120,6 +120,7 @@ def _run(name: str, command: Command, arguments: Sequence[str]) -> None:
     if parsed.begins:
         events.note(f"{parsed.begins.format(settings)} ...")
     result = find(parsed.run)(settings)
+    result = result.plain() if hasattr(result, "plain") else result
     if parsed.json and not rows and result is not None and _speaks():
         streams.write([json.dumps(result, indent=2, ensure_ascii=False) + "\n"])
 

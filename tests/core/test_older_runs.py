@@ -14,7 +14,7 @@ def test_settings_and_fields_have_todays_names(tmp_path: Path) -> None:
     given = older_runs.read_settings(tmp_path / "config.yaml")
     assert given == {"size": 64, "samples": {"every": 5}, "validation": {"every": 4}}
     assert given.names["validation.every"].endswith("config.yaml, line 4: watch.every")
-    found = older_runs.facts({"status": "done", "watch": {"scored": 2}, "settings": {"watch": {"every": 4}}})
+    found = older_runs.facts(tmp_path, {"status": "done", "watch": {"scored": 2}, "settings": {"watch": {"every": 4}}})
     assert found == {"status": "done", "validation": {"scored": 2}, "settings": {"validation": {"every": 4}}}
 
 

@@ -12,8 +12,9 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from femtobooth.core.errors import ExistsError, ModelError
+from femtobooth.core.older_runs import with_base_of_today
 from femtobooth.generator import cards, locate
-from femtobooth.generator.formats.folder import save_folder, with_base_of_today
+from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
 from femtobooth.generator.locate import PARTS
 

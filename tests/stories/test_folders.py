@@ -16,8 +16,10 @@ import pytest
 import torch
 
 from femtobooth.core import locks
+from femtobooth.core import run as run_folders
 from femtobooth.core.claims import strangers
 from femtobooth.training import checkpoints
+from femtobooth.training.settings import ResumeSettings
 from femtobooth.workflows import personalize as workflow
 
 FemtoBooth = Callable[..., int]
@@ -36,7 +38,7 @@ def unfinished(run: Path, tmp_path: Path) -> Path:
     """The same, killed before its model was written."""
     copy = shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("model", "overview.png", "report.html"))
     facts = json.loads((copy / "run.json").read_text())
-    (copy / "run.json").write_text(json.dumps({**facts, "status": "started"}))
+    (copy / "run.json").write_text(json.dumps({**facts, "status": "running"}))
     return copy
 
 
@@ -55,6 +57,7 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from femtobooth.core import locks
+from femtobooth.core import run as run_folders
 locks.acquire(Path(sys.argv[1]))
 print(flush=True)
 sys.stdin.readline()
@@ -179,7 +182,11 @@ def _damage(run: Path) -> None:
         (lambda run: (run / "run.json").write_text(""), "run.json is empty or damaged"),
         (lambda run: (run / "run.json").write_text("{}"), "run.json is empty or damaged"),
         (lambda run: (run / "run.json").write_text("[]"), "run.json is empty or damaged"),
-        (lambda run: (run / "run.json").write_text('{"status": "started"}'), "run.json lacks token"),
+        (lambda run: (run / "run.json").write_text('{"status": "started"}'), "run.json lacks kind"),
+        (
+            lambda run: (run / "run.json").write_text('{"status": "done", "classes": []}'),
+            "not a run of femtobooth personalize, but of femtobooth finetune",
+        ),
         (lambda run: (run / "run.json").unlink(), "not a run folder (no run.json)"),
         (_damage, "every checkpoint is damaged"),
         (lambda run: shutil.rmtree(run / "photos"), "photos"),
@@ -207,7 +214,7 @@ def test_a_run_that_cannot_go_on(
 def test_what_shapes_nothing_may_be_edited(unfinished: Path) -> None:
     _edit(unfinished, "  checkpoint_every: 1\n", "  checkpoint_every: 2\n")
     _edit(unfinished, "  log_every: 1\n", "  log_every: 2\n")
-    assert workflow.resume(unfinished)["status"] == "done"
+    assert workflow.resume(ResumeSettings(run=str(unfinished))).status == "done"
 
 
 def test_two_runs_of_the_same_second(
@@ -218,7 +225,7 @@ def test_two_runs_of_the_same_second(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(workflow, "timestamp", lambda: "20261128-235959")
+    monkeypatch.setattr(run_folders, "timestamp", lambda: "20261128-235959")
     command = (
         "personalize",
         photos,

@@ -72,7 +72,7 @@ def test_killed_before_the_model_was_written(
     """All steps are done, the model is not; the curve stays as it is."""
     run = shutil.copytree(runs / "whole", runs / "unwritten", ignore=shutil.ignore_patterns("model", "overview.png"))
     facts = json.loads((run / "run.json").read_text())
-    (run / "run.json").write_text(json.dumps({**facts, "status": "started"}))
+    (run / "run.json").write_text(json.dumps({**facts, "status": "running"}))
     assert femtobooth("generate", run, "[V]") == 2
     assert f"femtobooth personalize --resume {run}" in capsys.readouterr().err
     assert femtobooth("personalize", "--resume", run) == 0

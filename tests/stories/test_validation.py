@@ -187,7 +187,7 @@ def broken_at(run: Path, copy: Path, step: int) -> Path:
             shutil.rmtree(path)
     facts = json.loads((copy / "run.json").read_text())
     write_json(
-        copy / "run.json", {name: value for name, value in facts.items() if name != "selected"} | {"status": "started"}
+        copy / "run.json", {name: value for name, value in facts.items() if name != "selected"} | {"status": "running"}
     )
     return copy
 

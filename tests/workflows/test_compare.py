@@ -15,13 +15,15 @@ import torch
 from PIL import Image
 
 from femtobooth import cli
+from femtobooth.core import config
 from femtobooth.core.cache import cache_folder
 from femtobooth.core.errors import UnsafeFileError
 from femtobooth.core.files import sha256_of
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.image_cache import draw_missing
 from femtobooth.generator.load import load
-from femtobooth.generator.settings import SamplingSettings
+from femtobooth.generator.run import SUBJECT, PersonalizedRun, Subject
+from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
 from femtobooth.recognizer.exporting import graph as graphs
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer
@@ -266,15 +268,10 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path
     save_folder(model, run / "model", card="# rex\n")
     (run / "photos").mkdir()
     Image.new("RGB", (64, 64), (200, 30, 30)).save(run / "photos" / "00.png")
-    facts = {
-        "status": "done",
-        "token": "sks",
-        "class_noun": "dog",
-        "base": str(tiny_sd1),
-        "base_hash": origin.hash,
-        "size": 64,
-    }
-    (run / "run.json").write_text(json.dumps(facts | {"seconds": 12.0, "steps": 3}))
+    given = config.resolve(PersonalizeSettings, {"photos": {"paths": ["x"], "class_noun": "dog"}})
+    subject = Subject(token="sks", class_noun="dog", photos=["photos/00.png"])
+    known = {"subjects": {SUBJECT: subject}, "base": str(tiny_sd1), "base_hash": origin.hash, "size": 64}
+    PersonalizedRun.create(run, given, **known).update(status="done", seconds=12.0, steps=3)
     sampling = SamplingSettings(steps=1)
     settings = {"count": 2, "seed": 5, "batch_size": 2, "sampling": sampling.model_dump()}
     drawn = load(str(run / "model"))

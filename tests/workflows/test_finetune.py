@@ -330,7 +330,7 @@ def test_early_stopping_stops_for_good(
     assert parts == {"train", "stop", "val"}
     before = weights(run)
     shutil.rmtree(run / "model")
-    (run / "run.json").write_text(json.dumps(facts | {"status": "started"}))
+    (run / "run.json").write_text(json.dumps(facts | {"status": "running"}))
     capsys.readouterr()
     assert finetune("--resume", run) == 0
     assert "training" not in capsys.readouterr().err
@@ -574,7 +574,7 @@ def test_two_processes_train_one_network(data: Path, base: Path, tmp_path: Path)
     whole, first = weights(run), curve(run)
     shutil.rmtree(run / "model")
     shutil.rmtree(run / "checkpoints" / "step-000008")
-    (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | {"status": "started"}))
+    (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | {"status": "running"}))
     ended = subprocess.run(
         [*start, "--resume", str(run)], env=environment, capture_output=True, text=True, timeout=400, check=False
     )

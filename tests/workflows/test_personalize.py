@@ -20,6 +20,7 @@ from femtobooth.generator.photos import Photo
 from femtobooth.generator.settings import SamplingSettings
 from femtobooth.training.checkpoints import Signals
 from femtobooth.workflows import personalize
+from femtobooth.workflows.personalizing.training_data import latents
 
 
 def _settings(tmp_path: Path, **changes: Any) -> Any:
@@ -85,7 +86,7 @@ def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1:
     pixels[24:48, 24:48] = (220, 30, 30)
     photos = [Photo(tmp_path / "photo.png", pixels, ("a {token} {class}",), ())]
     process: Any = SimpleNamespace(strategy=alone, global_rank=0, world_size=1)
-    subject, kept = personalize._latents(process, settings, model, "sks", photos, 64)
+    subject, kept = latents(process, settings, model, "sks", photos, 64)
     assert kept is not None
     captions = [*(["a photo of a dog"] * 2 + ["a photo of a cat"] * 2) * 2, *["a photo of a sks dog"] * 2]
     assert torch.equal(kept.token_ids[:, 0], model.token_ids(captions))

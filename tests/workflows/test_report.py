@@ -18,6 +18,7 @@ from femtobooth.core.files import write_json, write_text
 from femtobooth.core.metrics import Interval
 from femtobooth.generator import prior
 from femtobooth.generator.photos import load_photos, restore_photos, store_photos
+from femtobooth.generator.run import SUBJECT, PersonalizedRun, Subject
 from femtobooth.judging.memorization import near_copies
 from femtobooth.judging.verdict import Evidence, judge
 from femtobooth.pictures import duplicates
@@ -37,18 +38,13 @@ def run(photo_folder: Path, tmp_path: Path) -> Path:
     }
     settings = personalize.settings_from(wanted, {"samples": {"prompts": ["a [V] {class}", "a {class}"], "images": 2}})
     photos, preflight = load_photos(settings.photos, 64)
-    store_photos(photos, folder / "photos")
+    kept = [path.relative_to(folder).as_posix() for path in store_photos(photos, folder / "photos")]
     write_text(folder / "config.yaml", config.dump(settings))
     write_json(folder / "preflight.json", preflight)
-    facts = {
-        "status": "done",
-        "token": "sks",
-        "class_noun": NOUN,
-        "base_hash": "b" * 64,
-        "size": 64,
-        "environment": {"python": "3"},
-    }
-    write_json(folder / "run.json", facts | {"steps": 40, "seconds": 75.0, "peak_memory_gib": 1.25})
+    subject = Subject(token="sks", class_noun=NOUN, photos=kept)
+    known = {"subjects": {SUBJECT: subject}, "base": settings.base, "base_hash": "b" * 64, "size": 64}
+    made = PersonalizedRun.create(folder, settings, **known)
+    made.update(status="done", steps=40, seconds=75.0, peak_memory_gib=1.25, versions={"python": "3"})
     random = np.random.default_rng(0)
     for step in (0, 20, 40):
         for row in range(2):
@@ -131,13 +127,12 @@ def test_a_copied_photo_is_found_and_told(run: Path) -> None:
 
 
 def test_the_verdict_stands_first_in_its_colour_and_the_evaluation_has_the_last_word(run: Path) -> None:
-    facts = json.loads((run / "run.json").read_text())
     assert report.write(run)["verdict"] is None  # of an older version
     gain = Interval(0.03, 0.01, 0.05)
     junk = judge(
         Evidence("lite0", 12, 0.408, 0.378, gain, 0.629, obeyed=(1.0, 1.0, 0.5), drift=0.25, copies=1), bundled=True
     )
-    write_json(run / "run.json", facts | {"verdict": junk.plain()})
+    PersonalizedRun.open(run).update(verdict=junk.plain())
     assert report.write(run)["verdict"]["outcome"] == "not learned"
     text = (run / "report.html").read_text(encoding="utf-8")
     main = text[text.index("<main>") :]
@@ -185,8 +180,7 @@ def test_copies_are_those_that_evaluate_counts(run: Path) -> None:
 
 
 def test_class_images_of_another_recipe_are_not_shown(run: Path) -> None:
-    facts = json.loads((run / "run.json").read_text())
-    write_json(run / "run.json", facts | {"base_hash": "c" * 64})
+    PersonalizedRun.open(run).update(base_hash="c" * 64)
     report.write(run)
     assert 'alt="class image' not in (run / "report.html").read_text(encoding="utf-8")
 
@@ -209,11 +203,7 @@ def test_scores_stand_between_floor_and_ceiling(run: Path) -> None:
 
 
 def test_a_run_that_was_interrupted_has_its_way_on(run: Path) -> None:
-    facts = json.loads((run / "run.json").read_text())
-    write_json(
-        run / "run.json",
-        {key: facts[key] for key in facts.keys() - {"steps", "seconds", "peak_memory_gib"}} | {"status": "started"},
-    )
+    PersonalizedRun.open(run).update(status="running", steps=None, seconds=0.0, peak_memory_gib=None)
     (run / "logs" / "metrics.csv").unlink()
     (run / "samples").rename(run / "elsewhere")
     found = report.write(run)
@@ -245,10 +235,9 @@ def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
         "deterministic": [[0, 1.0], [10, 0.5]], "dvar_step": None, "seconds": {},
     }  # fmt: skip
     write_json(run / "validation" / "validation.json", curve)
-    facts = json.loads((run / "run.json").read_text())
     selected = {"step": 20, "reason": "because", "front": [10, 20], "rule": "THE RULE"}
     cost = {"scored": 5, "seconds": 12.0, "share": 0.12}
-    write_json(run / "run.json", facts | {"steps": 20, "trained_steps": 40, "selected": selected, "validation": cost})
+    PersonalizedRun.open(run).update(steps=20, trained_steps=40, selected=selected, validation=cost)
     report.write(run)
     text = (run / "report.html").read_text(encoding="utf-8")
     assert "model/ holds step 20 of 40: because." in text
@@ -275,11 +264,12 @@ def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
 def test_nothing_that_the_page_shows_is_markup(run: Path) -> None:
     """Names, prompts, encoders, columns, remarks and verdicts are text, whoever wrote them."""
     evil = "<script>alert(1)</script><img src=x onerror=alert(2)> \"'[/] &lt;\x1b[31m"
-    facts = json.loads((run / "run.json").read_text())
     said = judge(Evidence(evil, 12, 0.5, 0.378, Interval(0.12, 0.1, 0.14), 0.629), bundled=False)
     selected = {"step": 20, "reason": evil, "front": [20], "rule": evil}
-    facts |= {"class_noun": evil, "verdict": said.plain(), "environment": {evil: evil}, "selected": selected}
-    write_json(run / "run.json", facts | {"validation": {"scored": 2, "seconds": 1}})
+    known = PersonalizedRun.open(run)
+    subject = known.subject.model_copy(update={"class_noun": evil})
+    known.update(subjects={SUBJECT: subject}, verdict=said.plain(), versions={evil: evil}, selected=selected)
+    known.update(validation={"scored": 2, "seconds": 1})
     points = [{"step": step, "fidelity": [0.2, 0.3], "prompt": [1.0, 1.0], "drift": 0.1} for step in (0, 20)]
     curve = {
         "encoder": evil,

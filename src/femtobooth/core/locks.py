@@ -50,6 +50,12 @@ class Holder:
         return not self.elsewhere and (self.boot != _boot() or _began(self.pid) != self.began)
 
 
+def own() -> Holder:
+    """Describe this process."""
+    typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
+    return Holder(os.getpid(), _began(os.getpid()), _host(), _boot(), time.strftime("%Y-%m-%d %H:%M:%S"), typed)
+
+
 def _host() -> str:
     """This machine, and the process namespace, in which a number means the same process."""
     with suppress(OSError):
@@ -98,8 +104,6 @@ def holder(folder: Path) -> Holder | None:
 
 def acquire(folder: Path, instead: str = "wait until it is done") -> None:
     """Take the lock of a folder that exists. Raises InUseError, which names the holder; `instead` is the way out."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
-    own = Holder(os.getpid(), _began(os.getpid()), _host(), _boot(), time.strftime("%Y-%m-%d %H:%M:%S"), command)
     with writing(folder), _guarded(folder) as handle:
         found = _read(os.pread(handle, 65536, 0).decode("utf-8", errors="replace"))
         if found and not found.gone:
@@ -110,7 +114,7 @@ def acquire(folder: Path, instead: str = "wait until it is done") -> None:
                 f"{instead}; if it runs no more, remove {folder / LOCK}" if found.elsewhere else instead,
             )
         os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(asdict(own)).encode(), 0)
+        os.pwrite(handle, json.dumps(asdict(own())).encode(), 0)
         os.fsync(handle)
 
 

@@ -13,8 +13,8 @@ import safetensors
 
 from ..core import locks
 from ..core.errors import ModelError, command
-from ..core.files import read_object
 from ..core.paths import existing, hub_id, nearest, refuse_missing_path
+from ..core.run import Run, is_run
 from . import cards
 
 BUNDLED = "bundled"
@@ -32,7 +32,7 @@ def locate(reference: str) -> Path:
     if path:
         if (path / "model" / INDEX).is_file():
             return path / "model"
-        if (path / "run.json").is_file():
+        if is_run(path):
             raise ModelError(
                 f"{reference}: this run is not finished and has no model yet{_why(path)}",
                 command("personalize", "--resume", reference),
@@ -49,10 +49,10 @@ def locate(reference: str) -> Path:
 
 def _why(run: Path) -> str:
     """Why a run has no model yet, as far as is known."""
-    facts = read_object(run / "run.json")
     if holder := locks.holder(run):
         return f" (process {holder.pid} works on it since {holder.since})"
-    return f" ({facts['error']})" if facts.get("error") else ""
+    known = Run.peek(run)
+    return f" ({known.error})" if known and known.error else ""
 
 
 def recommended(reference: str, of: str) -> dict[str, Any]:

@@ -303,9 +303,9 @@ def _padded(image: Image.Image, size: int) -> Image.Image:
     return square
 
 
-def store_photos(photos: Sequence[Photo], folder: Path) -> None:
+def store_photos(photos: Sequence[Photo], folder: Path) -> list[Path]:
     """Write photos as they are trained on, losslessly: `00.png` and its captions `00.txt`, fit to be given as photos
-    again.
+    again; returns the former.
 
     Raises ExistsError if `folder` already holds something.
     """
@@ -316,6 +316,7 @@ def store_photos(photos: Sequence[Photo], folder: Path) -> None:
             image.with_suffix(".txt").write_text(
                 "\n".join(photo.captions).replace("{token}", SUBJECT) + "\n", encoding="utf-8"
             )
+    return [folder / f"{index:02d}.png" for index in range(len(photos))]
 
 
 def restore_photos(folder: Path) -> list[Photo]:

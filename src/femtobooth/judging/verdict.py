@@ -6,13 +6,13 @@ A pure function of what was measured.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from ..core.files import read_json
 from ..core.metrics import Interval
+from ..generator.run import PersonalizedRun
 
 Outcome = Literal["learned", "partly learned", "not learned", "memorized", "not judged"]
 MOODS = {"learned": "good", "partly learned": "warn", "not learned": "bad", "memorized": "bad", "not judged": "info"}
@@ -108,13 +108,11 @@ def read(facts: Any) -> Verdict | None:
         return None
 
 
-def of_run(folder: Path, facts: Mapping[str, Any]) -> Verdict | None:
-    """The verdict of a run, whose run.json holds `facts`: that of its evaluation where there is one; None where there
-    is none.
-    """
-    evaluation = read_json(folder / "evaluation" / "evaluation.json")
+def of_run(run: PersonalizedRun) -> Verdict | None:
+    """The verdict of a run: that of its evaluation where there is one; None where there is none."""
+    evaluation = read_json(run.folder / "evaluation" / "evaluation.json")
     found = read(evaluation.get("verdict")) if isinstance(evaluation, dict) else None
-    return found or read(facts.get("verdict"))
+    return found or read(run.verdict)
 
 
 def unjudged(why: str, advice: str) -> Verdict:

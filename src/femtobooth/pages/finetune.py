@@ -15,6 +15,7 @@ import numpy as np
 from ..core.config import dump
 from ..pictures.images import Picture, decode
 from ..recognizer.finetuning.comparison import shares
+from ..recognizer.finetuning.run import FinetunedRun
 from ..recognizer.settings import FinetuneSettings
 from . import html
 from .charts import heat_map, line_chart
@@ -24,12 +25,12 @@ MOST = 24  # pictures shown of one finding, and classes of a matrix
 NAMES = {"probe": "linear probe", "finetuned": "fine-tuning"}
 
 
-def draw(folder: Path, report: dict[str, Any], facts: dict[str, Any], settings: FinetuneSettings) -> Html:
+def draw(run: FinetunedRun, report: dict[str, Any], settings: FinetuneSettings) -> Html:
     """The page of a finished run: how good the result is and where it errs, then how it came about."""
     compared, found = report["comparison"], report["data"]["findings"]
     return html.page(
-        folder.resolve().name,
-        _tiles(report, facts),
+        run.name,
+        _tiles(report, run),
         *(
             html.callout(one["about"], "warn")
             for one in found
@@ -38,11 +39,11 @@ def draw(folder: Path, report: dict[str, Any], facts: dict[str, Any], settings: 
         _errors(report),
         _comparison(report),
         _data(report["data"]),
-        _curve(folder),
+        _curve(run.folder),
         html.section("Settings", html.folded("config.yaml", Html(f"<pre>{html.markup(dump(settings))}</pre>"))),
         lead=html.join(html.strong(headline(report)), _sentence(compared["verdict"])),
         kind="femtobooth finetune",
-        footer=", ".join(f"{name} {version}" for name, version in facts["environment"].items()),
+        footer=", ".join(f"{name} {version}" for name, version in run.versions.items()),
     )
 
 
@@ -61,7 +62,7 @@ def headline(report: dict[str, Any]) -> str:
     )
 
 
-def _tiles(report: dict[str, Any], facts: dict[str, Any]) -> Html:
+def _tiles(report: dict[str, Any], run: FinetunedRun) -> Html:
     judged, calibration = report["judged"]["measured"], report["calibration"]
     tiles: list[tuple[object, object, object]] = []
     if judged:
@@ -75,8 +76,8 @@ def _tiles(report: dict[str, Any], facts: dict[str, Any]) -> Html:
             )
     tiles.append(("rejected below", f"{calibration['rejected_below']:.2f}", calibration["rejection"]))
     tiles.append(("temperature", f"{calibration['temperature']:.2f}", f"from {calibration['from']}"))
-    spent = ", ".join(f"{NAMES[name]} {cost['seconds']:.0f} s" for name, cost in facts["costs"].items())
-    tiles.append(("time", f"{sum(cost['seconds'] for cost in facts['costs'].values()):.0f} s", spent))
+    spent = ", ".join(f"{NAMES[name]} {cost['seconds']:.0f} s" for name, cost in run.costs.items())
+    tiles.append(("time", f"{sum(cost['seconds'] for cost in run.costs.values()):.0f} s", spent))
     return html.tiles(*tiles)
 
 

@@ -14,6 +14,7 @@ from ..core import config
 from ..core.errors import command
 from ..generator.photos import Photo
 from ..generator.prompts import filled
+from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
 from ..judging import memorization
 from ..judging.memorization import Nearest
@@ -46,8 +47,7 @@ class ClassImages:
 class TrainedRun:
     """Hold what a personalize run left on disk, read."""
 
-    folder: Path
-    facts: Mapping[str, Any]
+    known: PersonalizedRun
     """What run.json holds."""
     settings: PersonalizeSettings
     photos: list[Photo]
@@ -66,8 +66,8 @@ class TrainedRun:
     @property
     def prompts(self) -> list[str]:
         """Prompts of the samples, as the model reads them."""
-        token, noun = self.facts["token"], self.facts["class_noun"]
-        return [filled(prompt, token, noun) for prompt in self.settings.samples.prompts]
+        subject = self.known.subject
+        return [filled(prompt, subject.token, subject.class_noun) for prompt in self.settings.samples.prompts]
 
     @property
     def copies(self) -> int:
@@ -121,21 +121,21 @@ class RunPage(Page):
 
 def run_page(run: TrainedRun) -> str:
     """Write the whole page."""
-    facts, settings, evaluation = run.facts, run.settings, run.evaluation or {}
+    known, settings, evaluation = run.known, run.settings, run.evaluation or {}
     base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
-    noun = facts["class_noun"]
+    token, noun = known.subject.token, known.subject.class_noun
     page = RunPage(
-        title=f"{facts['token']} {noun}",
+        title=f"{token} {noun}",
         kind="femtobooth personalize",
         lead=f"A {noun}, taught to {base} from {_count(len(run.photos), 'photo')}. "
-        f'Write "a {facts["token"]} {noun}" in a prompt to draw it.',
-        footer=", ".join(f"{name} {version}" for name, version in facts["environment"].items()),
+        f'Write "a {token} {noun}" in a prompt to draw it.',
+        footer=", ".join(f"{name} {version}" for name, version in known.versions.items()),
         verdict=run.verdict,
         tiles=[*_learned(run.verdict), *_spent(run)],
         warnings=warnings(run),
         pairs=_pairs(run),
         on_the_way=_on_the_way(run),
-        validation=validation.section(run.folder, facts),
+        validation=validation.section(known),
         nearest=_nearest(run),
         copies=run.copies,
         fits=memorization.FITS,
@@ -150,19 +150,19 @@ def run_page(run: TrainedRun) -> str:
         score_remarks=list(evaluation.get("remarks", [])),
         commands=_commands(run),
         base=settings.base,
-        base_hash=facts["base_hash"],
+        base_hash=known.base_hash,
         config=config.dump(settings),
-        environment=[*facts["environment"].items()],
+        environment=[*known.versions.items()],
     )
     return render("run.html", page)
 
 
 def warnings(run: TrainedRun) -> list[str]:
     """Say what a reader has to know before the rest."""
-    facts, found = run.facts, []
-    if facts["status"] == "failed":
-        found.append(f"The run failed: {facts.get('error', 'no reason is known')}. This shows what there is so far.")
-    elif facts["status"] != "done":
+    known, found = run.known, []
+    if known.status == "failed":
+        found.append(f"The run failed: {known.error or 'no reason is known'}. This shows what there is so far.")
+    elif known.status != "done":
         found.append("The run is not finished: this shows what there is so far. Go on with the --resume command below.")
     if len(run.photos) < 3:
         found.append(
@@ -175,7 +175,7 @@ def warnings(run: TrainedRun) -> list[str]:
         if row["status"] == "skipped" and Path(row["file"]).suffix != ".txt"
     ]
     if run.settings.prior.weight == 0 and run.settings.train.parts != ["token"]:
-        found.append(f"Trained without class images: every {facts['class_noun']} may now look like this one.")
+        found.append(f"Trained without class images: every {known.subject.class_noun} may now look like this one.")
     return found
 
 
@@ -208,17 +208,17 @@ def _learned(found: Verdict | None) -> list[Tile]:
 
 def _spent(run: TrainedRun) -> list[Tile]:
     """Make the tiles of what it took."""
-    facts, settings = run.facts, run.settings
-    step, last = facts.get("steps", "–"), facts.get("trained_steps", settings.training.steps)  # noqa: RUF001
-    tiles = [Tile("steps", step, f"of {last}, on {_count(len(run.photos), 'photo')} of {facts['size']} px")]
-    if "seconds" in facts:
+    known, settings = run.known, run.settings
+    step, last = known.steps or "–", known.trained_steps or settings.training.steps  # noqa: RUF001
+    tiles = [Tile("steps", step, f"of {last}, on {_count(len(run.photos), 'photo')} of {known.size} px")]
+    if known.seconds:
         rates = _column(run.metrics, "photos_per_second")[1]
         speed = f"{np.median(rates):.1f} photos/s" if rates else "with class images and samples"
-        tiles.append(Tile("time", _duration(facts["seconds"]), speed))
-    if "peak_memory_gib" in facts:
-        memory = f"{facts['peak_memory_gib']:.2f} GiB"
+        tiles.append(Tile("time", _duration(known.seconds), speed))
+    if known.peak_memory_gib:
+        memory = f"{known.peak_memory_gib:.2f} GiB"
         tiles.append(Tile("peak memory", memory, f"precision {settings.training.precision}"))
-    if size := sum(path.stat().st_size for path in (run.folder / "model").rglob("*") if path.is_file()):
+    if size := sum(path.stat().st_size for path in (known.folder / "model").rglob("*") if path.is_file()):
         tiles.append(Tile("model on disk", f"{size / 2**20:.0f} MiB", f"{settings.save_precision} weights"))
     return tiles
 
@@ -279,12 +279,12 @@ def _nearest(run: TrainedRun) -> list[Strip]:
 
 def _photos(run: TrainedRun) -> list[Strip]:
     """Show the photos as they were trained on, and what of them counted."""
-    token, noun = run.facts["token"], run.facts["class_noun"]
+    subject = run.known.subject
     masked = run.settings.loss.surroundings == "class"
     masks = subject_masks([photo.pixels for photo in run.photos]) if masked else []
     strips = []
     for index, photo in enumerate(run.photos):
-        caption = " / ".join(filled(text, token, noun) for text in photo.captions[:3])
+        caption = " / ".join(filled(text, subject.token, subject.class_noun) for text in photo.captions[:3])
         shots = [_shot(photo.pixels, f"photo {index + 1} as it was trained on: {caption}")]
         if masks:
             counted = only_subject(photo.pixels, masks[index])
@@ -347,15 +347,15 @@ def _score(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _commands(run: TrainedRun) -> list[tuple[str, str]]:
-    folder, name = run.folder, run.folder.resolve().name
+    folder, name = run.known.folder, run.known.name
     again = command("personalize", "--config", folder / "config.yaml", "--name", f"{name}-again")
     commands = [("Train it again, bit for bit on the same machine and versions", again)]
-    if run.facts["status"] == "done":
+    if run.known.status == "done":
         commands += [
-            ("Draw with it", command("generate", folder, f"a [V] {run.facts['class_noun']} on the moon")),
+            ("Draw with it", command("generate", folder, f"a [V] {run.known.subject.class_noun} on the moon")),
             ("Measure it", command("evaluate", folder)),
             ("One file for other programs", command("convert", folder, f"{name}.safetensors")),
         ]
     else:
-        commands.append(("Go on", command("personalize", "--resume", folder)))
+        commands.append(("Go on", run.known.resume_command))
     return [*commands, ("This page again", command("report", folder))]

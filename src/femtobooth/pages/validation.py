@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from ..core import older_runs
 from ..core.files import write_text
+from ..generator.run import PersonalizedRun
 from ..judging import scores
 from ..judging.selection import Choice, Point, pareto_front
 from .charts import HEIGHT, WIDTH, line_chart, scatter_chart
@@ -111,13 +112,11 @@ class Section:
     """Step, subject fidelity, prompt fidelity, drift, whether it is on the front."""
 
 
-def section(folder: Path, facts: Mapping[str, Any]) -> Section | None:
-    """Read validation of the run `folder`, whose run.json holds `facts`; None where it had none, or its file is
-    damaged.
-    """
+def section(run: PersonalizedRun) -> Section | None:
+    """Read validation of a run; None where it had none, or its file is damaged."""
     try:
-        curve = json.loads(older_runs.place(folder, "validation/validation.json").read_text(encoding="utf-8"))
-        selected = facts.get("selected")
+        curve = json.loads(older_runs.place(run.folder, "validation/validation.json").read_text(encoding="utf-8"))
+        selected = run.selected
         choice = Choice(selected["step"], selected["reason"], tuple(selected["front"])) if selected else None
         points, drawn = [Point(**row) for row in curve["points"]], charts(curve, choice)
         told = _told(curve, points)
@@ -127,13 +126,13 @@ def section(folder: Path, facts: Mapping[str, Any]) -> Section | None:
         return None
     chosen, rule = "", ""
     if selected and choice:
-        chosen = f"model/ holds step {choice.step} of {facts.get('trained_steps', choice.step)}: {choice.reason}."
+        chosen = f"model/ holds step {choice.step} of {run.trained_steps or choice.step}: {choice.reason}."
         rule = selected.get("rule") or ""
     return Section(
         encoder=curve["encoder"],
         choice=chosen,
         rule=rule,
-        cost=_cost(facts.get("validation")),
+        cost=_cost(run.validation),
         charts=[Chart(chart, told[title], f"{title}.") for title, chart in drawn.items()],
         rows=[
             (

@@ -75,6 +75,12 @@ def step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.removeprefix("step-"))
 
 
+def state_of(checkpoint: Path) -> dict[str, Any]:
+    """Read what a checkpoint folder holds, its tensors mapped from the file."""
+    state = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True, mmap=True)
+    return older_runs.checkpoint(dict(state))
+
+
 def _all(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("step-*") if path.name[5:].isdigit()), key=step_of)
 
@@ -157,7 +163,8 @@ class Signals:
 
 
 class Checkpoints(StepCallback):
-    """Saves every `every` optimizer steps, at the end, and when a signal asks for it.
+    """Saves every `every` optimizer steps, at the end, where a callback before it ends training, and when a signal asks
+    for it.
 
     After a signal that stops, `stopped_by` is its number, also where it came in the last step or after it.
     """
@@ -179,7 +186,7 @@ class Checkpoints(StepCallback):
             asked = float(agreed[0]), float(agreed[1])
         stop, save_now = int(asked[0]), bool(asked[1])
         due = self.every and step % self.every == 0
-        if due or stop or save_now or step >= trainer.max_steps:
+        if due or stop or save_now or trainer.should_stop or step >= trainer.max_steps:
             _refuse_not_finite(module, step)
             save(trainer, self.folder, self.keep)
             self.signals.save = False

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -30,7 +30,11 @@ LIGHTNING: dict[FloatPrecision, Any] = {"fp32": "32-true", "fp16": "16-mixed", "
 
 
 def build(
-    settings: TrainingSettings, folder: Path, callbacks: Sequence[Callback], loggers: Sequence[Logger]
+    settings: TrainingSettings,
+    folder: Path,
+    callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
+    deterministic: bool | Literal["warn"] = "warn",
 ) -> Trainer:
     """The Trainer; raises SettingsError where the hardware asked for is not there."""
     started = os.environ.get("WORLD_SIZE", "")
@@ -57,7 +61,7 @@ def build(
             max_steps=settings.steps,
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip or None,
-            deterministic="warn",
+            deterministic=deterministic,
             callbacks=list(callbacks),
             logger=list(loggers),
             plugins=[StreamedFile()],

@@ -18,8 +18,9 @@ from ..core import config, figures
 from ..core.claims import Output
 from ..core.errors import SettingsError
 from ..core.events import note, table, warn
-from ..core.files import read_json, timestamp
+from ..core.files import timestamp
 from ..core.machine import environment
+from ..generator.run import PersonalizedRun
 from ..judging import verdict
 from ..recognizer.inference.engines import refuse_program
 from ..recognizer.model.formats import exported
@@ -138,8 +139,8 @@ def _untaught(first: Measured, second: Measured) -> dict[str, Any]:
         return {}
     (tuned,) = taught
     other, subject = second if tuned is first else first, tuned.facts["subject"]
-    run = tuned.candidate.run
-    found = verdict.of_run(run, read_json(run / "run.json") or {}) if run else None
+    run = PersonalizedRun.peek(tuned.candidate.run)
+    found = verdict.of_run(run) if run else None
     said = (
         f"{other.candidate.name} was never taught {subject.get('token')} "
         f"{subject.get('class_noun')}, and is no choice for drawing it; "

@@ -17,7 +17,7 @@ from .settings import DemoSettings
 
 
 def run(settings: DemoSettings) -> dict[str, Any]:
-    """Teach the bundled base Femto, the mascot; returns the run's facts. A few minutes on two CPU cores."""
+    """Teach the bundled base Femto, the mascot; returns what run.json holds. A few minutes on two CPU cores."""
     started = time.monotonic()
     photos = Path(str(resources.files("femtobooth") / "assets" / "mascot"))
     name = f"demo-{timestamp()}"
@@ -25,11 +25,11 @@ def run(settings: DemoSettings) -> dict[str, Any]:
     wanted = personalize.settings_from(
         {"photos": {"paths": [str(photos)], "class_noun": "robot"}, "runs": settings.runs, "name": name}
     )
-    facts = personalize.run(wanted)
-    folder = Path(settings.runs) / name
+    made = personalize.run(wanted)
+    folder, sentence = made.folder, (made.verdict or {}).get("sentence", "")
     program = "femtobooth" if shutil.which("femtobooth") else sys.argv[0]  # as in .venv/bin/femtobooth
     note(
-        f"\nIn {time.monotonic() - started:.0f} s. {facts['verdict']['sentence']}\n\n"
+        f"\nIn {time.monotonic() - started:.0f} s. {sentence}\n\n"
         f"  look at      {folder / 'report.html'}   (all of it on one page)\n"
         f"               {folder / 'overview.png'}   (photos | the same prompts before | after)\n"
         f"  run folder   {folder}   (model, checkpoints, curves, samples, config)\n\n"
@@ -39,4 +39,4 @@ def run(settings: DemoSettings) -> dict[str, Any]:
         f"  {command('convert', folder, 'femto.safetensors', program=program)}\n"
         f"  {Path(program).with_name('tensorboard')} --logdir {folder / 'logs'}\n"
     )
-    return facts
+    return made.plain()

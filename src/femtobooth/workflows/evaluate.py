@@ -29,6 +29,7 @@ from ..generator.image_cache import draw_missing
 from ..generator.load import load
 from ..generator.photos import make_square, restore_photos
 from ..generator.prompts import bare, names_subject, with_subject
+from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
 from ..judging import lpips, scores, verdict
 from ..judging.encoders import open_encoder, usable
@@ -36,7 +37,7 @@ from ..judging.memorization import near_copies
 from ..judging.scoring import PHOTOS, Drawn, Real, Row, diversity_by_lpips, evidence, measure
 from ..pictures.images import Skipped, decode, find_pictures
 from ..pictures.sheets import sheet, stacked
-from . import personalize, report
+from . import report
 from .settings import EvaluateSettings
 
 
@@ -66,15 +67,13 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
     Interrupted, it keeps the finished pictures, and the same command goes on from there.
     """
-    folder, facts, made_with = personalize.open_run(settings.run, "femtobooth evaluate-classifier measures classifiers")
-    with locks.held_place(folder / "evaluation"):
-        return _evaluate(settings, folder, facts, made_with)
+    run = PersonalizedRun.open_finished(settings.run, "femtobooth evaluate-classifier measures classifiers")
+    with locks.held_place(run.folder / "evaluation"):
+        return _evaluate(settings, run)
 
 
-def _evaluate(
-    settings: EvaluateSettings, folder: Path, facts: dict[str, Any], made_with: PersonalizeSettings
-) -> dict[str, Any]:
-    noun, size = facts["class_noun"], facts["size"]
+def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any]:
+    folder, made_with, noun, size = run.folder, run.made_with(), run.subject.class_noun, run.size
     prompts = [prompt.replace("{class}", noun) for prompt in settings.prompts]
     if not prompts or not all(names_subject(prompt) for prompt in prompts):
         raise SettingsError(
@@ -82,7 +81,7 @@ def _evaluate(
         )
     encoders = [open_encoder(name) for name in dict.fromkeys(settings.encoders or usable())]
     remarks: list[str] = []
-    trained = [photo.pixels for photo in restore_photos(folder / "photos")]
+    trained = [photo.pixels for photo in run.photos()]
     real = _real_photos(settings, folder, made_with, trained, remarks)
     gallery, others = _gallery(settings, real.hashes, size, made_with.photos.crop)
     own = {sha256_of(path) for path in find_pictures([folder], recursive=True)[0]}
@@ -90,7 +89,7 @@ def _evaluate(
         encoder.refuse_trained_on(real.hashes | others)
         encoder.refuse_trained_on(own, "pictures of this run")
 
-    drawn, model_hash = _draw(settings, folder, facts, made_with, prompts)
+    drawn, model_hash = _draw(settings, run, made_with, prompts)
     for encoder in encoders:
         encoder.refuse_trained_on([sha256_of(path) for path in drawn.files])
     texts = [bare(prompt) for prompt in prompts]
@@ -104,15 +103,15 @@ def _evaluate(
         rows.append(diversity_by_lpips(drawn))
     copied, by_base = (near_copies(list(one.reshape(-1, *one.shape[2:])), trained) for one in (drawn.tuned, drawn.base))
     remarks += _remarks(
-        settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real, facts
+        settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real, run
     )
     result: dict[str, Any] = {
         "run": str(folder),
         "model_hash": model_hash,
-        "token": facts["token"],
+        "token": run.subject.token,
         "class_noun": noun,
-        "base": facts["base"],
-        "steps": facts.get("steps"),
+        "base": run.base,
+        "steps": run.steps,
         "prompts": prompts,
         "pictures": len(copied),
         "photos": len(real.photos),
@@ -230,7 +229,7 @@ def _gallery(
 
 
 def _remarks(
-    settings: EvaluateSettings, encoders: Sequence[str], reads_text: bool, real: Against, facts: Mapping[str, Any]
+    settings: EvaluateSettings, encoders: Sequence[str], reads_text: bool, real: Against, run: PersonalizedRun
 ) -> list[str]:
     """What a reader of the scores must know."""
     found = []
@@ -242,8 +241,8 @@ def _remarks(
             "bundled knows the bundled base's world of icons and not photographs, "
             f"of which its scores say little: {way_out}"
         )
-    chooser = (facts.get("validation") or {}).get("encoder")
-    if chooser in encoders and (facts.get("selected") or {}).get("rule"):
+    chooser = (run.validation or {}).get("encoder")
+    if chooser in encoders and (run.selected or {}).get("rule"):
         found.append(
             f"{chooser} also chose the step of training that became model/, "
             "which flatters its scores; let another judge too."
@@ -259,8 +258,7 @@ def _remarks(
 
 def _draw(
     settings: EvaluateSettings,
-    folder: Path,
-    facts: Mapping[str, Any],
+    run: PersonalizedRun,
     made_with: PersonalizeSettings,
     prompts: list[str],
 ) -> tuple[Drawn, str]:
@@ -268,21 +266,21 @@ def _draw(
 
     Raises ModelError for another base.
     """
-    texts = [with_subject(prompt, facts["token"]) for prompt in prompts]
+    texts = [with_subject(prompt, run.subject.token) for prompt in prompts]
     classes = [
         settings.class_prompt.replace("{class}", noun)
-        for noun in dict.fromkeys((facts["class_noun"], *settings.other_classes))
+        for noun in dict.fromkeys((run.subject.class_noun, *settings.other_classes))
     ]
     jobs = [(text, settings.seed + shot) for text in texts for shot in range(settings.count)]
     jobs += [(text, settings.seed + shot) for text in classes for shot in range(settings.class_count)]
-    size, files, results = facts["size"], [], []
-    models = {"tuned": load(settings.run), "base": personalize.load_base(folder, facts, made_with)}
+    size, files, results = run.size, [], []
+    models = {"tuned": load(settings.run), "base": run.load_base(made_with)}
     device = machine.device(settings.device)
     for model in models.values():
         sampling.check(model, settings.sampling)
     with progress_bar("pictures", len(models) * len(jobs), parts=settings.sampling.steps) as bar:
         for name, model in models.items():
-            place = folder / "evaluation" / "pictures" / name
+            place = run.folder / "evaluation" / "pictures" / name
             pictures, paths = draw_missing(
                 model.to(device), place, jobs, settings.sampling, settings.batch_size, size, bar
             )

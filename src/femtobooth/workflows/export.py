@@ -25,6 +25,7 @@ from ..core.files import sha256_of, write_json, write_text
 from ..core.machine import environment, processor
 from ..core.names import shown
 from ..core.paths import expanded
+from ..core.run import is_run
 from ..pages import export as page
 from ..pictures.images import Picture, decode, find_pictures
 from ..recognizer import evaluation
@@ -146,7 +147,7 @@ def _check(settings: ExportSettings) -> None:
 
 def _place(settings: ExportSettings, source: Path) -> Path:
     kind = f"{settings.format}-{settings.precision}"
-    if (source / "run.json").is_file():
+    if is_run(source):
         return source / "exports" / kind
     return Path("exports") / f"{source.stem if source.is_file() else source.name}-{kind}"
 

@@ -15,50 +15,47 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
-from ..core import config, locks, metrics
-from ..core.claims import Output
-from ..core.errors import CheckpointError, Interrupted, ModelError, SettingsError, command
-from ..core.events import note, table
-from ..core.files import read_object, sweep, timestamp, write_json, write_text
-from ..core.machine import environment
+from ..core import config, locks
+from ..core.errors import ModelError, command
+from ..core.events import note
+from ..core.files import sweep, write_json, write_text
 from ..core.paths import expanded
 from ..core.processes import rank
-from ..core.run import read, recorded, settings_of
+from ..core.run import SETTINGS_FILE
 from ..pages.finetune import draw
 from ..recognizer.finetuning import comparison, dataset, finetuner, finishing, probe, splitting
 from ..recognizer.finetuning.probe import Embedded, Head
+from ..recognizer.finetuning.run import FinetunedRun
 from ..recognizer.finetuning.survey import Finding, Survey, label_issues, survey
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
-from ..training import checkpoints, tracking, trainer
+from ..training import tracking, trainer
+from ..training.session import State, fit
 from ..training.settings import ResumeSettings
+from .finetuning import told
 
-RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
-OWNS = (  # what lies in a run folder; exports/ have markers of their own
-    "config.yaml", "run.json", "split.csv", "report.json", "report.html", "probe.safetensors", "logs/metrics.csv",
-    "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "checkpoints/step-*/state.ckpt",
-    "checkpoints/step-*/manifest.json", "model/*.json", "model/*.safetensors",
-)  # fmt: skip
 PASSES, LEAST_STEPS = 25, 60
 
 
-def run(settings: FinetuneSettings) -> dict[str, Any]:
-    """Fine-tune from the start; returns what run.json holds. Raises InputError kinds before anything is written."""
+def run(settings: FinetuneSettings) -> FinetunedRun:
+    """Fine-tune from the start; returns the run, finished where this is its first process.
+
+    Raises InputError kinds before anything is written.
+    """
     settings = _settled(settings)
     note(f"{settings.data}: a classifier of its classes, from {settings.model}")
-    output = _output(settings)
+    stem = re.sub(r"[^\w-]+", "-", Path(settings.data).stem)
+    inputs = [settings.data, *settings.synthesized, settings.model]
+    output = FinetunedRun.output(settings.runs, settings.name, stem, settings.overwrite, inputs)
     if rank() == 0:
         output.check()
     trainer.check(_training(settings, 1))
@@ -79,64 +76,47 @@ def run(settings: FinetuneSettings) -> dict[str, Any]:
     head, baseline, issues = _probe(found, embedded, settings, started)
     findings.append(label_issues(found, issues))
     settings = settings.model_copy(update={"training": _training(settings, len(found.part("train")))})
-    facts = {
-        "status": "started",
-        "settings": settings.model_dump(mode="json"),
-        "model": settings.model,
-        "model_hash": source.hash,
-        "classes": found.classes,
-        "behind_generated": found.behind,
-        "environment": environment(),
-    }
-    report = {"data": _data_report(found, findings), "probe": baseline}
-    _show(found, findings, baseline, settings)
+    told.data(found, findings, baseline, settings)
     if rank():
-        return _train(output.path, settings, source, found, head, checkpoint=None)
+        return _train(output.path, None, settings, source, found, head)
 
     def begin(folder: Path) -> None:
-        write_text(folder / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
+        write_text(folder / SETTINGS_FILE, config.dump(settings.model_copy(update={"overwrite": False})))
         splitting.write_split(folder / "split.csv", found.rows())
         save_file({"weight": head.weight, "bias": head.bias}, folder / "probe.safetensors")
-        write_json(folder / "report.json", report)
-        write_json(folder / "run.json", facts)
+        write_json(folder / "report.json", {"data": _data_report(found, findings), "probe": baseline})
+        known = {"model": settings.model, "model_hash": source.hash, "classes": found.classes}
+        FinetunedRun.create(folder, settings, **known, behind_generated=found.behind)
 
-    with output.claimed(begin) as folder, recorded(folder):
+    with output.claimed(begin) as folder, FinetunedRun.open(folder).working() as run:
         note(f"run folder: {folder}\n")
-        return _train(folder, settings, source, found, head, checkpoint=None)
+        return _train(folder, run, settings, source, found, head)
 
 
-def resume(settings: ResumeSettings) -> dict[str, Any]:
+def resume(settings: ResumeSettings) -> FinetunedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
     folder = Path(settings.run)
-    facts = read_run(folder)
-    if facts["status"] == "done":
+    run = FinetunedRun.open(folder, option="--resume ")
+    if run.status == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
-        return facts
+        return run
     if rank():
-        return _go_on(folder, facts)
-    with locks.held(folder), recorded(folder):
-        return _go_on(folder, facts)
-
-
-def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    if rank() == 0:
+        return _go_on(run, None)
+    with locks.held(folder):
         sweep(folder)
-    settings = settings_of(folder, facts, FinetuneSettings)
+        with run.working():
+            return _go_on(run, run)
+
+
+def _go_on(known: FinetunedRun, run: FinetunedRun | None) -> FinetunedRun:
+    settings = known.settings_to_resume(FinetuneSettings)
     source = _load(settings)
-    if source.hash != facts["model_hash"]:
+    if source.hash != known.model_hash:
         raise ModelError(
-            f"{settings.model}: not the model that {folder} was started from",
+            f"{settings.model}: not the model that {known.folder} was started from",
             "put the same one back, or start a new run",
         )
-    found = Survey.restored(splitting.read_split(folder / "split.csv"), facts["classes"], folder / "split.csv")
-    stored = load_file(folder / "probe.safetensors")
-    checkpoint = checkpoints.newest(folder / "checkpoints")
-    return _train(folder, settings, source, found, Head(stored["weight"], stored["bias"]), checkpoint)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """A run's run.json. Raises ModelError where `folder` is no run of finetune."""
-    return read(folder, "finetune", ("classes", "model_hash"))
+    return _train(known.folder, run, settings, source, known.survey(), known.head())
 
 
 def _settled(settings: FinetuneSettings) -> FinetuneSettings:
@@ -168,27 +148,6 @@ def _training(settings: FinetuneSettings, pictures: int) -> Any:
         return own
     at_once = own.batch_size * own.accumulate * own.devices * own.nodes
     return own.model_copy(update={"steps": max(LEAST_STEPS, math.ceil(PASSES * pictures / at_once))})
-
-
-def _output(settings: FinetuneSettings) -> Output:
-    """Where the run goes."""
-    if rank() and RUN_FOLDER in os.environ:
-        return Output(Path(os.environ[RUN_FOLDER]), "finetune")
-    if rank() and not settings.name:
-        raise SettingsError(
-            "--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME"
-        )
-    stem = re.sub(r"[^\w-]+", "-", Path(settings.data).stem)
-    return Output(
-        Path(settings.runs) / (settings.name or f"{stem}-{timestamp()}"),
-        "finetune",
-        settings.overwrite,
-        inputs=[settings.data, *settings.synthesized, settings.model],
-        owns=OWNS,
-        known=lambda folder: "classes" in read_object(folder / "run.json"),
-        numbered=not settings.name,
-        option="--name",
-    )
 
 
 def _load(settings: FinetuneSettings) -> Recognizer:
@@ -227,169 +186,77 @@ def _data_report(found: Survey, findings: list[Finding]) -> dict[str, Any]:
     return {"pictures": len(found.paths), "classes": counts, "findings": [finding.as_dict() for finding in findings]}
 
 
-def _show(found: Survey, findings: list[Finding], baseline: dict[str, Any], settings: FinetuneSettings) -> None:
-    parts = Counter(found.parts)
-    said = ", ".join(f"{parts[name]} {name}" for name in ("train", "stop", "val", "left out") if parts[name])
-    title = f"Data report: {len(found.paths)} pictures of {len(found.classes)} classes ({said})"
-    rows = [(one.what, one.count, one.about, one.example) for one in findings if one.count]
-    if rows:
-        table(title, ["finding", ">count", "what it means", "for example"], rows)
-    else:
-        note(title)
-    note(f"not found: {', '.join(one.what for one in findings if not one.count)}\n")
-    if baseline["cross_validated"]:
-        crossed = baseline["cross_validated"]
-        note(
-            f"linear probe: {comparison.shares(crossed['accuracy'])} right in "
-            f"{baseline['folds']}-fold cross-validation over "
-            f"{crossed['pictures']} pictures, after {baseline['seconds']} s"
-        )
-    checked = baseline["validation"]
-    if checked and checked["right"] == checked["pictures"] and not settings.probe_only and settings.result == "better":
-        note(
-            f"it names all {checked['pictures']} validation pictures right: fine-tuning "
-            "can only match that, and win by surer answers;"
-            " --probe-only leaves it out"
-        )
-    note("")
-
-
 def _train(
-    folder: Path, settings: FinetuneSettings, source: Recognizer, found: Survey, head: Head, checkpoint: Path | None
-) -> dict[str, Any]:
-    """Train from `checkpoint` or from the start, then write the result; returns what run.json then holds."""
+    folder: Path,
+    run: FinetunedRun | None,
+    settings: FinetuneSettings,
+    source: Recognizer,
+    found: Survey,
+    head: Head,
+) -> FinetunedRun:
+    """Train from the newest checkpoint or from the start, then write the result; `run` is the first process's."""
     if settings.probe_only:
-        return {} if rank() else _finish(folder, settings, None, found, head, {})
+        if run is None:
+            raise SystemExit(0)  # nothing trains that this process, which is not the first, could share
+        return _finish(run, settings, None, found, head, {})
     started, own = time.monotonic(), settings.training
     recognizer = finetuner.with_classes(source, found.classes, head)
     train, stop = found.part("train"), found.part("stop")
     module = finetuner.Finetuner(recognizer, settings, [found.paths[i] for i in train], found.labels[train])
-    step = checkpoints.step_of(checkpoint) if checkpoint else 0
-    if step:
-        note(f"resuming {folder} at step {step}")
-    with checkpoints.Signals(command("finetune", "--resume", folder)) as signals:
-        saver = checkpoints.Checkpoints(folder / "checkpoints", own.checkpoint_every, own.keep_checkpoints, signals)
-        average = trainer.MovingAverage(own.ema) if own.ema else None
-        early = None
-        if settings.patience:
-
-            def save() -> None:
-                signals.save = True
-
-            paths = [found.paths[i] for i in stop]
-            early = finetuner.EarlyStop(
-                paths, found.labels[stop], settings.check_every, settings.patience, average, save
-            )
-        trackers = tracking.loggers(own, folder / "logs", folder.resolve().name, step)
-        for tracker in trackers:
-            tracker.log_hyperparams(settings.model_dump())
-        callbacks = [part for part in (average, early) if part]
-        lightning = trainer.build(own, folder, [*callbacks, saver, trainer.StepBar()], trackers)
-        if step < own.steps and not _stopped_early(checkpoint, settings):
-            os.environ[RUN_FOLDER] = str(folder.resolve())
-            try:
-                with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
-                    lightning.fit(
-                        module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True
-                    )
-            finally:
-                os.environ.pop(RUN_FOLDER, None)
-        if saver.stopped_by:
-            raise Interrupted(f"stopped at step {lightning.global_step} and saved", signals.way_out, saver.stopped_by)
-        if rank():
-            return {}
-        trainer.release(lightning, module)
-        newest = checkpoints.newest(folder / "checkpoints")
-        cost = {"steps": load_weights(newest, module, settings), "seconds": round(time.monotonic() - started, 1)}
-        with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
-            return _finish(folder, settings, recognizer.freeze(), found, head, cost)
-
-
-def _calmer(settings: FinetuneSettings) -> str:
-    """What to try where training left the finite numbers."""
-    return f"train again with a lower --lr (it was {settings.learning_rate:g})"
-
-
-def _stopped_early(checkpoint: Path | None, settings: FinetuneSettings) -> bool:
-    if checkpoint is None or not settings.patience:
-        return False
-    return int(_state(checkpoint)["callbacks"][finetuner.EarlyStop.__name__]["misses"]) >= settings.patience
-
-
-def _state(checkpoint: Path) -> dict[str, Any]:
-    return dict(torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True))
-
-
-def load_weights(checkpoint: Path | None, module: finetuner.Finetuner, settings: FinetuneSettings) -> int:
-    """Put the result of training into the module; returns the step it is of.
-
-    With early stopping the weights of the lowest loss; else the last ones, or their moving average.
-    """
-    if checkpoint is None or (
-        checkpoints.step_of(checkpoint) != settings.training.steps and not _stopped_early(checkpoint, settings)
-    ):
-        raise CheckpointError(
-            "the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again"
-        )
-    state = _state(checkpoint)
-    weights, step = dict(state["state_dict"]), int(state["global_step"])
+    average = trainer.MovingAverage(own.ema) if own.ema else None
+    early = None
     if settings.patience:
-        early = state["callbacks"][finetuner.EarlyStop.__name__]
-        weights, step = early["weights"], int(early["best_step"])
-    elif settings.training.ema:
-        weights |= state["callbacks"][trainer.MovingAverage.__name__]["average"]
-    module.load_state_dict(weights)
-    return step
+        set_aside = [found.paths[i] for i in stop]
+        early = finetuner.EarlyStop(set_aside, found.labels[stop], settings.check_every, settings.patience, average)
+
+    def ended(state: State) -> bool:
+        return bool(settings.patience) and finetuner.stopped_early(state, settings.patience)
+
+    with fit(
+        module,
+        own,
+        folder,
+        [part for part in (average, early) if part],
+        [trainer.StepBar()],
+        way_out=command("finetune", "--resume", folder),
+        calmer=f"train again with a lower --lr (it was {settings.learning_rate:g})",
+        run=run,
+        hyperparameters=settings.model_dump(),
+        ended=ended,
+    ) as fitted:
+        if run is None:
+            return FinetunedRun.open(folder)
+        step = finetuner.load_result(module, fitted.state(), settings)
+        cost = {"steps": step, "seconds": round(time.monotonic() - started, 1)}
+        return _finish(run, settings, recognizer.freeze(), found, head, cost)
 
 
 def _finish(
-    folder: Path, settings: FinetuneSettings, tuned: Recognizer | None, found: Survey, head: Head, cost: dict[str, Any]
-) -> dict[str, Any]:
+    run: FinetunedRun,
+    settings: FinetuneSettings,
+    tuned: Recognizer | None,
+    found: Survey,
+    head: Head,
+    cost: dict[str, Any],
+) -> FinetunedRun:
     """Write model/ and the report; only then is the run done.
 
     `cost` is what fine-tuning took, of which the probe's result has no part.
     """
-    facts = read_run(folder)
-    result, more = finishing.finish(settings, _load(settings), tuned, found, head, facts)
+    folder = run.folder
+    result, more = finishing.finish(settings, _load(settings), tuned, found, head, run)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8")) | more
     compared, probed = report["comparison"], {"seconds": report["probe"]["seconds"]}
-    facts |= {"costs": {"probe": probed} | ({"finetuned": cost} if tuned is not None else {})}
-    facts |= facts["costs"][compared["result"]]
-    facts |= {
-        "status": "done",
-        "result": compared["result"],
-        "verdict": compared["verdict"],
-        "temperature": result.temperature,
-    }
+    run.costs = {"probe": probed} | ({"finetuned": cost} if tuned is not None else {})
     result.save(folder / "model", overwrite=True)
     write_json(folder / "report.json", report)
-    write_text(folder / "report.html", draw(folder, report, facts, settings))
-    write_json(folder / "run.json", facts)
-    _tell(folder, report)
-    return facts
-
-
-def _tell(folder: Path, report: dict[str, Any]) -> None:
-    compared, calibration = report["comparison"], report["calibration"]
-    rows = []
-    for name, facts, key in (
-        ("linear probe", report["probe"]["validation"], "probe"),
-        ("fine-tuned", report.get("finetuned"), "finetuned"),
-    ):
-        if facts:
-            loss = f"{compared['log_loss'][key]:.3f}" if "log_loss" in compared else "–"  # noqa: RUF001
-            rows.append((name, f"{facts['right']} of {facts['pictures']}", comparison.shares(facts["accuracy"]), loss))
-    if rows:
-        table("On the validation pictures (95% intervals)", ["", ">right", ">accuracy", ">calibrated log loss"], rows)
-    note(compared["verdict"])
-    note(
-        f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} "
-        f"(rule: {compared['rule']})"
+    write_text(folder / "report.html", draw(run, report, settings))
+    run.update(
+        status="done",
+        result=compared["result"],
+        verdict=compared["verdict"],
+        steps=run.costs[compared["result"]].get("steps"),
+        temperature=result.temperature,
     )
-    unsettled = metrics.unsettled(calibration["temperature"])
-    unsettled = f" ({unsettled})" if unsettled else ""
-    note(
-        f"temperature {calibration['temperature']:.2f} from {calibration['from']}{unsettled}; "
-        f"rejection {calibration['rejection']}"
-    )
-    note(f"done: {folder / 'report.html'} shows it; use it with\n  {command('classify', '--model', folder, 'PHOTOS')}")
+    told.result(run, report)
+    return run

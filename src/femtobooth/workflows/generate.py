@@ -22,6 +22,7 @@ from ..core.errors import InputError
 from ..core.events import note, progress_bar, warn
 from ..core.files import sha256_of, timestamp, write_json
 from ..core.paths import expanded
+from ..core.run import is_run
 from ..generator.prompts import names_subject, warn_of_unseen, with_subject
 from ..generator.settings import GenerateSettings
 from ..generator.start_picture import Start, fit, read_start
@@ -202,7 +203,7 @@ def draw(
 def home(reference: str) -> Path:
     """The folder under which images/ belongs: the run's own, or the current one for a bare model."""
     path = expanded(reference)
-    if path.name == "model" and (path.parent / "run.json").is_file():
+    if path.name == "model" and is_run(path.parent):
         path = path.parent
     return path if (path / "model" / "model_index.json").is_file() else Path()
 

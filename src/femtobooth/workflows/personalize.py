@@ -16,69 +16,60 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
 
 from __future__ import annotations
 
-import os
 import re
-import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import Trainer
 
 from ..core import config, locks, older_runs
 from ..core.claims import Output
-from ..core.errors import Interrupted, ModelError, PhotoError, SettingsError, command
+from ..core.errors import PhotoError, command
 from ..core.events import note, table, warn
-from ..core.files import read_object, sha256_of, sweep, timestamp, write_json, write_text
-from ..core.machine import environment
+from ..core.files import sha256_of, sweep, write_json, write_text
 from ..core.names import shown, stored
-from ..core.older_runs import read_settings
 from ..core.paths import expanded
 from ..core.processes import rank
-from ..core.run import read, recorded, settings_of
+from ..core.run import SETTINGS_FILE
 from ..generator import locate, prior, sampling, tokens
 from ..generator.captions import class_captions, fitted
-from ..generator.dreambooth import DreamBooth, LatentSet, encode
+from ..generator.dreambooth import DreamBooth, LatentSet
 from ..generator.families.stable_diffusion import StableDiffusion
-from ..generator.formats.folder import with_base_of_today
 from ..generator.load import load
-from ..generator.memory import estimate, peak_memory
-from ..generator.photos import (
-    CROPS,
-    Photo,
-    crops_sheet,
-    hold_out,
-    load_class_images,
-    load_photos,
-    restore_photos,
-    store_photos,
-)
+from ..generator.memory import peak_memory
+from ..generator.photos import CROPS, Photo, crops_sheet, hold_out, load_photos, store_photos
 from ..generator.prompts import filled, warn_of_unseen
+from ..generator.run import SUBJECT, PersonalizedRun, Subject
 from ..generator.samples import Samples
 from ..generator.settings import PersonalizeSettings
 from ..judging.encoders import Encoder
 from ..pictures.images import find_pictures
-from ..training import checkpoints, tracking, trainer
+from ..training import tracking, trainer
+from ..training.session import fit
 from ..training.settings import ResumeSettings
 from . import report
-from .personalizing import outcome, validation, verdicts
+from .personalizing import outcome, told, validation, verdicts
+from .personalizing.training_data import latents
 
-RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
-FACTS = ("token", "class_noun", "base_hash", "size")  # what run.json must hold for anything to go on with the run
-OWNS = (  # what lies in a run folder; evaluation/, images/ and exports/ have markers of their own, but older ones
-    "config.yaml", "run.json", "preflight.json", "overview.png", "crops.png", "report.html", "photos/[0-9]*.png",
-    "photos/[0-9]*.txt", "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv", "logs/events.out.tfevents.*",
-    "logs/hparams.yaml", "logs/wandb/*", "samples/step-*.png", "validation/validation.json", "validation/curve.svg",
-    "validation/step-*.png", "validation/weights/step-*.safetensors", "checkpoints/step-*/state.ckpt",
-    "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*", "model/overview.png",
-    "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*", "evaluation/evaluation.json",
-    "evaluation/grid.png", "evaluation/pictures/*.png", "images/*-seed*.png", "images/*/grid.png",
-    "images/*/manifest.json", "previews/step-*.png", "watch/watch.json", "watch/curve.svg", "watch/step-*.png",
-    "watch/weights/step-*.safetensors",
-)  # fmt: skip
+
+@dataclass(frozen=True)
+class Task:
+    """All that training needs: found before it, or read from the run that goes on."""
+
+    settings: PersonalizeSettings
+    model: StableDiffusion
+    token: str
+    photos: list[Photo]
+    held_out: list[Photo]
+    size: int
+    encoder: Encoder | None
+    """What scores during training, in the first process."""
+
+    def fill(self, prompt: str) -> str:
+        """Put identifier and class noun into a prompt."""
+        return filled(prompt, self.token, self.settings.photos.class_noun)
 
 
 def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
@@ -86,10 +77,13 @@ def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
     return config.settle(PersonalizeSettings, *layers)
 
 
-def run(settings: PersonalizeSettings) -> dict[str, Any]:
-    """Personalize from the start; returns what run.json holds. Raises InputError kinds before anything is written."""
+def run(settings: PersonalizeSettings) -> PersonalizedRun:
+    """Personalize from the start; returns the run, finished where this is its first process.
+
+    Raises InputError kinds before anything is written.
+    """
     settings = _settled(settings)
-    output = _output(settings)
+    output, noun = _output(settings), settings.photos.class_noun
     if rank() == 0:
         output.check()
     if settings.base == locate.BUNDLED:
@@ -101,98 +95,62 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
     photos, held_out = hold_out(photos, settings.photos.hold_out)
     encoder = _encoder(settings, [*photos, *held_out])
     token = _identifier(model, settings)
-    photos = _fitted(photos, model, token, settings.photos.class_noun)
+    photos = _fitted(photos, model, token, noun)
     _warn_of_unseen(model, settings, token)
+    task = Task(settings, model, token, photos, held_out, size, encoder)
     if rank():
-        return _train(output.path, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
-    facts: dict[str, Any] = {
-        "status": "started",
-        "token": token,
-        "class_noun": settings.photos.class_noun,
-        "base": settings.base,
-    }
-    facts |= {"settings": settings.model_dump(mode="json")}
-    facts |= {
-        "base_hash": model.hash,
-        "size": size,
-        "held_out": [photo.path.name for photo in held_out],
-        "environment": environment(),
-    }
+        return _train(output.path, None, task)
     for row in preflight:
         row["status"] = "held out" if row["file"] in {stored(photo.path) for photo in held_out} else row["status"]
 
     def begin(folder: Path) -> None:
-        write_text(folder / "config.yaml", config.dump(settings.model_copy(update={"overwrite": False})))
+        write_text(folder / SETTINGS_FILE, config.dump(settings.model_copy(update={"overwrite": False})))
         write_json(folder / "preflight.json", preflight)
-        store_photos(photos, folder / "photos")
+        kept = [path.relative_to(folder).as_posix() for path in store_photos(photos, folder / "photos")]
         if held_out:
             store_photos(held_out, folder / "held_out")
-        write_json(folder / "run.json", facts)
+        PersonalizedRun.create(
+            folder,
+            settings,
+            subjects={SUBJECT: Subject(token=token, class_noun=noun, photos=kept)},
+            base=settings.base,
+            base_hash=model.hash,
+            size=size,
+            held_out=[photo.path.name for photo in held_out],
+        )
         crops_sheet([*photos, *held_out]).save(folder / CROPS)
 
-    with output.claimed(begin) as folder, recorded(folder):
+    with output.claimed(begin) as folder, PersonalizedRun.open(folder).working() as run:
         if held_out:
             note(f"kept out of training, to score against: {', '.join(shown(photo.path.name) for photo in held_out)}\n")
         note(f"run folder: {folder}")
         note(f"the photos as they are trained on: {folder / CROPS}\n")
-        return _train(folder, settings, model, token, photos, held_out, size, encoder, checkpoint=None)
+        return _train(folder, run, task)
 
 
-def resume(settings: ResumeSettings) -> dict[str, Any]:
+def resume(settings: ResumeSettings) -> PersonalizedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
     folder = Path(settings.run)
-    facts = read_run(folder)
-    if facts["status"] == "done":
+    run = PersonalizedRun.open(folder, option="--resume ")
+    if run.status == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         if not (folder / "report.html").is_file():  # it was stopped in the last moment
             report.write(folder)
-        return facts
+        return run
     if rank():
-        return _go_on(folder, facts)
-    with locks.held(folder), recorded(folder):
-        return _go_on(folder, facts)
-
-
-def _go_on(folder: Path, facts: Mapping[str, Any]) -> dict[str, Any]:
-    if rank() == 0:
+        return _train(folder, None, _task_of(run))
+    with locks.held(folder):
         sweep(folder)
         older_runs.bring_up(folder)
-    settings = settings_of(folder, facts, PersonalizeSettings)
-    model = load_base(folder, facts, settings)
-    checkpoint = checkpoints.newest(folder / "checkpoints")
-    photos, held_out = (
-        restore_photos(folder / "photos"),
-        restore_photos(folder / "held_out") if facts.get("held_out") else [],
-    )
+        with run.working():
+            return _train(folder, run, _task_of(run))
+
+
+def _task_of(run: PersonalizedRun) -> Task:
+    settings = run.settings_to_resume(PersonalizeSettings)
+    model, photos, held_out = run.load_base(settings), run.photos(), run.held_out_photos()
     encoder = _encoder(settings, [*photos, *held_out])
-    return _train(folder, settings, model, facts["token"], photos, held_out, facts["size"], encoder, checkpoint)
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """A run's run.json. Raises ModelError where `folder` is no run."""
-    return with_base_of_today(read(folder, "personalize", FACTS))
-
-
-def open_run(place: str, instead: str) -> tuple[Path, dict[str, Any], PersonalizeSettings]:
-    """A finished run: its folder, its run.json and its settings.
-
-    Raises ModelError; `instead` is the way out for runs of other commands.
-    """
-    folder = Path(place)
-    facts = with_base_of_today(read(folder, "personalize", FACTS, option="", instead=instead))
-    locate.locate(place)  # raises where the run is not finished
-    return folder, facts, config.resolve(PersonalizeSettings, read_settings(folder / "config.yaml"))
-
-
-def load_base(folder: Path, facts: Mapping[str, Any], settings: PersonalizeSettings) -> StableDiffusion:
-    """The base that a run was started from. Raises ModelError where another one is in its place."""
-    model = load(settings.base, settings.tokenizer)
-    if model.hash != facts["base_hash"]:
-        raise ModelError(
-            f"{settings.base}: not the base that {folder} was started from",
-            "put the same base back, or start a new run",
-        )
-    return model
+    return Task(settings, model, run.subject.token, photos, held_out, run.size, encoder)
 
 
 def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
@@ -214,23 +172,9 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
 
 def _output(settings: PersonalizeSettings) -> Output:
     """Where the run goes."""
-    if rank() and RUN_FOLDER in os.environ:
-        return Output(Path(os.environ[RUN_FOLDER]), "personalize")
-    if rank() and not settings.name:
-        raise SettingsError(
-            "--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME"
-        )
-    noun = re.sub(r"[^\w-]+", "-", settings.photos.class_noun)
-    return Output(
-        Path(settings.runs) / (settings.name or f"{noun}-{timestamp()}"),
-        "personalize",
-        settings.overwrite,
-        inputs=[*settings.photos.paths, settings.base, settings.prior.folder, settings.tokenizer],
-        owns=OWNS,
-        known=lambda folder: "token" in read_object(folder / "run.json"),
-        numbered=not settings.name,
-        option="--name",
-    )
+    stem = re.sub(r"[^\w-]+", "-", settings.photos.class_noun)
+    inputs = [*settings.photos.paths, settings.base, settings.prior.folder, settings.tokenizer]
+    return PersonalizedRun.output(settings.runs, settings.name, stem, settings.overwrite, inputs)
 
 
 def _check(settings: PersonalizeSettings, model: StableDiffusion) -> None:
@@ -293,73 +237,40 @@ def _identifier(model: StableDiffusion, settings: PersonalizeSettings) -> str:
     return best[0].token
 
 
-def _train(
-    folder: Path,
-    settings: PersonalizeSettings,
-    model: StableDiffusion,
-    token: str,
-    photos: list[Photo],
-    held_out: list[Photo],
-    size: int,
-    encoder: Encoder | None,
-    checkpoint: Path | None,
-) -> dict[str, Any]:
-    """Train from `checkpoint` or from the start, then write the result; returns what run.json then holds."""
-    started, training = time.monotonic(), settings.training
+def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> PersonalizedRun:
+    """Train from the newest checkpoint or from the start, then write the result; `run` is the first process's."""
+    settings, training = task.settings, task.settings.training
 
     def prepare(lightning: Trainer) -> tuple[LatentSet, LatentSet | None]:
-        return _latents(lightning, settings, model, token, photos, size)
+        return latents(lightning, settings, task.model, task.token, task.photos, task.size)
 
-    def fill(prompt: str) -> str:
-        return filled(prompt, token, settings.photos.class_noun)
-
-    module = DreamBooth(model, settings, token, prepare)
-    _show_parts(module)
-    step = checkpoints.step_of(checkpoint) if checkpoint else 0
-    if step:
-        note(f"resuming {folder} at step {step}")
-    prompts = [fill(prompt) for prompt in settings.samples.prompts]
-    with checkpoints.Signals(command("personalize", "--resume", folder)) as signals:
-        saver = checkpoints.Checkpoints(
-            folder / "checkpoints", training.checkpoint_every, training.keep_checkpoints, signals
+    module = DreamBooth(task.model, settings, task.token, prepare)
+    told.parts(module)
+    prompts = [task.fill(prompt) for prompt in settings.samples.prompts]
+    average = trainer.MovingAverage(training.ema) if training.ema else None
+    scored = [photo.pixels for photo in task.held_out or task.photos]
+    validator = validation.Validator(
+        folder / "validation", settings, task.encoder, scored, task.fill, task.size, average
+    )
+    samples = Samples(folder / "samples", prompts, settings.samples, task.size, average)
+    with fit(
+        module,
+        training,
+        folder,
+        [*([average] if average else []), validator],
+        [samples, trainer.StepBar()],
+        way_out=command("personalize", "--resume", folder),
+        calmer=_calmer(settings),
+        run=run,
+        hyperparameters=settings.model_dump(),
+    ) as fitted:
+        if run is None:
+            return PersonalizedRun.open(folder)
+        run.update(
+            trained_steps=fitted.step,
+            peak_memory_gib=round(peak_memory(fitted.device) / 2**30, 2),
         )
-        averages = [trainer.MovingAverage(training.ema)] if training.ema else []
-        average = averages[0] if averages else None
-        scored = [photo.pixels for photo in held_out or photos]
-
-        def save() -> None:
-            signals.save = True
-
-        validator = validation.Validator(folder / "validation", settings, encoder, scored, fill, size, average, save)
-        samples = Samples(folder / "samples", prompts, settings.samples, size, average)
-        trackers = tracking.loggers(training, folder / "logs", folder.resolve().name, step)
-        for tracker in trackers:
-            tracker.log_hyperparams(settings.model_dump())
-        # The validator goes before the saver, whose checkpoints hold what it has seen.
-        lightning = trainer.build(training, folder, [*averages, validator, saver, samples, trainer.StepBar()], trackers)
-        if step < training.steps:
-            os.environ[RUN_FOLDER] = str(folder.resolve())
-            try:
-                with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
-                    lightning.fit(
-                        module, ckpt_path=checkpoint / checkpoints.STATE if checkpoint else None, weights_only=True
-                    )
-            finally:
-                os.environ.pop(RUN_FOLDER, None)
-            step = lightning.global_step
-        if saver.stopped_by:
-            raise Interrupted(f"stopped at step {step} and saved", signals.way_out, saver.stopped_by)
-        if rank():
-            return {}
-        device = lightning.strategy.root_device
-        trainer.release(lightning, module)
-        facts = read_run(folder) | {
-            "seconds": round(time.monotonic() - started, 1),
-            "peak_memory_gib": round(peak_memory(device) / 2**30, 2),
-            "trained_steps": step,
-        }
-        with checkpoints.last_good_named(lightning, folder / "checkpoints", _calmer(settings)):
-            return outcome.write(folder, settings, module, device, validator, photos, prompts, facts)
+        return outcome.write(run, settings, module, fitted, validator, task.photos, prompts)
 
 
 def _calmer(settings: PersonalizeSettings) -> str:
@@ -372,79 +283,3 @@ def _calmer(settings: PersonalizeSettings) -> str:
     }
     named = dict.fromkeys(f"{flag} (it was {rate:g})" for flag, rate in (rates[part] for part in train.parts))
     return f"train again with a lower {' or '.join(named)}, or fewer --steps"
-
-
-def _latents(
-    lightning: Trainer,
-    settings: PersonalizeSettings,
-    model: StableDiffusion,
-    token: str,
-    photos: list[Photo],
-    size: int,
-) -> tuple[LatentSet, LatentSet | None]:
-    """Photos and class images through the VAE, once; the class images are drawn first where they are missing."""
-    captions = [[filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
-    pictures = np.stack([photo.pixels for photo in photos])
-    apart = settings.loss.surroundings == "class"
-
-    def subject() -> LatentSet:
-        return encode(model, pictures, captions, settings.photos.flip, "subject" if apart else "all")
-
-    if settings.prior.weight == 0:
-        return subject(), None
-    strategy = lightning.strategy
-    processes = prior.Processes(lightning.global_rank, lightning.world_size, strategy.barrier, strategy.broadcast)
-    images: list[np.ndarray] = []
-    prompts: list[list[str]] = []
-    wanted = prior.prompts(settings.prior, settings.photos.class_noun)
-    if settings.prior.folder:
-        own = load_class_images(settings.prior.folder, size)
-        images = [np.stack([one.pixels for one in own])]
-        prompts = [
-            [filled(text, token, settings.photos.class_noun) for text in one.captions] or [wanted[0]] for one in own
-        ]
-        wanted = wanted[1:]
-    for prompt in wanted:
-        images.append(prior.class_images(model, prompt, settings.prior, size, processes))
-        prompts += [[prompt]] * len(images[-1])
-    # All encoded after the class images, whose drawing must see the base as it is.
-    imitated = settings.prior.target == "base"
-    kept = encode(model, np.concatenate(images), prompts, imitated=imitated)
-    if apart:  # class images as they are twice, so that they keep two thirds of the draws
-        caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, settings.photos.class_noun)
-        kept += kept + kept.surroundings(model, images[0], caption)
-    return subject(), kept
-
-
-def _show_parts(module: DreamBooth) -> None:
-    training, rates = module.settings.training, {group["name"]: group["lr"] for group in module.optimizer_groups()}
-    modules: dict[str, tuple[torch.nn.Module, float | None]] = {
-        name: (part, rates.get(name))
-        for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder), ("vae", module.model.vae))
-    }
-    copied = {
-        name
-        for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder))
-        if module.frozen and name in rates
-    }
-    rows = estimate(modules, training.optimizer, bool(training.ema), copied)
-
-    def size(count: float) -> str:
-        return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
-
-    total = sum(row["weights"] + row["gradients"] + row["optimizer"] for row in rows)
-    table(
-        f"What trains; passes in {training.precision}, activations come on top",
-        ["part", ">trained", ">frozen", ">learning rate", ">weights", ">gradients", ">optimizer"],
-        [
-            (
-                row["part"],
-                f"{row['trained']:,}",
-                f"{row['frozen']:,}",
-                f"{row['learning_rate']:g}" if row["learning_rate"] else "-",
-                *(size(row[kind]) for kind in ("weights", "gradients", "optimizer")),
-            )
-            for row in rows
-        ]
-        + [("total", "", "", "", size(total), "", "")],
-    )

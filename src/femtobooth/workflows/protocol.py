@@ -27,8 +27,10 @@ from ..core.machine import environment
 from ..core.metrics import bootstrap
 from ..core.names import shown
 from ..core.paths import expanded
+from ..core.run import is_run
 from ..generator import locate
 from ..generator.load import load
+from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
 from ..judging import scores
 from ..judging.encoders import open_encoder, usable
@@ -225,9 +227,9 @@ def _changed(before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str:
 def _subject(subject: Subject, folder: Path, train: PersonalizeSettings, measure: EvaluateSettings) -> dict[str, Any]:
     """Train and measure what is not trained and measured yet; returns the subject's line."""
     try:
-        if not (folder / "run.json").is_file():
+        if not is_run(folder):
             personalize.run(train)
-        elif personalize.read_run(folder)["status"] != "done":
+        elif PersonalizedRun.open(folder).status != "done":
             personalize.resume(ResumeSettings(run=str(folder)))
     except Interrupted as stop:
         raise Interrupted(stop.problem, "the same command goes on from there", stop.exit_code - 128) from None

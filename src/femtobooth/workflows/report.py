@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..core import config, older_runs
+from ..core import older_runs
 from ..core.errors import ModelError
 from ..core.events import note
-from ..core.files import read_json, read_object, write_text
-from ..core.older_runs import read_settings
+from ..core.files import read_json, write_text
 from ..generator import prior
-from ..generator.photos import Photo, restore_photos
+from ..generator.photos import Photo
 from ..generator.prompts import filled
+from ..generator.run import PersonalizedRun, Subject
 from ..generator.settings import PersonalizeSettings
 from ..judging import memorization, verdict
 from ..judging.memorization import Nearest
@@ -57,36 +57,28 @@ def write(folder: Path) -> dict[str, Any]:
 
 
 def _opened(folder: Path) -> TrainedRun:
-    facts = _facts(folder)
-    settings = config.resolve(PersonalizeSettings, read_settings(folder / "config.yaml"))
-    photos, samples = restore_photos(folder / "photos"), _samples(folder)
-    if facts.get("steps") in samples:  # what was sampled after the step that became the model is not of it
-        samples = {step: shots for step, shots in samples.items() if step <= facts["steps"]}
+    run = _run(folder)
+    settings, photos, samples = run.made_with(), run.photos(), _samples(folder)
+    if run.steps in samples:  # what was sampled after the step that became the model is not of it
+        samples = {step: shots for step, shots in samples.items() if step <= run.steps}
     return TrainedRun(
-        folder=folder,
-        facts=facts,
+        known=run,
         settings=settings,
         photos=photos,
         preflight=read_json(folder / "preflight.json") or [],
         samples=samples,
-        class_images=_class_images(settings, facts),
+        class_images=_class_images(settings, run),
         metrics=_metrics(folder),
         evaluation=read_json(folder / "evaluation" / "evaluation.json"),
-        verdict=verdict.of_run(folder, facts),
-        nearest=_nearest(samples, settings, photos, facts),
+        verdict=verdict.of_run(run),
+        nearest=_nearest(samples, settings, photos, run.subject),
     )
 
 
-def _facts(folder: Path) -> dict[str, Any]:
-    facts = older_runs.facts(read_object(folder / "run.json"))
-    if {"token", "class_noun", "base_hash", "size", "environment", "status"} <= facts.keys():
-        return facts
-    if (folder / "report.html").is_file():
+def _run(folder: Path) -> PersonalizedRun:
+    if (folder / "report.html").is_file() and not PersonalizedRun.peek(folder):
         raise ModelError(f"{folder}: not a personalize run", f"its own report is {folder / 'report.html'}")
-    raise ModelError(
-        f"{folder}: not a personalize run (no run.json of one)",
-        "give the folder that personalize printed, such as runs/NAME",
-    )
+    return PersonalizedRun.open(folder, instead="give the folder that personalize printed, such as runs/NAME")
 
 
 def _samples(folder: Path) -> dict[int, Samples]:
@@ -100,12 +92,12 @@ def _samples(folder: Path) -> dict[int, Samples]:
 
 
 def _nearest(
-    samples: Mapping[int, Samples], settings: PersonalizeSettings, photos: list[Photo], facts: Mapping[str, Any]
+    samples: Mapping[int, Samples], settings: PersonalizeSettings, photos: list[Photo], subject: Subject
 ) -> dict[tuple[int, int], Nearest]:
     """Find for each last sample of the subject the training photo that it comes nearest to."""
     last = samples[max(samples)] if samples and max(samples) > 0 else {}
-    prompts = [filled(prompt, facts["token"], facts["class_noun"]) for prompt in settings.samples.prompts]
-    token = re.compile(rf"\b{re.escape(facts['token'])}\b")
+    prompts = [filled(prompt, subject.token, subject.class_noun) for prompt in settings.samples.prompts]
+    token = re.compile(rf"\b{re.escape(subject.token)}\b")
     of_subject = [place for place in last if place[0] < len(prompts) and token.search(prompts[place[0]])]
     if not of_subject:
         return {}
@@ -114,14 +106,14 @@ def _nearest(
     return dict(zip(of_subject, found, strict=True))
 
 
-def _class_images(settings: PersonalizeSettings, facts: Mapping[str, Any]) -> list[ClassImages]:
+def _class_images(settings: PersonalizeSettings, run: PersonalizedRun) -> list[ClassImages]:
     """Read class images from the cache or the user's folder; those that are gone are not generated again for this."""
     if settings.prior.weight == 0:
         return []
     found = []
-    for index, prompt in enumerate(prior.prompts(settings.prior, facts["class_noun"])):
+    for index, prompt in enumerate(prior.prompts(settings.prior, run.subject.class_noun)):
         own = settings.prior.folder if index == 0 else None
-        folder = Path(own) if own else _cached(prompt, settings, facts)
+        folder = Path(own) if own else _cached(prompt, settings, run)
         paths = find_pictures([folder])[0] if folder.is_dir() else []
         paths = paths if own else paths[: settings.prior.images]
         images = [picture.image for path in paths[:MOST] if isinstance(picture := decode(path), Picture)]
@@ -131,8 +123,8 @@ def _class_images(settings: PersonalizeSettings, facts: Mapping[str, Any]) -> li
     return found
 
 
-def _cached(prompt: str, settings: PersonalizeSettings, facts: Mapping[str, Any]) -> Path:
-    recipe = {"base": facts["base_hash"], "prompt": prompt, "size": facts["size"], "first_seed": settings.prior.seed}
+def _cached(prompt: str, settings: PersonalizeSettings, run: PersonalizedRun) -> Path:
+    recipe = {"base": run.base_hash, "prompt": prompt, "size": run.size, "first_seed": settings.prior.seed}
     return prior.folder_of(recipe | settings.prior.sampling.model_dump())
 
 

@@ -32,8 +32,8 @@ from ..core.names import restored, shown
 from ..generator import sampling
 from ..generator.image_cache import draw_missing
 from ..generator.load import load
-from ..generator.photos import restore_photos
 from ..generator.prompts import bare, filled, names_subject
+from ..generator.run import PersonalizedRun
 from ..generator.settings import GenerateSettings, PersonalizeSettings
 from ..judging import verdict
 from ..judging.encoders import Encoder, open_encoder, usable
@@ -42,7 +42,7 @@ from ..pictures import duplicates
 from ..pictures.images import find_pictures
 from ..pictures.sheets import sheet
 from ..recognizer.model.backbone import Recognizer
-from . import generate, personalize
+from . import generate
 from .labelled_folder import DRAWN, MANIFEST, file_pictures, open_folder
 from .settings import SynthesizeSettings
 
@@ -54,8 +54,7 @@ class Subject:
     """A run to draw from, and what comes of it: N pictures by its model and M by its base."""
 
     label: str
-    run: Path
-    facts: dict[str, Any]
+    run: PersonalizedRun
     made_with: PersonalizeSettings
     photos: list[np.ndarray]
     hashes: list[str]
@@ -72,7 +71,7 @@ class Subject:
 
     @property
     def noun(self) -> str:
-        return str(self.facts["class_noun"])
+        return self.run.subject.class_noun
 
 
 def settings_from(*layers: Mapping[str, Any]) -> SynthesizeSettings:
@@ -91,9 +90,9 @@ def run(settings: SynthesizeSettings) -> dict[str, Any]:
     encoder, judge = _judge(settings)
     for subject in subjects:
         encoder.refuse_trained_on(subject.hashes)
-        known = verdict.of_run(subject.run, subject.facts)
+        known = verdict.of_run(subject.run)
         if known and known.mood == "bad":
-            warn(f"{shown(subject.run)}: {known.sentence} What it draws is hardly worth training on.")
+            warn(f"{shown(subject.run.folder)}: {known.sentence} What it draws is hardly worth training on.")
     asked = json.loads(settings.model_copy(update={"overwrite": False}).model_dump_json())
     with open_folder(out, asked, settings.overwrite):
         return _fill(out, subjects, encoder, judge, asked, settings)
@@ -158,17 +157,16 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
     for place, label in zip(
         settings.runs, settings.labels or [Path(run).resolve().name for run in settings.runs], strict=True
     ):
-        folder, facts, made_with = personalize.open_run(place, "only such a run can draw a subject")
-        photos = [photo.pixels for photo in restore_photos(folder / "photos")]
+        run = PersonalizedRun.open_finished(place, "only such a run can draw a subject")
+        photos = [photo.pixels for photo in run.photos()]
         subjects.append(
             Subject(
                 label,
-                folder,
-                facts,
-                made_with,
+                run,
+                run.made_with(),
                 photos,
-                _hashes(folder, facts, made_with),
-                _prompts(settings, facts["class_noun"]),
+                _hashes(run),
+                _prompts(settings, run.subject.class_noun),
             )
         )
     names = [subject.label for subject in subjects]
@@ -181,26 +179,26 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
     return subjects
 
 
-def _hashes(run: Path, facts: Mapping[str, Any], made_with: PersonalizeSettings) -> list[str]:
+def _hashes(run: PersonalizedRun) -> list[str]:
     """SHA-256 of the photos that a run's model has seen: of its copies, and of the originals that are still where they
     were.
 
     Those held out of training count where they chose the step that became the model, or when training ended.
     """
-    chose = bool((facts.get("selected") or {}).get("rule")) or made_with.validation.stop_when_done
-    seen = {"used": "photos", "held out": "held_out"} if facts.get("held_out") and chose else {"used": "photos"}
-    preflight = json.loads((run / "preflight.json").read_text(encoding="utf-8"))
+    chose = bool((run.selected or {}).get("rule")) or run.made_with().validation.stop_when_done
+    seen = {"used": "photos", "held out": "held_out"} if run.held_out and chose else {"used": "photos"}
+    preflight = json.loads((run.folder / "preflight.json").read_text(encoding="utf-8"))
     originals = [Path(restored(row["file"])) for row in preflight if row["status"] in seen]
     gone = [path for path in originals if not path.is_file()]
     if gone:
         warn(
-            f"{shown(run)}: {len(gone)} of its {len(originals)} photos are gone; "
+            f"{shown(run.folder)}: {len(gone)} of its {len(originals)} photos are gone; "
             "finetune will not know that they may not validate"
         )
     return sorted(
         {
             sha256_of(path)
-            for path in [*find_pictures([run / name for name in seen.values()])[0], *originals]
+            for path in [*find_pictures([run.folder / name for name in seen.values()])[0], *originals]
             if path.is_file()
         }
     )
@@ -249,7 +247,7 @@ def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Pat
         settings.seed
     )  # one of its own for every picture: those from one start look alike, whatever their prompts
     for subject in subjects:
-        texts = [filled(prompt, subject.facts["token"], subject.noun) for prompt in subject.prompts]
+        texts = [filled(prompt, subject.run.subject.token, subject.noun) for prompt in subject.prompts]
         subject.jobs = [(text, next(seeds)) for text in texts for _ in range(settings.count)]
         without = [bare(prompt) for prompt in subject.prompts]
         subject.base_jobs = [
@@ -263,12 +261,12 @@ def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Pat
     total = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects)
     with progress_bar("pictures", total, parts=settings.sampling.steps) as bar:
         for subject in subjects:
-            how = (settings.sampling, settings.batch_size, subject.facts["size"], bar)
-            base = personalize.load_base(subject.run, subject.facts, subject.made_with)
+            how = (settings.sampling, settings.batch_size, subject.run.size, bar)
+            base = subject.run.load_base(subject.made_with)
             sampling.check(base, settings.sampling)
             subject.base_pictures, _ = draw_missing(base.to(device), folder, subject.base_jobs, *how)
             del base
-            model = load(str(subject.run))
+            model = load(str(subject.run.folder))
             subject.model_hash = model.hash
             subject.pictures, subject.files = draw_missing(model.to(device), folder, subject.jobs, *how)
 
@@ -279,15 +277,15 @@ def _file_subject(
     """Write the kept pictures of a subject under its label; returns what is reported of it."""
     facts = {
         "label": subject.label,
-        "run": str(subject.run),
-        "subject": subject.facts["token"],
+        "run": str(subject.run.folder),
+        "subject": subject.run.subject.token,
         "class_noun": subject.noun,
         "encoder": judge,
         "threshold": found.threshold,
         "photos": subject.hashes,
     }
     kept = [verdict == KEPT for verdict in found.verdicts]
-    model = {"source": str(subject.run), "hash": subject.model_hash}
+    model = {"source": str(subject.run.folder), "hash": subject.model_hash}
     how = _how(subject, settings)
     file_pictures(
         out / subject.label, subject.jobs, subject.pictures, kept, facts, found.scores, model, how, settings.batch_size
@@ -326,7 +324,7 @@ def _file_negatives(out: Path, subjects: Sequence[Subject], settings: Synthesize
         views = [duplicates.views(Image.fromarray(picture)) for picture in pictures]
         again = set(repeated(views, np.zeros(len(views))))
         kept = [view is not None and index not in again for index, view in enumerate(views)]
-        model = {"source": first.made_with.base, "hash": first.facts["base_hash"]}
+        model = {"source": first.made_with.base, "hash": first.run.base_hash}
         facts, how = {"label": label, "class_noun": noun}, _how(first, settings)
         file_pictures(out / label, jobs, pictures, kept, facts, None, model, how, settings.batch_size)
         counts[label] = sum(kept)
@@ -335,8 +333,10 @@ def _file_negatives(out: Path, subjects: Sequence[Subject], settings: Synthesize
 
 def _how(subject: Subject, settings: SynthesizeSettings) -> dict[str, Any]:
     """The settings that shape a picture, as `generate` stores them."""
-    size, device = subject.facts["size"], str(machine.device(settings.device))
-    drawn = GenerateSettings(run=str(subject.run), width=size, height=size, device=device, sampling=settings.sampling)
+    size, device = subject.run.size, str(machine.device(settings.device))
+    drawn = GenerateSettings(
+        run=str(subject.run.folder), width=size, height=size, device=device, sampling=settings.sampling
+    )
     return drawn.model_dump(include=set(generate.HOW))
 
 

@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 from ...core.errors import ModelError
 from ...core.events import warn
 from ...core.files import atomic_folder, content_hash
+from ...core.older_runs import with_base_of_today
 from .. import cards
 from ..families.stable_diffusion import StableDiffusion
 from ..locate import INDEX, PARTS, SUBJECT_FILE
@@ -45,9 +46,6 @@ FOREIGN_PARTS = {
     "controlnet": "a Stable Diffusion with a ControlNet",
 }
 MAX_TOKENIZER_BYTES = 64 << 20  # of the largest file of a tokenizer
-# The bundled base until November 2026, whose text encoder's keys lacked `text_model.`: runs that began on it go on.
-BUNDLED_HASH = "d590e4ba49a0c4ba40bd00aafdc4f4a8f7a457387f936aa07bcefb42b7fc0a6b"
-SAME_WEIGHTS = {"a0eeb89c800f6e94ad33e79a343449bda2327cdd1b370f4b94a9e592ece4b0a1": BUNDLED_HASH}
 
 
 def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
@@ -194,16 +192,6 @@ def checked_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
     if any(not isinstance(subject.get(key, ""), str) for key in ("token", "class_noun")):
         raise ValueError("token and class_noun must be text")
     return with_base_of_today(subject)
-
-
-def with_base_of_today(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run says of itself, with the hash that its base has today, where the same weights have lain in other
-    files.
-    """
-    facts = dict(facts)
-    if facts.get("base_hash") in SAME_WEIGHTS:
-        facts["base_hash"] = SAME_WEIGHTS[facts["base_hash"]]
-    return facts
 
 
 def _shapes_pictures(path: Path) -> bool:

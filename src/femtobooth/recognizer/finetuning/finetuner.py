@@ -232,10 +232,9 @@ class EarlyStop(Callback):
         every: int,
         patience: int,
         average: loop.MovingAverage | None,
-        save: Callable[[], None],
     ) -> None:
         self.paths, self.labels, self.every, self.patience = paths, labels, every, patience
-        self.average, self.save = average, save
+        self.average = average
         self.best: float | None = None
         self.best_step, self.misses = 0, 0
         self.weights: dict[str, Tensor] = {}
@@ -261,7 +260,6 @@ class EarlyStop(Callback):
             self._check(trainer, pl_module)
         if self.stopped and self._step < trainer.max_steps:
             note(f"no lower loss on the pictures set aside since step {self.best_step}: stopping at step {self._step}")
-            self.save()
             trainer.should_stop = True
 
     def _check(self, trainer: Trainer, module: Any) -> None:
@@ -283,6 +281,26 @@ class EarlyStop(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self.misses, self.weights = state_dict["misses"], state_dict["weights"]
+
+
+def stopped_early(state: dict[str, Any], patience: int) -> bool:
+    """Whether training had ended when the checkpoint that holds `state` was written."""
+    return int(state["callbacks"][EarlyStop.__name__]["misses"]) >= patience
+
+
+def load_result(module: Finetuner, state: dict[str, Any], settings: FinetuneSettings) -> int:
+    """Put the result of training, from the `state` of its last checkpoint, into the module; returns the step it is of.
+
+    With early stopping the weights of the lowest loss; else the last ones, or their moving average.
+    """
+    weights, step = dict(state["state_dict"]), int(state["global_step"])
+    if settings.patience:
+        early = state["callbacks"][EarlyStop.__name__]
+        weights, step = early["weights"], int(early["best_step"])
+    elif settings.training.ema:
+        weights |= state["callbacks"][loop.MovingAverage.__name__]["average"]
+    module.load_state_dict(weights)
+    return step
 
 
 def preprocess_at(source: Preprocess, size: int | None) -> Preprocess:

@@ -4,7 +4,6 @@ good it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..model.backbone import Recognizer
 from ..settings import FinetuneSettings
 from . import comparison, finetuner, probe
 from .probe import Embedded, Head
+from .run import FinetunedRun
 from .survey import Survey
 
 LEFT_OUT = "fine-tuning was left out (--probe-only)"
@@ -44,12 +44,12 @@ def finish(
     tuned: Recognizer | None,
     found: Survey,
     head: Head,
-    facts: Mapping[str, Any],
+    run: FinetunedRun,
 ) -> tuple[Recognizer, dict[str, Any]]:
     """The recognizer that becomes model/, and what the report says of it; without a `tuned` network the probe is the
     result.
 
-    `facts` are those of run.json; `source` is the network that the run started from.
+    `source` is the network that the run started from.
     """
     base = source.provenance
     embedded = probe.embed(source, found.paths, found.digests)
@@ -117,9 +117,7 @@ def finish(
         "rejected_below": limit.threshold,
         "rejection": limit.how,
     }
-    behind = facts.get(
-        "behind_generated", ()
-    )  # what the generator learned from, the network has learned through its pictures
+    behind = run.behind_generated  # what the generator learned from, the network has learned through its pictures
     result.provenance = {
         "source": f"{compared['result']} of femtobooth finetune on {Path(settings.model).name}",
         "licence": base.get("licence", ""),
@@ -127,7 +125,7 @@ def finish(
             {*base.get("trained_on", ()), *behind, *(found.digests[i] for i in found.part("train", "stop"))}
         ),
         "calibrated_on": sorted({*base.get("calibrated_on", ()), *(found.digests[i] for i in val)}),
-        "model_hash": facts["model_hash"],
+        "model_hash": run.model_hash,
     }
     return result, report
 

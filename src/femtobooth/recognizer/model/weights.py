@@ -16,6 +16,7 @@ from pathlib import Path
 from ...core.errors import ModelError, command, needs
 from ...core.events import warn
 from ...core.paths import RUNS, existing, expanded, refuse_missing_path
+from ...core.run import is_run
 from ..settings import DEFAULT
 from . import artifact, hub_config
 from .hub_config import HubConfig
@@ -101,7 +102,7 @@ def _in_folder(folder: Path) -> Found:
             return Found(place, str(folder))
         if (place / "model_index.json").is_file():
             raise ModelError(f"{folder}: a Stable Diffusion, not a recognizer", "`femtobooth generate` draws with it")
-    if (folder / "run.json").is_file():
+    if is_run(folder):
         raise ModelError(
             f"{folder}: this run is not finished and has no model yet", command("finetune", "--resume", folder)
         )

@@ -14,6 +14,8 @@ from typing import Any
 from ...core.errors import ModelError, SettingsError
 from ...core.files import content_hash, read_json
 from ...core.paths import expanded
+from ...core.run import is_run
+from ...generator.run import PersonalizedRun
 from ...recognizer.model import artifact, formats, weights
 
 GENERATOR, RECOGNIZER = "generator", "recognizer"
@@ -103,7 +105,7 @@ def _task(reference: str) -> str | None:
         drawn = any(
             (place / name).exists() for place in (path, path / "model") for name in ("model_index.json", "unet")
         )
-        return GENERATOR if drawn or "token" in _json(path / "run.json") else RECOGNIZER
+        return GENERATOR if drawn or PersonalizedRun.peek(path) else RECOGNIZER
     if path.is_file():
         return (
             GENERATOR
@@ -155,7 +157,7 @@ def _generator(given: str, reference: str) -> Candidate:
         raise ModelError(
             f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in PARTS)}"
         )
-    run = path.parent if (path.parent / "run.json").is_file() else None
+    run = path.parent if is_run(path.parent) else None
     name = run.resolve().name if run else Path(reference).name
     return Candidate(given, name, GENERATOR, str(path), path, files, "folder of diffusers", run=run)
 
@@ -184,7 +186,7 @@ def _recognizer(given: str, reference: str) -> Candidate:
         file for file in parts if file.relative_to(path).parts[0].startswith(("model", "weight")) or file.name in own
     )
     form = f"artifact ({exported.format if exported else 'safetensors'})"
-    run = path.parent if (path.parent / "run.json").is_file() else None
+    run = path.parent if is_run(path.parent) else None
     return Candidate(given, name, RECOGNIZER, reference, path, files, form, run=run)
 
 

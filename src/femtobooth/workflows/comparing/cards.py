@@ -16,6 +16,9 @@ from ...core.errors import SettingsError
 from ...core.figures import Figure, How
 from ...core.files import read_json
 from ...core.older_runs import read_settings
+from ...core.run import FILE
+from ...generator.run import PersonalizedRun
+from ...recognizer.finetuning.run import FinetunedRun
 from .candidates import GENERATOR, Candidate, header
 from .pictures import Measured
 
@@ -64,37 +67,35 @@ def licence(one: Measured, models: Sequence[Measured]) -> Figure:
 
 
 def trained_on(one: Measured) -> Figure:
-    facts, provenance = _run_facts(one), one.facts.get("provenance", {})
+    provenance = one.facts.get("provenance", {})
     if one.candidate.task == GENERATOR:
         text = _from_card(one.facts["readme"], "Data")
         if one.facts["subject"]:
             photos = read_json(one.candidate.run / "preflight.json") if one.candidate.run else None
             used = sum(row.get("status") == "used" for row in photos) if isinstance(photos, list) else None
-            text = f"{used or 'its'} photos of the subject, on {Path(str(facts.get('base', 'its base'))).name}"
+            run = PersonalizedRun.peek(one.candidate.run)
+            text = f"{used or 'its'} photos of the subject, on {Path(run.base).name if run else 'its base'}"
     else:
         count = len(provenance.get("trained_on") or ())
-        classes = f" of {len(facts['classes'])} classes" if "classes" in facts else ""
+        tuned = FinetunedRun.peek(one.candidate.run)
+        classes = f" of {len(tuned.classes)} classes" if tuned else ""
         text = f"{count} pictures{classes}" if count else str(provenance.get("source") or "")
     return Figure(text, _card(one), text) if text else missing(How("not known", "its card does not say"))
 
 
 def cost(one: Measured) -> Figure:
-    facts = _run_facts(one)
-    if "seconds" in facts:
-        what = "linear probe" if facts.get("result") == "probe" else f"{facts.get('steps', '?')} steps"
-        text = f"{what}, {facts['seconds']:.0f} s"
-        text += f", peak {facts['peak_memory_gib']:.1f} GiB" if "peak_memory_gib" in facts else ""
-        assert one.candidate.run is not None  # noqa: S101  (its facts were read)
-        return Figure(
-            text, from_file(one.candidate.run / "run.json", "as the run recorded it, on its machine"), facts["seconds"]
-        )
+    run = (PersonalizedRun if one.candidate.task == GENERATOR else FinetunedRun).peek(one.candidate.run)
+    if run and run.status == "done":
+        what, seconds = f"{run.steps} steps", run.seconds
+        if isinstance(run, FinetunedRun) and run.result:
+            what = "linear probe" if run.result == "probe" else what
+            seconds = run.costs[run.result]["seconds"]
+        text = f"{what}, {seconds:.0f} s"
+        if isinstance(run, PersonalizedRun) and run.peak_memory_gib:
+            text += f", peak {run.peak_memory_gib:.1f} GiB"
+        return Figure(text, from_file(run.folder / FILE, "as the run recorded it, on its machine"), seconds)
     text = _from_card(one.facts.get("readme", ""), "Training")
     return Figure(text, _card(one), text) if text else missing(How("not known", "neither a run nor its card says"))
-
-
-def _run_facts(one: Measured) -> dict[str, Any]:
-    found = read_json(one.candidate.run / "run.json") if one.candidate.run else None
-    return found if isinstance(found, dict) else {}
 
 
 def _from_card(readme: str, topic: str) -> str:

@@ -10,42 +10,41 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ...core import machine, older_runs
-from ...core.errors import CheckpointError, command
+from ...core import machine
+from ...core.errors import command
 from ...core.events import note, warn
-from ...core.files import atomic_file, write_json
+from ...core.files import atomic_file
 from ...generator import cards, tokens
 from ...generator.dreambooth import DreamBooth
 from ...generator.families.stable_diffusion import StableDiffusion
 from ...generator.formats.folder import save_folder
-from ...generator.photos import Photo, restore_photos
+from ...generator.photos import Photo
+from ...generator.run import PersonalizedRun
 from ...generator.samples import generate_samples, save_samples
 from ...generator.settings import PersonalizeSettings
 from ...judging.selection import RULE, Choice
 from ...pictures.sheets import sheet, stacked
-from ...training import checkpoints, trainer
+from ...training import trainer
+from ...training.session import Fitted
 from .. import report
 from . import verdicts
 from .validation import Validator
 
 
 def write(
-    folder: Path,
+    run: PersonalizedRun,
     settings: PersonalizeSettings,
     module: DreamBooth,
-    device: torch.device,
+    fitted: Fitted,
     validator: Validator,
     photos: list[Photo],
     prompts: list[str],
-    facts: dict[str, Any],
-) -> dict[str, Any]:
-    """Choose a step and write model/ and what shows it; only then is the run done. Returns what run.json then holds.
+) -> PersonalizedRun:
+    """Choose a step and write model/ and what shows it; only then is the run done. Returns the run.
 
-    `facts` is run.json so far, with `trained_steps`. Raises CheckpointError where the last step's checkpoint is missing
-    or damaged.
+    Raises CheckpointError where the last step's checkpoint is missing or damaged.
     """
-    last = facts["trained_steps"]
-    state = _state(folder, last)
+    folder, last, state = run.folder, fitted.step, fitted.state()
     validator.restore(state["callbacks"])
     choice, weights = validator.choose(last), None
     if choice.step != last:
@@ -60,41 +59,28 @@ def write(
         "front": list(choice.front),
         "rule": RULE if choice.front else None,
     }
-    facts = facts | {"steps": choice.step, "selected": selected, "validation": validator.summary()}
 
-    model = weights_from(state, module, averaged=bool(settings.training.ema), chosen=weights).to(device)
-    after = generate_samples(model, prompts, settings.samples, facts["size"])
+    model = weights_from(state, module, averaged=bool(settings.training.ema), chosen=weights).to(fitted.device)
+    after = generate_samples(model, prompts, settings.samples, run.size)
     save_samples(folder / "samples", f"step-{choice.step:06d}", prompts, after)
     before = _before(folder, after)
     _overview(folder, photos, prompts, before, after)
-    held_out = restore_photos(folder / "held_out") if facts.get("held_out") else []
-    found = verdicts.of_samples(settings, photos, held_out, before, after, validator.encoder)
-    facts["verdict"] = found.plain()
-    model.subject = {key: facts[key] for key in ("token", "class_noun", "base_hash", "steps")} | {
-        "run": folder.resolve().name
-    }
+    found = verdicts.of_samples(settings, photos, run.held_out_photos(), before, after, validator.encoder)
+    subject = run.subject
+    model.subject = {"token": subject.token, "class_noun": subject.class_noun, "base_hash": run.base_hash}
+    model.subject |= {"steps": choice.step, "run": run.name}
     dtype = machine.dtype(settings.save_precision)
-    card = _card(facts, settings, model, prompts[0] if prompts else "")
+    card = _card(run, choice.step, settings, model, prompts[0] if prompts else "")
     save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=folder / "overview.png")
-    facts["status"] = "done"
-    write_json(folder / "run.json", facts)
+    run.update(
+        status="done", steps=choice.step, selected=selected, validation=validator.summary(), verdict=found.plain()
+    )
     validator.remove_weights()
     report.write(folder)
     (note if found.mood in ("good", "info") else warn)(found.told)
-    again = command("generate", folder, f"a [V] {facts['class_noun']} on the moon")
+    again = command("generate", folder, f"a [V] {subject.class_noun} on the moon")
     note(f"{folder / 'report.html'} shows it; draw with\n  {again}")
-    return facts
-
-
-def _state(folder: Path, step: int) -> dict[str, Any]:
-    """What the checkpoint of the last step holds. Raises CheckpointError where it is missing or damaged."""
-    checkpoint = checkpoints.newest(folder / "checkpoints")
-    if checkpoint is None or checkpoints.step_of(checkpoint) != step:
-        raise CheckpointError(
-            "the checkpoint of the last step is missing or damaged", "--resume the run to train the last steps again"
-        )
-    state = torch.load(checkpoint / checkpoints.STATE, map_location="cpu", weights_only=True, mmap=True)
-    return older_runs.checkpoint(dict(state))
+    return run
 
 
 def weights_from(
@@ -136,9 +122,9 @@ def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.
         drawn.save(temporary, format="PNG")
 
 
-def _card(facts: dict[str, Any], settings: PersonalizeSettings, model: StableDiffusion, prompt: str) -> str:
+def _card(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model: StableDiffusion, prompt: str) -> str:
     """The model card: what it is, how to use it, the settings it draws best with, and what it owes its base."""
-    subject = f"{facts['token']} {facts['class_noun']}"
+    subject = f"{run.subject.token} {run.subject.class_noun}"
     matter, owed = cards.inherited(model.readme, settings.base)
     matter |= cards.ON_HUB | {"tags": [*cards.ON_HUB["tags"], "dreambooth", "femtobooth"]}
     matter |= {"instance_prompt": f"a {subject}", "widget": [{"text": prompt, "output": {"url": cards.PICTURE}}]}
@@ -146,7 +132,7 @@ def _card(facts: dict[str, Any], settings: PersonalizeSettings, model: StableDif
     base = matter["base_model"] + (f" ({matter['license']})" if "license" in matter else "")
     body = (
         f"# {subject}\n\n![photos, and pictures before and after]({cards.PICTURE})\n\n"
-        f"DreamBooth on {base}: {facts['steps']} steps; what trained: {', '.join(settings.train.parts)}.\n\n"
-        f'Write "a {subject} ..." in a prompt. Made with femtobooth {facts["environment"].get("femtobooth", "")}.\n'
+        f"DreamBooth on {base}: {steps} steps; what trained: {', '.join(settings.train.parts)}.\n\n"
+        f'Write "a {subject} ..." in a prompt. Made with femtobooth {run.versions.get("femtobooth", "")}.\n'
     )
     return cards.card(matter, f"{body}\n# Of the base\n\n{owed}\n" if owed else body)

@@ -83,8 +83,7 @@ class Validator(StepCallback):
     """Scores every `interval` steps and after the last, in the first process only. Its state travels in the
     checkpoints.
 
-    `fill` makes a prompt of a template, `photos` (H, W, 3) is what pictures of the subject are compared with, `save`
-    asks for a checkpoint of the current step.
+    `fill` makes a prompt of a template, `photos` (H, W, 3) is what pictures of the subject are compared with.
     """
 
     def __init__(
@@ -96,16 +95,8 @@ class Validator(StepCallback):
         fill: Callable[[str], str],
         size: int,
         average: MovingAverage | None,
-        save: Callable[[], None],
     ) -> None:
-        self.folder, self.settings, self.encoder, self.size, self.average, self.save = (
-            folder,
-            settings,
-            encoder,
-            size,
-            average,
-            save,
-        )
+        self.folder, self.settings, self.encoder, self.size, self.average = folder, settings, encoder, size, average
         self.every, self.drawn = interval(settings), image_settings(settings)
         self.prompts = [fill(prompt) for prompt in self.drawn.prompts]
         self.texts = [fill(bare(prompt)) for prompt in settings.validation.prompts]
@@ -196,7 +187,6 @@ class Validator(StepCallback):
         )
         if trainer.strategy.broadcast(done) and trainer.global_step < trainer.max_steps:
             note(f"step {trainer.global_step}: fidelity has stopped growing while the class drifts on; ending here")
-            self.save()
             trainer.should_stop = True
 
     # --- what is measured

@@ -1,0 +1,113 @@
+"""A run of `femtobooth personalize`: what its run.json says besides, and what lies in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import BaseModel, Field
+
+from ..core.errors import ModelError
+from ..core.run import AGAIN, Run
+from . import locate
+from .settings import PersonalizeSettings
+
+if TYPE_CHECKING:
+    from .families.stable_diffusion import StableDiffusion
+    from .photos import Photo
+
+SUBJECT = "V"
+"""The name of the one subject of a run: `[V]` in a prompt stands for it."""
+
+
+class Subject(BaseModel):
+    """One subject that a run teaches."""
+
+    token: str
+    """The identifier that stands for it in prompts."""
+    class_noun: str
+    photos: list[str]
+    """The photos that it is trained on, as paths in the run folder."""
+
+
+class PersonalizedRun(Run):
+    """A run of personalize."""
+
+    KIND: ClassVar[str] = "personalize"
+    OWNS: ClassVar[Sequence[str]] = (  # evaluation/, images/ and exports/ have markers of their own, but older ones
+        "config.yaml", "run.json", "preflight.json", "overview.png", "crops.png", "report.html", "photos/[0-9]*.png",
+        "photos/[0-9]*.txt", "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv",
+        "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "samples/step-*.png",
+        "validation/validation.json", "validation/curve.svg", "validation/step-*.png",
+        "validation/weights/step-*.safetensors", "checkpoints/step-*/state.ckpt",
+        "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*",
+        "model/overview.png", "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*",
+        "evaluation/evaluation.json", "evaluation/grid.png", "evaluation/pictures/*.png", "images/*-seed*.png",
+        "images/*/grid.png", "images/*/manifest.json", "previews/step-*.png", "watch/watch.json", "watch/curve.svg",
+        "watch/step-*.png", "watch/weights/step-*.safetensors",
+    )  # fmt: skip
+
+    subjects: dict[str, Subject] = Field(min_length=1, max_length=1)
+    """What it teaches, by the name that stands in brackets in prompts; one today."""
+    base: str
+    base_hash: str
+    size: int
+    """Side of the pictures that it trains on, in pixels."""
+    held_out: list[str] = []
+    """Names of the photos that were kept out of training."""
+    trained_steps: int | None = None
+    """The last optimizer step that was taken."""
+    steps: int | None = None
+    """The step whose weights are in model/."""
+    selected: dict[str, Any] | None = None
+    """Why it is that step."""
+    validation: dict[str, Any] | None = None
+    """What scored during training, and what that cost."""
+    verdict: dict[str, Any] | None = None
+    """What `judging.verdict` says of the result."""
+    peak_memory_gib: float | None = None
+
+    @property
+    def subject(self) -> Subject:
+        """The one subject."""
+        return next(iter(self.subjects.values()))
+
+    @classmethod
+    def open_finished(cls, place: str, instead: str = AGAIN) -> Self:
+        """Open a run whose model/ is there. Raises ModelError; `instead` is the way out for runs of other commands."""
+        run = cls.open(Path(place), instead=instead)
+        locate.locate(place)
+        return run
+
+    def made_with(self) -> PersonalizeSettings:
+        """Read the settings that it was made with. Raises SettingsError."""
+        return self.read_settings(PersonalizeSettings)
+
+    def photos(self) -> list[Photo]:
+        """Read the photos as they are trained on. Raises PhotoError where one is missing or damaged."""
+        from .photos import restore_photos
+
+        return restore_photos(self.folder / "photos")
+
+    def held_out_photos(self) -> list[Photo]:
+        """Read the photos that were kept out of training. Raises PhotoError where one is missing or damaged."""
+        from .photos import restore_photos
+
+        return restore_photos(self.folder / "held_out") if self.held_out else []
+
+    def load_base(self, settings: PersonalizeSettings | None = None) -> StableDiffusion:
+        """Load the base that it was started from; `settings` say where that lies, if not as they were then.
+
+        Raises ModelError where another one is in its place.
+        """
+        from .load import load
+
+        settings = settings or self.made_with()
+        model = load(settings.base, settings.tokenizer)
+        if model.hash != self.base_hash:
+            raise ModelError(
+                f"{settings.base}: not the base that {self.folder} was started from",
+                "put the same base back, or start a new run",
+            )
+        return model

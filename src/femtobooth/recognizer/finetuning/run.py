@@ -1,0 +1,61 @@
+"""A run of `femtobooth finetune`: what its run.json says besides, and what lies in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ...core.run import Run
+from ..settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from .probe import Head
+    from .survey import Survey
+
+
+class FinetunedRun(Run):
+    """A run of finetune."""
+
+    KIND: ClassVar[str] = "finetune"
+    OWNS: ClassVar[Sequence[str]] = (  # exports/ have markers of their own
+        "config.yaml", "run.json", "split.csv", "report.json", "report.html", "probe.safetensors", "logs/metrics.csv",
+        "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "checkpoints/step-*/state.ckpt",
+        "checkpoints/step-*/manifest.json", "model/*.json", "model/*.safetensors",
+    )  # fmt: skip
+
+    model: str
+    """The recognizer that it started from."""
+    model_hash: str
+    classes: list[str]
+    behind_generated: list[str] = []
+    """SHA-256 of the photos from which the generators of its generated pictures had learned."""
+    costs: dict[str, dict[str, Any]] = {}
+    """Seconds, and steps, that the probe and fine-tuning took."""
+    result: Literal["probe", "finetuned"] | None = None
+    """Which of the two is in model/."""
+    steps: int | None = None
+    """The step whose weights are in model/; None for the probe."""
+    verdict: str | None = None
+    """What comparing the two came to."""
+    temperature: float | None = None
+
+    def made_with(self) -> FinetuneSettings:
+        """Read the settings that it was made with. Raises SettingsError."""
+        return self.read_settings(FinetuneSettings)
+
+    def survey(self) -> Survey:
+        """Read how its pictures were split. Raises PhotoError where split.csv is missing or damaged."""
+        from .splitting import read_split
+        from .survey import Survey
+
+        path = self.folder / "split.csv"
+        return Survey.restored(read_split(path), self.classes, path)
+
+    def head(self) -> Head:
+        """Read the linear probe's layer."""
+        from safetensors.numpy import load_file
+
+        from .probe import Head
+
+        stored = load_file(self.folder / "probe.safetensors")
+        return Head(stored["weight"], stored["bias"])

@@ -1,0 +1,44 @@
+"""What `femtobooth personalize` says of what trains."""
+
+from __future__ import annotations
+
+import torch
+
+from ...core.events import table
+from ...generator.dreambooth import DreamBooth
+from ...generator.memory import estimate
+
+
+def parts(module: DreamBooth) -> None:
+    """Tell what trains of a model, at which rate, and what that takes of memory."""
+    training, rates = module.settings.training, {group["name"]: group["lr"] for group in module.optimizer_groups()}
+    modules: dict[str, tuple[torch.nn.Module, float | None]] = {
+        name: (part, rates.get(name))
+        for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder), ("vae", module.model.vae))
+    }
+    copied = {
+        name
+        for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder))
+        if module.frozen and name in rates
+    }
+    rows = estimate(modules, training.optimizer, bool(training.ema), copied)
+
+    def size(count: float) -> str:
+        return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
+
+    total = sum(row["weights"] + row["gradients"] + row["optimizer"] for row in rows)
+    table(
+        f"What trains; passes in {training.precision}, activations come on top",
+        ["part", ">trained", ">frozen", ">learning rate", ">weights", ">gradients", ">optimizer"],
+        [
+            (
+                row["part"],
+                f"{row['trained']:,}",
+                f"{row['frozen']:,}",
+                f"{row['learning_rate']:g}" if row["learning_rate"] else "-",
+                *(size(row[kind]) for kind in ("weights", "gradients", "optimizer")),
+            )
+            for row in rows
+        ]
+        + [("total", "", "", "", size(total), "", "")],
+    )
