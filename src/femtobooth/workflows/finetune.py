@@ -104,7 +104,7 @@ def resume(settings: ResumeSettings) -> FinetunedRun:
         return _go_on(run, None)
     with locks.held(folder):
         sweep(folder)
-        with run.working():
+        with FinetunedRun.open(folder).working() as run:
             return _go_on(run, run)
 
 

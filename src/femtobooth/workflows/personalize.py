@@ -142,7 +142,7 @@ def resume(settings: ResumeSettings) -> PersonalizedRun:
     with locks.held(folder):
         sweep(folder)
         older_runs.bring_up(folder)
-        with run.working():
+        with PersonalizedRun.open(folder).working() as run:
             return _train(folder, run, _task_of(run))
 
 
