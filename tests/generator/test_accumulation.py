@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch import Callback
 
 from femtobooth.core import config
-from femtobooth.generator import base
 from femtobooth.generator.dreambooth import DreamBooth, LatentSet
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.load import load
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.training import trainer
 
@@ -27,7 +28,7 @@ class Gradients(Callback):
         )
 
 
-def pictures(model: base.StableDiffusion, caption: str, seed: int) -> LatentSet:
+def pictures(model: StableDiffusion, caption: str, seed: int) -> LatentSet:
     random = torch.Generator().manual_seed(seed)
     mean = torch.randn((3, 1, 4, 8, 8), generator=random)
     ids = model.token_ids([caption] * 3)[:, None]
@@ -39,7 +40,7 @@ def trained(folder: Path, out: Path, accumulate: int, steps: int, rate: float) -
     train = {"unet_learning_rate": rate, "text_encoder_learning_rate": rate}
     given = {"photos": {"paths": ["x"], "class_noun": "robot"}, "training": training, "train": train}
     settings = config.resolve(PersonalizeSettings, given)
-    model = base.load(str(folder))
+    model = load(str(folder))
     sets = pictures(model, "a sks robot", 1), pictures(model, "a robot", 2)
     module, gradients = DreamBooth(model, settings, "sks", lambda _: sets), Gradients()
     trainer.build(settings.training, out, [gradients], []).fit(module)
