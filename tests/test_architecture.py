@@ -24,3 +24,45 @@ def tree() -> str:
 def test_the_tree_is_true() -> None:
     written = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     assert tree() in written, f"put this into docs/architecture.md:\n\n{tree()}\n"
+
+
+SPEAKERS = {  # where stdout and stderr are touched below the command line
+    "core/console.py": "the terminal, as a listener that the command line installs",
+    "core/streams.py": "stdout, for the command line",
+    "recognizer/exporting/foreign.py": "a process of its own that answers over a pipe",
+    "workflows/comparing/worker.py": "a process of its own that answers over a pipe",
+}
+
+
+def spoken(path: Path) -> list[str]:
+    """Where a module prints, touches a standard stream or knows the terminal."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print":
+            found.append(f"{node.lineno}: print")
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            name = f"{node.value.id}.{node.attr}"
+            if name in (
+                "sys.stdout",
+                "sys.stderr",
+                "sys.__stdout__",
+                "sys.__stderr__",
+                "streams.write",
+                "streams.show",
+            ):
+                found.append(f"{node.lineno}: {name}")
+        elif isinstance(node, ast.ImportFrom):
+            names = [(node.module or "").rpartition(".")[2], *(name.name for name in node.names)]
+            if "console" in names or "rich" in (node.module or ""):
+                found.append(f"{node.lineno}: {ast.unparse(node)}")
+        elif isinstance(node, ast.Import) and any(name.name.split(".")[0] == "rich" for name in node.names):
+            found.append(f"{node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+def test_only_the_command_line_speaks() -> None:
+    """Everything below it tells events (core/events.py)."""
+    below = [path for path in SOURCE.rglob("*.py") if path.parent != SOURCE]
+    found = {path.relative_to(SOURCE).as_posix(): spoken(path) for path in below}
+    assert {name: lines for name, lines in found.items() if lines and name not in SPEAKERS} == {}
+    assert all(found[name] for name in SPEAKERS), "no longer an exception"

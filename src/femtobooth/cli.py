@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import errno
+import itertools
 import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .core import events, streams
 from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError, shortened
-from .core.events import Listener
 from .core.names import shown
 from .core.processes import rank
-from .parsing import EVERYTHING, HELP, Parser, names, parse, spoken
+from .parsing import EVERYTHING, HELP, LEVELS, Parser, names, parse, spoken
 from .workflows.commands import COMMANDS, Command, find
+
+if TYPE_CHECKING:
+    from .core.console import Terminal
 
 OUTSIDE = (  # what a disk or a user's rights refuse, wherever it was not foreseen
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO, errno.EACCES, errno.EPERM),
@@ -36,13 +39,14 @@ INTERNAL = ("FEMTOBOOTH_RUN",)  # for the processes of one run
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `femtobooth`; exits with 0, or with the error's code (2 for bad input)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    name, *rest = given or ["--help"]
+    before = [*itertools.takewhile(lambda word: word in LEVELS, given)]  # femtobooth -q classify ...
+    name, *rest = [*given[len(before) :], *before] or ["--help"]
     if name == "help":
         name, *rest = [*rest, "--help"]
     streams.prepare()
     try:
-        with events.listening(_Screen()):
-            _answer(name, rest)
+        with events.listening(screen := _Screen()):
+            _answer(name, rest, screen)
     except FemtoboothError as error:
         _exit(_as_typed(error, name), error.exit_code)
     except Interrupted as stop:
@@ -70,20 +74,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 class _Screen:
     """Listen for the terminal; what draws there is loaded with the first event, so that --help stays quick."""
 
-    _terminal: Listener | None = None
+    level = 0
+    _terminal: Terminal | None = None
 
     def __call__(self, event: events.Event) -> None:
         if self._terminal is None:
             from .core.console import Terminal
 
             self._terminal = Terminal()
+        self._terminal.level = self.level
         self._terminal(event)
 
 
-def _answer(name: str, arguments: Sequence[str]) -> None:
+def _answer(name: str, arguments: Sequence[str], screen: _Screen) -> None:
     _warn_of_unknown_variables()
     if name in COMMANDS:
-        _run(name, COMMANDS[name], arguments)
+        _run(name, COMMANDS[name], arguments, screen)
     elif name == "completion":
         streams.write([_completion(arguments)])
     elif name.startswith("-"):
@@ -105,23 +111,26 @@ def _completion(arguments: Sequence[str]) -> str:
     return script(parser.parse_args(arguments).shell)
 
 
-def _run(name: str, command: Command, arguments: Sequence[str]) -> None:
+def _run(name: str, command: Command, arguments: Sequence[str], screen: _Screen) -> None:
     if any(word in (*HELP, EVERYTHING) for word in arguments):
         from .help_page import show
 
         show(name, command, arguments)
     parsed = parse(name, command, arguments)
+    screen.level = parsed.level
     settings: Any = parsed.settings
-    rows = parsed.json and name == "classify" and not settings.out  # its rows are the result
-    if rows:
+    rows = name == "classify" and not settings.out  # which are the result
+    if rows and parsed.json:
         settings = settings.model_copy(update={"format": "json"})
-    if parsed.json:
+    if rows or parsed.json:
         streams.stdout()
     if parsed.begins:
         events.note(f"{parsed.begins.format(settings)} ...")
     result = find(parsed.run)(settings)
     result = result.plain() if hasattr(result, "plain") else result
-    if parsed.json and not rows and result is not None and _speaks():
+    if isinstance(result, streams.Text):
+        streams.show(result)
+    elif parsed.json and result is not None and _speaks():
         streams.write([json.dumps(result, indent=2, ensure_ascii=False) + "\n"])
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .core.fields import Setting
 
 HELP = ("-h", "--help")
+LEVELS = ("-q", "--quiet", "-v", "--verbose")
 EVERYTHING = "--help-all"
 BIG = 10  # flags; a command of more shows the common ones, and all with --help-all
 REQUIRED = "the following arguments are required: "  # how argparse begins its own errors
@@ -88,6 +89,8 @@ class Parsed(NamedTuple):
     begins: str
     json: bool
     """Whether the result is to be printed as JSON."""
+    level: int
+    """Of what is said meanwhile: -1 with -q, 1 with -v."""
 
 
 def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
@@ -110,13 +113,13 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
         chosen.names = {first.path: first.flag}
         found = settle(other, *layers, chosen)
         _refuse_missing_files(found)
-        return Parsed(found, command.instead.run, command.instead.begins, options.json)
+        return Parsed(found, command.instead.run, command.instead.begins, options.json, options.level)
     for one in known:
         if one.argument and one.argument.needed and not (_at(given, one.path) or _at(given, one.argument.unless)):
             parser.missing(one.called)
     found = settle(model.narrowed(given), *layers)
     _refuse_missing_files(found)
-    return Parsed(found, command.run, command.begins, options.json)
+    return Parsed(found, command.run, command.begins, options.json, options.level)
 
 
 def names(command: Command) -> dict[str, str]:
@@ -215,6 +218,10 @@ def build(name: str, command: Command, known: Sequence[Setting]) -> Parser:
     every.add_argument("--config", type=Path, metavar="FILE", help="YAML file of settings; flags and --set win over it")
     every.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help=SET_HELP)
     every.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    level = every.add_mutually_exclusive_group()
+    quiet, verbose = "say only warnings, errors and results", "also say how long each part took, and what was kept"
+    level.add_argument("-q", "--quiet", action="store_const", dest="level", const=-1, default=0, help=quiet)
+    level.add_argument("-v", "--verbose", action="store_const", dest="level", const=1, default=0, help=verbose)
     every.add_argument("-h", "--help", action="help", dest="help", help="the flags that most people need")
     about = "every flag, and the settings that only --set reaches"
     every.add_argument(EVERYTHING, action="help", dest="help_all", help=about)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from femtobooth.core import console
+from femtobooth.core import console, events
 from femtobooth.core.events import listening, progress, progress_bar
 
 
@@ -65,3 +65,61 @@ def test_without_a_terminal_a_line_every_ten_seconds_at_most(
 def test_without_a_terminal_what_is_quick_says_nothing(said: io.StringIO) -> None:
     assert list(progress([1, 2, 3], "encoding")) == [1, 2, 3]
     assert said.getvalue() == ""
+
+
+def seen(level: int, *, terminal: bool = False, colour: bool = False) -> str:
+    """What a terminal of this level shows of one event of each kind."""
+    buffer = io.StringIO()
+    system = "standard" if colour else None
+    screen = Console(file=buffer, force_terminal=terminal, width=100, color_system=system, **console.STYLE)  # type: ignore[arg-type]
+    with listening(console.Terminal(level, screen)), events.stage("drawing"):
+        events.note("a note")
+        events.detail("a detail")
+        events.warn("a warning")
+        events.table("a table", ["name"], [["a cell of some width"]])
+        events.table("the answer", ["name"], [["a cell of some width"]], result=True)
+        events.conclude("a result")
+        events.emit("metrics", step=1, values={"loss": 1.0})
+        events.emit("picture", path="a.png", step=1)
+        events.emit("error", text="an error")
+        list(progress([1], "a bar"))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("level", "expected"),
+    [
+        (console.QUIET, {"a warning", "the answer", "a result"}),
+        (console.NORMAL, {"a warning", "the answer", "a result", "a note", "a table", "a bar"}),
+        (
+            console.VERBOSE,
+            {"a warning", "the answer", "a result", "a note", "a table", "a bar", "a detail", "drawing: done after"},
+        ),
+    ],
+)
+def test_a_level_shows_these_and_no_others(level: int, expected: set[str]) -> None:
+    told = seen(level, terminal=True)
+    everything = {"a note", "a detail", "a warning", "a table", "the answer", "a result", "an error", "a bar", "a.png"}
+    assert {text for text in everything | {"drawing: done after"} if text in told} == expected
+
+
+def test_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[33m" in seen(console.NORMAL, terminal=True, colour=True)
+    monkeypatch.setenv("NO_COLOR", "1")
+    told = seen(console.NORMAL, terminal=True, colour=True)
+    assert "a warning" in told
+    assert not re.search(r"\x1b\[[0-9;]*3[0-7]m", told)
+
+
+@pytest.mark.parametrize("said", [True], indirect=True)
+def test_a_brief_bar_is_not_drawn_before_it_has_lasted(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    with progress_bar("pictures", 3, brief=True) as bar:
+        bar.advance()
+    assert said.getvalue() == ""
+    with progress_bar("pictures", 3, brief=True) as bar:
+        clock[0] += 2
+        bar.advance(2)
+    assert "2/3" in said.getvalue()

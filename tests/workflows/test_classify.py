@@ -153,7 +153,7 @@ def test_a_killed_process_goes_on(rows: list[dict[str, Any]], tiny_onnx: Path, p
     command = [
         sys.executable,
         "-c",
-        "from femtobooth.recognizer import outputs; outputs.SECONDS = -1; from femtobooth import cli; cli.main()",
+        "from femtobooth.recognizer.inference import outputs; outputs.SECONDS = -1; from femtobooth import cli; cli.main()",
     ]
     command += ["classify", "-", "--model", str(tiny_onnx), "--out", str(out), "--batch-size", "1", "--workers", "1"]
     with subprocess.Popen(command, stdin=subprocess.PIPE) as process:

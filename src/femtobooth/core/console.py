@@ -23,6 +23,7 @@ from .names import shown
 from .processes import rank
 
 SECONDS = 10.0  # between two lines about how far something is, where there is no terminal
+GLANCE = 1.0  # seconds that a brief bar waits before it is drawn
 QUIET, NORMAL, VERBOSE = -1, 0, 1
 STYLE = {"highlight": False, "markup": False, "emoji": False, "soft_wrap": True}
 _LINES = "\n\t"  # that the writer of a note means
@@ -39,6 +40,7 @@ class Terminal:
         self.level = level
         self.console = console or Console(stderr=True, quiet=rank() != 0, **STYLE)  # type: ignore[arg-type]
         self._bars: dict[int, _Bar | _Lines] = {}
+        self._waiting: dict[int, float] = {}  # since when, those that may be over before a bar is seen
 
     def __call__(self, event: Event) -> None:
         data = event.data
@@ -50,6 +52,8 @@ class Terminal:
             self._line(data["text"])
         elif event.kind == "progress" and self.level >= NORMAL:
             self._progress(data)
+        elif event.kind == "result" and "text" in data:
+            self._line(data["text"])
         elif event.kind == "stage" and self.level >= VERBOSE and data["state"] != RUNNING:
             self._line(f"{' > '.join(event.stage)}: {data['state']} after {data['seconds']:.1f} s")
 
@@ -78,12 +82,19 @@ class Terminal:
         self.console.print()
 
     def _progress(self, data: Mapping[str, Any]) -> None:
-        bar = self._bars.get(data["id"])
-        if bar is None:
-            bar = self._bars[data["id"]] = (_Bar if self.console.is_terminal else _Lines)(self.console, data)
-        bar.show(data)
-        if data["state"] != RUNNING:
-            del self._bars[data["id"]]
+        number, over = data["id"], data["state"] != RUNNING
+        if number not in self._bars:
+            if self.console.is_terminal and data["brief"]:
+                since = self._waiting.setdefault(number, time.monotonic())
+                if over or time.monotonic() - since < GLANCE:
+                    if over:
+                        del self._waiting[number]
+                    return
+            self._bars[number] = (_Bar if self.console.is_terminal else _Lines)(self.console, data)
+        self._bars[number].show(data)
+        if over:
+            del self._bars[number]
+            self._waiting.pop(number, None)
 
 
 class _Count(ProgressColumn):

@@ -47,7 +47,8 @@ class EventLog:
             if self._handle < 0 or (event.kind == "progress" and not self._due(event)):
                 return
             line = {"seq": self._lines + 1, "time": round(event.time, 3), "kind": event.kind}
-            line |= {"stage": list(event.stage)} | {name: self._plain(value) for name, value in event.data.items()}
+            line |= {"stage": list(event.stage)}
+            line |= {name: self._plain(value) for name, value in event.data.items() if name != "brief"}
             text = json.dumps(line, ensure_ascii=False) + "\n"
             self._append(text.encode("utf-8", "backslashreplace"))  # as JSON's escapes, where a name is no UTF-8
 

@@ -135,6 +135,11 @@ def warn(text: str) -> None:
     emit("warning", text=text)
 
 
+def conclude(text: str, **data: Any) -> None:
+    """Tell what a command came to, in a line or a few, which `-q` shows too; `data` says it to programs."""
+    emit("result", text=text, **data)
+
+
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], result: bool = False) -> None:
     """Tell a table, of which columns whose name starts with ``>`` are right-aligned, and those with ``=`` never broken.
 
@@ -147,8 +152,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 class Progress:
     """How far something is; `progress_bar` makes one."""
 
-    def __init__(self, description: str, total: int | None, done: int, parts: int) -> None:
+    def __init__(self, description: str, total: int | None, done: int, parts: int, brief: bool = False) -> None:
         self._number, self._description, self._total, self._parts = next(_numbers), description, total, parts
+        self._brief = brief
         self._moved, self._note = done * parts, ""
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
@@ -168,16 +174,20 @@ class Progress:
             total=self._total,
             note=self._note,
             state=state,
+            brief=self._brief,
         )
 
 
 @contextmanager
-def progress_bar(description: str, total: int | None, done: int = 0, parts: int = 1) -> Iterator[Progress]:
+def progress_bar(
+    description: str, total: int | None, done: int = 0, parts: int = 1, brief: bool = False
+) -> Iterator[Progress]:
     """Tell how far something is; ``bar.advance(n, note=...)`` moves it. `total` is None where nobody knows.
 
-    `parts` moves make one of what is counted: a picture is made in many steps.
+    `parts` moves make one of what is counted: a picture is made in many steps. `brief` says that it may be over before
+    anybody has seen a bar, so that none is worth drawing yet.
     """
-    bar = Progress(description, total, done, parts)
+    bar = Progress(description, total, done, parts, brief)
     bar.tell(RUNNING)
     state = STOPPED
     try:

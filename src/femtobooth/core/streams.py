@@ -1,11 +1,16 @@
-"""stdout, for programs: UTF-8 whatever the locale says, and two lines where it is closed or full."""
+"""stdout, for programs: UTF-8 whatever the locale says, and two lines where it is closed or full.
+
+Only the command line writes there; what a command gives piece by piece is a `Text`.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import TextIO
 
 from .errors import InputError
@@ -33,6 +38,19 @@ def stdout() -> TextIO:
     if sys.stdout is None or sys.stdout.closed:
         raise InputError("stdout: is closed", "send it to a file or to another program")
     return sys.stdout
+
+
+@dataclass(frozen=True)
+class Text:
+    """A command's result as text for stdout, made while it is written."""
+
+    pieces: Callable[[int], Iterator[str]]
+    """Takes the columns of a terminal that a line should fit into, 0 where it may be of any length."""
+
+
+def show(text: Text) -> None:
+    """Write a result as it is made. Raises as `write` does."""
+    write(text.pieces(shutil.get_terminal_size().columns if stdout().isatty() else 0))
 
 
 def write(pieces: Iterable[str]) -> None:

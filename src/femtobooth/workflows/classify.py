@@ -1,20 +1,19 @@
-"""pictures -> labels, as a stream: to stdout as they come, or into a file that an interruption does not lose."""
+"""pictures -> labels, as a stream: rows as they come, or into a file that an interruption does not lose."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core import streams
 from ..core.claims import Output
 from ..core.errors import SettingsError
+from ..core.events import stage
 from ..core.names import stored
+from ..core.streams import Text
 from ..recognizer.inference import outputs
 from ..recognizer.inference.engines import open_engine
-from ..recognizer.inference.outputs import Parts, Row
+from ..recognizer.inference.outputs import Guess, Parts, Row
 from ..recognizer.inference.predict import Batch
 from ..recognizer.inference.reading import Reading
 from ..recognizer.model.engine import Engine
@@ -27,26 +26,46 @@ if TYPE_CHECKING:
 FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 
 
-def run(settings: ClassifySettings) -> dict[str, Any]:
-    """Classify; returns counts.
+def run(settings: ClassifySettings) -> dict[str, Any] | Text:
+    """Classify into a file and return counts; without `out`, return the rows as text in the format.
 
     Raises InputError kinds before anything is written, PhotoError if nothing could be read.
     """
     format = _format(settings)
     out = outputs.claim(settings, "classify", outputs.holds_labels) if settings.out else None
+    reading, engine = _open(settings)
     if not out:
-        streams.stdout()
+        rows = _rows(settings, reading, engine)
+        return Text(lambda wide: _pieces(format, rows, settings, engine, wide))
+    _into_file(settings, reading, engine, out, format)
+    return reading.summary(_facts(settings, engine) | {"out": stored(settings.out or "")})
+
+
+def rows(settings: ClassifySettings) -> Iterator[Row]:
+    """Classify, and give a row a file as they come.
+
+    Raises InputError kinds before the first, PhotoError after the last if nothing could be read.
+    """
+    return _rows(settings, *_open(settings))
+
+
+def _open(settings: ClassifySettings) -> tuple[Reading, Engine]:
     reading = Reading(settings)
-    engine = open_engine(
-        settings.model, settings.engine, device=settings.device, many=reading.many, trust=settings.trust
-    )
-    if out:
-        _into_file(settings, reading, engine, out, format)
-    else:
-        rows = (row for batch in reading.batches(engine) for row in rows_of(engine, batch, settings.top_k))
-        streams.write(_pieces(format, rows, settings, engine))
-    place = stored(settings.out) if settings.out else None
-    return reading.summary({"model": settings.model, "engine": engine.name, "hash": engine.hash, "out": place})
+    with stage("opening the model"):
+        engine = open_engine(
+            settings.model, settings.engine, device=settings.device, many=reading.many, trust=settings.trust
+        )
+    return reading, engine
+
+
+def _rows(settings: ClassifySettings, reading: Reading, engine: Engine) -> Iterator[Row]:
+    for batch in reading.batches(engine):
+        yield from rows_of(engine, batch, settings.top_k)
+    reading.summary(_facts(settings, engine))
+
+
+def _facts(settings: ClassifySettings, engine: Engine) -> dict[str, Any]:
+    return {"model": settings.model, "engine": engine.name, "hash": engine.hash}
 
 
 def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
@@ -55,7 +74,7 @@ def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
     The label is the likeliest class also where the picture is out-of-distribution, of which `rejected` tells.
     """
     labels = engine.labels
-    told: Iterator[tuple[list[Row], bool]] = iter(())
+    told: Iterator[tuple[list[Guess], bool]] = iter(())
     if batch.outputs:
         probabilities = labels.probabilities(batch.outputs["logits"], engine.temperature)
         rejections = (
@@ -65,21 +84,23 @@ def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
         )
         tops = (
             [
-                {
-                    "label": labels.names[index],
-                    "synset": labels.synsets[index] if labels.synsets else None,
-                    "confidence": round(float(probability), 6),
-                }
+                Guess(
+                    label=labels.names[index],
+                    synset=labels.synsets[index] if labels.synsets else None,
+                    confidence=round(float(probability), 6),
+                )
                 for index, probability in zip(*row, strict=True)
             ]
             for row in zip(*labels.top(probabilities, top_k), strict=True)
         )
         told = zip(tops, map(bool, rejections), strict=True)
-    rows = []
+    rows: list[Row] = []
     for path, error in zip(batch.paths, batch.errors, strict=True):
-        top, rejected = (None, None) if error else next(told)
-        best = top[0] if top else {"label": None, "synset": None, "confidence": None}
-        rows.append({"path": path, **best, "rejected": rejected, "top": top, "error": error})
+        if error:
+            rows.append(Row(path=path, label=None, synset=None, confidence=None, rejected=None, top=None, error=error))
+        else:
+            top, rejected = next(told)
+            rows.append({"path": path, **top[0], "rejected": rejected, "top": top, "error": error})
     return rows
 
 
@@ -93,9 +114,10 @@ def _format(settings: ClassifySettings) -> str:
     return format
 
 
-def _pieces(format: str, rows: Iterator[Row], settings: ClassifySettings, engine: Engine) -> Iterator[str]:
+def _pieces(
+    format: str, rows: Iterator[Row], settings: ClassifySettings, engine: Engine, wide: int = 0
+) -> Iterator[str]:
     if format == "table":
-        wide = shutil.get_terminal_size().columns if not settings.out and sys.stdout.isatty() else 0
         return outputs.table_lines(rows, wide)
     if format == "csv":
         return outputs.csv_lines(rows, min(settings.top_k, engine.labels.main.stop), settings.csv_safe)

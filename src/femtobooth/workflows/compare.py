@@ -17,7 +17,7 @@ from typing import Any
 from ..core import config, figures
 from ..core.claims import Output
 from ..core.errors import SettingsError
-from ..core.events import note, table, warn
+from ..core.events import conclude, table, warn
 from ..core.files import timestamp
 from ..core.machine import environment
 from ..generator.run import PersonalizedRun
@@ -159,7 +159,7 @@ def _tell(report: Mapping[str, Any], tables: Mapping[str, Sequence[Row]]) -> Non
     for task, lines in tables.items():
         names = [one["name"] for one in report["models"] if one["task"] == task]
         told = [(row.name, *(figure.shown for figure in row.figures), ", ".join(row.kinds)) for row in lines]
-        table(f"{task}s", ["", *names, "from"], told)
+        table(f"{task}s", ["", *names, "from"], told, result=True)
     for one in report["verdicts"]:
-        note(f"{one['model']} against {one['against']}: {'; '.join(one['told'])}.\n  {one['choose']}")
-    note(f"\npage, with the rules and how each figure was obtained: {report['page']}")
+        conclude(f"{one['model']} against {one['against']}: {'; '.join(one['told'])}.\n  {one['choose']}")
+    conclude(f"\npage, with the rules and how each figure was obtained: {report['page']}")

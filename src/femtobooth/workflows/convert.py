@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from ..core import machine
 from ..core.claims import Output
 from ..core.errors import ExistsError, SettingsError
-from ..core.events import note
+from ..core.events import conclude, note
 from ..core.paths import expanded
 from ..generator.settings import ConvertSettings
 
@@ -58,7 +58,7 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
         "precision": settings.precision,
         "bytes": size,
     }
-    note(
+    conclude(
         "{target}: {layout}, {prediction_type}, {pixels} pixels, {precision}".format(**written)
         + f", {size / 1e6:.0f} MB"
     )

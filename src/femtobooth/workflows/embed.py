@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import SettingsError
+from ..core.events import stage
 from ..core.names import stored
 from ..recognizer.inference import index, outputs
 from ..recognizer.inference.engines import open_engine
@@ -42,9 +43,15 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
     reading = Reading(settings)
     stages = sorted({int(stage) for stage in settings.stages})
     extra: list[str | int] = [*(["prelogits"] if settings.prelogits else []), *stages]
-    engine = open_engine(
-        settings.model, settings.engine, device=settings.device, extra=extra, many=reading.many, trust=settings.trust
-    )
+    with stage("opening the model"):
+        engine = open_engine(
+            settings.model,
+            settings.engine,
+            device=settings.device,
+            extra=extra,
+            many=reading.many,
+            trust=settings.trust,
+        )
     facts = {
         "model": settings.model,
         "model_hash": engine.hash,

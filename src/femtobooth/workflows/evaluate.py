@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core import config, locks, machine
 from ..core.errors import PhotoError, SettingsError, needs
-from ..core.events import note, progress, progress_bar, table, warn
+from ..core.events import conclude, note, progress, progress_bar, table, warn
 from ..core.files import atomic_file, sha256_of, write_json
 from ..core.metrics import wilson
 from ..core.names import restored, shown
@@ -326,13 +326,13 @@ def _tell(result: Mapping[str, Any], folder: Path) -> None:
                 value, low, high = row["tuned"]
                 name = row["score"] + (" \u2191" if row["better"] == "higher" else " \u2193")
                 rows.append((name, number(value), f"{number(low)} to {number(high)}", number(row["base"]), end(row)))
-        table(f"Scored by {encoder}", ["score", ">tuned", ">95 % interval", ">base", "photos"], rows)
+        table(f"Scored by {encoder}", ["score", ">tuned", ">95 % interval", ">base", "photos"], rows, result=True)
     note(
         "base: before training, the floor; photos: real photos of the subject in "
         "place of pictures, the ceiling, or what stands beside it"
     )
     copies = result["near_copies"]
-    note(f"near-copies of training photos: {copies['count']} of {copies['of']} (by the base: {copies['base']})")
+    conclude(f"near-copies of training photos: {copies['count']} of {copies['of']} (by the base: {copies['base']})")
     if any(row["encoder"] in ("dino", "clip") for row in result["scores"]):
         published = [[name, *(number(value) for value in values)] for name, *values in scores.PUBLISHED]
         table(
@@ -340,6 +340,6 @@ def _tell(result: Mapping[str, Any], folder: Path) -> None:
             ["", ">DINO", ">CLIP-I", ">CLIP-T"],
             published,
         )
-    note(f"all of it: {folder / 'evaluation.json'}; pictures: {folder / 'grid.png'}")
+    conclude(f"all of it: {folder / 'evaluation.json'}; pictures: {folder / 'grid.png'}")
     if found := verdict.read(result["verdict"]):
         note(f"\n{found.told}")

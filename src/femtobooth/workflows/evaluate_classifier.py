@@ -17,7 +17,7 @@ import torch
 
 from ..core.claims import Output
 from ..core.errors import ModelError, PhotoError
-from ..core.events import note, progress, progress_bar, table, warn
+from ..core.events import conclude, progress, progress_bar, table, warn
 from ..core.files import sha256_of, write_json, write_text
 from ..core.machine import environment
 from ..core.metrics import softmax
@@ -315,7 +315,7 @@ def _tell(report: dict[str, Any], out: Path) -> None:
     for remark in report["remarks"]:
         warn(remark)
     title = f"{report['model']} on {report['data']}: {report['pictures']} pictures of {report['classes']} classes"
-    table(title, ["", ">value", ">95 % interval"], rows)
+    table(title, ["", ">value", ">95 % interval"], rows, result=True)
     worst = [entry for entry in report["per_class"] if entry["accuracy"][0] < 1][:5]
     if worst:
         told = [
@@ -327,7 +327,7 @@ def _tell(report: dict[str, Any], out: Path) -> None:
             for entry in worst
         ]
         table("Weakest classes", ["class", ">top-1", "taken for"], told)
-    note(f"page: {out / 'report.html'}")
+    conclude(f"page: {out / 'report.html'}")
 
 
 def _few(names: Sequence[str], most: int = 4) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 from ..core import busy
 from ..core.claims import Output
 from ..core.errors import ParityError, PhotoError, SettingsError
-from ..core.events import note, table, warn
+from ..core.events import conclude, note, table, warn
 from ..core.files import sha256_of, write_json, write_text
 from ..core.machine import environment, processor
 from ..core.names import shown
@@ -409,7 +409,7 @@ def _tell(report: dict[str, Any], out: Path) -> None:
         note(remark)
     if report["figures"]:
         said = "; ".join(report["misses"] + report["unshown"])
-        note(f"{page.VERDICTS[report['verdict']][1]}{': ' if said else ''}{said}")
+        conclude(f"{page.VERDICTS[report['verdict']][1]}{': ' if said else ''}{said}")
     if report["command"]:
         note(f"converted, not executed; build it where TensorRT is:\n  {report['command']}")
-    note(f"written: {out}")
+    conclude(f"written: {out}")

@@ -19,7 +19,7 @@ from .. import __version__
 from ..core import config, machine
 from ..core.claims import Output
 from ..core.errors import InputError
-from ..core.events import note, progress_bar, warn
+from ..core.events import conclude, progress_bar, warn
 from ..core.files import sha256_of, timestamp, write_json
 from ..core.paths import expanded
 from ..core.run import is_run
@@ -115,7 +115,7 @@ def _draw_all(
         if made:
             picture_files.save_grid(folder / "grid.png", prompts, seeds, pictures)
             write_json(folder / "manifest.json", manifest)
-            note(f"{len(made)} of {len(jobs)} pictures in {folder}")
+            conclude(f"{len(made)} of {len(jobs)} pictures in {folder}")
         else:  # stopped before the first: the place is free again
             shutil.rmtree(folder, ignore_errors=True)
     return manifest

@@ -25,7 +25,8 @@ def run(settings: ModelsSettings) -> dict[str, Any]:
         )
         for model in models
     ]
-    table("Recognizers (give one as --model)", ("=model", "from", ">parameters", ">pixels", "licence", "status"), rows)
+    columns = ("=model", "from", ">parameters", ">pixels", "licence", "status")
+    table("Recognizers (give one as --model)", columns, rows, result=True)
     for model in models:
         if not model.ready:
             note(f"{model.name}: {model.how}")

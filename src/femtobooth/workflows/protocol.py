@@ -21,7 +21,7 @@ import numpy as np
 
 from ..core import config
 from ..core.errors import ExistsError, Interrupted, PhotoError, SettingsError
-from ..core.events import note, table
+from ..core.events import conclude, note, table
 from ..core.files import read_json, refuse_existing, write_json
 from ..core.machine import environment
 from ..core.metrics import bootstrap
@@ -315,7 +315,7 @@ def _tell(result: Mapping[str, Any]) -> None:
             )
     note("")
     columns = ["subject", "encoder", ">fidelity", ">base", ">photos", ">region", ">near-copies"]
-    table("Subject fidelity: mean cosine of pictures and photos", columns, rows)
+    table("Subject fidelity: mean cosine of pictures and photos", columns, rows, result=True)
 
     others = [encoder for encoder in encoders if encoder not in COLUMNS]
     lines = [
@@ -346,4 +346,4 @@ def _tell(result: Mapping[str, Any]) -> None:
     note(f"ours: {size}, on {Path(result['base']).name}; 95 % intervals over {over}")
     if others:
         note(f"{', '.join(others)}: no encoder of the paper, so these columns compare with nothing that was published")
-    note(f"all of it: {Path(result['runs']) / 'protocol.json'}")
+    conclude(f"all of it: {Path(result['runs']) / 'protocol.json'}")

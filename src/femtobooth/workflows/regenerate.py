@@ -14,7 +14,7 @@ from .. import __version__
 from ..core import config, machine
 from ..core.claims import Output
 from ..core.errors import InputError, ModelError, command, shortened
-from ..core.events import note, progress_bar, warn
+from ..core.events import conclude, note, progress_bar, warn
 from ..core.files import sha256_of, timestamp
 from ..core.paths import existing
 from ..generator import locate
@@ -67,7 +67,7 @@ def run(settings: AgainSettings) -> dict[str, Any]:
             picture_files.save(picture, target, stored)
     identical = bool(np.array_equal(picture, original))
     if identical:
-        note(f"{target}: the same pixels")
+        conclude(f"{target}: the same pixels")
     else:
         warn(
             f"{target}: not quite the pixels of {source}; another machine, device or library version rounds differently"

@@ -53,5 +53,5 @@ def run(settings: SearchSettings) -> dict[str, Any]:
         raise PhotoError("no query could be read", "give a JPEG, PNG, WebP or another common picture")
     for query in found:
         lines = [(rank, f"{hit['similarity']:.4f}", hit["path"]) for rank, hit in enumerate(query["nearest"], 1)]
-        table(f"nearest to {query['query']}", [">", ">cosine", "picture"], lines)
+        table(f"nearest to {query['query']}", [">", ">cosine", "picture"], lines, result=True)
     return {"index": settings.index, "model_hash": engine.hash, "results": found}

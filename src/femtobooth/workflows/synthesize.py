@@ -25,7 +25,7 @@ from PIL import Image
 from .. import __version__
 from ..core import config, machine
 from ..core.errors import ModelError, SettingsError, command
-from ..core.events import note, progress_bar, table, warn
+from ..core.events import conclude, note, progress_bar, table, warn
 from ..core.files import atomic_file, sha256_of, write_json
 from ..core.metrics import wilson
 from ..core.names import restored, shown
@@ -378,7 +378,7 @@ def _tell(report: Mapping[str, Any], out: Path) -> None:
         kept = f"{one['kept']} of {one['drawn']}"
         rows.append((one["label"], kept, *one["rejected"].values(), f"{one['threshold']:.3f}", passing, base))
     columns = ["label", ">kept", *(f">{reason}" for reason in REASONS), ">above", ">photos", ">base"]
-    table(f"Chosen by {report['encoder']['name']}", columns, rows)
+    table(f"Chosen by {report['encoder']['name']}", columns, rows, result=True)
     note(
         "above: the likeness to the photos that a picture must exceed: that of "
         "nearly all of the base's pictures, and at least a"
@@ -405,6 +405,6 @@ def _tell(report: Mapping[str, Any], out: Path) -> None:
     rejected = (
         f"; rejected: {shown(out / 'rejected.png')}" if any(one["rejected_files"] for one in report["subjects"]) else ""
     )
-    note(f"kept: {shown(out / 'sheet.png')}{rejected}")
+    conclude(f"kept: {shown(out / 'sheet.png')}{rejected}")
     if any(one["kept"] for one in report["subjects"]):
         note(f"train with\n  {command('finetune', 'PHOTOS', '--synthesized', out)}")

@@ -18,10 +18,10 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -36,7 +36,34 @@ from .sources import fingerprint
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Row = dict[str, Any]
+
+class Guess(TypedDict):
+    """One of the likeliest classes."""
+
+    label: str
+    synset: str | None
+    confidence: float
+    """Between 0 and 1."""
+
+
+class Row(TypedDict):
+    """What is said of one file; all but `path` and `error` is None where it could not be read."""
+
+    path: str
+    """As files hold it (`core.names.stored`)."""
+    label: str | None
+    """The likeliest, also where the picture is out-of-distribution."""
+    synset: str | None
+    confidence: float | None
+    """Between 0 and 1."""
+    rejected: bool | None
+    """Whether it is out-of-distribution."""
+    top: list[Guess] | None
+    """The likeliest classes, in order."""
+    error: str | None
+    """Why it could not be read."""
+
+
 STAMP = ("_size", "_mtime_ns")  # columns of the parts only
 LAYOUT = 3  # of the parts
 UNREAD = 0  # key of a row with an error: it is tried again
@@ -50,13 +77,14 @@ def table_lines(rows: Iterable[Row], width: int) -> Iterator[str]:
         if row["error"]:
             said = f"-- {row['error']}"
         else:
-            best = [_guess(guess) for guess in row["top"] if guess is row["top"][0] or guess["confidence"] >= 0.01]
+            top = row["top"] or []
+            best = [_guess(guess) for guess in top if guess is top[0] or guess["confidence"] >= 0.01]
             said = " | ".join(["rejected, at most", *best] if row["rejected"] else best)
         line = shown(f"{row['path']:<36} {said}")
         yield f"{line if not width or len(line) <= width else line[: width - 1] + '…'}\n"
 
 
-def _guess(guess: Row) -> str:
+def _guess(guess: Guess) -> str:
     synset = f" ({guess['synset']})" if guess["synset"] else ""
     name = guess["label"].partition(",")[0] if synset else guess["label"]  # WordNet lists synonyms
     return f"{100 * guess['confidence']:5.1f} % {name}{synset}"
@@ -76,7 +104,7 @@ def json_lines(rows: Iterable[Row]) -> Iterator[str]:
     yield "[]\n" if before == "[\n" else "\n]\n"
 
 
-def csv_lines(rows: Iterable[Row], top_k: int, safe: bool = False) -> Iterator[str]:
+def csv_lines(rows: Iterable[Mapping[str, Any]], top_k: int, safe: bool = False) -> Iterator[str]:
     """A header and one line a picture; the second likeliest label and so on are label_2, synset_2, confidence_2...
 
     With `safe` no spreadsheet takes a cell for a formula.
@@ -86,12 +114,12 @@ def csv_lines(rows: Iterable[Row], top_k: int, safe: bool = False) -> Iterator[s
     columns = ["path", *parts, "rejected", "error", *later]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore")  # which quotes what its own line end (CR LF) holds
-    named = [dict(zip(columns, columns, strict=True))]
+    named: list[Mapping[str, Any]] = [dict(zip(columns, columns, strict=True))]
     for row in itertools.chain(named, rows):
         guesses = {
             f"{part}_{rank}": guess[part] for rank, guess in enumerate(row.get("top") or [], 1) for part in parts
         }
-        cells = row | guesses
+        cells = {**row, **guesses}
         writer.writerow({name: inert(cell) for name, cell in cells.items()} if safe else cells)
         yield buffer.getvalue().removesuffix("\r\n") + "\n"
         buffer.seek(0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import nullcontext
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -60,16 +59,15 @@ class Reading:
         left = self._sources() if parts is None else self._not_done(parts)
         total = None if self.endless else sum(1 for _ in self._sources())
         self.hidden = 0
-        with progress_bar("pictures", total) if total is None or total > FEW else nullcontext() as bar:
+        with progress_bar("pictures", total, brief=total is not None and total <= FEW) as bar:
             kept = 0
             for batch in predict(
                 engine, left, settings.batch_size, workers_for(settings.workers), settings.decode == "fast"
             ):
                 self._count(batch)
                 yield batch
-                if bar:
-                    bar.advance(len(batch.paths) + batch.others + self.kept - kept)
-                    kept = self.kept
+                bar.advance(len(batch.paths) + batch.others + self.kept - kept)
+                kept = self.kept
         if parts is not None and parts.stale:
             note(f"{parts.stale} rows of files that have changed or are no longer there were dropped")
         if self.read + self.failed + self.kept == 0:

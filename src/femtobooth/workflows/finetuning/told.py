@@ -7,7 +7,7 @@ from typing import Any
 
 from ...core import metrics
 from ...core.errors import command
-from ...core.events import note, table
+from ...core.events import conclude, note, table
 from ...recognizer.finetuning import comparison
 from ...recognizer.finetuning.run import FinetunedRun
 from ...recognizer.finetuning.survey import Finding, Survey
@@ -54,8 +54,9 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
             loss = f"{compared['log_loss'][key]:.3f}" if "log_loss" in compared else "–"  # noqa: RUF001
             rows.append((name, f"{facts['right']} of {facts['pictures']}", comparison.shares(facts["accuracy"]), loss))
     if rows:
-        table("On the validation pictures (95% intervals)", ["", ">right", ">accuracy", ">calibrated log loss"], rows)
-    note(compared["verdict"])
+        columns = ["", ">right", ">accuracy", ">calibrated log loss"]
+        table("On the validation pictures (95% intervals)", columns, rows, result=True)
+    conclude(compared["verdict"])
     note(
         f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} "
         f"(rule: {compared['rule']})"
@@ -66,7 +67,7 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
         f"temperature {calibration['temperature']:.2f} from {calibration['from']}{unsettled}; "
         f"rejection {calibration['rejection']}"
     )
-    note(
+    conclude(
         f"done: {run.folder / 'report.html'} shows it; use it with\n"
         f"  {command('classify', '--model', run.folder, 'PHOTOS')}"
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...core import machine
 from ...core.errors import command
-from ...core.events import note, warn
+from ...core.events import conclude, note, warn
 from ...core.files import atomic_file
 from ...generator import cards, tokens
 from ...generator.dreambooth import DreamBooth
@@ -77,9 +77,9 @@ def write(
     )
     validator.remove_weights()
     report.write(folder)
-    (note if found.mood in ("good", "info") else warn)(found.told)
+    (conclude if found.mood in ("good", "info") else warn)(found.told)
     again = command("generate", folder, f"a [V] {subject.class_noun} on the moon")
-    note(f"{folder / 'report.html'} shows it; draw with\n  {again}")
+    conclude(f"{folder / 'report.html'} shows it; draw with\n  {again}")
     return run
 
 
