@@ -30,6 +30,7 @@ SPEAKERS = {  # where stdout and stderr are touched below the command line
     "core/console.py": "the terminal, as a listener that the command line installs",
     "core/streams.py": "stdout, for the command line",
     "recognizer/exporting/foreign.py": "a process of its own that answers over a pipe",
+    "recognizer/inference/child.py": "a process of its own that answers over a pipe",
     "workflows/comparing/worker.py": "a process of its own that answers over a pipe",
 }
 
