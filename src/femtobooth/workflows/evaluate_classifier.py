@@ -22,8 +22,7 @@ from ..core.files import sha256_of, write_json, write_text
 from ..core.machine import environment
 from ..core.metrics import softmax
 from ..core.names import shown, stored
-from ..pages import classifier
-from ..pages.classifier import Shown, between, percent, says_top5
+from ..pages.classifier import Mistake, between, classifier_page, percent, says_top5
 from ..pictures.images import Skipped, find_pictures, read_picture
 from ..pictures.provenance import Provenance
 from ..recognizer import evaluation
@@ -115,7 +114,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         )
     mistakes, why = _mistakes(engine, recognizer, predictions, report["mistakes"][: settings.mistakes])
     report["no_maps"] = no_maps or why
-    page = classifier.draw(report, predictions, rejection, mistakes)
+    page = classifier_page(report, predictions, rejection, mistakes)
     with output.folder() as temporary:
         write_text(temporary / "report.html", page)
         write_json(temporary / "report.json", report)
@@ -231,7 +230,7 @@ def _centroids(engine: Engine, recognizer: Recognizer | None) -> tuple[dict[str,
 
 def _mistakes(
     engine: Engine, recognizer: Recognizer | None, predictions: Predictions, mistakes: Sequence[dict[str, Any]]
-) -> tuple[list[Shown], str]:
+) -> tuple[list[Mistake], str]:
     """Mistakes with their pictures and maps, or why there are no maps."""
     why, drawn = "", []
     for mistake in progress(mistakes, "maps of mistakes"):
@@ -244,7 +243,7 @@ def _mistakes(
                 pair = [overlay(pixels, one) for one in maps]
             except ModelError as error:
                 why = f"There are no maps of evidence: {error.problem}."
-        drawn.append(Shown(mistake, pixels, *pair))
+        drawn.append(Mistake(mistake, pixels, *pair))
     return drawn, why
 
 

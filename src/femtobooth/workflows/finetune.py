@@ -31,7 +31,7 @@ from ..core.files import sweep, write_json, write_text
 from ..core.paths import expanded
 from ..core.processes import rank
 from ..core.run import SETTINGS_FILE
-from ..pages.finetune import draw
+from ..pages.finetune import finetune_page
 from ..recognizer.finetuning import comparison, dataset, finetuner, finishing, probe, splitting
 from ..recognizer.finetuning.probe import Embedded, Head
 from ..recognizer.finetuning.run import FinetunedRun
@@ -250,7 +250,7 @@ def _finish(
     run.costs = {"probe": probed} | ({"finetuned": cost} if tuned is not None else {})
     result.save(folder / "model", overwrite=True)
     write_json(folder / "report.json", report)
-    write_text(folder / "report.html", draw(run, report, settings))
+    write_text(folder / "report.html", finetune_page(run, report, settings))
     run.update(
         status="done",
         result=compared["result"],
