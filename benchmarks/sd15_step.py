@@ -22,9 +22,10 @@ from femtobooth.core import config
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, table
 from femtobooth.generator import locate
-from femtobooth.generator.dreambooth import DreamBooth, LatentSet, encode
+from femtobooth.generator.dreambooth import DreamBooth
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats.folder import load_tokenizer
+from femtobooth.generator.latents import LatentSet, encode
 from femtobooth.generator.memory import peak_memory
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.training import trainer
@@ -54,7 +55,13 @@ def stable_diffusion_15() -> StableDiffusion:
     )
     schedule = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
     return StableDiffusion(
-        tokenizer, CLIPTextModel(text), vae.requires_grad_(False), unet, schedule, "sd15-shaped", "random"
+        tokenizer=tokenizer,
+        text_encoder=CLIPTextModel(text),
+        vae=vae.requires_grad_(False),
+        unet=unet,
+        scheduler=schedule,
+        source="sd15-shaped",
+        hash="random",
     )
 
 

@@ -43,7 +43,7 @@ from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening
 from femtobooth.core.run import is_run
 from femtobooth.generator import locate, sampling
-from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.families.family import Family
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import make_square
 from femtobooth.generator.run import PersonalizedRun
@@ -117,7 +117,7 @@ def train(name: str, photos: list[Path], options: argparse.Namespace) -> Persona
     return made
 
 
-def at_step(step: int, run: PersonalizedRun) -> StableDiffusion:
+def at_step(step: int, run: PersonalizedRun) -> Family:
     """The model as it was at a step of the run: from model/ if that is the selected one, from the checkpoint else; 0 is
     the base.
     """
@@ -128,7 +128,7 @@ def at_step(step: int, run: PersonalizedRun) -> StableDiffusion:
         state = torch.load(run.folder / "checkpoints" / f"step-{step:06d}" / STATE, weights_only=True, mmap=True)[
             "state_dict"
         ]
-        for part, module in (("unet", model.unet), ("text_encoder", model.text_encoder)):
+        for part, module in model.trainable.items():
             module.load_state_dict(
                 {key.partition(".")[2]: value for key, value in state.items() if key.startswith(f"{part}.")},
                 strict=False,

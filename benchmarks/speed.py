@@ -22,8 +22,9 @@ import torch
 from femtobooth.core import config
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, table
-from femtobooth.generator.dreambooth import DreamBooth, LatentSet, predict
-from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.dreambooth import DreamBooth
+from femtobooth.generator.families.family import Family
+from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.load import load
 from femtobooth.generator.sampling import sample
 from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
@@ -41,10 +42,9 @@ def median(repeats: int, action: Callable[[], object]) -> float:
     return statistics.median(taken)
 
 
-def latent(model: StableDiffusion) -> tuple[int, int, int]:
+def latent(model: Family) -> tuple[int, int, int]:
     """Channels, height and width of a latent."""
-    unet = model.unet.config
-    return unet.in_channels, unet.sample_size, unet.sample_size
+    return model.latent_channels, model.cells, model.cells
 
 
 def fit(steps: int) -> float:
@@ -57,15 +57,9 @@ def fit(steps: int) -> float:
     }
     settings = config.resolve(PersonalizeSettings, config.overrides(PersonalizeSettings, [], sets))
     model = load("bundled")
-    ids = model.token_ids(["a sks robot"]).expand(24, 1, -1)
+    tokens = model.tokenize(["a sks robot"]).expand(24, 1, -1)
     mean = torch.randn(24, 1, *latent(model))
-    pictures = LatentSet(
-        mean,
-        torch.full_like(mean, -5.0),
-        ids,
-        torch.ones_like(mean[:, :, :1]),
-        torch.zeros(len(mean), dtype=torch.bool),
-    )
+    pictures = LatentSet(mean, torch.full_like(mean, -5.0), tokens)
     module = DreamBooth(model, settings, "sks", lambda _: (pictures, pictures))
     with tempfile.TemporaryDirectory() as scratch:
         lightning = trainer.build(settings.training, Path(scratch), [], [])
@@ -77,15 +71,16 @@ def fit(steps: int) -> float:
 def bare(steps: int) -> float:
     """Seconds a step of forward, backward and AdamW alone."""
     model = load("bundled")
-    parameters = [*model.unet.requires_grad_(True).parameters(), *model.text_encoder.requires_grad_(True).parameters()]
+    parameters = [one for part in model.trainable.values() for one in part.requires_grad_(True).parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
     noisy, target = torch.randn(2, 8, *latent(model))
     timesteps = torch.randint(1000, (8,))
-    ids = model.token_ids(["a sks robot", "a robot"]).repeat_interleave(4, dim=0)
+    tokens = model.tokenize(["a sks robot", "a robot"]).repeat_interleave(4, dim=0)
     began = time.monotonic()
     for _ in range(steps):
         optimizer.zero_grad()
-        (predict(model.unet, model.text_encoder, noisy, timesteps, ids) - target).square().mean().backward()
+        predicted = model.denoise(noisy, timesteps, model.condition_once(tokens))
+        (predicted - target).square().mean().backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
     return (time.monotonic() - began) / steps

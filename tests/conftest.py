@@ -81,7 +81,13 @@ def _tiny(folder: Path, *, second: bool) -> Path:
         else PNDMScheduler(**schedule, skip_prk_steps=True)
     )
     model = StableDiffusion(
-        tokenizer, text_encoder.eval(), vae.eval(), unet.eval(), scheduler, source=folder.name, hash=""
+        tokenizer=tokenizer,
+        text_encoder=text_encoder.eval(),
+        vae=vae.eval(),
+        unet=unet.eval(),
+        scheduler=scheduler,
+        source=folder.name,
+        hash="",
     )
     save_folder(model, folder, card="# tiny\n")
     return folder

@@ -31,9 +31,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, note
 from femtobooth.core.files import atomic_folder, write_json
-from femtobooth.generator.dreambooth import LatentSet, draw, predict, training_target
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats.folder import load_tokenizer
+from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.samples import Samples
 from femtobooth.generator.sampling import to_pixels
 from femtobooth.generator.settings import SampleSettings, SamplingSettings
@@ -178,7 +178,15 @@ def new_model(root: Path, seed: int) -> StableDiffusion:
         torch.manual_seed(seed)
         text_encoder = new_text_encoder(len(tokenizer), tokenizer.model_max_length, tokenizer.eos_token_id)
         unet = new_unet()
-    return StableDiffusion(tokenizer, text_encoder, vae, unet, new_scheduler(), source="emoji world", hash="")
+    return StableDiffusion(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae,
+        unet=unet,
+        scheduler=new_scheduler(),
+        source="emoji world",
+        hash="",
+    )
 
 
 def warm(model: StableDiffusion, folder: Path) -> None:
@@ -227,8 +235,8 @@ def read_alike(unet: UNet2DConditionModel, old: DDIMScheduler, new: DDIMSchedule
     note(f"time embedding: {(loss / wanted.var()).item():.2%} of its variance differs from the other schedule's")
 
 
-def places(made: Sequence[Scene], side: int, around: float) -> torch.Tensor:
-    """How much each place counts: 1 in the box around every sprite, `around` elsewhere, over the mean; (N, 1, side,
+def loss_mask(made: Sequence[Scene], side: int, around: float) -> torch.Tensor:
+    """Weigh the cells of latents: 1 in the box around every sprite, `around` elsewhere, over the mean; (N, 1, side,
     side).
     """
     counts = torch.full((len(made), 1, side, side), around)
@@ -316,54 +324,38 @@ class Shards:
         vae, lot = self.model.vae.to(self.model.device), 32 if self.model.device.type == "cpu" else 512
         pixels = np.stack([one.pixels for one in made])
         posteriors = [
-            vae.encode(to_pixels(part).to(vae.device)).latent_dist
+            self.model.encode(to_pixels(part).to(vae.device))
             for part in np.array_split(pixels, max(self.size // lot, 1))
         ]
         mean, log_variance = (
-            torch.cat([getattr(one, name).cpu() for one in posteriors])[:, None] for name in ("mean", "logvar")
+            torch.cat([one.cpu() for one in parts])[:, None] for parts in zip(*posteriors, strict=True)
         )
-        ids, where = self.model.token_ids(captions)[:, None], places(made, mean.shape[-1], around)[:, None]
-        return LatentSet(mean, log_variance, ids, where, torch.zeros(self.size, dtype=torch.bool))
+        tokens, mask = self.model.tokenize(captions)[:, None], loss_mask(made, mean.shape[-1], around)[:, None]
+        return LatentSet(mean, log_variance, tokens, mask)
 
 
 class Diffusion(NumberedSteps):
-    """Trains text encoder and U-Net together; all timesteps weigh alike, places do not."""
+    """Trains text encoder and U-Net together; all timesteps weigh alike, cells do not."""
 
     def __init__(
         self, model: StableDiffusion, settings: TrainingSettings, shards: Shards, learning_rate: float = LEARNING_RATE
     ) -> None:
         super().__init__(settings)
         self.shards, self.learning_rate = shards, learning_rate
-        self.parts = [model]  # in a list, so that the autoencoder is no submodule
+        self.model = model  # whose autoencoder is no submodule
         self.unet, self.text_encoder = model.unet.train(), model.text_encoder.train()
 
-    @property
-    def model(self) -> StableDiffusion:
-        return self.parts[0]
-
     def training_step(self, micro_step: int) -> torch.Tensor:
-        settings, scheduler = self.regime, self.model.scheduler
+        settings, process = self.regime, self.model.process
         shard, within = divmod(micro_step, self.shards.size * PASSES // settings.batch_size)
         shard += self.shards.first
-        pictures = self.shards.get(settings.seed, self.global_rank, shard)
-        one = draw(
-            pictures,
-            f"shard {shard}",
-            settings.seed,
-            within,
-            self.global_rank,
-            1,
-            settings.batch_size,
-            1.0,
-            len(scheduler.betas),
-        )
-        latents, noise, timesteps, token_ids, counts = (
-            part.to(self.device) for part in (one.latents, one.noise, one.timesteps, one.token_ids, one.places)
-        )
-        noisy = scheduler.add_noise(latents, noise, timesteps)  # (B, 20, 16, 16)
-        prediction = predict(self.unet, self.text_encoder, noisy, timesteps, token_ids)
-        target = training_target(scheduler, latents, noise, timesteps)
-        loss = (counts * (prediction.float() - target).square()).mean()
+        pictures, rank = self.shards.get(settings.seed, self.global_rank, shard), self.global_rank
+        batch = pictures.micro_batch(self.model, f"shard {shard}", settings.seed, within, rank, 1, settings.batch_size)
+        latents, noise, timesteps, mask = batch.on(self.device)
+        noisy = process.add_noise(latents, noise, timesteps)  # (B, 20, 16, 16)
+        prediction = self.model.denoise(noisy, timesteps, self.model.condition_once(batch.tokens))
+        target = process.target(latents, noise, timesteps)
+        loss = (mask * (prediction.float() - target).square()).mean()
         if (self.global_step + 1) % settings.log_every == 0:
             for logger in self.loggers:
                 logger.log_metrics({"loss": loss.item()}, self.global_step + 1)

@@ -29,8 +29,8 @@ from femtobooth.core.events import listening, note, progress_bar, table
 from femtobooth.core.files import atomic_file, write_json
 from femtobooth.core.machine import environment
 from femtobooth.generator import locate
-from femtobooth.generator.families.stable_diffusion import StableDiffusion
-from femtobooth.generator.formats.folder import load_folder
+from femtobooth.generator.families.family import Family
+from femtobooth.generator.load import load
 from femtobooth.generator.sampling import sample, to_pixels
 
 from . import backdrops, sprites
@@ -77,7 +77,7 @@ def novel_prompts(world: sprites.World, kind: Unseen, novel: bool, count: int) -
     return list(islice((made for made in stream(world, seed, kind if novel else "") if fits(made)), count))
 
 
-def draw(model: StableDiffusion, wanted: list[Scene], size: dict[str, int], what: str) -> np.ndarray:
+def draw(model: Family, wanted: list[Scene], size: dict[str, int], what: str) -> np.ndarray:
     """Pictures (prompts x seeds, 64, 64, 3) uint8 of captions, all seeds of one beside each other; seed s of prompt i
     is i + 100,000 s.
     """
@@ -92,9 +92,7 @@ def pixels(made: list[Scene]) -> np.ndarray:
     return np.stack([one.pixels for one in made])
 
 
-def evaluate(
-    model: StableDiffusion, world: sprites.World, judge: Judge, size: dict[str, int], out: Path
-) -> dict[str, Any]:
+def evaluate(model: Family, world: sprites.World, judge: Judge, size: dict[str, int], out: Path) -> dict[str, Any]:
     """Measure everything but DreamBooth; returns what evaluation.json holds and draws samples.png into `out`."""
     seeds, sampling = size["seeds"], SAMPLING.model_copy(update={"steps": size["steps"]})
     facts: dict[str, Any] = {
@@ -158,9 +156,7 @@ def evaluate(
     return facts
 
 
-def _novel(
-    model: StableDiffusion, world: sprites.World, judge: Judge, kind: Unseen, size: dict[str, int]
-) -> dict[str, Any]:
+def _novel(model: Family, world: sprites.World, judge: Judge, kind: Unseen, size: dict[str, int]) -> dict[str, Any]:
     """Combinations of concept and backdrop (or style) never seen in training against such as may have been."""
     found: dict[str, Any] = {}
     for novel in (True, False):
@@ -245,7 +241,7 @@ def main() -> None:
         note(f"wrote {out / 'dreambooth.json'} and {out / 'subjects.png'}")
         return
     size = SIZES["smoke" if given.smoke else "fast" if given.fast else "full"]
-    facts = evaluate(load_folder(folder), world, judge, size, out)
+    facts = evaluate(load(str(folder)), world, judge, size, out)
     write_json(out / "evaluation.json", facts)
     show(facts)
     note(f"wrote {out / 'evaluation.json'} and {out / 'samples.png'}")

@@ -27,6 +27,7 @@ from femtobooth.core.errors import FemtoboothError
 from femtobooth.core.events import listening, note, warn
 from femtobooth.core.files import atomic_folder, write_text
 from femtobooth.generator import cards, locate
+from femtobooth.generator.families.family import Family
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats.folder import load_folder, load_tokenizer, save_folder
 from femtobooth.recognizer.model import weights
@@ -60,11 +61,12 @@ def assemble(root: Path) -> StableDiffusion:
     )
 
 
-def card(model: StableDiffusion, root: Path) -> str:
+def card(model: Family, root: Path) -> str:
     """The model card: what it is, what it cost, what was measured of it; `model` as it was loaded from its folder."""
     world, present = sprites.load(root), locate.bundled_folder() / "README.md"
     front = _front_matter(present)
-    unet, vae, text = model.unet, model.vae, model.text_encoder.config
+    unet, vae, text_encoder = model.denoiser, model.vae, model.text_encoders["text_encoder"]
+    text = text_encoder.config
     vae_facts, cost, words = (
         _read(root / name) for name in ("autoencoder/vae.json", "diffusion/diffusion.json", "tokenizer.json")
     )
@@ -74,15 +76,14 @@ def card(model: StableDiffusion, root: Path) -> str:
         f"{model.tokenizer.model_max_length} tokens a prompt; "
         "single rare tokens: sks zwx xjy qvk ohwx vtq wzz kjq",
         "text_encoder": (
-            f"`CLIPTextModel`, {text.num_hidden_layers} layers of width "
-            f"{text.hidden_size}, {_millions(model.text_encoder)}"
+            f"`CLIPTextModel`, {text.num_hidden_layers} layers of width {text.hidden_size}, {_millions(text_encoder)}"
         ),
         "vae": f"`AutoencoderKL`, factor {model.vae_factor}, {vae.config.latent_channels} channels, {_millions(vae)}, "
         f"{vae_facts['psnr']:.1f} dB PSNR",
         "unet": f"`UNet2DConditionModel`, widths {'-'.join(map(str, unet.config.block_out_channels))}, "
         f"{_millions(unet)}, "
         f"{side}x{side}x{unet.config.in_channels} latents",
-        "scheduler": f"{model.prediction_type.replace('_', '-')}, zero terminal SNR, trailing spacing",
+        "scheduler": f"{model.process.prediction_type.replace('_', '-')}, zero terminal SNR, trailing spacing",
     }
     return Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8")).substitute(
         front=front,
@@ -240,7 +241,7 @@ def main() -> None:
     root = sprites.folder() / "smoke" if given.smoke else sprites.folder()
     folder, recognizer = root / "model", root / "recognizer" / "model"
     save_folder(assemble(root), folder, "", torch.float16, overwrite=True)
-    model = load_folder(folder)
+    model = load_folder(StableDiffusion, folder)
     text = card(model, root)
     write_text(folder / "README.md", text)
     check_size(folder, "model")

@@ -35,8 +35,7 @@ from femtobooth.core.events import note, progress_bar, table
 from femtobooth.core.files import atomic_file, write_json
 from femtobooth.core.machine import environment
 from femtobooth.generator import locate
-from femtobooth.generator.families.stable_diffusion import StableDiffusion
-from femtobooth.generator.formats.folder import load_folder
+from femtobooth.generator.families.family import Family
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import load_photos
 from femtobooth.generator.sampling import sample
@@ -175,7 +174,7 @@ def _nothing_cached() -> Iterator[None]:
                 os.environ["FEMTOBOOTH_CACHE"] = before
 
 
-def _draw(model: StableDiffusion, texts: list[str], sampling: SamplingSettings, what: str) -> np.ndarray:
+def _draw(model: Family, texts: list[str], sampling: SamplingSettings, what: str) -> np.ndarray:
     with progress_bar(what, len(texts) * sampling.steps) as bar:
         return sample(model, texts, list(range(5000, 5000 + len(texts))), sampling, batch_size=16, bar=bar)
 
@@ -209,7 +208,7 @@ def evaluate(
         )
         for one in chosen
     }
-    model = load_folder(folder)
+    model = load(str(folder))
     sampling = SAMPLING.model_copy(update={"steps": size["steps"]})
     pictures = {
         name: np.stack([photo.pixels for photo in load_photos(one.photos, model.size)[0]])
@@ -238,7 +237,7 @@ def evaluate(
 
 def _one(
     subject: Subject,
-    base: StableDiffusion,
+    base: Family,
     settings: PersonalizeSettings,
     judge: Judge,
     identities: Identities,

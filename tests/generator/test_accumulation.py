@@ -9,8 +9,9 @@ import torch
 from lightning.pytorch import Callback
 
 from femtobooth.core import config
-from femtobooth.generator.dreambooth import DreamBooth, LatentSet
-from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.dreambooth import DreamBooth
+from femtobooth.generator.families.family import Family
+from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.load import load
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.training import trainer
@@ -28,11 +29,11 @@ class Gradients(Callback):
         )
 
 
-def pictures(model: StableDiffusion, caption: str, seed: int) -> LatentSet:
+def pictures(model: Family, caption: str, seed: int) -> LatentSet:
     random = torch.Generator().manual_seed(seed)
     mean = torch.randn((3, 1, 4, 8, 8), generator=random)
-    ids = model.token_ids([caption] * 3)[:, None]
-    return LatentSet(mean, mean - 9, ids, torch.ones(3, 1, 1, 8, 8), torch.zeros(3, dtype=torch.bool))
+    tokens = model.tokenize([caption] * 3)[:, None]
+    return LatentSet(mean, mean - 9, tokens)
 
 
 def trained(folder: Path, out: Path, accumulate: int, steps: int, rate: float) -> list[dict[str, torch.Tensor]]:

@@ -21,7 +21,7 @@ from femtobooth.generator.locate import PARTS
 
 def test_the_bundled_base_is_whole() -> None:
     model = load("bundled")
-    assert (model.size, model.vae_factor, model.prediction_type) == (64, 4, "v_prediction")
+    assert (model.size, model.vae_factor, model.process.prediction_type) == (64, 4, "v_prediction")
     assert model.scheduler.config.rescale_betas_zero_snr
     assert model.card["personalize"]["prior"]["prompt"] == "a {class}"
     assert all(
@@ -43,7 +43,7 @@ def test_stable_diffusion_latents_are_never_clipped(tiny_sd1: Path) -> None:
 
 def test_what_is_saved_loads_anywhere_and_names_no_path(tiny_sd2: Path, tmp_path: Path) -> None:
     model = load(str(tiny_sd2))
-    model.token_ids(["a dog"])  # leaves its padding in the tokenizer's state
+    model.tokenize(["a dog"])  # leaves its padding in the tokenizer's state
     save_folder(model, tmp_path / "copy", card="# copy\n")
     again = load(str(tmp_path / "copy"))
     for part in ("unet", "vae", "text_encoder"):

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from femtobooth.core import config
-from femtobooth.generator.deterministic import SAMPLES, deterministic_loss, fixed_draw
-from femtobooth.generator.dreambooth import DreamBooth, LatentSet
+from femtobooth.generator.deterministic import SAMPLES, deterministic_loss, fixed_batch
+from femtobooth.generator.dreambooth import DreamBooth
+from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.load import load
 from femtobooth.generator.settings import PersonalizeSettings
 
@@ -22,14 +23,8 @@ def module(tiny_sd1: Path) -> Any:
     model = load(str(tiny_sd1))
     made = DreamBooth(model, settings, "sks", lambda _: None)
     torch.manual_seed(0)
-    ids = model.token_ids(["a sks robot"]).expand(3, 1, -1)
-    made.instance = LatentSet(
-        torch.randn(3, 1, 4, 8, 8),
-        torch.full((3, 1, 4, 8, 8), -5.0),
-        ids,
-        torch.ones(3, 1, 1, 8, 8),
-        torch.zeros(3, dtype=torch.bool),
-    )
+    tokens = model.tokenize(["a sks robot"]).expand(3, 1, -1)
+    made.instance = LatentSet(torch.randn(3, 1, 4, 8, 8), torch.full((3, 1, 4, 8, 8), -5.0), tokens)
     return made
 
 
@@ -64,8 +59,8 @@ def test_it_leaves_random_state_modes_and_gradients_alone(module: Any) -> None:
 
 
 def test_its_timesteps_cover_the_schedule(module: Any) -> None:
-    drawn = fixed_draw(module.instance, 0, 0.18, 1000)
+    drawn = fixed_batch(module.instance, module.model, 0)
     assert drawn.timesteps.tolist() == [125, 375, 625, 875]
     assert len(drawn.latents) == SAMPLES
-    assert torch.equal(drawn.noise, fixed_draw(module.instance, 0, 0.18, 1000).noise)
-    assert not torch.equal(drawn.noise, fixed_draw(module.instance, 1, 0.18, 1000).noise)
+    assert torch.equal(drawn.noise, fixed_batch(module.instance, module.model, 0).noise)
+    assert not torch.equal(drawn.noise, fixed_batch(module.instance, module.model, 1).noise)

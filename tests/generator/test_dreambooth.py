@@ -14,17 +14,10 @@ from diffusers import DDIMScheduler
 
 from femtobooth.core import config
 from femtobooth.generator import tokens
-from femtobooth.generator.dreambooth import (
-    DreamBooth,
-    LatentSet,
-    draw,
-    encode,
-    min_snr_weights,
-    sample_losses,
-    signal_to_noise,
-    training_target,
-)
+from femtobooth.generator.dreambooth import DreamBooth, sample_losses
+from femtobooth.generator.latents import LatentSet, encode
 from femtobooth.generator.load import load
+from femtobooth.generator.process import DDPM, min_snr_weights, signal_to_noise
 from femtobooth.generator.settings import PersonalizeSettings
 
 KINDS = ("epsilon", "v_prediction", "sample")
@@ -51,7 +44,7 @@ def test_min_snr_weighs_the_error_of_x0_by_the_clipped_snr(kind: str) -> None:
     scheduler, t = _scheduler(kind), torch.tensor([3, 250, 600, 990])
     x0, noise, mistake = torch.randn(3, 4, 2, 3, 3, dtype=torch.float64)
     noisy = scheduler.add_noise(x0, noise, t)
-    target = training_target(scheduler, x0, noise, t)
+    target = DDPM(scheduler).target(x0, noise, t)
     predicted = target + 0.1 * mistake
     abar = scheduler.alphas_cumprod[t].double()[:, None, None, None]
     implied = {
@@ -83,16 +76,14 @@ def _pictures(count: int, mirrored: int = 1) -> LatentSet:
     torch.manual_seed(count)
     mean, log_variance = torch.randn(count, mirrored, 4, 8, 8), torch.randn(count, mirrored, 4, 8, 8) - 3
     ids = torch.arange(count * 6).reshape(count, 1, 6)
-    return LatentSet(
-        mean, log_variance, ids, torch.ones(count, mirrored, 1, 8, 8), torch.zeros(count, dtype=torch.bool)
-    )
+    return LatentSet(mean, log_variance, ids)
 
 
-def test_draws_differ_between_ranks_and_terms_and_repeat_exactly() -> None:
-    pictures = _pictures(5, mirrored=2)
+def test_micro_batches_differ_between_ranks_and_terms_and_repeat_exactly(tiny_sd1: Path) -> None:
+    model, pictures = load(str(tiny_sd1)), _pictures(5, mirrored=2)
 
     def one(purpose: str = "instance", micro_step: int = 7, rank: int = 0) -> Any:
-        return draw(pictures, purpose, 0, micro_step, rank, 2, batch=2, scale=0.2, steps=1000)
+        return pictures.micro_batch(model, purpose, 0, micro_step, rank, 2, 2)
 
     assert torch.equal(one().noise, one().noise)
     assert torch.equal(one().latents, one().latents)
@@ -101,27 +92,22 @@ def test_draws_differ_between_ranks_and_terms_and_repeat_exactly() -> None:
         assert not torch.equal(one().timesteps, other.timesteps)
 
 
-def test_processes_share_one_order_without_overlap() -> None:
-    pictures = _pictures(8)
+def test_processes_share_one_order_without_overlap(tiny_sd1: Path) -> None:
+    model, pictures = load(str(tiny_sd1)), _pictures(8)
     seen = [
         row
         for step in range(2)
         for rank in range(2)
-        for row in draw(pictures, "instance", 0, step, rank, 2, 2, 1.0, 10).token_ids[:, 0].tolist()
+        for row in pictures.micro_batch(model, "instance", 0, step, rank, 2, 2).tokens[:, 0].tolist()
     ]
     assert sorted(seen) == [6 * index for index in range(8)]
 
 
-def test_the_posterior_is_sampled_anew_each_step() -> None:
-    shape = (1, 1, 1, 64, 64)
-    pictures = LatentSet(
-        torch.full(shape, 2.0),
-        torch.full(shape, np.log(0.25)),
-        torch.zeros(1, 1, 4),
-        torch.ones(shape),
-        torch.zeros(1, dtype=torch.bool),
-    )
-    first, second = (draw(pictures, "instance", 0, step, 0, 1, 1, 0.5, 10).latents for step in (0, 1))
+def test_the_posterior_is_sampled_anew_each_step(tiny_sd1: Path) -> None:
+    model, shape = load(str(tiny_sd1)), (1, 1, 1, 64, 64)
+    model.vae.register_to_config(scaling_factor=0.5)
+    pictures = LatentSet(torch.full(shape, 2.0), torch.full(shape, np.log(0.25)), torch.zeros(1, 1, 4))
+    first, second = (pictures.micro_batch(model, "instance", 0, step, 0, 1, 1).latents for step in (0, 1))
     assert not torch.equal(first, second)
     for latents in (first, second):  # mean 2, deviation 0.5, both times the scale 0.5
         assert latents.mean().item() == pytest.approx(1.0, abs=0.02)
@@ -139,12 +125,12 @@ class _Offline(DreamBooth):
 def _module(folder: Path, instance: int = 3, prior: int = 4, **changes: Any) -> _Offline:
     module = _Offline(load(str(folder)), _settings(**changes), "sks", lambda _: None)
     module.instance, module.prior = _pictures(instance), _pictures(prior) if module.settings.prior.weight else None
-    ids = module.model.token_ids(["a sks robot", "a robot"])
+    ids = module.model.tokenize(["a sks robot", "a robot"])
     for pictures, row in ((module.instance, ids[0]), (module.prior, ids[1])):
         if pictures is not None:
-            pictures.token_ids = row.expand(len(pictures.mean), 1, -1).clone()
+            pictures.tokens = row.expand(len(pictures.mean), 1, -1).clone()
     if module.prior is not None and module.settings.prior.target == "base":
-        module.prior.imitated[:] = True
+        module.prior.taught = torch.ones(prior, dtype=torch.bool)
     return module
 
 
@@ -162,10 +148,10 @@ def test_lambda_does_not_depend_on_the_prior_batch(tiny_sd1: Path) -> None:
     for batch in (1, 8):
         module = _module(tiny_sd1, **{"prior.batch_size": batch, "prior.weight": 1.0})
         module.training_step(2)
-        instance, prior = module._sums[0, :, 1].sum(), module._sums[1, :, 1].sum()
-        assert (instance, prior) == (4, batch)
-        means = [module._sums[term, :, 0].sum() / module._sums[term, :, 1].sum() for term in (0, 1)]
-        assert module.training_step(2).item() == pytest.approx(float(sum(means)), rel=1e-4)
+        sums = module.read_losses().sum(dim=1)
+        assert sums[:, 1].tolist() == [4, batch]
+        means = sums[:, 0] / sums[:, 1]
+        assert module.training_step(2).item() == pytest.approx(float(means.sum()), rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -210,27 +196,30 @@ def test_the_base_can_be_the_prior_target(tiny_sd1: Path) -> None:
     """Before any step the model is the base: asked for the base's own prediction, its prior loss is zero."""
     module = _module(tiny_sd1, **{"prior.target": "base"})
     module.training_step(0)
-    assert module._sums[1, :, 0].sum() == pytest.approx(0, abs=1e-9)
-    assert module._sums[0, :, 0].sum() > 0.1
+    instance, prior = module.read_losses()[:, :, 0].sum(dim=1)
+    assert prior == pytest.approx(0, abs=1e-9)
+    assert instance > 0.1
     optimizer = module.configure_optimizers()["optimizer"]
-    frozen = copy.deepcopy(module.frozen[0].state_dict())
+    assert module.teacher is not None
+    teacher = module.teacher.denoiser.state_dict()
+    before = copy.deepcopy(teacher)
     module.training_step(0).backward()
     optimizer.step()
-    module._sums.zero_()
+    module.read_losses()
     module.training_step(0)
-    assert module._sums[1, :, 0].sum() > 1e-9
-    assert all(torch.equal(value, frozen[name]) for name, value in module.frozen[0].state_dict().items())
+    assert module.read_losses()[1, :, 0].sum() > 1e-9
+    assert all(torch.equal(value, before[name]) for name, value in teacher.items())
 
 
-def test_surroundings_ask_for_the_base_and_class_images_for_the_truth(tiny_sd1: Path) -> None:
-    module = _module(tiny_sd1, prior=4, **{"loss.surroundings": "class", "prior.batch_size": 4})
+def test_the_background_asks_for_the_teacher_and_class_images_for_the_truth(tiny_sd1: Path) -> None:
+    module = _module(tiny_sd1, prior=4, **{"loss.background": "class", "prior.batch_size": 4})
     assert module.prior is not None
     losses = []
-    for count in (0, 2, 4):  # of the four, all of which every step draws
-        module.prior.imitated = torch.arange(4) < count
-        module._sums.zero_()
+    for count in (0, 2, 4):  # of the four, all of which every step samples
+        module.prior.taught = torch.arange(4) < count
+        module.read_losses()
         module.training_step(0)
-        losses.append(float(module._sums[1, :, 0].sum()))
+        losses.append(float(module.read_losses()[1, :, 0].sum()))
     none, two, all_of_them = losses
     assert 0.1 * none < two < 0.9 * none
     assert all_of_them == pytest.approx(0, abs=1e-9)
@@ -241,7 +230,7 @@ def test_photos_are_encoded_as_the_pipeline_would(tiny_sd1: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     encoded = encode(model, pictures, [["a sks robot"], ["x", "y"], ["z"]], mirrored=True, batch=2)
     assert encoded.mean.shape == (3, 2, 4, 8, 8)
-    assert encoded.token_ids.shape == (3, 2, 77)
+    assert encoded.tokens.shape == (3, 2, 77)
     with torch.no_grad():
         pixels = torch.from_numpy(pictures[2, :, ::-1].copy()).permute(2, 0, 1)[None] / 127.5 - 1
         expected = model.vae.encode(pixels).latent_dist
@@ -249,13 +238,13 @@ def test_photos_are_encoded_as_the_pipeline_would(tiny_sd1: Path) -> None:
     torch.testing.assert_close(encoded.log_variance[2, 1], expected.logvar[0], rtol=1e-4, atol=1e-5)
 
 
-def test_subject_and_surroundings_share_a_picture(tiny_sd1: Path) -> None:
+def test_subject_and_background_share_a_picture(tiny_sd1: Path) -> None:
     picture = np.full((64, 64, 3), 200, np.uint8)
     picture[24:56, 8:32] = (220, 30, 30)  # left of the middle
     model = load(str(tiny_sd1))
     every, subject, around = (
-        encode(model, picture[None], [["a sks robot"]], mirrored=True, part=part).places
-        for part in ("all", "subject", "surroundings")
+        encode(model, picture[None], [["a sks robot"]], mirrored=True, region=region).mask
+        for region in ("all", "subject", "background")
     )
     assert every.shape == subject.shape == around.shape == (1, 2, 1, 8, 8)
     assert torch.equal(every, torch.ones_like(every))
@@ -270,9 +259,9 @@ def test_subject_and_surroundings_share_a_picture(tiny_sd1: Path) -> None:
 
 
 def test_an_error_where_nothing_counts_is_none() -> None:
-    target, places = torch.randn(1, 4, 8, 8), torch.ones(1, 1, 8, 8)
+    target, mask = torch.randn(1, 4, 8, 8), torch.ones(1, 1, 8, 8)
     prediction, weights = target.clone(), torch.ones(1)
     prediction[..., :4] += 3
-    assert sample_losses(prediction, target, weights, places).item() == pytest.approx(4.5)
-    places[..., :4] = 0
-    assert sample_losses(prediction, target, weights, places).item() == 0
+    assert sample_losses(prediction, target, weights, mask).item() == pytest.approx(4.5)
+    mask[..., :4] = 0
+    assert sample_losses(prediction, target, weights, mask).item() == 0

@@ -55,7 +55,10 @@ def _same(first: StableDiffusion, second: StableDiffusion) -> None:
         ours, theirs = getattr(first, part).state_dict(), getattr(second, part).state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours), part
-    assert torch.equal(first.text_states(["a dog"]), second.text_states(["a dog"]))
+    assert torch.equal(
+        first.condition(first.tokenize(["a dog"])).tensors["encoder_hidden_states"],
+        second.condition(second.tokenize(["a dog"])).tensors["encoder_hidden_states"],
+    )
 
 
 # Whole models in the shapes that tools leave behind
@@ -148,7 +151,7 @@ def test_a_tokenizer_without_a_length_takes_the_text_encoders(length: object, fo
     path = folder / "tokenizer" / "tokenizer_config.json"
     config = {key: value for key, value in json.loads(path.read_text()).items() if key != "model_max_length"}
     path.write_text(json.dumps(config | ({"model_max_length": length} if length else {})))
-    assert load(str(folder)).token_ids(["a dog"]).shape == (1, 77)
+    assert load(str(folder)).tokenize(["a dog"]).shape == (1, 77)
 
 
 # Broken ones
@@ -385,7 +388,7 @@ def test_text_encoders_are_written_with_the_names_that_everyone_reads(
         assert {name.partition(".")[0] for name in names} == {"text_model"}
     plain, info = CLIPTextModel.from_pretrained(tmp_path / "written" / "text_encoder", output_loading_info=True)
     assert not any(info.values())
-    ids = model.token_ids(["a dog"])
+    ids = model.tokenize(["a dog"])
     assert torch.equal(plain.eval()(ids).last_hidden_state, model.text_encoder(ids).last_hidden_state)
 
 
@@ -403,4 +406,4 @@ def test_attention_is_chosen_by_us_and_not_by_the_file(folder: Path) -> None:
 def test_what_is_read_of_a_part_is_told_by_name(folder: Path) -> None:
     (folder / "unet" / "config.json").unlink()
     with pytest.raises(ModelError, match=r"unet/config\.json: cannot be loaded \(No such file"):
-        part_folder.build_part(folder / "unet", "unet")
+        part_folder.build_part(folder / "unet", StableDiffusion.NETWORKS["unet"])

@@ -144,15 +144,18 @@ def test_a_2x_file_with_the_names_of_transformers(tmp_path: Path) -> None:
     )
     assert second.text_encoder.config.hidden_act == "gelu"
     assert second.text_encoder.config.num_hidden_layers == 23
-    assert (second.prediction_type, second.size) == (V, 768)
-    assert torch.equal(first.text_states(["a dog"]), second.text_states(["a dog"]))
+    assert (second.process.prediction_type, second.size) == (V, 768)
+    assert torch.equal(
+        first.condition(first.tokenize(["a dog"])).tensors["encoder_hidden_states"],
+        second.condition(second.tokenize(["a dog"])).tensors["encoder_hidden_states"],
+    )
 
 
 def test_markers_reach_the_scheduler(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tensors = _ldm(second=False)
     save_file({**tensors, "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, tmp_path / "model.safetensors")
     model = load_single_file(tmp_path / "model.safetensors", TOKENIZER)
-    assert model.prediction_type == V
+    assert model.process.prediction_type == V
     assert model.scheduler.config.timestep_spacing == "trailing"
     assert float(model.scheduler.alphas_cumprod[-1]) == 0
     assert "v_prediction with zero terminal SNR, as its tensor v_pred says" in capsys.readouterr().err
@@ -160,7 +163,7 @@ def test_markers_reach_the_scheduler(tmp_path: Path, capsys: pytest.CaptureFixtu
         "model: {params: {parameterization: eps, linear_start: 0.001, linear_end: 0.02, ztsnr: false}}"
     )
     model = load_single_file(tmp_path / "model.safetensors", TOKENIZER)
-    assert (model.prediction_type, model.scheduler.config.beta_end) == (EPS, 0.02)
+    assert (model.process.prediction_type, model.scheduler.config.beta_end) == (EPS, 0.02)
     assert float(model.scheduler.alphas_cumprod[-1]) > 0
 
 

@@ -11,7 +11,8 @@ from femtobooth.core.errors import InputError
 from femtobooth.generator import locate
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.load import load
-from femtobooth.generator.sampling import SOLVERS, sample, to_images, to_pixels
+from femtobooth.generator.process import SOLVERS
+from femtobooth.generator.sampling import sample, to_images, to_pixels
 from femtobooth.generator.settings import SamplingSettings
 
 PROMPTS = ["a glossy dog on the beach", "a flat cat in the snow", "a noto apple in space"]
@@ -118,10 +119,9 @@ def test_every_sampler_runs_on_both_stable_diffusions(kind: str, sampler: str, r
 @pytest.mark.parametrize("steps", [1, 7, 61, 103])
 def test_trailing_spacing_never_leaves_the_schedule(bundled: StableDiffusion, steps: int) -> None:
     """diffusers' float steps give 61 and 103 steps one more, at timestep -1: there the whole picture was lost."""
-    from femtobooth.generator.sampling import _solver
 
     for sampler in set(SOLVERS) - {"plms"}:
-        solver, timesteps = _solver(bundled, settings(sampler, steps), 1.0)
+        solver, timesteps = bundled.process.solver(settings(sampler, steps))
         assert len(timesteps) == steps and timesteps[0] == 999 and timesteps[-1] >= 0
         assert not hasattr(solver, "sigmas") or (
             len(solver.sigmas) == steps + 1 and solver.sigmas[-2] > 0 == solver.sigmas[-1]

@@ -238,9 +238,9 @@ def test_round_trip_loses_nothing(reference: str, tmp_path: Path) -> None:
     assert back.card == {"personalize": {"size": 72}}
 
     prompts = ["a photo of a dog", "", "a sks dog on the moon, extraordinarily " * 30]
-    assert torch.equal(model.token_ids(prompts), back.token_ids(prompts))
-    states = model.text_states(prompts)
-    assert torch.equal(states, back.text_states(prompts))
+    assert torch.equal(model.tokenize(prompts), back.tokenize(prompts))
+    states = model.condition(model.tokenize(prompts)).tensors["encoder_hidden_states"]
+    assert torch.equal(states, back.condition(back.tokenize(prompts)).tensors["encoder_hidden_states"])
     size = model.unet.config.sample_size
     latents = torch.randn(1, model.unet.config.in_channels, size, size, generator=torch.Generator().manual_seed(1))
     assert torch.equal(model.unet(latents, 500, states[:1]).sample, back.unet(latents, 500, states[:1]).sample)
@@ -307,15 +307,15 @@ def test_foreign_safetensors(second: bool, tokenizer: str, tmp_path: Path) -> No
         assert all(
             torch.equal(tensor, getattr(model, part).state_dict()[key]) for key, tensor in given.state_dict().items()
         )
-    assert model.prediction_type == ("v_prediction" if second else "epsilon")
+    assert model.process.prediction_type == ("v_prediction" if second else "epsilon")
     assert model.scheduler.config.clip_sample is False
     assert float(model.scheduler.alphas_cumprod[-1]) == pytest.approx(0.00466, abs=1e-5)  # of Stable Diffusion
     assert model.size == (768 if second else 512)
     assert model.tokenizer.model_max_length <= 77
     assert model.tokenizer.pad_token == ("!" if second else "<|endoftext|>")
     latents = torch.randn(1, 4, 8, 8)
-    states = parts["text_encoder"].eval()(model.token_ids(["a dog"])).last_hidden_state
-    assert torch.equal(model.text_states(["a dog"]), states)
+    states = parts["text_encoder"].eval()(model.tokenize(["a dog"])).last_hidden_state
+    assert torch.equal(model.condition(model.tokenize(["a dog"])).tensors["encoder_hidden_states"], states)
     assert torch.equal(model.unet(latents, 9, states).sample, parts["unet"].eval()(latents, 9, states).sample)
 
 
@@ -335,7 +335,7 @@ def test_prediction_type_of_2x(
     if yaml:
         path.with_suffix(".yaml").write_text(yaml)
     model = load_single_file(path, tokenizer)
-    assert (model.prediction_type, model.size) == (prediction, size)
+    assert (model.process.prediction_type, model.size) == (prediction, size)
 
 
 def test_open_clip_reads_23_of_24_layers(tokenizer: str, tmp_path: Path) -> None:
@@ -346,8 +346,11 @@ def test_open_clip_reads_23_of_24_layers(tokenizer: str, tmp_path: Path) -> None
     }
     model = load_single_file(_checkpoint(tmp_path / "v2.ckpt", {**_ldm(parts), **extra}), tokenizer)
     assert model.text_encoder.config.num_hidden_layers == 23
-    penultimate = parts["text_encoder"].eval()(model.token_ids(["a dog"]), output_hidden_states=True).hidden_states[-2]
-    assert torch.equal(model.text_states(["a dog"]), parts["text_encoder"].final_layer_norm(penultimate))
+    penultimate = parts["text_encoder"].eval()(model.tokenize(["a dog"]), output_hidden_states=True).hidden_states[-2]
+    assert torch.equal(
+        model.condition(model.tokenize(["a dog"])).tensors["encoder_hidden_states"],
+        parts["text_encoder"].final_layer_norm(penultimate),
+    )
 
 
 def test_keys_of_2022_without_text_model(foreign: dict[str, torch.Tensor], tokenizer: str, tmp_path: Path) -> None:

@@ -61,6 +61,6 @@ def test_a_new_word_can_be_added_for_textual_inversion(tiny_sd1: object) -> None
     tokens.TokenEmbedding.install(model, "<my-robot>", "robot")
     assert len(model.tokenizer) == size + 1
     assert tokens.pieces(model, "a <my-robot> robot")[1] == "<my-robot>"
-    assert model.text_states(["a <my-robot> robot"]).shape == (1, 77, 32)
+    assert model.condition(model.tokenize(["a <my-robot> robot"])).tensors["encoder_hidden_states"].shape == (1, 77, 32)
     tokens.TokenEmbedding.remove(model)
     assert model.text_encoder.embeddings.token_embedding.weight.shape[0] == size + 1

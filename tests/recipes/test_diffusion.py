@@ -63,7 +63,7 @@ def test_the_loss_looks_at_sprites_more_than_around_them() -> None:
     scenes = [
         Scene(pixels, "", items) for items in ([item(20, 12, 40)], [item(90, 60, 32)], [item(8, 8, 8), item(8, 56, 8)])
     ]
-    counts = diffusion.places(scenes, 16, 0.25)
+    counts = diffusion.loss_mask(scenes, 16, 0.25)
     assert counts.shape == (3, 1, 16, 16)
     assert counts.mean() == pytest.approx(1)
     assert counts.max() / counts.min() == pytest.approx(4)

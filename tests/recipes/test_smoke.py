@@ -8,7 +8,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
-from femtobooth.generator.formats.folder import load_folder
+from femtobooth.generator.load import load
 from recipes.emoji_world import smoke, sprites
 
 
@@ -24,7 +24,7 @@ def test_the_recipe_runs_from_sprites_to_a_measured_model(
     (root / "tokenizer").mkdir()  # what an earlier run left makes way
     monkeypatch.setattr("sys.argv", ["smoke"])
     smoke.main()
-    model, facts = load_folder(root / "model"), json.loads((root / "evaluation/evaluation.json").read_text())
+    model, facts = load(str(root / "model")), json.loads((root / "evaluation/evaluation.json").read_text())
     assert facts["model"]["hash"] == model.hash
     assert facts["prompts"]["generated"]["concept"]["prompts"] > 0
     assert model.card["personalize"]["training"]["steps"] > 1

@@ -18,8 +18,9 @@ import torch
 from femtobooth import cli
 from femtobooth.core.processes import rank
 from femtobooth.generator import dreambooth, prior
+from femtobooth.generator.latents import LatentSet
 
-_draw, _write = dreambooth.draw, prior._write
+_micro_batch, _write = LatentSet.micro_batch, prior._write
 
 
 def note(kind: str, **facts: Any) -> None:
@@ -31,8 +32,8 @@ def digest(tensor: torch.Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
-def draw(pictures: Any, purpose: str, seed: int, micro_step: int, *arguments: Any) -> Any:
-    drawn = _draw(pictures, purpose, seed, micro_step, *arguments)
+def micro_batch(pictures: Any, model: Any, purpose: str, seed: int, micro_step: int, *arguments: Any) -> Any:
+    drawn = _micro_batch(pictures, model, purpose, seed, micro_step, *arguments)
     parts = {name: digest(getattr(drawn, name)) for name in ("noise", "timesteps", "latents")}
     note("draw", purpose=purpose, micro_step=micro_step, **parts)
     return drawn
@@ -49,6 +50,6 @@ def on_train_end(module: dreambooth.DreamBooth) -> None:
 
 
 if __name__ == "__main__":
-    dreambooth.draw, prior._write = draw, write
+    LatentSet.micro_batch, prior._write = micro_batch, write  # type: ignore[method-assign]
     dreambooth.DreamBooth.on_train_end = on_train_end  # type: ignore[method-assign]
     cli.main()

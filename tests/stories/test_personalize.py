@@ -88,7 +88,7 @@ def test_photos_become_a_model_that_draws(
 
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(run / "model")
     pipeline.set_progress_bar_config(disable=True)
-    assert pipeline.scheduler.config.prediction_type == load(str(base)).prediction_type
+    assert pipeline.scheduler.config.prediction_type == load(str(base)).process.prediction_type
     assert np.asarray(pipeline("a sks robot", num_inference_steps=1).images[0]).std() > 0
 
     capsys.readouterr()
@@ -209,14 +209,14 @@ def test_the_base_as_prior_target(
     assert len(list(_cached("*teapot*/*.png"))) == 2
 
 
-def test_surroundings_of_the_class(
+def test_background_of_the_class(
     personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
 ) -> None:
     """The same draws of photos count in other places; class images are the same ones, some of them with the
     identifier.
     """
     before = _cached("*")
-    first, expected = curve(personalize(tiny_sd1, runs, "surroundings", "--surroundings", "class"))[0], curve(plain)[0]
+    first, expected = curve(personalize(tiny_sd1, runs, "background", "--background", "class"))[0], curve(plain)[0]
     assert _cached("*") == before
     for term in ("instance", "prior"):
         assert float(first[f"loss/{term}"]) == pytest.approx(float(expected[f"loss/{term}"]), rel=0.5)

@@ -14,7 +14,7 @@ from femtobooth.core.files import sha256_of
 from femtobooth.generator import locate
 from femtobooth.generator.load import load
 from femtobooth.generator.locate import SUBJECT_FILE
-from femtobooth.generator.sampling import SOLVERS
+from femtobooth.generator.process import SOLVERS
 from femtobooth.generator.settings import AgainSettings, ConvertSettings
 from femtobooth.generator.start_picture import fit, read_start
 from femtobooth.workflows import convert, generate, picture_files, regenerate

@@ -76,7 +76,7 @@ def test_a_lone_token_needs_no_class_images(tmp_path: Path) -> None:
 
 
 def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1: Path) -> None:
-    settings = _settings(tmp_path, loss={"surroundings": "class"})
+    settings = _settings(tmp_path, loss={"background": "class"})
     settings.prior = settings.prior.model_copy(
         update={"images": 2, "other_classes": ["cat"], "prompt": "a photo of a {class}"}
     )
@@ -89,13 +89,13 @@ def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1:
     subject, kept = latents(process, settings, model, "sks", photos, 64)
     assert kept is not None
     captions = [*(["a photo of a dog"] * 2 + ["a photo of a cat"] * 2) * 2, *["a photo of a sks dog"] * 2]
-    assert torch.equal(kept.token_ids[:, 0], model.token_ids(captions))
+    assert torch.equal(kept.tokens[:, 0], model.tokenize(captions))
     torch.testing.assert_close(kept.mean[8:], kept.mean[:2], rtol=1e-3, atol=1e-4)
-    assert (kept.places[:8] == 1).all()
-    assert (kept.places[8:] == 0).any()
-    assert kept.imitated.tolist() == [False] * 8 + [True] * 2
-    assert not subject.imitated.any()
-    assert subject.places[0, 0, 0, 0, 0] == 0 < subject.places[0, 0, 0, 4, 4]
+    assert (kept.mask[:8] == 1).all()
+    assert (kept.mask[8:] == 0).any()
+    assert kept.taught.tolist() == [False] * 8 + [True] * 2
+    assert not subject.taught.any()
+    assert subject.mask[0, 0, 0, 0, 0] == 0 < subject.mask[0, 0, 0, 4, 4]
 
 
 def test_what_a_killed_write_left_is_swept(tmp_path: Path) -> None:

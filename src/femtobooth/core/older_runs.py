@@ -1,7 +1,8 @@
 """Read what older versions wrote into a run folder: each name that has changed since stands here, and only here.
 
 Before 2026-12 the group `samples` of settings was `preview` and the group `validation` was `watch`; their folders were
-previews/ and watch/, with watch/watch.json in the latter; number formats were 32, 16, 16-mixed and bf16-mixed. run.json
+previews/ and watch/, with watch/watch.json in the latter; `loss.background` was `loss.surroundings`; number formats were 32, 16,
+16-mixed and bf16-mixed. run.json
 had no `kind`, `created` and `subjects` (one `token` and `class_noun` instead), called a run that was worked on
 `started`, and `versions` `environment`.
 """
@@ -19,6 +20,7 @@ from .files import atomic_file
 
 FILE, SETTINGS_FILE = "run.json", "config.yaml"
 GROUPS = {"preview": "samples", "watch": "validation"}  # of settings, and fields of run.json
+SETTINGS = {**GROUPS, "surroundings": "background"}  # groups, and settings in them
 PRECISIONS = {"32": "fp32", "16": "fp16", "16-mixed": "fp16", "bf16-mixed": "bf16"}
 PLACES = {"samples": "previews", "validation": "watch", "validation/validation.json": "watch/watch.json"}
 # The bundled base until November 2026, whose text encoder's keys lacked `text_model.`: runs that began on it go on.
@@ -35,7 +37,7 @@ def read_settings(path: Path) -> Layer:
     given = read_yaml(path)
     layer = Layer(upgraded(given))
     layer.names = {
-        ".".join(GROUPS.get(part, part) for part in dotted.split(".")): name for dotted, name in given.names.items()
+        ".".join(SETTINGS.get(part, part) for part in dotted.split(".")): name for dotted, name in given.names.items()
     }
     return layer
 
@@ -44,7 +46,7 @@ def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Say settings of an older version, from a run or from the record in a picture, in today's names and values."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        today = GROUPS.get(name, name)
+        today = SETTINGS.get(name, name)
         if isinstance(value, Mapping):
             found[today] = upgraded(value)
         elif name in ("precision", "save_precision"):

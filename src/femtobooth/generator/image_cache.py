@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 from ..core import cache
 from ..core.files import atomic_file
 from . import sampling
-from .families.stable_diffusion import StableDiffusion
+from .families.family import Family
 from .settings import SamplingSettings
 
 KEY = "femtobooth-evaluation"  # the PNG text chunk that tells what a picture is
@@ -23,7 +23,7 @@ Job = tuple[str, int]  # prompt and seed
 
 
 def draw_missing(
-    model: StableDiffusion,
+    model: Family,
     folder: Path,
     jobs: Sequence[Job],
     settings: SamplingSettings,

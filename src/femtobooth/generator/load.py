@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from .families.family import Family
 from .families.stable_diffusion import StableDiffusion
-from .formats.folder import load_folder
+from .formats.folder import load_folder, pipeline_name
 from .formats.single_file import load_single_file
 from .locate import locate
 
+FAMILIES: tuple[type[Family], ...] = (StableDiffusion,)
+"""Every family, the first of which is that of a folder whose index says nothing."""
 
-def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
+
+def load(reference: str, tokenizer: str | None = None) -> Family:
     """Load what `reference` names, tried in this order:
 
     `bundled`; a path (a model folder, a run folder, a single `.safetensors`/`.ckpt` file); a hub id such as
@@ -16,6 +20,8 @@ def load(reference: str, tokenizer: str | None = None) -> StableDiffusion:
     Raises ModelError saying what to do where none fits.
     """
     path = locate(reference)
-    if path.is_dir():
-        return load_folder(path, source=reference)
-    return load_single_file(path, tokenizer)
+    if not path.is_dir():
+        return load_single_file(path, tokenizer)
+    kind = pipeline_name(path)
+    family = next((family for family in FAMILIES if kind in family.PIPELINES), FAMILIES[0])
+    return load_folder(family, path, source=reference)

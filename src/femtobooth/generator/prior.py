@@ -20,7 +20,7 @@ import numpy as np
 from ..core import cache
 from ..core.errors import FemtoboothError
 from ..core.events import note, progress_bar
-from .families.stable_diffusion import StableDiffusion
+from .families.family import Family
 from .image_cache import decoded, encoded
 from .sampling import sample
 from .settings import PriorSettings
@@ -44,7 +44,7 @@ def prompts(settings: PriorSettings, class_noun: str) -> list[str]:
     return [settings.prompt.replace("{class}", noun) for noun in (class_noun, *settings.other_classes)]
 
 
-def recipe(model: StableDiffusion, prompt: str, settings: PriorSettings, size: int) -> dict[str, Any]:
+def recipe(model: Family, prompt: str, settings: PriorSettings, size: int) -> dict[str, Any]:
     """Everything that decides what the class images of one prompt look like."""
     return {
         "base": model.hash,
@@ -67,7 +67,7 @@ def folder_of(facts: dict[str, Any]) -> Path:
 
 
 def class_images(
-    model: StableDiffusion, prompt: str, settings: PriorSettings, size: int, processes: Processes | None = None
+    model: Family, prompt: str, settings: PriorSettings, size: int, processes: Processes | None = None
 ) -> np.ndarray:
     """The (N, size, size, 3) uint8 class images of one prompt; those that are missing are drawn first.
 

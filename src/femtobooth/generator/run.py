@@ -14,7 +14,7 @@ from . import locate
 from .settings import PersonalizeSettings
 
 if TYPE_CHECKING:
-    from .families.stable_diffusion import StableDiffusion
+    from .families.family import Family
     from .photos import Photo
 
 SUBJECT = "V"
@@ -96,7 +96,7 @@ class PersonalizedRun(Run):
 
         return restore_photos(self.folder / "held_out") if self.held_out else []
 
-    def load_base(self, settings: PersonalizeSettings | None = None) -> StableDiffusion:
+    def load_base(self, settings: PersonalizeSettings | None = None) -> Family:
         """Load the base that it was started from; `settings` say where that lies, if not as they were then.
 
         Raises ModelError where another one is in its place.

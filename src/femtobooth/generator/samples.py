@@ -18,13 +18,13 @@ from ..pictures.sheets import sheet
 from ..training.callbacks import StepCallback
 from ..training.tracking import log_picture
 from ..training.trainer import MovingAverage
-from .families.stable_diffusion import StableDiffusion
+from .families.family import Family
 from .sampling import sample
 from .settings import SampleSettings
 
 
 def generate_samples(
-    model: StableDiffusion, prompts: list[str], settings: SampleSettings, size: int, label: str = "samples"
+    model: Family, prompts: list[str], settings: SampleSettings, size: int, label: str = "samples"
 ) -> np.ndarray:
     """(prompts, images, size, size, 3) uint8 pictures; a function of the weights and the settings alone."""
     texts = [prompt for prompt in prompts for _ in range(settings.images)]
@@ -47,11 +47,11 @@ def save_samples(folder: Path, name: str, prompts: list[str], pictures: np.ndarr
 
 
 @contextmanager
-def as_it_is(module: Any, average: MovingAverage | None) -> Iterator[StableDiffusion]:
+def as_it_is(module: Any, average: MovingAverage | None) -> Iterator[Family]:
     """Inside, the model in training can be drawn with: the VAE is beside it, and the moving average in it if there is
     one.
     """
-    model: StableDiffusion = module.model
+    model: Family = module.model
     model.vae.to(model.device)
     with average.applied(module) if average is not None else nullcontext():
         yield model

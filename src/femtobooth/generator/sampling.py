@@ -8,35 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-from diffusers import (
-    DDIMScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    UniPCMultistepScheduler,
-)
 from torch import Tensor
 from torch.nn import functional
 
-from ..core.errors import InputError, NotFiniteError, SettingsError
-from .families.stable_diffusion import StableDiffusion
+from ..core.errors import InputError, NotFiniteError
+from .families.family import Condition, Family
 from .settings import SamplingSettings
-
-SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {}),  # arXiv 2010.02502, eta = 0
-    "plms": (PNDMScheduler, {"skip_prk_steps": True}),  # arXiv 2202.09778, linear multi-step alone
-    "euler": (EulerDiscreteScheduler, {}),  # arXiv 2206.00364, algorithm 2 without churn
-    "euler-a": (EulerAncestralDiscreteScheduler, {}),
-    "dpmpp-2m": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++", "solver_order": 2}),  # arXiv 2211.01095
-    "unipc": (UniPCMultistepScheduler, {}),  # arXiv 2302.04867
-}
-NO_SAMPLE_PREDICTION = ("plms", "euler-a")  # diffusers' versions know only epsilon and v
-ZERO_SNR_CURE = "dpmpp-2m and unipc can"
 
 
 class Bar(Protocol):
@@ -45,7 +26,7 @@ class Bar(Protocol):
 
 @torch.inference_mode()
 def sample(
-    model: StableDiffusion,
+    model: Family,
     prompts: list[str],
     seeds: list[int],
     settings: SamplingSettings,
@@ -77,12 +58,12 @@ def sample(
             f"--width {width} --height {height}: not multiples of {factor}",
             f"this model draws in blocks of {factor} pixels",
         )
-    shape = (int(model.unet.config.in_channels), height // factor, width // factor)
+    shape = (model.latent_channels, height // factor, width // factor)
 
     images = np.empty((len(prompts), height, width, 3), np.uint8)
     with _ready(model):
         texts = {
-            text: model.text_states([text]) for text in dict.fromkeys([settings.negative, *prompts])
+            text: model.condition(model.tokenize([text])) for text in dict.fromkeys([settings.negative, *prompts])
         }  # each alone: no row sways another
         start = _encode(model, init) if init is not None else None  # (1, C, h, w)
         for first in range(0, len(prompts), batch_size):
@@ -94,7 +75,7 @@ def sample(
             found = _denoise(
                 model,
                 settings,
-                states=torch.cat([texts[prompt] for prompt in prompts[rows]]),  # (B, L, D)
+                condition=Condition.cat([texts[prompt] for prompt in prompts[rows]]),
                 negative=texts[settings.negative],
                 noise=noise,
                 generators=generators,
@@ -104,9 +85,7 @@ def sample(
                 bar=bar,
             )
             for row, latent in enumerate(found.split(1), start=first):
-                pixels = model.vae.decode(
-                    latent.to(model.vae.dtype) / model.vae.config.scaling_factor
-                ).sample  # (1, 3, H, W)
+                pixels = model.decode(latent)  # (1, 3, H, W)
                 if not pixels.isfinite().all():
                     raise NotFiniteError(
                         f"{model.source}: draws NaN or infinite values instead of a picture", "try precision fp32"
@@ -116,11 +95,11 @@ def sample(
 
 
 def _denoise(
-    model: StableDiffusion,
+    model: Family,
     settings: SamplingSettings,
     *,
-    states: Tensor,  # (B, L, D)
-    negative: Tensor,  # (1, L, D)
+    condition: Condition,  # of B prompts
+    negative: Condition,  # of one
     noise: Tensor,  # (B, C, h, w), standard normal
     generators: list[torch.Generator],
     start: Tensor | None,  # (1, C, h, w)
@@ -129,12 +108,13 @@ def _denoise(
     bar: Bar | None,
 ) -> Tensor:
     """Latents (B, C, h, w) in 32-bit floats, which is what every solver's arithmetic is done in."""
-    solver, timesteps = _solver(model, settings, strength if start is not None else 1.0)
-    device, dtype, batch = model.device, model.unet.dtype, len(noise)
+    solver, timesteps = model.process.solver(settings, strength if start is not None else 1.0)
+    device, dtype, batch = model.device, model.denoiser.dtype, len(noise)
+    moved = timesteps.to(device)
     noise, guided = noise.to(device), settings.guidance > 1
     if guided:
-        states = torch.cat([negative.expand_as(states), states])  # (2B, L, D)
-    states = states.to(dtype)
+        condition = Condition.cat([negative.expand(batch), condition])  # of 2B
+    condition = condition.to(dtype)
 
     def noised(index: int) -> Tensor:
         """The start picture at the noise level at which step `index` begins; clean after the last."""
@@ -152,9 +132,7 @@ def _denoise(
     extra = {"generator": generators} if settings.sampler == "euler-a" else {}
     for index, t in enumerate(timesteps):
         inputs = solver.scale_model_input(x, t).to(dtype)
-        predicted = model.unet(torch.cat([inputs, inputs]) if guided else inputs, t, states, return_dict=False)[
-            0
-        ].float()
+        predicted = model.denoise(torch.cat([inputs, inputs]) if guided else inputs, moved[index], condition).float()
         if guided:
             without, with_prompt = predicted.chunk(2)
             predicted = without + settings.guidance * (with_prompt - without)
@@ -169,50 +147,9 @@ def _denoise(
     return x
 
 
-def check(model: StableDiffusion, settings: SamplingSettings, group: str = "sampling") -> None:
+def check(model: Family, settings: SamplingSettings, group: str = "sampling") -> None:
     """Raise now the SettingsError that drawing with these settings, of this group, would raise."""
-    _solver(model, settings, 1.0, group)
-
-
-def _solver(
-    model: StableDiffusion, settings: SamplingSettings, strength: float, group: str = "sampling"
-) -> tuple[Any, Tensor]:
-    """A fresh scheduler over the model's own noise schedule, and the timesteps left at this strength."""
-    kind, options = SOLVERS[settings.sampler]
-    config, name, steps = model.scheduler.config, settings.sampler, settings.steps
-    if model.prediction_type == "sample" and name in NO_SAMPLE_PREDICTION:
-        raise SettingsError(
-            f"{group}.sampler: {name} cannot sample a model that predicts the picture itself", "ddim can"
-        )
-    if config.get("rescale_betas_zero_snr"):
-        if name == "plms":  # extrapolates what it then divides by the signal's share, here 0 at first: colours run away
-            raise SettingsError(
-                f"{group}.sampler: plms cannot start from the pure noise this zero-terminal-SNR model starts from",
-                ZERO_SNR_CURE,
-            )
-        options = {
-            **options,
-            "timestep_spacing": "trailing",
-        }  # the other spacings never visit pure noise (arXiv 2305.08891, 3.3)
-    if steps >= config.num_train_timesteps:
-        raise SettingsError(
-            f"{group}.steps: {steps}, but this model knows {config.num_train_timesteps} noise levels",
-            "20 to 50 are usual",
-        )
-    solver = kind.from_config(config, **options)
-    solver.set_timesteps(steps, device=model.device)
-    timesteps = solver.timesteps
-    if timesteps[-1] < 0:  # trailing spacing by float steps: 61 and some others gain a step at -1
-        timesteps = solver.timesteps = timesteps[:-1]
-        if hasattr(solver, "sigmas"):
-            solver.sigmas = torch.cat([solver.sigmas[:-2], solver.sigmas[-1:]])
-    first = steps - max(1, round(steps * strength))
-    timesteps = timesteps[first + 1 :] if name == "plms" and first else timesteps[first:]
-    if name == "plms" and first:  # it takes its first step twice, whichever that is
-        timesteps = torch.cat([timesteps[:2], timesteps[1:]])
-    if hasattr(solver, "set_begin_index"):
-        solver.set_begin_index(first)
-    return solver, timesteps
+    model.process.solver(settings, group=group)
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
@@ -223,9 +160,9 @@ def _rescaled(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
 
 
 @contextmanager
-def _ready(model: StableDiffusion) -> Iterator[None]:
+def _ready(model: Family) -> Iterator[None]:
     """Evaluation mode, no ambient autocast, and a VAE that does not overflow; all put back afterwards."""
-    parts = (model.text_encoder, model.unet, model.vae)
+    parts = [*model.trainable.values(), model.vae]
     training = [(module, module.training) for part in parts for module in part.modules()]
     dtype = model.vae.dtype
     try:
@@ -241,10 +178,10 @@ def _ready(model: StableDiffusion) -> Iterator[None]:
             module.training = mode
 
 
-def _encode(model: StableDiffusion, image: np.ndarray) -> Tensor:
+def _encode(model: Family, image: np.ndarray) -> Tensor:
     """(1, C, h, w) latent of one uint8 picture (H, W, 3): the posterior's mean."""
     pixels = to_pixels(image[None]).to(model.vae.device, model.vae.dtype)
-    return model.vae.encode(pixels).latent_dist.mean.float() * model.vae.config.scaling_factor
+    return model.scaled(model.encode(pixels)[0].float())
 
 
 def _paste(images: np.ndarray, original: np.ndarray, mask: np.ndarray, radius: int) -> np.ndarray:

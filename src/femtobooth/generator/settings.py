@@ -83,7 +83,8 @@ class PriorSettings(Settings):
     other_classes: Annotated[Words, Flag("--other-classes")] = []
     """Further classes to keep as they are: their images are made and trained on in the same way."""
     target: Annotated[Literal["noise", "base"], Flag("--prior-target")] = "noise"
-    """What the prior loss asks for: the true noise (the paper), or what the frozen base itself predicts."""
+    """What the prior loss asks for: the true noise (the paper), or what the teacher, the frozen base,
+    predicts."""
     batch_size: Annotated[int | None, Flag(unit="pictures")] = Field(None, ge=1)
     """Class images per process and micro-step; as many as photos if not given."""
     seed: Seed = 0
@@ -113,8 +114,8 @@ class LossSettings(Settings):
     """Gamma of min-SNR weighting (arXiv 2303.09556; 5 is usual); none weighs all timesteps alike."""
     snr_floor: float = Field(0.05, ge=0)
     """Least min-SNR weight, so that the last step of a zero-terminal-SNR schedule still trains."""
-    surroundings: Annotated[Literal["photos", "class"], Flag("--surroundings")] = "photos"
-    """What teaches the subject's surroundings: its photos (the paper), which then leak into every picture, or the base,
+    background: Annotated[Literal["photos", "class"], Flag("--background")] = "photos"
+    """What teaches the background: the photos (the paper), which then leak into every picture, or the base,
     on class images.
     """
 

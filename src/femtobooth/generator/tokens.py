@@ -12,7 +12,7 @@ from transformers import AddedToken
 from ..core.errors import SettingsError
 from ..core.events import progress
 from ..training.randomness import generator
-from .families.stable_diffusion import StableDiffusion
+from .families.family import Condition, Family
 
 # Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
 # base's predictions less than these do.
@@ -46,17 +46,17 @@ class Identifier:
         return found
 
 
-def pieces(model: StableDiffusion, text: str) -> tuple[str, ...]:
+def pieces(model: Family, text: str) -> tuple[str, ...]:
     """The tokens of `text`, without the markers of word ends."""
     return tuple(piece.replace("</w>", "") for piece in model.tokenizer.tokenize(text))
 
 
-def check(model: StableDiffusion, token: str, class_noun: str) -> Identifier:
+def check(model: Family, token: str, class_noun: str) -> Identifier:
     """What tokenizer and base make of `token`."""
     return rank(model, [token], class_noun)[0]
 
 
-def choose(model: StableDiffusion, class_noun: str, shown: int = 5) -> list[Identifier]:
+def choose(model: Family, class_noun: str, shown: int = 5) -> list[Identifier]:
     """The best identifiers of this base, least meaning first.
 
     Candidates are whole-word tokens of three or four letters without a vowel pattern of words, from the rare end
@@ -77,28 +77,25 @@ def choose(model: StableDiffusion, class_noun: str, shown: int = 5) -> list[Iden
 
 
 @torch.inference_mode()
-def rank(model: StableDiffusion, tokens: list[str], class_noun: str) -> list[Identifier]:
+def rank(model: Family, tokens: list[str], class_noun: str) -> list[Identifier]:
     """Measure each token's response: |prediction("a photo of a TOKEN CLASS") - prediction("a photo of a CLASS")|.
 
     Root mean square over fixed noise at the noisiest timesteps, where the caption alone decides; divided by the median
     of the same for everyday words.
     """
     words = [*tokens, *(word for word in EVERYDAY if word not in class_noun.split())]
-    states = model.text_states([f"a photo of a {class_noun}", *(f"a photo of a {word} {class_noun}" for word in words)])
-    config = model.unet.config
-    size = model.cells
-    last = int(model.scheduler.config.num_train_timesteps) - 1
-    timesteps = torch.tensor([last * part // 8 for part in (6, 7, 8)], device=model.device)
-    noise = torch.randn((len(timesteps), config.in_channels, size, size), generator=generator(0, "token response")).to(
-        model.device
-    )
+    prompts = [f"a photo of a {class_noun}", *(f"a photo of a {word} {class_noun}" for word in words)]
+    condition = model.condition(model.tokenize(prompts))
+    timesteps = model.process.noisiest(3).to(model.device)
+    shape = (len(timesteps), model.latent_channels, model.cells, model.cells)
+    noise = torch.randn(shape, generator=generator(0, "token response")).to(model.device)
 
-    def prediction(state: Tensor) -> Tensor:
-        return model.unet(noise, timesteps, state.expand(len(timesteps), -1, -1)).sample
+    def prediction(one: Condition) -> Tensor:
+        return model.denoise(noise, timesteps, one.expand(len(timesteps)))
 
-    plain = prediction(states[:1])
+    plain = prediction(condition[:1])
     moved = [
-        float((prediction(states[i + 1 : i + 2]) - plain).square().mean().sqrt())
+        float((prediction(condition[i + 1 : i + 2]) - plain).square().mean().sqrt())
         for i in progress(range(len(words)), "listening to the base")
     ]
     usual = float(torch.tensor(moved[len(tokens) :]).median())
@@ -123,23 +120,23 @@ class TokenEmbedding(nn.Module):
         return torch.where((ids == self.token_id)[..., None], self.row.to(self.table.weight.dtype), self.table(ids))
 
     @staticmethod
-    def install(model: StableDiffusion, token: str, class_noun: str) -> None:
+    def install(model: Family, token: str, class_noun: str) -> None:
         """Make `token` trainable, starting from the mean embedding of the class noun; a token that splits is added."""
-        if len(pieces(model, token)) > 1:
-            model.tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=False)])
-            model.text_encoder.resize_token_embeddings(len(model.tokenizer), mean_resizing=False)
-        token_id = model.tokenizer(token, add_special_tokens=False).input_ids[0]
-        noun_ids = model.tokenizer(class_noun, add_special_tokens=False).input_ids
-        embeddings = model.text_encoder.embeddings
-        table = embeddings.token_embedding.requires_grad_(False)
-        embeddings.token_embedding = TokenEmbedding(table, token_id, table.weight[noun_ids].mean(dim=0))
+        for tokenizer, text_encoder, embeddings in model.token_tables():
+            if len(tokenizer.tokenize(token)) > 1:
+                tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=False)])
+                text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            token_id = tokenizer(token, add_special_tokens=False).input_ids[0]
+            noun_ids = tokenizer(class_noun, add_special_tokens=False).input_ids
+            table = embeddings.token_embedding.requires_grad_(False)
+            embeddings.token_embedding = TokenEmbedding(table, token_id, table.weight[noun_ids].mean(dim=0))
 
     @staticmethod
-    def remove(model: StableDiffusion) -> None:
+    def remove(model: Family) -> None:
         """Write the row into the table and put the plain table back."""
-        embeddings = model.text_encoder.embeddings
-        trained = embeddings.token_embedding
-        if isinstance(trained, TokenEmbedding):
-            with torch.no_grad():
-                trained.table.weight[trained.token_id] = trained.row
-            embeddings.token_embedding = trained.table
+        for _, _, embeddings in model.token_tables():
+            trained = embeddings.token_embedding
+            if isinstance(trained, TokenEmbedding):
+                with torch.no_grad():
+                    trained.table.weight[trained.token_id] = trained.row
+                embeddings.token_embedding = trained.table

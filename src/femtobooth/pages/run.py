@@ -141,7 +141,7 @@ def run_page(run: TrainedRun) -> str:
         fits=memorization.FITS,
         photos=_photos(run),
         files=[_file(row) for row in run.preflight],
-        masked=settings.loss.surroundings == "class",
+        masked=settings.loss.background == "class",
         prior=settings.prior.weight != 0,
         class_images=[_class_images(one) for one in run.class_images],
         curves=_curves(run.metrics),
@@ -280,7 +280,7 @@ def _nearest(run: TrainedRun) -> list[Strip]:
 def _photos(run: TrainedRun) -> list[Strip]:
     """Show the photos as they were trained on, and what of them counted."""
     subject = run.known.subject
-    masked = run.settings.loss.surroundings == "class"
+    masked = run.settings.loss.background == "class"
     masks = subject_masks([photo.pixels for photo in run.photos]) if masked else []
     strips = []
     for index, photo in enumerate(run.photos):

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import machine
 from ..core.claims import Output
-from ..core.errors import ExistsError, SettingsError
+from ..core.errors import ExistsError, ModelError, SettingsError
 from ..core.events import conclude, note
 from ..core.paths import expanded
 from ..generator.settings import ConvertSettings
@@ -27,6 +27,7 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
     _check(output)
 
     from ..generator import cards
+    from ..generator.families.stable_diffusion import StableDiffusion
     from ..generator.formats import ldm_configs, ldm_keys
     from ..generator.formats.folder import write_folder
     from ..generator.formats.single_file import save_single_file
@@ -34,6 +35,8 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
     from ..generator.locate import locate
 
     model = load(source, tokenizer)
+    if not isinstance(model, StableDiffusion):
+        raise ModelError(f"{source}: only Stable Diffusion 1.x and 2.x are converted", "give one of these")
     dtype = machine.dtype(settings.precision)
     single = _is_single(target)
     if single:
@@ -53,7 +56,7 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
             *([] if single else ["diffusers"]),
             *(["other programs"] if single and published else []),
         ],
-        "prediction_type": model.prediction_type,
+        "prediction_type": model.process.prediction_type,
         "pixels": model.size,
         "precision": settings.precision,
         "bytes": size,

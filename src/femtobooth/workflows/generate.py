@@ -29,7 +29,7 @@ from ..generator.start_picture import Start, fit, read_start
 from . import picture_files
 
 if TYPE_CHECKING:  # torch is imported only once all that can be checked without it is checked
-    from ..generator.families.stable_diffusion import StableDiffusion
+    from ..generator.families.family import Family
 
 HOW = (
     "tokenizer",
@@ -69,7 +69,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
 
 
 def _draw_all(
-    settings: GenerateSettings, model: StableDiffusion, prompts: list[str], start: Start, folder: Path
+    settings: GenerateSettings, model: Family, prompts: list[str], start: Start, folder: Path
 ) -> dict[str, Any]:
     """Draw into a folder that this run holds."""
     seeds = [settings.seed + shot for shot in range(settings.count)]
@@ -139,7 +139,7 @@ def _prompts(settings: GenerateSettings) -> list[str]:
     return prompts
 
 
-def _with_subject(prompt: str, model: StableDiffusion, reference: str) -> str:
+def _with_subject(prompt: str, model: Family, reference: str) -> str:
     if not names_subject(prompt):
         return prompt
     if "token" not in model.subject:
@@ -150,7 +150,7 @@ def _with_subject(prompt: str, model: StableDiffusion, reference: str) -> str:
     return with_subject(prompt, str(model.subject["token"]))
 
 
-def _warn_of_cut(text: str, model: StableDiffusion) -> None:
+def _warn_of_cut(text: str, model: Family) -> None:
     limit = int(model.tokenizer.model_max_length)
     ids = model.tokenizer(text, truncation=False).input_ids
     if len(ids) > limit:
@@ -167,7 +167,7 @@ def output_of(settings: GenerateSettings) -> Output:
     return Output(place, "generate", settings.overwrite, inputs, OWNS, numbered=not settings.out)
 
 
-def load(settings: GenerateSettings) -> tuple[StableDiffusion, GenerateSettings]:
+def load(settings: GenerateSettings) -> tuple[Family, GenerateSettings]:
     """The model, ready to draw, and the settings with its size and the device it is on.
 
     The VAE stays in 32 bits, since 8-bit colours need more than half a float's range or precision.
@@ -180,13 +180,13 @@ def load(settings: GenerateSettings) -> tuple[StableDiffusion, GenerateSettings]
     sampling.check(model, settings.sampling)
     size = {"width": settings.width or model.size, "height": settings.height or model.size}
     model.to(device)
-    for part in (model.text_encoder, model.unet):
+    for part in model.trainable.values():
         part.to(dtype=machine.dtype(settings.precision))
     return model, settings.model_copy(update={"device": str(device), **size})
 
 
 def draw(
-    model: StableDiffusion, settings: GenerateSettings, start: Start, prompts: list[str], seeds: list[int], bar: Any
+    model: Family, settings: GenerateSettings, start: Start, prompts: list[str], seeds: list[int], bar: Any
 ) -> np.ndarray:
     """One batch, uint8 (B, H, W, 3)."""
     from ..generator.sampling import sample

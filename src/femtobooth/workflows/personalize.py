@@ -35,8 +35,9 @@ from ..core.processes import rank
 from ..core.run import SETTINGS_FILE
 from ..generator import locate, prior, sampling, tokens
 from ..generator.captions import class_captions, fitted
-from ..generator.dreambooth import DreamBooth, LatentSet
-from ..generator.families.stable_diffusion import StableDiffusion
+from ..generator.dreambooth import DreamBooth
+from ..generator.families.family import Family
+from ..generator.latents import LatentSet
 from ..generator.load import load
 from ..generator.memory import peak_memory
 from ..generator.photos import CROPS, Photo, crops_sheet, hold_out, load_photos, store_photos
@@ -59,7 +60,7 @@ class Task:
     """All that training needs: found before it, or read from the run that goes on."""
 
     settings: PersonalizeSettings
-    model: StableDiffusion
+    model: Family
     token: str
     photos: list[Photo]
     held_out: list[Photo]
@@ -177,7 +178,7 @@ def _output(settings: PersonalizeSettings) -> Output:
     return PersonalizedRun.output(settings.runs, settings.name, stem, settings.overwrite, inputs)
 
 
-def _check(settings: PersonalizeSettings, model: StableDiffusion) -> None:
+def _check(settings: PersonalizeSettings, model: Family) -> None:
     """Raise what else would be found only when class images are drawn or training begins."""
     trainer.check(settings.training)
     tracking.check(settings.training)
@@ -207,20 +208,20 @@ def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | No
     return encoder
 
 
-def _fitted(photos: list[Photo], model: StableDiffusion, token: str, noun: str) -> list[Photo]:
+def _fitted(photos: list[Photo], model: Family, token: str, noun: str) -> list[Photo]:
     """Photos with captions of which the text encoder reads the identifier."""
     captions = fitted([(photo.path, photo.captions) for photo in photos], model.tokenizer, token, noun)
     return [replace(photo, captions=ours) for photo, ours in zip(photos, captions, strict=True)]
 
 
-def _warn_of_unseen(model: StableDiffusion, settings: PersonalizeSettings, token: str) -> None:
+def _warn_of_unseen(model: Family, settings: PersonalizeSettings, token: str) -> None:
     """Name the words of the class noun and of what will be drawn that a small base has never seen."""
     noun = settings.photos.class_noun
     texts = [noun, *settings.samples.prompts, *settings.validation.prompts, *prior.prompts(settings.prior, noun)]
     warn_of_unseen([filled(text, "", noun) for text in texts], model.tokenizer)
 
 
-def _identifier(model: StableDiffusion, settings: PersonalizeSettings) -> str:
+def _identifier(model: Family, settings: PersonalizeSettings) -> str:
     noun, wanted = settings.photos.class_noun, settings.identifier.token
     if wanted != "auto":
         found = tokens.check(model, wanted, noun)

@@ -5,39 +5,47 @@ Every part is held as 32-bit floats; who computes with it chooses the format.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from ...core.errors import ModelError
+from ...core.tensors import DAMAGED
+from ..process import DDPM
+from .family import Condition, Family, TokenTable
 
-@dataclass
-class StableDiffusion:
+CLASS_EMBEDDINGS = {"projection": "an unCLIP", "timestep": "an upscaling", "simple_projection": "an audio"}
+INPUT_CHANNELS = {9: "an inpainting", 5: "a depth-to-image", 8: "an editing (instruct-pix2pix)", 7: "an upscaling"}
+
+
+@dataclass(kw_only=True)
+class StableDiffusion(Family):
     """The five parts of a Stable Diffusion 1.x/2.x text-to-image model, and what is known about it."""
+
+    PIPELINES = ("StableDiffusionPipeline",)
+    NETWORKS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+    DENOISER = "unet"
+    TEXT_ENCODERS = {"text_encoder": "tokenizer"}
+    ATTENTION = (".attn1.", ".attn2.")
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     scheduler: SchedulerMixin
-    """The noise schedule (betas, prediction type, timestep spacing) that the model was trained with."""
-    source: str
-    """Where it was loaded from, for people."""
-    hash: str
-    """SHA-256 over all files it was loaded from."""
-    card: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """The settings that its model card recommends, by command."""
-    readme: str = ""
-    """The whole model card."""
-    subject: dict[str, Any] = field(default_factory=dict)
-    """For a personalized model: token and class_noun, with provenance."""
 
     @property
-    def vae_factor(self) -> int:
-        """Pixels along one side of a latent cell."""
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+    def process(self) -> DDPM:
+        return DDPM(self.scheduler)
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.unet.config.in_channels)
 
     @property
     def cells(self) -> int:
@@ -47,37 +55,81 @@ class StableDiffusion:
         given = self.unet.config.sample_size
         return min(given) if isinstance(given, (list, tuple)) else int(given or 64)
 
-    @property
-    def size(self) -> int:
-        """Native picture width and height in pixels."""
-        return self.cells * self.vae_factor
-
-    @property
-    def prediction_type(self) -> str:
-        """What the UNet predicts: epsilon, v_prediction or sample."""
-        return str(self.scheduler.config.prediction_type)
-
-    @property
-    def device(self) -> torch.device:
-        return self.unet.device
-
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> StableDiffusion:
-        """Move text encoder, VAE and UNet; returns self."""
-        for part in (self.text_encoder, self.vae, self.unet):
-            part.to(device=device, dtype=dtype)
-        return self
-
-    def token_ids(self, prompts: list[str]) -> torch.Tensor:
-        """(B, L) token ids, cut and padded to the tokenizer's length."""
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Turn prompts into token ids (B, L), cut and padded to the tokenizer's length."""
         return self.tokenizer(
-            prompts,
+            list(prompts),
             padding="max_length",
             truncation=True,
             max_length=self.tokenizer.model_max_length,
             return_tensors="pt",
         ).input_ids
 
-    def text_states(self, prompts: list[str]) -> torch.Tensor:
-        """(B, L, D) last hidden states of the text encoder, the UNet's cross-attention input."""
-        ids = self.token_ids(prompts).to(self.text_encoder.device)
-        return self.text_encoder(ids).last_hidden_state
+    def condition(self, tokens: Tensor) -> Condition:
+        """Encode token ids (B, L) to the text encoder's last hidden states (B, L, D), which cross-attention reads."""
+        ids = tokens.to(self.text_encoder.device, non_blocking=True)
+        return Condition({"encoder_hidden_states": self.text_encoder(ids).last_hidden_state})
+
+    def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        return self.unet(noisy, timesteps, **condition.tensors).sample
+
+    def token_tables(self) -> Sequence[TokenTable]:
+        return [TokenTable(self.tokenizer, self.text_encoder, self.text_encoder.embeddings)]
+
+    def pipeline(self) -> Any:
+        from diffusers import StableDiffusionPipeline
+
+        return StableDiffusionPipeline(
+            **{name: getattr(self, name) for name in self.folders()},
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+
+    @classmethod
+    def refuse_misfits(cls, networks: Mapping[str, Any], where: object) -> None:
+        """Raise ModelError where UNet, VAE and text encoder are of no text-to-image Stable Diffusion 1.x/2.x, naming
+        what they are.
+        """
+        unet, vae, text = (networks[part].config for part in ("unet", "vae", "text_encoder"))
+        what = _other_kind(unet, vae)
+        if what:
+            reads = f": its UNet reads {unet.in_channels} channels, its VAE makes {vae.latent_channels}"
+            raise ModelError(
+                f"{where}: {what} model{reads if unet.in_channels != vae.latent_channels else ''}",
+                "give a text-to-image Stable Diffusion 1.x or 2.x (generate has --mask for inpainting)",
+            )
+        cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 1]
+        if not cells or not all(isinstance(side, int) and side > 0 for side in cells):
+            raise ModelError(f"{where}: sample_size {str(unet.sample_size)[:40]} is no size of a latent", DAMAGED)
+        if not unet.in_channels == unet.out_channels == vae.latent_channels:
+            channels = f"UNet ({unet.in_channels} channels to {unet.out_channels}) and VAE ({vae.latent_channels})"
+            raise ModelError(f"{where}: {channels} do not fit together", "take all parts from one model")
+        read = unet.cross_attention_dim
+        widths = set(read) if isinstance(read, (list, tuple)) else {read}
+        if widths != {text.hidden_size}:
+            reads = " and ".join(map(str, sorted(widths, key=str)))
+            raise ModelError(
+                f"{where}: UNet ({reads}) and text encoder ({text.hidden_size}) do not fit together",
+                "take all parts from one model",
+            )
+        scale = vae.scaling_factor
+        if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale <= 0 or vae.shift_factor:
+            raise ModelError(
+                f"{where}: its VAE scales latents by {scale} and shifts them by {vae.shift_factor}", "give another base"
+            )
+
+
+def _other_kind(unet: Any, vae: Any) -> str | None:
+    """Name the kind of model that a UNet's config tells, where it is none of text to image."""
+    if known := CLASS_EMBEDDINGS.get(str(unet.class_embed_type)):
+        return known
+    if unet.num_class_embeds is not None:
+        return "an upscaling"
+    if unet.addition_embed_type == "text_time":
+        return "a Stable Diffusion XL"
+    if unet.addition_embed_type is not None or unet.encoder_hid_dim_type is not None:
+        return "a Kandinsky or DeepFloyd IF"
+    if unet.time_cond_proj_dim is not None:
+        return "a latent consistency (LCM)"
+    return INPUT_CHANNELS.get(unet.in_channels, "another kind of") if unet.in_channels > vae.latent_channels else None

@@ -17,13 +17,13 @@ from ...core.events import warn
 from ...core.files import atomic_folder, content_hash
 from ...core.older_runs import with_base_of_today
 from .. import cards
-from ..families.stable_diffusion import StableDiffusion
-from ..locate import INDEX, PARTS, SUBJECT_FILE
+from ..families.family import Family
+from ..locate import INDEX, SUBJECT_FILE
 from . import parts
 from .part_folder import build_part, fill_part, read_json, save_text_encoder
 from .schedule import load_scheduler
 
-FAMILIES = {  # by the beginning of `_class_name` in model_index.json
+OTHER_KINDS = {  # by the beginning of `_class_name` in model_index.json
     "StableDiffusionXL": "a Stable Diffusion XL",
     "StableDiffusion3": "a Stable Diffusion 3",
     "StableUnCLIP": "an unCLIP model, which also reads an image",
@@ -38,7 +38,7 @@ FAMILIES = {  # by the beginning of `_class_name` in model_index.json
     "AltDiffusion": "an AltDiffusion, with another text encoder",
     "Flux": "a FLUX model",
 }
-FOREIGN_PARTS = {
+OTHER_FOLDERS = {
     "text_encoder_2": "a Stable Diffusion XL or later, with a second text encoder",
     "transformer": "a diffusion transformer (Stable Diffusion 3, FLUX or alike), not a Stable Diffusion 1.x or 2.x",
     "image_noising_scheduler": "an unCLIP model, which also reads an image",
@@ -48,25 +48,26 @@ FOREIGN_PARTS = {
 MAX_TOKENIZER_BYTES = 64 << 20  # of the largest file of a tokenizer
 
 
-def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
-    """Load a folder in diffusers' Stable Diffusion layout (safetensors only).
+def load_folder(family: type[Family], folder: Path, source: str | None = None) -> Family:
+    """Load a model of this family from a folder in diffusers' layout (safetensors only).
 
     Raises ModelError naming the part that is missing, incomplete, damaged or of another kind.
     """
-    _refuse_other_family(folder)
-    loaded = {part: build_part(folder / part, part) for part in parts.KINDS}
-    parts.refuse_other_architectures(loaded, folder)
-    for part, built in loaded.items():
-        fill_part(built, folder / part, part)
-    tokenizer = load_tokenizer(folder / "tokenizer")
-    parts.fit_tokenizer(tokenizer, loaded["text_encoder"], folder / "tokenizer", "put this model's own tokenizer there")
+    _refuse_other_family(family, folder)
+    loaded = {name: build_part(folder / name, kind) for name, kind in family.NETWORKS.items()}
+    family.refuse_misfits(loaded, folder)
+    for name, built in loaded.items():
+        fill_part(built, folder / name)
+    for text_encoder, name in family.TEXT_ENCODERS.items():
+        tokenizer = load_tokenizer(folder / name)
+        parts.fit_tokenizer(tokenizer, loaded[text_encoder], folder / name, "put this model's own tokenizer there")
+        loaded[name] = tokenizer
     readme = cards.read_readme(folder)
-    return StableDiffusion(
-        tokenizer=tokenizer,
+    return family(
         scheduler=load_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler"),
         source=source or str(folder),
         hash=content_hash(
-            (path for part in PARTS for path in (folder / part).iterdir() if _shapes_pictures(path)), folder
+            (path for part in family.folders() for path in (folder / part).iterdir() if _shapes_pictures(path)), folder
         ),
         card=cards.parse_card(readme, folder / cards.README),
         readme=readme,
@@ -75,22 +76,27 @@ def load_folder(folder: Path, source: str | None = None) -> StableDiffusion:
     )
 
 
-def _refuse_other_family(folder: Path) -> None:
-    """Raise ModelError for a folder that lacks a part, or is of another family of models by its index."""
-    index = folder / INDEX
-    kind = ""
+def pipeline_name(folder: Path) -> str:
+    """Read the name of the pipeline that a folder is of from its index; "" where that says none."""
     with contextlib.suppress(ModelError):  # not needed for anything else
-        kind = str(read_json(index).get("_class_name", ""))
-    known = next((words for start, words in FAMILIES.items() if kind.startswith(start)), None)
-    known = known or next((words for name, words in FOREIGN_PARTS.items() if (folder / name).is_dir()), None)
-    if known:
+        return str(read_json(folder / INDEX).get("_class_name", ""))
+    return ""
+
+
+def _refuse_other_family(family: type[Family], folder: Path) -> None:
+    """Raise ModelError for a folder that lacks a part, or is of another family of models by its index."""
+    kind, wanted = pipeline_name(folder), family.folders()
+    known = next((words for start, words in OTHER_KINDS.items() if kind.startswith(start)), None)
+    known = None if kind in family.PIPELINES else known
+    others = (words for name, words in OTHER_FOLDERS.items() if (folder / name).is_dir() and name not in wanted)
+    if known := known or next(others, None):
         raise ModelError(f"{folder}: {known}", "give a text-to-image Stable Diffusion 1.x or 2.x")
     named = f" but a {kind[:80]}" if kind and not kind.startswith("StableDiffusion") else ""
-    for part in PARTS:
+    for part in wanted:
         if not (folder / part).is_dir():
             raise ModelError(
                 f"{folder}: not a Stable Diffusion model{named}, its {part}/ folder is missing",
-                f"a model folder holds {', '.join(f'{name}/' for name in PARTS)} and {INDEX}",
+                f"a model folder holds {', '.join(f'{name}/' for name in wanted)} and {INDEX}",
             )
 
 
@@ -122,7 +128,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def save_folder(
-    model: StableDiffusion,
+    model: Family,
     folder: Path,
     card: str,
     dtype: torch.dtype = torch.float32,
@@ -135,26 +141,20 @@ def save_folder(
 
 
 def write_folder(
-    model: StableDiffusion, folder: Path, card: str, dtype: torch.dtype = torch.float32, picture: Path | None = None
+    model: Family, folder: Path, card: str, dtype: torch.dtype = torch.float32, picture: Path | None = None
 ) -> None:
-    """Write diffusers' Stable Diffusion layout, which `StableDiffusionPipeline.from_pretrained` loads, into a folder.
+    """Write diffusers' layout, which the family's pipeline loads with `from_pretrained`, into a folder.
 
     `card` becomes the README.md, with what the hub reads; `picture` lies beside it, where there is one. The parts in
     memory take on `dtype`.
     """
-    from diffusers import StableDiffusionPipeline
-
-    pipeline = StableDiffusionPipeline(
-        **{part: getattr(model, part) for part in PARTS},
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    if dtype != model.unet.dtype:
+    pipeline = model.pipeline()
+    if dtype != model.denoiser.dtype:
         pipeline = pipeline.to(dtype=dtype)
     pipeline.save_pretrained(folder, safe_serialization=True)
-    save_text_encoder(model.text_encoder, folder / "text_encoder")
-    save_tokenizer(model.tokenizer, folder / "tokenizer")
+    for name, tokenizer in model.TEXT_ENCODERS.items():
+        save_text_encoder(getattr(model, name), folder / name)
+        save_tokenizer(getattr(model, tokenizer), folder / tokenizer)
     for path in folder.rglob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("_name_or_path", None) is not None:  # a path of this machine

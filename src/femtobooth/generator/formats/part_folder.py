@@ -22,13 +22,8 @@ from . import parts
 from .ldm_keys import Place
 
 TEXT_MODEL = "text_model."  # begins the names of a text encoder's tensors in every file but those of transformers 5
-LARGEST_JSON = 8 << 20  # bytes
-_STEM = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
-_CLASSES = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"),
-}
+MAX_CONFIG_BYTES = 8 << 20
+_HOLD = {"CLIPTextModel": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel")}  # classes that hold one
 _SHARD = re.compile(r"-\d+-of-\d+\.safetensors$")
 _HARMLESS = re.compile(r"^(vision_model|visual_projection|text_projection)\.|^logit_scale$|(^|\.)position_ids$")
 
@@ -36,7 +31,7 @@ _HARMLESS = re.compile(r"^(vision_model|visual_projection|text_projection)\.|^lo
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file's mapping. Raises ModelError where it is missing, damaged, or larger than any config."""
     try:
-        if path.stat().st_size > LARGEST_JSON:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ModelError(f"{path}: {path.stat().st_size / 1e6:.0f} MB, more than any config has", DAMAGED)
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
@@ -48,24 +43,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def build_part(folder: Path, part: str) -> Any:
-    """Build `unet`, `vae` or `text_encoder` after its config.json, still without weights. Raises ModelError."""
+def build_part(folder: Path, kind: Any) -> Any:
+    """Build a network of this class after its config.json, still without weights. Raises ModelError."""
     config = read_json(folder / "config.json")
-    named = config.get("_class_name") or next(iter(config.get("architectures") or ()), _CLASSES[part][0])
-    if named not in _CLASSES[part]:
-        raise ModelError(
-            f"{folder}: a {str(named)[:80]}, not a {_CLASSES[part][0]}", "give a Stable Diffusion 1.x or 2.x"
-        )
+    wanted = kind.__name__
+    named = config.get("_class_name") or next(iter(config.get("architectures") or ()), wanted)
+    if named not in _HOLD.get(wanted, (wanted,)):
+        raise ModelError(f"{folder}: a {str(named)[:80]}, not a {wanted}", "give a Stable Diffusion 1.x or 2.x")
     if "quantization_config" in config:
         raise ModelError(f"{folder}: quantized weights", "quantized models cannot be trained; take the plain one")
-    config = config["text_config"] if part == "text_encoder" and isinstance(config.get("text_config"), dict) else config
-    return parts.build(part, config, folder)
+    config = config["text_config"] if kind is CLIPTextModel and isinstance(config.get("text_config"), dict) else config
+    return parts.build(kind, config, folder)
 
 
-def fill_part(built: Any, folder: Path, part: str) -> None:
+def fill_part(built: Any, folder: Path) -> None:
     """Give a part that was built the weights in its folder. Raises ModelError naming what is wrong with them."""
     tensors: dict[str, Tensor] = {}
-    for path in weight_files(folder, part):
+    for path in weight_files(folder, "diffusion_pytorch_model" if isinstance(built, ModelMixin) else "model"):
         contents, _ = stored.read(path)
         tensors |= stored.state_dict(path, contents)
     tensors = _renamed(built, tensors)
@@ -89,11 +83,10 @@ def save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def weight_files(folder: Path, part: str) -> list[Path]:
+def weight_files(folder: Path, stem: str) -> list[Path]:
     """The safetensors files of a part: the plain one, else shards, else those of a variant such as fp16, which is
     noted.
     """
-    stem = _STEM[part]
     whole = folder / f"{stem}.safetensors"
     if whole.is_file():
         return [whole]

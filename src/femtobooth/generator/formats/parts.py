@@ -14,7 +14,6 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -26,18 +25,15 @@ diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-KINDS: dict[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
-LARGEST = 1 << 20  # whole numbers of a config: channels, tokens, ...
-LONGEST = 64  # lists of a config: levels, blocks
-LAYERS = 512  # of a part: levels x layers of each x transformer layers of each; Stable Diffusion XL has 60
-SIDE = 2048  # cells of a latent, or pixels for the VAE's own size, that a config may call its own
-OTHER_TEXT_ENCODER = "Stable Diffusion 1.x and 2.x read a CLIP text encoder"
+MAX_NUMBER = 1 << 20  # of whole numbers in a config: channels, tokens, ...
+MAX_LENGTH = 64  # of lists in a config: levels, blocks
+MAX_LAYERS = 512  # of a part: levels x layers of each x transformer layers of each; Stable Diffusion XL has 60
+MAX_SAMPLE_SIZE = 2048  # cells of a latent, or pixels for the VAE, that a config may call its own size
 
 
-def build(part: str, config: Mapping[str, Any], where: object) -> Any:
-    """Build the part of this name (a key of `KINDS`) without memory. Raises ModelError naming `where`."""
+def build(kind: Any, config: Mapping[str, Any], where: object) -> Any:
+    """Build a network of this class without memory. Raises ModelError naming `where`."""
     _refuse_absurd(config, where)
-    kind = KINDS[part]
     try:
         with torch.device("meta"):
             if kind is CLIPTextModel:
@@ -95,55 +91,6 @@ def fill(part: Any, tensors: Mapping[str, Tensor], places: Mapping[str, Place], 
     part.eval().requires_grad_(False)
 
 
-def refuse_other_architectures(built: Mapping[str, Any], where: object) -> None:
-    """Raise ModelError where UNet, VAE and text encoder are of no text-to-image Stable Diffusion 1.x/2.x, naming what
-    they are.
-    """
-    unet, vae, text = (built[part].config for part in ("unet", "vae", "text_encoder"))
-    what = {"projection": "an unCLIP", "timestep": "an upscaling", "simple_projection": "an audio"}.get(
-        str(unet.class_embed_type)
-    )
-    what = what or (None if unet.num_class_embeds is None else "an upscaling")
-    what = what or {"text_time": "a Stable Diffusion XL"}.get(str(unet.addition_embed_type))
-    what = what or (
-        None
-        if unet.addition_embed_type is None and unet.encoder_hid_dim_type is None
-        else "a Kandinsky or DeepFloyd IF"
-    )
-    what = what or (None if unet.time_cond_proj_dim is None else "a latent consistency (LCM)")
-    if unet.in_channels > vae.latent_channels:
-        channels = {9: "an inpainting", 5: "a depth-to-image", 8: "an editing (instruct-pix2pix)", 7: "an upscaling"}
-        what = what or channels.get(unet.in_channels, "another kind of")
-    if what:
-        reads = f": its UNet reads {unet.in_channels} channels, its VAE makes {vae.latent_channels}"
-        raise ModelError(
-            f"{where}: {what} model{reads if unet.in_channels != vae.latent_channels else ''}",
-            "give a text-to-image Stable Diffusion 1.x or 2.x (generate has --mask for inpainting)",
-        )
-    cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 1]
-    if not cells or not all(isinstance(side, int) and side > 0 for side in cells):
-        raise ModelError(f"{where}: sample_size {str(unet.sample_size)[:40]} is no size of a latent", DAMAGED)
-    if not unet.in_channels == unet.out_channels == vae.latent_channels:
-        channels_of = f"UNet ({unet.in_channels} channels to {unet.out_channels}) and VAE ({vae.latent_channels})"
-        raise ModelError(f"{where}: {channels_of} do not fit together", "take all parts from one model")
-    widths = (
-        set(unet.cross_attention_dim)
-        if isinstance(unet.cross_attention_dim, (list, tuple))
-        else {unet.cross_attention_dim}
-    )
-    if widths != {text.hidden_size}:
-        reads = " and ".join(map(str, sorted(widths, key=str)))
-        raise ModelError(
-            f"{where}: UNet ({reads}) and text encoder ({text.hidden_size}) do not fit together",
-            "take all parts from one model",
-        )
-    scale = vae.scaling_factor
-    if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale <= 0 or vae.shift_factor:
-        raise ModelError(
-            f"{where}: its VAE scales latents by {scale} and shifts them by {vae.shift_factor}", "give another base"
-        )
-
-
 def fit_tokenizer(tokenizer: CLIPTokenizer, text_encoder: Any, where: object, way_out: str) -> None:
     """Cut the tokenizer's length to the text encoder's.
 
@@ -169,15 +116,15 @@ def _refuse_absurd(config: Mapping[str, Any], where: object) -> None:
     for key, value in config.items():
         flat = list(_flat(value))
         whole = [number for number in flat if isinstance(number, int)]
-        most = SIDE if key == "sample_size" else LARGEST
-        if len(flat) > LONGEST or any(abs(number) > most for number in whole):
+        most = MAX_SAMPLE_SIZE if key == "sample_size" else MAX_NUMBER
+        if len(flat) > MAX_LENGTH or any(abs(number) > most for number in whole):
             raise ModelError(f"{where}: {key} is {str(value)[:40]}, more than any model has", DAMAGED)
     levels = len(list(_flat(config.get("block_out_channels", 1))))
     counts = [config.get(key, 1) for key in ("layers_per_block", "transformer_layers_per_block", "num_hidden_layers")]
     layers = levels * math.prod(
         max((number for number in _flat(value) if isinstance(number, int)), default=1) for value in counts
     )
-    if layers > LAYERS:
+    if layers > MAX_LAYERS:
         raise ModelError(f"{where}: {layers} layers, more than any model has", DAMAGED)
 
 
@@ -185,7 +132,7 @@ def _flat(value: Any) -> Iterator[Any]:
     """The values of nested lists, no more of them than tell that there are too many."""
     waiting: list[Iterator[Any]] = [iter([value])]
     given = 0
-    while waiting and given <= LONGEST:
+    while waiting and given <= MAX_LENGTH:
         one = next(waiting[-1], waiting)
         if one is waiting:
             waiting.pop()

@@ -58,8 +58,8 @@ def load_single_file(path: Path, tokenizer: str | None = None) -> StableDiffusio
         )
     step = contents.get("global_step")
     configs = described or _infer(path, tensors, metadata, step if isinstance(step, int) else None)
-    loaded = {part: parts.build(part, configs[part], path) for part in parts.KINDS}
-    parts.refuse_other_architectures(loaded, path)
+    loaded = {name: parts.build(kind, configs[name], path) for name, kind in StableDiffusion.NETWORKS.items()}
+    StableDiffusion.refuse_misfits(loaded, path)
     extra = ldm_keys.unused(tensors, loaded.values())
     if extra:
         raise ModelError(

@@ -159,14 +159,14 @@ class _Generator:
 
     def facts(self) -> dict[str, Any]:
         model = self.model
-        parts = {"unet": model.unet, "text encoder": model.text_encoder, "vae": model.vae}
+        parts = {name.replace("_", " "): part for name, part in {**model.trainable, "vae": model.vae}.items()}
         return {
             "engine": f"torch on {model.device}",
             "parameters": sum(tensor.numel() for part in parts.values() for tensor in part.parameters()),
             "parts": {name: sum(tensor.numel() for tensor in part.parameters()) for name, part in parts.items()},
             "weights_hash": model.hash,
             "size": model.size,
-            "prediction": model.prediction_type,
+            "prediction": model.process.prediction_type,
             "tokens": int(model.tokenizer.model_max_length),
             "subject": model.subject,
             "readme": model.readme,

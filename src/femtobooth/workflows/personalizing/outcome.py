@@ -16,7 +16,7 @@ from ...core.events import conclude, note, warn
 from ...core.files import atomic_file
 from ...generator import cards, tokens
 from ...generator.dreambooth import DreamBooth
-from ...generator.families.stable_diffusion import StableDiffusion
+from ...generator.families.family import Family
 from ...generator.formats.folder import save_folder
 from ...generator.photos import Photo
 from ...generator.run import PersonalizedRun
@@ -85,7 +85,7 @@ def write(
 
 def weights_from(
     state: dict[str, Any], module: DreamBooth, averaged: bool, chosen: dict[str, torch.Tensor] | None = None
-) -> StableDiffusion:
+) -> Family:
     """Put a checkpoint's trained weights (or their moving average), or those `chosen` over them, into the module's
     model; returns it.
     """
@@ -122,7 +122,7 @@ def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.
         drawn.save(temporary, format="PNG")
 
 
-def _card(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model: StableDiffusion, prompt: str) -> str:
+def _card(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model: Family, prompt: str) -> str:
     """The model card: what it is, how to use it, the settings it draws best with, and what it owes its base."""
     subject = f"{run.subject.token} {run.subject.class_noun}"
     matter, owed = cards.inherited(model.readme, settings.base)

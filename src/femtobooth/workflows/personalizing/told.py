@@ -12,15 +12,11 @@ from ...generator.memory import estimate
 def parts(module: DreamBooth) -> None:
     """Tell what trains of a model, at which rate, and what that takes of memory."""
     training, rates = module.settings.training, {group["name"]: group["lr"] for group in module.optimizer_groups()}
+    networks = {**module.model.trainable, "vae": module.model.vae}
     modules: dict[str, tuple[torch.nn.Module, float | None]] = {
-        name: (part, rates.get(name))
-        for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder), ("vae", module.model.vae))
+        name: (part, rates.get(name)) for name, part in networks.items()
     }
-    copied = {
-        name
-        for name, part in (("unet", module.unet), ("text_encoder", module.text_encoder))
-        if module.frozen and name in rates
-    }
+    copied = set(rates) if module.teacher else set()
     rows = estimate(modules, training.optimizer, bool(training.ema), copied)
 
     def size(count: float) -> str:

@@ -6,8 +6,8 @@ import numpy as np
 from lightning.pytorch import Trainer
 
 from ...generator import prior
-from ...generator.dreambooth import LatentSet, encode
-from ...generator.families.stable_diffusion import StableDiffusion
+from ...generator.families.family import Family
+from ...generator.latents import LatentSet, encode
 from ...generator.photos import Photo, load_class_images
 from ...generator.prompts import filled
 from ...generator.settings import PersonalizeSettings
@@ -16,7 +16,7 @@ from ...generator.settings import PersonalizeSettings
 def latents(
     lightning: Trainer,
     settings: PersonalizeSettings,
-    model: StableDiffusion,
+    model: Family,
     token: str,
     photos: list[Photo],
     size: int,
@@ -24,7 +24,7 @@ def latents(
     """Photos and class images through the VAE, once; the class images are drawn first where they are missing."""
     captions = [[filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
     pictures = np.stack([photo.pixels for photo in photos])
-    apart = settings.loss.surroundings == "class"
+    apart = settings.loss.background == "class"
 
     def subject() -> LatentSet:
         return encode(model, pictures, captions, settings.photos.flip, "subject" if apart else "all")
@@ -47,9 +47,8 @@ def latents(
         images.append(prior.class_images(model, prompt, settings.prior, size, processes))
         prompts += [[prompt]] * len(images[-1])
     # All encoded after the class images, whose drawing must see the base as it is.
-    imitated = settings.prior.target == "base"
-    kept = encode(model, np.concatenate(images), prompts, imitated=imitated)
-    if apart:  # class images as they are twice, so that they keep two thirds of the draws
+    kept = encode(model, np.concatenate(images), prompts, taught=settings.prior.target == "base")
+    if apart:  # class images as they are twice, so that they keep two thirds of the samples
         caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, settings.photos.class_noun)
-        kept += kept + kept.surroundings(model, images[0], caption)
+        kept += kept + kept.background(model, images[0], caption)
     return subject(), kept

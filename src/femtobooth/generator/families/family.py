@@ -1,0 +1,203 @@
+"""The interface of a family of models: all that femtobooth asks of a text-to-image latent diffusion model.
+
+A new family is one file beside this one and a row in `load.FAMILIES`. Training, the teacher, sampling, the search for
+an identifier and the deterministic loss know a model by this alone; none of them names a UNet or a text encoder.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+from ..process import NoiseProcess
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a denoiser is told beside noise and time: tensors by name, whose first axis is the batch."""
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, rows: Tensor | slice) -> Condition:
+        return Condition({name: tensor[rows] for name, tensor in self.tensors.items()})
+
+    def expand(self, count: int) -> Condition:
+        """Repeat the only row `count` times, without copying it."""
+        return Condition({name: tensor.expand(count, *tensor.shape[1:]) for name, tensor in self.tensors.items()})
+
+    def to(self, dtype: torch.dtype) -> Condition:
+        """Cast every tensor."""
+        return Condition({name: tensor.to(dtype) for name, tensor in self.tensors.items()})
+
+    @staticmethod
+    def cat(parts: Sequence[Condition]) -> Condition:
+        """Put the rows of several conditions below each other."""
+        return Condition({name: torch.cat([part.tensors[name] for part in parts]) for name in parts[0].tensors})
+
+
+class TokenTable(NamedTuple):
+    """Where the embedding of a word lies: a tokenizer, its text encoder, and the module with `token_embedding`."""
+
+    tokenizer: Any
+    text_encoder: Any
+    embeddings: Any
+
+
+@dataclass(kw_only=True)
+class Family(ABC):
+    """A model of a family in memory, and what is known about it."""
+
+    PIPELINES: ClassVar[Sequence[str]]
+    """Its pipelines' names, `_class_name` in model_index.json."""
+    NETWORKS: ClassVar[Mapping[str, Any]]
+    """The class of each network, by the folder it lies in; also the names of the fields that hold them."""
+    DENOISER: ClassVar[str]
+    """The network that predicts."""
+    TEXT_ENCODERS: ClassVar[Mapping[str, str]]
+    """The networks that read prompts, each with the folder of its tokenizer; also the names of the fields."""
+    ATTENTION: ClassVar[Sequence[str]]
+    """What the names of the denoiser's attention layers hold: what `attention` trains, and where adapters sit."""
+
+    tokenizer: Any
+    """Cuts prompts into tokens for the first text encoder."""
+    vae: Any
+    """Encodes pictures to latents and back: `encode(x).latent_dist` with `mean` and `logvar`, `decode(z).sample`."""
+    scheduler: Any
+    """The noise schedule that the model was trained with, as diffusers' scheduler."""
+    source: str
+    """Where it was loaded from, for people."""
+    hash: str
+    """SHA-256 over all files it was loaded from."""
+    card: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The settings that its model card recommends, by command."""
+    readme: str = ""
+    """The whole model card."""
+    subject: dict[str, Any] = field(default_factory=dict)
+    """For a personalized model: token and class_noun, with provenance."""
+
+    # What a family has of its own
+
+    @property
+    @abstractmethod
+    def process(self) -> NoiseProcess:
+        """How its latents become noise, and what its denoiser predicts."""
+
+    @property
+    @abstractmethod
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+
+    @property
+    @abstractmethod
+    def cells(self) -> int:
+        """Width and height of a latent of its native size."""
+
+    @abstractmethod
+    def tokenize(self, prompts: Sequence[str]) -> Tensor:
+        """Turn prompts into token ids (B, ...), int64 on the CPU; only `condition` knows what the other axes mean."""
+
+    @abstractmethod
+    def condition(self, tokens: Tensor) -> Condition:
+        """Encode what `tokenize` returned for B prompts, on the text encoders' device."""
+
+    @abstractmethod
+    def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
+        """Predict (B, c, h, w) from noisy latents (B, c, h, w) at timesteps (B,) or (): the denoiser's only call."""
+
+    @abstractmethod
+    def token_tables(self) -> Sequence[TokenTable]:
+        """Give the table of word embeddings of every text encoder."""
+
+    @abstractmethod
+    def pipeline(self) -> Any:
+        """Put its parts into the pipeline of diffusers that draws with it."""
+
+    @classmethod
+    @abstractmethod
+    def refuse_misfits(cls, networks: Mapping[str, Any], where: object) -> None:
+        """Raise ModelError where networks, built by their configs, are of another kind or do not fit together."""
+
+    # What all families share
+
+    @property
+    def denoiser(self) -> Any:
+        """The network that predicts."""
+        return getattr(self, self.DENOISER)
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """The networks that read prompts, by name."""
+        return {name: getattr(self, name) for name in self.TEXT_ENCODERS}
+
+    @property
+    def trainable(self) -> dict[str, nn.Module]:
+        """The networks that can train, by name: denoiser and text encoders, never the VAE."""
+        return {self.DENOISER: self.denoiser, **self.text_encoders}
+
+    @classmethod
+    def folders(cls) -> tuple[str, ...]:
+        """List the folders of diffusers' layout that hold the model."""
+        return (*cls.TEXT_ENCODERS.values(), *reversed([*cls.NETWORKS]), "scheduler")
+
+    @property
+    def vae_factor(self) -> int:
+        """Pixels along one side of a latent cell."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def size(self) -> int:
+        """Native picture width and height in pixels."""
+        return self.cells * self.vae_factor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return self.denoiser.device
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
+        """Move all networks; returns self."""
+        for name in self.NETWORKS:
+            getattr(self, name).to(device=device, dtype=dtype)
+        return self
+
+    def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode pixels (B, 3, H, W) in [-1, 1]: mean and log-variance (B, c, h, w) of the posterior, unscaled."""
+        posterior = self.vae.encode(pixels).latent_dist
+        return posterior.mean, posterior.logvar
+
+    def scaled(self, latents: Tensor) -> Tensor:
+        """Shift and scale what the VAE encodes to what the denoiser sees."""
+        shift = self.vae.config.shift_factor
+        return (latents - shift if shift else latents) * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents (B, c, h, w) to pixels (B, 3, H, W), about [-1, 1]."""
+        shift = self.vae.config.shift_factor
+        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
+        return self.vae.decode(unscaled + shift if shift else unscaled).sample
+
+    def condition_once(self, tokens: Tensor) -> Condition:
+        """Encode what `tokenize` returned (B, ...), each different prompt once: class images all share theirs.
+
+        `tokens` are on the CPU, where looking for equal ones makes nobody wait for an accelerator.
+        """
+        different, which = torch.unique(tokens, dim=0, return_inverse=True)
+        return self.condition(different)[which.to(self.device, non_blocking=True)]
+
+    def teacher(self) -> Self:
+        """Make the teacher: this model as it is now, frozen, which shares the networks in which nothing trains."""
+        frozen: dict[str, Any] = {
+            name: copy.deepcopy(network).eval().requires_grad_(False)
+            for name, network in self.trainable.items()
+            if any(parameter.requires_grad for parameter in network.parameters())
+        }
+        return replace(self, **frozen)

@@ -1,0 +1,158 @@
+"""What training sees of pictures: their latents, encoded once, and the micro-batches that are sampled from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..core.events import progress
+from ..pictures.regions import subject_masks
+from ..training.randomness import generator, shuffled_indices
+from .families.family import Family
+from .sampling import to_pixels
+
+Region = Literal["all", "subject", "background"]
+MAX_WEIGHT = 5.0  # of a latent cell in the loss: a smaller subject shows too little to be learned from
+
+
+def _ones() -> Tensor:
+    return torch.ones(())
+
+
+def _none() -> Tensor:
+    return torch.zeros((), dtype=torch.bool)
+
+
+@dataclass
+class LatentSet:
+    """Pictures as the VAE sees them, encoded once: posterior mean and log-variance, and their captions, on the CPU."""
+
+    mean: Tensor  # (N, F, c, h, w), unscaled; F is 2 with mirrored copies, else 1
+    log_variance: Tensor  # (N, F, c, h, w)
+    tokens: Tensor  # (N, K, ...): K captions each, one of which is drawn
+    mask: Tensor = field(default_factory=_ones)  # (N, F, 1, h, w): how much each cell counts in the loss; all alike
+    taught: Tensor = field(default_factory=_none)  # (N,) bool: whether the target is the teacher's prediction; none
+
+    def __post_init__(self) -> None:
+        pictures, views, _, height, width = self.mean.shape
+        self.mask = self.mask.expand(pictures, views, 1, height, width)
+        self.taught = self.taught.expand(pictures)
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def __add__(self, other: LatentSet) -> LatentSet:
+        """Put the pictures of both together, which have as many views and captions each."""
+        return LatentSet(
+            *(torch.cat([getattr(one, field.name) for one in (self, other)]) for field in fields(LatentSet))
+        )
+
+    def background(self, model: Family, pictures: np.ndarray, caption: str) -> LatentSet:
+        """Take the first n of these, whose pixels are `pictures` uint8 (n, H, W, 3), with another caption; only the
+        background counts, and there the target is the teacher's prediction.
+        """
+        count = len(pictures)
+        tokens = model.tokenize([caption] * count)[:, None]
+        mask = loss_mask(pictures, model.vae_factor, "background")[:, None]
+        return LatentSet(self.mean[:count], self.log_variance[:count], tokens, mask, torch.tensor(True))
+
+    def micro_batch(
+        self, model: Family, purpose: str, seed: int, micro_step: int, rank: int, world: int, size: int
+    ) -> MicroBatch:
+        """Sample everything random in a micro-step, as a function of the arguments alone.
+
+        The `world` processes of one micro-step take neighbouring entries of one shuffled order, `size` each, and each
+        has its own noise.
+        """
+        first = (micro_step * world + rank) * size
+        indices = torch.tensor(shuffled_indices(seed, purpose, len(self), first, size))
+        random = generator(seed, purpose, micro_step, rank)
+        views = torch.randint(self.mean.shape[1], (size,), generator=random)
+        captions = torch.randint(self.tokens.shape[1], (size,), generator=random)
+        mean, log_variance = self.mean[indices, views], self.log_variance[indices, views]
+        posterior_noise = torch.randn(mean.shape, generator=random)
+        return MicroBatch(
+            latents=model.scaled(mean + torch.exp(0.5 * log_variance) * posterior_noise),
+            noise=torch.randn(mean.shape, generator=random),
+            timesteps=model.process.draw_timesteps(size, random),
+            tokens=self.tokens[indices, captions],
+            mask=self.mask[indices, views],
+            taught=self.taught[indices],
+        )
+
+
+@dataclass
+class MicroBatch:
+    """The random part of a micro-step, sampled on the CPU, whose numbers are the same for every device."""
+
+    latents: Tensor  # (B, c, h, w) scaled posterior samples
+    noise: Tensor  # (B, c, h, w)
+    timesteps: Tensor  # (B,)
+    tokens: Tensor  # (B, ...)
+    mask: Tensor  # (B, 1, h, w)
+    taught: Tensor  # (B,) bool
+
+    def __len__(self) -> int:
+        return len(self.latents)
+
+    @staticmethod
+    def cat(parts: Sequence[MicroBatch]) -> MicroBatch:
+        """Put several below each other."""
+        return MicroBatch(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(MicroBatch)))
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Move latents, noise, timesteps and mask to a device, without waiting for it."""
+        tensors = (self.latents, self.noise, self.timesteps, self.mask)
+        if device.type == "cuda":  # copies from pinned memory alone go beside what the device computes
+            tensors = tuple(tensor.pin_memory() for tensor in tensors)  # type: ignore[assignment]
+        latents, noise, timesteps, mask = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return latents, noise, timesteps, mask
+
+
+@torch.no_grad()
+def encode(
+    model: Family,
+    pictures: np.ndarray,
+    captions: Sequence[Sequence[str]],
+    mirrored: bool = False,
+    region: Region = "all",
+    taught: bool = False,
+    batch: int = 4,
+) -> LatentSet:
+    """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU.
+
+    Each of the N has its own captions. Only `region` of every picture will count in the loss, whose target is the truth
+    or, if `taught`, the teacher's prediction.
+    """
+    views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
+    means, variances = [], []
+    for start in progress(range(0, len(pictures), batch), "encoding"):
+        posteriors = [model.encode(to_pixels(view[start : start + batch]).to(model.vae.device)) for view in views]
+        means.append(torch.stack([mean for mean, _ in posteriors], dim=1).cpu())
+        variances.append(torch.stack([log_variance for _, log_variance in posteriors], dim=1).cpu())
+    most = max(map(len, captions))
+    tokens = torch.stack([model.tokenize([own[turn % len(own)] for turn in range(most)]) for own in captions])
+    mask = torch.stack([loss_mask(view, model.vae_factor, region) for view in views], dim=1)
+    return LatentSet(torch.cat(means), torch.cat(variances), tokens, mask, torch.tensor(taught))
+
+
+def loss_mask(pictures: np.ndarray, factor: int, region: Region) -> Tensor:
+    """Weigh the latent cells of uint8 (N, H, W, 3) pictures, of which only `region` is to count; float32 (N, 1, H /
+    factor, W / factor).
+
+    The subject is what `pictures.regions` finds in all of them and what touches it; the background is everything else.
+    The mean is 1, so that a smaller subject is learned as fast as a large one; but no cell counts more than
+    `MAX_WEIGHT` times.
+    """
+    if region == "all":
+        return torch.ones(len(pictures), 1, pictures.shape[1] // factor, pictures.shape[2] // factor)
+    masks = torch.from_numpy(np.stack(subject_masks(list(pictures)))).float()[:, None]  # (N, 1, H, W)
+    subject = functional.max_pool2d(functional.max_pool2d(masks, factor), 3, stride=1, padding=1)
+    wanted = subject if region == "subject" else 1 - subject
+    return wanted / wanted.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1 / MAX_WEIGHT)
