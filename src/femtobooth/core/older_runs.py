@@ -1,10 +1,9 @@
 """Read what older versions wrote into a run folder: each name that has changed since stands here, and only here.
 
 Before 2026-12 the group `samples` of settings was `preview` and the group `validation` was `watch`; their folders were
-previews/ and watch/, with watch/watch.json in the latter; `loss.background` was `loss.surroundings`; number formats were 32, 16,
-16-mixed and bf16-mixed. run.json
-had no `kind`, `created` and `subjects` (one `token` and `class_noun` instead), called a run that was worked on
-`started`, and `versions` `environment`.
+previews/ and watch/, with watch/watch.json in the latter; `loss.background` was `loss.surroundings`; number formats
+were 32, 16, 16-mixed and bf16-mixed. run.json had no `kind`, `created` and `subjects` (one `token` and `class_noun`
+instead), called a run that was worked on `started`, and `versions` `environment`.
 """
 
 from __future__ import annotations
