@@ -176,6 +176,12 @@ COMMANDS: dict[str, Command] = {
         begins="loading {0.models[0]} and {0.models[1]}",
         example="runs/rex runs/max",
     ),
+    "runs": Command(
+        "what is running, interrupted, failed or done, and how to go on",
+        "List the runs of a folder: kind, status, progress, time, and the command to type next.",
+        "workflows.settings:RunsSettings",
+        "workflows.runs:run",
+    ),
     "models": Command(
         "the recognizers that are available here and now",
         "List the recognizers that are available here and now, and how to get the others.",

@@ -30,7 +30,7 @@ from ..core.events import note
 from ..core.files import sweep, write_json, write_text
 from ..core.paths import expanded
 from ..core.processes import rank
-from ..core.run import SETTINGS_FILE
+from ..core.run import SETTINGS_FILE, Progress
 from ..pages.finetune import finetune_page
 from ..recognizer.finetuning import comparison, dataset, finetuner, finishing, probe, splitting
 from ..recognizer.finetuning.probe import Embedded, Head
@@ -86,7 +86,8 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
         save_file({"weight": head.weight, "bias": head.bias}, folder / "probe.safetensors")
         write_json(folder / "report.json", {"data": _data_report(found, findings), "probe": baseline})
         known = {"model": settings.model, "model_hash": source.hash, "classes": found.classes}
-        FinetunedRun.create(folder, settings, **known, behind_generated=found.behind)
+        progress = Progress(steps=None if settings.probe_only else settings.training.steps)
+        FinetunedRun.create(folder, settings, **known, behind_generated=found.behind, progress=progress)
 
     with output.claimed(begin) as folder, FinetunedRun.open(folder).working() as run:
         note(f"run folder: {folder}\n")

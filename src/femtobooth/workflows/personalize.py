@@ -32,7 +32,7 @@ from ..core.files import sha256_of, sweep, write_json, write_text
 from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.processes import rank
-from ..core.run import SETTINGS_FILE
+from ..core.run import SETTINGS_FILE, Progress
 from ..generator import locate, prior, sampling, tokens
 from ..generator.captions import class_captions, fitted
 from ..generator.dreambooth import DreamBooth
@@ -118,6 +118,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
             base_hash=model.hash,
             size=size,
             held_out=[photo.path.name for photo in held_out],
+            progress=Progress(steps=settings.training.steps),
         )
         crops_sheet([*photos, *held_out]).save(folder / CROPS)
 

@@ -209,6 +209,11 @@ class ReportSettings(Settings):
     """Run folder, finished or not."""
 
 
+class RunsSettings(Settings):
+    runs: Annotated[str, Flag("--runs", names="path")] = "runs"
+    """Folder that holds the runs."""
+
+
 class ModelsSettings(Settings):
     runs: Annotated[str, Flag("--runs", names="path")] = "runs"
     """Folder that holds the runs."""
