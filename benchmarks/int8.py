@@ -1,9 +1,9 @@
-"""INT8 against float32, both in ONNX Runtime: accuracy on photos that did not calibrate, and latency, the two taking
-turns.
+"""INT8 against float32, both in ONNX Runtime: accuracy on photos that did not set the ranges, and latency, the two
+taking turns.
 
     python benchmarks/int8.py tf_efficientnet_lite0 PHOTOS [--threads 1]
 
-Every other photo calibrates, the rest is compared on.
+Every other photo sets the ranges, the rest is compared on.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def main() -> None:
         places = {name: str(Path(folder) / name) for name in ("fp32", "int8")}
         common = {"model": options.model, "threads": options.threads}
         report = export.run(
-            ExportSettings(**common, precision="int8", calibration=options.photos, out=places["int8"], max_drop=100)
+            ExportSettings(
+                **common, precision="int8", representative_data=options.photos, out=places["int8"], max_drop=100
+            )
         )
         export.run(ExportSettings(**common, out=places["fp32"], parity=False))
         engines = {name: open_engine(place, "ort", options.threads) for name, place in places.items()}

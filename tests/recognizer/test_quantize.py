@@ -50,10 +50,10 @@ def test_weights_are_signed_per_channel_and_activations_unsigned(made: quantize.
     assert {kinds[node.input[2]] for node in activations} == {onnx.TensorProto.UINT8}
 
 
-def test_all_calibrators_are_tried_and_the_best_is_taken(made: quantize.Quantized) -> None:
+def test_all_methods_are_tried_and_the_best_is_taken(made: quantize.Quantized) -> None:
     first = {trial.name: trial.snr for trial in made.trials[:3]}
-    assert set(first) == set(activation_ranges.CALIBRATORS)
-    assert made.calibrator == max(first, key=lambda name: first[name])
+    assert set(first) == set(activation_ranges.METHODS)
+    assert made.activation_ranges == max(first, key=lambda name: first[name])
 
 
 def test_the_report_says_which_variant_was_taken(
@@ -72,14 +72,12 @@ def test_a_layer_with_which_the_noise_grows_in_float_waits(
     """Errors that cancel each other, by hand: the noisiest layer alone in float makes things worse."""
     snr = iter(
         [30.0, 20.0, 33.8, 21.9, 35.0]
-    )  # two calibrators, bias correction, then one layer in float and the next instead
+    )  # two methods, bias correction, then one layer in float and the next instead
     monkeypatch.setattr(quantize, "_ranked", lambda *_: [quantize.Layer(name, "Conv", 1.0, 0.01) for name in names])
     names = [layer.name for layer in activation_ranges.layers_of(quantize._prepared(model))][:2]
     monkeypatch.setattr(quantize, "_snr", lambda *_: next(snr))
     lost = iter([5.0, 5.0, 5.0, 5.0, 0.0])
-    found = quantize.quantize(
-        model, pictures[:8], lambda *_: next(lost), 1.0, Scheme(calibrators=("minmax", "percentile"))
-    )
+    found = quantize.quantize(model, pictures[:8], lambda *_: next(lost), 1.0, Scheme(methods=("minmax", "percentile")))
     assert [layer.name for layer in found.layers if layer.kept] == [names[1]]
     assert [(trial.name, trial.snr) for trial in found.trials[2:]] == [
         ("bias correction", 33.8),
@@ -99,7 +97,7 @@ def test_layers_return_to_float_until_enough_is_right(model: ModelProto, picture
     def strict(before: NDArray[np.floating], after: NDArray[np.floating]) -> float:
         return 100 * float(np.abs(before - after).max() > 1e-2)  # nothing but almost all in float is good enough
 
-    made = quantize.quantize(model, pictures, strict, 1.0, Scheme(calibrators=("minmax",)))
+    made = quantize.quantize(model, pictures, strict, 1.0, Scheme(methods=("minmax",)))
     assert made.trials[-1].lost <= 1.0
     assert sum(layer.kept for layer in made.layers) > 1
 

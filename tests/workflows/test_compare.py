@@ -108,7 +108,7 @@ def test_pictures_that_set_8_bit_ranges_test_none(models: dict[str, Path], data:
             (data / ("ant", "bee")[index % 2] / f"{index}.png").read_bytes()
         )
     exported = ExportSettings(
-        model=str(models["two"]), precision="int8", calibration=str(tmp_path / "few"), data=str(data), out=str(tmp_path / "int8"),
+        model=str(models["two"]), precision="int8", representative_data=str(tmp_path / "few"), data=str(data), out=str(tmp_path / "int8"),
         max_drop=100, threads=1, parity=False,
     )  # fmt: skip
     export.run(exported)
@@ -126,7 +126,7 @@ def test_pictures_that_set_8_bit_ranges_test_none(models: dict[str, Path], data:
     assert "16 pictures" in row(report, "top-1 accuracy")[0]["how"]["what"]
     assert not any("does not list" in remark for remark in report["remarks"])
     described = json.loads((tmp_path / "int8" / "recognizer.json").read_text())
-    del described["provenance"]["export"]["calibration"]
+    del described["provenance"]["export"]["activation_ranges"]
     (tmp_path / "int8" / "recognizer.json").write_text(json.dumps(described))
     report = compare.run(wanted.model_copy(update={"overwrite": True}))
     assert (

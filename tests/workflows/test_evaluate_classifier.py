@@ -159,11 +159,11 @@ def test_pictures_it_was_trained_on_are_left_out(model, data, tmp_path):
 def test_pictures_that_set_its_8_bit_ranges_are_left_out(model, data, tmp_path):
     recognizer = Recognizer.load(model)
     red = [sha256_of(data / "red" / f"{index}.png") for index in range(3)]
-    export = {"precision": "int8", "calibration": {"photos": 2, "sha256": red[:2]}}
+    export = {"precision": "int8", "activation_ranges": {"photos": 2, "sha256": red[:2]}}
     recognizer.provenance = {"trained_on": red[1:], "export": export}
     recognizer.save(tmp_path / "ranged")
     report = evaluate_classifier.run(settings(tmp_path / "ranged", data, tmp_path / "a", mistakes=0))
-    assert (report["pictures"], report["left_out_training"], report["left_out_calibration"]) == (15, 2, 1)
+    assert (report["pictures"], report["left_out_training"], report["left_out_ranges"]) == (15, 2, 1)
     assert any(
         remark.endswith("1 of 19 pictures were left out: they set its 8-bit ranges.") for remark in report["remarks"]
     )
@@ -172,7 +172,7 @@ def test_pictures_that_set_its_8_bit_ranges_are_left_out(model, data, tmp_path):
     )
     assert flattered["pictures"] == 18
     recognizer.provenance = {
-        "export": export | {"calibration": {"sha256": [sha256_of(path) for path in data.rglob("*.png")]}}
+        "export": export | {"activation_ranges": {"sha256": [sha256_of(path) for path in data.rglob("*.png")]}}
     }
     recognizer.save(tmp_path / "all")
     with pytest.raises(PhotoError, match="its 8-bit ranges were set on them"):

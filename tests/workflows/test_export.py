@@ -86,8 +86,8 @@ def test_metadata_holds_what_belongs_to_the_model_and_no_paths(tiny: Path, tmp_p
     assert b"site-packages" not in model.SerializeToString()
 
 
-def test_int8_is_calibrated_and_compared_on_different_photos(tiny: Path, photos: Path, tmp_path: Path) -> None:
-    report = run(tiny, tmp_path / "out", precision="int8", calibration=str(photos), max_drop=100)
+def test_int8_sets_ranges_and_is_compared_on_different_photos(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    report = run(tiny, tmp_path / "out", precision="int8", representative_data=str(photos), max_drop=100)
     assert report["quantization"]["pictures"] + report["figures"]["pictures"] == 20
     assert report["figures"]["judged_by"] == "agreement"
     assert report["size"]["exported"] < report["size"]["original"]
@@ -100,16 +100,24 @@ def test_an_export_says_which_photos_set_its_ranges(tiny: Path, photos: Path, tm
     data = tmp_path / "data"
     data.mkdir()
     Image.new("RGB", (80, 80), "red").save(data / "new.png")
-    run(tiny, tmp_path / "out", format=format, precision="int8", calibration=str(photos), data=str(data), max_drop=100)
+    run(
+        tiny,
+        tmp_path / "out",
+        format=format,
+        precision="int8",
+        representative_data=str(photos),
+        data=str(data),
+        max_drop=100,
+    )
     used = sorted(sha256_of(path) for path in photos.rglob("*.jpg") if path.name != "torn.jpg")
     described = artifact.read(tmp_path / "out")
-    assert described.provenance["export"]["calibration"] == {"photos": 20, "sha256": used}
+    assert described.provenance["export"]["activation_ranges"] == {"photos": 20, "sha256": used}
     assert artifact.ranges_from(described.provenance) == set(used)
     run(tiny, tmp_path / "float", format=format, data=str(data))
     assert artifact.ranges_from(artifact.read(tmp_path / "float").provenance) == set()
 
 
-def test_the_half_that_compares_holds_no_copy_of_the_half_that_calibrates(
+def test_the_half_that_compares_holds_no_copy_of_the_half_that_sets_ranges(
     tiny: Path, photos: Path, tmp_path: Path
 ) -> None:
     files = sorted(photos.rglob("*.jpg"))
@@ -118,16 +126,18 @@ def test_the_half_that_compares_holds_no_copy_of_the_half_that_calibrates(
             (tmp_path / "twice" / f"{2 * index + copy:02d}.jpg").parent.mkdir(exist_ok=True)
             (tmp_path / "twice" / f"{2 * index + copy:02d}.jpg").write_bytes(path.read_bytes())
     with pytest.raises(SettingsError, match="no photos to compare on"):
-        run(tiny, tmp_path / "out", precision="int8", calibration=str(tmp_path / "twice"), max_drop=100)
+        run(tiny, tmp_path / "out", precision="int8", representative_data=str(tmp_path / "twice"), max_drop=100)
 
 
-def test_copies_of_calibration_photos_are_not_compared_on(tiny: Path, photos: Path, tmp_path: Path) -> None:
+def test_copies_of_representative_photos_are_not_compared_on(tiny: Path, photos: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for index, path in enumerate(sorted(photos.rglob("*.jpg"))[:3]):
         (data / f"copy{index}.jpg").write_bytes(path.read_bytes())
     Image.new("RGB", (80, 80), "red").save(data / "new.png")
-    report = run(tiny, tmp_path / "out", precision="int8", calibration=str(photos), data=str(data), max_drop=100)
+    report = run(
+        tiny, tmp_path / "out", precision="int8", representative_data=str(photos), data=str(data), max_drop=100
+    )
     assert report["figures"]["pictures"] == 1
 
 
@@ -145,7 +155,9 @@ def test_openvinos_silent_bf16_is_caught(tiny: Path, photos: Path, tmp_path: Pat
 
 
 def test_tensorrt_is_converted_not_executed(tiny: Path, photos: Path, tmp_path: Path) -> None:
-    report = run(tiny, tmp_path / "out", format="tensorrt", precision="int8", calibration=str(photos), max_drop=100)
+    report = run(
+        tiny, tmp_path / "out", format="tensorrt", precision="int8", representative_data=str(photos), max_drop=100
+    )
     assert report["status"] == "converted only"
     assert report["command"].startswith(f"trtexec --onnx={tmp_path / 'out' / 'model.onnx'}")
     assert "--minShapes=pixels:1x3x64x64" in report["command"]
@@ -160,7 +172,7 @@ def test_without_photos_there_is_no_verdict(tiny: Path, tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({}, "no photos to compare on"),
-        ({"precision": "int8"}, "no photos to calibrate with"),
+        ({"precision": "int8"}, "no representative photos"),
         ({"precision": "int8", "format": "coreml"}, "not made for coreml"),
         ({"python": "/usr/bin/python3"}, "converted by this interpreter"),
         ({"format": "litert", "parity": False}, "which is not installed"),
@@ -175,18 +187,18 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_too_few_photos_to_calibrate_with(tiny: Path, photos: Path, tmp_path: Path) -> None:
+def test_too_few_representative_photos(tiny: Path, photos: Path, tmp_path: Path) -> None:
     with pytest.raises(PhotoError, match="fewer than 8"):
-        run(tiny, tmp_path / "out", precision="int8", calibration=str(photos / "a"))
+        run(tiny, tmp_path / "out", precision="int8", representative_data=str(photos / "a"))
 
 
-def test_too_few_readable_photos_to_calibrate_with(tiny: Path, photos: Path, tmp_path: Path) -> None:
+def test_too_few_readable_representative_photos(tiny: Path, photos: Path, tmp_path: Path) -> None:
     for path in sorted((photos / "a").glob("*.jpg"))[:7] + sorted((photos / "b").glob("*.jpg"))[:7]:
         path.write_bytes(path.read_bytes()[:-200])
     (tmp_path / "data").mkdir()
     Image.new("RGB", (80, 80), "red").save(tmp_path / "data" / "new.png")
-    with pytest.raises(PhotoError, match="6 of 20 photos to calibrate with can be read, fewer than 8") as caught:
-        run(tiny, tmp_path / "out", precision="int8", calibration=str(photos), data=str(tmp_path / "data"))
+    with pytest.raises(PhotoError, match="6 of 20 representative photos can be read, fewer than 8") as caught:
+        run(tiny, tmp_path / "out", precision="int8", representative_data=str(photos), data=str(tmp_path / "data"))
     assert str(caught.value).count("\n") == 1
     for path in photos.rglob("*.jpg"):
         path.write_bytes(path.read_bytes()[:-200])

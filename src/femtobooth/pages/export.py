@@ -126,11 +126,11 @@ def _tiles(report: dict[str, Any]) -> list[Tile]:
 
 
 def _quantization(report: dict[str, Any]) -> Quantization:
-    chosen = f"{report['calibrator']} ranges{', bias correction' if report['bias_corrected'] else ''}"
+    chosen = f"{report['activation_ranges']} ranges{', bias correction' if report['bias_corrected'] else ''}"
     layers = report["layers"]
     return Quantization(
         summary=f"{chosen}; {len(report['kept_in_float'])} of {len(layers)} layers in float; "
-        f"calibrated on {report['pictures']} photos",
+        f"ranges set on {report['pictures']} photos",
         trials=[
             (one["name"], f"{one['snr']:.1f}", f"{one['lost']:.1f}", "taken" if one["taken"] else "")
             for one in report["trials"]

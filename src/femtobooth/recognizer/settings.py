@@ -239,7 +239,7 @@ class ExportSettings(Settings):
     ] = "onnx"
     """Runtime to export for: onnx, openvino, torchscript, litert, coreml, executorch or tensorrt."""
     precision: Annotated[ExportPrecision, Flag("--precision", common=True, group="format")] = "fp32"
-    """Number format: fp32, fp16, or int8 (onnx, openvino and tensorrt; needs --calibration, or a finetune run)."""
+    """Number format: fp32, fp16, or int8 (onnx, openvino and tensorrt; needs photos: representative_data or a run)."""
     normalize: Annotated[bool, Flag("--normalize", common=True, group="format")] = False
     """Have the graph read bytes (B, H, W, 3) and normalize them itself; resizing and cropping stay outside."""
     data: Annotated[str | None, Flag("--data", common=True, group="comparison", names="file")] = None
@@ -247,17 +247,19 @@ class ExportSettings(Settings):
 
     A run's validation photos if not given.
     """
-    calibration: Annotated[str | None, Flag("--calibration", common=True, group="8 bits", names="file")] = None
-    """Photos that set the 8-bit ranges.
+    representative_data: Annotated[
+        str | None, Flag("--representative-data", common=True, group="8 bits", names="file")
+    ] = None
+    """Photos that set the activation ranges of int8.
 
-    A run's training photos if not given; half of them are compared on where there is no --data.
+    A run's training photos if not given; half of them are compared on where there is no data.
     """
-    calibration_photos: Annotated[int, Flag(unit="photos", group="8 bits")] = Field(256, ge=8)
-    """Most photos to calibrate with, taken evenly from all."""
-    calibrator: Annotated[Literal["best", "minmax", "percentile", "entropy"], Flag("--calibrator", group="8 bits")] = (
-        "best"
-    )
-    """How 8-bit ranges follow from activations; best compares the three on photos that did not set the ranges."""
+    representative_photos: Annotated[int, Flag(unit="photos", group="8 bits")] = Field(256, ge=8)
+    """Most photos that set the ranges, taken evenly from all."""
+    activation_ranges: Annotated[
+        Literal["best", "minmax", "percentile", "entropy"], Flag("--activation-ranges", group="8 bits")
+    ] = "best"
+    """How the ranges follow from the activations; best compares the three on photos that did not set the ranges."""
     reduce_range: Annotated[bool, Flag("--reduce-range", group="8 bits")] = False
     """7-bit weights: for x86 processors without VNNI, where sums of 8-bit products overflow in silence."""
     max_drop: Annotated[float, Flag("--max-drop", common=True, unit="points", group="comparison")] = Field(

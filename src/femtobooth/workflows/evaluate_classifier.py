@@ -103,7 +103,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         "remarks": remarks,
         "skipped": [{"path": stored(entry.path), "reason": entry.reason} for entry in skipped],
         "left_out_training": trained,
-        "left_out_calibration": len(known) - len(fresh) - trained,
+        "left_out_ranges": len(known) - len(fresh) - trained,
         "distance_to": distance_to,
         **evaluation.measure(predictions, rejection, settings.bins, settings.seed),
     }
@@ -137,14 +137,14 @@ def _fresh(
     digests = [sha256_of(example.path) for example in progress(known, "looking for pictures that it has seen")]
     fresh = [example for example, digest in zip(known, digests, strict=True) if digest not in trained_on | ranges]
     trained = sum(digest in trained_on for digest in digests)
-    calibrated = len(known) - len(fresh) - trained
+    set_ranges = len(known) - len(fresh) - trained
     if not fresh:
         raise PhotoError(
             f"{settings.data}: the model was trained on all {len(known)} pictures of its classes"
-            + (f", or its 8-bit ranges were set on them ({calibrated})" if calibrated else ""),
+            + (f", or its 8-bit ranges were set on them ({set_ranges})" if set_ranges else ""),
             "give other pictures; --include-training measures on these, which flatters it",
         )
-    for count, why in ((trained, "the model was trained on them"), (calibrated, "they set its 8-bit ranges")):
+    for count, why in ((trained, "the model was trained on them"), (set_ranges, "they set its 8-bit ranges")):
         if count:
             remarks.append(f"{count} of {len(known)} pictures were left out: {why}.")
     return fresh, trained

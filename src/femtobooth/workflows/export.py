@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,13 @@ import numpy as np
 
 from ..core import busy
 from ..core.claims import Output
-from ..core.errors import ParityError, PhotoError, SettingsError
+from ..core.errors import ParityError, SettingsError
 from ..core.events import conclude, note, table, warn
 from ..core.files import sha256_of, write_json, write_text
 from ..core.machine import environment, processor
-from ..core.names import shown
-from ..core.paths import expanded
 from ..core.run import is_run
 from ..pages import export as page
-from ..pictures.images import Picture, decode, find_pictures
-from ..recognizer import evaluation
 from ..recognizer.exporting import foreign, graph, parity
-from ..recognizer.finetuning import dataset, splitting
 from ..recognizer.inference import child
 from ..recognizer.inference.engines import open_engine
 from ..recognizer.inference.predict import workers_for
@@ -38,27 +32,11 @@ from ..recognizer.model import artifact
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.model.engine import Engine
 from ..recognizer.model.formats import BATCH, CONVERTED, FORMATS
-from ..recognizer.model.labels import Labels
-from ..recognizer.model.preprocess import Preprocess
 from ..recognizer.settings import ExportSettings
+from . import export_photos
+from .export_photos import Photos, Seen
 
-FEWEST = 8  # photos to calibrate with
-Seen = tuple[np.ndarray, int | None, Path]  # pixels (H, W, 3), class and file of a photo
 STATUS = {True: "executed", False: "converted only"}
-
-
-@dataclass(frozen=True)
-class Photos:
-    """Files and their true classes (index within the model's first group, None if not known)."""
-
-    paths: list[Path]
-    classes: list[int | None]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def where(self, chosen: Any) -> Photos:
-        return Photos([self.paths[i] for i in chosen], [self.classes[i] for i in chosen])
 
 
 def run(settings: ExportSettings) -> dict[str, Any]:
@@ -69,12 +47,14 @@ def run(settings: ExportSettings) -> dict[str, Any]:
     _check(settings)
     source = Path(settings.model)
     out = Path(settings.out) if settings.out else _place(settings, source)
-    output = Output(out, "export", settings.overwrite, inputs=[settings.model, settings.data, settings.calibration])
+    output = Output(
+        out, "export", settings.overwrite, inputs=[settings.model, settings.data, settings.representative_data]
+    )
     output.check()
     recognizer = Recognizer.load(settings.model)
-    calibration, data = _photos(settings, source, recognizer.labels)
-    _refuse_too_few(settings, calibration, data)
-    seen = _calibrating(calibration, recognizer.preprocess) if settings.precision == "int8" else []
+    representative, data = export_photos.choose(settings, source, recognizer.labels)
+    export_photos.refuse_too_few(settings, representative, data)
+    seen = export_photos.representative(representative, recognizer.preprocess) if settings.precision == "int8" else []
     threads = workers_for(settings.threads)
     facts = {"format": settings.format, "precision": settings.precision, "normalizes": settings.normalize}
     report: dict[str, Any] = {"model": settings.model, **facts, "threads": threads, "max_drop": settings.max_drop}
@@ -111,7 +91,7 @@ def run(settings: ExportSettings) -> dict[str, Any]:
         if engine:
             batches = parity.BATCHES if settings.format not in CONVERTED else (BATCH,)
             original = open_engine(settings.model, "torch", threads, "cpu")
-            pictures = ((pixels, label) for pixels, label, _ in _pixels(data, recognizer.preprocess))
+            pictures = ((pixels, label) for pixels, label, _ in export_photos.pixels(data, recognizer.preprocess))
             report["figures"] = parity.measure(original, engine, pictures, len(data), batches)
             if said := busy.remark(report["figures"]["speed"]["others"]):
                 report["remarks"].append(said)
@@ -127,7 +107,7 @@ def run(settings: ExportSettings) -> dict[str, Any]:
     if report["misses"]:
         raise ParityError(
             f"{out}: {'; '.join(report['misses'])}",
-            "see parity.html there; --max-drop and --tolerance say what is allowed",
+            "see parity.html there; max_drop and tolerance say what is allowed",
         )
     return report
 
@@ -136,11 +116,11 @@ def _check(settings: ExportSettings) -> None:
     able = FORMATS[settings.format].precisions
     if settings.precision not in able:
         raise SettingsError(
-            f"--precision {settings.precision}: not made for {settings.format}", f"--precision {' or '.join(able)}"
+            f"precision {settings.precision}: not made for {settings.format}", f"use {' or '.join(able)}"
         )
     if settings.python and settings.format not in CONVERTED:
         raise SettingsError(
-            f"--python: {settings.format} is converted by this interpreter",
+            f"python: {settings.format} is converted by this interpreter",
             f"leave it out, or use {', '.join(CONVERTED)}",
         )
 
@@ -152,111 +132,6 @@ def _place(settings: ExportSettings, source: Path) -> Path:
     return Path("exports") / f"{source.stem if source.is_file() else source.name}-{kind}"
 
 
-# Photos
-
-
-def _photos(settings: ExportSettings, source: Path, labels: Labels) -> tuple[Photos, Photos]:
-    """Photos to calibrate with, and others to compare on."""
-    split = source / "split.csv"
-    rows = splitting.read_split(split) if split.is_file() else []
-    own = {
-        part: _labelled([(Path(r["path"]), r["label"]) for r in rows if r["split"] == part], labels)
-        for part in ("train", "val")
-    }
-    quantized = settings.precision == "int8"
-    same = bool(
-        settings.data and settings.calibration and Path(settings.data).resolve() == Path(settings.calibration).resolve()
-    )
-    given = _read(settings.calibration, labels) if settings.calibration else None
-    data = _read(settings.data, labels) if settings.data and not same else None
-    if not quantized:
-        return Photos([], []), next((photos for photos in (data, given, own["val"]) if photos is not None), own["val"])
-    if given is not None and data is None:
-        calibration = _limited(given.where(range(0, len(given), 2)), settings)
-        return calibration, _unseen(calibration, given.where(range(1, len(given), 2)))
-    calibration = given if given is not None else own["train"]
-    if not len(calibration):
-        raise SettingsError(
-            "--precision int8: no photos to calibrate with", "add --calibration FOLDER with 100 or more photos"
-        )
-    calibration = _limited(calibration, settings)
-    return calibration, _unseen(calibration, data if data is not None else own["val"])
-
-
-def _limited(photos: Photos, settings: ExportSettings) -> Photos:
-    count = min(len(photos), settings.calibration_photos)
-    return photos.where([i * len(photos) // count for i in range(count)])
-
-
-def _unseen(calibration: Photos, data: Photos) -> Photos:
-    """`data` without the files that calibrate, whatever their names."""
-    used = {sha256_of(path) for path in calibration.paths if path.is_file()}
-    kept = [i for i, path in enumerate(data.paths) if not path.is_file() or sha256_of(path) not in used]
-    if len(kept) < len(data):
-        warn(f"{len(data) - len(kept)} photos are among those that calibrate; they are not compared on")
-    return data.where(kept)
-
-
-def _read(given: str, labels: Labels) -> Photos:
-    """Labelled or unlabelled photos of a folder or CSV file. Raises PhotoError."""
-    source = expanded(given)
-    if dataset.is_labelled(source):
-        examples, remarks = dataset.read(source).to_measure()
-        for remark in remarks:
-            note(remark)
-        return _labelled([(example.path, example.label) for example in examples], labels)
-    paths, _ = find_pictures([source], recursive=True)
-    return Photos(paths, [None] * len(paths))
-
-
-def _labelled(rows: list[tuple[Path, str]], labels: Labels) -> Photos:
-    index = evaluation.classes_of(labels, list(dict.fromkeys(label for _, label in rows)))
-    return Photos([path for path, _ in rows], [index[label] for _, label in rows])
-
-
-def _refuse_too_few(settings: ExportSettings, calibration: Photos, data: Photos) -> None:
-    if settings.precision == "int8" and len(calibration) < FEWEST:
-        raise PhotoError(
-            f"{len(calibration)} photos to calibrate with, fewer than {FEWEST}",
-            "add --calibration FOLDER with 100 or more",
-        )
-    if settings.parity and not len(data):
-        raise SettingsError(
-            "no photos to compare on", "add --data FOLDER, or --no-parity for an export that nothing vouches for"
-        )
-    if settings.parity and not any(isinstance(decode(path), Picture) for path in data.paths):
-        raise PhotoError(
-            f"none of the {len(data)} photos to compare on can be read, such as {data.paths[0]}", "give others (--data)"
-        )
-
-
-def _calibrating(photos: Photos, preprocess: Preprocess) -> list[Seen]:
-    """The photos that set the ranges, decoded. Raises PhotoError where too few of them can be read."""
-    note(f"reading {len(photos)} photos to calibrate with")
-    read = list(_pixels(photos, preprocess))
-    if len(read) < FEWEST:
-        raise PhotoError(
-            f"{len(read)} of {len(photos)} photos to calibrate with can be read, fewer than {FEWEST}",
-            "add --calibration FOLDER with 100 or more",
-        )
-    return read
-
-
-def _pixels(photos: Photos, preprocess: Preprocess) -> Iterator[Seen]:
-    """Decoded and resized (H, W, 3) photos with their classes and files. Raises PhotoError if none can be read."""
-    failed = []
-    for path, label in zip(photos.paths, photos.classes, strict=True):
-        decoded = decode(path)
-        if isinstance(decoded, Picture):
-            yield preprocess.pixels(decoded.image), label, path
-        else:
-            failed.append(f"{shown(path)}: {decoded.reason}")
-    if failed and len(failed) == len(photos):
-        raise PhotoError(f"none of {len(failed)} photos can be read; the first: {failed[0]}", "give others")
-    if failed:
-        warn(f"{len(failed)} of {len(photos)} photos cannot be read; the first: {failed[0]}")
-
-
 # Writing and opening
 
 
@@ -264,7 +139,7 @@ def _write(
     settings: ExportSettings,
     recognizer: Recognizer,
     folder: Path,
-    calibration: list[Seen],
+    representative: list[Seen],
     threads: int,
     described: artifact.Description,
 ) -> dict[str, Any] | None:
@@ -288,8 +163,8 @@ def _write(
         stays_single = settings.format == "openvino"  # whose own compression of the weights is what `half` means there
         model = graph.to_onnx(graph.Graph(recognizer, settings.normalize, half and not stays_single))
         if settings.precision == "int8":
-            model, report, digests = _quantized(settings, recognizer, model, calibration, threads)
-            ranges = {"calibration": {"photos": len(digests), "sha256": sorted(digests)}}
+            model, report, digests = _quantized(settings, recognizer, model, representative, threads)
+            ranges = {"activation_ranges": {"photos": len(digests), "sha256": sorted(digests)}}
             described = replace(
                 described, provenance=described.provenance | {"export": described.provenance["export"] | ranges}
             )
@@ -322,10 +197,8 @@ def _quantized(
     from ..recognizer.exporting import quantize
 
     if quantize.saturates() and not settings.reduce_range:
-        warn(
-            "this processor has no VNNI: sums of 8-bit products may overflow here in silence; --reduce-range avoids it"
-        )
-    note(f"calibrating on {len(read)} photos")
+        warn("this processor has no VNNI: sums of 8-bit products may overflow here in silence; reduce_range avoids it")
+    note(f"setting ranges on {len(read)} photos")
     pixels, truth = (
         np.stack([one for one, _, _ in read]),
         np.array([-1 if label is None else label for _, label, _ in read]),
@@ -336,7 +209,7 @@ def _quantized(
         return parity.lost(before[:, main].argmax(axis=1), after[:, main].argmax(axis=1), truth)[0]
 
     scheme = quantize.Scheme(
-        calibrators=quantize.CALIBRATORS if settings.calibrator == "best" else (settings.calibrator,),
+        methods=quantize.METHODS if settings.activation_ranges == "best" else (settings.activation_ranges,),
         reduce_range=settings.reduce_range,
         symmetric=settings.format == "tensorrt",
     )
@@ -401,7 +274,7 @@ def _tell(report: dict[str, Any], out: Path) -> None:
     if quantization:
         kept = quantization["kept_in_float"]
         note(
-            f"int8: {quantization['calibrator']} ranges, bias correction "
+            f"int8: {quantization['activation_ranges']} ranges, bias correction "
             f"{'kept' if quantization['bias_corrected'] else 'did not help'}, "
             f"{len(kept)} of {len(quantization['layers'])} layers in float"
         )

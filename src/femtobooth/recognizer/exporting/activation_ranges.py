@@ -1,4 +1,4 @@
-"""What the activations of an ONNX model look like on pictures, and the 8-bit ranges that three calibrators make of
+"""What the activations of an ONNX model look like on pictures, and the 8-bit ranges that three methods make of
 it.
 """
 
@@ -18,7 +18,7 @@ from ...core.events import progress_bar
 Floats = NDArray[np.floating]
 Ranges = dict[str, tuple[float, float]]
 
-CALIBRATORS = ("minmax", "percentile", "entropy")
+METHODS = ("minmax", "percentile", "entropy")
 LAYERS = ("Conv", "Gemm", "MatMul")
 CLIPS = ("Clip", "Relu")  # what follows a layer and only clips is folded into its quantized range
 BINS = 2048
@@ -36,9 +36,9 @@ class Seen:
         self.means: dict[str, Floats] = {}
         self.work: dict[str, float] = {}
 
-    def ranges(self, calibrator: str) -> Ranges:
-        """Range of each tensor that a calibrator chooses."""
-        choose = {"minmax": _minmax, "percentile": _percentile, "entropy": _entropy}[calibrator]
+    def ranges(self, method: str) -> Ranges:
+        """Choose the range of each tensor by a method."""
+        choose = {"minmax": _minmax, "percentile": _percentile, "entropy": _entropy}[method]
         return {name: choose(counts, self.low[name], self.high[name]) for name, counts in self.counts.items()}
 
 

@@ -1,7 +1,7 @@
 """A float ONNX classifier to INT8 (static QDQ), with every choice measured on pictures that did not set the ranges.
 
 Activations are 8-bit per tensor, weights signed 8-bit per output channel, for Conv, Gemm and MatMul by a constant. In
-order: ranges of activations by three calibrators, the one with the best signal-to-noise ratio wins; bias correction, if
+order: ranges of activations by three methods, the one with the best signal-to-noise ratio wins; bias correction, if
 it helps; layers ranked by the noise each makes alone; the noisiest stay in float while that pays, and then until the
 accuracy lost is small enough, those last with which the noise grows. Nothing here sees the pictures that the parity
 report is made of.
@@ -23,21 +23,21 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from ...core.events import note, progress_bar
-from .activation_ranges import CALIBRATORS, CLIPS, LAYERS, Floats, Ranges, layers_of, observe, open_session
+from .activation_ranges import CLIPS, LAYERS, METHODS, Floats, Ranges, layers_of, observe, open_session
 
 Biases = dict[str, Floats]  # corrected bias of a layer, by the layer's name
 
 PROBE = 8  # pictures that rank layers: each costs a run for every layer
 PAYS = 1.0  # dB of signal-to-noise ratio that a layer kept in float must bring ...
 SPARE = 0.05  # ... for as long as the layers in float are at most this share of all multiply-adds
-HELD_OUT = 4  # every fourth calibration picture sets no range and chooses instead
+HELD_OUT = 4  # every fourth representative picture sets no range and chooses instead
 
 
 @dataclass(frozen=True)
 class Scheme:
     """How numbers become 8-bit ones."""
 
-    calibrators: Sequence[str] = CALIBRATORS
+    methods: Sequence[str] = METHODS
     """Those to choose from."""
     reduce_range: bool = False
     """7-bit weights: without VNNI, x86 sums pairs of products in 16 bits, which 8-bit ones overflow in silence."""
@@ -51,9 +51,9 @@ class Trial:
 
     name: str
     snr: float
-    """Signal-to-noise ratio of the logits on held-out calibration pictures [dB]."""
+    """Signal-to-noise ratio of the logits on held-out representative pictures [dB]."""
     lost: float
-    """Top-1 accuracy lost (agreement, without labels) on all calibration pictures [points]."""
+    """Top-1 accuracy lost (agreement, without labels) on all representative pictures [points]."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Quantized:
     """The result and how it came about."""
 
     model: ModelProto
-    calibrator: str
+    activation_ranges: str
     bias_corrected: bool
     trials: list[Trial]
     taken: int
@@ -86,7 +86,7 @@ class Quantized:
     def report(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "calibrator": self.calibrator,
+            "activation_ranges": self.activation_ranges,
             "bias_corrected": self.bias_corrected,
             "kept_in_float": [layer.name for layer in self.layers if layer.kept],
             "trials": [vars(trial) | {"taken": index == self.taken} for index, trial in enumerate(self.trials)],
@@ -122,10 +122,10 @@ def quantize(
         note(f"tried {name}: {trials[-1].snr:.1f} dB, {trials[-1].lost:.1f} points lost")
         return made, trials[-1]
 
-    candidates = {name: seen.ranges(name) for name in scheme.calibrators}
+    candidates = {name: seen.ranges(name) for name in scheme.methods}
     tried = {name: attempt(name, ranges, {}) for name, ranges in candidates.items()}
-    calibrator = max(tried, key=lambda name: tried[name][1].snr)
-    (best, trial), ranges = tried[calibrator], candidates[calibrator]
+    method = max(tried, key=lambda name: tried[name][1].snr)
+    (best, trial), ranges = tried[method], candidates[method]
 
     biases = _corrected_biases(model, seen.means, scheme)
     corrected, after = attempt("bias correction", ranges, biases)
@@ -156,7 +156,7 @@ def quantize(
             continue
         kept, best, trial = [*kept, layer.name], made, after
     layers = [Layer(**{**vars(layer), "kept": layer.name in kept}) for layer in ranking]
-    return Quantized(best, calibrator, bias_corrected, trials, trials.index(trial), layers)
+    return Quantized(best, method, bias_corrected, trials, trials.index(trial), layers)
 
 
 def saturates() -> bool:

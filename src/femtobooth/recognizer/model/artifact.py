@@ -48,7 +48,7 @@ class Description:
     provenance: dict[str, Any] = field(default_factory=dict)
     """licence, source, trained_on (SHA-256 of each training picture's file); of an export also `export`: format,
     precision, normalizes, \
-source_hash and, in 8 bits, calibration (photos and sha256: how many photos set the ranges, and the SHA-256 of their
+source_hash and, in 8 bits, activation_ranges (photos and sha256: how many photos set them, and the SHA-256 of their
 files).
     """
     parameters: int = 0
@@ -143,7 +143,9 @@ def read(folder: Path) -> Description:
 
 def ranges_from(provenance: Mapping[str, Any]) -> frozenset[str]:
     """SHA-256 of the photos that set an export's 8-bit ranges, as far as it says."""
-    return frozenset(((provenance.get("export") or {}).get("calibration") or {}).get("sha256") or ())
+    export = provenance.get("export") or {}
+    set_by = export.get("activation_ranges") or export.get("calibration") or {}  # as older versions called them
+    return frozenset(set_by.get("sha256") or ())
 
 
 def _arrays(folder: Path) -> dict[str, Any]:

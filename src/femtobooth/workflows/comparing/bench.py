@@ -191,7 +191,7 @@ def answers(
     bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[str, Example], remarks: list[str]
 ) -> Pictures:
     """What each recognizer says of the `labelled` pictures of `--data`, those left out that one of them was trained on
-    or calibrated with.
+    or whose ranges were set on them.
 
     Raises PhotoError where nothing is left to measure on.
     """
@@ -209,7 +209,8 @@ def answers(
     examples = [labelled[digest] for digest in digests]
     if not examples:
         raise PhotoError(
-            f"--data {data}: the models were trained on, or calibrated with, all its pictures", "give other photos"
+            f"--data {data}: all its pictures trained a model or set its ranges",
+            "give other photos",
         )
     truth = _truth(data, these, [example.label for example in examples])
     paths = [example.path for example in examples]
