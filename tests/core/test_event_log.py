@@ -112,6 +112,7 @@ def test_progress_is_told_at_most_five_times_a_second(tmp_path: Path) -> None:
     states = [state for (state,) in told(tmp_path, "state")]
     assert states[-1] == "done"
     assert 3 <= states.count("running") <= 4
+    assert told(tmp_path, "id") == [(1,)] * len(states)  # the line that it began with
     with logged(tmp_path):
         for _ in range(1000):
             assert list(events.progress([1], "short")) == [1]

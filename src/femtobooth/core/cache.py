@@ -21,7 +21,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from .events import note, warn
+from .events import detail, note, warn
 from .files import TEMPORARY, read_json, sha256_of
 
 MANIFEST = "cache.json"
@@ -72,6 +72,7 @@ def read(path: Path) -> bytes | None:
     if seal != _seal(data):
         _damaged(path)
         return None
+    detail(f"from the cache: {path}")
     return data
 
 
@@ -126,6 +127,7 @@ def folder(path: Path, make: Callable[[Path], object]) -> Path:
     Several processes may ask for the same one at once: each makes it, the first to end leaves it there.
     """
     if whole(path):
+        detail(f"from the cache: {path}")
         return path
     if path.exists():
         _damaged(path)

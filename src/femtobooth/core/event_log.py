@@ -40,30 +40,34 @@ class EventLog:
         self._size = held.rfind(b"\n") + 1
         self._lines = held.count(b"\n")
         os.ftruncate(self._handle, self._size)  # without the torn line of a killed process
-        self._told, self._begun = -math.inf, set[int]()
+        self._told, self._begun = -math.inf, dict[int, int]()
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            if self._handle < 0 or (event.kind == "progress" and not self._due(event)):
+            if self._handle < 0 or event.data.get("detail"):
+                return
+            first = self._due(event) if event.kind == "progress" else None
+            if first == 0:
                 return
             line = {"seq": self._lines + 1, "time": round(event.time, 3), "kind": event.kind}
             line |= {"stage": list(event.stage)}
             line |= {name: self._plain(value) for name, value in event.data.items() if name != "brief"}
+            if first:
+                line["id"] = first
             text = json.dumps(line, ensure_ascii=False) + "\n"
             self._append(text.encode("utf-8", "backslashreplace"))  # as JSON's escapes, where a name is no UTF-8
 
-    def _due(self, event: Event) -> bool:
-        """Whether this is told: a few times a second how far it is, and of what was told of also that it is over."""
+    def _due(self, event: Event) -> int:
+        """Give the first line of a progress of which this is to be told: a few times a second how far it is, and of
+        what was told of also that it is over; 0 where it is not.
+        """
         number, now = event.data["id"], time.monotonic()
         if event.data["state"] != RUNNING:
-            known = number in self._begun
-            self._begun.discard(number)
-            return known
+            return self._begun.pop(number, 0)
         if now - self._told < APART:
-            return False
+            return 0
         self._told = now
-        self._begun.add(number)
-        return True
+        return self._begun.setdefault(number, self._lines + 1)
 
     def _append(self, line: bytes) -> None:
         try:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 Item = TypeVar("Item")
@@ -133,6 +134,16 @@ def detail(text: str) -> None:
 def warn(text: str) -> None:
     """Tell one line that a user should act on or at least know."""
     emit("warning", text=text)
+
+
+def picture(path: Path, **about: Any) -> None:
+    """Tell of a picture file that people want to see; `about` says what it shows (step, tag, prompt, seed...)."""
+    emit("picture", path=path, **about)
+
+
+def artifact(path: Path, what: str) -> None:
+    """Tell of a file or folder that is a command's product: `what` is model, page, pictures, rows..."""
+    emit("artifact", path=path, what=what)
 
 
 def conclude(text: str, **data: Any) -> None:

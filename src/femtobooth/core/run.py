@@ -28,6 +28,8 @@ from . import config, locks, older_runs
 from .claims import Output
 from .config import Model
 from .errors import Interrupted, ModelError, SettingsError, command
+from .event_log import FILE as EVENTS
+from .event_log import logged
 from .files import read_object, timestamp, write_json
 from .locks import Holder
 from .machine import environment
@@ -123,7 +125,7 @@ class Run(BaseModel):
             cls.KIND,
             overwrite,
             inputs=inputs,
-            owns=cls.OWNS,
+            owns=[*cls.OWNS, EVENTS],
             known=lambda folder: older_runs.facts(folder, read_object(folder / FILE)).get("kind") == cls.KIND,
             numbered=not name,
             option="--name",
@@ -219,7 +221,7 @@ class Run(BaseModel):
         self._since = time.monotonic(), self.seconds
         self.update(status="running", error=None, process=locks.own(), heartbeat=_now())
         try:
-            with self._beating():
+            with self._beating(), logged(self.folder):
                 yield self
         except BaseException as error:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)

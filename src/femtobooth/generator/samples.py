@@ -82,4 +82,6 @@ class Samples(StepCallback):
             return
         with as_it_is(module, self.average if step else None) as model:
             pictures = generate_samples(model, self.prompts, self.settings, self.size)
-        log_picture(trainer, "samples", save_samples(self.folder, f"step-{step:06d}", self.prompts, pictures), step)
+        name = f"step-{step:06d}"
+        drawn = save_samples(self.folder, name, self.prompts, pictures)
+        log_picture(trainer, "samples", drawn, step, self.folder / f"{name}.png")

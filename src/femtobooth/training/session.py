@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from ..core.errors import CheckpointError, Interrupted
-from ..core.events import note
+from ..core.events import note, stage
 from ..core.processes import rank
 from ..core.run import RUN_FOLDER, Run
 from . import checkpoints, trainer
@@ -94,7 +94,7 @@ def fit(
         lightning = trainer.build(settings, folder, [*callbacks, saver, *after, *pulse], trackers, deterministic)
         with checkpoints.last_good_named(lightning, folder / "checkpoints", calmer):
             if step < settings.steps and not (found and ended(checkpoints.state_of(found))):
-                with _named_for_children(folder):
+                with stage("training"), _named_for_children(folder):
                     lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
                 step = lightning.global_step
             if saver.stopped_by:

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ..core.errors import SettingsError, needs
+from ..core.events import emit, picture
 from ..core.files import atomic_file
 from .settings import TrainingSettings
 
@@ -65,8 +66,29 @@ class CurveFile(Logger):
         self.save()
 
 
+class Told(Logger):
+    """Tells whoever listens what was measured (core/events.py)."""
+
+    @property
+    def name(self) -> str:
+        return "events"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """The run's config.yaml holds them."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        emit("metrics", step=step or 0, values={name: float(value) for name, value in metrics.items()})
+
+
 def loggers(settings: TrainingSettings, folder: Path, name: str, resumed_step: int = 0) -> list[Logger]:
-    """The trackers that the settings name, writing under `folder`; a resumed run goes on in the same curves."""
+    """Make the trackers that the settings name, writing under `folder`, and the one that tells listeners; a resumed run
+    goes on in the same curves.
+    """
     check(settings)
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Logger] = []
@@ -77,7 +99,7 @@ def loggers(settings: TrainingSettings, folder: Path, name: str, resumed_step: i
         made.append(CurveFile(folder, resumed_step))
     if "wandb" in settings.trackers:
         made.append(_wandb(folder, name))
-    return made
+    return [*made, Told()]
 
 
 def check(settings: TrainingSettings) -> None:
@@ -96,8 +118,10 @@ def _wandb(folder: Path, name: str) -> Logger:
     return WandbLogger(name=name, id=name, save_dir=folder, project="femtobooth", resume="allow", log_model=False)
 
 
-def log_picture(trainer: Trainer, tag: str, pixels: np.ndarray, step: int) -> None:
-    """Send one uint8 picture (H, W, 3) to every tracker that shows pictures."""
+def log_picture(trainer: Trainer, tag: str, pixels: np.ndarray, step: int, path: Path | None = None) -> None:
+    """Send one uint8 picture (H, W, 3) to every tracker that shows pictures, and tell where its file is."""
+    if path:
+        picture(path, tag=tag, step=step)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(tag, pixels, step, dataformats="HWC")

@@ -26,7 +26,8 @@ from safetensors.numpy import save_file
 
 from ..core import config, locks
 from ..core.errors import ModelError, command
-from ..core.events import note
+from ..core.event_log import remembering
+from ..core.events import artifact, note, stage
 from ..core.files import sweep, write_json, write_text
 from ..core.paths import expanded
 from ..core.processes import rank
@@ -46,6 +47,7 @@ from .finetuning import told
 PASSES, LEAST_STEPS = 25, 60
 
 
+@remembering
 def run(settings: FinetuneSettings) -> FinetunedRun:
     """Fine-tune from the start; returns the run, finished where this is its first process.
 
@@ -60,20 +62,22 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
         output.check()
     trainer.check(_training(settings, 1))
     tracking.check(settings.training)
-    read = dataset.read(settings.data)
-    source = _load(settings)
-    found, findings = survey(
-        read,
-        settings.validation,
-        settings.training.seed,
-        bool(settings.patience),
-        [*map(Path, settings.synthesized)],
-        settings.copies,
-    )
+    with stage("data"):
+        read = dataset.read(settings.data)
+        source = _load(settings)
+        found, findings = survey(
+            read,
+            settings.validation,
+            settings.training.seed,
+            bool(settings.patience),
+            [*map(Path, settings.synthesized)],
+            settings.copies,
+        )
     _refuse_judge(source, found, settings)
     started = time.monotonic()
-    embedded = probe.embed(source, found.paths, found.digests)
-    head, baseline, issues = _probe(found, embedded, settings, started)
+    with stage("linear probe"):
+        embedded = probe.embed(source, found.paths, found.digests)
+        head, baseline, issues = _probe(found, embedded, settings, started)
     findings.append(label_issues(found, issues))
     settings = settings.model_copy(update={"training": _training(settings, len(found.part("train")))})
     told.data(found, findings, baseline, settings)
@@ -229,7 +233,8 @@ def _train(
             return FinetunedRun.open(folder)
         step = finetuner.load_result(module, fitted.state(), settings)
         cost = {"steps": step, "seconds": round(time.monotonic() - started, 1)}
-        return _finish(run, settings, recognizer.freeze(), found, head, cost)
+        with stage("result"):
+            return _finish(run, settings, recognizer.freeze(), found, head, cost)
 
 
 def _finish(
@@ -259,5 +264,7 @@ def _finish(
         steps=run.costs[compared["result"]].get("steps"),
         temperature=result.temperature,
     )
+    artifact(folder / "model", "model")
+    artifact(folder / "report.html", "page")
     told.result(run, report)
     return run

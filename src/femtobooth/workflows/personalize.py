@@ -27,7 +27,8 @@ from lightning.pytorch import Trainer
 from ..core import config, locks, older_runs
 from ..core.claims import Output
 from ..core.errors import PhotoError, command
-from ..core.events import note, table, warn
+from ..core.event_log import remembering
+from ..core.events import note, stage, table, warn
 from ..core.files import sha256_of, sweep, write_json, write_text
 from ..core.names import shown, stored
 from ..core.paths import expanded
@@ -78,6 +79,7 @@ def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
     return config.settle(PersonalizeSettings, *layers)
 
 
+@remembering
 def run(settings: PersonalizeSettings) -> PersonalizedRun:
     """Personalize from the start; returns the run, finished where this is its first process.
 
@@ -89,13 +91,16 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
         output.check()
     if settings.base == locate.BUNDLED:
         note(f"{verdicts.UNKNOWN_BASE}\n")
-    model = load(settings.base, settings.tokenizer)
-    _check(settings, model)
+    with stage("base"):
+        model = load(settings.base, settings.tokenizer)
+        _check(settings, model)
     size = settings.size or model.size
-    photos, preflight = load_photos(settings.photos, size)
-    photos, held_out = hold_out(photos, settings.photos.hold_out)
-    encoder = _encoder(settings, [*photos, *held_out])
-    token = _identifier(model, settings)
+    with stage("photos"):
+        photos, preflight = load_photos(settings.photos, size)
+        photos, held_out = hold_out(photos, settings.photos.hold_out)
+        encoder = _encoder(settings, [*photos, *held_out])
+    with stage("identifier"):
+        token = _identifier(model, settings)
     photos = _fitted(photos, model, token, noun)
     _warn_of_unseen(model, settings, token)
     task = Task(settings, model, token, photos, held_out, size, encoder)
@@ -272,7 +277,8 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
             trained_steps=fitted.step,
             peak_memory_gib=round(peak_memory(fitted.device) / 2**30, 2),
         )
-        return outcome.write(run, settings, module, fitted, validator, task.photos, prompts)
+        with stage("result"):
+            return outcome.write(run, settings, module, fitted, validator, task.photos, prompts)
 
 
 def _calmer(settings: PersonalizeSettings) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..core import older_runs
 from ..core.errors import ModelError
-from ..core.events import conclude
+from ..core.events import artifact, conclude
 from ..core.files import read_json, write_text
 from ..generator import prior
 from ..generator.photos import Photo
@@ -45,6 +45,7 @@ def write(folder: Path) -> dict[str, Any]:
     page = run_page(trained)
     target = folder / "report.html"
     write_text(target, page)
+    artifact(target, "page")
     conclude(f"report: {target}")
     return {
         "report": str(target),

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...core.events import carried
 from ...core.names import stored
 from ...pictures.formats import NOT_A_PICTURE
 from ...pictures.images import Picture, Skipped, decode
@@ -61,13 +62,13 @@ def predict(
     waiting: deque[Future[Batch]] = deque()
     stream = iter(sources)
     least = least_side(engine.preprocess) if fast else None
-    pool = ThreadPoolExecutor(workers)
+    pool, work = ThreadPoolExecutor(workers), carried(_batch)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # decode() changes the filters for a moment, which threads share
             while True:
                 while len(waiting) < workers + 2 and (chunk := list(islice(stream, batch_size))):
-                    waiting.append(pool.submit(_batch, engine, chunk, least))
+                    waiting.append(pool.submit(work, engine, chunk, least))
                 if not waiting:
                     return
                 yield waiting.popleft().result()

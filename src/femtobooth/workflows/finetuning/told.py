@@ -69,5 +69,8 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
     )
     conclude(
         f"done: {run.folder / 'report.html'} shows it; use it with\n"
-        f"  {command('classify', '--model', run.folder, 'PHOTOS')}"
+        f"  {command('classify', '--model', run.folder, 'PHOTOS')}",
+        run=run.folder,
+        status=run.status,
+        steps=run.steps,
     )

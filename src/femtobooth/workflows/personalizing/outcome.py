@@ -12,7 +12,7 @@ from PIL import Image
 
 from ...core import machine
 from ...core.errors import command
-from ...core.events import conclude, note, warn
+from ...core.events import artifact, conclude, note, picture, warn
 from ...core.files import atomic_file
 from ...generator import cards, tokens
 from ...generator.dreambooth import DreamBooth
@@ -76,10 +76,12 @@ def write(
         status="done", steps=choice.step, selected=selected, validation=validator.summary(), verdict=found.plain()
     )
     validator.remove_weights()
+    artifact(folder / "model", "model")
+    picture(folder / "overview.png", tag="overview", step=choice.step)
     report.write(folder)
     (conclude if found.mood in ("good", "info") else warn)(found.told)
     again = command("generate", folder, f"a [V] {subject.class_noun} on the moon")
-    conclude(f"{folder / 'report.html'} shows it; draw with\n  {again}")
+    conclude(f"{folder / 'report.html'} shows it; draw with\n  {again}", run=folder, status=run.status, steps=run.steps)
     return run
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from lightning.pytorch import Trainer
 
+from ...core.events import stage
 from ...generator import prior
 from ...generator.families.family import Family
 from ...generator.latents import LatentSet, encode
@@ -43,9 +44,10 @@ def latents(
             [filled(text, token, settings.photos.class_noun) for text in one.captions] or [wanted[0]] for one in own
         ]
         wanted = wanted[1:]
-    for prompt in wanted:
-        images.append(prior.class_images(model, prompt, settings.prior, size, processes))
-        prompts += [[prompt]] * len(images[-1])
+    with stage("class images"):
+        for prompt in wanted:
+            images.append(prior.class_images(model, prompt, settings.prior, size, processes))
+            prompts += [[prompt]] * len(images[-1])
     # All encoded after the class images, whose drawing must see the base as it is.
     kept = encode(model, np.concatenate(images), prompts, taught=settings.prior.target == "base")
     if apart:  # class images as they are twice, so that they keep two thirds of the samples

@@ -203,7 +203,9 @@ class Validator(StepCallback):
     def _score(self, trainer: Trainer, module: Any, step: int) -> None:
         with as_it_is(module, self.average if step else None) as model:
             pictures = generate_samples(model, self.prompts, self.drawn, self.size, "validation")
-        log_picture(trainer, "validation", save_samples(self.folder, f"step-{step:06d}", self.prompts, pictures), step)
+        name = f"step-{step:06d}"
+        drawn = save_samples(self.folder, name, self.prompts, pictures)
+        log_picture(trainer, "validation", drawn, step, self.folder / f"{name}.png")
         embedded = self._embedded(pictures)
         if step == 0:
             self.base = torch.from_numpy(embedded)
