@@ -69,7 +69,7 @@ def test_measures_and_pictures_are_those_of_the_run(
 
 
 def test_it_ends_with_the_result(told: tuple[Path, list[dict[str, Any]]]) -> None:
-    run, events = told
+    _run, events = told
     products = {event["what"]: event["path"] for event in events if event["kind"] == "artifact"}
     assert products == {"model": "model", "page": "report.html"}
     result = [event for event in events if event["kind"] == "result"][-1]
@@ -82,5 +82,5 @@ def test_a_run_with_it_may_be_replaced(
 ) -> None:
     run, events = told
     personalize(tiny_sd1, run.parent, "run", "--overwrite", "--steps", 1)
-    assert [event["seq"] for event in read_events(run / event_log.FILE)][0] == 1
+    assert next(event["seq"] for event in read_events(run / event_log.FILE)) == 1
     assert len(read_events(run / event_log.FILE)) < len(events)
