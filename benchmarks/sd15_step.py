@@ -28,6 +28,7 @@ from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.latents import LatentSet, encode
 from femtobooth.generator.memory import peak_memory
 from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.parsing import overrides
 from femtobooth.training import trainer
 
 
@@ -97,7 +98,7 @@ def main() -> None:
         "training.gradient_checkpointing": "true",
         "train.parts": options.train,
     }
-    settings = config.resolve(PersonalizeSettings, config.overrides(PersonalizeSettings, [], sets))
+    settings = config.resolve(PersonalizeSettings, overrides(PersonalizeSettings, [], sets))
     model = stable_diffusion_15()
     pictures = np.random.default_rng(0).integers(0, 256, (int(options.batch_size), 512, 512, 3), dtype=np.uint8)
 

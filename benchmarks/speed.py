@@ -28,6 +28,7 @@ from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.load import load
 from femtobooth.generator.sampling import sample
 from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
+from femtobooth.parsing import overrides
 from femtobooth.training import trainer
 
 
@@ -55,7 +56,7 @@ def fit(steps: int) -> float:
         "training.steps": str(steps),
         "training.batch_size": "4",
     }
-    settings = config.resolve(PersonalizeSettings, config.overrides(PersonalizeSettings, [], sets))
+    settings = config.resolve(PersonalizeSettings, overrides(PersonalizeSettings, [], sets))
     model = load("bundled")
     tokens = model.tokenize(["a sks robot"]).expand(24, 1, -1)
     mean = torch.randn(24, 1, *latent(model))

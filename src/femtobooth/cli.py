@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, *rest = [*rest, "--help"]
     streams.prepare()
     try:
-        with events.listening(screen := _Screen()):
+        with events.listening(screen := _Screen(name)):
             _answer(name, rest, screen)
     except FemtoboothError as error:
         _exit(_as_typed(error, name), error.exit_code)
@@ -77,12 +78,17 @@ class _Screen:
     level = 0
     _terminal: Terminal | None = None
 
+    def __init__(self, name: str) -> None:
+        self._command = COMMANDS.get(name)
+
     def __call__(self, event: events.Event) -> None:
         if self._terminal is None:
             from .core.console import Terminal
 
             self._terminal = Terminal()
         self._terminal.level = self.level
+        if self._command and event.kind in ("note", "warning"):
+            event = replace(event, data={**event.data, "text": spoken(event.data["text"], self._command)})
         self._terminal(event)
 
 
@@ -141,7 +147,8 @@ def _as_typed(error: FemtoboothError, name: str) -> Sequence[str]:
     command = COMMANDS[name]
     problem, *others = (spoken(line, command) for line in error.lines)
     setting, colon, rest = problem.partition(":")
-    flag = names(command).get(setting) if colon else None
+    known = names(command).get(setting) if colon else None
+    flag = known.called if known else ""
     if isinstance(error, SettingsError) and error.way_out is None:
         others.append(f"  -> `femtobooth {name} --help` shows everything that can be given")
     return [f"{flag}:{rest}" if flag else problem, *others]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from .core.errors import FemtoboothError
-from .parsing import BIG, EVERYTHING, HELP, Parser, build, layers_of, value_of
+from .parsing import BIG, EVERYTHING, HELP, Parser, build, layers_of, spoken, value_of
 from .workflows.commands import Command, find
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def show(name: str, command: Command, arguments: Sequence[str]) -> NoReturn:
 
     model = find(command.settings)
     known = settings(model)
-    parser = build(name, command, known)
+    parser = build(name, command)
     parser.formatter_class = Formatter
     positional = " ".join(_usage(one) for one in known if one.argument)
     parser.usage = " ".join(part for part in (parser.prog, positional, "[flags]") if part)
@@ -44,12 +44,15 @@ def show(name: str, command: Command, arguments: Sequence[str]) -> NoReturn:
         for one in flags:
             if not one.common:
                 actions[one.path].help = argparse.SUPPRESS
-        for dest in ("config", "sets", "json", "help", "help_all"):
-            actions[dest].help = argparse.SUPPRESS
+        for action in parser._action_groups[-1]._group_actions:  # those of every command
+            action.help = argparse.SUPPRESS
         rest = sum(not one.common for one in flags)
         parser.epilog = (
             f"{parser.epilog}; {EVERYTHING} shows {rest} more flags, all settings, --config, --set and --json"
         )
+    for group in parser._action_groups:
+        for action in group._group_actions:
+            action.help = spoken(action.help or "", command) if action.help != argparse.SUPPRESS else action.help
     parser.print_help()
     sys.exit(0)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -100,7 +101,7 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
 
     model = find(command.settings)
     known = settings(model)
-    parser = build(name, command, known)
+    parser = build(name, command)
     options = parser.parse_intermixed_args(arguments)
     layers = layers_of(options, known, model)
     given = merge(*layers)
@@ -122,32 +123,33 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
     return Parsed(found, command.run, command.begins, options.json, options.level)
 
 
-def names(command: Command) -> dict[str, str]:
-    """What the command line calls a command's settings, by dotted path; those that only --set reaches are not there."""
+@cache
+def names(command: Command) -> Mapping[str, Setting]:
+    """Everything that a command's settings can be called by, in place of its own too: dotted path to setting."""
     from .core.fields import settings
 
-    models = [command.settings, *([command.instead.settings] if command.instead else [])]
-    return {one.path: one.called for model in reversed(models) for one in settings(find(model)) if one.called}
+    models = [*([command.instead.settings] if command.instead else []), command.settings]
+    return {one.path: one for model in models for one in settings(find(model))}
 
 
 def spoken(text: str, command: Command) -> str:
-    """A text of an error with flags in place of settings.
+    """A text with flags in place of settings, which it names in backticks.
 
     `training.steps` becomes --steps, `training.steps=400` --steps 400 and `overwrite=true` --overwrite; a setting
     without a flag becomes --set training.clip=1; what is no setting of this command stays.
     """
-    from .core.fields import settings
-
-    called = names(command)
-    known = {one.path: one for one in settings(find(command.settings))}
+    known = names(command)
 
     def flag(found: re.Match[str]) -> str:
         path, value = found.groups()
-        if path not in called:
-            return found[0] if path not in known else f"--set {path}" + (f"={value}" if value else "")
-        if value in ("true", "false") and path in known and known[path].is_switch:
-            return called[path] if value == "true" else f"--no-{called[path][2:]}"
-        return called[path] + (f" {value}" if value else "")
+        if path not in known:
+            return found[0]
+        called = known[path].called
+        if not called:
+            return f"--set {path}" + (f"={value}" if value else "")
+        if value in ("true", "false") and known[path].is_switch:
+            return called if value == "true" else f"--no-{called[2:]}"
+        return called + (f" {value}" if value else "")
 
     return re.sub(r"`([a-z_]+(?:\.[a-z_]+)*)(?:=([^`]*))?`", flag, text)
 
@@ -190,10 +192,11 @@ def _refuse_missing_default(model: str) -> None:
         weights.resolve(model)
 
 
-def build(name: str, command: Command, known: Sequence[Setting]) -> Parser:
+def build(name: str, command: Command) -> Parser:
     """Make the parser of a command: its flags in groups, those around its arguments first and output last."""
     from .core.fields import settings
 
+    known = settings(find(command.settings))
     epilog = f"for example: femtobooth {name} {command.example}" if command.example else None
     parser = Parser(
         prog=f"femtobooth {name}", description=command.description, epilog=epilog, allow_abbrev=False, add_help=False
@@ -253,7 +256,7 @@ def value_of(one: Setting) -> str:
 
 def layers_of(options: argparse.Namespace, known: Sequence[Setting], model: type[Settings]) -> list[Layer]:
     """What was given, weakest first: by a file, by --set and flags, and without a flag."""
-    from .core.config import Layer, merge, nested, overrides
+    from .core.config import Layer, merge, nested
     from .core.older_runs import read_settings
 
     called = {one.path: one.called for one in known if one.called}
@@ -263,3 +266,30 @@ def layers_of(options: argparse.Namespace, known: Sequence[Setting], model: type
     typed.names = called
     file = read_settings(options.config) if options.config else Layer()
     return [file, overrides(model, options.sets, given, called), typed]
+
+
+def overrides(
+    model: type[Settings],
+    sets: Iterable[str],
+    flags: Mapping[str, str | bool | Sequence[str]],
+    names: Mapping[str, str] = {},
+) -> Layer:
+    """One layer from ``--set a.b=c`` texts and from flags (dotted path -> text, or texts of one given several times;
+    flags win).
+
+    `names` says what the command line calls its settings, given or not.
+    """
+    from .core.config import Layer, merge, nested, parse_value
+
+    texts: dict[str, list[str]] = {}
+    for text in sets:
+        path, equals, value = text.partition("=")
+        if not equals or not path:
+            raise SettingsError(f"--set {shortened(text)}: expected KEY=VALUE", "for example --set training.steps=400")
+        texts.setdefault(path, []).append(value)
+    layer = Layer(merge(*(nested(path, parse_value(model, path, given)) for path, given in texts.items())))
+    for path, flag in flags.items():
+        found = flag if isinstance(flag, bool) else parse_value(model, path, [flag] if isinstance(flag, str) else flag)
+        layer = Layer(merge(layer, nested(path, found)))
+    layer.names = {**names, **{path: f"--set {path}" for path in texts if path not in flags}}
+    return layer

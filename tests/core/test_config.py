@@ -10,13 +10,14 @@ import yaml
 from femtobooth.core import config, fields
 from femtobooth.core.errors import SettingsError
 from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings
+from femtobooth.parsing import overrides
 from femtobooth.workflows.settings import ProtocolSettings
 
 NEEDED = {"photos": {"paths": ["a"], "class_noun": "dog"}}
 
 
 def test_later_layers_win_and_lists_are_replaced() -> None:
-    flags = config.overrides(PersonalizeSettings, ["training.steps=20", "train.parts=unet"], {"training.steps": "30"})
+    flags = overrides(PersonalizeSettings, ["training.steps=20", "train.parts=unet"], {"training.steps": "30"})
     settings = config.resolve(PersonalizeSettings, {"training": {"steps": 10, "seed": 4}}, NEEDED, flags)
     assert (settings.training.steps, settings.training.seed, settings.train.parts) == (30, 4, ["unet"])
 
@@ -30,7 +31,7 @@ def test_yaml_round_trip(tmp_path: Path) -> None:
         "identifier.token=123",
         "size=64",
     ]
-    settings = config.resolve(PersonalizeSettings, NEEDED, config.overrides(PersonalizeSettings, texts, {}))
+    settings = config.resolve(PersonalizeSettings, NEEDED, overrides(PersonalizeSettings, texts, {}))
     assert settings.train.unet_learning_rate == 1e-4
     assert settings.identifier.token == "123"
     assert settings.photos.paths == ["a,b.jpg", "c"]
@@ -50,7 +51,7 @@ AWKWARD = [
 @pytest.mark.parametrize("text", AWKWARD)
 def test_texts_are_taken_as_typed(text: str, tmp_path: Path) -> None:
     """On the command line, and from a file that femtobooth wrote, also where another reader takes YAML 1.1."""
-    given = config.overrides(
+    given = overrides(
         PersonalizeSettings,
         [],
         {"identifier.token": text, "samples.sampling.negative": text, "samples.prompts": [text]},
@@ -85,7 +86,7 @@ def test_texts_are_taken_as_typed(text: str, tmp_path: Path) -> None:
     ],
 )
 def test_values_of_the_command_line(texts: list[str], path: str, value: object) -> None:
-    found: object = config.overrides(PersonalizeSettings, texts, {})
+    found: object = overrides(PersonalizeSettings, texts, {})
     for key in path.split("."):
         found = found[key]  # type: ignore[index]
     assert found == value
@@ -93,7 +94,7 @@ def test_values_of_the_command_line(texts: list[str], path: str, value: object) 
 
 def test_a_setting_in_a_mapping_of_settings_is_read_as_that_setting() -> None:
     texts = ["personalize.identifier.token=0123", "personalize.training.steps=20"]
-    assert config.overrides(ProtocolSettings, texts, {}) == {
+    assert overrides(ProtocolSettings, texts, {}) == {
         "personalize": {"identifier": {"token": "0123"}, "training": {"steps": 20}}
     }
 
@@ -102,7 +103,7 @@ def test_a_fault_is_called_as_where_it_was_given(tmp_path: Path) -> None:
     """The flag, `--set`, the line of the file, or the setting's own name; for what is missing, as it would be given."""
     (tmp_path / "s.yaml").write_text("training:\n  seed: 1\n  clip: x\n  ema: 7\n")
     names = {"training.steps": "--steps", "photos.class_noun": "--class-noun", "training.ema": "--ema"}
-    flags = config.overrides(PersonalizeSettings, ["size=9", "training.ema=8"], {"training.steps": "many"}, names)
+    flags = overrides(PersonalizeSettings, ["size=9", "training.ema=8"], {"training.steps": "many"}, names)
     with pytest.raises(SettingsError) as caught:
         config.resolve(
             PersonalizeSettings,
@@ -185,7 +186,7 @@ def test_all_faults_at_once_with_the_nearest_key() -> None:
 )
 def test_wrong_values(texts: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=r".") as caught:
-        config.resolve(PersonalizeSettings, NEEDED, config.overrides(PersonalizeSettings, texts, {}))
+        config.resolve(PersonalizeSettings, NEEDED, overrides(PersonalizeSettings, texts, {}))
     assert message in str(caught.value)
 
 

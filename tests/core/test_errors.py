@@ -12,12 +12,20 @@ from pathlib import Path
 import pytest
 
 from femtobooth.core.errors import command, needs, shortened
-from femtobooth.parsing import names
+from femtobooth.parsing import names, spoken
 from femtobooth.workflows.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-OTHERS = {"--local-dir", "--logdir", "--onnx", "--saveEngine", "--stronglyTyped"}  # of hf, tensorboard and trtexec
+FLAG = re.compile(r"(?<![\w<!({;:-])--[a-z][a-zA-Z-]+")
+OTHERS = {
+    "--cell",
+    "--local-dir",
+    "--logdir",
+    "--onnx",
+    "--saveEngine",
+    "--stronglyTyped",
+}  # of CSS, hf, tensorboard and trtexec
 
 
 @pytest.mark.parametrize(
@@ -63,22 +71,70 @@ def test_nothing_says_to_install_femtobooth_from_an_index() -> None:
     ] == []
 
 
-def test_every_flag_that_a_message_names_exists() -> None:
-    known = {called for one in COMMANDS.values() for called in names(one).values()}
-    known |= (
-        {f"--no-{flag[2:]}" for flag in known}
-        | {"--config", "--set", "--json", "--help", "--help-all", "--version"}
-        | OTHERS
-    )
+def test_no_text_below_the_command_line_names_a_flag() -> None:
+    """Errors, notes and help texts name settings; the command line shows them as its flags, a form as its fields."""
+    found = []
+    for file in (ROOT / "src" / "femtobooth").rglob("*/*.py"):
+        if file.name == "fields.py":  # which says what a flag is
+            continue
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        skipped = {id(part) for node in ast.walk(tree) if _says_a_command(node) for part in ast.walk(node)}
+        skipped |= {id(text) for node in ast.walk(tree) if (text := _docstring(node))}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in skipped:
+                flags = set(FLAG.findall(node.value)) - OTHERS
+                found += [f"{file.name}:{node.lineno}: {flag}" for flag in flags]
+    assert found == []
+
+
+def test_every_flag_in_a_suggested_command_exists() -> None:
+    known = {one.called for row in COMMANDS.values() for one in names(row).values()}
+    known |= {f"--no-{flag[2:]}" for flag in known} | {"--config", "--set", "--json", "--help", "--help-all"}
     unknown = {}
     for file in (ROOT / "src").rglob("*.py"):
-        if file.parent.name == "pages":  # which has CSS's variables
-            continue
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found = set(re.findall(r"(?<![\w<!({;-])--[a-z][a-zA-Z-]+", node.value)) - known
-                unknown |= dict.fromkeys(found, f"{file.name}:{node.lineno}")
+            if _says_a_command(node):
+                for part in ast.walk(node):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        unknown |= dict.fromkeys(set(FLAG.findall(part.value)) - known, f"{file.name}:{node.lineno}")
     assert unknown == {}
+
+
+def _says_a_command(node: ast.AST) -> bool:
+    """Whether this is a whole command line, the example of one, or the flag of a field."""
+    if isinstance(node, ast.keyword):
+        return node.arg == "example"
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("command", "Flag")
+
+
+def _docstring(node: ast.AST) -> ast.expr | None:
+    """The docstring of a module, function or class; not the text under a field, which people read."""
+    if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
+        return node.body[0].value  # type: ignore[attr-defined]
+    return None
+
+
+@pytest.mark.parametrize(
+    ("text", "typed"),
+    [
+        ("`training.steps`: too few", "--steps: too few"),
+        ("give `training.steps=400` or more", "give --steps 400 or more"),
+        ("add `overwrite=true` to replace it", "add --overwrite to replace it"),
+        ("or `photos.flip=false`", "or --no-flip"),
+        ("`training.clip=1` clips", "--set training.clip=1 clips"),
+        ("`photos.paths` and `run`", "PHOTOS and --resume"),
+        ("`prior.folder=my photos`: empty", "--class-folder my photos: empty"),
+        ("`hf download x/y` and `bundled` stay, and `training.step`", None),
+    ],
+)
+def test_the_command_line_calls_settings_by_its_flags(text: str, typed: str | None) -> None:
+    assert spoken(text, COMMANDS["personalize"]) == (typed or text)
+
+
+def test_a_setting_has_the_flag_of_the_command_that_was_typed() -> None:
+    text = "`sampling.steps` and `training.steps`"
+    assert spoken(text, COMMANDS["generate"]) == "--steps and `training.steps`"
+    assert spoken(text, COMMANDS["finetune"]) == "`sampling.steps` and --steps"
 
 
 def test_a_shortened_text_is_one_harmless_line() -> None:

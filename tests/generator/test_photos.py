@@ -424,5 +424,5 @@ def test_two_photos_are_left_to_train_on(given: int, count: int, tmp_path: Path)
     for index in range(given):
         scene(index).save(tmp_path / f"{index}.png")
     photos, _ = load(tmp_path)
-    with pytest.raises(PhotoError, match=f"--hold-out {count}: leaves"):
+    with pytest.raises(PhotoError, match=f"`photos.hold_out={count}`: leaves"):
         hold_out(photos, count)

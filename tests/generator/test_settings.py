@@ -7,6 +7,7 @@ import pytest
 from femtobooth.core import config
 from femtobooth.core.errors import SettingsError
 from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings
+from femtobooth.parsing import overrides
 
 pytestmark = pytest.mark.usefixtures("terminal")
 
@@ -34,7 +35,7 @@ IDLE: dict[str, tuple[type[config.Settings], list[str], str | None]] = {
 def test_what_has_no_effect(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     model, sets, idle = IDLE[name]
     needed = config.Layer({"run": "bundled"} if model is GenerateSettings else PHOTOS)
-    typed = config.overrides(model, sets, {})
+    typed = overrides(model, sets, {})
     if idle:
         with pytest.raises(SettingsError, match=f"^--set {idle}: has no effect"):
             config.settle(model, needed, typed)

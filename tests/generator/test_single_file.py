@@ -509,7 +509,7 @@ def test_damaged_description(foreign: dict[str, torch.Tensor], tmp_path: Path) -
 @pytest.mark.usefixtures("offline")
 def test_without_tokenizer_and_network(foreign: dict[str, torch.Tensor], tmp_path: Path) -> None:
     save_file(foreign, tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=r"has no tokenizer in it.*\n  -> .*--tokenizer$"):
+    with pytest.raises(ModelError, match=r"has no tokenizer in it.*\n  -> .*`tokenizer`$"):
         load(str(tmp_path / "model.safetensors"))
 
 
@@ -521,5 +521,5 @@ def test_a_tokenizer_too_large_for_the_text_encoder(tokenizer: str, tmp_path: Pa
         )
     )
     save_file(_ldm(parts), tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match=r"the text encoder knows 100\n  -> .*--tokenizer"):
+    with pytest.raises(ModelError, match=r"the text encoder knows 100\n  -> .*`tokenizer`"):
         load_single_file(tmp_path / "model.safetensors", tokenizer)

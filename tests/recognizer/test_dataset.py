@@ -124,7 +124,7 @@ def test_what_trains_and_what_is_measured_of_a_split(tmp_path: Path) -> None:
         remarks[-1] == "The data is split: only its 2 test pictures were measured (--split train measures the other)."
     )
     assert len(found.to_measure("all")[0]) == 5
-    with pytest.raises(PhotoError, match="has no val part\n  -> --split train or test or all"):
+    with pytest.raises(PhotoError, match="has no val part\n  -> give `split=train or test or all`"):
         found.to_measure("val")
     picture(tmp_path / "val" / "cat" / "1.png")
     assert Counter(example.part for example in read(tmp_path).to_train()) == {"train": 3, "val": 1}

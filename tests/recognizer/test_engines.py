@@ -75,7 +75,7 @@ def test_a_program_wants_trust(exports: Path, photos: Path, tmp_path: Path) -> N
         lambda: classify.run(ClassifySettings(paths=[str(photos)], model=program)),
         lambda: embed.run(EmbedSettings(paths=[str(photos)], model=program, out=out)),
     ):
-        with pytest.raises(UnsafeFileError, match=r"torchscript: a TorchScript artifact[^\n]*\n  -> add --trust"):
+        with pytest.raises(UnsafeFileError, match=r"torchscript: a TorchScript artifact[^\n]*\n  -> add `trust=true`"):
             run()
     assert embed.run(EmbedSettings(paths=[str(photos)], model=program, trust=True, out=out))["engine"] == "torchscript"
     assert np.load(out)["embedding"].shape[0] == 20

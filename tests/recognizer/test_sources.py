@@ -118,7 +118,7 @@ def test_shards_are_disjoint_and_complete_wherever_the_folder_lies(
 
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1/0", "1", "a/b", "-1/3", "1/3/5", ""])
 def test_shards_that_cannot_be(text: str) -> None:
-    with pytest.raises(SettingsError, match="--shard"):
+    with pytest.raises(SettingsError, match="`shard="):
         Shard.parse(text)
 
 

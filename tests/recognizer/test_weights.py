@@ -222,7 +222,7 @@ def test_an_exported_artifact_says_so(saved: Path) -> None:
 def test_a_torchscript_artifact_is_a_program(saved: Path) -> None:
     (saved / "model.safetensors").rename(saved / "model.pt")
     with pytest.raises(
-        ModelError, match=r"a TorchScript artifact, which is a program[^\n]*and was not run\n  -> [^\n]*--trust"
+        ModelError, match=r"a TorchScript artifact, which is a program[^\n]*and was not run\n  -> [^\n]*`trust=true`"
     ):
         Recognizer.load(saved)
 

@@ -76,7 +76,7 @@ def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
 def test_missing_hardware_is_said(tmp_path: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(SettingsError, match="check --accelerator"):
+    with pytest.raises(SettingsError, match=r"check `training\.accelerator`"):
         trainer.build(TrainingSettings(accelerator="gpu"), tmp_path, [], [])
     with pytest.raises(SettingsError, match="use bf16 or fp32"):
         trainer.build(TrainingSettings(accelerator="cpu", precision="fp16"), tmp_path, [], [])
@@ -84,7 +84,7 @@ def test_missing_hardware_is_said(tmp_path: Path) -> None:
 
 def test_processes_that_were_started_must_be_those_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(SettingsError, match="--devices 1 --nodes 1: but this is process 0 of 2"):
+    with pytest.raises(SettingsError, match=r"`training\.devices=1` `training\.nodes=1`: but this is process 0 of 2"):
         trainer.build(TrainingSettings(accelerator="cpu"), tmp_path, [], [])
     monkeypatch.delenv("WORLD_SIZE")
     monkeypatch.setenv("RANK", "1")

@@ -433,7 +433,7 @@ def test_a_torchscript_artifact_wants_trust(tiny: Path, tmp_path: Path, monkeypa
     )
     with (
         monkeypatch.context() as patch,
-        pytest.raises(UnsafeFileError, match=r"theirs: a TorchScript artifact[^\n]*\n  -> add --trust"),
+        pytest.raises(UnsafeFileError, match=r"theirs: a TorchScript artifact[^\n]*\n  -> add `trust=true`"),
     ):
         patch.setattr(Worker, "ask", refuse)
         compare.run(settings)

@@ -130,10 +130,10 @@ def test_inpainting_again_needs_the_same_start(run_folder: Path, tmp_path: Path,
     )
     assert _again(picture, run=str(run_folder), out=str(tmp_path / "b"))["identical"]
     Image.fromarray(255 - stencil).save(mask)
-    with pytest.raises(InputError, match=r"--mask .*changed"):
+    with pytest.raises(InputError, match=r"`mask=.*changed"):
         _again(picture, run=str(run_folder), out=str(tmp_path / "c"))
     photo.unlink()
-    with pytest.raises(InputError, match=r"--init-image .*gone"):
+    with pytest.raises(InputError, match=r"`init_image=.*gone"):
         _again(picture, run=str(run_folder), out=str(tmp_path / "c"))
 
 
@@ -187,7 +187,7 @@ def test_a_mask(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         }
         settings = generate.settings_from({"run": str(run_folder), **given})
         if isinstance(wanted, str):
-            with pytest.raises(InputError, match=f"--mask .*{wanted}"):
+            with pytest.raises(InputError, match=f"`mask.*{wanted}"):
                 fit(read_start(settings), settings)
         else:
             found = fit(read_start(settings), settings).mask
@@ -216,7 +216,7 @@ def test_finished_pictures_survive_an_interruption(
         draw(run_folder, "a dog", "a cat", count=3, batch_size=2, out=str(tmp_path / "o"))
     stored = json.loads((tmp_path / "o" / "manifest.json").read_text())
     assert not stored["complete"] and len(stored["images"]) == 4 == len(list((tmp_path / "o").glob("0*.png")))
-    with pytest.raises(ExistsError, match="--overwrite"):
+    with pytest.raises(ExistsError, match="`overwrite=true`"):
         draw(run_folder, "a dog", count=1, out=str(tmp_path / "o"))
     assert draw(run_folder, "a dog", count=1, out=str(tmp_path / "o"), overwrite=True)["complete"]
 
@@ -328,7 +328,7 @@ def test_a_picture_without_a_record_is_refused(content: bytes | None, tmp_path: 
         Image.new("RGB", (8, 8)).save(path)
     else:
         path.write_bytes(content)
-    with pytest.raises(InputError, match="--from"):
+    with pytest.raises(InputError, match="`image="):
         _again(path)
 
 

@@ -149,7 +149,7 @@ def test_what_was_measured_before_stays_in_the_table(
     for change, named in (({"count": 1}, "count"), ({"encoders": [str(same)]}, "encoders")):
         with pytest.raises(ExistsError, match=rf"rex: measured with other settings \({named}\)") as refused:
             protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball"], **change))
-        assert "--subjects ball,rex" in str(refused.value)
+        assert "`subjects=ball,rex`" in str(refused.value)
         assert json.loads(file.read_text()) == both
     again = protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball", "rex"], encoders=[str(same)]))
     assert {mean["encoder"] for mean in again["means"]} == {str(same)}
@@ -187,7 +187,7 @@ def test_killed_anywhere_it_goes_on(data: Path, tiny_sd1: Path, tiny: Path, tmp_
 def test_what_the_protocol_cannot_use_is_named(
     data: Path, tiny_sd1: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SettingsError, match="--subjects absent: not in"):
+    with pytest.raises(SettingsError, match="`subjects=absent`: not in"):
         protocol.run(settings(data, tiny_sd1, tiny, subjects=["absent"]))
     with pytest.raises(SettingsError, match="takes those of the dataset"):
         protocol.run(settings(data, tiny_sd1, tiny, prompts=["a [V] dog"]))

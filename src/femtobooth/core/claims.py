@@ -1,4 +1,4 @@
-"""What a command may write, and what `--overwrite` may replace: one rule for every output.
+"""What a command may write, and what `overwrite` may replace: one rule for every output.
 
 An output folder is claimed by creating it: it is made aside, with what a command begins it with, and renamed to where
 nothing is; a second command finds it there. Inside lies a marker, which says which command made it and what that
@@ -7,7 +7,7 @@ writes:
 OUT/.femtobooth   {"command": "export", "files": ["model.onnx", ...]}; names, or patterns where a folder grows
     .lock         who writes there now (core.locks)
 
-`--overwrite` replaces a folder that the same command made and where every file is of that command or lies in a folder
+`overwrite` replaces a folder that the same command made and where every file is of that command or lies in a folder
 with a marker of its own. It never goes through a link, never takes an input of the command nor a folder around one, and
 never a folder in use.
 """
@@ -51,8 +51,8 @@ class Output:
     """Whether a folder without a marker, or a file, is this command's all the same."""
     numbered: bool = False
     """Whether the name was made up here: where it is taken, name-2 will do, or name-3..."""
-    option: str = "--out"
-    """What decides the place, for people."""
+    option: str = "`out`"
+    """The setting that decides the place."""
 
     @property
     def _another(self) -> str:
@@ -91,7 +91,7 @@ class Output:
             )
         if not path.is_dir():
             if not self.overwrite:
-                raise ExistsError(f"{path} already exists", f"{self._another}, or add --overwrite to replace it")
+                raise ExistsError(f"{path} already exists", f"{self._another}, or add `overwrite=true` to replace it")
             self._refuse_input()
             if not self.known(path):
                 problem = f"{path} is no file that femtobooth {self.command} writes, and is not replaced"
@@ -100,7 +100,7 @@ class Output:
         self._refuse_held(path)
         made_by = _marker(path)[0] or (self.command if self.known(path) else None)
         if not self.overwrite:
-            also = ", or add --overwrite to replace it" if made_by == self.command else ""
+            also = ", or add `overwrite=true` to replace it" if made_by == self.command else ""
             raise ExistsError(f"{path} already exists", f"{self._another}{also}")
         self._refuse_input()
         if made_by is None:
@@ -133,7 +133,7 @@ class Output:
                         if real.samefile(self.path)
                         else f"holds {name}, which this command reads"
                     )
-                    raise ExistsError(f"--overwrite: {self.path} {where}, and is not replaced", self._another)
+                    raise ExistsError(f"`overwrite=true`: {self.path} {where}, and is not replaced", self._another)
 
     @contextmanager
     def folder(self) -> Iterator[Path]:

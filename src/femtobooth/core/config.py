@@ -1,4 +1,4 @@
-"""Settings: strict, typed, from a YAML file, `--set a.b=c` and flags, in that order of growing strength.
+"""Settings: strict, typed, in layers of growing strength, such as a YAML file and what was typed.
 
 A settings model is a pydantic class; the text under each field is its help, and fields.py has what else it says.
 Unknown keys are refused with the nearest known one, and all faults are reported at once.
@@ -10,7 +10,7 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -65,7 +65,7 @@ def read_yaml(path: Path) -> Layer:
     try:
         value, lines = parse_with_lines(read_bytes(path), str(path))
     except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})", "check the path given to --config") from None
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})", "check the file") from None
     if not isinstance(value, dict | None):
         raise SettingsError(f"{path}: must hold `key: value` lines, not a {type(value).__name__}", "such as `size: 64`")
     layer = Layer(value or {})
@@ -91,31 +91,6 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def overrides(
-    model: type[Settings],
-    sets: Iterable[str],
-    flags: Mapping[str, str | bool | Sequence[str]],
-    names: Mapping[str, str] = {},
-) -> Layer:
-    """One layer from ``--set a.b=c`` texts and from flags (dotted path -> text, or texts of one given several times;
-    flags win).
-
-    `names` says what the command line calls its settings, given or not.
-    """
-    texts: dict[str, list[str]] = {}
-    for text in sets:
-        path, equals, value = text.partition("=")
-        if not equals or not path:
-            raise SettingsError(f"--set {shortened(text)}: expected KEY=VALUE", "for example --set training.steps=400")
-        texts.setdefault(path, []).append(value)
-    layer = Layer(merge(*(nested(path, parse_value(model, path, given)) for path, given in texts.items())))
-    for path, flag in flags.items():
-        found = flag if isinstance(flag, bool) else parse_value(model, path, [flag] if isinstance(flag, str) else flag)
-        layer = Layer(merge(layer, nested(path, found)))
-    layer.names = {**names, **{path: f"--set {path}" for path in texts if path not in flags}}
-    return layer
-
-
 def parse_value(model: type[Settings], path: str, texts: Sequence[str]) -> Any:
     """Read what the command line gave, once or several times, as the field at `path` wants it.
 
@@ -124,7 +99,7 @@ def parse_value(model: type[Settings], path: str, texts: Sequence[str]) -> Any:
     """
     field = field_at(model, path)
     if field is None:  # unknown, or in a mapping that takes anything
-        return parse_yaml(texts[-1], f"--set {path}")
+        return parse_yaml(texts[-1], path)
     kinds = leaf_types(field)
     if list in kinds:
         return [item for text in texts for item in _items(text, words=holds_words(field))]

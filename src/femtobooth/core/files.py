@@ -168,7 +168,7 @@ def sweep(folder: Path) -> None:
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise ExistsError where writing to `path` would lose something."""
     if not overwrite and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ExistsError(f"{path} already exists", "choose another place, or add --overwrite to replace it")
+        raise ExistsError(f"{path} already exists", "choose another place, or add `overwrite=true` to replace it")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -118,7 +118,7 @@ class Run(BaseModel):
             return Output(Path(os.environ[RUN_FOLDER]), cls.KIND)
         if rank() and not name:
             raise SettingsError(
-                "--name: a run started by torchrun or SLURM needs a name that its processes share", "add --name NAME"
+                "`name`: a run started by torchrun or SLURM needs a name that its processes share", "add `name=NAME`"
             )
         return Output(
             Path(runs) / (name or f"{otherwise}-{timestamp()}"),
@@ -128,7 +128,7 @@ class Run(BaseModel):
             owns=[*cls.OWNS, EVENTS],
             known=lambda folder: older_runs.facts(folder, read_object(folder / FILE)).get("kind") == cls.KIND,
             numbered=not name,
-            option="--name",
+            option="`name`",
         )
 
     # --- create, open, update
@@ -144,22 +144,22 @@ class Run(BaseModel):
         return run
 
     @classmethod
-    def open(cls, folder: Path, option: str = "", instead: str = AGAIN) -> Self:
+    def open(cls, folder: Path, instead: str = AGAIN) -> Self:
         """Read run.json, of older versions too; a run whose process is gone is `interrupted`.
 
-        Raises ModelError, which names `option`, where `folder` is no such run; where it may be a run of another
+        Raises ModelError where `folder` is no such run; where it may be a run of another
         command, `instead` is the way out.
         """
         facts = read_object(folder / FILE)
         if not facts:
             if is_run(folder):
-                raise ModelError(f"{option}{folder}: its {FILE} is empty or damaged", AGAIN)
+                raise ModelError(f"{folder}: its {FILE} is empty or damaged", AGAIN)
             printed = f"give the folder that {cls.KIND or 'femtobooth'} printed, such as runs/NAME"
-            raise ModelError(f"{option}{folder}: not a run folder (no {FILE})", printed)
+            raise ModelError(f"{folder}: not a run folder (no {FILE})", printed)
         facts = older_runs.facts(folder, facts)
         if cls.KIND and facts.get("kind", cls.KIND) != cls.KIND:
             raise ModelError(
-                f"{option}{folder}: not a run of femtobooth {cls.KIND}, but of femtobooth {facts['kind']}", instead
+                f"{folder}: not a run of femtobooth {cls.KIND}, but of femtobooth {facts['kind']}", instead
             )
         try:
             run = cls.model_validate({**facts, "folder": folder})
@@ -167,7 +167,7 @@ class Run(BaseModel):
             fault = error.errors(include_url=False)[0]
             where = ".".join(map(str, fault["loc"]))
             what = f"lacks {where}" if fault["type"] == "missing" else f"is damaged at {where}"
-            problem = f"{option}{folder}: not a run of femtobooth {cls.KIND}, or damaged: its {FILE} {what}"
+            problem = f"{folder}: not a run of femtobooth {cls.KIND}, or damaged: its {FILE} {what}"
             raise ModelError(problem, instead) from None
         if run.status == "running" and run.worker is None:
             run.status = "interrupted"

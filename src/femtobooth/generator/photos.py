@@ -138,7 +138,7 @@ def load_class_images(folder: str, size: int) -> list[Photo]:
         rows.append(_row(path, picture, notes=notes, captions=own))
     _print_table(rows, "class images")
     if not found:
-        raise PhotoError(f"--class-folder {folder}: no usable picture in it", "leave it out to have class images drawn")
+        raise PhotoError(f"`prior.folder={folder}`: no usable picture in it", "leave it out to have class images drawn")
     return found
 
 
@@ -166,7 +166,7 @@ def _doubtful_crops(paths: Sequence[Path], subjects: Mapping[Path, _Subject]) ->
             f"the rest; see in {CROPS} if it is the subject"
         )
     if warnings:
-        warnings.append("where it is not, --crop smart keeps the most detailed square, --crop center the middle")
+        warnings.append("where it is not, `photos.crop=smart` keeps the most detailed square, and center the middle")
     return warnings
 
 
@@ -191,7 +191,7 @@ def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]
         most = max(len(photos) - 2, 0)
         raise PhotoError(
             (
-                f"--hold-out {count}: leaves {max(len(photos) - count, 0)} of "
+                f"`photos.hold_out={count}`: leaves {max(len(photos) - count, 0)} of "
                 f"{len(photos)} photos to train on, which needs 2"
             ),
             f"hold out at most {most}, or give more photos" if most else "give more photos, or hold none out",

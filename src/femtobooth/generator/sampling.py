@@ -50,12 +50,12 @@ def sample(
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds")
     if mask is not None and init is None:
-        raise InputError("--mask: there is no picture to redraw", "give --init-image too")
+        raise InputError("`mask`: there is no picture to redraw", "give `init_image` too")
     width, height = (init.shape[1], init.shape[0]) if init is not None else size or (model.size, model.size)
     factor = model.vae_factor
     if width % factor or height % factor:
         raise InputError(
-            f"--width {width} --height {height}: not multiples of {factor}",
+            f"`width={width}` `height={height}`: not multiples of {factor}",
             f"this model draws in blocks of {factor} pixels",
         )
     shape = (model.latent_channels, height // factor, width // factor)

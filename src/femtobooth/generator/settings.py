@@ -182,8 +182,8 @@ class ValidationSettings(Settings):
     and stop_when_done is not set (runs under 30 steps are not scored); 0 never.
     """
     encoder: Annotated[str | None, Flag("--validation-encoder", names="path")] = None
-    """What scores: as of `evaluate --encoders`; tf_efficientnet_lite0 where its package is installed, else bundled, if
-    not given.
+    """What scores, as an encoder of `femtobooth evaluate`: if not given, tf_efficientnet_lite0 where its package is
+    installed, else bundled.
     """
     select: Annotated[Literal["best", "final"], Flag("--select")] = "best"
     """What becomes model/: best is the checkpoint on the Pareto front by the rule in the report, final the last one."""
@@ -247,7 +247,7 @@ class PersonalizeSettings(Settings):
 
 class GenerateSettings(Settings):
     run: Annotated[str, Argument("?", names="base", needed=True)] = Field(min_length=1)
-    """A run folder, its model/, or anything --base takes."""
+    """A run folder, its model/, or anything that can be a base."""
     tokenizer: Annotated[str | None, Flag("--tokenizer", group="model", names="path")] = None
     """Tokenizer folder or hub id, for a single-file model without one."""
     prompts: Annotated[list[str], Argument("*", needed=True, unless="prompts_file")] = []
@@ -269,7 +269,7 @@ class GenerateSettings(Settings):
     strength: Annotated[float, Flag("--strength", unit="share", group="start picture")] = Field(0.7, gt=0, le=1)
     """How much of the start picture may change: towards 0 nothing, 1 everything."""
     mask: Annotated[str | None, Flag("--mask", group="start picture", names="file")] = None
-    """Picture whose white parts are redrawn in --init-image (inpainting), or --init-image itself with a transparent
+    """Picture whose white parts are redrawn in `init_image` (inpainting), or `init_image` itself with a transparent
     hole.
     """
     precision: Annotated[FloatPrecision, Flag("--precision", group="hardware")] = "fp32"
@@ -287,7 +287,7 @@ class GenerateSettings(Settings):
         found = super().without_effect()
         if not self.init_image:
             given = {"strength"} & self.model_fields_set
-            return found | dict.fromkeys(given, "without a picture to start from (--init-image)")
+            return found | dict.fromkeys(given, "without a picture to start from (`init_image`)")
         if self.strength == 1 and not self.mask:
             found["init_image"] = "at strength 1, which leaves nothing of it"
         return found

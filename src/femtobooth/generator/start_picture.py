@@ -39,7 +39,7 @@ class Original:
 def read_start(settings: GenerateSettings) -> Original:
     """Read and check start picture and mask. Raises InputError kinds that name the file and the way out."""
     if settings.mask and not settings.init_image:
-        raise InputError(f"--mask {settings.mask}: there is no picture to redraw", "give --init-image too")
+        raise InputError(f"`mask={settings.mask}`: there is no picture to redraw", "give `init_image` too")
     if not settings.init_image:
         return Original()
     image = read_picture(Path(settings.init_image)).image
@@ -48,7 +48,7 @@ def read_start(settings: GenerateSettings) -> Original:
     stencil = read_picture(Path(settings.mask))
     if stencil.image.size != image.size:
         raise InputError(
-            f"--mask {settings.mask}: {_size(stencil.image)} pixels, but --init-image has {_size(image)}",
+            f"`mask={settings.mask}`: {_size(stencil.image)} pixels, but `init_image` has {_size(image)}",
             "draw the mask over the picture itself, white where it should change",
         )
     return Original(image, _mask(stencil, image, settings.mask))
@@ -65,7 +65,7 @@ def fit(original: Original, settings: GenerateSettings) -> Start:
     if original.image.width * size[1] != original.image.height * size[0]:
         note(
             f"{settings.init_image}: cropped around the middle to the shape of "
-            f"{size[0]}x{size[1]}; --width and --height change that"
+            f"{size[0]}x{size[1]}; `width` and `height` change that"
         )
     image = np.asarray(ImageOps.fit(original.image, size, Image.Resampling.LANCZOS))
     if original.mask is None:
@@ -74,12 +74,12 @@ def fit(original: Original, settings: GenerateSettings) -> Start:
     share = float((mask >= REDRAWN).mean())
     if share == 0:
         raise InputError(
-            f"--mask {settings.mask}: nothing white is left of it at {size[0]}x{size[1]}", "paint larger areas white"
+            f"`mask={settings.mask}`: nothing white is left of it at {size[0]}x{size[1]}", "paint larger areas white"
         )
     if share == 1:
-        warn(f"--mask {settings.mask}: all of it is white, so that the whole picture is redrawn")
+        warn(f"`mask={settings.mask}`: all of it is white, so that the whole picture is redrawn")
     else:
-        note(f"--mask {settings.mask}: {share:.0%} of the picture is redrawn")
+        note(f"`mask={settings.mask}`: {share:.0%} of the picture is redrawn")
     return Start(image, mask)
 
 
@@ -98,12 +98,12 @@ def _mask(stencil: Picture, image: Image.Image, name: str) -> Image.Image:
             and np.abs(np.asarray(stencil.image, dtype=np.int16) - np.asarray(image, dtype=np.int16))[solid].mean()
             < SAME
         ):
-            note(f"--mask {name}: the picture itself with a hole; the hole is redrawn")
+            note(f"`mask={name}`: the picture itself with a hole; the hole is redrawn")
             return Image.fromarray((255 - alpha).astype(np.uint8))
         levels = levels - (255 - alpha)  # over black, not white
-        note(f"--mask {name}: its transparent parts are kept")
+        note(f"`mask={name}`: its transparent parts are kept")
     if levels.max(initial=0) < 255 * REDRAWN:
-        raise InputError(f"--mask {name}: nothing in it is white, so that nothing would be redrawn", _painted(stencil))
+        raise InputError(f"`mask={name}`: nothing in it is white, so that nothing would be redrawn", _painted(stencil))
     return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
 
 

@@ -34,14 +34,14 @@ class Identifier:
         found = []
         if len(self.pieces) > 1:
             found.append(
-                f"--token {self.token} splits into {len(self.pieces)} tokens "
-                f"({' '.join(self.pieces)}); --token auto picks a whole one"
+                f"`identifier.token={self.token}` splits into {len(self.pieces)} tokens "
+                f"({' '.join(self.pieces)}); `identifier.token=auto` picks a whole one"
             )
         if self.response > 1:
             found.append(
-                f"--token {self.token} already means something to this base ({self.response:.1f} "
+                f"`identifier.token={self.token}` already means something to this base ({self.response:.1f} "
                 "times the effect of an everyday word); "
-                "--token auto picks a rarer one"
+                "`identifier.token=auto` picks a rarer one"
             )
         return found
 

@@ -44,7 +44,7 @@ class Encoder:
         if known:
             raise ModelError(
                 f"{self.name}: was trained on {len(known)} {what}; its scores would mean nothing",
-                "score with an encoder that has never seen them, such as --encoders tf_efficientnet_lite0",
+                "score with an encoder that has never seen them, such as tf_efficientnet_lite0",
             )
 
 
@@ -89,7 +89,7 @@ def usable(names: Iterable[str] = ("dino", "clip")) -> list[str]:
     packaged = [weights.PACKAGED.partition(".")[0]] if weights.packaged_file() else []
     bundled = [weights.BUNDLED] if (weights.bundled_folder() / artifact.DESCRIPTION).is_file() else []
     if not packaged + bundled:
-        raise ModelError("--encoders: none works here without a network", f"{needs('imagenet')} brings one")
+        raise ModelError("no encoder works here without a network", f"{needs('imagenet')} brings one")
     return packaged + bundled
 
 
@@ -145,7 +145,7 @@ def _clip() -> Encoder:
             f"clip: {CLIP} is not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
             (
                 f"where there is a network run `hf download {CLIP}` and copy the "
-                "hub cache here, or choose other --encoders"
+                "hub cache here, or choose another encoder"
             ),
         ) from None
 

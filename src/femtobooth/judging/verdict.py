@@ -137,9 +137,7 @@ def judge(found: Evidence, bundled: bool) -> Verdict:
             f"by {found.encoder} the photos are alike by {found.ceiling:.3f}, the "
             f"untuned base's pictures to them by {found.floor:.3f}"
         )
-        return unjudged(
-            f"{text}, which tells nothing", "Next: let another encoder judge, femtobooth evaluate --encoders."
-        )
+        return unjudged(f"{text}, which tells nothing", "Next: let another encoder judge, with femtobooth evaluate.")
     value, low, high = (part / room for part in found.gain)
     way = f"from the untuned base ({found.floor:.3f}) to the photos themselves ({found.ceiling:.3f})"
     came = f"{percent(value)} (95 %: {percent(low)} to {percent(high)})"
@@ -184,15 +182,15 @@ def _troubles(found: Evidence) -> dict[str, str]:
 EVALUATE = "Next: femtobooth evaluate RUN draws more, and judges them."
 ADVICE = {
     "learned": "Next: draw it where no photo shows it.",
-    "partly learned": "Next: more --steps, or photos of more sides of the subject.",
+    "partly learned": "Next: more steps, or photos of more sides of the subject.",
     "not learned": (
-        "Next: see on the run's page what of the photos was trained on; then more --steps or a higher --unet-lr."
+        "Next: see on the run's page what of the photos was trained on; then more steps or a higher learning rate."
     ),
     "bundled": "Next: the bundled base draws 64x64 icons and knows no photographs: "
-    "give --base a Stable Diffusion 1.x or 2.x for them; "
-    "for drawings, more --steps.",
-    "copies": "Next: fewer --steps, or more and more different photos.",
-    "prompts": "Next: fewer --steps, or --select best, which minds the prompts.",
-    "drift": "Next: fewer --steps, or more --class-images.",
+    "take a Stable Diffusion 1.x or 2.x as the base for them; "
+    "for drawings, more steps.",
+    "copies": "Next: fewer steps, or more and more different photos.",
+    "prompts": "Next: fewer steps, or the best checkpoint by validation, which minds the prompts.",
+    "drift": "Next: fewer steps, or more class images.",
 }
 """By what is the matter."""

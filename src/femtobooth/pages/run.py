@@ -163,7 +163,7 @@ def warnings(run: TrainedRun) -> list[str]:
     if known.status == "failed":
         found.append(f"The run failed: {known.error or 'no reason is known'}. This shows what there is so far.")
     elif known.status != "done":
-        found.append("The run is not finished: this shows what there is so far. Go on with the --resume command below.")
+        found.append("The run is not finished: this shows what there is so far. Go on with the command below.")
     if len(run.photos) < 3:
         found.append(
             f"{_count(len(run.photos), 'photo')} only: 3 to 5 of different views "

@@ -43,7 +43,7 @@ class ReadingSettings(Settings):
     shard: Annotated[str | None, Flag("--shard", group="pictures")] = None
     """i/n: only the i-th of n parts that share no file and leave none out; the same files on every machine."""
     out: Annotated[str | None, Flag("--out", common=True, group="output", names="path")] = None
-    """File to write; its ending says the format if --format does not.
+    """File to write; its ending says the format if `format` does not.
 
     An interrupted command goes on when given again.
     """
@@ -57,7 +57,7 @@ class ClassifySettings(ReadingSettings):
     format: Annotated[
         Literal["table", "json", "jsonl", "csv", "parquet"] | None, Flag("--format", common=True, group="output")
     ] = None
-    """table is for people (the default without --out); parquet needs --out."""
+    """table is for people (the default without `out`); parquet needs `out`."""
     csv_safe: Annotated[bool, Flag("--csv-safe", group="output")] = False
     """In CSV, put ' before text that begins with = + - @ tab or CR, so that no spreadsheet runs it as a formula."""
 
@@ -239,7 +239,7 @@ class ExportSettings(Settings):
     ] = "onnx"
     """Runtime to export for: onnx, openvino, torchscript, litert, coreml, executorch or tensorrt."""
     precision: Annotated[ExportPrecision, Flag("--precision", common=True, group="format")] = "fp32"
-    """Number format: fp32, fp16, or int8 (onnx, openvino and tensorrt; needs photos: representative_data or a run)."""
+    """Number format: fp32, fp16, or int8 (onnx, openvino and tensorrt; needs `representative_data`, or a run)."""
     normalize: Annotated[bool, Flag("--normalize", common=True, group="format")] = False
     """Have the graph read bytes (B, H, W, 3) and normalize them itself; resizing and cropping stay outside."""
     data: Annotated[str | None, Flag("--data", common=True, group="comparison", names="file")] = None

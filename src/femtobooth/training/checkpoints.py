@@ -115,7 +115,7 @@ def newest(folder: Path) -> Path | None:
     if found:
         raise CheckpointError(
             f"{folder}: every checkpoint is damaged",
-            "start again with --overwrite, or restore the folder from a backup",
+            "start again with `overwrite=true`, or restore the folder from a backup",
         )
     return None
 

@@ -49,7 +49,7 @@ class Fitted:
         if checkpoint is None or checkpoints.step_of(checkpoint) != self.step:
             raise CheckpointError(
                 "the checkpoint of the last step is missing or damaged",
-                "--resume the run to train the last steps again",
+                "resume the run to train the last steps again",
             )
         return checkpoints.state_of(checkpoint)
 

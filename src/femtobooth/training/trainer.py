@@ -42,7 +42,7 @@ def build(
     if (started.isdigit() and int(started) != wanted) or rank() >= wanted:
         raise SettingsError(
             (
-                f"--devices {settings.devices} --nodes {settings.nodes}: but this "
+                f"`training.devices={settings.devices}` `training.nodes={settings.nodes}`: but this "
                 f"is process {rank()} of {started or 'several'}"
             ),
             "give as many devices and nodes as were started, or unset RANK and WORLD_SIZE",
@@ -73,7 +73,7 @@ def build(
     except Exception as error:  # Lightning reports missing hardware and packages in several ways
         raise SettingsError(
             f"training: {' '.join(str(error).split())[:200]}",
-            "check --accelerator, --devices, --strategy and --precision",
+            "check `training.accelerator`, `training.devices`, `training.strategy` and `training.precision`",
         ) from error
 
 

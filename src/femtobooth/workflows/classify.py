@@ -108,9 +108,9 @@ def _format(settings: ClassifySettings) -> str:
     ending = Path(settings.out or "").suffix[1:]
     format = settings.format or (ending if ending in FORMATS else None if settings.out else "table")
     if format is None:
-        raise SettingsError(f"--out {settings.out}: its ending is none of {', '.join(FORMATS)}", "add --format")
+        raise SettingsError(f"`out={settings.out}`: its ending is none of {', '.join(FORMATS)}", "add `format`")
     if format == "parquet" and not settings.out:
-        raise SettingsError("--format parquet: cannot be written to stdout", "add --out FILE.parquet")
+        raise SettingsError("`format=parquet`: cannot be written to stdout", "add `out=FILE.parquet`")
     return format
 
 

@@ -23,12 +23,12 @@ class Instead(NamedTuple):
 
 class Command(NamedTuple):  # a dataclass would take `femtobooth --help` as long again
     summary: str
-    """In `femtobooth --help`."""
+    """In the list of commands."""
     description: str
     settings: str
     """Its settings, a pydantic class."""
     run: str
-    """Takes the settings, and returns what `--json` prints."""
+    """Takes the settings, and returns the result, which can be printed as JSON."""
     begins: str = ""
     """What it says at once, before anything heavy is imported."""
     example: str = ""
@@ -74,7 +74,7 @@ COMMANDS: dict[str, Command] = {
             "workflows.regenerate:run",
             "loading {0.image}",
             "draws with the settings stored in the picture",
-            "only RUN, --out and --overwrite go with it",
+            "only `run`, `out` and `overwrite` go with it",
         ),
     ),
     "evaluate": Command(
@@ -117,7 +117,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "classify": Command(
         "say what pictures show",
-        "Say what pictures show: one row a file, on stdout or in --out.",
+        "Say what pictures show: one row a file, on stdout or in a file.",
         "recognizer.settings:ClassifySettings",
         "workflows.classify:run",
         example="photos/",

@@ -57,7 +57,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         if one.task == RECOGNIZER:
             refuse_program(exported(one.reference), one.given, settings.trust)
     if settings.data and not any(one.task == RECOGNIZER for one in candidates):
-        raise SettingsError(f"--data {settings.data}: none of the models is a classifier", "leave it out")
+        raise SettingsError(f"`data={settings.data}`: none of the models is a classifier", "leave it out")
     remarks: list[str] = []
     labelled = bench.labelled(settings.data, remarks) if settings.data else {}
     measuring = bench.Bench(settings, candidates)
@@ -124,9 +124,9 @@ def _verdict(first: Measured, second: Measured, pictures: Pictures | None) -> di
     if first.candidate.task == GENERATOR:
         why = "there are no evaluations of both on the same prompts, seeds and photos (`femtobooth evaluate RUN`)"
     elif pictures:
-        why = "there is no class of --data that both know"
+        why = "there is no class of the data that both know"
     else:
-        why = "there were no labelled pictures (--data FOLDER)"
+        why = "there were no labelled pictures (data)"
     return figures.verdict(second.candidate.name, first.candidate.name, found, why) | _untaught(first, second)
 
 

@@ -31,14 +31,14 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
     """
     if not settings.out:
         raise SettingsError(
-            "--out: where shall the embeddings go?", f"give a file ending in .{', .'.join(index.FORMATS)}"
+            "`out`: where shall the embeddings go?", f"give a file ending in .{', .'.join(index.FORMATS)}"
         )
     format = settings.format or Path(settings.out).suffix[1:]
     if format not in index.FORMATS:
-        raise SettingsError(f"--out {settings.out}: its ending is none of {', '.join(index.FORMATS)}", "add --format")
+        raise SettingsError(f"`out={settings.out}`: its ending is none of {', '.join(index.FORMATS)}", "add `format`")
     wrong = [stage for stage in settings.stages if stage not in STAGES]
     if wrong:
-        raise SettingsError(f"--stages {','.join(wrong)}: stages are 0, 1, 2 and 3", "for example --stages 0,3")
+        raise SettingsError(f"`stages={','.join(wrong)}`: stages are 0, 1, 2 and 3", "for example `stages=0,3`")
     out = outputs.claim(settings, "embed", index.is_index)
     reading = Reading(settings)
     stages = sorted({int(stage) for stage in settings.stages})

@@ -147,7 +147,7 @@ def _real_photos(
 ) -> Against:
     """The photos to score against, cropped and scaled as those of the run:
 
-    `--photos`, else those held out, else the run's own.
+    `photos`, else those held out, else the run's own.
     """
     copies, held_out = find_pictures([folder / "photos"])[0], folder / "held_out"
     preflight = json.loads((folder / "preflight.json").read_text(encoding="utf-8"))
@@ -164,18 +164,15 @@ def _real_photos(
         hashes = {sha256_of(path) for path in paths}
         squares = _squares(paths, trained[0].shape[0], made_with.photos.crop)
         if not squares:
-            raise PhotoError(
-                f"--photos {', '.join(map(shown, settings.photos))}: no picture in it", "give photos of the subject"
-            )
-        source = "--photos"
+            raise PhotoError(f"`photos={', '.join(settings.photos)}`: no picture in it", "give photos of the subject")
+        source = "the photos that were given"
     elif held_out.is_dir():
         squares = [photo.pixels for photo in restore_photos(held_out)]
         hashes = {sha256_of(path) for path in find_pictures([held_out])[0]}
         source = "photos held out of training"
     else:
         remarks.append(
-            "Scored against the photos it was trained on, which flatters it: "
-            "--photos FOLDER, or personalize --hold-out 1."
+            "Scored against the photos it was trained on, which flatters it: give others, or hold one out of training."
         )
         return Against(trained, [], known, held_out=False, source="the photos it was trained on")
     seen = sum(near_copies(squares, trained))
@@ -210,7 +207,7 @@ def _gallery(
     root = expanded(settings.gallery)
     if not root.is_dir():
         raise PhotoError(
-            f"--gallery {shown(root)}: no such folder", "give a folder with a folder of photos for each look-alike"
+            f"`gallery={root}`: no such folder", "give a folder with a folder of photos for each look-alike"
         )
     found: dict[str, list[np.ndarray]] = {}
     hashes: set[str] = set()
@@ -223,7 +220,7 @@ def _gallery(
             found[part.name] = squares
     if not found:
         raise PhotoError(
-            f"--gallery {shown(root)}: holds no folder of other subjects' photos", "give one folder for each look-alike"
+            f"`gallery={root}`: holds no folder of other subjects' photos", "give one folder for each look-alike"
         )
     return found, hashes
 
@@ -248,9 +245,7 @@ def _remarks(
             "which flatters its scores; let another judge too."
         )
     if not reads_text:
-        found.append(
-            "No encoder here reads text: CLIP-T is not measured; prompt match, by example, stands in (--encoders clip)."
-        )
+        found.append("No encoder here reads text: CLIP-T is not measured; prompt match, by example, stands in.")
     if settings.count > 1 and not lpips.usable():
         found.append(f"LPIPS is not measured; diversity is 1 - cosine by each encoder. For LPIPS {lpips.how_to_get()}")
     return found

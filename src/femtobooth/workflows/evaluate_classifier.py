@@ -142,7 +142,7 @@ def _fresh(
         raise PhotoError(
             f"{settings.data}: the model was trained on all {len(known)} pictures of its classes"
             + (f", or its 8-bit ranges were set on them ({set_ranges})" if set_ranges else ""),
-            "give other pictures; --include-training measures on these, which flatters it",
+            "give other pictures; `include_training=true` measures on these, which flatters it",
         )
     for count, why in ((trained, "the model was trained on them"), (set_ranges, "they set its 8-bit ranges")):
         if count:

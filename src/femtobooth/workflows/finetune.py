@@ -101,7 +101,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
 def resume(settings: ResumeSettings) -> FinetunedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
     folder = Path(settings.run)
-    run = FinetunedRun.open(folder, option="--resume ")
+    run = FinetunedRun.open(folder)
     if run.status == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         return run
@@ -141,7 +141,7 @@ def _refuse_judge(source: Recognizer, found: Survey, settings: FinetuneSettings)
             f"{settings.model}: chose the generated pictures itself, so they cannot train it",
             (
                 f"`{command('synthesize', '--overwrite', '--recognizer', settings.model)}` "
-                "lets another choose them; or train another --model"
+                "lets another choose them; or train another `model`"
             ),
         )
 
@@ -224,7 +224,7 @@ def _train(
         [part for part in (average, early) if part],
         [trainer.StepBar()],
         way_out=command("finetune", "--resume", folder),
-        calmer=f"train again with a lower --lr (it was {settings.learning_rate:g})",
+        calmer=f"train again with a lower `learning_rate` (it was {settings.learning_rate:g})",
         run=run,
         hyperparameters=settings.model_dump(),
         ended=ended,

@@ -129,7 +129,7 @@ def _prompts(settings: GenerateSettings) -> list[str]:
             text = Path(settings.prompts_file).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                f"--prompts {settings.prompts_file}: cannot be read ({error})", "give a UTF-8 text file"
+                f"`prompts_file={settings.prompts_file}`: cannot be read ({error})", "give a UTF-8 text file"
             ) from None
         prompts += [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:

@@ -34,7 +34,7 @@ def open_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Iterator[N
     Raises ExistsError for anything else. What was drawn before stays in .drawn/, to be used again.
     """
     _refuse_loss(out, asked, overwrite)
-    with locks.held_place(out, "wait until it is done, or choose another --out"):
+    with locks.held_place(out, "wait until it is done, or choose another `out`"):
         _refuse_loss(out, asked, overwrite)  # someone may have finished meanwhile
         sweep(out)
         write_json(out / MANIFEST, {"femtobooth": __version__, "status": "started", "settings": asked})
@@ -54,18 +54,18 @@ def _refuse_loss(out: Path, asked: dict[str, Any], overwrite: bool) -> None:
         status, known = before["status"], before["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ExistsError(
-            f"{shown(out)} is not a folder of {MADE_BY}, and is not overwritten", "choose another --out"
+            f"{shown(out)} is not a folder of {MADE_BY}, and is not overwritten", "choose another `out`"
         ) from None
     if overwrite and out.is_symlink():
         raise ExistsError(
-            f"{shown(out)} is a link, and is not overwritten", "choose another --out, or give the place it leads to"
+            f"{shown(out)} is a link, and is not overwritten", "choose another `out`, or give the place it leads to"
         )
     if not overwrite and status == "done":
         raise ExistsError(
-            f"{shown(out)} already exists", "choose another --out, or add --overwrite to choose its pictures anew"
+            f"{shown(out)} already exists", "choose another `out`, or add `overwrite=true` to choose its pictures anew"
         )
     if not overwrite and known != asked:
-        raise ExistsError(f"{shown(out)}: was begun with other settings", "give the same ones to go on, or --overwrite")
+        raise ExistsError(f"{shown(out)}: was begun with other settings", "give those to go on, or `overwrite=true`")
 
 
 def _take_back(listed: Path) -> None:
@@ -81,7 +81,7 @@ def _take_back(listed: Path) -> None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         raise ExistsError(
-            f"{shown(listed)}: cannot be read, so what is generated there is unknown", "choose another --out"
+            f"{shown(listed)}: cannot be read, so what is generated there is unknown", "choose another `out`"
         ) from None
     for path, digest in ours:
         if path.is_file() and sha256_of(path) == digest:
@@ -104,7 +104,7 @@ def file_pictures(
 ) -> None:
     """Write the kept ones of N pictures uint8 (N, H, W, 3) into the folder of a class, with their manifest.
 
-    Each PNG holds what `generate` writes, so that `generate --from` draws it again, and `facts` with its score beside
+    Each PNG holds what `generate` writes, so that `generate` draws it again, and `facts` with its score beside
     it. The manifest comes before the pictures that it lists. Raises ExistsError rather than replace a file.
     """
     row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in jobs))}

@@ -26,7 +26,7 @@ def run(settings: ModelsSettings) -> dict[str, Any]:
         for model in models
     ]
     columns = ("=model", "from", ">parameters", ">pixels", "licence", "status")
-    table("Recognizers (give one as --model)", columns, rows, result=True)
+    table("Recognizers (give the name of one as a model)", columns, rows, result=True)
     for model in models:
         if not model.ready:
             note(f"{model.name}: {model.how}")

@@ -7,7 +7,7 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
           logs/             metrics.csv, TensorBoard
           samples/          the same prompts and seeds every N steps
           validation/       how alike, how obedient and how drifted the model was at every N steps, and the curve of it
-          held_out/         photos that were kept out of training (--hold-out)
+          held_out/         photos that were kept out of training (photos.hold_out)
           checkpoints/      to resume from
           overview.png      photos, before, after
           report.html       all of it on one page
@@ -138,7 +138,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
 def resume(settings: ResumeSettings) -> PersonalizedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
     folder = Path(settings.run)
-    run = PersonalizedRun.open(folder, option="--resume ")
+    run = PersonalizedRun.open(folder)
     if run.status == "done":
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         if not (folder / "report.html").is_file():  # it was stopped in the last moment
@@ -197,7 +197,7 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
         pictures = find_pictures([settings.prior.folder])[0]
         if not pictures:
             raise PhotoError(
-                f"--class-folder {settings.prior.folder}: no picture in it", "leave it out to have class images drawn"
+                f"`prior.folder={settings.prior.folder}`: no picture in it", "leave it out to have class images drawn"
             )
         for picture in pictures:
             class_captions(picture)
@@ -284,10 +284,7 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
 def _calmer(settings: PersonalizeSettings) -> str:
     """What to try where training left the finite numbers."""
     train = settings.train
-    rates = {"unet": ("--unet-lr", train.unet_learning_rate), "attention": ("--unet-lr", train.unet_learning_rate)}
-    rates |= {
-        "text_encoder": ("--text-encoder-lr", train.text_encoder_learning_rate),
-        "token": ("--token-lr", train.token_learning_rate),
-    }
-    named = dict.fromkeys(f"{flag} (it was {rate:g})" for flag, rate in (rates[part] for part in train.parts))
-    return f"train again with a lower {' or '.join(named)}, or fewer --steps"
+    names = {part: f"{part}_learning_rate" for part in train.parts} | {"attention": "unet_learning_rate"}
+    rates = dict.fromkeys(names[part] for part in train.parts)
+    named = [f"`train.{name}` (it was {getattr(train, name):g})" for name in rates]
+    return f"train again with a lower {' or '.join(named)}, or fewer steps"

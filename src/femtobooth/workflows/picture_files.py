@@ -138,7 +138,7 @@ def read(path: Path) -> tuple[Record, dict[str, Any], np.ndarray]:
             text, size = image.text.get(KEY), image.size  # type: ignore[attr-defined]
             pixels = np.asarray(image.convert("RGB")) if text else np.empty(0)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        problem = f"--from {path}: cannot be read ({shortened(str(error))})"
+        problem = f"`image={path}`: cannot be read ({shortened(str(error))})"
         raise InputError(problem, "give a PNG that femtobooth generate wrote") from None
     try:
         found = json.loads(text or "null")
@@ -149,7 +149,7 @@ def read(path: Path) -> tuple[Record, dict[str, Any], np.ndarray]:
             raise _no_record(path) from None
         place = ".".join(map(str, fault["loc"]))
         problem = (
-            f"--from {path}: its record is not one of femtobooth's ({shortened(place)}: {shortened(fault['msg'])})"
+            f"`image={path}`: its record is not one of femtobooth's ({shortened(place)}: {shortened(fault['msg'])})"
         )
         raise InputError(problem, "give the PNG as femtobooth wrote it") from None
     except (ValueError, RecursionError):
@@ -162,14 +162,14 @@ def read(path: Path) -> tuple[Record, dict[str, Any], np.ndarray]:
     ):
         how = f"{record.settings.width}x{record.settings.height} pixels, number {row} of {rows} at a time"
         raise InputError(
-            f"--from {path}: its record does not fit the picture ({how})", "give the PNG as femtobooth wrote it"
+            f"`image={path}`: its record does not fit the picture ({how})", "give the PNG as femtobooth wrote it"
         )
     return record, found, pixels
 
 
 def _no_record(path: Path) -> InputError:
     return InputError(
-        f"--from {path}: holds no record of how it was made",
+        f"`image={path}`: holds no record of how it was made",
         "give the PNG as femtobooth wrote it; editors and chats drop its text",
     )
 

@@ -70,7 +70,7 @@ def run(settings: ProtocolSettings) -> dict[str, Any]:
     """Go through all subjects; returns what protocol.json holds. Raises InputError kinds before anything is trained."""
     for name in ("prompts", "photos"):
         if name in settings.model_fields_set:
-            raise SettingsError(f"{name}: --protocol dreambooth takes those of the dataset", "leave yours out")
+            raise SettingsError(f"{name}: the protocol takes those of the dataset", "leave yours out")
     data, runs = expanded(settings.run), Path(settings.runs)
     subjects = _subjects(data, settings.subjects)
     encoders = settings.encoders or usable()
@@ -135,7 +135,7 @@ def _subjects(data: Path, wanted: Sequence[str]) -> list[Subject]:
     missing = [name for name in wanted if name not in there]
     if missing:
         raise SettingsError(
-            f"--subjects {', '.join(missing)}: not in {shown(data)}", f"there are {', '.join(there) or 'none'}"
+            f"`subjects={', '.join(missing)}`: not in {data}", f"there are {', '.join(there) or 'none'}"
         )
     if not there:
         raise PhotoError(
@@ -197,11 +197,12 @@ def _begin(runs: Path, subjects: Sequence[str], shared: Mapping[str, Any]) -> di
     if changed := _changed(known["personalize"], shared["personalize"]):
         raise ExistsError(
             f"{runs}: was begun with other settings of personalize ({changed})",
-            "choose another --runs, or the same settings",
+            "choose another `runs`, or the same settings",
         )
     if known["base_hash"] != shared["base_hash"]:
         raise ExistsError(
-            f"{runs}: was begun from another base of the same name", "choose another --runs, or put the same base back"
+            f"{runs}: was begun from another base of the same name",
+            "choose another `runs`, or put the same base back",
         )
     changed = _changed(
         {"encoders": known["encoders"], **(known["evaluate"] or {})},
@@ -212,8 +213,8 @@ def _begin(runs: Path, subjects: Sequence[str], shared: Mapping[str, Any]) -> di
         raise ExistsError(
             f"{runs}: {', '.join(others)}: measured with other settings ({changed}), which makes no common table",
             (
-                "choose the same settings, or another --runs; --subjects "
-                f"{','.join(sorted({*rows, *subjects}))} measures all of them anew"
+                "choose the same settings, or another `runs`; "
+                f"`subjects={','.join(sorted({*rows, *subjects}))}` measures all of them anew"
             ),
         )
     return {} if changed else rows

@@ -88,30 +88,31 @@ def run(settings: AgainSettings) -> dict[str, Any]:
 def _settings(record: Record, reference: str) -> GenerateSettings:
     """The settings of a record. Raises InputError where a file that it names is not here, or not the same."""
     files: dict[str, str] = {}
-    for flag, key, named in (("--init-image", "init_image", record.init_image), ("--mask", "mask", record.mask)):
+    for key, named in (("init_image", record.init_image), ("mask", record.mask)):
         if named:
-            _check_same(flag, named)
+            _check_same(key, named)
             files[key] = named.path
     how = record.settings.model_dump()
     if how["tokenizer"] and not existing(how["tokenizer"]):
         raise InputError(
-            f"--tokenizer {shortened(how['tokenizer'])}: not here, but the picture was drawn with it", "put it back"
+            f"`tokenizer={shortened(how['tokenizer'])}`: not here, but the picture was drawn with it", "put it back"
         )
     return config.resolve(
         GenerateSettings, {"run": reference, "prompts": [record.prompt], "seed": record.seed, **how, **files}
     )
 
 
-def _check_same(flag: str, wanted: Source) -> None:
+def _check_same(setting: str, wanted: Source) -> None:
     path = existing(wanted.path)
     name = shortened(wanted.path)
     if not path or not path.is_file():
         raise InputError(
-            f"{flag} {name}: gone, but the picture was drawn from it", f"put the file back (sha256 {wanted.sha256})"
+            f"`{setting}={name}`: gone, but the picture is made from it",
+            f"put the file back (sha256 {wanted.sha256})",
         )
     if sha256_of(path) != wanted.sha256:
         raise InputError(
-            f"{flag} {name}: changed since the picture was drawn", f"put back the file with sha256 {wanted.sha256}"
+            f"`{setting}={name}`: changed since the picture was drawn", f"put back the file with sha256 {wanted.sha256}"
         )
 
 
@@ -139,7 +140,7 @@ def _model_named(record: Record, source: Path) -> str:
     if reference == locate.BUNDLED or existing(reference):
         return reference
     raise ModelError(
-        f"--from {source}: the model that drew it, {shortened(reference)}, is not here", _way_out(record, source)
+        f"`image={source}`: the model that drew it, {shortened(reference)}, is not here", _way_out(record, source)
     )
 
 

@@ -20,7 +20,7 @@ def run(settings: RunsSettings) -> dict[str, Any]:
     folder = Path(settings.runs)
     if not folder.is_dir():
         raise InputError(
-            f"runs {folder}: no such folder", "give the folder that --runs of personalize or finetune named"
+            f"runs {folder}: no such folder", "give the folder that `runs` of personalize or finetune named"
         )
     found = list_runs(folder)
     rows = [(one.name, one.kind, one.status, _progress(one), _time(one)) for one in found]

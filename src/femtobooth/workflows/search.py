@@ -34,7 +34,7 @@ def run(settings: SearchSettings) -> dict[str, Any]:
                     f"{settings.index}: was made by another {what} ({index.metadata[name][:12]}) "
                     f"than that of {model} ({own[:12]})"
                 ),
-                "give its own with --model, or make the index again with `femtobooth embed`",
+                "give its own as `model`, or make the index again with `femtobooth embed`",
             )
     found: list[dict[str, Any]] = []
     fast = index.metadata.get("decode") == "fast"

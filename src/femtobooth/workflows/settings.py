@@ -65,13 +65,13 @@ class ProtocolSettings(EvaluateSettings):
     pictures of each.
     """
     run: Annotated[str, Argument("?", names="run", needed=True)] = Field(min_length=1)
-    """Run folder that `femtobooth personalize` made; with --protocol, folder of the dataset, laid out as
+    """Run folder that `femtobooth personalize` made; with `protocol`, folder of the dataset, laid out as
     google/dreambooth's.
     """
     subjects: Annotated[Words, Flag("--subjects", group="dataset")] = []
-    """Subjects of the dataset; all that are there if not given (with --protocol)."""
+    """Subjects of the dataset; all that are there if not given (with `protocol`)."""
     runs: Annotated[str, Flag("--runs", group="dataset", names="path")] = Field("runs/dreambooth", min_length=1)
-    """Folder for the run of each subject (with --protocol)."""
+    """Folder for the run of each subject (with `protocol`)."""
     personalize: Annotated[dict[str, Any], SettingsOf(PersonalizeSettings), Flag(group="dataset")] = {}
     """Settings of `femtobooth personalize` for every subject."""
 

@@ -2,7 +2,7 @@
 
 OUT/LABEL/*.png               pictures of one subject; each carries prompt, seed, model, encoder and score in its text
     LABEL/provenance.json     the same of all of them, with hashes: by it and by the text they never validate or test
-    NOUN/*.png                with --negatives: the same prompts without the subject, drawn by the base
+    NOUN/*.png                with `negatives`: the same prompts without the subject, drawn by the base
     sheet.png, rejected.png   what was kept, and what was not and why
     synthesized.json          settings, thresholds and counts, and every rejected picture with its score
     .drawn/                   everything that was drawn, rejected pictures too; drawn again only where a prompt changed
@@ -66,7 +66,7 @@ class Subject:
     files: list[Path] = field(default_factory=list)
     base_jobs: list[tuple[str, int]] = field(default_factory=list)
     negatives: int = 0
-    """How many of the base's pictures, the first ones, --negatives keeps; those behind them only set the threshold."""
+    """How many of the base's pictures, the first ones, `negatives` keeps; those behind them only set the threshold."""
     base_pictures: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @property
@@ -146,7 +146,7 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
     """
     if settings.labels and len(settings.labels) != len(settings.runs):
         raise SettingsError(
-            f"--labels: {len(settings.labels)} for {len(settings.runs)} runs", "give one for each run, in order"
+            f"`labels`: {len(settings.labels)} for {len(settings.runs)} runs", "give one for each run, in order"
         )
     if not names_subject(settings.template):
         raise SettingsError(
@@ -172,10 +172,10 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
     names = [subject.label for subject in subjects]
     for name in [*names, *(subject.noun for subject in subjects if settings.negatives)]:
         if not name.strip() or name.startswith(".") or re.search(r"[/\\\0]", name):
-            raise SettingsError(f"--labels: {name!r} cannot be a folder's name", "use letters, digits and spaces")
+            raise SettingsError(f"`labels`: {name!r} cannot be a folder's name", "use letters, digits and spaces")
     twice = [name for name, count in Counter(name.casefold() for name in names).items() if count > 1]
     if twice:
-        raise SettingsError(f"{twice[0]}: two runs of this name", "--labels gives each run a name of its own")
+        raise SettingsError(f"{twice[0]}: two runs of this name", "`labels` gives each run a name of its own")
     return subjects
 
 
@@ -228,10 +228,10 @@ def _judge(settings: SynthesizeSettings) -> tuple[Encoder, dict[str, str]]:
             return encoder, {**judge, "weights": encoder.source}
     raise ModelError(
         (
-            f"--encoder {settings.encoder or settings.recognizer}: is the recognizer "
+            f"`encoder={settings.encoder or settings.recognizer}`: is the recognizer "
             "that is to be trained; it would choose by its own taste"
         ),
-        "choose another --encoder: dino, clip, bundled, tf_efficientnet_lite0 or a path",
+        "choose another `encoder`: dino, clip, bundled, tf_efficientnet_lite0 or a path",
     )
 
 
@@ -398,7 +398,7 @@ def _tell(report: Mapping[str, Any], out: Path) -> None:
         if not one["kept"]:
             warn(
                 f"{one['label']}: no picture was kept; look at {shown(out / 'rejected.png')}, "
-                "and train longer or set --threshold"
+                "and train longer or set `threshold`"
             )
     for noun, made in report["negatives"].items():
         note(f"{noun}: {made} pictures by the base, without the subject")

@@ -97,7 +97,7 @@ class StableDiffusion(Family):
             reads = f": its UNet reads {unet.in_channels} channels, its VAE makes {vae.latent_channels}"
             raise ModelError(
                 f"{where}: {what} model{reads if unet.in_channels != vae.latent_channels else ''}",
-                "give a text-to-image Stable Diffusion 1.x or 2.x (generate has --mask for inpainting)",
+                "give a text-to-image Stable Diffusion 1.x or 2.x (generate has `mask` for inpainting)",
             )
         cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 1]
         if not cells or not all(isinstance(side, int) and side > 0 for side in cells):

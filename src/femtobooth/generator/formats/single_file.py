@@ -177,12 +177,12 @@ def _tokenizer(path: Path, reference: str | None, text_encoder: nn.Module, forei
     reference = str(reference or CLIP_TOKENIZER)
     folder = existing(reference)
     if folder is None:
-        refuse_missing_path(reference, f"{TOKENIZER_WAY_OUT} with --tokenizer")
+        refuse_missing_path(reference, f"{TOKENIZER_WAY_OUT} as `tokenizer`")
         folder = Path(_hub_tokenizer(path, hub_id(reference) or reference))
     if (folder / "tokenizer").is_dir():  # of a model's folder
         folder = folder / "tokenizer"
     tokenizer = load_tokenizer(folder)
-    parts.fit_tokenizer(tokenizer, text_encoder, path, "give the folder of this model's own tokenizer with --tokenizer")
+    parts.fit_tokenizer(tokenizer, text_encoder, path, "give the folder of this model's own tokenizer as `tokenizer`")
     config: Any = text_encoder.config
     if foreign:
         if ldm_keys.is_second(text_encoder) and tokenizer.convert_ids_to_tokens(0) == "!":
@@ -202,5 +202,5 @@ def _hub_tokenizer(path: Path, repo: str) -> str:
     except Exception as error:  # network, cache and name errors of several libraries
         raise ModelError(
             f"{path}: has no tokenizer in it, and {repo} cannot be fetched ({type(error).__name__})",
-            f"{TOKENIZER_WAY_OUT} with --tokenizer",
+            f"{TOKENIZER_WAY_OUT} as `tokenizer`",
         ) from None

@@ -76,12 +76,14 @@ class Labelled:
         """
         chosen = next((name for name in ("test", "val") if name in self.parts), "all") if part == "auto" else part
         if chosen not in ("all", *self.parts):
-            raise PhotoError(f"{self.source}: has no {chosen} part", f"--split {' or '.join([*self.parts, 'all'])}")
+            raise PhotoError(
+                f"{self.source}: has no {chosen} part", f"give `split={' or '.join([*self.parts, 'all'])}`"
+            )
         kept = [example for example in self.examples if chosen in ("all", example.part)]
         if chosen == "all":
             return kept, self.remarks
         others = [name for name in self.parts if name != chosen]
-        other = f" (--split {' or '.join(others)} measures the other{'s' if len(others) > 1 else ''})" if others else ""
+        other = f" (`split={' or '.join(others)}` measures the other{'s' if len(others) > 1 else ''})" if others else ""
         return kept, [
             *self.remarks,
             f"The data is split: only its {len(kept)} {NAMES[chosen]} pictures were measured{other}.",

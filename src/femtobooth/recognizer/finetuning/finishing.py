@@ -20,7 +20,7 @@ from .probe import Embedded, Head
 from .run import FinetunedRun
 from .survey import Survey
 
-LEFT_OUT = "fine-tuning was left out (--probe-only)"
+LEFT_OUT = "fine-tuning was left out (probe_only)"
 
 
 def cross_validated(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> np.ndarray:

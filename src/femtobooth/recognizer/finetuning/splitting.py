@@ -67,7 +67,7 @@ def split(
             f"too few pictures to train and validate: {'; '.join(short[:8])}{' ...' if len(short) > 8 else ''}",
             (
                 "a class needs 2 different photos at least, 3 to 5 are better: add "
-                "some; --copies keep if they are different shots"
+                "some; `copies=keep` if they are different shots"
             ),
         )
     return result, _without(labels, result)

@@ -208,7 +208,7 @@ def _apart(
         if len(set(groups[own].tolist())) == 1 and len(files) > 1 and not bound[own].any():
             apart[own] = [files[digests[i]] for i in own]
             remarks.append(
-                f"all {len(own)} pictures of {label} look like one shot (--copies keep says that they are not):"
+                f"all {len(own)} pictures of {label} look like one shot (`copies=keep` says that they are not):"
                 " what validates was as good as trained on, which flatters the result"
             )
     return apart, remarks
@@ -225,8 +225,8 @@ def _only_to_train(folders: Sequence[Path], examples: Sequence[Example], skipped
         if not {example.label for example in more} & {example.label for example in examples}:
             names = ", ".join(sorted({example.label for example in more}, key=natural_order)[:4])
             raise PhotoError(
-                f"--synthesized {shown(folder)}: none of its classes ({names}) is one of the photos'",
-                "name the class folders alike: `femtobooth synthesize --labels` chooses the names",
+                f"`synthesized={folder}`: none of its classes ({names}) is one of the photos'",
+                "name the class folders alike: the labels of `femtobooth synthesize` are the names",
             )
         found += [Example(example.path, example.label, part) for example in more if example.path.resolve() not in there]
     return found
@@ -248,8 +248,8 @@ def _set_aside(
         )
     except PhotoError as error:
         raise PhotoError(
-            f"--patience: after the split, {error.problem}",
-            "early stopping needs 3 different photos of each class, or --patience 0",
+            f"`patience`: after the split, {error.problem}",
+            "early stopping needs 3 different photos of each class, or `patience=0`",
         ) from None
     result = list(parts)
     for index, part in zip(train, own, strict=True):
@@ -284,7 +284,7 @@ def dataset_report(
     if ratio == 1:
         sizes = f"{counts[most]} pictures in every class"
     side = "" if "val" in given else "; each stays on one side of the split"
-    flattered = "which flatters the result: --copies leave-out takes them out of validation"
+    flattered = "which flatters the result: `copies=leave-out` takes them out of validation"
     kept = (
         "left out of validation" if any(found.parts[i] == "left out" for inside in leaks for i in inside) else flattered
     )
@@ -314,7 +314,7 @@ def dataset_report(
         Finding(
             "imbalance",
             int(ratio >= UNEVEN),
-            sizes + ("; consider --class-weights balanced" if ratio >= UNEVEN else ""),
+            sizes + ("; consider `class_weights=balanced`" if ratio >= UNEVEN else ""),
             [],
         ),
         Finding(

@@ -60,7 +60,7 @@ def refuse_program(found: Exported | None, reference: str | Path, trust: bool) -
     if found and found.format == PROGRAM and not trust:
         raise UnsafeFileError(
             f"{reference}: a TorchScript artifact, which is a program of whoever made it, and was not run",
-            "add --trust if you know where it is from, or use an ONNX export",
+            "add `trust=true` if you know where it is from, or use an ONNX export",
         )
 
 

@@ -105,7 +105,7 @@ class Index:
 
     path: Path
     metadata: dict[str, str]
-    """model (what was given as --model), model_hash, preprocess_hash, shapes and so on."""
+    """model (what was given), model_hash, preprocess_hash, shapes and so on."""
     parts: Callable[[], Iterator[tuple[list[str], np.ndarray]]]
     """Paths and their embeddings (N, D), piece by piece."""
 

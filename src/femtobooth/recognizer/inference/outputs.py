@@ -161,7 +161,7 @@ def claim(settings: ReadingSettings, command: str, known: Callable[[Path], bool]
     """
     path = Path(settings.out or "")
     if os.path.isdir(path):  # noqa: PTH112  (Path.is_dir raises for a name that is too long)
-        raise SettingsError(f"--out {path}: is a folder", "give the name of a file")
+        raise SettingsError(f"`out={path}`: is a folder", "give the name of a file")
     out = Output(path, command, settings.overwrite, (*settings.paths, settings.from_file), known=known)
     out.check()
     return out
@@ -205,7 +205,7 @@ class Parts:
         with writing(out.path):
             folder.mkdir(parents=True, exist_ok=True)
         try:
-            with locks.held(folder, "wait until it is done, or choose another --out"):
+            with locks.held(folder, "wait until it is done, or choose another `out`"):
                 yield cls(out, folder, json.loads(json.dumps({"rows": LAYOUT} | made_with)), schema)
         finally:
             with suppress(OSError):
@@ -222,7 +222,7 @@ class Parts:
                     f"{folder}: holds unfinished rows of another model or other settings",
                     (
                         "finish them with the command that began them, choose another "
-                        "--out, or add --overwrite to drop them"
+                        "`out`, or add `overwrite=true` to drop them"
                     ),
                 )
             self._clear()

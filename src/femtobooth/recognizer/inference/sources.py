@@ -62,8 +62,8 @@ class Shard:
         shard = cls(int(numbers[1]), int(numbers[2])) if numbers else cls(0, 0)
         if not 1 <= shard.index <= shard.count:
             raise SettingsError(
-                f"--shard {text}: expected i/n with i from 1 to n",
-                "for example --shard 1/4, and 2/4, 3/4, 4/4 elsewhere",
+                f"`shard={text}`: expected i/n with i from 1 to n",
+                "for example `shard=1/4`, and 2/4, 3/4, 4/4 elsewhere",
             )
         return shard
 
@@ -81,7 +81,8 @@ def check(paths: Sequence[str], listed: str | None) -> None:
     """Raise PhotoError for a named path that does not exist, or a list that is none, before any work is done."""
     if not paths and not listed:
         raise PhotoError(
-            "no pictures named", f"give files, folders, globs, {STDIN} for a list on stdin, or --from-file LIST"
+            "no pictures named",
+            f"give files, folders, globs, {STDIN} for a list on stdin, or a list as `from_file`",
         )
     if STDIN in (*paths, listed) and sys.stdin is None:
         raise PhotoError(f"{STDIN}: stdin is closed", "send it a list of paths, or name files and folders")
@@ -95,12 +96,12 @@ def check(paths: Sequence[str], listed: str | None) -> None:
 def _check_list(name: str) -> None:
     if not os.path.isfile(name):  # noqa: PTH113  (Path.is_file raises where a folder may not be searched)
         if not os.path.exists(name):  # noqa: PTH110
-            raise PhotoError(f"--from-file {name}: no such file", "check the path")
-        raise PhotoError(f"--from-file {name}: not a file", f"give --from-file {STDIN} and send the list to stdin")
+            raise PhotoError(f"`from_file={name}`: no such file", "check the path")
+        raise PhotoError(f"`from_file={name}`: not a file", f"give `from_file={STDIN}` and send the list to stdin")
     if find_pictures([name])[0]:
-        raise PhotoError(f"--from-file {name}: is a picture, not a list of pictures", "name it without --from-file")
+        raise PhotoError(f"`from_file={name}`: is a picture, not a list of pictures", "name it without `from_file`")
     if next(_listed(name, lambda: None), None) is None:
-        raise PhotoError(f"--from-file {name}: names no file", "write one path on each line")
+        raise PhotoError(f"`from_file={name}`: names no file", "write one path on each line")
 
 
 def find(

@@ -53,7 +53,7 @@ def _of_artifact(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         exported = sorted(file.name for file in folder.glob("model.*"))
         if "model.pt" in exported:
-            way_out = "classify, embed and compare run it with --trust, if you know where it is from"
+            way_out = "classify, embed and compare run it with `trust=true`, if you know where it is from"
             raise ModelError(
                 f"{folder}: a TorchScript artifact, which is a program of whoever made it, and was not run", way_out
             )

@@ -171,7 +171,7 @@ def _on_hub(reference: str) -> Found:
             ) from None
         raise ModelError(
             f"{reference}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
-            f"ready here: --model {' or '.join(ready())}; {how_to_get(reference, repo)}",
+            f"ready here: {' or '.join(ready())}; {how_to_get(reference, repo)}",
         ) from None
     return _from_hub(reference, repo, path, "hub")
 
@@ -249,7 +249,7 @@ class Available:
     """One line of `femtobooth models`."""
 
     name: str
-    """What to give as --model."""
+    """What to give as the model."""
     source: str
     parameters: int
     """Number of trained values."""
@@ -263,7 +263,7 @@ class Available:
 
 
 def ready() -> list[str]:
-    """Names that work here and now as --model, told in an instant: the built-in ones and the runs under runs/."""
+    """Names that work here and now as a model, told in an instant: the built-in ones and the runs under runs/."""
     packaged = [PACKAGED.partition(".")[0]] if packaged_file() else []
     runs = sorted(str(path.parents[1]) for path in Path(RUNS).glob(f"*/model/{artifact.DESCRIPTION}"))
     return [BUNDLED, *packaged, *runs[:5]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shlex
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...core import busy, cache, figures
-from ...core.errors import PhotoError
+from ...core.errors import PhotoError, command
 from ...core.events import progress_bar
 from ...core.files import sha256_of
 from ...core.machine import environment, processor
@@ -56,9 +55,8 @@ class Bench:
         self.threads = workers_for(settings.threads)
         self.options = {"threads": self.threads, "device": settings.device, "sampling": settings.sampling.model_dump()}
         self.machine = f"{processor()}, {self.threads} thread{'s' if self.threads > 1 else ''}"
-        self.command = shlex.join(["femtobooth", "compare", *(one.given for one in candidates)])
-        if settings.data:
-            self.command += f" --data {shlex.quote(settings.data)}"
+        models = [one.given for one in candidates]
+        self.command = command("compare", *models, *(["--data", settings.data] if settings.data else []))
         self.workers: dict[str, Worker] = {}
         self._temporary = tempfile.TemporaryDirectory(prefix="femtobooth-")
         self.scratch = Path(self._temporary.name)
@@ -77,7 +75,7 @@ class Bench:
         return cache.cache_folder() / "compare" / f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.{end}"
 
     def kept(self, path: Path) -> dict[str, Any] | None:
-        """What was measured before, unless `--fresh`; None for what is missing or damaged."""
+        """What was measured before, unless `fresh`; None for what is missing or damaged."""
         stored = None if self.settings.fresh else cache.read(path)
         return None if stored is None else dict(json.loads(stored))
 
@@ -97,7 +95,7 @@ def groups(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
 
 
 def measure(bench: Bench, remarks: list[str]) -> dict[str, Measured]:
-    """Facts, peak memory and times (with `--no-speed` none) of every model, by its hash."""
+    """Facts, peak memory and times (none without `speed`) of every model, by its hash."""
     batches, rounds = bench.batches(), bench.settings.rounds
     how = [bench.options["device"], bench.threads, batches]
     facts: dict[str, dict[str, Any]] = {}
@@ -190,7 +188,7 @@ def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, Any]:
 def answers(
     bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[str, Example], remarks: list[str]
 ) -> Pictures:
-    """What each recognizer says of the `labelled` pictures of `--data`, those left out that one of them was trained on
+    """What each recognizer says of the `labelled` pictures of the data, those left out that one of them was trained on
     or whose ranges were set on them.
 
     Raises PhotoError where nothing is left to measure on.
@@ -204,12 +202,12 @@ def answers(
         (ranges, "they set the 8-bit ranges of one of the models"),
     ):
         if count := len(seen & labelled.keys()):
-            remarks.append(f"{count} of {len(labelled)} pictures of --data were left out for all: {why}.")
+            remarks.append(f"{count} of {len(labelled)} pictures of the data were left out for all: {why}.")
     digests = [digest for digest in labelled if digest not in trained_on | ranges]
     examples = [labelled[digest] for digest in digests]
     if not examples:
         raise PhotoError(
-            f"--data {data}: all its pictures trained a model or set its ranges",
+            f"`data={data}`: all its pictures trained a model or set its ranges",
             "give other photos",
         )
     truth = _truth(data, these, [example.label for example in examples])
@@ -234,7 +232,7 @@ def answers(
             logits[own] = np.load(BytesIO(numbers), allow_pickle=False)
             problems |= {path: why for path, why in zip(paths, stored["value"], strict=True) if why}
             hows[own] = bench.how(
-                stored, "its answers to the pictures of --data", data=f"{shown(data)}, SHA-256 {listed[:12]}"
+                stored, "its answers to the pictures of the data", data=f"{shown(data)}, SHA-256 {listed[:12]}"
             )
     if problems:
         first = next(iter(problems))
@@ -244,7 +242,7 @@ def answers(
         )
     usable = np.array([path not in problems for path in paths])
     if not usable.any():
-        raise PhotoError(f"--data {data}: none of its pictures can be read", "check the files")
+        raise PhotoError(f"`data={data}`: none of its pictures can be read", "check the files")
     return Pictures(
         paths=[path for path in paths if path not in problems],
         labels=[example.label for example in examples if example.path not in problems],
@@ -264,7 +262,7 @@ def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
     real = [example for example in everything if not provenance.generated(example.path)]
     if len(real) < len(everything):
         remarks.append(
-            f"{len(everything) - len(real)} generated pictures of --data were left out: only real photos can test."
+            f"{len(everything) - len(real)} generated pictures of the data were left out: only real photos can test."
         )
     found: dict[str, Example] = {}
     for example in real:
@@ -272,15 +270,15 @@ def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
             found.setdefault(sha256_of(example.path), example)
     if len(found) < len(real):
         remarks.append(
-            f"{len(real) - len(found)} pictures of --data are missing or copies "
+            f"{len(real) - len(found)} pictures of the data are missing or copies "
             "of others, and count once or not at all."
         )
     if read.skipped:
         first = f"{shown(read.skipped[0].path)}: {read.skipped[0].reason}"
-        remarks.append(f"{len(read.skipped)} files of --data are no labelled pictures; the first: {first}.")
+        remarks.append(f"{len(read.skipped)} files of the data are no labelled pictures; the first: {first}.")
     if not found:
         raise PhotoError(
-            f"--data {data}: nothing to test on: its pictures are generated or missing", "give real photos"
+            f"`data={data}`: nothing to test on: its pictures are generated or missing", "give real photos"
         )
     return found
 
@@ -300,7 +298,7 @@ def _truth(data: str, models: Sequence[Measured], labels: Sequence[str]) -> dict
     if not any((classes >= 0).any() for classes in found.values()):
         few = ", ".join(given[:4]) + (", ..." if len(given) > 4 else "")
         raise PhotoError(
-            f"--data {data}: no model knows any of its classes ({few})", "name its folders as a model's classes"
+            f"`data={data}`: no model knows any of its classes ({few})", "name its folders as a model's classes"
         )
     return found
 

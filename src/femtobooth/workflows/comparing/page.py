@@ -106,7 +106,7 @@ def _disagreements(report: Mapping[str, Any], pictures: Pictures) -> Html:
     if len(pictures.logits) < 2:
         return section(
             "Where they disagree",
-            text("Only one of the models knows classes of --data: there is nothing to disagree about."),
+            text("Only one of the models knows classes of the data: there is nothing to disagree about."),
         )
     total, shown = pictures.disagreeing(), report["disagreements"]
     said = text(

@@ -87,15 +87,15 @@ def remarks(models: Sequence[Measured], pictures: Pictures | None) -> list[str]:
             if (provenance.get("export") or {}).get("precision") == "int8" and not artifact.ranges_from(provenance):
                 said.append(
                     f"{one.candidate.name} does not list the photos that set its 8-bit "
-                    "ranges: any of them in --data flatter it."
+                    "ranges: any of them in the data flatter it."
                 )
             if one.candidate.hash not in pictures.logits:
                 said.append(
-                    f"{one.candidate.name} knows none of the classes of --data: its "
+                    f"{one.candidate.name} knows none of the classes of the data: its "
                     "accuracy and calibration cannot be measured there."
                 )
     elif len(recognizers) > 1:
-        said.append("Accuracy and calibration were not measured: --data FOLDER with labelled pictures does that.")
+        said.append("Accuracy and calibration were not measured: that needs labelled pictures (data).")
     return said
 
 
@@ -212,7 +212,7 @@ def _input(preprocess: Mapping[str, Any]) -> str:
 def _accuracy(one: Measured, pictures: Pictures) -> Figure:
     own = one.candidate.hash
     if own not in pictures.logits:
-        return missing(How("not known", "it knows none of the classes of --data"))
+        return missing(How("not known", "it knows none of the classes of the data"))
     value, count = pictures.accuracy(own)
     return _share(
         value, _of(pictures.how[own], f"share of {count} pictures whose class it knows; Wilson's 95 % interval")
@@ -222,7 +222,7 @@ def _accuracy(one: Measured, pictures: Pictures) -> Figure:
 def _calibration(one: Measured, pictures: Pictures) -> Figure:
     own = one.candidate.hash
     if own not in pictures.logits:
-        return missing(How("not known", "it knows none of the classes of --data"))
+        return missing(How("not known", "it knows none of the classes of the data"))
     what = "|accuracy - confidence| in 15 bins (Guo et al. 2017, eq. 3); bootstrap's 95 % interval"
     return _share(pictures.calibration(own), _of(pictures.how[own], what))
 

@@ -37,7 +37,7 @@ def data(found: Survey, findings: list[Finding], baseline: dict[str, Any], setti
         note(
             f"it names all {checked['pictures']} validation pictures right: fine-tuning "
             "can only match that, and win by surer answers;"
-            " --probe-only leaves it out"
+            " `probe_only=true` leaves it out"
         )
     note("")
 

@@ -50,7 +50,7 @@ WINDOW = 100  # optimizer steps over which DVAR looks back
 def interval(settings: PersonalizeSettings) -> int:
     """Optimizer steps between scorings; 0 without validation.
 
-    Raises SettingsError for --stop-when-done without any.
+    Raises SettingsError for stop_when_done without any.
     """
     steps, given = settings.training.steps, settings.validation
     every = given.every
@@ -59,7 +59,8 @@ def interval(settings: PersonalizeSettings) -> int:
         every = -(-steps // points) if steps >= FEWEST else 0
     if given.stop_when_done and not every:
         raise SettingsError(
-            "--stop-when-done: this run has no validation", "give --validate-every, such as --validate-every 50"
+            "`validation.stop_when_done`: this run has no validation",
+            "give such as `validation.every=50`",
         )
     return every
 
@@ -284,7 +285,7 @@ class Validator(StepCallback):
     def choose(self, last: int) -> Choice:
         """The step whose weights become the model; `last` is the last step that was trained."""
         if self.settings.validation.select == "final":
-            return Choice(last, "--select final takes the last step", ())
+            return Choice(last, "select final takes the last step", ())
         if not any(point.step for point in self.points):
             return Choice(last, "the run had no validation", ())
         held = [point for point in self.points if point.step in (0, last) or self._weights(point.step).is_file()]

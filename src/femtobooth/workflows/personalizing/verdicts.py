@@ -19,7 +19,7 @@ from ...judging.scoring import Drawn, Real, evidence, measure
 from ...judging.verdict import Verdict
 
 UNKNOWN_BASE = (
-    "The bundled base draws 64x64 icons and knows no photographs; for photos give --base a Stable Diffusion 1.x or 2.x."
+    "The bundled base draws 64x64 icons and knows no photographs; for photos take a Stable Diffusion 1.x or 2.x."
 )
 
 
@@ -47,7 +47,7 @@ def of_samples(
         judge = encoder or open_encoder(settings.validation.encoder or usable(())[0])
         judge.refuse_trained_on(sha256_of(photo.path) for photo in [*photos, *held_out] if photo.path.is_file())
     except InputError as error:
-        return verdict.unjudged(error.problem, "Next: femtobooth evaluate RUN with another --encoders.")
+        return verdict.unjudged(error.problem, "Next: femtobooth evaluate RUN with another encoder.")
     real = Real([photo.pixels for photo in scored], [photo.pixels for photo in photos] if held_out else [])
     rows = measure(judge, real, Drawn(after[ours], before[ours], of_class, []), texts, region=True)
     copied = near_copies(pictures, [photo.pixels for photo in photos])
