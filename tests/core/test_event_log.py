@@ -193,3 +193,36 @@ def test_what_is_refused_is_left_out_and_the_rest_goes_on(tmp_path: Path, monkey
             events.note("lost")
         events.note("second")
     assert told(tmp_path, "seq", "text") == [(1, "first"), (2, "second")]
+
+
+@pytest.mark.parametrize("raises", [False, True])
+def test_a_signal_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raises: bool) -> None:
+    """Its handler speaks too, and may raise, which stops what it interrupted."""
+    real, sent = os.write, list[int]()
+
+    def handler(*_: object) -> None:
+        events.note("SIGTERM: saving after this step, then stopping")
+        if raises:
+            raise Interrupted("stopped", signum=signal.SIGTERM)
+
+    def write(handle: int, line: bytes) -> int:
+        if not sent:
+            sent.append(real(handle, line))
+            os.kill(os.getpid(), signal.SIGTERM)
+            return sent[0]
+        return real(handle, line)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with logged(tmp_path):
+            monkeypatch.setattr(event_log.os, "write", write)
+            if raises:
+                with pytest.raises(Interrupted):
+                    events.note("one")
+            else:
+                events.note("one")
+            events.note("two")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = "SIGTERM: saving after this step, then stopping"
+    assert told(tmp_path, "seq", "text") == [(1, "one"), (2, said), (3, "two")]

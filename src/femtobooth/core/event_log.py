@@ -34,28 +34,48 @@ class EventLog:
     """Append events to a file. Where the disk is full lines are left out: what must be written will tell."""
 
     def __init__(self, path: Path) -> None:
-        self._folder, self._lock = path.parent, threading.Lock()
+        self._path, self._lock = path, threading.RLock()
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o666)
-        held = path.read_bytes()
+        self._told, self._begun = -math.inf, dict[int, int]()
+        self._waiting, self._writing = list[Event](), False
+        self._find_end()
+
+    def _find_end(self) -> None:
+        """Count the lines that are there, and remove the torn one that a process left behind."""
+        held = self._path.read_bytes()
         self._size = held.rfind(b"\n") + 1
         self._lines = held.count(b"\n")
-        os.ftruncate(self._handle, self._size)  # without the torn line of a killed process
-        self._told, self._begun = -math.inf, dict[int, int]()
+        os.ftruncate(self._handle, self._size)
+        self._sure = True
 
     def __call__(self, event: Event) -> None:
         with self._lock:
-            if self._handle < 0 or event.data.get("detail"):
+            self._waiting.append(event)
+            if self._writing:  # the handler of a signal speaks in the middle of a line: its own comes after that
                 return
-            first = self._due(event) if event.kind == "progress" else None
-            if first == 0:
-                return
-            line = {"seq": self._lines + 1, "time": round(event.time, 3), "kind": event.kind}
-            line |= {"stage": list(event.stage)}
-            line |= {name: self._plain(value) for name, value in event.data.items() if name != "brief"}
-            if first:
-                line["id"] = first
-            text = json.dumps(line, ensure_ascii=False) + "\n"
-            self._append(text.encode("utf-8", "backslashreplace"))  # as JSON's escapes, where a name is no UTF-8
+            self._writing = True
+            try:
+                while self._waiting:
+                    self._write(self._waiting.pop(0))
+            finally:
+                self._writing = False
+
+    def _write(self, event: Event) -> None:
+        if self._handle < 0 or event.data.get("detail"):
+            return
+        with suppress(OSError):
+            if not self._sure:  # a handler raised in the middle of a line
+                self._find_end()
+        first = self._due(event) if event.kind == "progress" else None
+        if first == 0:
+            return
+        line = {"seq": self._lines + 1, "time": round(event.time, 3), "kind": event.kind}
+        line |= {"stage": list(event.stage)}
+        line |= {name: self._plain(value) for name, value in event.data.items() if name != "brief"}
+        if first:
+            line["id"] = first
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        self._append(text.encode("utf-8", "backslashreplace"))  # as JSON's escapes, where a name is no UTF-8
 
     def _due(self, event: Event) -> int:
         """Give the first line of a progress of which this is to be told: a few times a second how far it is, and of
@@ -70,23 +90,27 @@ class EventLog:
         return self._begun.setdefault(number, self._lines + 1)
 
     def _append(self, line: bytes) -> None:
+        self._sure = False
         try:
             if os.write(self._handle, line) != len(line):
                 raise OSError("cut")
         except OSError:
             with suppress(OSError):
                 os.ftruncate(self._handle, self._size)
-            return
-        self._size += len(line)
-        self._lines += 1
+        else:
+            self._size += len(line)
+            self._lines += 1
+        self._sure = True
 
     def _plain(self, value: Any) -> Any:
-        """The value as JSON has it: NaN is null, a file of the run is relative to it."""
+        """Give the value as JSON has it: NaN is null, a file of the run is relative to it."""
+        if callable(number := getattr(value, "item", None)):  # of numpy or torch
+            value = number()
         if isinstance(value, float):
             return round(value, 9) if math.isfinite(value) else None
         if isinstance(value, Path):
-            inside = value.is_relative_to(self._folder)
-            return value.relative_to(self._folder).as_posix() if inside else stored(value)
+            inside = value.is_relative_to(self._path.parent)
+            return value.relative_to(self._path.parent).as_posix() if inside else stored(value)
         if isinstance(value, Mapping):
             return {str(name): self._plain(one) for name, one in value.items()}
         if isinstance(value, Sequence) and not isinstance(value, str):
