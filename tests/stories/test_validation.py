@@ -17,7 +17,7 @@ from femtobooth.core import config
 from femtobooth.core.files import write_json
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.judging import selection
-from femtobooth.workflows.personalizing.validation import interval
+from femtobooth.workflows.personalizing.validation import Validator, interval
 
 Weights = Callable[[Path], dict[str, torch.Tensor]]
 Personalize = Callable[..., Path]
@@ -172,11 +172,20 @@ def stored(name: str) -> str:
     return name.replace(".", "/", 1).replace("text_encoder/", "text_encoder/text_model.")
 
 
-def test_final_keeps_no_weights(validated: Callable[..., Path], weights: Weights) -> None:
-    run = validated("final", "--select", "final")
-    found, last = weights(run / "model"), state(run)["state_dict"]
-    assert all(torch.equal(found[stored(name)], value) for name, value in last.items())
-    assert json.loads((run / "run.json").read_text())["selected"]["reason"].startswith("--select final")
+@pytest.mark.parametrize(("selected", "kept"), [("final", False), ("best", True)])
+def test_final_keeps_no_weights(
+    selected: str, kept: bool, validated: Callable[..., Path], weights: Weights, monkeypatch: Any
+) -> None:
+    """Nothing lies in validation/weights even while the run goes on, where those of the best step would."""
+    monkeypatch.setattr(Validator, "remove_weights", lambda _: None)  # as they are before the run is done
+    monkeypatch.setattr(selection, "pareto_front", list)
+    run = validated(f"kept-by-{selected}", "--select", selected)
+    there = sorted(path.name for path in run.glob("validation/weights/*"))
+    assert there == (["step-000002.safetensors", "step-000004.safetensors"] if kept else [])
+    if not kept:
+        found, last = weights(run / "model"), state(run)["state_dict"]
+        assert all(torch.equal(found[stored(name)], value) for name, value in last.items())
+        assert json.loads((run / "run.json").read_text())["selected"]["reason"].startswith("--select final")
 
 
 def broken_at(run: Path, copy: Path, step: int) -> Path:
@@ -201,9 +210,7 @@ def test_a_resumed_run_has_the_same_curve(
     weights: Weights,
     monkeypatch: Any,
 ) -> None:
-    monkeypatch.setattr(
-        "femtobooth.workflows.personalizing.validation.Validator.remove_weights", lambda _: None
-    )  # as they are when a run is killed
+    monkeypatch.setattr(Validator, "remove_weights", lambda _: None)  # as they are when a run is killed
     run = validated(f"to-resume-{step}")
     copy = broken_at(run, runs / f"resumed-{step}", step)
     assert femtobooth("personalize", "--resume", copy) == 0
@@ -212,17 +219,29 @@ def test_a_resumed_run_has_the_same_curve(
 
 
 def test_lost_weights_leave_the_others_to_choose_from(
-    whole: Path, femtobooth: Callable[..., int], runs: Path, capsys: Any
+    validated: Callable[..., Path], femtobooth: Callable[..., int], runs: Path, monkeypatch: Any, capsys: Any
 ) -> None:
-    """`whole` has dropped its weights; only the last step is left."""
-    copy = broken_at(whole, runs / "lost", STEPS)
-    assert femtobooth("personalize", "--resume", copy) == 0
-    facts = json.loads((copy / "run.json").read_text())
-    assert facts["steps"] == STEPS
-    front = {
-        point.step for point in selection.pareto_front([selection.Point(**row) for row in seen(copy)["points"]][1:])
-    }
-    assert ("are gone" in capsys.readouterr().err) == bool(front - {STEPS})
+    """Every step is on the front; then the weights of one are lost, and then those of all but the last."""
+    asked: list[list[int]] = []
+
+    def choose(points: list[selection.Point]) -> selection.Choice:
+        asked.append([point.step for point in points])
+        return selection.Choice(points[-1].step, "the test wants it", ())
+
+    monkeypatch.setattr(selection, "choose", choose)
+    monkeypatch.setattr(selection, "pareto_front", list)
+    monkeypatch.setattr(Validator, "remove_weights", lambda _: None)
+    run = validated("to-lose")
+    for lost, told, others in (([2], "2 are gone", [0, 4, STEPS]), ([2, 4], "2, 4 are gone", [0, STEPS])):
+        copy = broken_at(run, runs / f"lost-{len(lost)}", STEPS)
+        for step in lost:
+            (copy / "validation" / "weights" / f"step-{step:06d}.safetensors").unlink()
+        capsys.readouterr()
+        assert femtobooth("personalize", "--resume", copy) == 0
+        assert f"the weights of step {told}; choosing from the others" in capsys.readouterr().err
+        assert asked[-1] == others
+        assert json.loads((copy / "run.json").read_text())["steps"] == STEPS
+    assert asked[0] == [0, 2, 4, STEPS]
 
 
 def test_it_ends_when_done(
