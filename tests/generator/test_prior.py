@@ -82,7 +82,7 @@ def test_processes_share_the_work_without_duplicates(model: StableDiffusion, mon
         def wait() -> None:
             raise Waiting  # the other process is not there yet
 
-        monkeypatch.setattr(prior, "_write", lambda folder, index, key, picture, calls=calls: calls.append(index))
+        monkeypatch.setattr(prior, "_write", lambda folder, index, *_, calls=calls: calls.append(index))
         with pytest.raises(Waiting):
             class_images(model, PROMPT, _settings(5), 64, Processes(rank, 2, wait))
         drawn[rank] = calls

@@ -12,10 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from femtobooth.core.errors import PhotoError
 from femtobooth.core.files import sha256_of
-from femtobooth.generator import image_cache, prior
 from femtobooth.pictures import duplicates
 from femtobooth.pictures.provenance import Origin, Provenance
-from femtobooth.workflows import picture_files
 
 pytestmark = pytest.mark.usefixtures("terminal")
 
@@ -41,7 +39,7 @@ def listed(folder: Path, *paths: Path) -> None:
     (folder / "provenance.json").write_text(json.dumps(facts))
 
 
-@pytest.mark.parametrize("mark", [picture_files.KEY, prior.KEY, image_cache.KEY])
+@pytest.mark.parametrize("mark", ["femtobooth", "femtobooth-class-image", "femtobooth-evaluation"])
 def test_the_text_of_the_file_tells_wherever_it_lies(tmp_path: Path, mark: str) -> None:
     assert Provenance().generated(picture(tmp_path / "elsewhere" / "photo.png", text={mark: "{}"}))
     assert not Provenance().generated(picture(tmp_path / "elsewhere" / "other.png", text={"parameters": "a dog"}))

@@ -20,7 +20,7 @@ from femtobooth.core.cache import cache_folder
 from femtobooth.core.errors import UnsafeFileError
 from femtobooth.core.files import sha256_of
 from femtobooth.generator.formats.folder import save_folder
-from femtobooth.generator.image_cache import draw_missing
+from femtobooth.generator.image_cache import generate_missing
 from femtobooth.generator.load import load
 from femtobooth.generator.run import SUBJECT, PersonalizedRun, Subject
 from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
@@ -216,11 +216,11 @@ def test_a_damaged_cache_is_measured_again(compared: dict[str, Any], tmp_path: P
 def test_generated_pictures_test_nothing(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
     from PIL.PngImagePlugin import PngInfo
 
-    from femtobooth.pictures.provenance import MARKS
+    from femtobooth.pictures.records import CHUNK
 
     shutil.copytree(data, tmp_path / "data")
     text = PngInfo()
-    text.add_text(MARKS[-1], "drawn")
+    text.add_text(CHUNK, "{}")
     Image.open(data / "ant" / "2.png").save(tmp_path / "data" / "ant" / "2.png", pnginfo=text)
     settings = CompareSettings(
         models=[str(models["one"]), str(models["two"])], data=str(tmp_path / "data"), out=str(tmp_path / "page.html")
@@ -275,7 +275,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path
     sampling = SamplingSettings(steps=1)
     settings = {"count": 2, "seed": 5, "batch_size": 2, "sampling": sampling.model_dump()}
     drawn = load(str(run / "model"))
-    draw_missing(
+    generate_missing(
         drawn,
         run / "evaluation" / "pictures" / "tuned",
         [("a sks dog", 5), ("a sks dog", 6)],

@@ -17,7 +17,8 @@ from femtobooth.generator.locate import SUBJECT_FILE
 from femtobooth.generator.process import SOLVERS
 from femtobooth.generator.settings import AgainSettings, ConvertSettings
 from femtobooth.generator.start_picture import fit, read_start
-from femtobooth.workflows import convert, generate, picture_files, regenerate
+from femtobooth.pictures import records
+from femtobooth.workflows import convert, generate, regenerate
 
 FAST = {"steps": 2, "guidance": 4.0}
 SUBJECT = {"token": "sks", "class_noun": "dog"}
@@ -272,7 +273,7 @@ def test_parameters_are_those_of_a1111(run_folder: Path, tmp_path: Path) -> None
     manifest = draw(single, 'a dog, "sitting"', **how)
     text = Image.open(tmp_path / "o" / manifest["images"][0]["file"]).text["parameters"]  # type: ignore[attr-defined]
     assert text.startswith(PARAMETERS.format(hash=sha256_of(single)[:10]))
-    assert set(picture_files.SAMPLERS) == set(SOLVERS)
+    assert set(records.SAMPLERS) == set(SOLVERS)
 
 
 FOREIGN = {

@@ -20,12 +20,13 @@ from femtobooth.core.errors import ExistsError, ModelError, SettingsError
 from femtobooth.core.files import sha256_of
 from femtobooth.generator import sampling
 from femtobooth.generator.settings import AgainSettings
+from femtobooth.pictures import records
 from femtobooth.pictures.provenance import Provenance
 from femtobooth.recognizer.finetuning import dataset
 from femtobooth.recognizer.finetuning.survey import survey
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer
-from femtobooth.workflows import personalize, picture_files, regenerate, synthesize
+from femtobooth.workflows import personalize, regenerate, synthesize
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +223,7 @@ def test_interrupted_it_goes_on_and_is_the_same(
     assert files(tmp_path / "data") == whole
 
 
-@pytest.mark.parametrize("step", ["picture_files.save", "write_json"])
+@pytest.mark.parametrize("step", ["records.save", "write_json"])
 def test_killed_while_filing(call: Synthesize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     """Whatever lies in a class folder then is known as generated, and the same command tidies up."""
     call("rex", "max")
@@ -230,7 +231,7 @@ def test_killed_while_filing(call: Synthesize, tmp_path: Path, monkeypatch: pyte
     shutil.rmtree(tmp_path / "data")
     from femtobooth.workflows import labelled_folder
 
-    holder, name = (picture_files, "save") if step == "picture_files.save" else (labelled_folder, "write_json")
+    holder, name = (records, "save") if step == "records.save" else (labelled_folder, "write_json")
     original, calls = getattr(holder, name), []
 
     def dying(*arguments: Any) -> None:

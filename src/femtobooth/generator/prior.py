@@ -20,12 +20,10 @@ import numpy as np
 from ..core import cache
 from ..core.errors import FemtoboothError
 from ..core.events import note, progress_bar
+from ..pictures import records
 from .families.family import Family
-from .image_cache import decoded, encoded
 from .sampling import sample
 from .settings import PriorSettings
-
-KEY = "femtobooth-class-image"  # the PNG text chunk
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def class_images(
                 seeds = [settings.seed + i for i in range(start, start + batch)]
                 drawn = sample(model, [prompt] * batch, seeds, settings.sampling, (size, size), batch_size=batch)
                 for i, picture in enumerate(drawn[: settings.images - start], start):
-                    _write(folder, i, key, picture)
+                    _write(folder, i, key, picture, {**facts, "sampling": settings.sampling.model_dump()}, batch)
                     own[i] = picture
                 together = missing[
                     turn * processes.world : (turn + 1) * processes.world
@@ -119,10 +117,20 @@ def _path(folder: Path, index: int) -> Path:
     return folder / f"{index:06d}.png"
 
 
-def _write(folder: Path, index: int, key: str, picture: np.ndarray) -> None:
-    cache.write(_path(folder, index), encoded(picture, {KEY: f"{key} {index}"}))
+def _write(folder: Path, index: int, key: str, picture: np.ndarray, facts: dict[str, Any], batch: int) -> None:
+    settings = {"width": facts["size"], "height": facts["size"], "sampling": facts["sampling"]}
+    record = records.record(
+        "class image",
+        facts["prompt"],
+        facts["first_seed"] + index,
+        {"hash": facts["base"]},
+        settings,
+        f"{key} {index}",
+        {"batch": [index % batch, batch]},
+    )
+    cache.write(_path(folder, index), records.encode(picture, record))
 
 
 def _read(folder: Path, index: int, key: str, size: int) -> np.ndarray | None:
     """Image `index` of the recipe, or None where it is missing, damaged or another recipe's."""
-    return decoded(cache.read(_path(folder, index)), {KEY: f"{key} {index}"}, size)
+    return records.decode(cache.read(_path(folder, index)), "class image", f"{key} {index}", size)

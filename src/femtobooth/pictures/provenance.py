@@ -1,13 +1,14 @@
-"""Which pictures a model drew: told by the file's own text, its bytes or its looks; those only ever train.
+"""Tell which pictures are generated, by the file's own text, its bytes or its looks; those only ever train.
 
 A picture counts as generated where any of these says so:
 
-    text chunk    of the PNG, which every command that draws writes: survives moving, renaming and merging
+    record        in the PNG, which every command that generates writes: survives moving, renaming and merging
     file name     listed by a `provenance.json` beside or above it, whatever its ending is now
     SHA-256       listed there: survives renaming
     looks         near the perceptual hash that is listed there: survives saving as JPEG under another name
 
-What is neither a PNG with its text nor under such a file (exported to JPEG and moved away) cannot be told from a photo.
+What is neither a PNG with its record nor under such a file (exported to JPEG and moved away) cannot be told from a
+photo.
 """
 
 from __future__ import annotations
@@ -20,18 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ..core.errors import PhotoError
 from ..core.events import warn
 from ..core.files import sha256_of
-from . import duplicates
+from . import duplicates, records
 from .images import Skipped, decode
 
 MANIFEST = "provenance.json"
-RECORD = "femtobooth"  # text chunk of `generate` and `synthesize`: JSON of how the picture was made
-MARKS = (RECORD, "femtobooth-class-image", "femtobooth-evaluation")
-CHOSEN = "synthesized"  # the part of RECORD that says who chose the picture, and from which photos its model learned
 
 
 @dataclass(frozen=True)
@@ -61,7 +58,7 @@ class Provenance:
         self._manifests: dict[Path, _Listed | None] = {}
 
     def generated(self, path: Path) -> bool:
-        """Whether a picture was drawn by a model. Raises PhotoError for a provenance.json that cannot be understood."""
+        """Tell whether a picture is generated. Raises PhotoError for a provenance.json that cannot be understood."""
         return self.origin(path) is not None
 
     def origin(self, path: Path, views: np.ndarray | None = None) -> Origin | None:
@@ -108,16 +105,12 @@ def _by_content(path: Path, above: Iterable[_Listed], views: np.ndarray | None) 
 
 
 def _in_file(path: Path) -> Origin | None:
-    """What the text of a PNG says; None for a file without such text."""
-    try:
-        with Image.open(path, formats=["PNG"]) as image:
-            text = dict(getattr(image, "text", {}))
-    except Exception:  # no PNG, or one that cannot be read, which is reported elsewhere
-        return None
-    if not any(mark in text for mark in MARKS):
+    """Say what the record in a PNG tells; None for a file without one."""
+    found = records.read(path)
+    if found is None:
         return None
     try:
-        return _origin(json.loads(text[RECORD])[CHOSEN])
+        return _origin(found[records.CHOSEN])
     except (KeyError, TypeError, ValueError, AttributeError):
         return Origin()
 

@@ -25,7 +25,7 @@ from ..core.metrics import wilson
 from ..core.names import restored, shown
 from ..core.paths import expanded
 from ..generator import locate, sampling
-from ..generator.image_cache import draw_missing
+from ..generator.image_cache import generate_missing
 from ..generator.load import load
 from ..generator.photos import make_square, restore_photos
 from ..generator.prompts import bare, names_subject, with_subject
@@ -276,7 +276,7 @@ def _draw(
     with progress_bar("pictures", len(models) * len(jobs), parts=settings.sampling.steps) as bar:
         for name, model in models.items():
             place = run.folder / "evaluation" / "pictures" / name
-            pictures, paths = draw_missing(
+            pictures, paths = generate_missing(
                 model.to(device), place, jobs, settings.sampling, settings.batch_size, size, bar
             )
             model.to("cpu")

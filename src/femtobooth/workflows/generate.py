@@ -26,6 +26,7 @@ from ..core.run import is_run
 from ..generator.prompts import names_subject, warn_of_unseen, with_subject
 from ..generator.settings import GenerateSettings
 from ..generator.start_picture import Start, fit, read_start
+from ..pictures import records
 from . import picture_files
 
 if TYPE_CHECKING:  # torch is imported only once all that can be checked without it is checked
@@ -98,16 +99,10 @@ def _draw_all(
                 batch = jobs[first : first + settings.batch_size]
                 drawn = draw(model, settings, start, [job[0] for job in batch], [job[1] for job in batch], bar)
                 for row, (picture, (prompt, seed, name)) in enumerate(zip(drawn, batch, strict=True)):
-                    record = {
-                        picture_files.KEY: __version__,
-                        "prompt": prompt,
-                        "seed": seed,
-                        "model": {"source": settings.run, "hash": model.hash},
-                        "settings": how,
-                        "batch": [row, len(batch)],
-                        **sources,
-                    }
-                    picture_files.save(picture, folder / name, record)
+                    known = {"source": settings.run, "hash": model.hash}
+                    more = {"batch": [row, len(batch)], **sources}
+                    record = records.record("generated", prompt, seed, known, how, more=more)
+                    records.save(picture, folder / name, record)
                     pictures.append(picture)
                     made.append({"file": name, "prompt": prompt, "seed": seed, "sha256": sha256_of(folder / name)})
         manifest["complete"] = True

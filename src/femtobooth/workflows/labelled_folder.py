@@ -19,7 +19,7 @@ from ..core.claims import Output, is_free
 from ..core.errors import ExistsError
 from ..core.files import TEMPORARY, sha256_of, sweep, write_json
 from ..core.names import shown
-from ..pictures import duplicates, provenance
+from ..pictures import duplicates, provenance, records
 from . import picture_files
 
 MANIFEST, DRAWN = "synthesized.json", ".drawn"
@@ -114,22 +114,18 @@ def file_pictures(
         prompt, seed = jobs[index]
         score = {} if scores is None else {"score": float(scores[index])}
         first = index - index % batch_size
-        record = {
-            provenance.RECORD: __version__,
-            "prompt": prompt,
-            "seed": seed,
-            "model": model,
-            "settings": how,
+        more = {
             "batch": [index - first, min(batch_size, len(jobs) - first)],
-            provenance.CHOSEN: {**facts, **score},
+            records.CHOSEN: {**facts, **score},
         }
+        record = records.record("synthesized", prompt, seed, model, how, more=more)
         path = folder / picture_files.name(row_of[prompt], prompt, seed, jobs[-1][1])
         if path.exists():
             raise ExistsError(
                 f"{shown(path)}: was changed or put there by someone else, and is not overwritten", "move it away"
             )
         aside = folder.parent / DRAWN / f"{TEMPORARY}{len(staged)}.png"
-        picture_files.save(pictures[index], aside, record)
+        records.save(pictures[index], aside, record)
         staged.append((aside, path))
         views = duplicates.views(Image.fromarray(pictures[index]))
         signs = {} if views is None else {"signs": duplicates.signs(views)}

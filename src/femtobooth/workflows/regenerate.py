@@ -20,8 +20,9 @@ from ..core.paths import existing
 from ..generator import locate
 from ..generator.settings import AgainSettings, GenerateSettings
 from ..generator.start_picture import fit, read_start
+from ..pictures import records
 from . import generate, picture_files
-from .picture_files import Record, Source
+from .picture_files import Recipe, Source
 
 
 def run(settings: AgainSettings) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def run(settings: AgainSettings) -> dict[str, Any]:
     record, stored, original = picture_files.read(source)
     reference = settings.run or _model_around(source) or _model_named(record, source)
     if out:
-        output = Output(Path(out) / source.name, "generate", overwrite, [source], known=_drawn)
+        output = Output(Path(out) / source.name, "generate", overwrite, [source], known=picture_files.is_ours)
     else:
         output = Output(
             generate.home(reference) / "images" / timestamp(),
@@ -60,11 +61,11 @@ def run(settings: AgainSettings) -> dict[str, Any]:
     if out:
         target = output.path
         output.check()
-        picture_files.save(picture, target, stored)
+        records.save(picture, target, stored)
     else:
         with output.claimed() as folder:
             target = folder / source.name
-            picture_files.save(picture, target, stored)
+            records.save(picture, target, stored)
     identical = bool(np.array_equal(picture, original))
     if identical:
         conclude(f"{target}: the same pixels")
@@ -85,7 +86,7 @@ def run(settings: AgainSettings) -> dict[str, Any]:
     }
 
 
-def _settings(record: Record, reference: str) -> GenerateSettings:
+def _settings(record: Recipe, reference: str) -> GenerateSettings:
     """The settings of a record. Raises InputError where a file that it names is not here, or not the same."""
     files: dict[str, str] = {}
     for key, named in (("init_image", record.init_image), ("mask", record.mask)):
@@ -131,7 +132,7 @@ def _model_around(image: Path) -> str | None:
     return next((str(home) for home in homes if (home / "model" / "model_index.json").is_file()), None)
 
 
-def _model_named(record: Record, source: Path) -> str:
+def _model_named(record: Recipe, source: Path) -> str:
     """The model that a record names, if it lies on this machine.
 
     Raises ModelError: what a picture says is never looked up on a hub.
@@ -144,17 +145,8 @@ def _model_named(record: Record, source: Path) -> str:
     )
 
 
-def _way_out(record: Record, source: Path) -> str:
+def _way_out(record: Recipe, source: Path) -> str:
     return (
         f"give the model that drew it ({shortened(record.model.source)}): "
         f"{command('generate', 'RUN', '--from', source)}"
     )
-
-
-def _drawn(path: Path) -> bool:
-    """Whether a file is a picture with a record, which drawing it again may replace."""
-    try:
-        picture_files.read(path)
-    except InputError:
-        return False
-    return True

@@ -30,7 +30,7 @@ from ..core.files import atomic_file, sha256_of, write_json
 from ..core.metrics import wilson
 from ..core.names import restored, shown
 from ..generator import sampling
-from ..generator.image_cache import draw_missing
+from ..generator.image_cache import generate_missing
 from ..generator.load import load
 from ..generator.prompts import bare, filled, names_subject
 from ..generator.run import PersonalizedRun
@@ -264,11 +264,11 @@ def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Pat
             how = (settings.sampling, settings.batch_size, subject.run.size, bar)
             base = subject.run.load_base(subject.made_with)
             sampling.check(base, settings.sampling)
-            subject.base_pictures, _ = draw_missing(base.to(device), folder, subject.base_jobs, *how)
+            subject.base_pictures, _ = generate_missing(base.to(device), folder, subject.base_jobs, *how)
             del base
             model = load(str(subject.run.folder))
             subject.model_hash = model.hash
-            subject.pictures, subject.files = draw_missing(model.to(device), folder, subject.jobs, *how)
+            subject.pictures, subject.files = generate_missing(model.to(device), folder, subject.jobs, *how)
 
 
 def _file_subject(
