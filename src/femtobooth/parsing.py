@@ -120,6 +120,7 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
             parser.missing(one.called)
     found = settle(model.narrowed(given), *layers)
     _refuse_missing_files(found)
+    found.refuse_at_once()
     return Parsed(found, command.run, command.begins, options.json, options.level)
 
 

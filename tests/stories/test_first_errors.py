@@ -8,12 +8,14 @@ import json
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from femtobooth import cli
 from femtobooth.core import fields
+from femtobooth.core.machine import may_accelerate
 from femtobooth.workflows.commands import COMMANDS, find
 
 HEAVY = (
@@ -92,6 +94,13 @@ def _mistakes() -> dict[tuple[str, str], tuple[list[str], str]]:
         ["finetune", "--resume", "runs/mine", "--lr", "1"],
         "--resume: goes on with the settings",
     )
+    dog = ["personalize", ".", "--class-noun", "dog"]
+    mistakes["personalize", "--name"] = [*dog, "--runs", "/", "--name", "tmp"], "/tmp already exists"  # noqa: S108
+    for start in (dog, ["finetune", ".", "--model", "bundled"]):
+        if not may_accelerate():
+            mistakes[start[0], "--accelerator"] = [*start, "--accelerator", "gpu"], "--accelerator gpu: there is none"
+        if find_spec("wandb") is None:
+            mistakes[start[0], "--trackers"] = [*start, "--trackers", "wandb"], "--trackers: wandb is not installed"
     mistakes["clasify", "command"] = ["clasify", "photos/"], "clasify: no such command"
     return mistakes
 

@@ -236,7 +236,7 @@ def test_a_long_prompt_warns_of_what_is_cut(tmp_path: Path, capsys: pytest.Captu
         ({"prompts": []}, "no prompt"),
         ({"prompts": ["a [V] dog"]}, r"\[V\]"),
         ({"prompts_file": "nowhere.txt"}, "--prompts nowhere.txt"),
-        ({"device": "cuda:99"}, "device cuda:99"),
+        ({"device": "cuda:99"}, "device=cuda:99"),
         ({"device": "toaster"}, "device toaster"),
         ({"init_image": "nowhere.png"}, "nowhere.png"),
         ({"mask": "mask.png"}, "--mask mask.png"),

@@ -45,6 +45,12 @@ class Settings(BaseModel):
         """The class that settles what is given: this one, or another where what is given decides."""
         return cls
 
+    def refuse_at_once(self) -> None:
+        """Raise InputError for what cannot be done here, as far as that shows without loading anything heavy."""
+        for name in type(self).model_fields:
+            if isinstance(value := getattr(self, name), Settings):
+                value.refuse_at_once()
+
     def without_effect(self) -> dict[str, str]:
         """Settings, by dotted path, that change nothing beside the others, and why."""
         inside = {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Settings)}

@@ -41,12 +41,12 @@ def device(name: str) -> torch.device:
     try:
         found = torch.device(name)
     except RuntimeError:
-        raise InputError(f"device {name}: no such kind of device", "use auto, cpu, cuda, cuda:1 or mps") from None
+        raise InputError(f"`device={name}`: no such kind of device", "use auto, cpu, cuda, cuda:1 or mps") from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(
         found.type, 0
     )
     if (found.index or 0) >= count:
-        raise InputError(f"device {name}: not on this machine, which has {count} of that kind", "use auto or cpu")
+        raise InputError(f"`device={name}`: not on this machine, which has {count} of that kind", "use auto or cpu")
     return found
 
 

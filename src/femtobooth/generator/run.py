@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field
 
+from ..core.claims import Output
 from ..core.errors import ModelError
 from ..core.run import AGAIN, Run
 from . import locate
@@ -67,6 +69,13 @@ class PersonalizedRun(Run):
     verdict: dict[str, Any] | None = None
     """What `judging.verdict` says of the result."""
     peak_memory_gib: float | None = None
+
+    @classmethod
+    def place(cls, settings: PersonalizeSettings) -> Output:
+        """Say where a run with these settings goes."""
+        stem = re.sub(r"[^\w-]+", "-", settings.photos.class_noun)
+        inputs = [*settings.photos.paths, settings.base, settings.prior.folder, settings.tokenizer]
+        return cls.output(settings.runs, settings.name, stem, settings.overwrite, inputs)
 
     @property
     def subject(self) -> Subject:

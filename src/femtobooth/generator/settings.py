@@ -12,6 +12,7 @@ from ..core.config import Seed, Settings, Words
 from ..core.errors import shortened
 from ..core.fields import Argument, Flag, Flags
 from ..core.machine import FloatPrecision, WeightPrecision
+from ..core.processes import rank
 from ..training.settings import TrainingSettings
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
@@ -238,6 +239,14 @@ class PersonalizeSettings(Settings):
     samples: Annotated[SampleSettings, Flags("samples")] = SampleSettings()
     validation: Annotated[ValidationSettings, Flags("validation")] = ValidationSettings()
     training: Annotated[TrainingSettings, Flags("training")] = TrainingSettings()
+
+    def refuse_at_once(self) -> None:
+        """Raise InputError kinds also where the name is taken."""
+        from .run import PersonalizedRun
+
+        super().refuse_at_once()
+        if self.name and rank() == 0:
+            PersonalizedRun.place(self).check()
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from ..core.config import Seed, Settings
+from ..core.errors import SettingsError, needs
 from ..core.fields import Flag
-from ..core.machine import FloatPrecision
+from ..core.machine import FloatPrecision, may_accelerate
 
 
 class TrainingSettings(Settings):
@@ -64,6 +66,21 @@ class TrainingSettings(Settings):
         list[Literal["tensorboard", "csv", "wandb"]], Flag("--trackers", group="checkpoints and logs")
     ] = ["tensorboard", "csv"]
     """Where losses and pictures go; wandb needs the package of that name and works offline too."""
+
+    def refuse_at_once(self) -> None:
+        """Raise SettingsError for a package or an accelerator that is not here."""
+        for wanted, setting, package, extra, otherwise in (
+            (self.optimizer == "adamw8bit", "optimizer", "bitsandbytes", "8bit", "use adamw"),
+            ("wandb" in self.trackers, "trackers", "wandb", "wandb", "leave it out"),
+        ):
+            if wanted and find_spec(package) is None:
+                raise SettingsError(
+                    f"`training.{setting}`: {package} is not installed", f"{needs(extra)}, or {otherwise}"
+                )
+        if self.accelerator in ("gpu", "mps") and not may_accelerate():
+            raise SettingsError(
+                f"`training.accelerator={self.accelerator}`: there is none here to train on", "use auto or cpu"
+            )
 
 
 class ResumeSettings(Settings):

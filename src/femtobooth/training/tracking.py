@@ -12,7 +12,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ..core.errors import SettingsError, needs
 from ..core.events import emit, picture
 from ..core.files import atomic_file
 from .settings import TrainingSettings
@@ -89,7 +88,7 @@ def loggers(settings: TrainingSettings, folder: Path, name: str, resumed_step: i
     """Make the trackers that the settings name, writing under `folder`, and the one that tells listeners; a resumed run
     goes on in the same curves.
     """
-    check(settings)
+    settings.refuse_at_once()
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Logger] = []
     if "tensorboard" in settings.trackers:
@@ -100,16 +99,6 @@ def loggers(settings: TrainingSettings, folder: Path, name: str, resumed_step: i
     if "wandb" in settings.trackers:
         made.append(_wandb(folder, name))
     return [*made, Told()]
-
-
-def check(settings: TrainingSettings) -> None:
-    """Raise SettingsError for a tracker that is not installed."""
-    if "wandb" not in settings.trackers:
-        return
-    try:
-        import wandb  # noqa: F401
-    except ImportError:
-        raise SettingsError("training.trackers: wandb is not installed", f"{needs('wandb')}, or leave it out") from None
 
 
 def _wandb(folder: Path, name: str) -> Logger:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import time
 from collections import Counter
 from pathlib import Path
@@ -39,7 +38,7 @@ from ..recognizer.finetuning.run import FinetunedRun
 from ..recognizer.finetuning.survey import Finding, Survey, label_issues, survey
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
-from ..training import tracking, trainer
+from ..training import trainer
 from ..training.session import State, fit
 from ..training.settings import ResumeSettings
 from .finetuning import told
@@ -55,13 +54,11 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
     """
     settings = _settled(settings)
     note(f"{settings.data}: a classifier of its classes, from {settings.model}")
-    stem = re.sub(r"[^\w-]+", "-", Path(settings.data).stem)
-    inputs = [settings.data, *settings.synthesized, settings.model]
-    output = FinetunedRun.output(settings.runs, settings.name, stem, settings.overwrite, inputs)
+    output = FinetunedRun.place(settings)
     if rank() == 0:
         output.check()
+    settings.training.refuse_at_once()
     trainer.check(_training(settings, 1))
-    tracking.check(settings.training)
     with stage("data"):
         read = dataset.read(settings.data)
         source = _load(settings)

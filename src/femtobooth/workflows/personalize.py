@@ -16,7 +16,6 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +24,6 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from ..core import config, locks, older_runs
-from ..core.claims import Output
 from ..core.errors import PhotoError, command
 from ..core.event_log import remembering
 from ..core.events import note, stage, table, warn
@@ -48,7 +46,7 @@ from ..generator.samples import Samples
 from ..generator.settings import PersonalizeSettings
 from ..judging.encoders import Encoder
 from ..pictures.images import find_pictures
-from ..training import tracking, trainer
+from ..training import trainer
 from ..training.session import fit
 from ..training.settings import ResumeSettings
 from . import report
@@ -86,7 +84,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     Raises InputError kinds before anything is written.
     """
     settings = _settled(settings)
-    output, noun = _output(settings), settings.photos.class_noun
+    output, noun = PersonalizedRun.place(settings), settings.photos.class_noun
     if rank() == 0:
         output.check()
     if settings.base == locate.BUNDLED:
@@ -177,17 +175,10 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
     return settings.model_copy(update={"photos": photos, "prior": prior, **paths})
 
 
-def _output(settings: PersonalizeSettings) -> Output:
-    """Where the run goes."""
-    stem = re.sub(r"[^\w-]+", "-", settings.photos.class_noun)
-    inputs = [*settings.photos.paths, settings.base, settings.prior.folder, settings.tokenizer]
-    return PersonalizedRun.output(settings.runs, settings.name, stem, settings.overwrite, inputs)
-
-
 def _check(settings: PersonalizeSettings, model: Family) -> None:
     """Raise what else would be found only when class images are drawn or training begins."""
+    settings.training.refuse_at_once()
     trainer.check(settings.training)
-    tracking.check(settings.training)
     sampling.check(model, settings.samples.sampling, "samples.sampling")
     if settings.prior.weight and (settings.prior.folder is None or settings.prior.other_classes):
         sampling.check(model, settings.prior.sampling, "prior.sampling")

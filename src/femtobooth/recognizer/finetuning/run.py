@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from ...core.claims import Output
 from ...core.run import Run
 from ..settings import FinetuneSettings
 
@@ -38,6 +41,13 @@ class FinetunedRun(Run):
     verdict: str | None = None
     """What comparing the two came to."""
     temperature: float | None = None
+
+    @classmethod
+    def place(cls, settings: FinetuneSettings) -> Output:
+        """Say where a run with these settings goes."""
+        stem = re.sub(r"[^\w-]+", "-", Path(settings.data).stem)
+        inputs = [settings.data, *settings.synthesized, settings.model]
+        return cls.output(settings.runs, settings.name, stem, settings.overwrite, inputs)
 
     def made_with(self) -> FinetuneSettings:
         """Read the settings that it was made with. Raises SettingsError."""
