@@ -24,6 +24,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from femtobooth.core import machine
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, note, table
 
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--large", type=int, default=60, help="12-megapixel photos [60]")
     parser.add_argument("--repeats", type=int, default=3, help="turns that each way gets [3]")
     options = parser.parse_args()
-    cores = len(os.sched_getaffinity(0))
+    cores = machine.cores()
     photos = sorted(options.photos.glob("*.jpg"))
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .core import events, streams
-from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError, shortened
+from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError, first_line, shortened
 from .core.names import shown
 from .core.processes import rank
 from .parsing import EVERYTHING, HELP, LEVELS, Parser, names, parse, spoken
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 ],
                 2,
             )
-        first = (str(error).strip() or "no message").splitlines()[0]
+        first = first_line(error) if str(error).strip() else "no message"
         _exit([f"{type(error).__name__}: {first}", "  -> FEMTOBOOTH_DEBUG=1 shows where"], 1)
 
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+from contextlib import suppress
 from types import TracebackType
 
+import psutil
+
 BUSY = 0.15  # share of all cores that others take, from which on a timing is worth a warning
-_TICK = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
 class Load:
@@ -28,7 +29,7 @@ class Load:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         taken, own, seconds = _taken(), _own(), time.perf_counter() - self._start
-        if taken is not None and self._before[0] is not None and seconds > 0:
+        if seconds > 0:
             self.others = max(0.0, ((taken - self._before[0]) - (own - self._before[1])) / seconds)
 
 
@@ -44,30 +45,18 @@ def remark(others: float | None) -> str | None:
     )
 
 
-def _taken() -> float | None:
+def _taken() -> float:
     """Seconds that all cores have worked so far, for anyone; time stolen by a hypervisor counts as others' work."""
-    try:
-        line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
-        user, nice, system, _, _, irq, softirq, steal = map(int, line.split()[1:9])
-    except (OSError, ValueError, IndexError):
-        return None
-    return (user + nice + system + irq + softirq + steal) / _TICK
+    told = psutil.cpu_times()._asdict()
+    return sum(seconds for name, seconds in told.items() if name not in ("idle", "iowait", "guest", "guest_nice"))
 
 
 def _own() -> float:
     """Seconds that this process and its children have worked so far."""
-    times = os.times()
-    total = times.user + times.system + times.children_user + times.children_system
-    for listed in Path("/proc/self/task").glob("*/children"):
-        try:
-            for child in listed.read_text(encoding="ascii").split():
-                fields = (
-                    Path("/proc", child, "stat")
-                    .read_text(encoding="ascii", errors="replace")
-                    .rpartition(")")[2]
-                    .split()
-                )
-                total += sum(map(int, fields[11:15])) / _TICK
-        except (OSError, ValueError):
-            continue
+    own = psutil.Process()
+    total = 0.0
+    for process in [own, *own.children(recursive=True)]:
+        with suppress(psutil.Error):  # a child that has ended meanwhile
+            took = process.cpu_times()
+            total += took.user + took.system + took.children_user + took.children_system
     return total

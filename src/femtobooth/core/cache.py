@@ -15,11 +15,14 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+
+import platformdirs
 
 from .events import detail, note, warn
 from .files import TEMPORARY, read_json, sha256_of
@@ -37,6 +40,8 @@ user's cache folder."""
     given = os.environ.get("FEMTOBOOTH_CACHE", "")
     if given.strip():
         return Path(os.path.expanduser(given)).absolute()  # noqa: PTH111  (Path's own raises where there is no such user)
+    if sys.platform in ("darwin", "win32"):
+        return platformdirs.user_cache_path("femtobooth", appauthor=False)
     standard = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(standard if Path(standard).is_absolute() else os.path.expanduser("~/.cache"))  # noqa: PTH111
     return base / "femtobooth" if base.is_absolute() else _scratch()

@@ -107,6 +107,11 @@ class Interrupted(BaseException):
         super().__init__("\n".join(self.lines))
 
 
+def first_line(error: BaseException) -> str:
+    """Say what an error of a library says first, for a parenthesis."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]
+
+
 def shortened(text: str, limit: int = 60) -> str:
     """A text as an error may hold it: of one line, without what a terminal would obey, and cut."""
     cut = text if len(text) <= limit else f"{text[: limit - 3]}..."

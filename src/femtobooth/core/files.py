@@ -25,7 +25,10 @@ TEMPORARY = ".tmp-"  # a prefix, so that every reader skips unfinished work the 
 
 
 def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return  # which cannot be opened there; a rename is on the disk when it returns
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # Windows flushes only what it may write to
     try:
         os.fsync(handle)
     finally:

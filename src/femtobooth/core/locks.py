@@ -7,7 +7,6 @@ A process that is killed leaves its lock behind; the next one sees that no such 
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import psutil
 
 from .errors import InUseError
 from .files import writing
@@ -77,12 +78,37 @@ def _began(pid: int) -> str:
             return "" if fields[0] in "ZX" else fields[19]  # a zombie writes no more
         return ""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        process = psutil.Process(pid)
+        return "" if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.2f}"
+    except psutil.NoSuchProcess:
         return ""
-    except PermissionError:
-        pass
-    return "?"
+    except psutil.Error:
+        return "?"
+
+
+def _contents(handle: int) -> str:
+    os.lseek(handle, 0, os.SEEK_SET)
+    return os.read(handle, 65536).decode("utf-8", errors="replace")
+
+
+def _write(handle: int, contents: bytes) -> None:
+    os.ftruncate(handle, 0)
+    os.lseek(handle, 0, os.SEEK_SET)
+    os.write(handle, contents)
+    os.fsync(handle)
+
+
+def _wait_for(handle: int) -> None:
+    """Wait until no other process guards the open file, and guard it until it is closed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where nobody could read what is guarded: a byte far behind it is
+        import msvcrt
+
+        os.lseek(handle, 2**30, os.SEEK_SET)
+        msvcrt.locking(handle, msvcrt.LK_LOCK, 1)  # type: ignore[attr-defined, unused-ignore]
+        return
+    fcntl.flock(handle, fcntl.LOCK_EX)
 
 
 def _read(text: str) -> Holder | None:
@@ -105,7 +131,7 @@ def holder(folder: Path) -> Holder | None:
 def acquire(folder: Path, instead: str = "wait until it is done") -> None:
     """Take the lock of a folder that exists. Raises InUseError, which names the holder; `instead` is the way out."""
     with writing(folder), _guarded(folder) as handle:
-        found = _read(os.pread(handle, 65536, 0).decode("utf-8", errors="replace"))
+        found = _read(_contents(handle))
         if found and not found.gone:
             host, _, container = found.host.partition(" ")
             where = f" on {host} ({container})" if found.elsewhere else ""
@@ -113,16 +139,15 @@ def acquire(folder: Path, instead: str = "wait until it is done") -> None:
                 f"{folder}: in use by process {found.pid}{where} since {shown(found.since)}: {shown(found.command)}",
                 f"{instead}; if it runs no more, remove {folder / LOCK}" if found.elsewhere else instead,
             )
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, json.dumps(asdict(own())).encode(), 0)
-        os.fsync(handle)
+        _write(handle, json.dumps(asdict(own())).encode())
 
 
 def release(folder: Path) -> None:
     """Give the lock of a folder back, if it is this process's."""
     with suppress(OSError), _guarded(folder, create=False) as handle:
-        found = _read(os.pread(handle, 65536, 0).decode("utf-8", errors="replace"))
+        found = _read(_contents(handle))
         if found and (found.pid, found.host) == (os.getpid(), _host()):
+            _write(handle, b"")  # which frees it too, where an open file cannot be removed
             (folder / LOCK).unlink()
 
 
@@ -154,10 +179,13 @@ def _guarded(folder: Path, create: bool = True) -> Iterator[int]:
     """The open lock file, looked at and changed by no other process meanwhile."""
     path = folder / LOCK
     while True:
-        handle = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        flags = os.O_RDWR | (os.O_CREAT if create else 0)
+        for name in ("O_NOFOLLOW", "O_CLOEXEC", "O_BINARY"):  # no system has all three
+            flags |= getattr(os, name, 0)
+        handle = os.open(path, flags, 0o644)
         try:
             with suppress(OSError):  # some network file systems have none; the lock is then as good as its contents
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                _wait_for(handle)
             there = False  # it may have been given back, and removed, since it was opened
             with suppress(FileNotFoundError):
                 there = os.path.samestat(os.fstat(handle), path.lstat())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import shutil
 import sys
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import psutil
 
 from .errors import InputError
 
@@ -95,13 +97,27 @@ def environment() -> dict[str, str]:
 def peak_memory() -> int:
     """Most bytes of main memory that this process has held.
 
-    Linux's ru_maxrss counts what the parent held before exec; VmHWM does not.
+    Linux's ru_maxrss counts what the parent held before exec; VmHWM does not. Where nobody counts the most, it is what
+    is held now.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
     except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        held = psutil.Process().memory_info()
+        return int(getattr(held, "peak_wset", held.rss))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    with suppress(AttributeError, OSError):  # macOS has no such choice
+        return len(psutil.Process().cpu_affinity())
+    return os.cpu_count() or 1
 
 
 def processor() -> str:

@@ -30,7 +30,8 @@ from .callbacks import StepCallback
 
 MANIFEST = "manifest.json"
 STATE = "state.ckpt"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SAVE: int | None = getattr(signal, "SIGUSR1", None)  # which Windows lacks
+SIGNALS = tuple(number for number in (signal.SIGINT, signal.SIGTERM, SAVE) if number is not None)
 
 
 def save(trainer: Trainer, folder: Path, keep: int) -> Path:
@@ -125,7 +126,7 @@ class Signals:
 
     While steps are taken (`stepping`) the first two ask to save and stop after the current one, and a second SIGINT
     stops at once; before and after they stop at once, as everything finished by then is on disk. SIGUSR1 asks to save
-    and go on. `way_out` tells the user how to resume.
+    and go on; Windows has no such signal. `way_out` tells the user how to resume.
     """
 
     def __init__(self, way_out: str) -> None:
@@ -153,7 +154,7 @@ class Signals:
 
     def _handle(self, signum: int, _: FrameType | None) -> None:
         name = signal.Signals(signum).name
-        if signum == signal.SIGUSR1:
+        if signum == SAVE:
             self.save = True
         elif not self.stepping or self.stop == signal.SIGINT == signum:
             raise Interrupted(f"stopped at once by {name}; what was finished is kept", self.way_out, signum)

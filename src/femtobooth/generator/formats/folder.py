@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import CLIPTokenizer
 
-from ...core.errors import ModelError
+from ...core.errors import ModelError, first_line
 from ...core.events import warn
 from ...core.files import atomic_folder, content_hash
 from ...core.older_runs import with_base_of_today
@@ -122,7 +122,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise ModelError(
-            f"{folder}: no CLIP tokenizer there ({parts.first_line(error)})",
+            f"{folder}: no CLIP tokenizer there ({first_line(error)})",
             "a tokenizer folder holds vocab.json and merges.txt",
         ) from error
 

@@ -17,7 +17,7 @@ import transformers
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from ...core.errors import ModelError
+from ...core.errors import ModelError, first_line
 from ...core.tensors import DAMAGED
 from .ldm_keys import Place
 
@@ -105,11 +105,6 @@ def fit_tokenizer(tokenizer: CLIPTokenizer, text_encoder: Any, where: object, wa
     if any(getattr(tokenizer, name) is None for name in ("bos_token_id", "eos_token_id", "pad_token_id")):
         raise ModelError(f"{where}: the tokenizer has no token for start, end or padding", way_out)
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error of a library says first, for a parenthesis."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def _refuse_absurd(config: Mapping[str, Any], where: object) -> None:

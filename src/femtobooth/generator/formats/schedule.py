@@ -9,9 +9,8 @@ from typing import Any
 
 from diffusers import DDIMScheduler, SchedulerMixin
 
-from ...core.errors import ModelError
+from ...core.errors import ModelError, first_line
 from ...core.tensors import DAMAGED
-from .parts import first_line
 
 SCHEDULES = (  # schedulers over the betas of Stable Diffusion 1.x and 2.x, without `Scheduler`
     "DDIM", "DDPM", "PNDM", "LMSDiscrete", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",

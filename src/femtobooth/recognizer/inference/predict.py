@@ -7,7 +7,6 @@ lock, so that threads of one process fill every core, and no pixels are sent bet
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ...core.events import carried
+from ...core.machine import cores
 from ...core.names import stored
 from ...pictures.formats import NOT_A_PICTURE
 from ...pictures.images import Picture, Skipped, decode
@@ -45,7 +45,7 @@ class Batch:
 
 def workers_for(threads: int | None = None) -> int:
     """Workers for this machine: as many as cores this process may use, unless told."""
-    return threads or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    return threads or cores()
 
 
 def least_side(preprocess: Preprocess) -> int:

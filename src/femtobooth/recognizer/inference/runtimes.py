@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from ...core import machine
-from ...core.errors import ModelError, SettingsError, needs
+from ...core.errors import ModelError, SettingsError, first_line, needs
 from ..model import artifact
 from ..model.engine import Engine, Outputs
 from ..model.formats import CONVERTED, FORMATS, OUTPUTS
@@ -71,7 +71,7 @@ def onnx(folder: Path, threads: int) -> Engine:
     try:
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its errors share no class of their own
-        raise ModelError(f"{file}: ONNX Runtime cannot load it ({_first_line(error)})", "export it again") from None
+        raise ModelError(f"{file}: ONNX Runtime cannot load it ({first_line(error)})", "export it again") from None
     inputs = session.get_inputs()
     prepare = _prepare(description.preprocess, integer=inputs[0].type == "tensor(uint8)")
     names = [output.name for output in session.get_outputs()]
@@ -97,7 +97,7 @@ def openvino(folder: Path, threads: int, reduced: bool = False) -> Engine:
     try:
         compiled = runtime.Core().compile_model(file, "CPU", hints)
     except Exception as error:
-        raise ModelError(f"{file}: OpenVINO cannot load it ({_first_line(error)})", "export it again") from None
+        raise ModelError(f"{file}: OpenVINO cannot load it ({first_line(error)})", "export it again") from None
     prepare = _prepare(description.preprocess, integer=compiled.input(0).get_element_type() == runtime.Type.u8)
     names = [output.get_any_name() for output in compiled.outputs]
     local = threading.local()  # an infer request serves one caller at a time
@@ -122,7 +122,7 @@ def torchscript(folder: Path, threads: int) -> Engine:
             warnings.simplefilter("ignore")
             model = torch.jit.load(str(file))
     except Exception as error:  # what a program is not, or cannot be
-        raise ModelError(f"{file}: TorchScript cannot load it ({_first_line(error)})", "export it again") from None
+        raise ModelError(f"{file}: TorchScript cannot load it ({first_line(error)})", "export it again") from None
     inside = child.normalizes(description)
 
     def run(pixels: np.ndarray) -> Outputs:
@@ -159,7 +159,7 @@ def _checked(engine: Engine, file: Path, names: Sequence[str]) -> Engine:
         outputs = engine.run(np.zeros((1, *engine.preprocess.size, 3), np.uint8))
     except Exception as error:
         raise ModelError(
-            f"{file}: does not run on {engine.preprocess.size} pixels ({_first_line(error)})", "export it again"
+            f"{file}: does not run on {engine.preprocess.size} pixels ({first_line(error)})", "export it again"
         ) from None
     found, labels = outputs["logits"].shape, len(engine.labels)
     if found != (1, labels):
@@ -167,7 +167,3 @@ def _checked(engine: Engine, file: Path, names: Sequence[str]) -> Engine:
             f"{file}: {found[-1]} logits for the {labels} labels of {artifact.DESCRIPTION}", "export it again"
         )
     return engine
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)[:200]

@@ -5,6 +5,7 @@ Importing it needs neither torch nor a runtime.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +86,11 @@ def exported(reference: str | Path) -> Exported | None:
 
 def not_installed(format: str, package: str, python: str | None = None) -> SettingsError:
     """Name the package that a format needs, and how to get it."""
+    if sys.platform == "win32" and format in ("coreml", "litert"):
+        return SettingsError(
+            f"format {format}: needs {package}, which there is not for Windows",
+            "export on Linux, in WSL for example, or to onnx, which runs anywhere",
+        )
     return SettingsError(
         f"format {format}: needs {package}, which is not installed{f' for {python}' if python else ''}",
         f"{needs(format)}, here or for the interpreter that is given as python",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from ...core import tensors as stored
-from ...core.errors import ModelError
+from ...core.errors import ModelError, first_line
 from ...core.events import note, warn
 from . import artifact, weights
 from .labels import Labels, imagenet
@@ -251,7 +251,7 @@ def build(
         what = f"{architecture} with {dict(model_args)!s:.80} and {num_classes} classes"
         raise ModelError(f"{where}{what} would be far larger than the weights beside it", artifact.DAMAGED) from None
     except Exception as error:  # whatever timm makes of arguments it cannot use
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        first = first_line(error)
         raise ModelError(
             f"{where}{architecture} cannot be built with {dict(model_args)!s:.200} ({first})", artifact.DAMAGED
         ) from None
