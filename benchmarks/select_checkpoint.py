@@ -38,7 +38,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from femtobooth.core import metrics
+from femtobooth.core import config, metrics
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening
 from femtobooth.core.run import is_run
@@ -47,7 +47,7 @@ from femtobooth.generator.families.family import Family
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import make_square
 from femtobooth.generator.run import PersonalizedRun
-from femtobooth.generator.settings import SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
 from femtobooth.judging import scores, selection
 from femtobooth.judging.encoders import Encoder, open_encoder
 from femtobooth.judging.selection import Point
@@ -110,7 +110,7 @@ def train(name: str, photos: list[Path], options: argparse.Namespace) -> Persona
             "trackers": ["csv"],
         },
     }
-    made = personalize.run(personalize.settings_from(wanted))
+    made = personalize.run(config.settle(PersonalizeSettings, wanted))
     for step in range(0, options.steps, math.gcd(options.steps // 2, options.fixed)):
         if step not in (options.steps // 2, options.fixed):
             shutil.rmtree(run / "checkpoints" / f"step-{step:06d}", ignore_errors=True)

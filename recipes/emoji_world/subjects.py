@@ -199,7 +199,8 @@ def evaluate(
     trying = config.read_yaml(tried) if tried else {}
     layers = [SMOKE if smoke else {}, trying]
     settings = {
-        one.name: personalize.settings_from(
+        one.name: config.settle(
+            PersonalizeSettings,
             *layers,
             {
                 **{"base": str(folder), "runs": str(out / "runs"), "name": one.name, "overwrite": True},

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
+from femtobooth.core import config
 from femtobooth.core.fields import dotted_keys
 from femtobooth.generator import cards, locate
-from femtobooth.workflows import evaluate, generate, personalize, synthesize
+from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings
+from femtobooth.workflows.settings import EvaluateSettings, SynthesizeSettings
 
 pytestmark = pytest.mark.usefixtures("terminal")
 
@@ -144,10 +146,10 @@ def test_the_card_that_replaced_a_run(tiny_sd1: Path, tmp_path: Path, monkeypatc
     (base.parent / "run.json").write_text(json.dumps({"status": "done"}))
     _card(base, evil)
     monkeypatch.chdir(tmp_path)
-    asked = personalize.settings_from({"base": str(base), "photos": {"paths": ["x"], "class_noun": "dog"}})
+    asked = config.settle(PersonalizeSettings, {"base": str(base), "photos": {"paths": ["x"], "class_noun": "dog"}})
     assert (asked.runs, asked.name, asked.overwrite, asked.training.steps) == ("runs", None, False, 5)
     assert asked.training.trackers == ["tensorboard", "csv"]
-    drawn = generate.settings_from({"run": "runs/evil"})
+    drawn = config.settle(GenerateSettings, {"run": "runs/evil"})
     assert (drawn.out, drawn.overwrite, drawn.device, drawn.prompts_file, drawn.width) == (
         None,
         False,
@@ -155,8 +157,8 @@ def test_the_card_that_replaced_a_run(tiny_sd1: Path, tmp_path: Path, monkeypatc
         None,
         32,
     )
-    assert evaluate.settings_from({"run": "runs/evil"}).sampling.steps == 3
-    assert synthesize.settings_from({"runs": ["runs/evil"], "out": "here"}).sampling.steps == 3
+    assert config.settle(EvaluateSettings, {"run": "runs/evil"}).sampling.steps == 3
+    assert config.settle(SynthesizeSettings, {"runs": ["runs/evil"], "out": "here"}).sampling.steps == 3
 
 
 def test_the_card_inside_a_single_file(tiny_sd1: Path, tmp_path: Path) -> None:

@@ -14,14 +14,17 @@ from PIL import Image, ImageOps
 from torchvision.models import alexnet
 
 from femtobooth import cli
+from femtobooth.core import config
 from femtobooth.core.errors import ModelError, PhotoError, SettingsError
 from femtobooth.core.files import sha256_of
 from femtobooth.generator import sampling
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import Photo, store_photos
+from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.judging import lpips
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.workflows import evaluate, personalize
+from femtobooth.workflows.settings import EvaluateSettings
 
 PROMPTS = ["a [V] {class}", "a [V] {class} on the moon"]
 
@@ -37,7 +40,8 @@ def finished(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / "photos" / f"{index}.png")
     few = {"images": 1, "steps": 1}
     personalize.run(
-        personalize.settings_from(
+        config.settle(
+            PersonalizeSettings,
             {
                 "base": str(tiny_sd1),
                 "name": "run",
@@ -47,7 +51,7 @@ def finished(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "samples": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": few["steps"]}},
                 "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
                 "train": {"unet_learning_rate": 1e-3},
-            }
+            },
         )
     )
     return folder / "run"
@@ -67,7 +71,7 @@ def settings(run: Path, tiny: Path, **changes: Any) -> Any:
         "device": "cpu",
         "sampling": {"steps": 2},
     }
-    return evaluate.settings_from({"run": str(run), "encoders": [str(tiny)], **few}, changes)
+    return config.settle(EvaluateSettings, {"run": str(run), "encoders": [str(tiny)], **few}, changes)
 
 
 @pytest.mark.usefixtures("terminal")
@@ -292,7 +296,7 @@ def test_diversity_by_lpips_where_its_weights_are(
 def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
     real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
     given, facts = (
-        evaluate.settings_from({"run": "somewhere"}),
+        config.settle(EvaluateSettings, {"run": "somewhere"}),
         {"validation": {"encoder": "mine"}, "selected": {"step": 100, "rule": "a rule"}},
     )
     assert any(
@@ -303,7 +307,7 @@ def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
 
 def test_the_bundled_encoder_alone_is_no_judge_of_photos() -> None:
     real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
-    given = evaluate.settings_from({"run": "somewhere"})
+    given = config.settle(EvaluateSettings, {"run": "somewhere"})
     assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real, {"validation": None}))
     assert not any(
         "icons" in remark for remark in evaluate._remarks(given, ["bundled", "tf_efficientnet_lite0"], False, real, {})

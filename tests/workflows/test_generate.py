@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from femtobooth.core import config
 from femtobooth.core.claims import MARKER
 from femtobooth.core.errors import ExistsError, InputError, ModelError
 from femtobooth.core.files import sha256_of
@@ -15,7 +16,7 @@ from femtobooth.generator import locate
 from femtobooth.generator.load import load
 from femtobooth.generator.locate import SUBJECT_FILE
 from femtobooth.generator.process import SOLVERS
-from femtobooth.generator.settings import AgainSettings, ConvertSettings
+from femtobooth.generator.settings import AgainSettings, ConvertSettings, GenerateSettings
 from femtobooth.generator.start_picture import fit, read_start
 from femtobooth.pictures import records
 from femtobooth.workflows import convert, generate, regenerate
@@ -35,7 +36,9 @@ def run_folder(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def draw(run: Path | str, *prompts: str, **other: object) -> dict:
-    return generate.run(generate.settings_from({"run": str(run), "prompts": list(prompts), "sampling": FAST, **other}))
+    return generate.run(
+        config.settle(GenerateSettings, {"run": str(run), "prompts": list(prompts), "sampling": FAST, **other})
+    )
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -142,8 +145,8 @@ def test_a_start_picture_is_cropped_not_squashed(run_folder: Path, tmp_path: Pat
     wide = np.zeros((64, 192, 3), np.uint8)
     wide[:, 64:128] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
-    settings = generate.settings_from(
-        {"run": str(run_folder), "init_image": str(tmp_path / "wide.png"), "width": 64, "height": 64}
+    settings = config.settle(
+        GenerateSettings, {"run": str(run_folder), "init_image": str(tmp_path / "wide.png"), "width": 64, "height": 64}
     )
     start = fit(read_start(settings), settings).image
     assert start is not None and start.shape == (64, 64, 3) and start[:, 4:-4].min() > 250
@@ -186,7 +189,7 @@ def test_a_mask(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
             "width": size,
             "height": size,
         }
-        settings = generate.settings_from({"run": str(run_folder), **given})
+        settings = config.settle(GenerateSettings, {"run": str(run_folder), **given})
         if isinstance(wanted, str):
             with pytest.raises(InputError, match=f"`mask.*{wanted}"):
                 fit(read_start(settings), settings)
@@ -248,7 +251,7 @@ def test_a_long_prompt_warns_of_what_is_cut(tmp_path: Path, capsys: pytest.Captu
 def test_what_cannot_be_drawn_is_said_before_anything_is_written(how: dict, named: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=named):
         generate.run(
-            generate.settings_from({"run": "bundled", "prompts": ["a dog"], "out": str(tmp_path / "o"), **how})
+            config.settle(GenerateSettings, {"run": "bundled", "prompts": ["a dog"], "out": str(tmp_path / "o"), **how})
         )
     assert not (tmp_path / "o").exists()
 

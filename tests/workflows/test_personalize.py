@@ -17,7 +17,7 @@ from femtobooth.core.errors import ExistsError, Interrupted, SettingsError
 from femtobooth.core.files import sweep
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import Photo
-from femtobooth.generator.settings import SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
 from femtobooth.training.checkpoints import Signals
 from femtobooth.workflows import personalize
 from femtobooth.workflows.personalizing.training_data import latents
@@ -29,7 +29,7 @@ def _settings(tmp_path: Path, **changes: Any) -> Any:
         "runs": str(tmp_path),
         "overwrite": True,
     }
-    return personalize.settings_from(wanted, changes)
+    return config.settle(PersonalizeSettings, wanted, changes)
 
 
 def test_overwrite_spares_what_is_not_a_run(tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ import torch
 from PIL import Image
 
 from femtobooth import cli
+from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, PhotoError, SettingsError
 from femtobooth.workflows import evaluate, personalize, protocol
+from femtobooth.workflows.settings import ProtocolSettings
 
 LISTS = """Classes
 
@@ -83,7 +85,7 @@ def given(data: Path, base: Path, encoder: Path, **changes: Any) -> dict[str, An
 
 
 def settings(data: Path, base: Path, encoder: Path, **changes: Any) -> Any:
-    return protocol.settings_from(given(data, base, encoder, **changes))
+    return config.settle(ProtocolSettings, given(data, base, encoder, **changes))
 
 
 def test_the_lists_are_read_and_not_executed(tmp_path: Path) -> None:
@@ -129,7 +131,7 @@ def test_every_subject_is_trained_drawn_and_scored_once(
     other = given(data, tiny_sd1, tiny)
     other["personalize"] = {**other["personalize"], "training": {**other["personalize"]["training"], "steps": 3}}
     with pytest.raises(ExistsError, match="begun with other settings of personalize"):
-        protocol.run(protocol.settings_from(other))
+        protocol.run(config.settle(ProtocolSettings, other))
 
 
 def test_what_was_measured_before_stays_in_the_table(

@@ -19,10 +19,11 @@ from femtobooth.core.metrics import Interval
 from femtobooth.generator import prior
 from femtobooth.generator.photos import load_photos, restore_photos, store_photos
 from femtobooth.generator.run import SUBJECT, PersonalizedRun, Subject
+from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.judging.memorization import near_copies
 from femtobooth.judging.verdict import Evidence, judge
 from femtobooth.pictures import duplicates
-from femtobooth.workflows import personalize, report
+from femtobooth.workflows import report
 
 NOUN = "toy <b>"  # what would break a page that does not escape
 
@@ -36,7 +37,9 @@ def run(photo_folder: Path, tmp_path: Path) -> Path:
         "prior": {"images": 3},
         "training": {"steps": 40},
     }
-    settings = personalize.settings_from(wanted, {"samples": {"prompts": ["a [V] {class}", "a {class}"], "images": 2}})
+    settings = config.settle(
+        PersonalizeSettings, wanted, {"samples": {"prompts": ["a [V] {class}", "a {class}"], "images": 2}}
+    )
     photos, preflight = load_photos(settings.photos, 64)
     kept = [path.relative_to(folder).as_posix() for path in store_photos(photos, folder / "photos")]
     write_text(folder / "config.yaml", config.dump(settings))

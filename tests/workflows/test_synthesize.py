@@ -19,7 +19,7 @@ from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, ModelError, SettingsError
 from femtobooth.core.files import sha256_of
 from femtobooth.generator import sampling
-from femtobooth.generator.settings import AgainSettings
+from femtobooth.generator.settings import AgainSettings, PersonalizeSettings
 from femtobooth.pictures import records
 from femtobooth.pictures.provenance import Provenance
 from femtobooth.recognizer.finetuning import dataset
@@ -27,6 +27,7 @@ from femtobooth.recognizer.finetuning.survey import survey
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.workflows import personalize, regenerate, synthesize
+from femtobooth.workflows.settings import SynthesizeSettings
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,8 @@ def runs(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             (folder / "photos" / name).mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels).save(folder / "photos" / name / f"{index}.png")
         personalize.run(
-            personalize.settings_from(
+            config.settle(
+                PersonalizeSettings,
                 {
                     "base": str(tiny_sd1),
                     "name": name,
@@ -50,7 +52,7 @@ def runs(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                     "samples": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
                     "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
                     "train": {"unet_learning_rate": 1e-3},
-                }
+                },
             )
         )
     return folder
@@ -76,7 +78,9 @@ def call(runs: Path, tiny: Path, tmp_path: Path) -> Synthesize:
             "encoder": str(tiny),
             "device": "cpu",
         }
-        return synthesize.run(synthesize.settings_from({**given, **few, "threshold": -1.0, "batch_size": 4}, changes))
+        return synthesize.run(
+            config.settle(SynthesizeSettings, {**given, **few, "threshold": -1.0, "batch_size": 4}, changes)
+        )
 
     return run
 
@@ -134,7 +138,7 @@ def chosen(runs: Path, tiny_sd1: Path, tiny: Path) -> Path:
         "samples": {**few, "every": 0, "sampling": {"steps": 1}}, "validation": {**few, "every": 1, "encoder": str(tiny), "steps": 1},
         "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
     }  # fmt: skip
-    assert personalize.run(personalize.settings_from(given))["selected"]["rule"]
+    assert personalize.run(config.settle(PersonalizeSettings, given))["selected"]["rule"]
     return runs / "chosen"
 
 

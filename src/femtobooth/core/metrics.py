@@ -47,12 +47,6 @@ def top_k(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> Booleans:
     return ((scores > own) | ((scores == own) & before)).sum(axis=1) < k
 
 
-def confusion(labels: ArrayLike, predicted: ArrayLike, classes: int) -> Integers:
-    """Counts (C, C): row = true class, column = predicted class."""
-    pairs = np.asarray(labels, np.int64) * classes + np.asarray(predicted, np.int64)
-    return np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
-
-
 def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> float:
     """Mean of -ln p(true class), in nats; the smallest positive float stands for p = 0."""
     labels = _filled(labels)
@@ -204,14 +198,6 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
     below = np.searchsorted(negative, positive, side="left")
     not_above = np.searchsorted(negative, positive, side="right")
     return float((below + not_above).sum() / (2 * len(positive) * len(negative)))
-
-
-def roc(positive: ArrayLike, negative: ArrayLike) -> tuple[Floats, Floats]:
-    """False and true positive rates, one point for each threshold from the highest score down, starting at (0, 0)."""
-    positive, negative = np.sort(_filled(positive, np.float64)), np.sort(_filled(negative, np.float64))
-    thresholds = np.unique(np.concatenate([positive, negative]))[::-1]
-    rates = [1 - np.searchsorted(scores, thresholds, side="left") / len(scores) for scores in (negative, positive)]
-    return np.concatenate([[0.0], rates[0]]), np.concatenate([[0.0], rates[1]])
 
 
 # --- intervals

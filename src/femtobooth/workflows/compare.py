@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core import config, figures
+from ..core import figures
 from ..core.claims import Output
 from ..core.errors import SettingsError
 from ..core.events import conclude, table, warn
@@ -30,11 +30,6 @@ from .comparing.pictures import Measured, Pictures
 from .comparing.rows import Row
 from .comparing.worker import Worker
 from .settings import CompareSettings
-
-
-def settings_from(*layers: Mapping[str, Any]) -> CompareSettings:
-    """Settings from layers over what is recommended for them."""
-    return config.settle(CompareSettings, *layers)
 
 
 def run(settings: CompareSettings) -> dict[str, Any]:

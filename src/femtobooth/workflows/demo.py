@@ -9,9 +9,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from ..core import config
 from ..core.errors import command
 from ..core.events import note
 from ..core.files import timestamp
+from ..generator.settings import PersonalizeSettings
 from . import personalize
 from .settings import DemoSettings
 
@@ -22,8 +24,9 @@ def run(settings: DemoSettings) -> dict[str, Any]:
     photos = Path(str(resources.files("femtobooth") / "assets" / "mascot"))
     name = f"demo-{timestamp()}"
     note("Femto is a robot that the bundled base has never seen. Five pictures of it teach the base to draw it.\n")
-    wanted = personalize.settings_from(
-        {"photos": {"paths": [str(photos)], "class_noun": "robot"}, "runs": settings.runs, "name": name}
+    wanted = config.settle(
+        PersonalizeSettings,
+        {"photos": {"paths": [str(photos)], "class_noun": "robot"}, "runs": settings.runs, "name": name},
     )
     made = personalize.run(wanted)
     folder, sentence = made.folder, (made.verdict or {}).get("sentence", "")

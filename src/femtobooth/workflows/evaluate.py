@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core import config, locks, machine
+from ..core import locks, machine
 from ..core.errors import PhotoError, SettingsError, needs
 from ..core.events import conclude, note, progress, progress_bar, table, warn
 from ..core.files import atomic_file, sha256_of, write_json
@@ -55,11 +55,6 @@ class Against:
     """Whether none of `photos` was trained on."""
     source: str
     """Where `photos` are from, for people."""
-
-
-def settings_from(*layers: Mapping[str, Any]) -> EvaluateSettings:
-    """Settings from layers over what is recommended for them."""
-    return config.settle(EvaluateSettings, *layers)
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:

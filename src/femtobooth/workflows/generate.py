@@ -9,14 +9,13 @@ made
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import __version__
-from ..core import config, machine
+from ..core import machine
 from ..core.claims import Output
 from ..core.errors import InputError
 from ..core.events import conclude, progress_bar, warn
@@ -42,11 +41,6 @@ HOW = (
     "sampling",
 )  # the settings that shape one picture
 OWNS = ("[0-9]*-seed[0-9]*.png", "grid.png", "manifest.json")
-
-
-def settings_from(*layers: Mapping[str, Any]) -> GenerateSettings:
-    """Settings from layers over what is recommended for them."""
-    return config.settle(GenerateSettings, *layers)
 
 
 def run(settings: GenerateSettings) -> dict[str, Any]:

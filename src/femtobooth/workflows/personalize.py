@@ -16,10 +16,8 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch import Trainer
 
@@ -70,11 +68,6 @@ class Task:
     def fill(self, prompt: str) -> str:
         """Put identifier and class noun into a prompt."""
         return filled(prompt, self.token, self.settings.photos.class_noun)
-
-
-def settings_from(*layers: Mapping[str, Any]) -> PersonalizeSettings:
-    """Settings from layers over what is recommended for them."""
-    return config.settle(PersonalizeSettings, *layers)
 
 
 @remembering

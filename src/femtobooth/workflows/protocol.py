@@ -56,11 +56,6 @@ class Subject:
     """With [V] and {class}."""
 
 
-def settings_from(*layers: Mapping[str, Any]) -> ProtocolSettings:
-    """Settings from layers over what is recommended for them."""
-    return config.settle(ProtocolSettings, *layers)
-
-
 def one_or_all(settings: EvaluateSettings) -> dict[str, Any]:
     """Evaluate one run or, by a protocol, every subject of a dataset."""
     return run(settings) if isinstance(settings, ProtocolSettings) else evaluate.run(settings)
@@ -156,8 +151,8 @@ def _plan(
         if found is not None:
             raise SettingsError(f"personalize.{path}: the protocol decides it", "leave it out")
     photos = {"paths": [str(data / subject.name)], "class_noun": subject.class_noun}
-    train = personalize.settings_from(
-        settings.personalize, {"name": subject.name, "runs": settings.runs, "photos": photos}
+    train = config.settle(
+        PersonalizeSettings, settings.personalize, {"name": subject.name, "runs": settings.runs, "photos": photos}
     )
     given = settings.model_dump(
         exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders"}

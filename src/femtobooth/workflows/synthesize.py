@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from .. import __version__
-from ..core import config, machine
+from ..core import machine
 from ..core.errors import ModelError, SettingsError, command
 from ..core.events import conclude, note, progress_bar, table, warn
 from ..core.files import atomic_file, sha256_of, write_json
@@ -72,11 +72,6 @@ class Subject:
     @property
     def noun(self) -> str:
         return self.run.subject.class_noun
-
-
-def settings_from(*layers: Mapping[str, Any]) -> SynthesizeSettings:
-    """Settings from layers over what is recommended for them."""
-    return config.settle(SynthesizeSettings, *layers)
 
 
 def run(settings: SynthesizeSettings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ModelError, SettingsError
-from ...core.files import content_hash, read_json
+from ...core.files import content_hash
 from ...core.paths import expanded
 from ...core.run import is_run
 from ...generator.run import PersonalizedRun
@@ -188,11 +188,6 @@ def _recognizer(given: str, reference: str) -> Candidate:
     form = f"artifact ({exported.format if exported else 'safetensors'})"
     run = path.parent if is_run(path.parent) else None
     return Candidate(given, name, RECOGNIZER, reference, path, files, form, run=run)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    return value if isinstance(value, dict) else {}
 
 
 def _named(found: list[Candidate]) -> list[Candidate]:
