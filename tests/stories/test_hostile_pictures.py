@@ -341,10 +341,6 @@ def test_each_gets_the_right_answer_and_its_neighbours_keep_theirs(tmp_path: Pat
         assert answer.startswith(expected)
 
 
-def test_there_are_at_least_sixty() -> None:
-    assert len(FILES) + len(PLACES) >= 60
-
-
 def test_all_of_them_in_one_folder(tmp_path: Path) -> None:
     expected = {}
     for name in [*FILES, *PLACES]:

@@ -22,7 +22,6 @@ import psutil
 
 from .errors import InUseError
 from .files import writing
-from .names import shown
 
 LOCK = ".lock"
 
@@ -136,7 +135,7 @@ def acquire(folder: Path, instead: str = "wait until it is done") -> None:
             host, _, container = found.host.partition(" ")
             where = f" on {host} ({container})" if found.elsewhere else ""
             raise InUseError(
-                f"{folder}: in use by process {found.pid}{where} since {shown(found.since)}: {shown(found.command)}",
+                f"{folder}: in use by process {found.pid}{where} since {found.since}: {found.command}",
                 f"{instead}; if it runs no more, remove {folder / LOCK}" if found.elsewhere else instead,
             )
         _write(handle, json.dumps(asdict(own())).encode())

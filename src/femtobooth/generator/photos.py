@@ -334,7 +334,7 @@ def restore_photos(folder: Path) -> list[Photo]:
         if not photo.captions:
             raise PhotoError(f"{photo.path.with_suffix('.txt')}: missing or empty", "put it back, or start a new run")
     if not photos:
-        raise PhotoError(f"{shown(folder)}: holds no photo", "put its photos back, or start a new run")
+        raise PhotoError(f"{folder}: holds no photo", "put its photos back, or start a new run")
     return photos
 
 

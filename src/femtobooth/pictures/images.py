@@ -89,7 +89,7 @@ def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> tuple
         try:
             names = sorted(os.listdir(folder), key=natural_order)
         except OSError as error:
-            raise PhotoError(f"{shown(folder)}: cannot be listed ({error.strerror})", "check its permissions") from None
+            raise PhotoError(f"{folder}: cannot be listed ({error.strerror})", "check its permissions") from None
         for path in (folder / name for name in names):
             if path.name.startswith("."):
                 skipped.append(Skipped(path, "unfinished file" if path.name.startswith(TEMPORARY) else "hidden"))
@@ -108,7 +108,7 @@ def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> tuple
         elif path.exists():
             add(path)
         else:
-            raise PhotoError(f"{shown(path)}: no such file or folder", "check the path")
+            raise PhotoError(f"{path}: no such file or folder", "check the path")
     return pictures, skipped
 
 
@@ -116,7 +116,7 @@ def read_picture(path: Path) -> Picture:
     """Decode one picture that cannot be done without. Raises PhotoError naming the file and the reason."""
     result = decode(path)
     if isinstance(result, Skipped):
-        raise PhotoError(f"{shown(path)}: {result.reason}", "give a JPEG, PNG, WebP or another common picture")
+        raise PhotoError(f"{path}: {result.reason}", "give a JPEG, PNG, WebP or another common picture")
     return result
 
 

@@ -18,7 +18,6 @@ from ..core import locks
 from ..core.claims import Output, is_free
 from ..core.errors import ExistsError
 from ..core.files import TEMPORARY, sha256_of, sweep, write_json
-from ..core.names import shown
 from ..pictures import duplicates, provenance, records
 from . import picture_files
 
@@ -54,18 +53,18 @@ def _refuse_loss(out: Path, asked: dict[str, Any], overwrite: bool) -> None:
         status, known = before["status"], before["settings"]
     except (OSError, ValueError, KeyError, TypeError):
         raise ExistsError(
-            f"{shown(out)} is not a folder of {MADE_BY}, and is not overwritten", "choose another `out`"
+            f"{out} is not a folder of {MADE_BY}, and is not overwritten", "choose another `out`"
         ) from None
     if overwrite and out.is_symlink():
         raise ExistsError(
-            f"{shown(out)} is a link, and is not overwritten", "choose another `out`, or give the place it leads to"
+            f"{out} is a link, and is not overwritten", "choose another `out`, or give the place it leads to"
         )
     if not overwrite and status == "done":
         raise ExistsError(
-            f"{shown(out)} already exists", "choose another `out`, or add `overwrite=true` to choose its pictures anew"
+            f"{out} already exists", "choose another `out`, or add `overwrite=true` to choose its pictures anew"
         )
     if not overwrite and known != asked:
-        raise ExistsError(f"{shown(out)}: was begun with other settings", "give those to go on, or `overwrite=true`")
+        raise ExistsError(f"{out}: was begun with other settings", "give those to go on, or `overwrite=true`")
 
 
 def _take_back(listed: Path) -> None:
@@ -81,7 +80,7 @@ def _take_back(listed: Path) -> None:
         )
     except (OSError, ValueError, KeyError, TypeError):
         raise ExistsError(
-            f"{shown(listed)}: cannot be read, so what is generated there is unknown", "choose another `out`"
+            f"{listed}: cannot be read, so what is generated there is unknown", "choose another `out`"
         ) from None
     for path, digest in ours:
         if path.is_file() and sha256_of(path) == digest:
@@ -122,7 +121,7 @@ def file_pictures(
         path = folder / picture_files.name(row_of[prompt], prompt, seed, jobs[-1][1])
         if path.exists():
             raise ExistsError(
-                f"{shown(path)}: was changed or put there by someone else, and is not overwritten", "move it away"
+                f"{path}: was changed or put there by someone else, and is not overwritten", "move it away"
             )
         aside = folder.parent / DRAWN / f"{TEMPORARY}{len(staged)}.png"
         records.save(pictures[index], aside, record)

@@ -25,7 +25,6 @@ from ..core.events import conclude, note, table
 from ..core.files import read_json, refuse_existing, write_json
 from ..core.machine import environment
 from ..core.metrics import bootstrap
-from ..core.names import shown
 from ..core.paths import expanded
 from ..core.run import is_run
 from ..generator import locate
@@ -93,7 +92,7 @@ def read_lists(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PhotoError(
-            f"{shown(path)}: cannot be read ({error})",
+            f"{path}: cannot be read ({error})",
             "it belongs to google/dreambooth, in its folder `dataset`: copy it beside the subjects",
         ) from None
     classes: dict[str, str] = {}
@@ -113,7 +112,7 @@ def read_lists(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
     ):
         if not found:
             raise PhotoError(
-                f"{shown(path)}: holds no {what}", "take the file of google/dreambooth's folder `dataset` as it is"
+                f"{path}: holds no {what}", "take the file of google/dreambooth's folder `dataset` as it is"
             )
     return classes, lists["object"], lists["live"]
 
@@ -122,7 +121,7 @@ def _subjects(data: Path, wanted: Sequence[str]) -> list[Subject]:
     """The wanted subjects, or all that the dataset holds, in the order of its list."""
     if not data.is_dir():
         raise PhotoError(
-            f"{shown(data)}: no such folder",
+            f"{data}: no such folder",
             "give a folder with a folder of photos for each subject, as google/dreambooth has",
         )
     classes, objects, live = read_lists(data / LISTS)
@@ -134,7 +133,7 @@ def _subjects(data: Path, wanted: Sequence[str]) -> list[Subject]:
         )
     if not there:
         raise PhotoError(
-            f"{shown(data)}: holds no photos of the subjects in {LISTS}", "it needs a folder for each, named as there"
+            f"{data}: holds no photos of the subjects in {LISTS}", "it needs a folder for each, named as there"
         )
     chosen = [name for name in there if not wanted or name in wanted]
     return [Subject(name, classes[name], live if classes[name] in LIVE else objects) for name in chosen]

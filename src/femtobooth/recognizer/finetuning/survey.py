@@ -15,7 +15,7 @@ import numpy as np
 from ...core.errors import PhotoError
 from ...core.events import progress_bar
 from ...core.files import sha256_of
-from ...core.names import shown, stored
+from ...core.names import stored
 from ...pictures import duplicates
 from ...pictures.images import Skipped, decode, natural_order
 from ...pictures.provenance import Origin, Provenance
@@ -93,7 +93,7 @@ class Survey:
         ]
         if changed:
             raise PhotoError(
-                f"{shown(changed[0])}: gone or changed since the run began ({len(changed)} pictures are)",
+                f"{changed[0]}: gone or changed since the run began ({len(changed)} pictures are)",
                 f"put back the pictures that {where} lists, or start a new run",
             )
         return cls(
