@@ -46,6 +46,23 @@ def test_a_network_without_classes_encodes(tmp_path: Path) -> None:
     assert found == pytest.approx(expected.numpy(), abs=1e-5)
 
 
+def test_an_encoder_computes_where_it_was_moved(tiny: Path) -> None:
+    """Pictures follow the network: on the device `meta`, which holds no numbers, only the last copy back can fail."""
+    encoder = open_encoder(str(tiny))
+    before = encoder.images(PICTURES)
+    assert encoder.to(torch.device("cpu")) is encoder
+    assert np.array_equal(encoder.images(PICTURES), before)
+    encoder.to(torch.device("meta"))
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        encoder.images(PICTURES)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_an_encoder_says_the_same_on_a_gpu(tiny: Path) -> None:
+    here, there = open_encoder(str(tiny)), open_encoder(str(tiny)).to(torch.device("cuda"))
+    assert there.images(PICTURES) == pytest.approx(here.images(PICTURES), abs=1e-2)
+
+
 @pytest.mark.parametrize("name", ["dino", "clip"])
 @pytest.mark.usefixtures("offline")
 def test_without_a_hub_the_error_says_what_to_do(name: str) -> None:
@@ -68,5 +85,5 @@ def test_what_is_usable_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders.weights, "cached_file", lambda repo: None)
     monkeypatch.setattr(encoders.weights, "bundled_folder", lambda: Path("nowhere"))
     monkeypatch.setattr(encoders.weights, "packaged_file", lambda: None)
-    with pytest.raises(ModelError, match="none works here"):
+    with pytest.raises(ModelError, match="no encoder works here"):
         encoders.usable()

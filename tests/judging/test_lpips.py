@@ -13,6 +13,7 @@ from torchvision.models import alexnet
 from femtobooth.core.errors import ModelError
 from femtobooth.judging import lpips
 
+CPU = torch.device("cpu")
 PICTURES = list(np.random.default_rng(0).integers(0, 256, (4, 48, 40, 3), np.uint8))
 
 
@@ -29,7 +30,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.usefixtures("weights")
 def test_distances_are_those_of_another_implementation() -> None:
     assert lpips.usable()
-    found = lpips.open_distances()(PICTURES)
+    found = lpips.open_distances(CPU)(PICTURES)
     reference = _LPIPS(net="alex").eval()  # torchmetrics', whose AlexNet torchvision reads from the same cache
     x = torch.from_numpy(np.stack(PICTURES)).permute(0, 3, 1, 2) / 127.5 - 1
     expected = [[reference(x[i : i + 1], x[j : j + 1]).item() for j in range(4)] for i in range(4)]
@@ -41,9 +42,9 @@ def test_distances_are_those_of_another_implementation() -> None:
 def test_what_is_missing_or_damaged_is_named(weights: Path) -> None:
     torch.save({"features.0.weight": torch.zeros(2)}, weights)
     with pytest.raises(ModelError, match="not the weights of torchvision's AlexNet"):
-        lpips.open_distances()(PICTURES)
+        lpips.open_distances(CPU)(PICTURES)
     weights.unlink()
     assert not lpips.usable()
     with pytest.raises(ModelError, match="not on this machine") as caught:
-        lpips.open_distances()
+        lpips.open_distances(CPU)
     assert weights.name in str(caught.value)

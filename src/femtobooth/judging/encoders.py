@@ -1,4 +1,4 @@
-"""Encoders that score pictures, by name: dino, clip, and every recognizer that the other commands take."""
+"""Open the encoders that score pictures, by name: dino, clip, and every recognizer that the other commands take."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import resolve_data_config
+from torch import nn
 
 from ..core.errors import ModelError, needs
 from ..recognizer.model import artifact, hub_config, weights
@@ -18,7 +19,7 @@ from ..recognizer.model.preprocess import Preprocess
 
 DINO = "vit_small_patch16_224.dino"  # ViT-S/16, as in the paper
 CLIP = "openai/clip-vit-base-patch32"
-BATCH = 32
+BATCH = 32  # pictures
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Encoder:
     """uint8 pictures (H, W, 3) to float32 (N, D)."""
     texts: Callable[[Sequence[str]], np.ndarray] | None = None
     """Texts to float32 (N, D) in the space of the pictures."""
+    network: nn.Module | None = None
+    """What computes them; None where nothing has a device."""
+
+    def to(self, device: torch.device) -> Encoder:
+        """Move the network to a device, once for all pictures and texts to come; returns itself."""
+        if self.network is not None:
+            self.network.to(device)
+        return self
 
     def refuse_trained_on(self, scored: Iterable[str], what: str = "of the pictures it would score") -> None:
         """Raise ModelError where it was trained on a picture that it is to score, or that is kin to these (SHA-256 of
@@ -49,7 +58,7 @@ class Encoder:
 
 
 def open_encoder(name: str) -> Encoder:
-    """The encoder of this name: dino, clip, bundled, tf_efficientnet_lite0, a path or a timm name.
+    """Open the encoder of this name, on the CPU: dino, clip, bundled, tf_efficientnet_lite0, a path or a timm name.
 
     Raises ModelError.
     """
@@ -57,29 +66,35 @@ def open_encoder(name: str) -> Encoder:
         return _clip()
     found = weights.resolve(DINO if name == "dino" else name)
     trained_on: frozenset[str] = frozenset()
+    network: nn.Module
     embed: Callable[[torch.Tensor], torch.Tensor]
     if not found.is_artifact and _classes(found) == 0:
-        embed, preprocess = _headless(found)
+        network, preprocess = _headless(found)
+        embed = network
     else:
         recognizer = Recognizer.load(name)
-        embed, preprocess = recognizer.embed, recognizer.preprocess
+        network, embed, preprocess = recognizer, recognizer.embed, recognizer.preprocess
         trained_on = frozenset(recognizer.provenance.get("trained_on") or ())
 
     def images(pictures: Sequence[np.ndarray]) -> np.ndarray:
-        parts = []
+        parts, device = [], _device(network)
         with torch.inference_mode():
             for start in range(0, len(pictures), BATCH):
                 pixels = np.stack(
                     [preprocess.pixels(Image.fromarray(picture)) for picture in pictures[start : start + BATCH]]
                 )
-                parts.append(embed(preprocess.normalize(torch.from_numpy(pixels))).float().cpu().numpy())
+                parts.append(embed(preprocess.normalize(torch.from_numpy(pixels).to(device))).float().cpu().numpy())
         return np.concatenate(parts)
 
-    return Encoder(name, found.source, trained_on, images)
+    return Encoder(name, found.source, trained_on, images, network=network)
+
+
+def _device(network: nn.Module) -> torch.device:
+    return next(network.parameters()).device
 
 
 def usable(names: Iterable[str] = ("dino", "clip")) -> list[str]:
-    """Which encoders work here and now: those of the paper where the hub's cache has them, else the ones that need no
+    """Name the encoders that work here and now: those of the paper where the hub's cache has them, else the ones that need no
     hub.
     """
     cached = {"dino": _cached_timm, "clip": _cached_clip}
@@ -102,7 +117,7 @@ def _cached_clip() -> bool:
 
 
 def _classes(found: weights.Found) -> int:
-    """Number of classes of a timm model's weights: 0 for those trained without labels."""
+    """Count the classes of a timm model's weights: 0 for those trained without labels."""
     said = found.config.pretrained.get("num_classes")
     if said is not None or found.architecture is None:
         return 1000 if said is None else said
@@ -116,8 +131,8 @@ def _classes(found: weights.Found) -> int:
     return config.num_classes if config else 1000
 
 
-def _headless(found: weights.Found) -> tuple[Callable[[torch.Tensor], torch.Tensor], Preprocess]:
-    """A network without classes, such as DINO's, and its preprocessing: what it makes is the embedding itself."""
+def _headless(found: weights.Found) -> tuple[nn.Module, Preprocess]:
+    """Load a network without classes, such as DINO's, and its preprocessing: what it makes is the embedding itself."""
     from ..recognizer.model import loading
 
     tensors, _ = loading.tensors_of(found.path)
@@ -130,7 +145,7 @@ def _headless(found: weights.Found) -> tuple[Callable[[torch.Tensor], torch.Tens
 
 
 def _clip() -> Encoder:
-    """CLIP ViT-B/32, from the hub's cache or the hub. Raises ModelError where neither has it."""
+    """Open CLIP ViT-B/32, from the hub's cache or the hub. Raises ModelError where neither has it."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
@@ -159,14 +174,13 @@ def _clip() -> Encoder:
             for start in range(0, len(pictures), BATCH):
                 given = processor(
                     images=[Image.fromarray(one) for one in pictures[start : start + BATCH]], return_tensors="pt"
-                )
+                ).to(_device(model))
                 parts.append(projected(model.get_image_features(**given)))
         return np.concatenate(parts)
 
     def texts(lines: Sequence[str]) -> np.ndarray:
         with torch.inference_mode():
-            return projected(
-                model.get_text_features(**tokenizer(list(lines), padding=True, truncation=True, return_tensors="pt"))
-            )
+            read = tokenizer(list(lines), padding=True, truncation=True, return_tensors="pt")
+            return projected(model.get_text_features(**read.to(_device(model))))
 
-    return Encoder("clip", CLIP, frozenset(), images, texts)
+    return Encoder("clip", CLIP, frozenset(), images, texts, model)

@@ -1,4 +1,4 @@
-"""LPIPS: how far apart two pictures look, by AlexNet's features and weights learned from people's judgements.
+"""Measure LPIPS, how far apart two pictures look, by AlexNet's features and weights learned from people's judgements.
 
 Zhang et al. 2018 (arXiv 1801.03924), eq. 1, version 0.1 with AlexNet. AlexNet's ImageNet weights are torchvision's,
 from torch's hub cache; the linear weights come with torchmetrics, which Lightning brings. Nothing is ever fetched.
@@ -21,18 +21,18 @@ from ..core.errors import ModelError
 NAME = "lpips"
 CUTS = (0, 2, 5, 8, 10, 12)  # of AlexNet's `features`: each part ends after a ReLU
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # of pixels from -1 to 1, for R, G, B
-BATCH = 16
+BATCH = 16  # pictures
 
 
 def trunk_file() -> Path:
-    """Where torchvision keeps AlexNet's ImageNet weights, whether they are there or not."""
+    """Say where torchvision keeps AlexNet's ImageNet weights, whether they are there or not."""
     from torchvision.models import AlexNet_Weights
 
     return Path(torch.hub.get_dir()) / "checkpoints" / AlexNet_Weights.IMAGENET1K_V1.url.rpartition("/")[2]
 
 
 def heads_file() -> Path | None:
-    """The linear weights in the installed packages; the packages themselves are not imported."""
+    """Find the linear weights in the installed packages; the packages themselves are not imported."""
     for package, part in (
         ("torchmetrics", "functional/image/lpips_models/alex.pth"),
         ("lpips", "weights/v0.1/alex.pth"),
@@ -45,12 +45,12 @@ def heads_file() -> Path | None:
 
 
 def usable() -> bool:
-    """Whether LPIPS can be measured here and now."""
+    """Tell whether LPIPS can be measured here and now."""
     return trunk_file().is_file() and heads_file() is not None
 
 
-def open_distances() -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """A function from N uint8 pictures (H, W, 3) of one size, at least 32 pixels, to their LPIPS distances (N, N).
+def open_distances(device: torch.device) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """Open, on a device, a function from N uint8 pictures (H, W, 3), 32 pixels or more, to their LPIPS (N, N).
 
     Distances are 0 or more, 0 on the diagonal, most below 1. Raises ModelError where the weights are missing or
     damaged.
@@ -68,6 +68,8 @@ def open_distances() -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     except (KeyError, RuntimeError, AttributeError):
         raise ModelError(f"{trunk_file()}: not the weights of torchvision's AlexNet", stored.DAMAGED) from None
     parts = [model.features[start:stop].eval().requires_grad_(False) for start, stop in pairwise(CUTS)]
+    parts = [part.to(device) for part in parts]
+    weights = [weight.to(device) for weight in weights]
     return lambda pictures: _distances(pictures, parts, weights)
 
 
@@ -78,18 +80,20 @@ def how_to_get() -> str:
 
 @torch.inference_mode()
 def _distances(pictures: Sequence[np.ndarray], parts: Sequence[nn.Module], weights: Sequence[Tensor]) -> np.ndarray:
-    shift, scale = (torch.tensor(values)[:, None, None] for values in (SHIFT, SCALE))
+    device = weights[0].device
+    shift, scale = (torch.tensor(values, device=device)[:, None, None] for values in (SHIFT, SCALE))
     features: list[list[Tensor]] = [[] for _ in parts]
     for start in range(0, len(pictures), BATCH):
-        x = torch.from_numpy(np.stack(pictures[start : start + BATCH])).permute(0, 3, 1, 2) / 127.5 - 1  # (B, 3, H, W)
+        pixels = torch.from_numpy(np.stack(pictures[start : start + BATCH])).to(device)
+        x = pixels.permute(0, 3, 1, 2) / 127.5 - 1  # (B, 3, H, W)
         x = (x - shift) / scale
         for part, kept in zip(parts, features, strict=True):
             x = part(x)
             kept.append(x / (x.norm(dim=1, keepdim=True) + 1e-10))
-    found = torch.zeros(len(pictures), len(pictures))
+    found = torch.zeros(len(pictures), len(pictures), device=device)
     for kept, weight in zip(features, weights, strict=True):
         maps = torch.cat(kept)  # (N, C, h, w), each place of length 1
         for row in range(len(maps)):
             apart = (maps - maps[row]) ** 2
             found[row] += (apart * weight[:, None, None]).sum(dim=1).mean(dim=(1, 2))
-    return found.double().numpy()
+    return found.cpu().double().numpy()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..core.metrics import Interval, bootstrap
 from ..pictures.regions import only_subject, without_subject
@@ -110,12 +111,12 @@ def evidence(rows: Sequence[Row], copied: Sequence[bool]) -> Evidence:
     )
 
 
-def diversity_by_lpips(drawn: Drawn) -> Row:
-    """DIV as the paper has it (supplementary): mean LPIPS distance between the pictures of one prompt.
+def diversity_by_lpips(drawn: Drawn, device: torch.device) -> Row:
+    """Measure DIV as the paper has it (supplementary): mean LPIPS distance between the pictures of one prompt.
 
     Raises ModelError without LPIPS.
     """
-    distances = lpips.open_distances()
+    distances = lpips.open_distances(device)
     ours, floor = (
         np.array([scores.mean_pairwise(distances(list(row))) for row in one]) for one in (drawn.tuned, drawn.base)
     )

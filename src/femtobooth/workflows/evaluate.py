@@ -74,7 +74,8 @@ def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any
         raise SettingsError(
             "prompts: each needs [V], which stands for the subject", 'for example "a [V] {class} on the beach"'
         )
-    encoders = [open_encoder(name) for name in dict.fromkeys(settings.encoders or usable())]
+    device = machine.device(settings.device)
+    encoders = [open_encoder(name).to(device) for name in dict.fromkeys(settings.encoders or usable())]
     remarks: list[str] = []
     trained = [photo.pixels for photo in run.photos()]
     real = _real_photos(settings, folder, made_with, trained, remarks)
@@ -95,7 +96,7 @@ def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any
         for row in measure(encoder, seen, drawn, texts, settings.region)
     ]
     if settings.count > 1 and lpips.usable():
-        rows.append(diversity_by_lpips(drawn))
+        rows.append(diversity_by_lpips(drawn, device))
     copied, by_base = (near_copies(list(one.reshape(-1, *one.shape[2:])), trained) for one in (drawn.tuned, drawn.base))
     remarks += _remarks(
         settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real, run

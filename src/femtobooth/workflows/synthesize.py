@@ -219,7 +219,7 @@ def _judge(settings: SynthesizeSettings) -> tuple[Encoder, dict[str, str]]:
     for name in [settings.encoder] if settings.encoder else usable():
         judge = {"name": name, "hash": _hash(name)}
         if not barred or judge["hash"] != barred:
-            encoder = open_encoder(name)
+            encoder = open_encoder(name).to(machine.device(settings.device))
             return encoder, {**judge, "weights": encoder.source}
     raise ModelError(
         (

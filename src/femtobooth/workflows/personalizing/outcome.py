@@ -65,7 +65,9 @@ def write(
     save_samples(folder / "samples", f"step-{choice.step:06d}", prompts, after)
     before = _before(folder, after)
     _overview(folder, photos, prompts, before, after)
-    found = verdicts.of_samples(settings, photos, run.held_out_photos(), before, after, validator.encoder)
+    found = verdicts.of_samples(
+        settings, photos, run.held_out_photos(), before, after, validator.encoder, fitted.device
+    )
     subject = run.subject
     model.subject = {"token": subject.token, "class_noun": subject.class_noun, "base_hash": run.base_hash}
     model.subject |= {"steps": choice.step, "run": run.name}

@@ -138,6 +138,8 @@ class Validator(StepCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if self.encoder is not None:
+            self.encoder.to(pl_module.device)
         if trainer.global_step and self.every and self.base is None:
             warn("validation: this run was started without it, and the untuned base is gone; going on without")
             self.every = 0

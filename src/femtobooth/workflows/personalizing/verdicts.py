@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
 from ...core.errors import InputError
 from ...core.files import sha256_of
@@ -30,10 +31,11 @@ def of_samples(
     before: np.ndarray,
     after: np.ndarray,
     encoder: Encoder | None,
+    device: torch.device,
 ) -> Verdict:
     """Judge the samples (P, S, H, W, 3) of the tuned model, `after`, by those of its base, `before`, and by photos.
 
-    `encoder` is what scored during training; where nothing did, the one that would have.
+    `encoder` is what scored during training; where nothing did, the one that would have. It scores on `device`.
     """
     ours = [row for row, prompt in enumerate(settings.samples.prompts) if names_subject(prompt)]
     if not ours:
@@ -44,7 +46,7 @@ def of_samples(
     of_class = {settings.samples.prompts[row]: (after[row], before[row]) for row in others}
     pictures = list(after[ours].reshape(-1, *after.shape[2:]))
     try:
-        judge = encoder or open_encoder(settings.validation.encoder or usable(())[0])
+        judge = (encoder or open_encoder(settings.validation.encoder or usable(())[0])).to(device)
         judge.refuse_trained_on(sha256_of(photo.path) for photo in [*photos, *held_out] if photo.path.is_file())
     except InputError as error:
         return verdict.unjudged(error.problem, "Next: femtobooth evaluate RUN with another encoder.")
