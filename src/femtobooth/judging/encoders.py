@@ -94,8 +94,8 @@ def _device(network: nn.Module) -> torch.device:
 
 
 def usable(names: Iterable[str] = ("dino", "clip")) -> list[str]:
-    """Name the encoders that work here and now: those of the paper where the hub's cache has them, else the ones that need no
-    hub.
+    """Name the encoders that work here and now: those of the paper where the hub's cache has them, else the ones that
+    need no hub.
     """
     cached = {"dino": _cached_timm, "clip": _cached_clip}
     found = [name for name in names if cached[name]()]
