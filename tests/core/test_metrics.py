@@ -198,3 +198,17 @@ def test_bootstrap_of_a_biased_statistic_covers_it(overconfident):
     )
     assert moved.value == plain.value and moved.low < plain.low and moved.high < plain.high
     assert 0 <= moved.low <= moved.value <= moved.high
+
+
+def test_median_interval_is_that_of_the_sign_test() -> None:
+    # n = 9: P(Bin(9, 1/2) <= 1) = 10/512 < 2.5 % <= P(<= 2) = 46/512, so the 2nd and the 8th of the ordered values
+    assert metrics.median_interval([9, 1, 8, 2, 7, 3, 6, 4, 5]) == (5, 2, 8)
+    assert metrics.median_interval([1, 2, 3, 4, 5, 6]) == (3.5, 1, 6)
+    with pytest.raises(ValueError, match="5 values are too few"):
+        metrics.median_interval([1, 2, 3, 4, 5])
+
+
+def test_median_interval_covers_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    inside = [low <= 1 <= high for _, low, high in map(metrics.median_interval, np.exp(random.normal(size=(2000, 9))))]
+    assert 0.945 <= np.mean(inside) <= 0.98  # 96.1 % by theory

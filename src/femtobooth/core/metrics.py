@@ -8,6 +8,7 @@ Every function raises ValueError for empty input.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import comb
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -244,6 +245,22 @@ def paired_difference(before: ArrayLike, after: ArrayLike, level: float = 0.95) 
     low = difference - reach(one.value - one.low, two.high - two.value)
     high = difference + reach(one.high - one.value, two.value - two.low)
     return Interval(difference, low, high)
+
+
+def median_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Take the median and its interval between two order statistics, whatever the distribution (Thompson 1936;
+    sign-test interval).
+
+    `values` (n,). Raises ValueError for fewer values than the level needs: 6 for 95 %.
+    """
+    ordered = np.sort(np.asarray(values, np.float64))
+    count, below, k = len(ordered), 0.0, 0
+    while below + comb(count, k) / 2**count <= (1 - level) / 2:
+        below += comb(count, k) / 2**count
+        k += 1
+    if k == 0:
+        raise ValueError(f"{count} values are too few for an interval of {level:.0%}")
+    return Interval(float(np.median(ordered)), float(ordered[k - 1]), float(ordered[count - k]))
 
 
 def bootstrap(

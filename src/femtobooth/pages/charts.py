@@ -1,4 +1,4 @@
-"""Charts as inline SVG for the pages: lines, points, bars, histograms, reliability diagrams and heat maps.
+"""Draw charts as inline SVG for the pages: lines, points, histograms, reliability diagrams and heat maps.
 
 Each takes an `alt` text that says what the chart shows, and takes its colours from the page (light, dark, print). Lines
 differ in dash as well as colour. What was `chosen` has one colour of its own in every chart. Number formats are format
@@ -11,10 +11,11 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import ArrayLike
 
-from ..core.metrics import Interval, Reliability, wilson
-from .html import Html, join, markup
+from ..core.metrics import Reliability, wilson
+from .html import escaped
 
 WIDTH, HEIGHT = 420, 290  # small, so that letters stay legible where a phone shrinks the chart to its width
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 40
@@ -35,8 +36,8 @@ def line_chart(
     y_format: str = "g",
     diagonal: bool = False,
     chosen: str | None = None,
-) -> Html:
-    """Lines through (x, y) of each named series; `bands` shade (x, low, high) under the series of the same name.
+) -> Markup:
+    """Draw lines through (x, y) of each named series; `bands` shade (x, low, high) under the series of the same name.
 
     `chosen` names the series that shows what was chosen.
     """
@@ -52,8 +53,8 @@ def line_chart(
             x, low, high = (np.asarray(values, np.float64) for values in bands[name])
             outline = frame.path(np.concatenate([x, x[::-1]]), np.concatenate([low, high[::-1]]))
             frame.add(f'<path class="f{looks[name]}" opacity=".14" d="{outline}Z"/>')
-        frame.add(f'<path class="l{looks[name]}" d="{frame.path(*points)}"><title>{markup(name)}</title></path>')
-    return join(frame.drawn(alt), _legend(looks, "l"))
+        frame.add(f'<path class="l{looks[name]}" d="{frame.path(*points)}"><title>{escaped(name)}</title></path>')
+    return frame.drawn(alt) + _legend(looks, "l")
 
 
 def scatter_chart(
@@ -70,8 +71,8 @@ def scatter_chart(
     diagonal: bool = False,
     labelled: bool = False,
     chosen: str | None = None,
-) -> Html:
-    """A dot for each (x, y) of each named group; `names` of the dots show when pointed at, or beside them where
+) -> Markup:
+    """Draw a dot for each (x, y) of each named group; `names` of the dots show when pointed at, or beside them where
     `labelled`.
 
     `chosen` names the group of what was chosen.
@@ -84,7 +85,7 @@ def scatter_chart(
     for group, points in groups.items():
         titles = (names or {}).get(group)
         for i, (x, y) in enumerate(_finite(*points)):
-            title = f"<title>{markup(titles[i])}</title>" if titles else ""
+            title = f"<title>{escaped(titles[i])}</title>" if titles else ""
             frame.add(
                 f'<circle class="f{looks[group]}" opacity=".75" cx="{frame.x(x):.1f}" cy="{frame.y(y):.1f}" '
                 f'r="{5 if group == chosen else 3.2}">{title}</circle>'
@@ -92,55 +93,14 @@ def scatter_chart(
             if labelled and titles:
                 before = frame.x(x) > (LEFT + WIDTH - RIGHT) / 2  # towards the middle, where there is room
                 place = f'x="{frame.x(x) + (-7 if before else 7):.1f}" y="{frame.y(y) + 4:.1f}"'
-                frame.add(f'<text {place} text-anchor="{"end" if before else "start"}">{markup(titles[i])}</text>')
-    return join(frame.drawn(alt), _legend(looks, "f"))
-
-
-def bar_chart(
-    rows: Sequence[tuple[str, float | Interval]],
-    label: str,
-    alt: str,
-    *,
-    x_range: Range | None = None,
-    x_format: str = ".0%",
-) -> Html:
-    """Horizontal bars with names at their left; an Interval also gets its whisker. `label` says what they measure."""
-    values = [value if isinstance(value, Interval) else Interval(value, value, value) for _, value in rows]
-    low, high = x_range or _extent([[0.0, *(part for value in values for part in value)]])
-    names = min(170, 14 + max((len(_short(name)) for name, _ in rows), default=0) * 6.3)
-    step, right = 24, 46
-    height = 8 + step * len(rows) + 34
-
-    def x(value: float) -> float:
-        return names + (min(max(value, low), high) - low) / ((high - low) or 1) * (WIDTH - names - right)
-
-    parts = [f'<line class="axis" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="4" y2="{height - 30}"/>']
-    for index, ((name, _), value) in enumerate(zip(rows, values, strict=True)):
-        top = 8 + step * index
-        left, end = sorted((x(0), x(value.value)))
-        parts.append(f'<text class="name" x="{names - 8:.1f}" y="{top + 12}" text-anchor="end">{_titled(name)}</text>')
-        parts.append(
-            f'<rect class="f0" opacity=".85" x="{left:.1f}" y="{top}" width="{end - left:.1f}" height="16" rx="2.5"/>'
-        )
-        if value.high > value.low:
-            ends = (x(value.low), x(value.high))
-            parts.append(f'<line class="whisker" x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{top + 8}" y2="{top + 8}"/>')
-            parts += [
-                f'<line class="whisker" x1="{end:.1f}" x2="{end:.1f}" y1="{top + 4}" y2="{top + 12}"/>' for end in ends
-            ]
-        parts.append(
-            f'<text x="{max(x(value.high), end) + 6:.1f}" y="{top + 12}">{_number(value.value, x_format)}</text>'
-        )
-    parts.append(
-        f'<text x="{(names + WIDTH - right) / 2:.1f}" y="{height - 8}" text-anchor="middle">{markup(label)}</text>'
-    )
-    return _svg(parts, WIDTH, height, alt)
+                frame.add(f'<text {place} text-anchor="{"end" if before else "start"}">{escaped(titles[i])}</text>')
+    return frame.drawn(alt) + _legend(looks, "f")
 
 
 def histogram(
     groups: Mapping[str, ArrayLike], x_label: str, alt: str, *, bins: int = 24, x_range: Range | None = None
-) -> Html:
-    """How the values of each named group spread: the share of its group in each of `bins` equal bins."""
+) -> Markup:
+    """Draw how the values of each named group spread: the share of its group in each of `bins` equal bins."""
     low, high = x_range or _extent(list(groups.values()))
     edges = np.linspace(low, high if high > low else low + 1, bins + 1)
     shares = {}
@@ -153,13 +113,13 @@ def histogram(
     for index, (name, share) in enumerate(shares.items()):
         x, y = np.repeat(edges, 2), np.concatenate([[0], np.repeat(share, 2), [0]])
         frame.add(f'<path class="f{index % 6}" opacity=".2" d="{frame.path(x, y)}Z"/>')
-        frame.add(f'<path class="l{index % 6}" d="{frame.path(x, y)}"><title>{markup(name)}</title></path>')
-    return join(frame.drawn(alt), _legend(_looks(groups), "l"))
+        frame.add(f'<path class="l{index % 6}" d="{frame.path(x, y)}"><title>{escaped(name)}</title></path>')
+    return frame.drawn(alt) + _legend(_looks(groups), "l")
 
 
-def reliability_chart(table: Reliability, alt: str) -> Html:
-    """Accuracy with its Wilson interval in each bin of confidence, and the diagonal of a calibrated model; below, how
-    many pictures.
+def reliability_chart(table: Reliability, alt: str) -> Markup:
+    """Draw accuracy with its Wilson interval in each bin of confidence, the diagonal of a calibrated model, and below
+    how many pictures.
     """
     frame = _Frame((0, 1), (0, 1), "confidence", "accuracy", ".0%", ".0%", bottom=BOTTOM + 34)
     most = max(int(table.counts.max()), 1)
@@ -195,8 +155,8 @@ def reliability_chart(table: Reliability, alt: str) -> Html:
 
 def heat_map(
     matrix: ArrayLike, rows: Sequence[str], columns: Sequence[str], row_label: str, column_label: str, alt: str
-) -> Html:
-    """Counts as shades, from 0 to the largest, in another colour where row and column have the same name.
+) -> Markup:
+    """Draw counts as shades, from 0 to the largest, in another colour where row and column have the same name.
 
     It has its natural width: put it into `figure(..., wide=True)`, which scrolls.
     """
@@ -207,10 +167,10 @@ def heat_map(
     width, height = left + cell * len(columns) + above * 0.55, above + cell * len(rows) + 6
     most = max(float(counts.max()), 1.0) if counts.size else 1.0
     parts = [
-        f'<text x="{left + cell * len(columns) / 2:.1f}" y="11" text-anchor="middle">{markup(column_label)}</text>',
+        f'<text x="{left + cell * len(columns) / 2:.1f}" y="11" text-anchor="middle">{escaped(column_label)}</text>',
         (
             f'<text transform="translate(11 {above + cell * len(rows) / 2:.1f}) rotate(-90)" '
-            f'text-anchor="middle">{markup(row_label)}</text>'
+            f'text-anchor="middle">{escaped(row_label)}</text>'
         ),
     ]
     for j, column in enumerate(columns):
@@ -237,7 +197,7 @@ def heat_map(
             parts.append(
                 f'<rect class="cell{own}" opacity="{0.14 + 0.8 * share:.2f}" x="{x:.1f}" '
                 f'y="{y:.1f}" width="{cell}" height="{cell}" rx="2">'
-                f"<title>{markup(name)} taken for {markup(columns[j])}: {counts[i, j]:g}</title></rect>"
+                f"<title>{escaped(name)} taken for {escaped(columns[j])}: {counts[i, j]:g}</title></rect>"
             )
             tone = " dark" if share > 0.55 else ""
             parts.append(
@@ -247,7 +207,7 @@ def heat_map(
 
 
 class _Frame:
-    """Axes with ticks, the mapping from values to places, and what is drawn inside."""
+    """Hold axes with ticks, the mapping from values to places, and what is drawn inside."""
 
     def __init__(
         self, across: Range, up: Range, x_label: str, y_label: str, x_format: str, y_format: str, bottom: float = BOTTOM
@@ -274,10 +234,10 @@ class _Frame:
         self.add(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{self.floor}" y2="{self.floor}"/>')
         self.add(
             f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{self.floor + 32}" '
-            f'text-anchor="middle">{markup(x_label)}</text>'
+            f'text-anchor="middle">{escaped(x_label)}</text>'
         )
         self.add(
-            f'<text transform="translate(11 {middle:.1f}) rotate(-90)" text-anchor="middle">{markup(y_label)}</text>'
+            f'<text transform="translate(11 {middle:.1f}) rotate(-90)" text-anchor="middle">{escaped(y_label)}</text>'
         )
 
     def x(self, value: float) -> float:
@@ -301,38 +261,38 @@ class _Frame:
         places = [f"{self.x(a):.1f} {self.y(b):.1f}" for a, b in _thinned(_finite(x, y))]
         return "M" + "L".join(places) if places else "M0 0"
 
-    def drawn(self, alt: str) -> Html:
+    def drawn(self, alt: str) -> Markup:
         return _svg(self.parts, WIDTH, HEIGHT, alt)
 
 
-def _svg(parts: Sequence[str], width: float, height: float, alt: str, style: str = "", name: str = "chart") -> Html:
+def _svg(parts: Sequence[str], width: float, height: float, alt: str, style: str = "", name: str = "chart") -> Markup:
     styled = f' style="{style}"' if style else ""
-    return Html(
-        f'<svg class="{name}"{styled} viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{markup(alt)}">'
+    return Markup(  # noqa: S704  (every text in it was escaped)
+        f'<svg class="{name}"{styled} viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escaped(alt)}">'
         + "".join(parts)
         + "</svg>"
     )
 
 
 def _looks(names: Iterable[str], chosen: str | None = None) -> dict[str, str]:
-    """Which style each name has: one of the six in turn, or that of what was chosen."""
+    """Choose which style each name has: one of the six in turn, or that of what was chosen."""
     everyone = list(names)
     others = [name for name in everyone if name != chosen]
     return {name: "c" if name == chosen else str(others.index(name) % 6) for name in everyone}
 
 
-def _legend(looks: Mapping[str, str], mark: str) -> Html:
+def _legend(looks: Mapping[str, str], mark: str) -> Markup:
     if len(looks) < 2:
-        return Html("")
+        return Markup("")
     shape = {
         "l": '<line class="l{0}" x1="1" x2="25" y1="5" y2="5"/>',
         "f": '<circle class="f{0}" cx="13" cy="5" r="4"/>',
     }[mark]
     entries = (
-        f'<span><svg viewBox="0 0 26 10" aria-hidden="true">{shape.format(look)}</svg>{markup(name)}</span>'
+        f'<span><svg viewBox="0 0 26 10" aria-hidden="true">{shape.format(look)}</svg>{escaped(name)}</span>'
         for name, look in looks.items()
     )
-    return Html(f'<p class="legend">{"".join(entries)}</p>')
+    return Markup(f'<p class="legend">{"".join(entries)}</p>')  # noqa: S704
 
 
 def _extent(arrays: Sequence[ArrayLike]) -> Range:
@@ -350,14 +310,14 @@ def _finite(x: ArrayLike, y: ArrayLike) -> list[tuple[float, float]]:
 
 
 def _thinned(points: list[tuple[float, float]], most: int = 800) -> list[tuple[float, float]]:
-    """No more points than a screen can show, the last one always among them."""
+    """Keep no more points than a screen can show, the last one always among them."""
     if len(points) <= most:
         return points
     return [points[round(i)] for i in np.linspace(0, len(points) - 1, most)]
 
 
 def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers within [low, high], in steps of 1, 2 or 5 times a power of ten."""
+    """Choose round numbers within [low, high], in steps of 1, 2 or 5 times a power of ten."""
     if not high > low:
         return [low]
     rough = (high - low) / wanted
@@ -377,4 +337,4 @@ def _short(name: str, longest: int = 24) -> str:
 
 def _titled(name: str) -> str:
     short = _short(name)
-    return markup(short) + (f"<title>{markup(name)}</title>" if short != name else "")
+    return f"{escaped(short)}<title>{escaped(name)}</title>" if short != name else str(escaped(name))

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..core import figures
 from ..core.claims import Output
 from ..core.errors import SettingsError
 from ..core.events import conclude, table, warn
@@ -24,7 +23,7 @@ from ..generator.run import PersonalizedRun
 from ..judging import verdict
 from ..recognizer.inference.engines import refuse_program
 from ..recognizer.model.formats import exported
-from .comparing import bench, cards, page, rows
+from .comparing import bench, cards, figures, page, rows
 from .comparing.candidates import GENERATOR, RECOGNIZER, Candidate, find
 from .comparing.pictures import Measured, Pictures
 from .comparing.rows import Row
@@ -104,7 +103,7 @@ def _place(candidates: Sequence[Candidate]) -> Path:
 
 
 def _verdict(first: Measured, second: Measured, pictures: Pictures | None) -> dict[str, Any]:
-    """The second model against the first, by the rules of `core.figures`."""
+    """The second model against the first, by the rules of `comparing.figures`."""
     found = [
         figures.speed(f"speed at batch {batch}", taken, second.seconds[batch])
         for batch, taken in first.seconds.items()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ...core import busy, metrics
 from ...core.events import progress_bar
-from ...core.figures import median_interval
+from ...core.metrics import median_interval
 from ..model.engine import Engine
 
 LOGITS = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...core import busy, cache, figures
+from ...core import busy, cache
 from ...core.errors import PhotoError, command
 from ...core.events import progress_bar
 from ...core.files import sha256_of
@@ -28,6 +28,7 @@ from ...recognizer.inference.predict import workers_for
 from ...recognizer.model import artifact
 from ...recognizer.model.labels import Labels
 from ..settings import CompareSettings
+from . import figures
 from .candidates import GENERATOR, RECOGNIZER, Candidate
 from .pictures import Drawings, Measured, Pictures
 from .worker import Worker

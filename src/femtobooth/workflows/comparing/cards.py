@@ -13,13 +13,13 @@ import numpy as np
 import yaml
 
 from ...core.errors import SettingsError
-from ...core.figures import Figure, How
 from ...core.files import read_json
 from ...core.older_runs import read_settings
 from ...core.run import FILE
 from ...generator.run import PersonalizedRun
 from ...recognizer.finetuning.run import FinetunedRun
 from .candidates import GENERATOR, Candidate, header
+from .figures import Figure, How
 from .pictures import Measured
 
 DTYPES = {"F64": "fp64", "F32": "fp32", "F16": "fp16", "BF16": "bf16", "I8": "int8", "U8": "int8"}

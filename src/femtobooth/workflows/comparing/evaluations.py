@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import command
-from ...core.figures import Figure, How
 from ...core.files import content_hash, read_json
+from .figures import Figure, How
 from .pictures import Measured
 
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from ...core import figures, metrics
-from ...core.figures import Difference, How
+from ...core import metrics
 from ...core.metrics import Interval
 from ...core.names import stored
 from ...recognizer.evaluation import short_names
+from . import figures
 from .candidates import Candidate
+from .figures import Difference, How
 
 BINS = 15  # of confidence, as in evaluate-classifier
 

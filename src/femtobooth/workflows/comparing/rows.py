@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ...core import figures
-from ...core.figures import Difference, Figure, How
+from ...core import metrics
 from ...core.metrics import Interval
 from ...recognizer.model import artifact
+from . import figures
 from .candidates import GENERATOR
 from .cards import cost, from_file, licence, missing, precision, trained_on
 from .evaluations import Score, classifier_evaluation, scores
+from .figures import Difference, Figure, How
 from .pictures import Measured, Pictures
 
 Maker = Callable[[Measured], Figure]
@@ -251,7 +252,7 @@ def _size(one: Measured) -> Figure:
 
 def _latency(batch: int) -> Maker:
     def make(one: Measured) -> Figure:
-        value = figures.median_interval(one.seconds[batch])
+        value = metrics.median_interval(one.seconds[batch])
         unit, scale = ("s", 1.0) if value.high >= 1 else ("ms", 1e3)
         text = f"{scale * value.value:.3g} {unit} ({scale * value.low:.3g} to {scale * value.high:.3g})"
         return Figure(text, one.timed, *_interval(value))
@@ -260,12 +261,11 @@ def _latency(batch: int) -> Maker:
 
 
 def _throughput(one: Measured) -> Figure:
-    best = max(batch / float(np.median(taken)) for batch, taken in one.seconds.items())
-    return Figure(
-        f"{best:.3g} pictures/s",
-        _of(one.timed, "pictures a second at the better of the two batch sizes, from the same rounds"),
-        best,
-    )
+    batch, taken = min(one.seconds.items(), key=lambda timed: float(np.median(timed[1])) / timed[0])
+    value, low, high = metrics.median_interval(taken)
+    what = "pictures a second at the better of the two batch sizes, from the same rounds; 95 % interval of the median"
+    text = f"{batch / value:.3g} pictures/s ({batch / high:.3g} to {batch / low:.3g})"
+    return Figure(text, _of(one.timed, what), batch / value, (batch / high, batch / low))
 
 
 def _memory(one: Measured) -> Figure:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import metrics
-from .metrics import Interval
+from ...core import metrics
 
 LEAST = {"speed": 1.05, "size": 1.05, "memory": 1.10}  # ratios below which a difference is not worth a word
 RULES = (
@@ -77,25 +75,9 @@ class Difference:
     """Whether it is about how well the model does its task, not what that costs."""
 
 
-def median_interval(values: ArrayLike, level: float = 0.95) -> Interval:
-    """Median and its interval between two order statistics, whatever the distribution (Thompson 1936; sign-test
-    interval).
-
-    `values` (n,). Raises ValueError for fewer values than the level needs: 6 for 95 %.
-    """
-    ordered = np.sort(np.asarray(values, np.float64))
-    count, below, k = len(ordered), 0.0, 0
-    while below + comb(count, k) / 2**count <= (1 - level) / 2:
-        below += comb(count, k) / 2**count
-        k += 1
-    if k == 0:
-        raise ValueError(f"{count} values are too few for an interval of {level:.0%}")
-    return Interval(float(np.median(ordered)), float(ordered[k - 1]), float(ordered[count - k]))
-
-
 def speed(name: str, first: ArrayLike, second: ArrayLike) -> Difference:
     """Seconds (rounds,) of the first model and of the second, round by round."""
-    ratio = median_interval(np.asarray(first, np.float64) / np.asarray(second, np.float64))
+    ratio = metrics.median_interval(np.asarray(first, np.float64) / np.asarray(second, np.float64))
     if ratio.value >= 1:
         text = f"{ratio.value:.1f}x as fast ({ratio.low:.1f} to {ratio.high:.1f})"
     else:
