@@ -311,7 +311,7 @@ class AgainSettings(Settings):
     """What `generate` takes in place of its settings."""
 
     image: Annotated[str, Flag("--from", common=True, names="file")] = Field(min_length=1)
-    """Draw a generated PNG again, from what is stored in it."""
+    """Generate the picture of a PNG again, from what is stored in it."""
     run: Annotated[str | None, Argument("?", names="base")] = None
     """Where the model that drew it is now; where the picture says if not given."""
     out: Annotated[str | None, Flag("--out", names="path")] = None

@@ -50,7 +50,7 @@ ONLY = (
 
 COMMANDS: dict[str, Command] = {
     "personalize": Command(
-        "3-5 photos in, a model that draws the subject out",
+        "3-5 photos in, a model that generates the subject out",
         "Teach a Stable Diffusion your subject from 3-5 photos (DreamBooth).",
         "generator.settings:PersonalizeSettings",
         "workflows.personalize:run",
@@ -63,8 +63,8 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "generate": Command(
-        "draw pictures with it",
-        "Draw pictures with a personalized model or any base.",
+        "generate pictures with it",
+        "Generate pictures with a personalized model or any base.",
         "generator.settings:GenerateSettings",
         "workflows.generate:run",
         begins="loading {0.run}",
@@ -73,7 +73,7 @@ COMMANDS: dict[str, Command] = {
             "generator.settings:AgainSettings",
             "workflows.regenerate:run",
             "loading {0.image}",
-            "draws with the settings stored in the picture",
+            "takes the settings stored in the picture",
             "only `run`, `out` and `overwrite` go with it",
         ),
     ),
@@ -88,7 +88,7 @@ COMMANDS: dict[str, Command] = {
     "synthesize": Command(
         "a labelled folder of the subject, for finetune to train on",
         (
-            "Draw a labelled folder of your subjects for a recognizer to train on: "
+            "Generate a labelled folder of your subjects for a recognizer to train on: "
             "judged, without copies, and marked as generated."
         ),
         "workflows.settings:SynthesizeSettings",
