@@ -1,9 +1,11 @@
 """Is a run that is killed at a random moment and resumed the same, bit for bit, as one that was not?
 
     python benchmarks/kill_resume.py --tries 20
+    python benchmarks/kill_resume.py --tries 20 --finetune
 
-Each try starts the real command, sends SIGKILL at a random moment (every third try while a checkpoint is being
-written), resumes it, and compares every weight file's hash and every loss of the curve with the unbroken run.
+Each try starts the real command, personalize or finetune, sends SIGKILL at a random moment (every third try while a
+checkpoint is being written), looks whether the run then counts as interrupted, resumes it, and compares every weight
+file's hash and every loss of the curve with the unbroken run.
 """
 
 from __future__ import annotations
@@ -21,7 +23,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from femtobooth.core.files import sha256_of
+from femtobooth.core.run import Run
 
 SETTINGS = {
     "training.steps": 12, "training.batch_size": 2, "training.accumulate": 2, "training.checkpoint_every": 3,
@@ -32,10 +38,38 @@ SETTINGS = {
 }  # fmt: skip
 
 
+FINETUNE = {
+    "training.steps": 12, "training.batch_size": 4, "training.accumulate": 2, "training.checkpoint_every": 3,
+    "training.ema": 0.9, "training.schedule": "cosine", "training.warmup": 2, "training.trackers": "csv",
+    "patience": 3, "check_every": 4, "result": "finetuned", "size": 64,
+}  # fmt: skip
+
+
 def command(photos: Path, base: str, runs: Path, name: str) -> list[str]:
-    sets = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    """Personalize `base` on `photos`."""
     start = [sys.executable, "-m", "femtobooth", "personalize", str(photos), "--class-noun", "robot"]
-    return [*start, "--base", base, "--runs", str(runs), "--name", name, *sets]
+    return [*start, "--base", base, "--runs", str(runs), "--name", name, *_sets(SETTINGS)]
+
+
+def finetune_command(data: Path, model: str, runs: Path, name: str) -> list[str]:
+    """Fine-tune `model` on the classes of `data`."""
+    start = [sys.executable, "-m", "femtobooth", "finetune", str(data), "--model", model]
+    return [*start, "--runs", str(runs), "--name", name, *_sets(FINETUNE)]
+
+
+def _sets(settings: dict[str, Any]) -> list[str]:
+    return [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+
+
+def classes(folder: Path) -> Path:
+    """Write three classes of eight pictures, noisy blocks tinted by the class."""
+    for number, tint in enumerate(((220, 40, 30), (40, 190, 60), (30, 60, 220))):
+        place = folder / f"class{number}"
+        place.mkdir(parents=True)
+        for index in range(8):
+            blocks = np.random.default_rng(100 * number + index).integers(-60, 60, (6, 6, 3)) + np.array(tint)
+            Image.fromarray(blocks.clip(0, 255).astype(np.uint8)).resize((72, 72)).save(place / f"{index}.png")
+    return folder
 
 
 Outcome = tuple[dict[str, str], list[dict[str, str]]]
@@ -86,7 +120,8 @@ def kill_at(process: subprocess.Popen[bytes], run: Path, seconds: float, during_
     )
 
 
-def main(tries: int, base: str, photos: Path) -> int:
+def main(options: argparse.Namespace) -> int:
+    kind, tries = "finetune" if options.finetune else "personalize", options.tries
     chance = random.Random(time.time_ns())
     same = 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -97,18 +132,28 @@ def main(tries: int, base: str, photos: Path) -> int:
             own = {"OMP_NUM_THREADS": "1", "FEMTOBOOTH_CACHE": str(runs / f"cache-{name}")}
             return {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, **own}}
 
-        subprocess.run(command(photos, base, runs, "whole"), check=True, **quiet("whole"))
+        data = classes(runs / "data") if options.finetune else options.photos
+
+        def start(name: str) -> list[str]:
+            make = finetune_command if options.finetune else command
+            return make(data, options.base, runs, name)
+
+        subprocess.run(start("whole"), check=True, **quiet("whole"))
         expected = outcome(runs / "whole")
         began = (runs / "whole" / "config.yaml").stat().st_mtime
         length = (runs / "whole" / "run.json").stat().st_mtime - began
         for number in range(tries):
             name, seconds = f"try{number}", chance.uniform(0, length)
-            process = subprocess.Popen(command(photos, base, runs, name), **quiet(name))
+            process = subprocess.Popen(start(name), **quiet(name))
             during_save = number % 3 == 2
             where = kill_at(process, runs / name, seconds / 2 if during_save else seconds, during_save)
-            resume = [sys.executable, "-m", "femtobooth", "personalize", "--resume", str(runs / name)]
+            status = Run.open(runs / name).status
+            wrong = (
+                [] if status == ("done" if where.startswith("too late") else "interrupted") else [f"status {status}"]
+            )
+            resume = [sys.executable, "-m", "femtobooth", kind, "--resume", str(runs / name)]
             subprocess.run(resume, check=True, **quiet(name))
-            different = differences(outcome(runs / name), expected)
+            different = wrong + differences(outcome(runs / name), expected)
             same += not different
             verdict = f"DIFFERENT in {', '.join(different[:6])}" if different else "identical"
             print(f"try {number + 1:2}: killed after {seconds:5.2f} s ({where}): {verdict}", flush=True)
@@ -119,7 +164,9 @@ def main(tries: int, base: str, photos: Path) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tries", type=int, default=20)
-    parser.add_argument("--base", default="bundled")
+    parser.add_argument("--finetune", action="store_true", help="kill finetune, on classes made up here")
+    parser.add_argument(
+        "--base", default="bundled", help="what is trained: a generator, or with --finetune a recognizer"
+    )
     parser.add_argument("--photos", type=Path, default=Path(__file__).parents[1] / "examples" / "mascot")
-    options = parser.parse_args()
-    sys.exit(main(options.tries, options.base, options.photos))
+    sys.exit(main(parser.parse_args()))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import save_file
 
 from femtobooth.core.files import sha256_of
 from femtobooth.core.metrics import softmax
@@ -31,6 +32,21 @@ def files(tmp_path: Path) -> list[Path]:
         found.append(tmp_path / f"{index}.png")
         Image.fromarray(blocks).resize((80, 80), Image.Resampling.BICUBIC).save(found[-1])
     return found
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_the_layer_is_read_back_as_it_was(tmp_path: Path, classes: int) -> None:
+    """However its weights lie in memory; and of a version that wrote them as they lay, which is columns first."""
+    random = np.random.default_rng(0)
+    labels, values = np.arange(30) % classes, random.normal(size=(30, 7))
+    head = probe.fit(values, labels, classes, balanced=False)
+    assert head.weight.flags.f_contiguous is (classes > 2)
+    head.save(tmp_path / "today.safetensors")
+    save_file({"weight": head.weight, "bias": head.bias}, tmp_path / "older.safetensors")
+    for name in ("today", "older"):
+        read = probe.Head.load(tmp_path / f"{name}.safetensors")
+        np.testing.assert_array_equal(read.weight, head.weight)
+        np.testing.assert_array_equal(read.bias, head.bias)
 
 
 def test_embeddings_are_made_once(network: Recognizer, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.settings import FinetuneSettings
 from femtobooth.training.checkpoints import MANIFEST, STATE
 
+COLOURS = {"red": (220, 40, 30), "blue": (30, 60, 220), "green": (40, 190, 60)}
 FemtoBooth = Callable[..., int]
 Weights = Callable[[Path], dict[str, torch.Tensor]]
 
@@ -42,7 +43,7 @@ def personalized(personalize: Callable[..., Path], tiny_sd1: Path, runs: Path) -
 @pytest.fixture(scope="module")
 def finetuned(femtobooth: FemtoBooth, tiny: Path, runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = tmp_path_factory.mktemp("classes")
-    for number, (label, colour) in enumerate({"red": (220, 40, 30), "blue": (30, 60, 220)}.items()):
+    for number, (label, colour) in enumerate(COLOURS.items()):
         (data / label).mkdir()
         for index in range(5):
             blocks = np.random.default_rng(10 * number + index).integers(-60, 60, (6, 6, 3)) + np.array(colour)
@@ -80,16 +81,27 @@ def test_a_real_personalize_run_is_read_by_its_owner(personalized: Path, tiny_sd
 
 def test_a_real_finetune_run_is_read_by_its_owner(finetuned: Path, tiny: Path) -> None:
     run = FinetunedRun.open(finetuned)
-    assert (run.kind, run.status, run.classes, run.result) == ("finetune", "done", ["blue", "red"], "finetuned")
+    assert (run.kind, run.status, run.classes, run.result) == ("finetune", "done", sorted(COLOURS), "finetuned")
     assert (run.model, run.model_hash) == (str(tiny), Recognizer.load(tiny).hash)
     assert run.steps == run.progress.step == run.progress.steps == 4
     assert run.costs["finetuned"]["steps"] == 4
     assert run.verdict
     assert run.temperature == pytest.approx(Recognizer.load(finetuned).temperature)
     assert run.survey().classes == run.classes
-    assert run.head().weight.shape[0] == 2
+    assert run.head().weight.shape[0] == 3
     assert run.made_with() == config.resolve(FinetuneSettings, run.settings)
     assert [row["step"] for row in run.curve()] == [1, 2, 3, 4]
+
+
+def test_killed_before_the_first_checkpoint(finetuned: Path, femtobooth: FemtoBooth, tmp_path: Path) -> None:
+    """Training begins again from the probe's layer, as it is in the run folder, and gives the same weights."""
+    left_out = ("model", "checkpoints", "logs")
+    copy = shutil.copytree(finetuned, tmp_path / "killed", ignore=shutil.ignore_patterns(*left_out))
+    FinetunedRun.open(copy).update(status="running")
+    assert femtobooth("finetune", "--resume", copy) == 0
+    assert sha256_of(copy / "model/model.safetensors") == sha256_of(finetuned / "model/model.safetensors")
+    first, second = (json.loads((run / "report.json").read_text()) for run in (finetuned, copy))
+    assert first["comparison"] == second["comparison"]
 
 
 def older(run: Path, copy: Path, status: str) -> Path:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from ..core import config, locks
 from ..core.errors import ModelError, command
@@ -84,7 +83,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
     def begin(folder: Path) -> None:
         write_text(folder / SETTINGS_FILE, config.dump(settings.model_copy(update={"overwrite": False})))
         splitting.write_split(folder / "split.csv", found.rows())
-        save_file({"weight": head.weight, "bias": head.bias}, folder / "probe.safetensors")
+        head.save(folder / "probe.safetensors")
         write_json(folder / "report.json", {"data": _data_report(found, findings), "probe": baseline})
         known = {"model": settings.model, "model_hash": source.hash, "classes": found.classes}
         progress = Progress(steps=None if settings.probe_only else settings.training.steps)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save, save_file
 
 from ...core import cache
 from ...core.events import progress, progress_bar
@@ -24,6 +24,7 @@ from ...training.randomness import generator
 from ..model.backbone import Recognizer
 
 FOLDS = 5
+ROWS_FIRST = {"order": "rows first"}  # metadata of probe.safetensors
 STRENGTH = 1.0
 """sklearn's C, the inverse of the L2 penalty, for standardized embeddings; its default, tuned on nothing."""
 
@@ -48,6 +49,23 @@ class Head:
     def logits(self, prelogits: np.ndarray) -> np.ndarray:
         """float64 (N, C)."""
         return prelogits.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
+
+    def save(self, file: Path) -> None:
+        """Write the layer as safetensors, which holds arrays as they lie in memory: rows first, as it says."""
+        rows_first = {"weight": np.ascontiguousarray(self.weight), "bias": self.bias}
+        save_file(rows_first, file, metadata=ROWS_FIRST)
+
+    @classmethod
+    def load(cls, file: Path) -> Head:
+        """Read what `save` wrote.
+
+        Before December 2026 nothing said how the weights of more than two classes lay: columns first.
+        """
+        with safe_open(file, "numpy") as opened:
+            weight, bias = opened.get_tensor("weight"), opened.get_tensor("bias")
+            if len(weight) > 2 and (opened.metadata() or {}).get("order") != ROWS_FIRST["order"]:
+                weight = np.ascontiguousarray(weight.reshape(-1).reshape(weight.shape, order="F"))
+        return cls(weight, bias)
 
 
 def embed(recognizer: Recognizer, paths: Sequence[Path], digests: Sequence[str], batch: int = 16) -> Embedded:

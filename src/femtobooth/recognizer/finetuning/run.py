@@ -63,9 +63,6 @@ class FinetunedRun(Run):
 
     def head(self) -> Head:
         """Read the linear probe's layer."""
-        from safetensors.numpy import load_file
-
         from .probe import Head
 
-        stored = load_file(self.folder / "probe.safetensors")
-        return Head(stored["weight"], stored["bias"])
+        return Head.load(self.folder / "probe.safetensors")
