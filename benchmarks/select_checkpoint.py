@@ -42,12 +42,12 @@ from femtobooth.core import config, metrics
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening
 from femtobooth.core.run import is_run
-from femtobooth.generator import locate, sampling
+from femtobooth.generator import sampling
 from femtobooth.generator.families.family import Family
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import make_square
 from femtobooth.generator.run import PersonalizedRun
-from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings, of_card
 from femtobooth.judging import scores, selection
 from femtobooth.judging.encoders import Encoder, open_encoder
 from femtobooth.judging.selection import Point
@@ -145,7 +145,7 @@ def pictures(step: int, run: PersonalizedRun, options: argparse.Namespace) -> tu
     kept = run.folder / "judged" / f"step-{step:06d}-{options.seeds}.npz"
     if not kept.is_file():
         model, noun, size = at_step(step, run), run.subject.class_noun, run.size
-        settings = SamplingSettings(**locate.recommended(run.base, "generate").get("sampling", {}))
+        settings = SamplingSettings(**of_card(run.base, "generate").get("sampling", {}))
         texts = [
             prompt.replace("[V]", run.subject.token).replace("{class}", noun)
             for prompt in PROMPTS

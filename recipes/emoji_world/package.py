@@ -30,6 +30,7 @@ from femtobooth.generator import cards, locate
 from femtobooth.generator.families.family import Family
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats.folder import load_folder, load_tokenizer, save_folder
+from femtobooth.generator.settings import RECOMMENDABLE
 from femtobooth.recognizer.model import weights
 
 from . import backdrops, sprites
@@ -96,7 +97,9 @@ def card(model: Family, root: Path) -> str:
         styles=", ".join(world.styles),
         places=len(backdrops.PLACES),
         words=f"{words['words']:,}",
-        measured=measured(model.hash, cards.parse_card(front, present).get("personalize", {}), root / "evaluation"),
+        measured=measured(
+            model.hash, cards.parse_card(front, present, RECOMMENDABLE).get("personalize", {}), root / "evaluation"
+        ),
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from .core import streams
 from .core.errors import InputError, SettingsError, shortened
 from .core.paths import existing, nearest, refuse_missing_path
+from .core.processes import rank
 from .workflows.commands import Command, find
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
     found = settle(model.narrowed(given), *layers)
     _refuse_missing_files(found)
     found.refuse_at_once()
+    if command.makes and getattr(found, "name", None) and rank() == 0:
+        find(command.makes).place(found).check()
     return Parsed(found, command.run, command.begins, options.json, options.level)
 
 

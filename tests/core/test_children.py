@@ -12,7 +12,7 @@ from femtobooth.core import children
 from femtobooth.core.errors import SettingsError
 from femtobooth.recognizer.exporting import foreign
 from femtobooth.workflows import compare
-from femtobooth.workflows.settings import CompareSettings
+from femtobooth.workflows.comparing.settings import CompareSettings
 
 EVIL = "open({mark!r}, 'a').write(__name__ + ' was run; ')\n"
 

@@ -17,6 +17,7 @@ from femtobooth.generator import cards, locate
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
 from femtobooth.generator.locate import PARTS
+from femtobooth.generator.settings import RECOMMENDABLE, of_card
 
 
 def test_the_bundled_base_is_whole() -> None:
@@ -27,7 +28,7 @@ def test_the_bundled_base_is_whole() -> None:
     assert all(
         parameter.dtype == torch.float32 and not parameter.requires_grad for parameter in model.unet.parameters()
     )
-    assert {command: locate.recommended("bundled", command) for command in model.card} == model.card
+    assert {command: of_card("bundled", command) for command in model.card} == model.card
 
 
 def test_a_run_folder_stands_for_its_model(tiny_sd1: Path, tmp_path: Path) -> None:
@@ -141,14 +142,14 @@ def test_inpainting_checkpoints_are_refused(tiny_sd1: Path, tmp_path: Path) -> N
 )
 def test_a_card_that_recommends_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "README.md").write_text(text)
-    assert cards.read_card(tmp_path) == {}
+    assert cards.read_card(tmp_path, RECOMMENDABLE) == {}
 
 
 def test_a_card_writes_numbers_as_a_settings_file_does(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(
         "---\nfemtobooth: {personalize: {train: {unet_learning_rate: 1e-4}}}\n---\n# A base\n"
     )
-    assert cards.read_card(tmp_path) == {"personalize": {"train": {"unet_learning_rate": 1e-4}}}
+    assert cards.read_card(tmp_path, RECOMMENDABLE) == {"personalize": {"train": {"unet_learning_rate": 1e-4}}}
 
 
 def test_runs_on_the_bundled_base_of_before_go_on(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 from femtobooth.core import config
 from femtobooth.core.fields import dotted_keys
 from femtobooth.generator import cards, locate
-from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings
+from femtobooth.generator.settings import RECOMMENDABLE, GenerateSettings, PersonalizeSettings, of_card
 from femtobooth.workflows.settings import EvaluateSettings, SynthesizeSettings
 
 pytestmark = pytest.mark.usefixtures("terminal")
@@ -43,7 +43,7 @@ def _card(folder: Path, text: str | dict[str, Any]) -> Path:
 
 
 def test_the_list_is_about_settings_that_exist() -> None:
-    for command, (model, allowed) in cards.RECOMMENDABLE.items():
+    for command, model, allowed in RECOMMENDABLE:
         known = dotted_keys(model)
         for one in allowed:
             assert one in known or any(key.startswith(one.removesuffix("*")) for key in known if one.endswith(".*")), (
@@ -59,7 +59,7 @@ def test_never_by_a_card(command: str, setting: str, tmp_path: Path, capsys: pyt
     given: Any = {"wandb"}
     for key in reversed(setting.split(".")):
         given = {key: given if isinstance(given, dict) else "anything"}
-    assert cards.read_card(_card(tmp_path, {command: given})) == {}
+    assert cards.read_card(_card(tmp_path, {command: given}), RECOMMENDABLE) == {}
     said = capsys.readouterr().err
     assert f"{tmp_path / 'README.md'}: this model card cannot set {command}.{setting}" in said.replace("\n", " ")
 
@@ -83,7 +83,7 @@ def test_a_wrong_value_is_left_out_and_the_rest_stays(
     value: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card = cards.read_card(
-        _card(tmp_path, {"personalize": value | {"size": 32}, "generate": {"sampling": {"steps": 7}}})
+        _card(tmp_path, {"personalize": value | {"size": 32}, "generate": {"sampling": {"steps": 7}}}), RECOMMENDABLE
     )
     assert card == {"personalize": {"size": 32}, "generate": {"sampling": {"steps": 7}}}
     assert says in capsys.readouterr().err
@@ -102,25 +102,25 @@ def test_a_wrong_value_is_left_out_and_the_rest_stays(
     ],
 )
 def test_a_broken_card_blocks_nothing(text: str, tmp_path: Path) -> None:
-    assert cards.read_card(_card(tmp_path, text)) == {}
+    assert cards.read_card(_card(tmp_path, text), RECOMMENDABLE) == {}
 
 
 def test_broken_front_matter_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _card(tmp_path, "femtobooth:\n  steps: 3: 4")
-    assert cards.read_card(tmp_path) == {}
+    assert cards.read_card(tmp_path, RECOMMENDABLE) == {}
     assert "README.md, line 3: not valid YAML" in capsys.readouterr().err
 
 
 def test_a_readme_that_is_no_file_blocks_nothing(tmp_path: Path) -> None:
     (tmp_path / "README.md").mkdir()
-    assert cards.read_card(tmp_path) == {}
+    assert cards.read_card(tmp_path, RECOMMENDABLE) == {}
 
 
 def test_a_card_of_windows_and_of_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(
         b"\xef\xbb\xbf---\r\nfemtobooth:\r\n  generate: {width: 64}\r\n---\r\n# caf\xe9\r\n"
     )
-    assert cards.read_card(tmp_path) == {"generate": {"width": 64}}
+    assert cards.read_card(tmp_path, RECOMMENDABLE) == {"generate": {"width": 64}}
 
 
 def test_the_card_that_replaced_a_run(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +168,7 @@ def test_the_card_inside_a_single_file(tiny_sd1: Path, tmp_path: Path) -> None:
     model = load(str(tiny_sd1))
     model.readme = "---\nfemtobooth: {generate: {out: mine, width: 32}}\n---\n"
     save_single_file(model, tmp_path / "model.safetensors")
-    assert locate.recommended(str(tmp_path / "model.safetensors"), "generate") == {"width": 32}
+    assert of_card(str(tmp_path / "model.safetensors"), "generate") == {"width": 32}
     assert load(str(tmp_path / "model.safetensors")).card == {"generate": {"width": 32}}
 
 

@@ -32,8 +32,8 @@ from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.workflows import compare, export
 from femtobooth.workflows.comparing import candidates
+from femtobooth.workflows.comparing.settings import CompareSettings
 from femtobooth.workflows.comparing.worker import Worker
-from femtobooth.workflows.settings import CompareSettings
 
 QUICK = {"rounds": 6, "batch_size": 2, "threads": 1}
 

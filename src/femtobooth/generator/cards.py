@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
@@ -18,7 +18,6 @@ from ..core.config import Settings, merge, nested, parse_yaml
 from ..core.errors import SettingsError
 from ..core.events import warn
 from ..core.paths import hub_id
-from .settings import GenerateSettings, PersonalizeSettings
 
 README = "README.md"
 PICTURE = "overview.png"  # beside a card that shows it
@@ -34,29 +33,13 @@ _OWED = re.compile(
 LONGEST_OWED = 8000  # characters of a base's card that go into the cards of what is made from it
 MOST = 1 << 20  # characters of a card that are read
 
-# What a card may recommend, command by command: numbers, choices and prompts of sampling, training, prior and crops.
-# Not what decides where something is read or written, what is replaced, what runs where or who is told of it; `*`
-# stands for every setting of a group.
-RECOMMENDABLE: dict[str, tuple[type[Settings], tuple[str, ...]]] = {
-    "personalize": (
-        PersonalizeSettings,
-        (
-            "size",
-            *(f"photos.{key}" for key in ("crop", "flip", "captions")),
-            *(f"prior.{key}" for key in ("weight", "images", "prompt", "target", "batch_size", "sampling.*")),
-            "loss.*",
-            "train.*",
-            *(f"samples.{key}" for key in ("every", "prompts", "images", "sampling.*")),
-            *(
-                f"validation.{key}"
-                for key in ("every", "select", "stop_when_done", "patience", "prompts", "images", "sampler", "steps")
-            ),
-            *(f"training.{key}" for key in ("steps", "batch_size", "accumulate", "clip", "schedule", "warmup", "ema")),
-            *(f"training.{key}" for key in ("beta1", "beta2", "weight_decay", "epsilon")),
-        ),
-    ),
-    "generate": (GenerateSettings, ("width", "height", "sampling.*")),
-}
+
+class Recommendable(NamedTuple):
+    """What a card may recommend to a command: of its settings those named here, `*` for every one of a group."""
+
+    command: str
+    settings: type[Settings]
+    names: tuple[str, ...]
 
 
 def read_readme(folder: Path) -> str:
@@ -68,14 +51,14 @@ def read_readme(folder: Path) -> str:
         return ""
 
 
-def read_card(folder: Path) -> dict[str, dict[str, Any]]:
+def read_card(folder: Path, allowed: tuple[Recommendable, ...]) -> dict[str, dict[str, Any]]:
     """The settings that the card in a folder recommends, by command; {} where there are none."""
-    return parse_card(read_readme(folder), folder / README)
+    return parse_card(read_readme(folder), folder / README, allowed)
 
 
 @lru_cache(maxsize=16)  # read for the settings and again with the model; warned of once
-def parse_card(text: str, path: Path) -> dict[str, dict[str, Any]]:
-    """The settings under `femtobooth:` in a card's front matter, by command, as far as `RECOMMENDABLE` has them.
+def parse_card(text: str, path: Path, allowed: tuple[Recommendable, ...]) -> dict[str, dict[str, Any]]:
+    """The settings under `femtobooth:` in a card's front matter, by command, as far as they are `allowed`.
 
     All else in it, a wrong value, or front matter that is no YAML is left out with a warning that names `path`.
     """
@@ -83,9 +66,9 @@ def parse_card(text: str, path: Path) -> dict[str, dict[str, Any]]:
     recommended: dict[str, dict[str, Any]] = {}
     ignored: list[str] = []
     for command, settings in given.items() if isinstance(given, Mapping) else ():
-        model, allowed = RECOMMENDABLE.get(command, (Settings, ())) if isinstance(command, str) else (Settings, ())
+        model, names = next(((one.settings, one.names) for one in allowed if one.command == command), (Settings, ()))
         for setting, value in islice(_leaves(settings), 1000):
-            if not any(setting == one or (one.endswith(".*") and setting.startswith(one[:-1])) for one in allowed):
+            if not any(setting == one or (one.endswith(".*") and setting.startswith(one[:-1])) for one in names):
                 ignored.append(f"{command}.{setting}" if setting else str(command))
             elif fault := _fault(model, setting, value):
                 ignored.append(f"{command}.{setting} ({fault})")

@@ -55,13 +55,13 @@ def _why(run: Path) -> str:
     return f" ({known.error})" if known and known.error else ""
 
 
-def recommended(reference: str, of: str) -> dict[str, Any]:
+def recommended(reference: str, of: str, allowed: tuple[cards.Recommendable, ...]) -> dict[str, Any]:
     """The settings of the command `of` that the card of what `reference` names recommends, without loading it; {} where
     there are none.
     """
     path = locate(reference)
-    card = cards.read_card(path) if path.is_dir() else cards.parse_card(_readme_inside(path), path)
-    return card.get(of, {})
+    readme, file = (cards.read_readme(path), path / cards.README) if path.is_dir() else (_readme_inside(path), path)
+    return cards.parse_card(readme, file, allowed).get(of, {})
 
 
 def bundled_folder() -> Path:

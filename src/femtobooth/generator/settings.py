@@ -12,8 +12,9 @@ from ..core.config import Seed, Settings, Words
 from ..core.errors import shortened
 from ..core.fields import Argument, Flag, Flags
 from ..core.machine import FloatPrecision, WeightPrecision
-from ..core.processes import rank
 from ..training.settings import TrainingSettings
+from . import locate
+from .cards import Recommendable
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
 
@@ -240,14 +241,6 @@ class PersonalizeSettings(Settings):
     validation: Annotated[ValidationSettings, Flags("validation")] = ValidationSettings()
     training: Annotated[TrainingSettings, Flags("training")] = TrainingSettings()
 
-    def refuse_at_once(self) -> None:
-        """Raise InputError kinds also where the name is taken."""
-        from .run import PersonalizedRun
-
-        super().refuse_at_once()
-        if self.name and rank() == 0:
-            PersonalizedRun.place(self).check()
-
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """What the base's own card says."""
@@ -333,8 +326,32 @@ class ConvertSettings(Settings):
     """Replace a target that convert wrote, and nothing else."""
 
 
+# What a card may recommend, command by command: numbers, choices and prompts of sampling, training, prior and crops.
+# Not what decides where something is read or written, what is replaced, what runs where or who is told of it; `*`
+# stands for every setting of a group.
+RECOMMENDABLE = (
+    Recommendable(
+        "personalize",
+        PersonalizeSettings,
+        (
+            "size",
+            *(f"photos.{key}" for key in ("crop", "flip", "captions")),
+            *(f"prior.{key}" for key in ("weight", "images", "prompt", "target", "batch_size", "sampling.*")),
+            "loss.*",
+            "train.*",
+            *(f"samples.{key}" for key in ("every", "prompts", "images", "sampling.*")),
+            *(
+                f"validation.{key}"
+                for key in ("every", "select", "stop_when_done", "patience", "prompts", "images", "sampler", "steps")
+            ),
+            *(f"training.{key}" for key in ("steps", "batch_size", "accumulate", "clip", "schedule", "warmup", "ema")),
+            *(f"training.{key}" for key in ("beta1", "beta2", "weight_decay", "epsilon")),
+        ),
+    ),
+    Recommendable("generate", GenerateSettings, ("width", "height", "sampling.*")),
+)
+
+
 def of_card(reference: Any, command: str) -> Mapping[str, Any]:
     """What the card of a model, of the bundled base where none is given, recommends to a command."""
-    from . import locate
-
-    return locate.recommended(str(reference or locate.BUNDLED), command)
+    return locate.recommended(str(reference or locate.BUNDLED), command, RECOMMENDABLE)

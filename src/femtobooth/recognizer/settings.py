@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from ..core.config import Seed, Settings, Words
 from ..core.fields import Argument, Flag, Flags
 from ..core.machine import ExportPrecision
-from ..core.processes import rank
 from ..training.settings import TrainingSettings
 
 DEFAULT = "convnext_femto.d1_in1k"
@@ -180,14 +179,6 @@ class FinetuneSettings(Settings):
     training: Annotated[FinetuneTraining, Flags("training", without=("optimizer", "gradient_checkpointing"))] = (
         FinetuneTraining()
     )
-
-    def refuse_at_once(self) -> None:
-        """Raise InputError kinds also where the name is taken."""
-        from .finetuning.run import FinetunedRun
-
-        super().refuse_at_once()
-        if self.name and rank() == 0:
-            FinetunedRun.place(self).check()
 
     @model_validator(mode="after")
     def _consistent(self) -> FinetuneSettings:

@@ -33,6 +33,8 @@ class Command(NamedTuple):  # a dataclass would take `femtobooth --help` as long
     """What it says at once, before anything heavy is imported."""
     example: str = ""
     instead: Instead | None = None
+    makes: str = ""
+    """The kind of run that it makes, whose name must not be taken."""
 
 
 def find(reference: str) -> Any:
@@ -61,6 +63,7 @@ COMMANDS: dict[str, Command] = {
             "workflows.personalize:resume",
             *ONLY,
         ),
+        makes="generator.run:PersonalizedRun",
     ),
     "generate": Command(
         "generate pictures with it",
@@ -148,6 +151,7 @@ COMMANDS: dict[str, Command] = {
             "workflows.finetune:resume",
             *ONLY,
         ),
+        makes="recognizer.finetuning.run:FinetunedRun",
     ),
     "export": Command(
         "a recognizer for another runtime, compared with the original",
@@ -171,7 +175,7 @@ COMMANDS: dict[str, Command] = {
     "compare": Command(
         "models side by side, to choose between them",
         "Put models side by side: what was measured here, what their files say, and when to choose which; on one page.",
-        "workflows.settings:CompareSettings",
+        "workflows.comparing.settings:CompareSettings",
         "workflows.compare:run",
         begins="loading {0.models[0]} and {0.models[1]}",
         example="runs/rex runs/max",

@@ -27,8 +27,8 @@ from .comparing import bench, cards, figures, page, rows
 from .comparing.candidates import GENERATOR, RECOGNIZER, Candidate, find
 from .comparing.pictures import Measured, Pictures
 from .comparing.rows import Row
+from .comparing.settings import CompareSettings
 from .comparing.worker import Worker
-from .settings import CompareSettings
 
 
 def run(settings: CompareSettings) -> dict[str, Any]:

@@ -27,10 +27,9 @@ from ..core.machine import environment
 from ..core.metrics import bootstrap
 from ..core.paths import expanded
 from ..core.run import is_run
-from ..generator import locate
 from ..generator.load import load
 from ..generator.run import PersonalizedRun
-from ..generator.settings import PersonalizeSettings
+from ..generator.settings import PersonalizeSettings, of_card
 from ..judging import scores
 from ..judging.encoders import open_encoder, usable
 from ..pictures.images import find_pictures
@@ -157,7 +156,7 @@ def _plan(
         exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders"}
     )
     own = {"run": str(Path(settings.runs) / subject.name), "prompts": subject.prompts, "encoders": encoders}
-    drawing = locate.recommended(train.base, "generate").get("sampling", {})  # which its tuned models inherit
+    drawing = of_card(train.base, "generate").get("sampling", {})  # which its tuned models inherit
     return train, config.resolve(EvaluateSettings, {"sampling": drawing}, given, own)
 
 

@@ -19,6 +19,7 @@ from ...core.older_runs import with_base_of_today
 from .. import cards
 from ..families.family import Family
 from ..locate import INDEX, SUBJECT_FILE
+from ..settings import RECOMMENDABLE
 from . import parts
 from .part_folder import build_part, fill_part, read_json, save_text_encoder
 from .schedule import load_scheduler
@@ -69,7 +70,7 @@ def load_folder(family: type[Family], folder: Path, source: str | None = None) -
         hash=content_hash(
             (path for part in family.folders() for path in (folder / part).iterdir() if _shapes_pictures(path)), folder
         ),
-        card=cards.parse_card(readme, folder / cards.README),
+        card=cards.parse_card(readme, folder / cards.README, RECOMMENDABLE),
         readme=readme,
         subject=_read_subject(folder),
         **loaded,

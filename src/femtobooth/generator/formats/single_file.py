@@ -29,6 +29,7 @@ from ...core.tensors import DAMAGED
 from ..cards import parse_card
 from ..families.stable_diffusion import StableDiffusion
 from ..locate import METADATA, parse_description
+from ..settings import RECOMMENDABLE
 from . import ldm_configs, ldm_keys, noise_markers, parts
 from .folder import checked_subject, load_tokenizer, save_tokenizer
 from .schedule import load_scheduler
@@ -83,7 +84,7 @@ def load_single_file(path: Path, tokenizer: str | None = None) -> StableDiffusio
             scheduler=load_scheduler(configs["scheduler"], path),
             source=str(path),
             hash=sha256_of(path),
-            card=parse_card(described.get("readme", ""), path),
+            card=parse_card(described.get("readme", ""), path, RECOMMENDABLE),
             readme=described.get("readme", ""),
             subject=subject,
             **loaded,

@@ -27,10 +27,10 @@ from ...recognizer.finetuning.dataset import Example
 from ...recognizer.inference.predict import workers_for
 from ...recognizer.model import artifact
 from ...recognizer.model.labels import Labels
-from ..settings import CompareSettings
 from . import figures
 from .candidates import GENERATOR, RECOGNIZER, Candidate
 from .pictures import Drawings, Measured, Pictures
+from .settings import CompareSettings
 from .worker import Worker
 
 FORMAT = 4  # counts up when what is in the cache should be measured anew
