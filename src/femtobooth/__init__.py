@@ -2,9 +2,40 @@
 
 import os
 import sys
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import (
+        Classification,
+        Embeddings,
+        Export,
+        Generator,
+        Guess,
+        Recognizer,
+        classify,
+        embed,
+        export,
+        finetune,
+        open_run,
+        personalize,
+        showing_progress,
+    )
+    from .core.errors import FemtoboothError
+    from .generator.run import PersonalizedRun
+    from .recognizer.finetuning.run import FinetunedRun
 
 __version__ = "0.1.0"
+__all__ = [
+    "Classification", "Embeddings", "Export", "FemtoboothError", "FinetunedRun", "Generator", "Guess",
+    "PersonalizedRun", "Recognizer", "__version__", "classify", "embed", "export", "finetune", "open_run",
+    "personalize", "showing_progress",
+]  # fmt: skip
+_ELSEWHERE = {
+    "FemtoboothError": "core.errors",
+    "FinetunedRun": "recognizer.finetuning.run",
+    "PersonalizedRun": "generator.run",
+}
 
 # Nothing calls home: usage statistics of the libraries are off before any of them is imported (docs/promises.md). A
 # value that a user has set stands. Hub downloads that a command was asked for are not touched by this.
@@ -14,3 +45,17 @@ _modules: dict[str, Any] = sys.modules
 _modules.setdefault(
     "openvino_telemetry", None
 )  # OpenVINO sends when this can be imported, and has no setting that says no
+
+
+if not TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours
+
+    def __getattr__(name: str) -> Any:
+        """Import what is public when it is first asked for: `import femtobooth` itself imports nothing heavy."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_ELSEWHERE.get(name, 'api')}"), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

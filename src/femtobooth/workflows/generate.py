@@ -9,6 +9,7 @@ made
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,13 +55,26 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     output.check()
     original = read_start(settings)
     model, settings = load(settings)
-    prompts = [_with_subject(prompt, model, settings.run) for prompt in prompts]
-    for text in [*prompts, settings.sampling.negative]:
-        _warn_of_cut(text, model)
-    warn_of_unseen([*prompts, settings.sampling.negative], model.tokenizer)
+    prompts = _as_read(prompts, settings, model)
     start = fit(original, settings)
     with output.claimed() as folder:
         return _draw_all(settings, model, prompts, start, folder)
+
+
+def pictures(settings: GenerateSettings, model: Family | None = None) -> Iterator[np.ndarray]:
+    """Generate every prompt with every seed and write nothing; yields uint8 (H, W, 3), by prompts, then seeds.
+
+    `model` is what `load` gave for the same model, precision and device. Raises InputError kinds before the first.
+    """
+    prompts, original = _prompts(settings), read_start(settings)
+    model, settings = load(settings, model)
+    prompts = _as_read(prompts, settings, model)
+    start = fit(original, settings)
+    jobs = [(prompt, settings.seed + shot) for prompt in prompts for shot in range(settings.count)]
+    with progress_bar("pictures", len(jobs), parts=settings.sampling.steps) as bar:
+        for first in range(0, len(jobs), settings.batch_size):
+            batch = jobs[first : first + settings.batch_size]
+            yield from draw(model, settings, start, [prompt for prompt, _ in batch], [seed for _, seed in batch], bar)
 
 
 def _draw_all(
@@ -128,6 +142,15 @@ def _prompts(settings: GenerateSettings) -> list[str]:
     return prompts
 
 
+def _as_read(prompts: list[str], settings: GenerateSettings, model: Family) -> list[str]:
+    """Put the identifier in place of [V], and warn of what the model will not see or does not know."""
+    prompts = [_with_subject(prompt, model, settings.run) for prompt in prompts]
+    for text in [*prompts, settings.sampling.negative]:
+        _warn_of_cut(text, model)
+    warn_of_unseen([*prompts, settings.sampling.negative], model.tokenizer)
+    return prompts
+
+
 def _with_subject(prompt: str, model: Family, reference: str) -> str:
     if not names_subject(prompt):
         return prompt
@@ -156,16 +179,17 @@ def output_of(settings: GenerateSettings) -> Output:
     return Output(place, "generate", settings.overwrite, inputs, OWNS, numbered=not settings.out)
 
 
-def load(settings: GenerateSettings) -> tuple[Family, GenerateSettings]:
-    """The model, ready to draw, and the settings with its size and the device it is on.
+def load(settings: GenerateSettings, model: Family | None = None) -> tuple[Family, GenerateSettings]:
+    """Load the model, ready to generate; returns it and the settings with its size and the device it is on.
 
-    The VAE stays in 32 bits, since 8-bit colours need more than half a float's range or precision.
+    `model` is the same one from before, if it is loaded already. The VAE stays in 32 bits, since 8-bit colours need
+    more than half a float's range or precision.
     """
     from ..generator import sampling
     from ..generator.load import load
 
     device = machine.device(settings.device)
-    model = load(settings.run, settings.tokenizer)
+    model = model or load(settings.run, settings.tokenizer)
     sampling.check(model, settings.sampling)
     size = {"width": settings.width or model.size, "height": settings.height or model.size}
     model.to(device)
