@@ -24,10 +24,14 @@ QUICK = {
 }
 
 
-@pytest.fixture
-def run(tiny_sd1: Path, photo_folder: Path, tmp_path: Path) -> femtobooth.Generator:
-    files = sorted(photo_folder.iterdir())
-    return femtobooth.personalize(files, "robot", base=tiny_sd1, runs=tmp_path / "runs", name="rex", **QUICK)
+@pytest.fixture(scope="module")
+def run(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> femtobooth.Generator:
+    folder = tmp_path_factory.mktemp("api")
+    for index in range(3):
+        pixels = np.random.default_rng(index).integers(0, 256, (6, 6, 3), np.uint8)
+        Image.fromarray(pixels.repeat(16, axis=0).repeat(16, axis=1)).save(folder / f"photo{index}.png")
+    files = sorted(folder.iterdir())
+    return femtobooth.personalize(files, "robot", base=tiny_sd1, runs=folder / "runs", name="rex", **QUICK)
 
 
 def test_importing_is_light() -> None:
@@ -51,7 +55,7 @@ def test_what_is_public_is_there() -> None:
 def test_from_photos_to_pictures(run: femtobooth.Generator, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (run.token, run.class_noun) == ("sks", "robot")
     assert run.run is not None and run.run.status == "done" and run.run.settings["training"]["steps"] == 2
-    again = femtobooth.open_run(tmp_path / "runs" / "rex")
+    again = femtobooth.open_run(run.run.folder)
     assert again.run is not None and again.run.model_dump() == run.run.model_dump()
     capfd.readouterr()
     pictures = again.generate(["a [V] robot", "a robot"], count=2, seed=5, sampling=STEPS)
@@ -68,8 +72,9 @@ def test_the_model_stays_loaded(run: femtobooth.Generator, monkeypatch: pytest.M
     loaded = []
     load = generate.load
     monkeypatch.setattr(generate, "load", lambda *given: loaded.append(len(given) > 1 and given[1]) or load(*given))
+    fresh = femtobooth.Generator(run.reference, run.run)
     for _ in range(2):
-        run.generate("a robot", count=1, sampling=STEPS)
+        fresh.generate("a robot", count=1, sampling=STEPS)
     assert [bool(one) for one in loaded] == [False, True, True]
 
 
