@@ -83,7 +83,7 @@ def test_a_program_wants_trust(exports: Path, photos: Path, tmp_path: Path) -> N
 
 def test_another_runtime_than_its_own(exports: Path) -> None:
     for engine, format in (("ort", "openvino"), ("ort", "torchscript"), ("openvino", "torchscript")):
-        with pytest.raises(SettingsError, match=f"engine {engine}: does not run {format}"):
+        with pytest.raises(SettingsError, match=f"`engine={engine}`: does not run {format}"):
             open_engine(exports / format, engine, trust=True)
     assert open_engine(exports / "tensorrt", "openvino").name == "openvino"
 
@@ -172,9 +172,9 @@ def test_stages_and_prelogits_in_one_pass(tiny: Path) -> None:
 
 
 def test_what_only_torch_can(tiny_onnx: Path) -> None:
-    with pytest.raises(SettingsError, match="engine ort"):
+    with pytest.raises(SettingsError, match="`engine=ort`"):
         open_engine(tiny_onnx, "ort", extra=[0])
-    with pytest.raises(SettingsError, match="not on device cuda"):
+    with pytest.raises(SettingsError, match="not on `device=cuda`"):
         open_engine(tiny_onnx, "ort", device="cuda")
 
 

@@ -49,7 +49,7 @@ def build(
         )
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if settings.precision == "fp16" and (settings.accelerator == "cpu" or not has_gpu):
-        raise SettingsError("training.precision fp16: a CPU cannot train with it", "use bf16 or fp32")
+        raise SettingsError("`training.precision=fp16`: a CPU cannot train with it", "use bf16 or fp32")
     try:
         return Trainer(
             default_root_dir=folder,

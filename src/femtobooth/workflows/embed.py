@@ -84,6 +84,6 @@ def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
     blank = engine.run(np.zeros((1, *engine.preprocess.size, 3), np.uint8))
     if "embedding" not in blank:
         raise SettingsError(
-            f"engine {engine.name}: this artifact gives no embeddings", "export it again, or use engine torch"
+            f"`engine={engine.name}`: this artifact gives no embeddings", "export it again, or use `engine=torch`"
         )
     return {name: values.shape[1:] for name, values in blank.items()}

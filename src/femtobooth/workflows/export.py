@@ -116,11 +116,11 @@ def _check(settings: ExportSettings) -> None:
     able = FORMATS[settings.format].precisions
     if settings.precision not in able:
         raise SettingsError(
-            f"precision {settings.precision}: not made for {settings.format}", f"use {' or '.join(able)}"
+            f"`precision={settings.precision}`: not made for {settings.format}", f"use {' or '.join(able)}"
         )
     if settings.python and settings.format not in CONVERTED:
         raise SettingsError(
-            f"python: {settings.format} is converted by this interpreter",
+            f"`python`: {settings.format} is converted by this interpreter",
             f"leave it out, or use {', '.join(CONVERTED)}",
         )
 

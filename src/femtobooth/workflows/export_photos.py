@@ -63,7 +63,7 @@ def choose(settings: ExportSettings, source: Path, labels: Labels) -> tuple[Phot
     representative = given if given is not None else own["train"]
     if not len(representative):
         raise SettingsError(
-            "precision int8: no representative photos", "give representative_data, a folder with 100 or more"
+            "`precision=int8`: no representative photos", "give `representative_data`, a folder with 100 or more"
         )
     representative = _limited(representative, settings)
     return representative, _without(representative, data if data is not None else own["val"])
@@ -104,15 +104,16 @@ def refuse_too_few(settings: ExportSettings, representative: Photos, data: Photo
     if settings.precision == "int8" and len(representative) < FEWEST:
         raise PhotoError(
             f"{len(representative)} representative photos, fewer than {FEWEST}",
-            "give representative_data, a folder with 100 or more",
+            "give `representative_data`, a folder with 100 or more",
         )
     if settings.parity and not len(data):
         raise SettingsError(
-            "no photos to compare on", "give data, or parity: false for an export that nothing vouches for"
+            "no photos to compare on", "give `data`, or `parity=false` for an export that nothing vouches for"
         )
     if settings.parity and not any(isinstance(decode(path), Picture) for path in data.paths):
         raise PhotoError(
-            f"none of the {len(data)} photos to compare on can be read, such as {data.paths[0]}", "give others as data"
+            f"none of the {len(data)} photos to compare on can be read, such as {data.paths[0]}",
+            "give others as `data`",
         )
 
 
@@ -123,7 +124,7 @@ def representative(photos: Photos, preprocess: Preprocess) -> list[Seen]:
     if len(read) < FEWEST:
         raise PhotoError(
             f"{len(read)} of {len(photos)} representative photos can be read, fewer than {FEWEST}",
-            "give representative_data, a folder with 100 or more",
+            "give `representative_data`, a folder with 100 or more",
         )
     return read
 

@@ -30,12 +30,12 @@ def convert(format: str, source: Path, folder: Path, precision: str, inside: boo
         done = subprocess.run(command, capture_output=True, check=False, env=children.environment(python))  # noqa: S603
     except OSError as error:
         raise SettingsError(
-            f"python {python}: cannot be run ({error.strerror})", "give the path of a Python interpreter"
+            f"`python={python}`: cannot be run ({error.strerror})", "give the path of a Python interpreter"
         ) from None
     if done.returncode == MISSING:
         raise not_installed(format, children.last_line(done.stderr), python)
     if done.returncode:
-        raise FemtoboothError(f"format {format}: the converter failed ({children.last_line(done.stderr)})")
+        raise FemtoboothError(f"`format={format}`: the converter failed ({children.last_line(done.stderr)})")
 
 
 # The child's side

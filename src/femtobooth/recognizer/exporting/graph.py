@@ -172,7 +172,7 @@ def trtexec(folder: Path, recognizer: Recognizer, precision: str, inside: bool) 
 
 def missing(format: str, package: str, extra: str) -> SettingsError:
     """The error for a package that a format needs."""
-    return SettingsError(f"format {format}: needs {package}, which is not installed", needs(extra))
+    return SettingsError(f"`format={format}`: needs {package}, which is not installed", needs(extra))
 
 
 @contextmanager

@@ -69,7 +69,7 @@ def make(reference: str | Path) -> Path:
         if not np.array_equal(ours.argmax(1), theirs.argmax(1)) or np.abs(ours - theirs).max() > 1e-3 * max(
             1.0, np.abs(theirs).max()
         ):
-            raise ModelError(f"{reference}: its ONNX export does not say what PyTorch says", "use engine torch")
+            raise ModelError(f"{reference}: its ONNX export does not say what PyTorch says", "use `engine=torch`")
 
     place = cached(reference)
     return cache.folder(place, write)

@@ -54,7 +54,7 @@ def opened(format: str, folder: Path, threads: int, python: str | None = None) -
     except OSError as error:
         errors.close()
         raise SettingsError(
-            f"python {python}: cannot be run ({error.strerror})", "give the path of a Python interpreter"
+            f"`python={python}`: cannot be run ({error.strerror})", "give the path of a Python interpreter"
         ) from None
     weakref.finalize(process, errors.close)
     to, back = process.stdin, process.stdout

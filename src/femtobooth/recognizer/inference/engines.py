@@ -41,13 +41,15 @@ def open_engine(
         return runtimes.pytorch(reference, threads, device, extra)
     if extra:
         raise SettingsError(
-            f"engine {engine}: gives logits and embeddings only", "use engine torch for stages and pre-logits"
+            f"`engine={engine}`: gives logits and embeddings only", "use `engine=torch` for stages and pre-logits"
         )
     if device not in ("cpu", "auto"):
-        raise SettingsError(f"engine {engine}: computes on the CPU, not on device {device}", "use engine torch")
+        raise SettingsError(f"`engine={engine}`: computes on the CPU, not on `device={device}`", "use `engine=torch`")
     format = found.format if found else "onnx"
     if engine not in RUNTIMES[format]:
-        raise SettingsError(f"engine {engine}: does not run {format}", "leave engine out, which takes its runtime")
+        raise SettingsError(
+            f"`engine={engine}`: does not run {format}", f"leave it out: the runtime of {format} is taken"
+        )
     refuse_program(found, reference, trust)
     folder = found.folder if found else cache.make(reference)
     if engine == "openvino":

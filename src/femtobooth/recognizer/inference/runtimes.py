@@ -63,7 +63,7 @@ def onnx(folder: Path, threads: int) -> Engine:
     try:
         import onnxruntime
     except ImportError:
-        raise SettingsError("engine ort: needs ONNX Runtime, which is not installed", needs("onnx")) from None
+        raise SettingsError("`engine=ort`: needs ONNX Runtime, which is not installed", needs("onnx")) from None
     description, file = artifact.read(folder), folder / FORMATS["onnx"].file
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -87,7 +87,7 @@ def openvino(folder: Path, threads: int, reduced: bool = False) -> Engine:
     try:
         import openvino as runtime
     except ImportError:
-        raise SettingsError("engine openvino: needs OpenVINO, which is not installed", needs("openvino")) from None
+        raise SettingsError("`engine=openvino`: needs OpenVINO, which is not installed", needs("openvino")) from None
     description = artifact.read(folder)
     own = folder / FORMATS["openvino"].file
     file = own if own.is_file() else folder / FORMATS["onnx"].file

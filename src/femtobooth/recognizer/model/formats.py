@@ -88,10 +88,10 @@ def not_installed(format: str, package: str, python: str | None = None) -> Setti
     """Name the package that a format needs, and how to get it."""
     if sys.platform == "win32" and format in ("coreml", "litert"):
         return SettingsError(
-            f"format {format}: needs {package}, which there is not for Windows",
+            f"`format={format}`: needs {package}, which there is not for Windows",
             "export on Linux, in WSL for example, or to onnx, which runs anywhere",
         )
     return SettingsError(
-        f"format {format}: needs {package}, which is not installed{f' for {python}' if python else ''}",
-        f"{needs(format)}, here or for the interpreter that is given as python",
+        f"`format={format}`: needs {package}, which is not installed{f' for {python}' if python else ''}",
+        f"{needs(format)}, here or for the interpreter that `python` names",
     )
