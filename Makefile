@@ -2,13 +2,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test quick check docs bench clean
 
 demo: .venv/installed
 	$(BIN)/femtobooth demo
 
 test: .venv/installed check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+quick: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" -q
 
 check: .venv/installed
 	$(BIN)/ruff check .

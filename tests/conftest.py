@@ -24,6 +24,19 @@ from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
 
 TOKENS = 77
+# What `make quick` leaves out: whole commands, and the files whose tests take most of the rest of the time.
+SLOW = (
+    "stories/", "workflows/", "recipes/", "core/test_children", "generator/test_accumulation", "generator/test_model_folder",
+    "generator/test_sampling", "generator/test_single_file", "generator/test_two_processes", "recognizer/test_engines",
+    "recognizer/test_hub_config", "recognizer/test_quantize", "test_completion", "test_levels", "test_portable",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `SLOW`."""
+    for item in items:
+        if item.path.relative_to(Path(__file__).parent).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
