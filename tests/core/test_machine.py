@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from femtobooth.core import config, machine
+from femtobooth.core import fields, machine
 from femtobooth.core.errors import InputError
 from femtobooth.generator.settings import ConvertSettings, GenerateSettings, PersonalizeSettings
 from femtobooth.recognizer.settings import ExportSettings
@@ -26,22 +26,22 @@ def test_auto_is_the_fastest_kind_that_is_here(
         if (cuda > 1) if name == "cuda:1" else mps:
             assert machine.device(name) == torch.device(name)
         else:
-            with pytest.raises(InputError, match=f"^device {name}: not on this machine, which has"):
+            with pytest.raises(InputError, match=f"^`device={name}`: not on this machine, which has"):
                 machine.device(name)
 
 
 @pytest.mark.parametrize("name", ["tpu-or-so", "", "cpu:1", "meta"])
 def test_what_is_no_device_names_the_setting(name: str) -> None:
-    with pytest.raises(InputError, match=rf"^device {name}: .*\n  -> use auto"):
+    with pytest.raises(InputError, match=rf"^`device={name}`: .*\n  -> use auto"):
         machine.device(name)
 
 
 def test_every_setting_of_a_number_format_uses_the_same_words() -> None:
     words = set(machine.Precision.__args__)  # type: ignore[attr-defined]
     found = {
-        (model.__name__, path): set(config.choices(config.field_at(model, path)))
+        (model.__name__, path): set(fields.choices(fields.field_at(model, path)))
         for model in (PersonalizeSettings, GenerateSettings, ConvertSettings, ExportSettings, TrainingSettings)
-        for path in config.dotted_keys(model)
+        for path in fields.dotted_keys(model)
         if path.rpartition(".")[2] in ("precision", "save_precision")
     }
     assert len(found) == 6

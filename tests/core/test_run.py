@@ -59,8 +59,8 @@ def test_what_is_no_run_is_named(tmp_path: Path, content: str | None, said: str)
     if content is not None:
         (tmp_path / "run.json").write_text(content)
     with pytest.raises(ModelError) as caught:
-        Run.open(tmp_path, option="--resume ")
-    assert caught.value.problem.startswith(f"--resume {tmp_path}: ")
+        Run.open(tmp_path)
+    assert caught.value.problem.startswith(f"{tmp_path}: ")
     assert said in caught.value.problem
     assert caught.value.way_out
     assert Run.peek(tmp_path) is None
