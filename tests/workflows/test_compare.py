@@ -117,10 +117,11 @@ def test_pictures_that_set_8_bit_ranges_test_none(models: dict[str, Path], data:
     )
     report = compare.run(wanted)
     assert (
-        "1 of 24 pictures of --data were left out for all: one of the models was trained on them." in report["remarks"]
+        "1 of 24 pictures of the data were left out for all: one of the models was trained on them."
+        in report["remarks"]
     )
     assert (
-        "7 of 24 pictures of --data were left out for all: they set the 8-bit ranges of one of the models."
+        "7 of 24 pictures of the data were left out for all: they set the 8-bit ranges of one of the models."
         in report["remarks"]
     )
     assert "16 pictures" in row(report, "top-1 accuracy")[0]["how"]["what"]
@@ -130,7 +131,7 @@ def test_pictures_that_set_8_bit_ranges_test_none(models: dict[str, Path], data:
     (tmp_path / "int8" / "recognizer.json").write_text(json.dumps(described))
     report = compare.run(wanted.model_copy(update={"overwrite": True}))
     assert (
-        "int8 does not list the photos that set its 8-bit ranges: any of them in --data flatter it."
+        "int8 does not list the photos that set its 8-bit ranges: any of them in the data flatter it."
         in report["remarks"]
     )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -121,6 +122,10 @@ def test_every_subject_is_trained_drawn_and_scored_once(
         next(row["tuned"][0] for row in found["scores"] if row["score"] == "subject fidelity")
         for found in evaluations.values()
     ]
+    assert [row["verdict"] for row in result["subjects"]] == [found["verdict"] for found in evaluations.values()]
+    outcomes = [found["verdict"]["outcome"] for found in evaluations.values()]
+    told = [line for line in shown.splitlines() if re.match(r"\W*(ball|rex)\b", line)]
+    assert [line.rstrip(" │|").endswith(outcome) for line, outcome in zip(told, outcomes, strict=False)] == [True, True]
     (mean,) = (mean for mean in result["means"] if mean["score"] == "subject fidelity")
     assert mean["tuned"][0] == pytest.approx(np.mean(values))
     assert json.loads((data.parent / "runs" / "protocol.json").read_text()) == result

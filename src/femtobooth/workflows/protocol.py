@@ -30,7 +30,7 @@ from ..core.run import is_run
 from ..generator.load import load
 from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings, of_card
-from ..judging import scores
+from ..judging import scores, verdict
 from ..judging.encoders import open_encoder, usable
 from ..pictures.images import find_pictures
 from ..training.settings import ResumeSettings
@@ -233,7 +233,8 @@ def _subject(subject: Subject, folder: Path, train: PersonalizeSettings, measure
         for name in ("class_noun", "steps", "prompts", "pictures", "photos", "held_out", "near_copies", "remarks")
     }
     rows = [{key: value for key, value in row.items() if key != "pictures"} for row in found["scores"]]
-    return {"subject": subject.name, **kept, "prompts": len(kept["prompts"]), "scores": rows}
+    line = {"subject": subject.name, **kept, "prompts": len(kept["prompts"]), "scores": rows}
+    return line | {"verdict": found.get("verdict")}
 
 
 def _measured(path: Path, settings: EvaluateSettings) -> dict[str, Any] | None:
@@ -295,6 +296,7 @@ def _tell(result: Mapping[str, Any]) -> None:
     encoders = list(dict.fromkeys(mean["encoder"] for mean in result["means"] if mean["score"] == FIDELITY))
     rows = []
     for subject in result["subjects"]:
+        judged = verdict.read(subject.get("verdict"))  # None in a line of an older version
         found = {(row["score"], row["encoder"]): row for row in subject["scores"]}
         for encoder in encoders:
             whole, region = found[FIDELITY, encoder], found.get((REGION, encoder))
@@ -305,10 +307,11 @@ def _tell(result: Mapping[str, Any]) -> None:
                     encoder,
                     *map(number, values),
                     f"{subject['near_copies']['count']} of {subject['pictures']}",
+                    judged.outcome if judged else "-",
                 )
             )
     note("")
-    columns = ["subject", "encoder", ">fidelity", ">base", ">photos", ">region", ">near-copies"]
+    columns = ["subject", "encoder", ">fidelity", ">base", ">photos", ">region", ">near-copies", "verdict"]
     table("Subject fidelity: mean cosine of pictures and photos", columns, rows, result=True)
 
     others = [encoder for encoder in encoders if encoder not in COLUMNS]
