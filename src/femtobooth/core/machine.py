@@ -71,7 +71,7 @@ def dtype(precision: FloatPrecision) -> torch.dtype:
 
 
 def environment() -> dict[str, str]:
-    """Versions of what shaped a result; part of every manifest."""
+    """List the versions of what shaped a result; part of every manifest."""
     names = (
         "femtobooth",
         "torch",
@@ -95,7 +95,7 @@ def environment() -> dict[str, str]:
 
 
 def peak_memory() -> int:
-    """Most bytes of main memory that this process has held.
+    """Read the most bytes of main memory that this process has held.
 
     Linux's ru_maxrss counts what the parent held before exec; VmHWM does not. Where nobody counts the most, it is what
     is held now.
@@ -114,7 +114,7 @@ def peak_memory() -> int:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Count the cores that this process may use."""
     with suppress(AttributeError, OSError):  # macOS has no such choice
         return len(psutil.Process().cpu_affinity())
     return os.cpu_count() or 1

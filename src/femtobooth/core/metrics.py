@@ -32,14 +32,14 @@ class Interval(NamedTuple):
 
 
 def softmax(logits: ArrayLike, temperature: float | ArrayLike = 1.0) -> Floats:
-    """Probabilities (N, C) of logits divided by a temperature, one for all rows or one for each (N,)."""
+    """Compute the probabilities (N, C) of logits divided by a temperature, one for all rows or one for each (N,)."""
     scaled = np.asarray(logits, np.float64) / np.reshape(np.asarray(temperature, np.float64), (-1, 1))
     powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
 def top_k(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> Booleans:
-    """Whether fewer than k classes score higher than the true one (N,); of equal scores the lower class counts as
+    """Tell whether fewer than k classes score higher than the true one (N,); of equal scores the lower class counts as
     higher.
     """
     scores, labels = np.asarray(scores), _filled(labels)
@@ -49,7 +49,7 @@ def top_k(scores: ArrayLike, labels: ArrayLike, k: int = 1) -> Booleans:
 
 
 def negative_log_likelihood(probabilities: ArrayLike, labels: ArrayLike) -> float:
-    """Mean of -ln p(true class), in nats; the smallest positive float stands for p = 0."""
+    """Compute the mean of -ln p(true class), in nats; the smallest positive float stands for p = 0."""
     labels = _filled(labels)
     true = np.asarray(probabilities, np.float64)[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(true, np.finfo(np.float64).tiny)).mean())
@@ -69,7 +69,9 @@ class Reliability(NamedTuple):
 
 
 def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> Reliability:
-    """Mean confidence and accuracy in equal-width bins ((i-1)/B, i/B] of confidence (Guo et al. 2017, section 2)."""
+    """Compute the mean confidence and accuracy in equal-width bins ((i-1)/B, i/B] of confidence (Guo et al. 2017,
+    section 2).
+    """
     confidence, correct = _filled(confidence, np.float64), np.asarray(correct, np.float64)
     inside = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
     count = np.bincount(inside, minlength=bins)
@@ -79,8 +81,8 @@ def reliability(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> Re
 
 
 def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error: mean over pictures of their bin's |accuracy - confidence| (Guo et al. 2017, eq.
-    3).
+    """Compute the expected calibration error: mean over pictures of their bin's |accuracy - confidence| (Guo et al.
+    2017, eq. 3).
     """
     table = reliability(confidence, correct, bins)
     gaps = np.nan_to_num(np.abs(table.accuracy - table.confidence))
@@ -88,7 +90,7 @@ def calibration_error(confidence: ArrayLike, correct: ArrayLike, bins: int = 15)
 
 
 def ece(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
-    """Expected calibration error of the most likely class (Guo et al. 2017, eq. 3)."""
+    """Compute the expected calibration error of the most likely class (Guo et al. 2017, eq. 3)."""
     probabilities = np.asarray(probabilities, np.float64)
     return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == np.asarray(labels), bins)
 
@@ -96,7 +98,7 @@ def ece(probabilities: ArrayLike, labels: ArrayLike, bins: int = 15) -> float:
 def calibration_noise(
     confidence: ArrayLike, bins: int = 15, draws: int = 1000, level: float = 0.95, seed: int = 0
 ) -> Interval:
-    """The calibration error that these confidences would show if they were perfect: its mean and central range.
+    """Compute the calibration error that these confidences would show if they were perfect: its mean and central range.
 
     With few pictures the measured error of a perfect model is well above 0; labels are drawn from the confidences
     themselves to see how far (consistency resampling: Broecker & Smith 2007, "Increasing the reliability of reliability
@@ -113,7 +115,9 @@ COLDEST, HOTTEST = 0.05, 20.0  # the temperatures between which one is looked fo
 
 
 def unsettled(temperature: float) -> str | None:
-    """Why a fitted temperature means nothing, where it ended at the coldest or the hottest that is tried; else None."""
+    """Say why a fitted temperature means nothing, where it ended at the coldest or the hottest that is tried; else
+    None.
+    """
     if temperature <= 1.01 * COLDEST:
         return (
             f"{temperature:.2f} is the lowest that is tried: all are right that it "
@@ -128,7 +132,8 @@ def unsettled(temperature: float) -> str | None:
 
 
 def temperature(logits: ArrayLike, labels: ArrayLike, lowest: float = COLDEST, highest: float = HOTTEST) -> float:
-    """The temperature with the least negative log-likelihood (Guo et al. 2017, section 4.2), within [lowest, highest].
+    """Compute the temperature with the least negative log-likelihood (Guo et al. 2017, section 4.2), within [lowest,
+    highest].
 
     The likelihood is convex in 1/T, so its slope, mean(E_p[z] - z_true), is halved down to its only zero. Where all
     pictures are right the best temperature is 0: `lowest` comes back.
@@ -149,7 +154,7 @@ def temperature(logits: ArrayLike, labels: ArrayLike, lowest: float = COLDEST, h
 def cross_fitted_temperature(
     logits: ArrayLike, labels: ArrayLike, folds: int = 2, seed: int = 0
 ) -> tuple[Floats, Integers]:
-    """A temperature for each picture (N,), fitted on the other folds only, and the fold of each picture (N,).
+    """Compute a temperature for each picture (N,), fitted on the other folds only, and the fold of each picture (N,).
 
     Fitting and measuring on the same pictures would flatter the calibrated model; so no picture has a part in its own
     temperature.
@@ -177,7 +182,8 @@ class RiskCoverage(NamedTuple):
 
 
 def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
-    """Risk-coverage curve of answering only above a confidence (Geifman & El-Yaniv 2017, "Selective classification").
+    """Compute the risk-coverage curve of answering only above a confidence (Geifman & El-Yaniv 2017, "Selective
+    classification").
 
     Pictures of equal confidence count as answered in random order: each gets their mean error, so the order of files
     does not matter.
@@ -192,8 +198,8 @@ def risk_coverage(confidence: ArrayLike, correct: ArrayLike) -> RiskCoverage:
 
 
 def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
-    """Probability that a positive scores above a negative, ties half (Hanley & McNeil 1982: the Mann-Whitney
-    statistic).
+    """Compute the probability that a positive scores above a negative, ties half (Hanley & McNeil 1982: the
+    Mann-Whitney statistic).
     """
     positive, negative = np.sort(_filled(positive, np.float64)), np.sort(_filled(negative, np.float64))
     below = np.searchsorted(negative, positive, side="left")
@@ -205,7 +211,7 @@ def auroc(positive: ArrayLike, negative: ArrayLike) -> float:
 
 
 def wilson(successes: int, total: int, level: float = 0.95) -> Interval:
-    """A share and its score interval (Wilson 1927), which stays within 0..1 and is honest for few pictures."""
+    """Compute a share and its score interval (Wilson 1927), which stays within 0..1 and is honest for few pictures."""
     if not 0 <= successes <= total or total == 0:
         raise ValueError(f"{successes} of {total} is not a share")
     z = NormalDist().inv_cdf((1 + level) / 2)
@@ -272,8 +278,8 @@ def bootstrap(
     seed: int = 0,
     biased: bool = False,
 ) -> Interval:
-    """`statistic(*arrays)` and its percentile interval over resampled rows (Efron 1979; Efron & Tibshirani 1993,
-    chapter 13).
+    """Compute `statistic(*arrays)` and its percentile interval over resampled rows (Efron 1979; Efron & Tibshirani
+    1993, chapter 13).
 
     Rows of all arrays are drawn together. With `groups` (N,), whole groups are drawn: near-duplicates are no
     independent evidence. A `biased` statistic, such as the calibration error, which grows by resampling alone, has its

@@ -55,7 +55,7 @@ class Predictions:
 
 
 def classes_of(labels: Labels, given: Sequence[str]) -> dict[str, int | None]:
-    """For each given class name its index in the model's first group, or None where the model has no such class.
+    """Find for each given class name its index in the model's first group, or None where the model has no such class.
 
     A name as the model writes it goes first. Else it may differ in case, spaces and underscores where that fits one
     class only; be one of the names that a class lists with commas, as WordNet's do, or a synset such as n01494475, also
@@ -93,8 +93,8 @@ def classes_of(labels: Labels, given: Sequence[str]) -> dict[str, int | None]:
 
 
 def short_names(names: Sequence[str], synsets: Sequence[str] | None) -> list[str]:
-    """The first of the names that WordNet's classes list with commas, where that still tells them apart; other classes
-    as they are.
+    """Take the first of the names that WordNet's classes list with commas, where that still tells them apart; other
+    classes as they are.
     """
     if not synsets:
         return list(names)
@@ -121,7 +121,7 @@ def _plain(name: str) -> str:
 def measure(
     predictions: Predictions, rejection: Mapping[str, Any] | None, bins: int = 15, seed: int = 0
 ) -> dict[str, Any]:
-    """All of the report's figures, as plain JSON values; intervals are [value, low, high] at 95 %."""
+    """Measure all figures of the report, as plain JSON values; intervals are [value, low, high] at 95 %."""
     probabilities, labels, logits = predictions.probabilities, predictions.labels, predictions.logits
     five = min(5, logits.shape[1])
     right, among = metrics.top_k(logits, labels, 1), metrics.top_k(logits, labels, five)
@@ -149,8 +149,8 @@ def _mean_class_accuracy(right: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _mean_class_interval(right: np.ndarray, labels: np.ndarray, seed: int) -> Interval:
-    """By bootstrap; where all are right, or none is, it would claim certainty, and Wilson's interval of them all stands
-    in.
+    """Bootstrap the mean over classes; where all are right, or none is, it would claim certainty, and Wilson's interval
+    of them all stands in.
     """
     if right.all() or not right.any():
         return metrics.wilson(int(right.sum()), len(right))
@@ -158,7 +158,9 @@ def _mean_class_interval(right: np.ndarray, labels: np.ndarray, seed: int) -> In
 
 
 def _calibration(predictions: Predictions, bins: int, seed: int) -> dict[str, Any]:
-    """Before: with the model's own temperature. After: with one fitted on the half that the picture is not in."""
+    """Measure calibration before and after scaling. Before: with the model's own temperature. After: with one fitted on
+    the half that the picture is not in.
+    """
     labels, logits = predictions.labels, predictions.logits
     result: dict[str, Any] = {
         "bins": bins,
@@ -212,7 +214,8 @@ def _selective(confidence: np.ndarray, right: np.ndarray, seed: int) -> dict[str
 
 
 def ood_scores(predictions: Predictions, rejection: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """How foreign each known (N,) and ood (U,) picture looks, higher is more foreign: 1 - `rejection.similarity`.
+    """Compute how foreign each known (N,) and ood (U,) picture looks, higher is more foreign: 1 -
+    `rejection.similarity`.
 
     Raises ValueError without embeddings.
     """
@@ -247,7 +250,7 @@ def _out_of_distribution(
 def _rejection(
     predictions: Predictions, rejection: Mapping[str, Any] | None, right: np.ndarray
 ) -> dict[str, Any] | None:
-    """What `classify` would say of pictures of known classes; None for a model that rejects nothing."""
+    """Say what `classify` would say of pictures of known classes; None for a model that rejects nothing."""
     if rejection is None or "threshold" not in rejection or predictions.embeddings is None:
         return None
     away = is_rejected(predictions.embeddings, rejection)
@@ -260,8 +263,8 @@ def _rejection(
 
 
 def _told_apart(known: np.ndarray, ood: np.ndarray, seed: int) -> dict[str, Any]:
-    """AUROC (ood = positive) with a bootstrap of both sides, and how many ood are rejected when 5 % of the known
-    are.
+    """Compute the AUROC (ood = positive) with a bootstrap of both sides, and how many ood are rejected when 5 % of the
+    known are.
     """
     random = np.random.default_rng(seed)
     drawn = [metrics.auroc(random.choice(ood, len(ood)), random.choice(known, len(known))) for _ in range(1000)]
@@ -277,7 +280,7 @@ def _told_apart(known: np.ndarray, ood: np.ndarray, seed: int) -> dict[str, Any]
 
 
 def _per_class(predictions: Predictions, right: np.ndarray, among: np.ndarray) -> list[dict[str, Any]]:
-    """Worst class first."""
+    """List the classes, the worst first."""
     predicted, confidence = predictions.logits.argmax(axis=1), predictions.probabilities.max(axis=1)
     rows = []
     for index in np.unique(predictions.labels).tolist():
@@ -307,7 +310,7 @@ def _confusions(predictions: Predictions) -> list[dict[str, Any]]:
 
 
 def _mistakes(predictions: Predictions, right: np.ndarray) -> list[dict[str, Any]]:
-    """Most confident first: those are the ones that hurt."""
+    """List mistakes, the most confident first: those are the ones that hurt."""
     probabilities, labels = predictions.probabilities, predictions.labels
     rows = []
     for index in np.flatnonzero(~right).tolist():
@@ -329,8 +332,8 @@ def _mistakes(predictions: Predictions, right: np.ndarray) -> list[dict[str, Any
 
 
 def busiest(predictions: Predictions, most: int = 24) -> tuple[np.ndarray, list[int], int]:
-    """Confusion counts among the classes that take part in most mistakes: the matrix (K, K), their indices, and how
-    many there were.
+    """Count confusions among the classes that take part in most mistakes: the matrix (K, K), their indices, and
+    how many there were.
 
     All classes that appear, true or predicted, if there are no more than `most`; in the order of the model's classes.
     """

@@ -69,7 +69,7 @@ def _facts(settings: ClassifySettings, engine: Engine) -> dict[str, Any]:
 
 
 def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
-    """One row a file: path, label, synset, confidence, rejected, top (the likeliest, in order), error.
+    """Make one row a file: path, label, synset, confidence, rejected, top (the likeliest, in order), error.
 
     The label is the likeliest class also where the picture is out-of-distribution, of which `rejected` tells.
     """

@@ -92,7 +92,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
 
 
 def _is_page(path: Path) -> bool:
-    """Whether a file is a page that compare wrote."""
+    """Tell whether a file is a page that compare wrote."""
     with path.open("rb") as file:
         return b'<meta name="generator" content="femtobooth: comparison">' in file.read(2000)
 
@@ -103,7 +103,7 @@ def _place(candidates: Sequence[Candidate]) -> Path:
 
 
 def _verdict(first: Measured, second: Measured, pictures: Pictures | None) -> dict[str, Any]:
-    """The second model against the first, by the rules of `comparing.figures`."""
+    """Compare the second model with the first, by the rules of `comparing.figures`."""
     found = [
         figures.speed(f"speed at batch {batch}", taken, second.seconds[batch])
         for batch, taken in first.seconds.items()
@@ -125,8 +125,8 @@ def _verdict(first: Measured, second: Measured, pictures: Pictures | None) -> di
 
 
 def _untaught(first: Measured, second: Measured) -> dict[str, Any]:
-    """What is said instead where only one of two generators was taught a subject: the other drifts least, and draws it
-    never.
+    """Say what is said instead where only one of two generators was taught a subject: the other drifts least, and draws
+    it never.
     """
     taught = [one for one in (first, second) if one.facts.get("subject")]
     if first.candidate.task != GENERATOR or len(taught) != 1:

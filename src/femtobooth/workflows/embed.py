@@ -75,12 +75,12 @@ def run(settings: EmbedSettings) -> dict[str, Any]:
 
 
 def _renamed(batch: Batch, names: dict[str, str]) -> Batch:
-    """The batch with only the outputs that are kept, under the names of their columns."""
+    """Return the batch with only the outputs that are kept, under the names of their columns."""
     return replace(batch, outputs={names[name]: values for name, values in batch.outputs.items() if name in names})
 
 
 def _shapes(engine: Engine) -> dict[str, tuple[int, ...]]:
-    """Shapes of one picture's outputs."""
+    """Tell the shapes of one picture's outputs."""
     blank = engine.run(np.zeros((1, *engine.preprocess.size, 3), np.uint8))
     if "embedding" not in blank:
         raise SettingsError(

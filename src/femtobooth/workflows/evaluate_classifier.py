@@ -126,7 +126,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
 def _fresh(
     settings: EvaluateClassifierSettings, engine: Engine, known: list[dataset.Example], remarks: list[str]
 ) -> tuple[list[dataset.Example], int]:
-    """The pictures that the model has not seen, and how many it was trained on.
+    """Return the pictures that the model has not seen, and how many it was trained on.
 
     Raises PhotoError where none is left.
     """
@@ -153,7 +153,7 @@ def _fresh(
 def _predict(
     settings: EvaluateClassifierSettings, engine: Engine, paths: list[Path], labels: np.ndarray, ood: list[Path]
 ) -> tuple[Predictions, list[Skipped]]:
-    """Outputs on all pictures that can be read, and those that cannot. Raises PhotoError if no labelled one can."""
+    """Predict all pictures that can be read, and those that cannot. Raises PhotoError if no labelled one can."""
     everything = [*paths, *ood]
     read: list[int] = []
     logits: list[np.ndarray] = []
@@ -194,7 +194,7 @@ def _predict(
 
 
 def _recognizer(settings: EvaluateClassifierSettings) -> tuple[Recognizer | None, str]:
-    """The network itself, for what an engine does not give: gradients and the last layer; or why it is not to be
+    """Load the network itself, for what an engine does not give: gradients and the last layer; or why it is not to be
     had.
     """
     try:
@@ -204,7 +204,7 @@ def _recognizer(settings: EvaluateClassifierSettings) -> tuple[Recognizer | None
 
 
 def _centroids(engine: Engine, recognizer: Recognizer | None) -> tuple[dict[str, Any] | None, str]:
-    """What distances are measured to, in the form of `rejection.centroids`, and its name.
+    """Choose what distances are measured to, in the form of `rejection.centroids`, and its name.
 
     The model's own class centroids, or, where it has none, the rows of its last layer, which are the directions that it
     learned for its classes (Techapanurak, Suganuma & Okatani 2019, arXiv 1905.10628: cosine similarity to the class
@@ -231,7 +231,7 @@ def _centroids(engine: Engine, recognizer: Recognizer | None) -> tuple[dict[str,
 def _mistakes(
     engine: Engine, recognizer: Recognizer | None, predictions: Predictions, mistakes: Sequence[dict[str, Any]]
 ) -> tuple[list[Mistake], str]:
-    """Mistakes with their pictures and maps, or why there are no maps."""
+    """Collect mistakes with their pictures and maps, or why there are no maps."""
     why, drawn = "", []
     for mistake in progress(mistakes, "maps of mistakes"):
         pixels = engine.preprocess.pixels(read_picture(predictions.paths[mistake["position"]]).image)
@@ -248,7 +248,7 @@ def _mistakes(
 
 
 def _write_predictions(file: Path, predictions: Predictions, rejection: dict[str, Any] | None) -> None:
-    """One line a picture, as `classify` would answer: `rejected` ones are out-of-distribution to it."""
+    """Write one line a picture, as `classify` would answer: `rejected` ones are out-of-distribution to it."""
     names = predictions.names
     away = (
         np.zeros(len(predictions.paths), bool)

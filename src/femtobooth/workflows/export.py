@@ -182,7 +182,7 @@ def _write(
 
 
 def _largest(path: Path) -> Path:
-    """A file itself; of a package (Core ML), its largest file."""
+    """Choose the file itself; of a package (Core ML), its largest file."""
     return (
         path
         if path.is_file()
@@ -193,7 +193,7 @@ def _largest(path: Path) -> Path:
 def _quantized(
     settings: ExportSettings, recognizer: Recognizer, model: Any, read: list[Seen], threads: int
 ) -> tuple[Any, dict[str, Any], list[str]]:
-    """The model in 8 bits, what is reported of it, and the SHA-256 of the photos that set its ranges."""
+    """Return the model in 8 bits, what is reported of it, and the SHA-256 of the photos that set its ranges."""
     from ..recognizer.exporting import quantize
 
     if quantize.saturates() and not settings.reduce_range:
@@ -219,7 +219,7 @@ def _quantized(
 
 
 def _opened(settings: ExportSettings, folder: Path, threads: int) -> Engine | None:
-    """What runs the export here; None where nothing can."""
+    """Open what runs the export here; None where nothing can."""
     if settings.format in CONVERTED:
         try:
             return child.opened(settings.format, folder, threads, settings.python)
@@ -232,8 +232,8 @@ def _opened(settings: ExportSettings, folder: Path, threads: int) -> Engine | No
 
 
 def _verdict(settings: ExportSettings, figures: dict[str, Any] | None) -> dict[str, Any]:
-    """verdict: within, not shown, exceeded or not compared; passed: true for the first, false for the third, null for
-    others.
+    """Judge the figures. verdict: within, not shown, exceeded or not compared; passed: true for the first, false for
+    the third, null for others.
     """
     missed, unshown = (
         parity.judged(figures, settings.precision, settings.tolerance, settings.max_drop) if figures else ([], [])

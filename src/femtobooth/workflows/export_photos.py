@@ -75,7 +75,7 @@ def _limited(photos: Photos, settings: ExportSettings) -> Photos:
 
 
 def _without(representative: Photos, data: Photos) -> Photos:
-    """`data` without the files that set the ranges, whatever their names."""
+    """Return `data` without the files that set the ranges, whatever their names."""
     used = {sha256_of(path) for path in representative.paths if path.is_file()}
     kept = [i for i, path in enumerate(data.paths) if not path.is_file() or sha256_of(path) not in used]
     if len(kept) < len(data):

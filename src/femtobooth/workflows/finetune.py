@@ -121,7 +121,7 @@ def _go_on(known: FinetunedRun, run: FinetunedRun | None) -> FinetunedRun:
 
 
 def _settled(settings: FinetuneSettings) -> FinetuneSettings:
-    """Paths made absolute, so that config.yaml means the same from any folder."""
+    """Make paths absolute, so that config.yaml means the same from any folder."""
     model = expanded(settings.model)
     reference = str(model.resolve()) if model.exists() else settings.model
     data, *synthesized = (str(expanded(path).resolve()) for path in (settings.data, *settings.synthesized))
@@ -143,7 +143,7 @@ def _refuse_judge(source: Recognizer, found: Survey, settings: FinetuneSettings)
 
 
 def _training(settings: FinetuneSettings, pictures: int) -> Any:
-    """The training settings with a number of steps."""
+    """Return the training settings with a number of steps."""
     own = settings.training
     if own.steps:
         return own
@@ -160,7 +160,7 @@ def _load(settings: FinetuneSettings) -> Recognizer:
 def _probe(
     found: Survey, embedded: Embedded, settings: FinetuneSettings, started: float
 ) -> tuple[Head, dict[str, Any], list[tuple[int, int, float]]]:
-    """The probe's layer, fitted to the training part; what is known of it; and its label issues."""
+    """Fit the probe's layer to the training part; what is known of it; and its label issues."""
     balanced = settings.class_weights == "balanced"
     classes = len(found.classes)
     logits = finishing.cross_validated(found, embedded, settings)

@@ -17,7 +17,7 @@ from ..recognizer.settings import SearchSettings
 
 
 def run(settings: SearchSettings) -> dict[str, Any]:
-    """Search; returns the nearest pictures of each query.
+    """Return search; returns the nearest pictures of each query.
 
     Raises ModelError for an index of another model or preprocessing.
     """

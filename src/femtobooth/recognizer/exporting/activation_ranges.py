@@ -56,8 +56,8 @@ def _percentile(counts: NDArray[np.int64], low: float, high: float) -> tuple[flo
 
 
 def _entropy(counts: NDArray[np.int64], low: float, high: float) -> tuple[float, float]:
-    """The range whose 256 levels lose the least information about the histogram (Migacz 2017, "8-bit inference with
-    TensorRT").
+    """Find the range whose 256 levels lose the least information about the histogram (Migacz 2017, "8-bit inference
+    with TensorRT").
 
     Values of a magnitude above a limit are cut off: they count at the ends of the reference, not of its coarse copy.
     """
@@ -140,7 +140,7 @@ def observe(model: ModelProto, pictures: NDArray[Any], threads: int) -> Seen:
 
 
 def _activations(model: ModelProto) -> list[str]:
-    """Tensors that need a range: in and out of every layer, and behind what clips it."""
+    """List tensors that need a range: in and out of every layer, and behind what clips it."""
     layers = layers_of(model)
     outputs = {layer.output[0] for layer in layers}
     clipped = {node.output[0] for node in model.graph.node if node.op_type in CLIPS and node.input[0] in outputs}
@@ -153,13 +153,13 @@ def _multiply_adds(layer: NodeProto, weight: Sequence[int], output: Sequence[int
 
 
 def layers_of(model: ModelProto) -> list[NodeProto]:
-    """What is quantized: layers whose weights are constants, in order."""
+    """List what is quantized: layers whose weights are constants, in order."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [node for node in model.graph.node if node.op_type in LAYERS and node.input[1] in constants]
 
 
 def open_session(model: ModelProto, threads: int) -> onnxruntime.InferenceSession:
-    """A model in ONNX Runtime on the processor."""
+    """Open a model in ONNX Runtime on the processor."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = threads, 3
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -76,7 +76,7 @@ def _convert(format: str, source: str, folder: str, precision: str, inside: str)
 
 
 def main(arguments: list[str]) -> None:
-    """Entry point of the process."""
+    """Run the process."""
     try:
         _convert(*arguments)
     except ImportError as error:

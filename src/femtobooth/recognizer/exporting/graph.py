@@ -40,7 +40,9 @@ class Graph(nn.Module):
     """What is exported: one input, two outputs."""
 
     def __init__(self, recognizer: Recognizer, inside: bool, half: bool = False) -> None:
-        """`inside` has the graph normalize; `half` has it compute in float16 between float32 (or uint8) and float32."""
+        """Wrap a recognizer: `inside` has the graph normalize; `half` has it compute in float16 between float32 (or
+        uint8) and float32.
+        """
         super().__init__()
         self.recognizer = copy.deepcopy(recognizer).half() if half else recognizer
         self.inside = inside
@@ -52,7 +54,7 @@ class Graph(nn.Module):
         return outputs["logits"].float(), outputs["embedding"].float()
 
     def example(self, batch: int) -> Tensor:
-        """An input of the right kind."""
+        """Return an input of the right kind."""
         height, width = self.recognizer.preprocess.size
         return (
             torch.zeros(batch, height, width, 3, dtype=torch.uint8)
@@ -62,7 +64,7 @@ class Graph(nn.Module):
 
 
 def to_onnx(graph: Graph) -> Any:
-    """The graph as an onnx.ModelProto, its batch dynamic.
+    """Return the graph as an onnx.ModelProto, its batch dynamic.
 
     Raises SettingsError where an exporter's package is missing.
     """
@@ -136,7 +138,7 @@ def write_torchscript(graph: Graph, folder: Path, description: Description) -> N
 
 
 def describe(recognizer: Recognizer, facts: dict[str, Any]) -> Description:
-    """The description of an export of `recognizer`: the same, with `facts` under provenance/export."""
+    """Return the description of an export of `recognizer`: the same, with `facts` under provenance/export."""
     description = recognizer.describe()
     return replace(
         description, provenance=description.provenance | {"export": facts | {"source_hash": description.hash}}
@@ -144,7 +146,7 @@ def describe(recognizer: Recognizer, facts: dict[str, Any]) -> Description:
 
 
 def metadata(description: Description) -> dict[str, str]:
-    """What an artifact says about itself, as JSON texts by name; arrays become nested lists."""
+    """Write what an artifact says about itself, as JSON texts by name; arrays become nested lists."""
     rejection = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in (description.rejection or {}).items()}
     values = {
         "architecture": description.architecture,
@@ -158,7 +160,7 @@ def metadata(description: Description) -> dict[str, str]:
 
 
 def trtexec(folder: Path, recognizer: Recognizer, precision: str, inside: bool) -> str:
-    """The command that builds a TensorRT engine (>= 10) from the ONNX file for batches of 1 to 64."""
+    """Write the command that builds a TensorRT engine (>= 10) from the ONNX file for batches of 1 to 64."""
     height, width = recognizer.preprocess.size
     shape = f"{height}x{width}x3" if inside else f"3x{height}x{width}"
     shapes = " ".join(
@@ -171,13 +173,13 @@ def trtexec(folder: Path, recognizer: Recognizer, precision: str, inside: bool) 
 
 
 def missing(format: str, package: str, extra: str) -> SettingsError:
-    """The error for a package that a format needs."""
+    """Return the error for a package that a format needs."""
     return SettingsError(f"`format={format}`: needs {package}, which is not installed", needs(extra))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn about their own deprecations."""
+    """Silence exporters, which warn about their own deprecations."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

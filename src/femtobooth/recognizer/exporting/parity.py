@@ -60,7 +60,7 @@ def measure(
 
 
 def compare(before: dict[str, Any], after: dict[str, Any], truth: NDArray[np.int64], main: slice) -> dict[str, Any]:
-    """What changed between two sets of outputs on the same pictures; `truth` (N,) holds -1 where the class is not
+    """Say what changed between two sets of outputs on the same pictures; `truth` (N,) holds -1 where the class is not
     known.
     """
     first, second = (side["logits"][:, main].argmax(axis=1) for side in (before, after))
@@ -101,8 +101,8 @@ def compare(before: dict[str, Any], after: dict[str, Any], truth: NDArray[np.int
 def judged(
     figures: dict[str, Any], precision: str, tolerance: float | None, max_drop: float
 ) -> tuple[list[str], list[str]]:
-    """In words what is worse than it may be, and what is not but by so few photos that it could be; both empty if all
-    is within.
+    """Say in words what is worse than it may be, and what is not but by so few photos that it could be; both empty if
+    all is within.
     """
     missed, unshown = [], []
     error = figures["logit_error"]
@@ -130,15 +130,15 @@ def judged(
 
 
 def _photos_to_show(max_drop: float) -> int:
-    """How many photos it takes until the interval of an agreement on all of them is within `max_drop` points (Wilson's,
-    95 %).
+    """Say how many photos it takes until the interval of an agreement on all of them is within `max_drop` points
+    (Wilson's, 95 %).
     """
     share = max_drop / 100
     return math.ceil(1.959964**2 * (1 - share) / share)
 
 
 def lost_points(figures: dict[str, Any]) -> tuple[float, float, str]:
-    """Points lost, the most that the 95 % interval allows, and of what, in words."""
+    """Compute the points lost, the most that the 95 % interval allows, and of what, in words."""
     if figures["judged_by"] == "accuracy":
         value, low, _ = figures["accuracy"]["change"]
         return 0 - 100 * value, 0 - 100 * low, "top-1 accuracy falls"
@@ -147,8 +147,8 @@ def lost_points(figures: dict[str, Any]) -> tuple[float, float, str]:
 
 
 def lost(first: NDArray[np.int64], second: NDArray[np.int64], truth: NDArray[np.int64]) -> tuple[float, str]:
-    """Points of accuracy or of agreement that `second` labels (N,) lose against `first`, and by which of them it is
-    judged.
+    """Compute the points of accuracy or of agreement that `second` labels (N,) lose against `first`, and by which of
+    them it is judged.
 
     `truth` is -1 where the class is not known. Accuracy judges only where the original is right on most of all photos:
     one that is right on few has nothing to lose, and would pass whatever became of it.
@@ -167,7 +167,8 @@ def _cosine(first: NDArray[Any], second: NDArray[Any]) -> dict[str, float]:
 
 
 def _speed(original: Engine, exported: Engine, sample: list[Pixels], batches: tuple[int, ...]) -> dict[str, Any]:
-    """Milliseconds a batch, from pixels to logits, the two engines taking turns, and how many times as fast that is.
+    """Measure milliseconds a batch, from pixels to logits, the two engines taking turns, and how many times as fast
+    that is.
 
     Medians with their 95 % intervals, [value, low, high]; and pictures a second at their best.
     """

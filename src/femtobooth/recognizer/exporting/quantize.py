@@ -84,7 +84,7 @@ class Quantized:
     """Most sensitive first."""
 
     def report(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Give plain JSON values."""
         return {
             "activation_ranges": self.activation_ranges,
             "bias_corrected": self.bias_corrected,
@@ -160,7 +160,7 @@ def quantize(
 
 
 def saturates() -> bool:
-    """Whether 8-bit sums may overflow on this machine: an x86 processor without VNNI."""
+    """Tell whether 8-bit sums may overflow on this machine: an x86 processor without VNNI."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -172,7 +172,8 @@ def saturates() -> bool:
 
 
 def _corrected_biases(model: ModelProto, means: dict[str, Floats], scheme: Scheme) -> Biases:
-    """Biases without the mean error that rounded weights cause (Nagel et al. 2019, arXiv 1906.04721, section 4.2).
+    """Compute biases without the mean error that rounded weights cause (Nagel et al. 2019, arXiv 1906.04721, section
+    4.2).
 
     A layer is linear: its mean output error over pictures is that of the mean input under the weights round(W) - W.
     """
@@ -209,7 +210,7 @@ def _corrected_biases(model: ModelProto, means: dict[str, Floats], scheme: Schem
 
 
 def _rounded(weight: Floats, axis: int, reduce_range: bool) -> Floats:
-    """Weights as 8 (7) symmetric bits for each channel hold them."""
+    """Round weights as 8 (7) symmetric bits for each channel hold them."""
     others = tuple(i for i in range(weight.ndim) if i != axis)
     largest = 64 if reduce_range else 127
     scale = np.maximum(np.abs(weight).max(axis=others, keepdims=True) / largest, 1e-30)
@@ -228,7 +229,7 @@ def _ranked(
     work: dict[str, float],
     threads: int,
 ) -> list[Layer]:
-    """Each layer quantized alone, the noisiest first."""
+    """Quantize each layer alone, the noisiest first."""
     before = _logits(model, pictures, threads)
     layers = layers_of(model)
     found = []
@@ -242,7 +243,9 @@ def _ranked(
 
 
 def _with_qdq(model: ModelProto, ranges: Ranges, scheme: Scheme, biases: Biases, kept: Sequence[str]) -> ModelProto:
-    """The model with QuantizeLinear/DequantizeLinear and corrected biases for all layers but those `kept` in float."""
+    """Build the model with QuantizeLinear/DequantizeLinear and corrected biases for all layers but those `kept` in
+    float.
+    """
     from onnxruntime.quantization import CalibrationMethod, QDQQuantizer, QuantType
     from onnxruntime.quantization.calibrate import TensorData, TensorsData
 
@@ -282,7 +285,7 @@ def _with_qdq(model: ModelProto, ranges: Ranges, scheme: Scheme, biases: Biases,
 
 
 def _prepared(model: ModelProto) -> ModelProto:
-    """Shapes inferred, constants folded, BatchNorm fused, every node named."""
+    """Infer shapes, fold constants, fuse BatchNorm and name every node."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     with tempfile.TemporaryDirectory() as folder, _quiet():
@@ -297,7 +300,7 @@ def _prepared(model: ModelProto) -> ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime's quantizer logs advice about itself on the root logger."""
+    """Silence ONNX Runtime's quantizer, which logs advice about itself on the root logger."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -313,6 +316,6 @@ def _logits(model: ModelProto, pictures: NDArray[Any], threads: int) -> Floats:
 
 
 def _snr(before: Floats, after: Floats) -> float:
-    """Signal-to-noise ratio [dB]."""
+    """Compute the signal-to-noise ratio [dB]."""
     noise = float(((before - after).astype(np.float64) ** 2).sum())
     return float(10 * np.log10(max(float((before.astype(np.float64) ** 2).sum()), 1e-30) / max(noise, 1e-30)))

@@ -34,8 +34,8 @@ KEPT_BYTES = 2**30  # of shrunk training pictures that stay in memory, in each p
 
 @contextmanager
 def seeded(seed: int, *purpose: int | str) -> Iterator[None]:
-    """Inside, the global generators start from a number that only the arguments decide; afterwards they are as
-    before.
+    """Seed the global generators for a while: inside, the global generators start from a number that only the arguments
+    decide; afterwards they are as before.
     """
     number = generator(seed, *purpose).initial_seed()
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -51,7 +51,7 @@ def seeded(seed: int, *purpose: int | str) -> Iterator[None]:
 
 
 def augmenter(settings: AugmentSettings, preprocess: Preprocess) -> Callable[[Image.Image], np.ndarray]:
-    """From a picture of mode RGB to a randomly changed uint8 (H, W, 3) of the size that the network reads."""
+    """Make what turns a picture of mode RGB to a randomly changed uint8 (H, W, 3) of the size that the network reads."""
     steps: list[Callable[[Image.Image], Image.Image]] = []
     if settings.crop < 1:
         steps.append(
@@ -111,7 +111,7 @@ class TrainingPictures(IterableDataset[tuple[int, Tensor, Tensor]]):
     def draw(
         self, micro_step: int, read: Callable[[int], Image.Image], augment: Callable[[Image.Image], np.ndarray]
     ) -> tuple[Tensor, Tensor]:
-        """The pixels and labels of one micro-step."""
+        """Return the pixels and labels of one micro-step."""
         start = (micro_step * self.world + self.rank) * self.batch_size
         indices = shuffled_indices(self.seed, "pictures", len(self.paths), start, self.batch_size)
         pixels = []
@@ -122,7 +122,7 @@ class TrainingPictures(IterableDataset[tuple[int, Tensor, Tensor]]):
 
 
 def _shrunk(path: Path, side: int) -> Image.Image:
-    """The picture, made smaller where its shorter side is more than `side` pixels."""
+    """Return the picture, made smaller where its shorter side is more than `side` pixels."""
     image = read_picture(path).image
     scale = side / min(image.size)
     if scale >= 1:
@@ -135,7 +135,7 @@ def _shrunk(path: Path, side: int) -> Image.Image:
 def blend(
     images: Tensor, labels: Tensor, settings: AugmentSettings, smoothing: float, classes: int
 ) -> tuple[Tensor, Tensor]:
-    """Mixup or CutMix of normalized images (B, 3, H, W), and soft targets (B, C) that sum to 1.
+    """Mix, by Mixup or CutMix, normalized images (B, 3, H, W), and soft targets (B, C) that sum to 1.
 
     Call it inside `seeded`.
     """

@@ -19,7 +19,7 @@ FOLDS = 5
 
 
 def measured(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Accuracy with its Wilson interval, log loss (nats) and calibration error of (N, C) logits, as plain JSON
+    """Compute accuracy with its Wilson interval, log loss (nats) and calibration error of (N, C) logits, as plain JSON
     values.
     """
     probabilities = metrics.softmax(logits)
@@ -34,7 +34,7 @@ def measured(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
 
 
 def calibrated_losses(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """-ln p(true class) (N,) of (N, C) logits, each at a temperature fitted to the other folds of groups.
+    """Compute -ln p(true class) (N,) of (N, C) logits, each at a temperature fitted to the other folds of groups.
 
     Label smoothing makes a network timid and a probe is bold; a temperature undoes both, and both results carry one.
     """
@@ -49,7 +49,7 @@ def calibrated_losses(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray
 
 
 def told(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """For each picture the class it was taken for, and its calibrated log loss."""
+    """Say for each picture the class it was taken for, and its calibrated log loss."""
     losses = calibrated_losses(logits, labels, groups)
     return [
         {"label": classes[best], "loss": float(loss)} for best, loss in zip(logits.argmax(axis=1), losses, strict=True)
@@ -57,8 +57,8 @@ def told(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray, classes: Se
 
 
 def exact_mcnemar(before: np.ndarray, after: np.ndarray) -> float:
-    """Two-sided p of the exact McNemar test on paired successes, bool (N,): a sign test of the pictures on which the
-    two differ.
+    """Compute the two-sided p of the exact McNemar test on paired successes, bool (N,): a sign test of the pictures on
+    which the two differ.
     """
     from scipy.stats import binomtest
 
@@ -69,7 +69,7 @@ def exact_mcnemar(before: np.ndarray, after: np.ndarray) -> float:
 def compare(
     probe: np.ndarray, tuned: np.ndarray, labels: np.ndarray, groups: np.ndarray, wanted: str
 ) -> dict[str, Any]:
-    """Fine-tuned against probe logits (N, C) on the same N pictures; `wanted` is better, finetuned or probe.
+    """Compare fine-tuned with probe logits (N, C) on the same N pictures; `wanted` is better, finetuned or probe.
 
     Accuracy: the paired difference with Newcombe's interval and the exact McNemar test. Calibrated log loss: the paired
     difference with a bootstrap interval over groups of near-duplicates.
@@ -93,7 +93,7 @@ def compare(
 
 
 def verdict(difference: Interval, pictures: int) -> str:
-    """Accuracy's difference in words."""
+    """Put accuracy's difference in words."""
     points = (
         f"{100 * difference.value:+.1f} points (95% interval "
         f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
@@ -107,6 +107,6 @@ def verdict(difference: Interval, pictures: int) -> str:
 
 
 def shares(values: Sequence[float]) -> str:
-    """A share with its interval, as a person reads it: `83 % (44 to 97)`."""
+    """Compute a share with its interval, as a person reads it: `83 % (44 to 97)`."""
     value, low, high = values
     return f"{value:.1%} ({100 * low:.0f} to {100 * high:.0f})"

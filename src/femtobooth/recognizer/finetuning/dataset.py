@@ -61,7 +61,7 @@ class Labelled:
         return [part for part in ("train", "val", "test") if part in there]
 
     def to_train(self) -> list[Example]:
-        """The examples to train and validate on: all but the test part.
+        """Find the examples to train and validate on: all but the test part.
 
         Without a validation part, the split is to be made.
         """
@@ -69,8 +69,8 @@ class Labelled:
         return kept if "val" in self.parts else [Example(example.path, example.label) for example in kept]
 
     def to_measure(self, part: str = "auto") -> tuple[list[Example], list[str]]:
-        """The examples to test on, and a remark that says which: `auto` is the test part, else the validation part,
-        else all.
+        """Find the examples to test on, and a remark that says which: `auto` is the test part, else the validation
+        part, else all.
 
         Raises PhotoError for a part that is not there.
         """
@@ -94,7 +94,7 @@ NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 def read(source: Path | str) -> Labelled:
-    """Examples of a folder or list in natural order, and what was left out, and why. Raises PhotoError."""
+    """Read the examples of a folder or list in natural order, and what was left out, and why. Raises PhotoError."""
     source = expanded(source)
     if not source.exists():
         raise PhotoError(f"{source}: no such file or folder", "give a folder of class folders, or a CSV file")
@@ -108,7 +108,7 @@ def read(source: Path | str) -> Labelled:
 
 
 def is_labelled(source: Path) -> bool:
-    """Whether a path looks like labelled pictures: a list, a folder with one, or a folder of folders."""
+    """Tell whether a path looks like labelled pictures: a list, a folder with one, or a folder of folders."""
     if source.is_dir():
         return (source / LIST).is_file() or bool(_folders(source))
     return source.suffix.lower() in LIST_ENDINGS
@@ -150,8 +150,8 @@ def _read_folder(source: Path) -> Labelled:
 
 
 def _inner(folder: Path) -> Path:
-    """The folder that holds the classes, where archives have packed it into others: the only one, of a name that says
-    nothing new.
+    """Find the folder that holds the classes, where archives have packed it into others: the only one, of a name that
+    says nothing new.
     """
     while True:
         inside = _folders(folder)
@@ -169,7 +169,7 @@ def _inner(folder: Path) -> Path:
 
 
 def _split(folder: Path, inside: Mapping[str, Path], parts: Mapping[str, str]) -> Labelled:
-    """FOLDER/PART/CLASS."""
+    """Read FOLDER/PART/CLASS."""
     found = Labelled(folder, [], [])
     for name, path in inside.items():
         if name in parts:
@@ -182,7 +182,7 @@ def _split(folder: Path, inside: Mapping[str, Path], parts: Mapping[str, str]) -
 
 
 def _inside_out(folder: Path, inside: Mapping[str, Path]) -> Labelled | None:
-    """FOLDER/CLASS/PART; None where the folders hold something else."""
+    """Read FOLDER/CLASS/PART; None where the folders hold something else."""
     parts = {label: {path: split_names.part_of(path.name) for path in _folders(own)} for label, own in inside.items()}
     known = [part for own in parts.values() for part in own.values()]
     if (
@@ -204,7 +204,7 @@ def _inside_out(folder: Path, inside: Mapping[str, Path]) -> Labelled | None:
 
 
 def _classes(folder: Path, part: str | None) -> Labelled:
-    """FOLDER/CLASS/**. Raises PhotoError where the folders hold what looks like the same classes each."""
+    """Read FOLDER/CLASS/**. Raises PhotoError where the folders hold what looks like the same classes each."""
     found = Labelled(folder, [], _loose(folder))
     own_folders = _folders(folder)
     _refuse_repeated(folder, own_folders)
@@ -247,7 +247,7 @@ def _refuse_repeated(folder: Path, inside: Sequence[Path]) -> None:
 
 
 def class_name(text: str) -> str:
-    """The name of a class: as it is written, in Unicode's composed form."""
+    """Name a class: as it is written, in Unicode's composed form."""
     return unicodedata.normalize("NFC", stored(text))
 
 
@@ -278,7 +278,7 @@ def _few(names: Sequence[str], most: int = 4) -> str:
 
 
 def _read_list(file: Path, refuse: bool = True) -> Labelled:
-    """Examples of a list; files that are not there are left out. Raises PhotoError.
+    """Read the examples of a list; files that are not there are left out. Raises PhotoError.
 
     Where the list cannot be used and `refuse` is not set, a remark says why, and there are no examples.
     """
@@ -322,7 +322,7 @@ def _read_list(file: Path, refuse: bool = True) -> Labelled:
 
 
 def _fault(row: label_lists.Row, path: Path, label: str, before: str | None) -> str | None:
-    """Why a row is no example; None where it is one. `before` is the label of an earlier row of the same path."""
+    """Say why a row is no example; None where it is one. `before` is the label of an earlier row of the same path."""
     if not row.path or not label or "\0" in row.path:
         return f"no {'label' if row.path else 'path'}"
     if before is not None:

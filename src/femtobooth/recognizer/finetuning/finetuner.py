@@ -36,7 +36,8 @@ from .probe import Head
 
 
 def with_classes(source: Recognizer, names: Sequence[str], head: Head) -> Recognizer:
-    """A recognizer of other classes on the network of `source`, which it takes over; its last layer is the probe's.
+    """Build a recognizer of other classes on the network of `source`, which it takes over; its last layer is the
+    probe's.
 
     Training thus starts where the probe ends (linear probing then fine-tuning: Kumar et al. 2022, arXiv 2202.10054).
     Raises ModelError where the network does not end in one linear layer.
@@ -60,7 +61,8 @@ def set_head(recognizer: Recognizer, head: Head) -> None:
 
 
 def layer_groups(model: nn.Module, settings: FinetuneSettings) -> list[dict[str, Any]]:
-    """Optimizer groups, from the last layer to the first: name, params, lr, weight_decay, and the step each starts at.
+    """Make optimizer groups, from the last layer to the first: name, params, lr, weight_decay, and the step each
+    starts at.
 
     A layer d before the last learns at learning_rate * layer_decay^d (Clark et al. 2020, ELECTRA; Bao et al. 2021,
     BEiT), from step freeze + (d - 1) * unfreeze_every on. Biases and norms have no weight decay.
@@ -86,13 +88,13 @@ def layer_groups(model: nn.Module, settings: FinetuneSettings) -> list[dict[str,
 
 
 def class_weights(labels: np.ndarray, classes: int, balanced: bool) -> Tensor:
-    """Weights (C,) of the loss: 1, or N / (C * pictures of the class), whose mean over the pictures is 1."""
+    """Compute weights (C,) of the loss: 1, or N / (C * pictures of the class), whose mean over the pictures is 1."""
     counts = np.bincount(labels, minlength=classes)
     return torch.tensor(len(labels) / (classes * counts) if balanced else np.ones(classes), dtype=torch.float32)
 
 
 def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """Mean over (B, C) logits of - sum_c weights_c targets_c log p_c, in float32; targets (B, C), weights (C,)."""
+    """Average over (B, C) logits - sum_c weights_c targets_c log p_c, in float32; targets (B, C), weights (C,)."""
     return -(targets * weights * log_softmax(logits.float(), dim=1)).sum(dim=1).mean()
 
 
@@ -122,7 +124,7 @@ class Finetuner(NumberedSteps):
         return self.scheduled(optimizer, schedule)
 
     def _factor(self, starts: int) -> Callable[[int], float]:
-        """The shared schedule, and 0 before a group starts; a group that starts later has a warm-up of its own."""
+        """Compute the shared schedule, and 0 before a group starts; a group that starts later has a warm-up of its own."""
         training = self.settings.training
         alone = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
         shared = loop.learning_rate_schedule(training, alone).lr_lambdas[0]
@@ -165,7 +167,7 @@ class Finetuner(NumberedSteps):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Frozen layers take no part: neither in the gradient's norm nor in the optimizer's averages."""
+        """Leave frozen layers out: they take no part: neither in the gradient's norm nor in the optimizer's averages."""
         for group in optimizer.param_groups:
             if group["lr"] == 0:
                 for parameter in group["params"]:
@@ -198,7 +200,7 @@ class Finetuner(NumberedSteps):
 
 
 def keep_statistics(module: nn.Module) -> None:
-    """Batch norms stay as in inference."""
+    """Leave batch norms as in inference."""
     for part in module.modules():
         if isinstance(part, nn.modules.batchnorm._BatchNorm):
             part.eval()
@@ -206,7 +208,9 @@ def keep_statistics(module: nn.Module) -> None:
 
 @torch.no_grad()
 def outputs(recognizer: Recognizer, paths: Sequence[Path], batch: int = 16) -> dict[str, np.ndarray]:
-    """`logits` (N, C) and `embedding` (N, D), float32, of files through the network as it is now, in inference mode."""
+    """Compute `logits` (N, C) and `embedding` (N, D), float32, of files through the network as it is now, in inference
+    mode.
+    """
     training = {part: part.training for part in recognizer.modules()}
     recognizer.eval()
     found: list[dict[Any, Tensor]] = []
@@ -284,7 +288,7 @@ class EarlyStop(Callback):
 
 
 def stopped_early(state: dict[str, Any], patience: int) -> bool:
-    """Whether training had ended when the checkpoint that holds `state` was written."""
+    """Tell whether training had ended when the checkpoint that holds `state` was written."""
     return int(state["callbacks"][EarlyStop.__name__]["misses"]) >= patience
 
 
@@ -304,7 +308,7 @@ def load_result(module: Finetuner, state: dict[str, Any], settings: FinetuneSett
 
 
 def preprocess_at(source: Preprocess, size: int | None) -> Preprocess:
-    """The same preprocessing at another size."""
+    """Return the same preprocessing at another size."""
     from dataclasses import replace
 
     return source if size is None else replace(source, size=(size, size))

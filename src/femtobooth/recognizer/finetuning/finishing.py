@@ -24,7 +24,7 @@ LEFT_OUT = "fine-tuning was left out (probe_only)"
 
 
 def cross_validated(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> np.ndarray:
-    """Out-of-fold logits (N, C) of all real pictures that are used; nan for the others."""
+    """Compute out-of-fold logits (N, C) of all real pictures that are used; nan for the others."""
     usable = found.part("train", "stop", "val")
     fold = np.full(len(found.labels), -1)
     fold[usable] = probe.folds(
@@ -46,8 +46,8 @@ def finish(
     head: Head,
     run: FinetunedRun,
 ) -> tuple[Recognizer, dict[str, Any]]:
-    """The recognizer that becomes model/, and what the report says of it; without a `tuned` network the probe is the
-    result.
+    """Make the recognizer that becomes model/, and what the report says of it; without a `tuned` network the probe
+    is the result.
 
     `source` is the network that the run started from.
     """
@@ -131,7 +131,9 @@ def finish(
 
 
 def _held_out(found: Survey, embedded: Embedded, known: np.ndarray, settings: FinetuneSettings) -> np.ndarray:
-    """Similarities of known pictures, one of each group of near-duplicates, to centroids made without their fold."""
+    """Compute similarities of known pictures, one of each group of near-duplicates, to centroids made without their
+    fold.
+    """
     classes, groups = len(found.classes), found.groups[known]
     fold = probe.folds(found.labels[known], groups, found.only_train[known], settings.training.seed)
     vectors, labels = embedded.embedding[known], found.labels[known]

@@ -84,7 +84,7 @@ def read(file: Path) -> Listing:
 
 
 def resolved(file: Path, name: str) -> Path:
-    """The file that a cell names: from the list's folder; Windows' separators and escaped bytes are understood."""
+    """Find the file that a cell names: from the list's folder; Windows' separators and escaped bytes are understood."""
     ways = [file.parent / expanded(way) for way in dict.fromkeys((name, restored(name), name.replace("\\", "/")))]
     return next((path for path in ways if path.exists()), ways[0])
 
@@ -103,7 +103,7 @@ def _decoded(raw: bytes) -> tuple[str, str]:
 
 
 def _lines(text: str) -> list[tuple[int, list[str]]]:
-    """Numbered lines that are not empty, cut by the separator whose first line has a path and a label, or else most
+    """Number the lines that are not empty, cut by the separator whose first line has a path and a label, or else most
     columns.
     """
     start, _, rest = text.partition("\n")

@@ -47,7 +47,7 @@ class Head:
     bias: np.ndarray  # float32 (C,)
 
     def logits(self, prelogits: np.ndarray) -> np.ndarray:
-        """float64 (N, C)."""
+        """Compute logits, float64 (N, C)."""
         return prelogits.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
 
     def save(self, file: Path) -> None:
@@ -69,7 +69,7 @@ class Head:
 
 
 def embed(recognizer: Recognizer, paths: Sequence[Path], digests: Sequence[str], batch: int = 16) -> Embedded:
-    """Outputs of the network for files, in order; those of files seen before come from the cache.
+    """Compute the outputs of the network for files, in order; those of files seen before come from the cache.
 
     `digests` are the files' SHA-256. Raises PhotoError for a file that can no longer be read.
     """
@@ -117,7 +117,8 @@ def _write_cache(file: Path, known: dict[str, tuple[np.ndarray, np.ndarray]]) ->
 def fit(
     prelogits: np.ndarray, labels: np.ndarray, classes: int, balanced: bool = False, strength: float = STRENGTH
 ) -> Head:
-    """Multinomial logistic regression on standardized pre-logits (N, P) with labels 0 to C-1, every class among them.
+    """Fit multinomial logistic regression on standardized pre-logits (N, P) with labels 0 to C-1, every class among
+    them.
 
     The standardization is folded into the layer. `balanced` weighs each class alike.
     """
@@ -135,7 +136,7 @@ def fit(
 
 
 def folds(labels: np.ndarray, groups: np.ndarray, only_train: np.ndarray, seed: int, count: int = FOLDS) -> np.ndarray:
-    """The fold in which each of N pictures is predicted, 0 to count-1, or -1 for those that only train.
+    """Compute the fold in which each of N pictures is predicted, 0 to count-1, or -1 for those that only train.
 
     Near-duplicates share a fold, the groups of each class are dealt out evenly, and no fold holds all of a class: a
     class of one group is never predicted.
@@ -162,7 +163,7 @@ def cross_validate(
     balanced: bool = False,
     strength: float = STRENGTH,
 ) -> np.ndarray:
-    """Logits (N, C) of each picture by a probe that never saw its fold; nan for pictures of fold -1."""
+    """Compute logits (N, C) of each picture by a probe that never saw its fold; nan for pictures of fold -1."""
     logits = np.full((len(labels), classes), np.nan)
     for number in progress(np.unique(fold[fold >= 0]).tolist(), "linear probe"):
         inside = fold == number
@@ -174,7 +175,7 @@ def cross_validate(
 
 
 def label_issues(logits: np.ndarray, labels: np.ndarray) -> list[tuple[int, int, float]]:
-    """Pictures whose label looks wrong: (index, likelier class, its probability), the surest first.
+    """Find pictures whose label looks wrong: (index, likelier class, its probability), the surest first.
 
     Confident learning (Northcutt et al. 2021, eq. 2): another class is likelier than the given one, and at least as
     likely as it is on average for its own pictures. `logits` (N, C) are out-of-fold; rows of nan are passed over.
@@ -198,7 +199,8 @@ def label_issues(logits: np.ndarray, labels: np.ndarray) -> list[tuple[int, int,
 
 
 def calibrated(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The temperature for (N, C) held-out logits: the one of least log loss, drawn towards 1 where pictures are few.
+    """Compute the temperature for (N, C) held-out logits: the one of least log loss, drawn towards 1 where pictures are
+    few.
 
     With N pictures that are all right the best temperature would be 0; so ln T has a normal prior of standard deviation
     0.5 about 0, which hundreds of pictures outweigh: argmin N * loss(T) + (ln T)^2 / (2 * 0.5^2).

@@ -32,7 +32,7 @@ _PART_OF: dict[str, str] = {}
 
 
 def _plain(text: str) -> str:
-    """Lower case without accents."""
+    """Lower the case and drop accents."""
     return "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
 
 
@@ -42,7 +42,7 @@ NEUTRAL = frozenset(map(_plain, _NEUTRAL.split()))
 
 
 def parts_of(names: Sequence[str]) -> dict[str, str]:
-    """Which names stand for a part: name to `train`, `val` or `test`; the others are left out.
+    """Say which names stand for a part: name to `train`, `val` or `test`; the others are left out.
 
     `Train`, `training_set`, `TrainData`, `val2017` and `Entraînement` are known, and one such word among others where a
     name beside it has another one among the same, as in `seg_train` and `seg_test`.
@@ -60,20 +60,20 @@ def parts_of(names: Sequence[str]) -> dict[str, str]:
 
 
 def part_of(name: str) -> str | None:
-    """The part that a single name stands for."""
+    """Find the part that a single name stands for."""
     return _part_of(_words(name))
 
 
 def is_neutral(name: str) -> bool:
-    """Whether a folder's name says nothing of what it holds, such as `images`, `raw_files` or `2024-05-01`; `3` may be
-    a class.
+    """Tell whether a folder's name says nothing of what it holds, such as `images`, `raw_files` or `2024-05-01`; `3`
+    may be a class.
     """
     words = _words(name)
     return all(word in NEUTRAL for word in words) and bool(words or re.search(r"\d{4}", name))
 
 
 def _words(name: str) -> list[str]:
-    """Words of a name in lower case without accents and digits."""
+    """Find the words of a name in lower case without accents and digits."""
     return re.findall(r"[^\W\d_]+", _plain(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)))
 
 

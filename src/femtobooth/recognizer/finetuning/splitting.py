@@ -24,8 +24,8 @@ def split(
     learned: Sequence[bool] | None = None,
     leave_out: bool = False,
 ) -> tuple[list[str], list[str]]:
-    """The part of each of N pictures, `train`, `val` or `left out`, and remarks. No group of near-duplicates is on both
-    sides.
+    """Choose the part of each of N pictures, `train`, `val` or `left out`, and remarks. No group of near-duplicates is
+    on both sides.
 
     Without a split of the user's, each class gives about `share` of its pictures, at least one group and never all of
     them; the groups are drawn by `seed`. Groups of more than one class train, and those that hold a generated picture
@@ -109,7 +109,7 @@ def _given_split(
 
 
 def _without(labels: Sequence[str], parts: Sequence[str]) -> list[str]:
-    """A remark that names the classes nothing validates."""
+    """Return a remark that names the classes nothing validates."""
     none = sorted(
         {*labels} - {label for label, part in zip(labels, parts, strict=True) if part == "val"}, key=natural_order
     )
@@ -123,7 +123,7 @@ def _shuffled(length: int, seed: int, label: str) -> list[int]:
 
 
 def write_split(file: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """split.csv of a run: path, label, split (train, val or left out), group, generated, learned (known to a
+    """Write split.csv of a run: path, label, split (train, val or left out), group, generated, learned (known to a
     generator), sha256.
     """
     with file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
@@ -133,7 +133,7 @@ def write_split(file: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def read_split(file: Path) -> list[dict[str, str]]:
-    """What `write_split` wrote. Raises PhotoError."""
+    """Read what `write_split` wrote. Raises PhotoError."""
     try:
         with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
             return list(csv.DictReader(opened))

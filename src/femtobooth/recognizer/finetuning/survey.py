@@ -55,11 +55,11 @@ class Survey:
         return self.generated | self.learned
 
     def part(self, *names: str) -> np.ndarray:
-        """Indices of the pictures of some parts."""
+        """Return the indices of the pictures of some parts."""
         return np.array([index for index, part in enumerate(self.parts) if part in names], np.int64)
 
     def rows(self) -> list[dict[str, Any]]:
-        """What split.csv holds."""
+        """Make what split.csv holds."""
         return [
             {
                 "path": str(path),
@@ -84,7 +84,7 @@ class Survey:
 
     @classmethod
     def restored(cls, rows: Sequence[dict[str, str]], classes: Sequence[str], where: Path) -> Survey:
-        """From split.csv. Raises PhotoError where pictures are gone or not what they were."""
+        """Restore it from split.csv. Raises PhotoError where pictures are gone or not what they were."""
         paths = [Path(row["path"]) for row in rows]
         changed = [
             path
@@ -195,8 +195,8 @@ def survey(
 def _apart(
     labels: Sequence[str], groups: np.ndarray, digests: Sequence[str], bound: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """Groups in which the pictures of classes that are one group by their looks stand alone, unless they are one file;
-    and remarks.
+    """Make groups in which the pictures of classes that are one group by their looks stand alone, unless they are one
+    file; and remarks.
 
     Such classes could not be validated at all: a fixed camera before which nothing moves. Classes with pictures that
     are `bound` (N,) to train, and their copies with them, stay as they are.
@@ -215,7 +215,7 @@ def _apart(
 
 
 def _only_to_train(folders: Sequence[Path], examples: Sequence[Example], skipped: list[Skipped]) -> list[Example]:
-    """The examples of further folders. Raises PhotoError where none of their classes is one of the data's."""
+    """Read the examples of further folders. Raises PhotoError where none of their classes is one of the data's."""
     part = "train" if any(example.part == "val" for example in examples) else None
     there, found = {example.path.resolve() for example in examples}, []
     for folder in folders:
@@ -235,7 +235,9 @@ def _only_to_train(folders: Sequence[Path], examples: Sequence[Example], skipped
 def _set_aside(
     labels: list[str], groups: np.ndarray, parts: list[str], generated: list[bool], share: float, seed: int
 ) -> list[str]:
-    """Early stopping must not look at what later judges: it gets pictures of its own, split off from training."""
+    """Set pictures aside: early stopping must not look at what later judges: it gets pictures of its own, split off
+    from training.
+    """
     train = [index for index, part in enumerate(parts) if part == "train"]
     try:
         own, _ = splitting.split(

@@ -21,7 +21,7 @@ PROBES = 16  # pictures on which a cached export must agree with PyTorch
 
 
 def cached(reference: str | Path) -> Path:
-    """Where the export of what `reference` names is kept, whether or not it is there yet. Raises ModelError."""
+    """Say where the export of what `reference` names is kept, whether or not it is there yet. Raises ModelError."""
     found = weights.resolve(reference)
     names = (artifact.WEIGHTS, artifact.DESCRIPTION, artifact.REJECTION, artifact.OLDER[artifact.REJECTION])
     files = (
@@ -39,7 +39,7 @@ def is_made(reference: str | Path) -> bool:
 
 
 def possible() -> bool:
-    """Whether an export can be made and run here."""
+    """Tell whether an export can be made and run here."""
     return all(util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 
 
@@ -76,7 +76,7 @@ def make(reference: str | Path) -> Path:
 
 
 def _probes(size: tuple[int, int]) -> np.ndarray:
-    """Seeded pictures, uint8 (B, H, W, 3), from smooth to noisy."""
+    """Make seeded pictures, uint8 (B, H, W, 3), from smooth to noisy."""
     random = np.random.default_rng(0)
     height, width = size
     pictures = []

@@ -175,7 +175,7 @@ def _executorch(file: str, threads: int) -> Any:
 
 
 def main(arguments: list[str]) -> None:
-    """Entry point of the process."""
+    """Run the process."""
     try:
         _serve(*arguments)
     except ImportError as error:

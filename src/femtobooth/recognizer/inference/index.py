@@ -25,8 +25,8 @@ WAY_OUT = "make it again with `femtobooth embed`"
 
 
 def schema(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> pa.Schema:
-    """path, a fixed-size list of float32 for each output, error; output shapes are in the metadata too, as JSON under
-    `shapes`.
+    """Make the schema: path, a fixed-size list of float32 for each output, error; output shapes are in the metadata
+    too, as JSON under `shapes`.
     """
     import pyarrow as pa
 
@@ -38,7 +38,7 @@ def schema(shapes: dict[str, tuple[int, ...]], metadata: dict[str, str]) -> pa.S
 
 
 def rows(batch: Batch, made: pa.Schema) -> pa.Table:
-    """A batch's outputs in the columns of `made`; null where a picture could not be read."""
+    """Put a batch's outputs in the columns of `made`; null where a picture could not be read."""
     import pyarrow as pa
 
     missing = np.array([error is not None for error in batch.errors])
@@ -140,7 +140,7 @@ def is_index(path: Path) -> bool:
 
 
 def nearest(index: Index, queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
-    """For each query (Q, D), paths and cosine similarities of the k nearest pictures, nearest first; in constant
+    """Find for each query (Q, D) paths and cosine similarities of the k nearest pictures, nearest first; in constant
     memory.
     """
     directions = _unit(queries)

@@ -72,7 +72,7 @@ BYTES = 2**26  # of rows held before they are written
 
 
 def table_lines(rows: Iterable[Row], width: int) -> Iterator[str]:
-    """One line a picture: path, then the labels that matter, cut to `width` columns (0: not cut)."""
+    """Write one line a picture: path, then the labels that matter, cut to `width` columns (0: not cut)."""
     for row in rows:
         if row["error"]:
             said = f"-- {row['error']}"
@@ -91,12 +91,12 @@ def _guess(guess: Guess) -> str:
 
 
 def jsonl_lines(rows: Iterable[Row]) -> Iterator[str]:
-    """One JSON object a line."""
+    """Write one JSON object a line."""
     return (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def json_lines(rows: Iterable[Row]) -> Iterator[str]:
-    """One JSON array of objects."""
+    """Write one JSON array of objects."""
     before = "[\n"
     for row in rows:
         yield f"{before}  {json.dumps(row, ensure_ascii=False)}"
@@ -105,7 +105,8 @@ def json_lines(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]], top_k: int, safe: bool = False) -> Iterator[str]:
-    """A header and one line a picture; the second likeliest label and so on are label_2, synset_2, confidence_2...
+    """Write a header and one line a picture; the second likeliest label and so on are label_2, synset_2,
+    confidence_2...
 
     With `safe` no spreadsheet takes a cell for a formula.
     """
@@ -130,7 +131,7 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def inert(cell: Any) -> Any:
-    """A cell that no spreadsheet runs: with an apostrophe before what it would take for a formula, or for such an
+    """Make a cell that no spreadsheet runs: with an apostrophe before what it would take for a formula, or for such an
     apostrophe.
     """
     return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
@@ -155,7 +156,7 @@ def write_parquet(path: Path, tables: Iterator[pa.Table], schema: pa.Schema) -> 
 
 
 def claim(settings: ReadingSettings, command: str, known: Callable[[Path], bool]) -> Output:
-    """The file that a command is to write.
+    """Return the file that a command is to write.
 
     Raises InputError kinds where it cannot, or where something would be lost.
     """
@@ -293,7 +294,7 @@ class Parts:
                 yield pq.read_table(opened, columns=columns)
 
     def tables(self) -> Iterator[pa.Table]:
-        """The rows that are written and wanted, in order, part by part."""
+        """Read the rows that are written and wanted, in order, part by part."""
         start = 0
         for file, table in zip(self._files(), self._read(self.schema.names), strict=True):
             if file in self._earlier:

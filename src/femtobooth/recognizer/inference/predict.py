@@ -44,20 +44,20 @@ class Batch:
 
 
 def workers_for(threads: int | None = None) -> int:
-    """Workers for this machine: as many as cores this process may use, unless told."""
+    """Choose the workers for this machine: as many as cores this process may use, unless told."""
     return threads or cores()
 
 
 def least_side(preprocess: Preprocess) -> int:
-    """Shortest side (pixels) that `fast` decoding may leave: twice what the picture is then resized to."""
+    """Compute the shortest side (pixels) that `fast` decoding may leave: twice what the picture is then resized to."""
     return 2 * math.ceil(max(preprocess.size) / preprocess.crop_pct)
 
 
 def predict(
     engine: Engine, sources: Iterable[Source], batch_size: int, workers: int, fast: bool = False
 ) -> Iterator[Batch]:
-    """Batches of at most `batch_size` files, in the order of `sources`, of which at most workers + 2 batches are
-    held.
+    """Predict batches of at most `batch_size` files, in the order of `sources`, of which at most workers + 2 batches
+    are held.
     """
     waiting: deque[Future[Batch]] = deque()
     stream = iter(sources)
@@ -93,7 +93,7 @@ def _batch(engine: Engine, sources: list[Source], least: int | None) -> Batch:
 
 
 def _read(source: Source, preprocess: Preprocess, least: int | None) -> np.ndarray | str | None:
-    """Pixels, or why there are none; None for what a folder holds beside pictures."""
+    """Read pixels, or say why there are none; None for what a folder holds beside pictures."""
     if source.problem:
         return source.problem
     try:

@@ -52,7 +52,7 @@ class Reading:
         return next(islice(self._sources(), MANY, None), None) is not None
 
     def batches(self, engine: Engine, parts: Parts | None = None) -> Iterator[Batch]:
-        """Batches of what is to be done, with a progress bar; files whose rows are in `parts` are passed over."""
+        """Read batches of what is to be done, with a progress bar; files whose rows are in `parts` are passed over."""
         settings = self.settings
         if parts is not None and parts.rows_before:
             note(f"going on with {parts.folder}: {parts.rows_before} files are done")
@@ -76,7 +76,7 @@ class Reading:
             note(f"no pictures in shard {settings.shard}")
 
     def summary(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Counts for people (as a note) and programs.
+        """Sum up for people (as a note) and programs.
 
         Raises PhotoError if no file could be read; their rows are written all the same.
         """
@@ -117,7 +117,7 @@ class Reading:
         self.hidden += 1
 
     def _not_done(self, parts: Parts) -> Iterator[Source]:
-        """Sources with their stamps, but for those whose rows are written."""
+        """List sources with their stamps, but for those whose rows are written."""
         for source in self._sources():
             stamped = replace(source, stamp=_stamp(source.path))
             if source.problem is None and parts.has(stored(source.path), stamped.stamp):

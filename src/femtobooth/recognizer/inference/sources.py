@@ -68,12 +68,14 @@ class Shard:
         return shard
 
     def holds(self, source: Source) -> bool:
-        """Decided by the key alone: files may come and go without moving others to another shard."""
+        """Tell by the key alone whether a file is in this shard: files may come and go without moving others to another
+        shard.
+        """
         return fingerprint(source.key) % self.count == self.index - 1
 
 
 def fingerprint(text: str) -> int:
-    """64 bits of a path's hash."""
+    """Return 64 bits of a path's hash."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
 
 
@@ -107,7 +109,7 @@ def _check_list(name: str) -> None:
 def find(
     paths: Sequence[str], listed: str | None = None, hidden: Callable[[], object] = lambda: None
 ) -> Iterator[Source]:
-    """Files as they are named, folders in natural order, globs sorted, then the list; `hidden` is called for each
+    """Find files as they are named, folders in natural order, globs sorted, then the list; `hidden` is called for each
     hidden file.
     """
     for name in paths:
@@ -123,7 +125,7 @@ def find(
 
 
 def _matches(pattern: str) -> Iterator[str]:
-    """A glob's matches as they are typed; ** is any number of folders."""
+    """Find a glob's matches as they are typed; ** is any number of folders."""
     return glob.iglob(pattern, recursive=True)  # noqa: PTH207  (Path.glob takes no absolute patterns)
 
 
@@ -139,7 +141,7 @@ def _is_folder(name: str) -> bool:
 
 
 def _walk(root: str, hidden: Callable[[], object]) -> Iterator[Source]:
-    """A folder and those below it. A folder that was already searched is not searched again through a link."""
+    """Find a folder and those below it. A folder that was already searched is not searched again through a link."""
     seen: set[tuple[int, int]] = set()
     waiting = [(root, "", True)]
     while waiting:
@@ -176,8 +178,8 @@ def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _listed(name: str, hidden: Callable[[], object]) -> Iterator[Source]:
-    """Paths of a list: one a line, as they are, or ended by NUL as `find -print0` writes them; UTF-8, or UTF-16 and -32
-    with their mark.
+    """Read the paths of a list: one a line, as they are, or ended by NUL as `find -print0` writes them; UTF-8, or
+    UTF-16 and -32 with their mark.
     """
     try:
         with nullcontext(sys.stdin.buffer) if name == STDIN else Path(name).open("rb") as file:
@@ -201,7 +203,7 @@ def _listed(name: str, hidden: Callable[[], object]) -> Iterator[Source]:
 
 
 def _plain(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """The bytes of a list without a byte order mark, and those of UTF-16 and UTF-32 as UTF-8."""
+    """Decode the bytes of a list without a byte order mark, and those of UTF-16 and UTF-32 as UTF-8."""
     start = b""
     for chunk in chunks:
         start += chunk
@@ -220,8 +222,8 @@ def _plain(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _unmarked(start: bytes) -> str | None:
-    """The encoding of UTF-16 without a mark: a line end is two bytes there, or nearly every second byte of one kind is
-    NUL.
+    """Find the encoding of UTF-16 without a mark: a line end is two bytes there, or nearly every second byte of one
+    kind is NUL.
     """
     nulls, units = start.count(0), {start[place : place + 2] for place in range(0, len(start), 2)}
     if nulls > 2 * start.count(b"\n"):
@@ -238,7 +240,7 @@ def _unmarked(start: bytes) -> str | None:
 
 
 def _entries(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """What stands between the ends of lines (or NULs, where these are as many), cut a little after LONGEST bytes;
+    """Say what stands between the ends of lines (or NULs, where these are as many), cut a little after LONGEST bytes;
     nothing empty.
     """
     rest, end = b"", b""

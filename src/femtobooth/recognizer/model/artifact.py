@@ -142,14 +142,14 @@ def read(folder: Path) -> Description:
 
 
 def ranges_from(provenance: Mapping[str, Any]) -> frozenset[str]:
-    """SHA-256 of the photos that set an export's 8-bit ranges, as far as it says."""
+    """List the SHA-256 of the photos that set an export's 8-bit ranges, as far as it says."""
     export = provenance.get("export") or {}
     set_by = export.get("activation_ranges") or export.get("calibration") or {}  # as older versions called them
     return frozenset(set_by.get("sha256") or ())
 
 
 def _arrays(folder: Path) -> dict[str, Any]:
-    """The arrays of the rejection, {} where there are none."""
+    """Return the arrays of the rejection, {} where there are none."""
     path = next((path for name in (REJECTION, OLDER[REJECTION]) if (path := folder / name).is_file()), None)
     if path is None:
         return {}

@@ -37,7 +37,7 @@ class Recognizer(nn.Module):
         rejection: dict[str, Any] | None = None,
         provenance: dict[str, Any] | None = None,
     ) -> None:
-        """The arguments are the fields of `artifact.Description`; `model` is timm's."""
+        """Put a recognizer together: the arguments are the fields of `artifact.Description`; `model` is timm's."""
         super().__init__()
         self.model: Any = model
         self.architecture = architecture
@@ -52,7 +52,7 @@ class Recognizer(nn.Module):
     def create(
         cls, architecture: str, labels: Labels, preprocess: Preprocess | None = None, **model_args: Any
     ) -> Recognizer:
-        """An untrained one, in training mode; preprocessing is timm's for the architecture unless given.
+        """Make an untrained one, in training mode; preprocessing is timm's for the architecture unless given.
 
         Raises ModelError.
         """
@@ -86,7 +86,7 @@ class Recognizer(nn.Module):
             artifact.write(self.describe(tensors), temporary)
 
     def describe(self, tensors: Mapping[str, Tensor] | None = None) -> Description:
-        """What recognizer.json says of it; the hash is that of `tensors` where they differ from its own."""
+        """Describe it as recognizer.json does of it; the hash is that of `tensors` where they differ from its own."""
         return Description(
             architecture=self.architecture,
             preprocess=self.preprocess,
@@ -109,41 +109,42 @@ class Recognizer(nn.Module):
         return next(self.model.parameters()).device
 
     def freeze(self) -> Recognizer:
-        """Inference: no gradients to the weights, no dropout, fixed statistics. Returns self."""
+        """Freeze it for inference: no gradients to the weights, no dropout, fixed statistics. Returns self."""
         return self.requires_grad_(False).eval()
 
     def unfreeze(self) -> Recognizer:
-        """Training. Returns self."""
+        """Make it ready for training. Returns self."""
         return self.requires_grad_(True).train()
 
     def batch(self, images: Iterable[Image.Image]) -> Tensor:
-        """Pictures of mode RGB to what `forward` reads: float32 (B, 3, H, W) on the model's device."""
+        """Turn pictures of mode RGB to what `forward` reads: float32 (B, 3, H, W) on the model's device."""
         pixels = torch.from_numpy(np.stack([self.preprocess.pixels(image) for image in images]))  # (B, H, W, 3)
         return self.preprocess.normalize(pixels.to(self.device))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, n) of preprocessed pictures (B, 3, H, W)."""
+        """Compute logits (B, n) of preprocessed pictures (B, 3, H, W)."""
         return self.model(x)
 
     def embed(self, x: Tensor) -> Tensor:
-        """Pooled embedding (B, D), after the head's norm where there is one."""
+        """Compute the pooled embedding (B, D), after the head's norm where there is one."""
         return self._pooled(self.model.forward_features(x))
 
     def prelogits(self, x: Tensor) -> Tensor:
-        """What the last linear layer reads (B, D'); the embedding itself unless the head has a hidden layer."""
+        """Compute what the last linear layer reads (B, D'); the embedding itself unless the head has a hidden layer."""
         return self.model.forward_head(self.model.forward_features(x), pre_logits=True)
 
     def features(
         self, images: Tensor | Sequence[Image.Image], stages: Sequence[int] = (0, 1, 2, 3)
     ) -> dict[int | str, Tensor]:
-        """Maps (B, C, H/s, W/s) of the stages 0 to 3, where s is 4, 8, 16, 32; from (B, 3, H, W), or from pictures of
-        mode RGB.
+        """Compute maps (B, C, H/s, W/s) of the stages 0 to 3, where s is 4, 8, 16, 32; from (B, 3, H, W), or from
+        pictures of mode RGB.
         """
         outputs = self.outputs(images, stages)
         return {stage: outputs[stage] for stage in stages}
 
     def outputs(self, images: Tensor | Sequence[Image.Image], stages: Sequence[int] = ()) -> dict[int | str, Tensor]:
-        """All in one forward pass: `logits`, `embedding`, `prelogits`, and the map of each stage under its number.
+        """Compute all in one forward pass: `logits`, `embedding`, `prelogits`, and the map of each stage under its
+        number.
 
         Raises ModelError for a stage that the network does not have.
         """
@@ -160,7 +161,7 @@ class Recognizer(nn.Module):
         return outputs | dict(zip(sorted(set(stages)), maps, strict=True))
 
     def _indices(self, stages: Sequence[int]) -> list[int]:
-        """timm's numbers for stages; networks that also halve once count from stride 2."""
+        """Find timm's numbers for stages; networks that also halve once count from stride 2."""
         strides = [info["reduction"] for info in getattr(self.model, "feature_info", [])]
         known = {STRIDES.index(stride): index for index, stride in enumerate(strides) if stride in STRIDES}
         missing = sorted(set(stages) - set(known))

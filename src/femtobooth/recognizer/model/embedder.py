@@ -23,11 +23,11 @@ class Embedder(TransformerMixin, BaseEstimator):
         self.batch_size = batch_size
 
     def fit(self, X: Sequence[Any], y: Any = None) -> Embedder:
-        """Nothing to learn. Returns self."""
+        """Learn nothing. Returns self."""
         return self
 
     def transform(self, X: Sequence[str | Path | Image.Image]) -> np.ndarray:
-        """Embeddings, float32 (N, D), of files or pictures of mode RGB.
+        """Compute embeddings, float32 (N, D), of files or pictures of mode RGB.
 
         Raises PhotoError for a file that cannot be read.
         """

@@ -31,7 +31,7 @@ class HubConfig:
     """Arguments that shape the network."""
 
     def settled(self) -> dict[str, Any]:
-        """`pretrained` over timm's defaults for weights that say nothing (not those of the architecture).
+        """Lay `pretrained` over timm's defaults for weights that say nothing (not those of the architecture).
 
         Keys unknown to timm go.
         """

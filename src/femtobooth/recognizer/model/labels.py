@@ -44,7 +44,8 @@ class Labels:
         return slice(*next(iter(self.groups.values())))
 
     def probabilities(self, logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-        """Softmax of (B, n) logits over the temperature within each group: float64 (B, n); each group sums to 1.
+        """Compute the softmax of (B, n) logits over the temperature within each group: float64 (B, n); each group sums
+        to 1.
 
         Temperature scaling is that of Guo et al. 2017 (arXiv 1706.04599, eq. 9).
         """
@@ -57,8 +58,8 @@ class Labels:
         return result
 
     def top(self, probabilities: np.ndarray, k: int = 5, group: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """The k likeliest of a group (the first one unless named): indices and probabilities, both (B, k), likeliest
-        first.
+        """Find the k likeliest of a group (the first one unless named): indices and probabilities, both (B, k),
+        likeliest first.
 
         Indices count from the first of all logits; of equal ones the lower comes first; k is cut to the group's size.
         """
@@ -68,13 +69,13 @@ class Labels:
         return order + where.start, np.take_along_axis(part, order, axis=1)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Give plain JSON values."""
         groups = {name: list(span) for name, span in self.groups.items()}
         return {"names": list(self.names), "synsets": list(self.synsets) if self.synsets else None, "groups": groups}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Labels:
-        """The inverse of `to_dict`. Raises ModelError."""
+        """Read what `to_dict` gave. Raises ModelError."""
         try:
             names, synsets = value["names"], value.get("synsets")
             groups = {str(name): (int(start), int(end)) for name, (start, end) in (value.get("groups") or {}).items()}
@@ -86,7 +87,7 @@ class Labels:
 
 
 def imagenet(subset: str = "imagenet-1k") -> Labels:
-    """ImageNet's classes in the usual order, as timm knows them: lemmas for names, WordNet ids for synsets."""
+    """List ImageNet's classes in the usual order, as timm knows them: lemmas for names, WordNet ids for synsets."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo(subset)

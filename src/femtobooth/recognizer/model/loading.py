@@ -43,7 +43,7 @@ ROOM = 2.0  # values of a network for each value in the file: layouts of others 
 
 
 def load(found: weights.Found) -> dict[str, Any]:
-    """The arguments of `Recognizer` for what `weights.resolve` found. Raises ModelError, or UnsafeFileError."""
+    """Read the arguments of `Recognizer` for what `weights.resolve` found. Raises ModelError, or UnsafeFileError."""
     return _of_artifact(found.path) if found.is_artifact else _of_file(found)
 
 
@@ -109,8 +109,8 @@ def _of_file(found: weights.Found) -> dict[str, Any]:
 
 
 def tensors_of(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors of a file of weights or of a checkpoint as timm takes them, and the architecture that its training
-    named.
+    """Read the tensors of a file of weights or of a checkpoint as timm takes them, and the architecture that its
+    training named.
     """
     contents, _ = stored.read(path)
     part = next((name for name in CHECKPOINT if isinstance(contents.get(name), dict)), None)
@@ -123,7 +123,9 @@ def tensors_of(path: Path) -> tuple[dict[str, Tensor], str | None]:
 
 
 def settled(found: weights.Found, architecture: str) -> dict[str, Any]:
-    """timm's description of the weights: of config.json, where there is one, else of what timm knows by this name."""
+    """Return timm's description of the weights: of config.json, where there is one, else of what timm knows by this
+    name.
+    """
     try:
         if found.config.architecture:
             return found.config.settled()
@@ -133,8 +135,8 @@ def settled(found: weights.Found, architecture: str) -> dict[str, Any]:
 
 
 def arguments(found: weights.Found, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What shapes the network as config.json says, without the number of classes; of networks of one input size, that
-    size too.
+    """Say what shapes the network as config.json says, without the number of classes; of networks of one input size,
+    that size too.
     """
     given = {name: value for name, value in found.config.model_args.items() if name != "num_classes"}
     if found.config.architecture and config.get("fixed_input_size"):
@@ -143,7 +145,7 @@ def arguments(found: weights.Found, config: Mapping[str, Any]) -> dict[str, Any]
 
 
 def registered(architecture: str) -> str:
-    """The name without a tag that timm does not know (of weights that others trained)."""
+    """Return the name without a tag that timm does not know (of weights that others trained)."""
     try:
         timm.get_pretrained_cfg(architecture)
     except RuntimeError:
@@ -161,7 +163,7 @@ def _head(config: Mapping[str, Any], tensors: Mapping[str, Tensor], architecture
 
 
 def _classes(tensors: Mapping[str, Tensor], config: Mapping[str, Any], found: weights.Found) -> int:
-    """Number of classes: what config.json says, else the rows of the file's last layer, else those of timm's
+    """Tell the number of classes: what config.json says, else the rows of the file's last layer, else those of timm's
     weights.
     """
     described = found.config
@@ -183,7 +185,7 @@ def _classes(tensors: Mapping[str, Tensor], config: Mapping[str, Any], found: we
 
 
 def _without_background(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Without the class of no object that comes first in some weights (timm's `label_offset`)."""
+    """Drop the class of no object that comes first in some weights (timm's `label_offset`)."""
     offset, head = config.get("label_offset"), config.get("classifier")
     if not isinstance(offset, int) or offset <= 0 or not isinstance(head, str):
         return tensors
@@ -205,14 +207,14 @@ def _labels(config: Mapping[str, Any], count: int, found: weights.Found) -> Labe
 
 
 def own_size(model: Any) -> tuple[int, int] | None:
-    """Height and width of a network that reads no other; None for those that read any."""
+    """Tell the height and width of a network that reads no other; None for those that read any."""
     traits = getattr(model, "_traits", {})
     size = traits.get("img_size") if traits.get("fixed_input_size") else None
     return (int(size[0]), int(size[1])) if size else None
 
 
 def _in_order(model: nn.Module, tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """Tensors under the model's names; the other implementation names them differently but in the same order."""
+    """Put tensors under the model's names; the other implementation names them differently but in the same order."""
     own, theirs = ([name for name in names if not name.endswith(COUNTER)] for names in (model.state_dict(), tensors))
     if len(own) != len(theirs):
         raise ModelError(f"{path}: {len(theirs)} tensors instead of {len(own)}", stored.DAMAGED)
@@ -229,7 +231,7 @@ def build(
     path: Path | None = None,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Any:
-    """An untrained timm model, for `tensors` that it should not be far larger than where a file describes it.
+    """Build an untrained timm model, for `tensors` that it should not be far larger than where a file describes it.
 
     Raises ModelError.
     """
@@ -262,7 +264,7 @@ class _TooLarge(Exception):
 
 
 def _sum(value: Any) -> int:
-    """The whole numbers in a JSON value, without their signs, added up."""
+    """Add up the whole numbers in a JSON value, without their signs."""
     if isinstance(value, (dict, list, tuple)):
         return sum(map(_sum, value.values() if isinstance(value, dict) else value))
     return abs(value) if isinstance(value, int) else 0
@@ -270,7 +272,7 @@ def _sum(value: Any) -> int:
 
 @contextmanager
 def _bounded(tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Raises _TooLarge once what is built has more layers or values than the tensors could fill."""
+    """Raise _TooLarge once what is built has more layers or values than the tensors could fill."""
     layers, values = 50 * len(tensors) + 1000, ROOM * sum(tensor.numel() for tensor in tensors.values()) + 1e6
 
     def count_layer(*_: Any) -> None:
@@ -343,7 +345,7 @@ def refuse_not_finite(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def hash_of(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and values (floats as 32-bit) of tensors, in sorted order, hexadecimal."""
+    """Hash by SHA-256 the names, shapes and values (floats as 32-bit) of tensors, in sorted order, hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         if not name.endswith(COUNTER):

@@ -64,7 +64,7 @@ class Preprocess:
 
     @classmethod
     def from_timm(cls, config: Mapping[str, Any], size: int | tuple[int, int] | None = None) -> Preprocess:
-        """From what `timm.data.resolve_data_config` gives; `size` (height and width) goes before its own.
+        """Take over what `timm.data.resolve_data_config` gives; `size` (height and width) goes before its own.
 
         Raises ModelError.
         """
@@ -87,17 +87,17 @@ class Preprocess:
             raise ModelError(f"preprocessing is not described as timm does ({error})") from None
 
     def to_timm(self) -> dict[str, Any]:
-        """Arguments of `timm.data.create_transform`."""
+        """Give the arguments of `timm.data.create_transform`."""
         config = asdict(self)
         return {"input_size": (3, *config.pop("size")), **config}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Give plain JSON values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Preprocess:
-        """The inverse of `to_dict`. Raises ModelError."""
+        """Read what `to_dict` gave. Raises ModelError."""
         try:
             fields: dict[str, Any] = {
                 name: tuple(part) if isinstance(part, list) else part for name, part in value.items()
@@ -120,7 +120,7 @@ class Preprocess:
         return _resize_and_crop(image, (width, height), target, INTERPOLATIONS[self.interpolation], fill)
 
     def normalize(self, batch: Batch) -> Batch:
-        """uint8 (B, H, W, 3), a torch tensor or a numpy array, to float32 (B, 3, H, W) of the same kind."""
+        """Turn uint8 (B, H, W, 3), a torch tensor or a numpy array, to float32 (B, 3, H, W) of the same kind."""
         if isinstance(batch, np.ndarray):
             planes = batch.transpose(0, 3, 1, 2).astype(np.float32, order="C")
             mean, std = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (self.mean, self.std))
@@ -137,7 +137,7 @@ class Preprocess:
 
 
 def _resized(width: int, height: int, scaled: tuple[int, ...], crop_mode: str) -> tuple[int, int]:
-    """Width and height before the crop; each rounding is that of timm or torchvision."""
+    """Compute the width and height before the crop; each rounding is that of timm or torchvision."""
     if crop_mode == "squash":
         return scaled[1], scaled[0]
     if crop_mode == "center" and scaled[0] == scaled[1]:  # torchvision's Resize(int)
@@ -155,7 +155,8 @@ def _resize_and_crop(
     filter: Image.Resampling,
     fill: tuple[int, ...],
 ) -> np.ndarray:
-    """The middle `target` (height, width) of a picture of size `resized` (width, height), padded where that is smaller.
+    """Cut the middle `target` (height, width) of a picture of size `resized` (width, height), padded where that is
+    smaller.
 
     The picture is resized whole and cropped then: PIL rounds between its passes, in an order that depends on the whole
     size (and on PIL's version), so that nothing less gives the same bits.
@@ -175,7 +176,7 @@ def _resize_and_crop(
 
 
 def _middle(have: int, want: int) -> tuple[int, int, int]:
-    """Where a crop of `want` out of `have` pixels starts (negative: padding), and which of its pixels exist: first,
+    """Say where a crop of `want` out of `have` pixels starts (negative: padding), and which of its pixels exist: first,
     end.
     """
     start = round((have - want) / 2) if have >= want else -((want - have) // 2)

@@ -21,8 +21,8 @@ Floats = NDArray[np.float32]
 
 
 def centroids(embeddings: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Any]:
-    """`center` (D,) and unit `centroids` (C, D) of training embeddings (N, D) with labels 0 to C-1, every class among
-    them.
+    """Compute `center` (D,) and unit `centroids` (C, D) of training embeddings (N, D) with labels 0 to C-1, every class
+    among them.
     """
     means = np.stack([embeddings[labels == index].mean(axis=0) for index in range(classes)]).astype(np.float64)
     center = means.mean(axis=0)
@@ -30,8 +30,8 @@ def centroids(embeddings: np.ndarray, labels: np.ndarray, classes: int) -> dict[
 
 
 def similarity(embeddings: np.ndarray, rejection: Mapping[str, Any]) -> NDArray[np.float64]:
-    """Cosine similarity (B,), -1 to 1, of embeddings (B, D) to the nearest centroid; lower than `threshold` is
-    rejected.
+    """Compute the cosine similarity (B,), -1 to 1, of embeddings (B, D) to the nearest centroid; lower than `threshold`
+    is rejected.
     """
     centred = np.asarray(embeddings, np.float64) - np.asarray(rejection["center"], np.float64)
     return (_unit(centred) @ np.asarray(rejection["centroids"], np.float64).T).max(axis=1)
@@ -58,7 +58,7 @@ class Limit(NamedTuple):
 
 
 def limit(held_out: np.ndarray) -> Limit:
-    """The similarity that at most REJECTED of new pictures of known classes stay below.
+    """Find the similarity that at most REJECTED of new pictures of known classes stay below.
 
     `held_out` (N,) are similarities of known pictures to centroids that they had no part in, one of each group of
     near-duplicates. The k-th lowest of them rejects k in N + 1 whatever their distribution (split conformal prediction:
@@ -90,7 +90,7 @@ def limit(held_out: np.ndarray) -> Limit:
 
 
 def one_of_each(similarities: np.ndarray, groups: np.ndarray) -> NDArray[np.float64]:
-    """The lowest similarity of each group of near-duplicates, which are no independent evidence."""
+    """Take the lowest similarity of each group of near-duplicates, which are no independent evidence."""
     names, inside = np.unique(groups, return_inverse=True)
     lowest = np.full(len(names), np.inf)
     np.minimum.at(lowest, inside, similarities)

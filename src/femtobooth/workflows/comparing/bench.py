@@ -69,14 +69,14 @@ class Bench:
         return tuple(sorted({1, self.settings.batch_size}))
 
     def path(self, kind: str, *facts: Any, end: str = "json") -> Path:
-        """Where the result of a measurement is kept; `facts` are all that it depends on besides machine and
+        """Say where the result of a measurement is kept; `facts` are all that it depends on besides machine and
         versions.
         """
         told = json.dumps([self._facts, kind, facts], sort_keys=True)
         return cache.cache_folder() / "compare" / f"{kind}-{hashlib.sha256(told.encode()).hexdigest()[:32]}.{end}"
 
     def kept(self, path: Path) -> dict[str, Any] | None:
-        """What was measured before, unless `fresh`; None for what is missing or damaged."""
+        """Say what was measured before, unless `fresh`; None for what is missing or damaged."""
         stored = None if self.settings.fresh else cache.read(path)
         return None if stored is None else dict(json.loads(stored))
 
@@ -90,13 +90,13 @@ class Bench:
 
 
 def groups(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
-    """The models of each task, in order."""
+    """Group the models of each task, in order."""
     tasks = dict.fromkeys(one.task for one in candidates)
     return {task: [one for one in candidates if one.task == task] for task in tasks}
 
 
 def measure(bench: Bench, remarks: list[str]) -> dict[str, Measured]:
-    """Facts, peak memory and times (none without `speed`) of every model, by its hash."""
+    """Measure facts, peak memory and times (none without `speed`) of every model, by its hash."""
     batches, rounds = bench.batches(), bench.settings.rounds
     how = [bench.options["device"], bench.threads, batches]
     facts: dict[str, dict[str, Any]] = {}
@@ -167,7 +167,7 @@ def _how_timed(bench: Bench, one: Candidate, others: int) -> str:
 
 
 def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, Any]:
-    """Seconds a batch by model and batch size, and the cores that others took meanwhile.
+    """Measure seconds a batch by model and batch size, and the cores that others took meanwhile.
 
     In each round every model has its turn, and each round begins with another one.
     """
@@ -189,8 +189,8 @@ def _times(bench: Bench, group: Sequence[Candidate]) -> dict[str, Any]:
 def answers(
     bench: Bench, measured: Mapping[str, Measured], labelled: Mapping[str, Example], remarks: list[str]
 ) -> Pictures:
-    """What each recognizer says of the `labelled` pictures of the data, those left out that one of them was trained on
-    or whose ranges were set on them.
+    """Ask what each recognizer says of the `labelled` pictures of the data, those left out that one of them was trained
+    on or whose ranges were set on them.
 
     Raises PhotoError where nothing is left to measure on.
     """
@@ -255,7 +255,7 @@ def answers(
 
 
 def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
-    """Real labelled pictures by their SHA-256, each once. Raises PhotoError where there are none."""
+    """Find real labelled pictures by their SHA-256, each once. Raises PhotoError where there are none."""
     read = dataset.read(data)
     everything, said = read.to_measure()
     remarks += said
@@ -285,7 +285,7 @@ def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
 
 
 def _truth(data: str, models: Sequence[Measured], labels: Sequence[str]) -> dict[str, np.ndarray]:
-    """By model hash the true class of each picture (N,) among that model's classes, -1 where it has none of that
+    """Find by model hash the true class of each picture (N,) among that model's classes, -1 where it has none of that
     name.
     """
     given = list(dict.fromkeys(labels))
@@ -305,7 +305,7 @@ def _truth(data: str, models: Sequence[Measured], labels: Sequence[str]) -> dict
 
 
 def drawings(bench: Bench, measured: Mapping[str, Measured]) -> Drawings | None:
-    """The same prompts and seeds by every generator."""
+    """Draw the same prompts and seeds by every generator."""
     these = [one for one in measured.values() if one.candidate.task == GENERATOR]
     if not these or not bench.settings.prompts:
         return None

@@ -54,7 +54,7 @@ class Candidate:
 
 
 def find(references: Sequence[str]) -> list[Candidate]:
-    """What the references name. Raises ModelError and SettingsError, each naming the reference.
+    """Find what the references name. Raises ModelError and SettingsError, each naming the reference.
 
     `generator:` or `recognizer:` before a name says which is meant where it could be either; `bundled` alone is of the
     task that the others have, where they have one.
@@ -79,7 +79,7 @@ def find(references: Sequence[str]) -> list[Candidate]:
 
 
 def generators(references: Sequence[str]) -> Iterator[str]:
-    """Those of the references that name generators, as `locate` takes them; nothing is loaded or hashed."""
+    """Find those of the references that name generators, as `locate` takes them; nothing is loaded or hashed."""
     tasks = [_task(reference) for reference in references]
     either = RECOGNIZER not in tasks
     return (
@@ -94,7 +94,7 @@ def _plain(reference: str) -> str:
 
 
 def _task(reference: str) -> str | None:
-    """None for what could be either."""
+    """Tell the task of a reference; None for what could be either."""
     for task in (GENERATOR, RECOGNIZER):
         if reference.startswith(f"{task}:"):
             return task
@@ -116,7 +116,7 @@ def _task(reference: str) -> str | None:
 
 
 def _cached(repo: str) -> bool:
-    """Whether the local hub cache holds a Stable Diffusion of this name."""
+    """Tell whether the local hub cache holds a Stable Diffusion of this name."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
@@ -127,7 +127,7 @@ def _cached(repo: str) -> bool:
 
 
 def header(path: Path) -> dict[str, Any]:
-    """A safetensors file's header: name to dtype and shape; {} for any other file."""
+    """Read a safetensors file's header: name to dtype and shape; {} for any other file."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -191,6 +191,6 @@ def _recognizer(given: str, reference: str) -> Candidate:
 
 
 def _named(found: list[Candidate]) -> list[Candidate]:
-    """Each under its own name: where two would have the same, as it was given."""
+    """Name each for itself: where two would have the same, as it was given."""
     count = Counter(one.name for one in found)
     return [one if count[one.name] == 1 else replace(one, name=one.given) for one in found]

@@ -99,7 +99,7 @@ def cost(one: Measured) -> Figure:
 
 
 def _from_card(readme: str, topic: str) -> str:
-    """The first sentence of the card's paragraph that begins with **topic**."""
+    """Return the first sentence of the card's paragraph that begins with **topic**."""
     found = re.search(rf"^\*\*{topic}\*\*:\s*(.+?)(?:\n\n|\Z)", readme, re.MULTILINE | re.DOTALL)
     return re.split(r"(?<=[^.])\.\s", " ".join(found[1].split()), maxsplit=1)[0].removesuffix(".") if found else ""
 
@@ -118,7 +118,7 @@ def from_file(path: Path, what: str) -> How:
 
 
 def settings_that_differ(candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
-    """Settings in which runs of the same command differ, as rows: setting, and its value in each run."""
+    """List settings in which runs of the same command differ, as rows: setting, and its value in each run."""
     runs: dict[str, dict[str, str]] = {}
     for one in candidates:
         if one.run and (one.run / "config.yaml").is_file():
@@ -144,7 +144,7 @@ def missing(how: How) -> Figure:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Dotted names and values."""
+    """List dotted names and values."""
     found: list[tuple[str, Any]] = []
     for name, value in settings.items():
         found += _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else [(prefix + str(name), value)]

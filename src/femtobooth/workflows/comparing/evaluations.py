@@ -37,7 +37,7 @@ class Score:
 
 
 def scores(one: Measured, models: Sequence[Measured]) -> list[Score]:
-    """Of its own evaluation, or, for a base, of the first evaluation among `models` whose floor it is."""
+    """Read the scores of its own evaluation, or, for a base, of the first evaluation among `models` whose floor it is."""
     own = _evaluation(one)
     if own:
         return _scores(one, own, floor=False)
@@ -49,7 +49,7 @@ def scores(one: Measured, models: Sequence[Measured]) -> list[Score]:
 
 
 def _evaluation(one: Measured) -> dict[str, Any] | None:
-    """RUN/evaluation/evaluation.json, if it is of these weights."""
+    """Read RUN/evaluation/evaluation.json, if it is of these weights."""
     report = read_json(one.candidate.run / "evaluation" / "evaluation.json") if one.candidate.run else None
     known = (
         isinstance(report, dict)
@@ -99,8 +99,8 @@ def _scores(one: Measured, report: Mapping[str, Any], floor: bool) -> list[Score
 
 
 def classifier_evaluation(one: Measured, folders: Sequence[str]) -> tuple[Figure, Figure] | None:
-    """Top-1 accuracy and calibration error that evaluate-classifier found of exactly these weights; the newest report
-    counts.
+    """Read the top-1 accuracy and calibration error that evaluate-classifier found of exactly these weights; the newest
+    report counts.
     """
     own = [place / "evaluation" for place in (one.candidate.run, one.candidate.path) if place]
     files = [folder / "report.json" for folder in [*own, *(Path(folder) for folder in folders)]]

@@ -76,7 +76,7 @@ class Difference:
 
 
 def speed(name: str, first: ArrayLike, second: ArrayLike) -> Difference:
-    """Seconds (rounds,) of the first model and of the second, round by round."""
+    """Compare seconds (rounds,) of the first model and of the second, round by round."""
     ratio = metrics.median_interval(np.asarray(first, np.float64) / np.asarray(second, np.float64))
     if ratio.value >= 1:
         text = f"{ratio.value:.1f}x as fast ({ratio.low:.1f} to {ratio.high:.1f})"
@@ -90,7 +90,7 @@ def speed(name: str, first: ArrayLike, second: ArrayLike) -> Difference:
 
 
 def accuracy(name: str, first: ArrayLike, second: ArrayLike) -> Difference:
-    """Booleans (N,): whether each model is right on the same N pictures."""
+    """Compare booleans (N,): whether each model is right on the same N pictures."""
     change = metrics.paired_difference(first, second)
     value, low, high = (100 * part for part in change)
     text = f"{value:+.1f} points ({low:+.1f} to {high:+.1f}; {len(np.asarray(first))} pictures)"
@@ -100,7 +100,7 @@ def accuracy(name: str, first: ArrayLike, second: ArrayLike) -> Difference:
 def apart(
     name: str, first: Sequence[float], second: Sequence[float], higher: bool, scale: float = 1, unit: str = ""
 ) -> Difference:
-    """Two values with an interval each, as (value, low, high); `higher` says which side is better."""
+    """Compare two values with an interval each, as (value, low, high); `higher` says which side is better."""
     change = scale * (second[0] - first[0])
     text = f"{change:+.2f}{unit}" if unit else f"{change:+.3f}"
     if first[1] <= second[2] and second[1] <= first[2]:
@@ -109,8 +109,8 @@ def apart(
 
 
 def gain(name: str, change: Sequence[float], higher: bool) -> Difference:
-    """A change whose own interval is known, as (value, low, high) in any order of the ends; `higher` says which side is
-    better.
+    """Judge a change whose own interval is known, as (value, low, high) in any order of the ends; `higher` says which
+    side is better.
     """
     value, (low, high) = change[0], sorted(change[1:])
     return Difference(
@@ -119,7 +119,7 @@ def gain(name: str, change: Sequence[float], higher: bool) -> Difference:
 
 
 def exact(name: str, kind: str, first: float, second: float) -> Difference:
-    """Amounts of which less is better; `kind` (size or memory) says from where on they differ."""
+    """Compare amounts of which less is better; `kind` (size or memory) says from where on they differ."""
     ratio = first / second
     text = f"{ratio:.1f}x smaller" if ratio >= 1 else f"{1 / ratio:.1f}x larger"
     if max(ratio, 1 / ratio) < LEAST[kind]:
@@ -128,7 +128,7 @@ def exact(name: str, kind: str, first: float, second: float) -> Difference:
 
 
 def verdict(model: str, against: str, differences: Sequence[Difference], unmeasured: str) -> dict[str, object]:
-    """The differences as sentences, and when to choose which, by the last two rules.
+    """Put the differences as sentences, and when to choose which, by the last two rules.
 
     `unmeasured` says why nothing is known of quality, for the case that no difference is about it.
     """

@@ -77,22 +77,22 @@ class Pictures:
         return {own: metrics.softmax(values, temperatures[own]).max(axis=1) for own, values in self.logits.items()}
 
     def right(self, own: str) -> np.ndarray:
-        """Whether a model is right (N,); False where it does not know the class."""
+        """Tell whether a model is right (N,); False where it does not know the class."""
         return np.asarray(self.predicted[own] == self.truth[own])
 
     def accuracy(self, own: str) -> tuple[Interval, int]:
-        """Top-1 over the pictures whose class the model knows, and how many these are."""
+        """Compute the top-1 over the pictures whose class the model knows, and how many these are."""
         known = self.truth[own] >= 0
         return metrics.wilson(int(self.right(own)[known].sum()), int(known.sum())), int(known.sum())
 
     def calibration(self, own: str) -> Interval:
-        """Expected calibration error over the same pictures."""
+        """Compute the expected calibration error over the same pictures."""
         known = self.truth[own] >= 0
         confidence, right = self.confidence[own][known], self.right(own)[known]
         return metrics.bootstrap(lambda c, r: metrics.calibration_error(c, r, BINS), confidence, right, biased=True)
 
     def differences(self, first: Measured, second: Measured) -> list[Difference]:
-        """Of two recognizers, on the pictures whose class both know; nothing where there are none."""
+        """Compare two recognizers on the pictures whose class both know; nothing where there are none."""
         one, two = first.candidate.hash, second.candidate.hash
         if one not in self.logits or two not in self.logits:
             return []
@@ -112,8 +112,8 @@ class Pictures:
         ]
 
     def disagreements(self, most: int) -> list[dict[str, Any]]:
-        """Pictures that the models name differently: first those where some are right and some wrong, the surest
-        first.
+        """Find pictures that the models name differently: first those where some are right and some wrong, the
+        surest first.
         """
         asked = list(self.logits)
         if len(asked) < 2:
@@ -145,11 +145,11 @@ class Pictures:
         return [row for *_, row in sorted(rows, key=lambda entry: entry[:3])][:most]
 
     def disagreeing(self) -> int:
-        """How many pictures the models name differently."""
+        """Say how many pictures the models name differently."""
         return len(self.disagreements(len(self.paths)))
 
     def _true_name(self, index: int) -> str:
-        """The first model's word for the true class, else that of the data."""
+        """Return the first model's word for the true class, else that of the data."""
         for own, truth in self.truth.items():
             if truth[index] >= 0:
                 return self.names[own][int(truth[index])]

@@ -35,7 +35,7 @@ class Row:
 
 
 def table(task: str, models: Sequence[Measured], pictures: Pictures | None, evaluations: Sequence[str]) -> list[Row]:
-    """The table of one task, the most asked-for rows first."""
+    """Make the table of one task, the most asked-for rows first."""
     specific = _generators(models) if task == GENERATOR else _recognizers(models, pictures, evaluations)
     batches = sorted({batch for one in models for batch in one.seconds})
     lines: list[tuple[str, Maker]] = [
@@ -63,7 +63,7 @@ def table(task: str, models: Sequence[Measured], pictures: Pictures | None, eval
 
 
 def plain(tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
-    """The tables as JSON values."""
+    """Make the tables as JSON values."""
     return {
         task: [{"name": row.name, "figures": [asdict(one) for one in row.figures]} for row in rows]
         for task, rows in tables.items()
@@ -71,7 +71,7 @@ def plain(tables: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
 
 
 def remarks(models: Sequence[Measured], pictures: Pictures | None) -> list[str]:
-    """What a reader has to know to read the tables rightly."""
+    """Say what a reader has to know to read the tables rightly."""
     said = []
     recognizers = [one for one in models if one.candidate.task != GENERATOR]
     sets = {tuple(one.facts["names"]) for one in recognizers}
@@ -101,7 +101,9 @@ def remarks(models: Sequence[Measured], pictures: Pictures | None) -> list[str]:
 
 
 def score_differences(first: Measured, second: Measured) -> list[Difference]:
-    """Of two generators whose scores were made by the same encoder on the same prompts, seeds and photos."""
+    """Compare the scores of two generators whose scores were made by the same encoder on the same prompts, seeds and
+    photos.
+    """
     if first.candidate.task != GENERATOR:
         return []
     ours, theirs = ({score.name: score for score in scores(one, (first, second))} for one in (first, second))
@@ -110,7 +112,7 @@ def score_differences(first: Measured, second: Measured) -> list[Difference]:
 
 
 def _score_difference(one: Score, two: Score) -> Difference | None:
-    """None where the rules allow no comparison."""
+    """Compare two scores; None where the rules allow no comparison."""
     if one.interval and two.interval:
         return figures.apart(one.name, (one.value, *one.interval), (two.value, *two.interval), one.higher)
     if one.floor == two.floor:

@@ -70,6 +70,6 @@ recognizer:bundled where it could be either)."""
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """How the card of the first generator recommends to draw."""
+        """Say how the card of the first generator recommends to draw."""
         first = next(generators(given.get("models") or [BUNDLED]), None)
         return {"sampling": of_card(first, "generate").get("sampling", {})} if first else {}

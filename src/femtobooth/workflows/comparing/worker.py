@@ -30,7 +30,7 @@ class Worker:
     """The parent's side; the process starts with the first request."""
 
     def __init__(self, candidate: Candidate, options: dict[str, Any]) -> None:
-        """`options`: threads, device, sampling (of generators)."""
+        """Keep what the process will be told; `options`: threads, device, sampling (of generators)."""
         self.candidate, self._options = candidate, options
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[bytes] | None = None
@@ -126,7 +126,7 @@ class _Recognizer:
         self.engine.run(np.repeat(self.pixels, batch, axis=0))
 
     def predict(self, advance: Callable[[int], None], paths: Sequence[str], file: str) -> list[str | None]:
-        """Logits (N, C) of the first group into `file` (.npy), nan for what cannot be read; for each path, why."""
+        """Write logits (N, C) of the first group into `file` (.npy), nan for what cannot be read; for each path, why."""
         from ...recognizer.inference.predict import predict
         from ...recognizer.inference.sources import Source
 
@@ -181,7 +181,7 @@ class _Generator:
         return sample(self.model, prompts, seeds, self.sampling, batch_size=batch)
 
     def draw(self, advance: Callable[[int], None], jobs: Sequence[tuple[str, int, str]]) -> None:
-        """Prompt, seed and the file (.png) for each picture; each is drawn alone, so that no other has a say in it."""
+        """Draw by prompt, seed and file (.png); each is drawn alone, so that no other has a say in it."""
         from PIL import Image
 
         from ...core.files import atomic_file
@@ -193,7 +193,7 @@ class _Generator:
 
 
 def _timed(once: Callable[[int], None], batch: int) -> float:
-    """Median seconds of as many calls as fill a turn."""
+    """Measure the median seconds of as many calls as fill a turn."""
     taken: list[float] = []
     while sum(taken) < TURN:
         start = time.perf_counter()
@@ -230,8 +230,8 @@ def _main(told: str) -> None:
 
 
 def _memory(model: Any, batches: Sequence[int]) -> dict[str, Any]:
-    """Most bytes held after a batch of each size: of main memory, and of the accelerator's where the model is on
-    one.
+    """Read the most bytes held after a batch of each size: of main memory, and of the accelerator's where the model is
+    on one.
     """
     for batch in batches:
         model.once(batch)
