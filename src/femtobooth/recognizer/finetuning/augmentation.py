@@ -51,7 +51,9 @@ def seeded(seed: int, *purpose: int | str) -> Iterator[None]:
 
 
 def augmenter(settings: AugmentSettings, preprocess: Preprocess) -> Callable[[Image.Image], np.ndarray]:
-    """Make what turns a picture of mode RGB to a randomly changed uint8 (H, W, 3) of the size that the network reads."""
+    """Make what turns a picture of mode RGB to a randomly changed uint8 (H, W, 3) of the size that the network
+    reads.
+    """
     steps: list[Callable[[Image.Image], Image.Image]] = []
     if settings.crop < 1:
         steps.append(

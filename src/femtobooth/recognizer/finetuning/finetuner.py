@@ -124,7 +124,9 @@ class Finetuner(NumberedSteps):
         return self.scheduled(optimizer, schedule)
 
     def _factor(self, starts: int) -> Callable[[int], float]:
-        """Compute the shared schedule, and 0 before a group starts; a group that starts later has a warm-up of its own."""
+        """Compute the shared schedule, and 0 before a group starts; a group that starts later has a warm-up of
+        its own.
+        """
         training = self.settings.training
         alone = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
         shared = loop.learning_rate_schedule(training, alone).lr_lambdas[0]
@@ -167,7 +169,9 @@ class Finetuner(NumberedSteps):
         return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Leave frozen layers out: they take no part: neither in the gradient's norm nor in the optimizer's averages."""
+        """Leave frozen layers out: they take no part: neither in the gradient's norm nor in the optimizer's
+        averages.
+        """
         for group in optimizer.param_groups:
             if group["lr"] == 0:
                 for parameter in group["params"]:

@@ -54,7 +54,9 @@ def grad_cam(model: torch.nn.Module, batch: torch.Tensor, classes: Sequence[int]
 
 
 def overlay(pixels: np.ndarray, evidence: np.ndarray, strength: float = 0.72) -> np.ndarray:
-    """Lay a picture uint8 (H, W, 3) under its map (h, w) in colours: dark and grey where nothing speaks for the class."""
+    """Lay a picture uint8 (H, W, 3) under its map (h, w) in colours: dark and grey where nothing speaks for
+    the class.
+    """
     height, width = pixels.shape[:2]
     smooth = Image.fromarray(evidence.astype(np.float32)).resize((width, height), Image.Resampling.BICUBIC)
     heat = np.asarray(smooth).clip(0, 1)  # (H, W)

@@ -37,7 +37,9 @@ class Score:
 
 
 def scores(one: Measured, models: Sequence[Measured]) -> list[Score]:
-    """Read the scores of its own evaluation, or, for a base, of the first evaluation among `models` whose floor it is."""
+    """Read the scores of its own evaluation, or, for a base, of the first evaluation among `models` whose
+    floor it is.
+    """
     own = _evaluation(one)
     if own:
         return _scores(one, own, floor=False)

@@ -126,7 +126,9 @@ class _Recognizer:
         self.engine.run(np.repeat(self.pixels, batch, axis=0))
 
     def predict(self, advance: Callable[[int], None], paths: Sequence[str], file: str) -> list[str | None]:
-        """Write logits (N, C) of the first group into `file` (.npy), nan for what cannot be read; for each path, why."""
+        """Write logits (N, C) of the first group into `file` (.npy), nan for what cannot be read; for each
+        path, why.
+        """
         from ...recognizer.inference.predict import predict
         from ...recognizer.inference.sources import Source
 
