@@ -440,7 +440,7 @@ def test_overwrite_replaces_labels_only(tiny_onnx: Path, photos: Path, tmp_path:
         ({"out": ".", "format": "csv"}, "is a folder"),
         ({"out": "n" * 300 + ".csv"}, "too long"),
         ({"out": "o.txt"}, "ending"),
-        ({"out": "o.csv", "shard": "3/2"}, "--shard"),
+        ({"out": "o.csv", "shard": "3/2"}, "`shard=3/2`"),
         ({"paths": ["no-photos"]}, "no pictures among what was named"),
         ({"paths": [""]}, "'': no such file"),
         ({"paths": ["gone\n.jpg"]}, "gone"),

@@ -107,7 +107,7 @@ def run(settings: ExportSettings) -> dict[str, Any]:
     if report["misses"]:
         raise ParityError(
             f"{out}: {'; '.join(report['misses'])}",
-            "see parity.html there; max_drop and tolerance say what is allowed",
+            "see parity.html there; `max_drop` and `tolerance` say what is allowed",
         )
     return report
 
@@ -197,7 +197,9 @@ def _quantized(
     from ..recognizer.exporting import quantize
 
     if quantize.saturates() and not settings.reduce_range:
-        warn("this processor has no VNNI: sums of 8-bit products may overflow here in silence; reduce_range avoids it")
+        warn(
+            "this processor has no VNNI: sums of 8-bit products may overflow here in silence; `reduce_range=true` avoids it"
+        )
     note(f"setting ranges on {len(read)} photos")
     pixels, truth = (
         np.stack([one for one, _, _ in read]),

@@ -108,9 +108,9 @@ class TrainingPictures(IterableDataset[tuple[int, Tensor, Tensor]]):
         side = round(max(self.preprocess.size) / min(self.settings.crop**0.5, self.preprocess.crop_pct))
         read = lru_cache(max(KEPT_BYTES // (4 * side * side), 1))(lambda index: _shrunk(self.paths[index], side))
         for micro_step in islice(count(self.first), own, None, workers):
-            yield micro_step, *self.draw(micro_step, read, augment)
+            yield micro_step, *self.micro_batch(micro_step, read, augment)
 
-    def draw(
+    def micro_batch(
         self, micro_step: int, read: Callable[[int], Image.Image], augment: Callable[[Image.Image], np.ndarray]
     ) -> tuple[Tensor, Tensor]:
         """Return the pixels and labels of one micro-step."""
