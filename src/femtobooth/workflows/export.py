@@ -198,7 +198,7 @@ def _quantized(
 
     if quantize.saturates() and not settings.reduce_range:
         warn(
-            "this processor has no VNNI: sums of 8-bit products may overflow here in silence; `reduce_range=true` avoids it"
+            "this processor has no VNNI: sums of 8-bit products may overflow in silence; `reduce_range=true` avoids it"
         )
     note(f"setting ranges on {len(read)} photos")
     pixels, truth = (
