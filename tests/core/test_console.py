@@ -123,3 +123,17 @@ def test_a_brief_bar_is_not_drawn_before_it_has_lasted(said: io.StringIO, monkey
         clock[0] += 2
         bar.advance(2)
     assert "2/3" in said.getvalue()
+
+
+@pytest.mark.parametrize("said", [False], indirect=True)
+def test_many_short_waits_are_told_as_one_long_one(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    for number in range(8):
+        with progress_bar(f"batch {number}", 3) as bar:
+            for _ in range(3):
+                clock[0] += 1
+                bar.advance()
+    told = said.getvalue().splitlines()
+    assert [line.partition(":")[0] for line in told] == ["batch 3", "batch 3", "batch 7", "batch 7"]
+    assert told[0].startswith("batch 3: 1 of 3")  # after 10 seconds

@@ -41,6 +41,7 @@ class Terminal:
         self.console = console or Console(stderr=True, quiet=rank() != 0, **STYLE)  # type: ignore[arg-type]
         self._bars: dict[int, _Bar | _Lines] = {}
         self._waiting: dict[int, float] = {}  # since when, those that may be over before a bar is seen
+        self._lines = _Clock()
 
     def __call__(self, event: Event) -> None:
         data = event.data
@@ -90,7 +91,9 @@ class Terminal:
                     if over:
                         del self._waiting[number]
                     return
-            self._bars[number] = (_Bar if self.console.is_terminal else _Lines)(self.console, data)
+            self._bars[number] = (
+                _Bar(self.console, data) if self.console.is_terminal else _Lines(self.console, data, self._lines)
+            )
         self._bars[number].show(data)
         if over:
             del self._bars[number]
@@ -129,21 +132,29 @@ class _Bar:
             self._drawn.stop()
 
 
+class _Clock:
+    """When a line was last written of how far anything is; many short bars are one long wait."""
+
+    told: float | None = None
+
+
 class _Lines:
     """A bar for readers who cannot see one move: a line every `SECONDS` at most; silent if all is over before."""
 
-    def __init__(self, console: Console, data: Mapping[str, Any]) -> None:
-        self._console, self._first = console, data["done"]
-        self._began = self._told = time.monotonic()
+    def __init__(self, console: Console, data: Mapping[str, Any], clock: _Clock) -> None:
+        self._console, self._first, self._clock = console, data["done"], clock
+        self._began, self._spoke = time.monotonic(), False
+        clock.told = self._began if clock.told is None else clock.told
 
     def show(self, data: Mapping[str, Any]) -> None:
-        due = time.monotonic() - self._told >= SECONDS if data["state"] == RUNNING else self._told > self._began
+        due = time.monotonic() - (self._clock.told or 0) >= SECONDS if data["state"] == RUNNING else self._spoke
         if due and data["state"] != STOPPED:
             self._tell(data)
 
     def _tell(self, data: Mapping[str, Any]) -> None:
-        self._told = time.monotonic()
-        spent, made, total = self._told - self._began, data["done"] - self._first, data["total"]
+        now = self._clock.told = time.monotonic()
+        self._spoke = True
+        spent, made, total = now - self._began, data["done"] - self._first, data["total"]
         count, left = f"{int(data['done'])}", ""
         if total is not None:
             count += f" of {total}"
