@@ -158,7 +158,7 @@ class _Lines:
         count, left = f"{int(data['done'])}", ""
         if total is not None:
             count += f" of {total}"
-            left = f", eta {_clock(spent * (total - data['done']) / made)}" if made > 0 else ""
+            left = f", eta {_clock(spent * (total - data['done']) / made)}" if made > 0 and data["done"] < total else ""
         note = f", {data['note']}" if data["note"] else ""
         self._console.print(shown(f"{data['description']}: {count}, {_clock(spent)}{left}{note}", keep=_LINES))
 
