@@ -47,12 +47,12 @@ def generate_missing(
         stored = [_read(paths[row], keys[row], size) for row in rows]
         if any(picture is None for picture in stored):
             texts, seeds = zip(*(jobs[row] for row in rows), strict=True)
-            drawn = sampling.sample(model, [*texts], [*seeds], settings, (size, size), batch_size=len(rows), bar=bar)
-            for row, picture in zip(rows, drawn, strict=True):
+            made = sampling.sample(model, [*texts], [*seeds], settings, (size, size), batch_size=len(rows), bar=bar)
+            for row, picture in zip(rows, made, strict=True):
                 place = {"batch": [row - first, len(rows)]}
                 record = records.record("cached", *jobs[row], {"hash": model.hash}, shape, keys[row], place)
                 _write(paths[row], picture, record)
-            stored = list(drawn)
+            stored = list(made)
         else:
             bar.advance(len(rows) * settings.steps)
         found[rows.start : rows.stop] = np.stack(stored)  # type: ignore[arg-type]

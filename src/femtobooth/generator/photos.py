@@ -23,8 +23,8 @@ from .captions import STYLES, caption_files, class_captions, own_captions
 from .prompts import SUBJECT
 from .settings import PhotoSettings
 
-LEAST_SIDE = 64  # pixels; below, there is nothing to learn a subject from
-FEW = 3
+MIN_SIDE_PIXELS = 64  # pixels; below, there is nothing to learn a subject from
+MIN_PHOTOS = 3
 CROPS = "crops.png"  # in a run folder: the photos as they are trained on
 SMALL = 0.3  # of a photo: a crop that keeps less may hold a detail, or something beside the subject
 ALIKE = 0.4  # of what is taken for the subject, below which its colours are not those of the other photos' subjects
@@ -80,8 +80,8 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
             rows.append(_row(path, reason=picture.reason))
             continue
         image, pixels = picture.image, _hash(picture.image)
-        if min(image.size) < LEAST_SIDE:
-            rows.append(_row(path, picture, reason=f"too small: needs {LEAST_SIDE} px each way"))
+        if min(image.size) < MIN_SIDE_PIXELS:
+            rows.append(_row(path, picture, reason=f"too small: needs {MIN_SIDE_PIXELS} px each way"))
             continue
         if pixels in same:
             rows.append(_row(path, picture, reason=f"same pixels as {shown(same[pixels].name)}"))
@@ -113,7 +113,7 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
     enlarged = [shown(photo.path.name) for photo in photos if any(note.startswith("enlarged") for note in photo.notes)]
     if enlarged:
         warnings.append(f"smaller than {size} px and enlarged, which blurs them: {', '.join(enlarged)}")
-    if len(photos) < FEW:
+    if len(photos) < MIN_PHOTOS:
         count = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
         warnings.append(f"only {count}; 3 to 5 varied ones keep the subject apart from its background")
     for warning in [*warnings, *_doubtful_crops([photo.path for photo in photos], subjects)]:
@@ -138,7 +138,9 @@ def load_class_images(folder: str, size: int) -> list[Photo]:
         rows.append(_row(path, picture, notes=notes, captions=own))
     _print_table(rows, "class images")
     if not found:
-        raise PhotoError(f"`prior.folder={folder}`: no usable picture in it", "leave it out to have class images drawn")
+        raise PhotoError(
+            f"`prior.folder={folder}`: no usable picture in it", "leave it out to have class images generated"
+        )
     return found
 
 
@@ -209,7 +211,7 @@ def _subjects(paths: Sequence[Path]) -> dict[Path, _Subject]:
     thumbnails = {}
     for path in paths:
         picture = decode(path)
-        if isinstance(picture, Picture) and min(picture.image.size) >= LEAST_SIDE:
+        if isinstance(picture, Picture) and min(picture.image.size) >= MIN_SIDE_PIXELS:
             thumbnails[path] = thumbnail(np.asarray(picture.image))
     small = list(thumbnails.values())
     masks = find_subjects(small)

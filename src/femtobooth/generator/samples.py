@@ -1,4 +1,4 @@
-"""Pictures of the same prompts and seeds every N steps: what the model has learned so far, for people."""
+"""Sample the same prompts and seeds every N steps: what the model has learned so far, for people."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .settings import SampleSettings
 def generate_samples(
     model: Family, prompts: list[str], settings: SampleSettings, size: int, label: str = "samples"
 ) -> np.ndarray:
-    """(prompts, images, size, size, 3) uint8 pictures; a function of the weights and the settings alone."""
+    """Generate (prompts, images, size, size, 3) uint8 pictures; a function of the weights and the settings alone."""
     texts = [prompt for prompt in prompts for _ in range(settings.images)]
     seeds = [settings.seed + column for _ in prompts for column in range(settings.images)]
     with progress_bar(label, len(texts), parts=settings.sampling.steps) as bar:
@@ -40,15 +40,15 @@ def save_samples(folder: Path, name: str, prompts: list[str], pictures: np.ndarr
         for row, shots in enumerate(pictures):
             for column, shot in enumerate(shots):
                 Image.fromarray(shot).save(temporary / f"{row:02d}-{column}.png")
-    drawn = sheet([list(shots) for shots in pictures], prompts, [])
+    labelled = sheet([list(shots) for shots in pictures], prompts, [])
     with atomic_file(folder / f"{name}.png") as temporary:
-        drawn.save(temporary, format="PNG")
-    return np.asarray(drawn.convert("RGB"))
+        labelled.save(temporary, format="PNG")
+    return np.asarray(labelled.convert("RGB"))
 
 
 @contextmanager
 def as_it_is(module: Any, average: MovingAverage | None) -> Iterator[Family]:
-    """Inside, the model in training can be drawn with: the VAE is beside it, and the moving average in it if there is
+    """Inside, the model in training can be sampled from: the VAE is beside it, and the moving average in it if there is
     one.
     """
     model: Family = module.model
@@ -61,7 +61,7 @@ def as_it_is(module: Any, average: MovingAverage | None) -> Iterator[Family]:
 
 
 class Samples(StepCallback):
-    """Draws before the first step (`step-000000`) and every `settings.every` steps, in the first process only."""
+    """Samples before the first step (`step-000000`) and every `settings.every` steps, in the first process only."""
 
     def __init__(
         self, folder: Path, prompts: list[str], settings: SampleSettings, size: int, average: MovingAverage | None
@@ -71,17 +71,17 @@ class Samples(StepCallback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.global_step == 0:
-            self._draw(trainer, pl_module, 0)
+            self._sample(trainer, pl_module, 0)
 
     def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
         if self.settings.every and step % self.settings.every == 0 and step < trainer.max_steps:
-            self._draw(trainer, module, step)
+            self._sample(trainer, module, step)
 
-    def _draw(self, trainer: Trainer, module: Any, step: int) -> None:
+    def _sample(self, trainer: Trainer, module: Any, step: int) -> None:
         if not trainer.is_global_zero:
             return
         with as_it_is(module, self.average if step else None) as model:
             pictures = generate_samples(model, self.prompts, self.settings, self.size)
         name = f"step-{step:06d}"
-        drawn = save_samples(self.folder, name, self.prompts, pictures)
-        log_picture(trainer, "samples", drawn, step, self.folder / f"{name}.png")
+        labelled = save_samples(self.folder, name, self.prompts, pictures)
+        log_picture(trainer, "samples", labelled, step, self.folder / f"{name}.png")

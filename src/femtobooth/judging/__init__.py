@@ -1,1 +1,1 @@
-"""What a picture is worth: the recognizer's encoders score what the generator draws."""
+"""What a picture is worth: the recognizer's encoders score what the generator makes."""

@@ -1,4 +1,6 @@
-"""Which generated pictures are good enough to train on: like the subject, no copy of a photo, and each only once."""
+"""Choose the generated pictures that are good enough to train on: like the subject, no copy of a photo, and each only
+once.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,13 @@ from ..pictures.regions import only_subject
 from . import scores
 from .encoders import Encoder
 from .memorization import near_copies
-from .verdict import PARTLY
+from .verdict import PARTLY_SHARE
 
 KEPT, EMPTY, UNLIKE, COPY, TWICE = "kept", "empty", "unlike", "copy of a photo", "twice"
 REASONS = (EMPTY, UNLIKE, COPY, TWICE)
-CHUNK = 8  # pictures between two moves of the bar
-ENOUGH = 20  # pictures without the subject that a threshold needs, or more where fewer than one in this many may pass
+PROGRESS_PICTURES = 8  # pictures between two moves of the bar
+# Pictures without the subject that a threshold needs, or more where fewer than one in this many may pass.
+MIN_BASE_PICTURES = 20
 
 
 @dataclass(frozen=True)
@@ -39,22 +42,22 @@ class Filtered:
 
     @property
     def photos_pass(self) -> int:
-        """How many photos would pass themselves: few, and the encoder does not know this subject."""
+        """Count the photos that would pass themselves: few, and the encoder does not know this subject."""
         return int((self.photos > self.threshold).sum())
 
     @property
     def base_passes(self) -> int:
-        """How many pictures without the subject would pass."""
+        """Count the pictures without the subject that would pass."""
         return int((self.base > self.threshold).sum())
 
 
 def needed(share: float) -> int:
-    """How many pictures without the subject tell which score `share` (0..1) of them exceed."""
-    return max(ENOUGH, math.ceil(1 / share) if share else 0)
+    """Count how many pictures without the subject tell which score `share` (0..1) of them exceed."""
+    return max(MIN_BASE_PICTURES, math.ceil(1 / share) if share else 0)
 
 
 def limit(base: np.ndarray, share: float) -> float:
-    """The score that at most `share` (0..1) of the pictures without the subject exceed: a false acceptance rate."""
+    """Find the score that at most `share` (0..1) of the pictures without the subject exceed (false acceptance)."""
     ordered = np.sort(base)[::-1]
     return float(ordered[min(int(share * len(ordered)), len(ordered) - 1)])
 
@@ -77,8 +80,8 @@ def filtered(
     """
     given = [*photos, *base, *pictures]
     parts = []
-    for start in progress(range(0, len(given), CHUNK), f"judging by {encoder.name}"):
-        chunk = given[start : start + CHUNK]
+    for start in progress(range(0, len(given), PROGRESS_PICTURES), f"judging by {encoder.name}"):
+        chunk = given[start : start + PROGRESS_PICTURES]
         parts.append((encoder.images(chunk), encoder.images([only_subject(one) for one in chunk])))
     ends = np.cumsum([len(photos), len(base)])
     (real, floor, found), (real_region, floor_region, found_region) = (
@@ -90,7 +93,7 @@ def filtered(
 
     own = (scores.leave_one_out(real) + scores.leave_one_out(real_region)) / 2 if len(real) > 1 else np.zeros(0)
     of_base, ours = likeness(floor, floor_region), likeness(found, found_region)
-    quarter = of_base.mean() + PARTLY * (own.mean() - of_base.mean()) if len(own) else -1.0
+    quarter = of_base.mean() + PARTLY_SHARE * (own.mean() - of_base.mean()) if len(own) else -1.0
     least = max(limit(of_base, share), float(quarter)) if threshold is None else threshold
     views = [duplicates.views(Image.fromarray(one)) for one in pictures]
     verdicts = [
@@ -107,8 +110,8 @@ def filtered(
 
 
 def repeated(views: Sequence[np.ndarray | None], better: np.ndarray) -> list[int]:
-    """Which of N pictures (`duplicates.views`) repeat another: of each group of near-duplicates all but the `better`
-    (N,) one.
+    """Find which of N pictures (`duplicates.views`) repeat another: of each group of near-duplicates all but the
+    `better` (N,) one.
     """
     if not views:
         return []

@@ -1,4 +1,4 @@
-"""A personalized model's pictures scored by one encoder: every score with its floor, its ceiling and its interval."""
+"""Score a personalized model's pictures by one encoder: every score with its floor, its ceiling and its interval."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PHOTOS = "photos"
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Generated:
     """Everything that is scored: uint8 pictures (P, S, H, W, 3) for prompts and seeds, (C, H, W, 3) for a class."""
 
     tuned: np.ndarray
@@ -54,21 +54,22 @@ class Real:
     """Photos of look-alikes."""
 
 
-def measure(encoder: Encoder, real: Real, drawn: Drawn, texts: Sequence[str], region: bool) -> list[Row]:
-    """All scores by one encoder. `texts` say what each prompt asks for, without the identifier, which no encoder knows.
+def measure(encoder: Encoder, real: Real, generated: Generated, texts: Sequence[str], region: bool) -> list[Row]:
+    """Take all scores by one encoder. `texts` say what each prompt asks for, without the identifier, which no encoder
+    knows.
 
     With `region`, pictures are also scored with all but their subject painted grey, and with their subject painted
     grey.
     """
-    prompts, count = drawn.tuned.shape[:2]
-    photos, others, tuned, base = _embedded(encoder, real, drawn)
+    prompts, count = generated.tuned.shape[:2]
+    photos, others, tuned, base = _embedded(encoder, real, generated)
     rows = [_fidelity(encoder, FIDELITY, tuned, base, photos, others)]
     scenes = {"": (tuned, base)}
     if region:
-        of_region = _embedded(encoder, real, drawn, only_subject)
+        of_region = _embedded(encoder, real, generated, only_subject)
         rows.append(_fidelity(encoder, REGION, of_region[2], of_region[3], *of_region[:2]))
         nothing = Real([], [], {})
-        scenes[", without region"] = _embedded(encoder, nothing, drawn, without_subject)[2:]
+        scenes[", without region"] = _embedded(encoder, nothing, generated, without_subject)[2:]
     if real.gallery:
         rows.append(_gallery(encoder, real.gallery, tuned, base, photos, others))
     if encoder.texts:
@@ -82,12 +83,12 @@ def measure(encoder: Encoder, real: Real, drawn: Drawn, texts: Sequence[str], re
         ours, floor = (np.array([scores.diversity(row) for row in one]) for one in (tuned, base))
         apart = scores.diversity(photos) if len(photos) > 1 else None
         rows.append(_row(encoder, "diversity (1 - cosine)", "higher", bootstrap(np.mean, ours), floor.mean(), apart))
-    return rows + _drift(encoder, drawn, photos, rows[0]["ceiling"])
+    return rows + _drift(encoder, generated, photos, rows[0]["ceiling"])
 
 
 def evidence(rows: Sequence[Row], copied: Sequence[bool]) -> Evidence:
-    """What a verdict is made of, from the rows of the first encoder; `copied` is which of the N pictures nearly copy a
-    photo.
+    """Gather what a verdict is made of from the rows of the first encoder; `copied` is which of the N pictures nearly
+    copy a photo.
 
     Likeness is the mean of those of whole pictures and of regions, as where `filtering` lets pictures pass: by whole
     pictures alone a new background costs half of it, and by regions alone a patch of the right colours is perfect.
@@ -111,14 +112,15 @@ def evidence(rows: Sequence[Row], copied: Sequence[bool]) -> Evidence:
     )
 
 
-def diversity_by_lpips(drawn: Drawn, device: torch.device) -> Row:
+def diversity_by_lpips(generated: Generated, device: torch.device) -> Row:
     """Measure DIV as the paper has it (supplementary): mean LPIPS distance between the pictures of one prompt.
 
     Raises ModelError without LPIPS.
     """
     distances = lpips.open_distances(device)
     ours, floor = (
-        np.array([scores.mean_pairwise(distances(list(row))) for row in one]) for one in (drawn.tuned, drawn.base)
+        np.array([scores.mean_pairwise(distances(list(row))) for row in one])
+        for one in (generated.tuned, generated.base)
     )
     encoder = Encoder(
         lpips.NAME, f"AlexNet ({lpips.trunk_file().name}), linear weights v0.1", frozenset(), lambda _: np.empty(0)
@@ -142,9 +144,9 @@ def _row(
 
 
 def _embedded(
-    encoder: Encoder, real: Real, drawn: Drawn, change: Callable[[np.ndarray], np.ndarray] | None = None
+    encoder: Encoder, real: Real, generated: Generated, change: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
-    """Embeddings of the photos (M, D), of the others (or None), and of the tuned model's and the base's pictures (P, S,
+    """Embed the photos (M, D), of the others (or None), and of the tuned model's and the base's pictures (P, S,
     D).
     """
 
@@ -152,14 +154,14 @@ def _embedded(
         return encoder.images([change(one) for one in pictures] if change else list(pictures))
 
     tuned, base = (
-        embed(one.reshape(-1, *one.shape[2:])).reshape(*one.shape[:2], -1) for one in (drawn.tuned, drawn.base)
+        embed(one.reshape(-1, *one.shape[2:])).reshape(*one.shape[:2], -1) for one in (generated.tuned, generated.base)
     )
     photos = embed(real.photos) if len(real.photos) else np.empty((0, tuned.shape[-1]))
     return photos, embed(real.others) if len(real.others) else None, tuned, base
 
 
 def _flat(grid: np.ndarray) -> np.ndarray:
-    """(P, S, D) to (N, D)."""
+    """Reshape (P, S, D) to (N, D)."""
     return grid.reshape(-1, grid.shape[-1])
 
 
@@ -188,7 +190,7 @@ def _gallery(
     photos: np.ndarray,
     others: np.ndarray | None,
 ) -> Row:
-    """Share of pictures that are nearer to the subject than to every look-alike."""
+    """Measure the share of pictures that are nearer to the subject than to every look-alike."""
     look_alikes = [encoder.images(list(one)) for one in gallery.values()]
     places, floor = (scores.ranks(_flat(one), photos, look_alikes).reshape(one.shape[:2]) for one in (tuned, base))
     ceiling = None
@@ -216,14 +218,16 @@ def _prompt_match(encoder: Encoder, name: str, tuned: np.ndarray, examples: np.n
     return _row(encoder, name, "higher", found, scores.prompt_match(examples, examples).mean(), **more)
 
 
-def _drift(encoder: Encoder, drawn: Drawn, photos: np.ndarray, likeness: float | None) -> list[Row]:
-    """How far the pictures of each class have moved, and those of the subject's own class towards its photos.
+def _drift(encoder: Encoder, generated: Generated, photos: np.ndarray, likeness: float | None) -> list[Row]:
+    """Measure how far the pictures of each class have moved, and those of the subject's own class towards its photos.
 
     `likeness` is that of the photos among each other. KID alone has no scale: beside it stands that to another class's
     pictures.
     """
     rows = []
-    embedded = {prompt: [encoder.images(list(one)) for one in pictures] for prompt, pictures in drawn.classes.items()}
+    embedded = {
+        prompt: [encoder.images(list(one)) for one in pictures] for prompt, pictures in generated.classes.items()
+    }
     for index, (prompt, (now, before)) in enumerate(embedded.items()):
         if index == 0:
             near, floor = (scores.subject_fidelity(one, photos) for one in (now, before))

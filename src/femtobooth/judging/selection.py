@@ -1,6 +1,7 @@
-"""Which checkpoint becomes the model, and when training is done: pure functions of the validation during training.
+"""Choose the checkpoint that becomes the model, and tell when training is done: pure functions of the validation during
+training.
 
-`fidelity` and `prompt` hold one value for each picture, in the same order at every step, as all steps draw the same
+`fidelity` and `prompt` hold one value for each picture, in the same order at every step, as all steps sample the same
 prompts from the same noise; so steps are compared picture by picture, which is far surer than comparing their means.
 """
 
@@ -44,8 +45,8 @@ class Choice(NamedTuple):
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other is at least as good as in mean fidelity, mean prompt fidelity and drift, and better in
-    one.
+    """Find the points that no other is at least as good as in mean fidelity, mean prompt fidelity and drift, and better
+    in one.
 
     A point that has left the front never comes back to it, however many are added.
     """
@@ -61,7 +62,7 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 
 def choose(points: Sequence[Point]) -> Choice:
-    """The step that `RULE` takes. `points` begin with the untuned base (step 0); raises ValueError where nothing
+    """Choose the step that `RULE` takes. `points` begin with the untuned base (step 0); raises ValueError where nothing
     follows it.
 
     Being content with one standard error less for the sake of the simpler model is Breiman et al. 1984, section 3.4.3
@@ -87,14 +88,14 @@ def choose(points: Sequence[Point]) -> Choice:
 
 
 def within_one_error(best: np.ndarray, other: np.ndarray) -> bool:
-    """Whether the mean of `other` falls short of that of `best` (both (N,), paired) by at most one standard error of
-    the difference.
+    """Tell whether the mean of `other` falls short of that of `best` (both (N,), paired) by at most one standard error
+    of the difference.
     """
     return float(np.mean(best - other)) <= _standard_error(best - other)
 
 
 def finished(points: Sequence[Point], patience: int = 3) -> bool:
-    """Whether training can end: fidelity is saturated and the class drifts on.
+    """Tell whether training can end: fidelity is saturated and the class drifts on.
 
     Saturated: none of the last `patience` points has a fidelity more than one standard error (of the paired difference)
     above the last point that still had gained. A dip counts as no gain, and a recovery within the patience is waited
@@ -115,7 +116,7 @@ def finished(points: Sequence[Point], patience: int = 3) -> bool:
 
 
 def variance_ratio(losses: Sequence[float], window: int) -> float:
-    """Variance of the last `window` deterministic losses over that of all; 1 while there are fewer.
+    """Divide the variance of the last `window` deterministic losses by that of all; 1 while there are fewer.
 
     DVAR (Voronov et al. 2023, arXiv 2302.04841) calls training converged once this falls below a threshold.
     """
@@ -125,7 +126,7 @@ def variance_ratio(losses: Sequence[float], window: int) -> float:
 
 
 def converged(losses: Sequence[float], window: int, threshold: float = 0.15) -> int | None:
-    """How many losses it took until DVAR's ratio fell below `threshold` (0.15 in its authors' code), or None."""
+    """Count how many losses it took until DVAR's ratio fell below `threshold` (0.15 in its authors' code), or None."""
     return next(
         (count for count in range(window, len(losses) + 1) if variance_ratio(losses[:count], window) < threshold), None
     )

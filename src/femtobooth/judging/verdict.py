@@ -1,4 +1,4 @@
-"""What a personalize run came to: learned or not, by which figures, and what to try next.
+"""Judge what a personalize run came to: learned or not, by which figures, and what to try next.
 
 A pure function of what was measured.
 """
@@ -17,10 +17,10 @@ from ..generator.run import PersonalizedRun
 Outcome = Literal["learned", "partly learned", "not learned", "memorized", "not judged"]
 MOODS = {"learned": "good", "partly learned": "warn", "not learned": "bad", "memorized": "bad", "not judged": "info"}
 
-LEARNED, PARTLY = 0.5, 0.25  # shares of the way from the untuned base to the photos
-FEWEST = 4  # pictures that are judged
+LEARNED_SHARE, PARTLY_SHARE = 0.5, 0.25  # shares of the way from the untuned base to the photos
+MIN_PICTURES = 4  # pictures that are judged
 # cosine: where the photos are no more alike than this above the base's pictures, the encoder does not tell the subject
-TELLING = 0.05
+MIN_ROOM = 0.05
 COPIED, MEMORIZED = 0.25, 0.5  # shares of pictures that nearly copy a training photo
 OBEDIENT = 0.5  # share of the base's obedience to the prompt, beyond chance, that is left
 DRIFTED = 0.75  # of the distance between the base's pictures of the class and the photos
@@ -29,7 +29,7 @@ RULE = (
     "regions alone. It runs from 0 %, that of the untuned "
     "base's pictures of the same prompts and seeds to the photos, to 100 %, that "
     "of the photos among each other. The subject is learned "
-    f"from {LEARNED:.0%} on, partly from {PARTLY:.0%} on, and not where the interval "
+    f"from {LEARNED_SHARE:.0%} on, partly from {PARTLY_SHARE:.0%} on, and not where the interval "
     f"reaches 0. It is memorized where {MEMORIZED:.0%} of "
     f"the pictures nearly copy a training photo. A warning are: {COPIED:.0%} of "
     "copies that do not show what their prompt asks for; less "
@@ -88,13 +88,13 @@ class Verdict:
         return f"{self.sentence} {self.advice}"
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values, for run.json and evaluation.json."""
+        """Give JSON values, for run.json and evaluation.json."""
         plain: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return plain
 
 
 def read(facts: Any) -> Verdict | None:
-    """The verdict that `plain` wrote; None where there is none, or it cannot be read."""
+    """Read the verdict that `plain` wrote; None where there is none, or it cannot be read."""
     try:
         found = Verdict(**facts)
         known = Evidence(**facts["evidence"]) if facts["evidence"] else None
@@ -109,22 +109,22 @@ def read(facts: Any) -> Verdict | None:
 
 
 def of_run(run: PersonalizedRun) -> Verdict | None:
-    """The verdict of a run: that of its evaluation where there is one; None where there is none."""
+    """Find the verdict of a run: that of its evaluation where there is one; None where there is none."""
     evaluation = read_json(run.folder / "evaluation" / "evaluation.json")
     found = read(evaluation.get("verdict")) if isinstance(evaluation, dict) else None
     return found or read(run.verdict)
 
 
 def unjudged(why: str, advice: str) -> Verdict:
-    """A verdict where too little could be measured."""
+    """Make a verdict where too little could be measured."""
     return Verdict("not judged", MOODS["not judged"], f"Not judged: {why}.", advice)
 
 
 def judge(found: Evidence, bundled: bool) -> Verdict:
-    """The verdict by `RULE`. `bundled`: whether the base is the bundled one, which knows icons only."""
+    """Judge by `RULE`. `bundled`: whether the base is the bundled one, which knows icons only."""
     by = f"{found.pictures} pictures, by {found.encoder}"
-    if found.pictures < FEWEST:
-        return unjudged(f"{found.pictures} of its pictures cannot tell much, {FEWEST} are the fewest", EVALUATE)
+    if found.pictures < MIN_PICTURES:
+        return unjudged(f"{found.pictures} of its pictures cannot tell much, {MIN_PICTURES} are the fewest", EVALUATE)
     if found.ceiling is None:
         text = (
             f"likeness to the photo is {found.likeness:.3f}, the untuned base's "
@@ -132,7 +132,7 @@ def judge(found: Evidence, bundled: bool) -> Verdict:
         )
         return unjudged(text, "Next: give 3 to 5 photos of different views.")
     room = found.ceiling - found.floor
-    if room < TELLING:
+    if room < MIN_ROOM:
         text = (
             f"by {found.encoder} the photos are alike by {found.ceiling:.3f}, the "
             f"untuned base's pictures to them by {found.floor:.3f}"
@@ -143,7 +143,7 @@ def judge(found: Evidence, bundled: bool) -> Verdict:
     came = f"{percent(value)} (95 %: {percent(low)} to {percent(high)})"
     figures = f"likeness came {came} of the way {way}, {by}"
     outcome: Outcome = (
-        "not learned" if value < PARTLY or low <= 0 else "learned" if value >= LEARNED else "partly learned"
+        "not learned" if value < PARTLY_SHARE or low <= 0 else "learned" if value >= LEARNED_SHARE else "partly learned"
     )
     troubles = {} if outcome == "not learned" else _troubles(found)
     if "copies" in troubles and found.copies >= MEMORIZED * found.pictures:
@@ -156,12 +156,12 @@ def judge(found: Evidence, bundled: bool) -> Verdict:
 
 
 def percent(share: float) -> str:
-    """A share in whole per cent, never -0."""
+    """Write a share in whole per cent, never -0."""
     return f"{round(share, 2) + 0.0:.0%}"
 
 
 def _troubles(found: Evidence) -> dict[str, str]:
-    """What else went wrong, by name, as clauses."""
+    """Tell what else went wrong, by name, as clauses."""
     said = {}
     if found.copies and (found.astray >= COPIED * found.pictures or found.copies >= MEMORIZED * found.pictures):
         said["copies"] = (
@@ -179,7 +179,7 @@ def _troubles(found: Evidence) -> dict[str, str]:
     return said
 
 
-EVALUATE = "Next: femtobooth evaluate RUN draws more, and judges them."
+EVALUATE = "Next: femtobooth evaluate RUN generates more, and judges them."
 ADVICE = {
     "learned": "Next: draw it where no photo shows it.",
     "partly learned": "Next: more steps, or photos of more sides of the subject.",

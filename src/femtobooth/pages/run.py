@@ -138,7 +138,7 @@ def run_page(run: TrainedRun) -> str:
         validation=validation.section(known),
         nearest=_nearest(run),
         copies=run.copies,
-        fits=memorization.FITS,
+        fits=memorization.COPY_FIT,
         photos=_photos(run),
         files=[_file(row) for row in run.preflight],
         masked=settings.loss.background == "class",

@@ -25,15 +25,15 @@ from PIL import Image
 from scipy import ndimage
 from scipy.fft import dctn
 
-SIDE, FREQUENCIES = 64, 16
+HASH_SIDE, FREQUENCIES = 64, 16
 SAME = 0.25
 """Share of differing bits up to which two pictures are copies of each other."""
 ALIKE = 0.985
 """Correlation of low frequencies from which on they are, too."""
-PLAIN = 4.0
+MIN_STRUCTURE = 4.0
 """Standard deviation (of 0..255) below which a thumbnail has no structure to hash."""
 TRIMS = (0.0, 0.1)  # shares of width and height cut off, half on each side
-SMALL = 32
+COMPARED_SIDE = 32
 """Side of the colour thumbnails in which a region is looked for."""
 STANDS_OUT, TIMES = 15.0, 12.0
 """Least difference (of 0..255, mean of 3x3 pixels) of a region that differs, and least multiple of what the rest
@@ -59,8 +59,10 @@ def views(image: Image.Image) -> np.ndarray | None:
     for trim in TRIMS:
         width, height = image.size
         box = (trim * width / 2, trim * height / 2, width - trim * width / 2, height - trim * height / 2)
-        grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS, box=box), np.float32)
-        if grey.std() < PLAIN:
+        grey = np.asarray(
+            image.convert("L").resize((HASH_SIDE, HASH_SIDE), Image.Resampling.LANCZOS, box=box), np.float32
+        )
+        if grey.std() < MIN_STRUCTURE:
             return None
         for side in (grey, grey[:, ::-1]):
             low = dctn(side, norm="ortho")[:FREQUENCIES, :FREQUENCIES].ravel()[1:]  # without the mean brightness
@@ -86,18 +88,22 @@ def any_alike(listed: Sequence[str], views: np.ndarray) -> bool:
 
 
 def thumbnails(image: Image.Image) -> np.ndarray:
-    """A picture as it is and trimmed, small, uint8 (2, SMALL, SMALL, 3) in YCbCr: what `differ` compares."""
+    """A picture as it is and trimmed, small, uint8 (2, COMPARED_SIDE, COMPARED_SIDE, 3) in YCbCr: what `differ`
+    compares.
+    """
     width, height = image.size
     boxes = [
         (trim * width / 2, trim * height / 2, width - trim * width / 2, height - trim * height / 2) for trim in TRIMS
     ]
     coloured = image.convert("YCbCr")
-    return np.stack([np.asarray(coloured.resize((SMALL, SMALL), Image.Resampling.BOX, box=box)) for box in boxes])
+    return np.stack(
+        [np.asarray(coloured.resize((COMPARED_SIDE, COMPARED_SIDE), Image.Resampling.BOX, box=box)) for box in boxes]
+    )
 
 
 def differ(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Whether two pictures of one scene show something else in a region of it, bool (P,), of thumbnails uint8 (P,
-    SMALL, SMALL, 3).
+    COMPARED_SIDE, COMPARED_SIDE, 3).
 
     Brightness, contrast and saturation of the whole may differ (a linear fit of each channel), and one may be grey.
     """
@@ -118,7 +124,7 @@ def differ(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         limit = np.partition(off[..., 0], 3 * off.shape[1] // 4, axis=1)[:, 3 * off.shape[1] // 4]
         kept = (off[..., :1] <= limit[:, None, None]).astype(np.float32)
     largest = np.where(grey[:, None], off[..., 0], off.max(axis=2))
-    peak = ndimage.uniform_filter(largest.reshape(-1, SMALL, SMALL), (0, 3, 3)).max(axis=(1, 2))
+    peak = ndimage.uniform_filter(largest.reshape(-1, COMPARED_SIDE, COMPARED_SIDE), (0, 3, 3)).max(axis=(1, 2))
     usual = np.partition(largest, 3 * largest.shape[1] // 4, axis=1)[:, 3 * largest.shape[1] // 4]
     return (peak >= FAR) | ((peak >= STANDS_OUT) & (peak >= TIMES * np.maximum(usual, 1.0)))
 
@@ -164,7 +170,7 @@ def _near_pairs(
 ) -> Iterator[tuple[float, int, int]]:
     """Correlation and indices of near pairs of M pictures:
 
-    `views` (M, 4, 255) and `thumbnails` (M, 2, SMALL, SMALL, 3).
+    `views` (M, 4, 255) and `thumbnails` (M, 2, COMPARED_SIDE, COMPARED_SIDE, 3).
     """
     count, length = low.shape[1:]
     signs = np.where(low > np.median(low, axis=2, keepdims=True), np.float32(1), np.float32(-1))

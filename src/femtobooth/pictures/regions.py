@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-SIDE = 64  # pixels of the thumbnail that is judged
-RIM = np.pad(np.zeros((SIDE - 8, SIDE - 8), bool), 4, constant_values=True)
+THUMBNAIL_SIDE = 64  # pixels of the thumbnail that is judged
+RIM = np.pad(np.zeros((THUMBNAIL_SIDE - 8, THUMBNAIL_SIDE - 8), bool), 4, constant_values=True)
 """The border whose colours are taken for the background's."""
-LEAST, MOST = 0.02, 0.9  # share of a picture that a subject takes
+MIN_SHARE, MAX_SHARE = 0.02, 0.9  # share of a picture that a subject takes
 ALIKE = 8.0  # CIE Lab: standard deviation of one colour from photo to photo; lightness, which changes most, counts half
 CELL, CELLS = 4.0, (13, 56, 56)  # of a histogram over half of the lightness (0..50), a and b (-112..112)
 SHARED = 0.1  # a colour is the subject's where it is this common in the other photos' subjects, compared with its own
@@ -65,7 +65,9 @@ def likeness_of_subjects(pictures: Sequence[np.ndarray], masks: Sequence[np.ndar
     """
     cells = [_cells(thumbnail(one)) for one in pictures]
     small = [
-        None if mask is None else np.asarray(Image.fromarray(mask).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+        None
+        if mask is None
+        else np.asarray(Image.fromarray(mask).resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.NEAREST))
         for mask in masks
     ]
     colours = {
@@ -91,7 +93,7 @@ def _in_common(cells: np.ndarray, mask: np.ndarray, own: np.ndarray, others: lis
     wanted = inside | outside
     found = _largest(ndimage.binary_closing(wanted) & (mask | wanted))
     kept = (found & mask).sum() / mask.sum()
-    return found if kept > KEPT and found.mean() <= MOST else mask
+    return found if kept > KEPT and found.mean() <= MAX_SHARE else mask
 
 
 def _cells(small: np.ndarray) -> np.ndarray:
@@ -110,10 +112,10 @@ def _histogram(cells: np.ndarray) -> np.ndarray:
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """A picture uint8 (H, W, 3) as small as it is judged here, squashed to (SIDE, SIDE, 3); its own thumbnail is
-    itself.
+    """A picture uint8 (H, W, 3) as small as it is judged here, squashed to (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3); its own
+    thumbnail is itself.
     """
-    return np.asarray(Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.BOX))
+    return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX))
 
 
 def _enlarged(mask: np.ndarray | None, pixels: np.ndarray) -> np.ndarray | None:
@@ -128,7 +130,7 @@ def _largest(mask: np.ndarray) -> np.ndarray:
 
 
 def _standing_out(small: np.ndarray) -> np.ndarray | None:
-    """`find_subject` of a thumbnail (SIDE, SIDE, 3)."""
+    """`find_subject` of a thumbnail (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)."""
     colours = small.astype(np.float64)
     border = colours[RIM]
     inverse = np.linalg.inv(
@@ -136,10 +138,10 @@ def _standing_out(small: np.ndarray) -> np.ndarray | None:
     )  # 5 levels of noise: a plain border has no spread of its own
     offset = colours - np.median(border, axis=0)
     distance = np.sqrt(np.einsum("ijk,kl,ijl->ij", offset, inverse, offset))
-    axis = np.linspace(-1, 1, SIDE)
+    axis = np.linspace(-1, 1, THUMBNAIL_SIDE)
     distance = ndimage.gaussian_filter(distance * np.exp(-(axis[:, None] ** 2 + axis[None] ** 2)), 1)
     mask = _largest(distance > _otsu(distance))
-    return mask if LEAST <= mask.mean() <= MOST else None
+    return mask if MIN_SHARE <= mask.mean() <= MAX_SHARE else None
 
 
 def subject_mask(pixels: np.ndarray) -> np.ndarray:

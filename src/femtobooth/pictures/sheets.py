@@ -10,11 +10,13 @@ from itertools import groupby
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-LEAST_CELL = 128  # smaller pictures are scaled up to at least this many pixels, by a whole factor
-MOST_PIXELS = 64_000_000  # of the pictures together; above it they shrink
+MIN_CELL_PIXELS = 128  # smaller pictures are scaled up to at least this many pixels, by a whole factor
+MAX_PIXELS = 64_000_000  # of the pictures together; above it they shrink
 INK, FAINT = (32, 33, 36), (196, 199, 204)
 
-PLAIN = str.maketrans("\u2010\u2011\u2013\u2014\u2018\u2019\u201c\u201d\u00d7", "----''\"\"x")  # dashes, quotes, times
+ASCII_FOR = str.maketrans(
+    "\u2010\u2011\u2013\u2014\u2018\u2019\u201c\u201d\u00d7", "----''\"\"x"
+)  # dashes, quotes, times
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -86,11 +88,11 @@ def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
 
 def _places(pictures: Sequence[np.ndarray], cell: int | None, count: int) -> tuple[int, int]:
     """Width and height of a place in pixels, in which the widest and the highest picture fit."""
-    width = max((picture.shape[1] for picture in pictures), default=LEAST_CELL)
-    height = max((picture.shape[0] for picture in pictures), default=LEAST_CELL)
+    width = max((picture.shape[1] for picture in pictures), default=MIN_CELL_PIXELS)
+    height = max((picture.shape[0] for picture in pictures), default=MIN_CELL_PIXELS)
     longest = max(width, height)
     if cell is None:
-        cell = min(longest * math.ceil(LEAST_CELL / longest), max(16, math.isqrt(MOST_PIXELS // max(1, count))))
+        cell = min(longest * math.ceil(MIN_CELL_PIXELS / longest), max(16, math.isqrt(MAX_PIXELS // max(1, count))))
     return max(1, round(width * cell / longest)), max(1, round(height * cell / longest))
 
 
@@ -122,7 +124,7 @@ def _wrapped(text: str, font: Font, width: float, most: int) -> list[str]:
 
 def _plain(text: str) -> str:
     """ASCII, which is all that the font has: accents go, other scripts become question marks."""
-    letters = unicodedata.normalize("NFKD", text.translate(PLAIN))
+    letters = unicodedata.normalize("NFKD", text.translate(ASCII_FOR))
     return (
         "".join(letter for letter in letters if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
     )

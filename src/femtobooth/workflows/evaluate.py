@@ -3,7 +3,7 @@ encoder's name.
 
 RUN/evaluation/evaluation.json    every score, setting and warning
                grid.png           photos, then each prompt by the base and by the tuned model
-               pictures/          what was drawn; drawn again only where model, prompt, seed or sampling changed
+               pictures/          what was generated; generated again only where model, prompt, seed or sampling changed
 RUN/report.html                   written anew where there is one, with these scores on it
 """
 
@@ -34,7 +34,7 @@ from ..generator.settings import PersonalizeSettings
 from ..judging import lpips, scores, verdict
 from ..judging.encoders import open_encoder, usable
 from ..judging.memorization import near_copies
-from ..judging.scoring import PHOTOS, Drawn, Real, Row, diversity_by_lpips, evidence, measure
+from ..judging.scoring import PHOTOS, Generated, Real, Row, diversity_by_lpips, evidence, measure
 from ..pictures.images import Skipped, decode, find_pictures
 from ..pictures.sheets import sheet, stacked
 from . import report
@@ -58,7 +58,7 @@ class Against:
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    """Evaluate; returns what evaluation.json holds. Raises InputError kinds before anything is drawn.
+    """Evaluate; returns what evaluation.json holds. Raises InputError kinds before anything is generated.
 
     Interrupted, it keeps the finished pictures, and the same command goes on from there.
     """
@@ -85,19 +85,21 @@ def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any
         encoder.refuse_trained_on(real.hashes | others)
         encoder.refuse_trained_on(own, "pictures of this run")
 
-    drawn, model_hash = _draw(settings, run, made_with, prompts)
+    generated, model_hash = _generate(settings, run, made_with, prompts)
     for encoder in encoders:
-        encoder.refuse_trained_on([sha256_of(path) for path in drawn.files])
+        encoder.refuse_trained_on([sha256_of(path) for path in generated.files])
     texts = [bare(prompt) for prompt in prompts]
     seen = Real(real.photos, real.others, gallery)
     rows = [
         row
         for encoder in progress(encoders, "scoring")
-        for row in measure(encoder, seen, drawn, texts, settings.region)
+        for row in measure(encoder, seen, generated, texts, settings.region)
     ]
     if settings.count > 1 and lpips.usable():
-        rows.append(diversity_by_lpips(drawn, device))
-    copied, by_base = (near_copies(list(one.reshape(-1, *one.shape[2:])), trained) for one in (drawn.tuned, drawn.base))
+        rows.append(diversity_by_lpips(generated, device))
+    copied, by_base = (
+        near_copies(list(one.reshape(-1, *one.shape[2:])), trained) for one in (generated.tuned, generated.base)
+    )
     remarks += _remarks(
         settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real, run
     )
@@ -126,7 +128,7 @@ def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any
         "published": [dict(zip(("name", "dino", "clip_i", "clip_t"), row, strict=True)) for row in scores.PUBLISHED],
         "remarks": remarks,
     }
-    _grid(folder / "evaluation" / "grid.png", real.photos, drawn, prompts)
+    _grid(folder / "evaluation" / "grid.png", real.photos, generated, prompts)
     write_json(folder / "evaluation" / "evaluation.json", result)
     _tell(result, folder / "evaluation")
     if (folder / "report.html").is_file():
@@ -141,7 +143,7 @@ def _real_photos(
     trained: list[np.ndarray],
     remarks: list[str],
 ) -> Against:
-    """The photos to score against, cropped and scaled as those of the run:
+    """Find the photos to score against, cropped and scaled as those of the run:
 
     `photos`, else those held out, else the run's own.
     """
@@ -181,7 +183,7 @@ def _real_photos(
 
 
 def _squares(paths: Sequence[Path], size: int, crop: Any) -> list[np.ndarray]:
-    """Pictures as squares; what cannot be read is named and left out."""
+    """Crop pictures to squares; what cannot be read is named and left out."""
     found = []
     for path in paths:
         picture = decode(path)
@@ -195,8 +197,8 @@ def _squares(paths: Sequence[Path], size: int, crop: Any) -> list[np.ndarray]:
 def _gallery(
     settings: EvaluateSettings, own: set[str], size: int, crop: Any
 ) -> tuple[dict[str, list[np.ndarray]], set[str]]:
-    """Look-alikes and their photos, and the SHA-256 of these; a folder that holds a photo of the subject itself is left
-    out.
+    """Find look-alikes and their photos, and the SHA-256 of these; a folder that holds a photo of the subject itself is
+    left out.
     """
     if not settings.gallery:
         return {}, set()
@@ -224,7 +226,7 @@ def _gallery(
 def _remarks(
     settings: EvaluateSettings, encoders: Sequence[str], reads_text: bool, real: Against, run: PersonalizedRun
 ) -> list[str]:
-    """What a reader of the scores must know."""
+    """Say what a reader of the scores must know."""
     found = []
     if len(real.photos) < 2 and not real.others:
         found.append("There is no ceiling: leave-one-out needs two photos.")
@@ -247,13 +249,14 @@ def _remarks(
     return found
 
 
-def _draw(
+def _generate(
     settings: EvaluateSettings,
     run: PersonalizedRun,
     made_with: PersonalizeSettings,
     prompts: list[str],
-) -> tuple[Drawn, str]:
-    """Draw, or read, everything: first by the tuned model, then by the base it came from; and the tuned model's hash.
+) -> tuple[Generated, str]:
+    """Generate, or read, everything: first by the tuned model, then by the base it came from; and the tuned model's
+    hash.
 
     Raises ModelError for another base.
     """
@@ -281,15 +284,15 @@ def _draw(
     cut = len(texts) * settings.count
     tuned, floor = (pictures[:cut].reshape(len(texts), settings.count, size, size, 3) for pictures in results)
     parts = [pictures[cut:].reshape(len(classes), settings.class_count, size, size, 3) for pictures in results]
-    return Drawn(tuned, floor, {text: (parts[0][i], parts[1][i]) for i, text in enumerate(classes)}, files), models[
+    return Generated(tuned, floor, {text: (parts[0][i], parts[1][i]) for i, text in enumerate(classes)}, files), models[
         "tuned"
     ].hash
 
 
-def _grid(path: Path, photos: Sequence[np.ndarray], drawn: Drawn, prompts: Sequence[str]) -> None:
-    count = min(drawn.tuned.shape[1], 4)
+def _grid(path: Path, photos: Sequence[np.ndarray], generated: Generated, prompts: Sequence[str]) -> None:
+    count = min(generated.tuned.shape[1], 4)
     top = sheet([photos[: 2 * count]], [f"{len(photos)} photo{'' if len(photos) == 1 else 's'}"], [], cell=128)
-    rows = [[*drawn.base[row, :count], *drawn.tuned[row, :count]] for row in range(len(prompts))]
+    rows = [[*generated.base[row, :count], *generated.tuned[row, :count]] for row in range(len(prompts))]
     with atomic_file(path) as temporary:
         below = sheet(rows, prompts, ["base"] * count + ["tuned"] * count, cell=128)
         stacked([top, below]).save(temporary, format="PNG")
@@ -308,8 +311,8 @@ def _tell(result: Mapping[str, Any], folder: Path) -> None:
             f" ({row['ceiling_of']})" if row["ceiling"] is not None and row["ceiling_of"] != PHOTOS else ""
         )
 
-    drawn = f"{result['pictures']} pictures of {len(result['prompts'])} prompts"
-    note(f"{result['run']}: {drawn}, scored against {result['photos']} photos: {result['scored_against']}\n")
+    scored = f"{result['pictures']} pictures of {len(result['prompts'])} prompts"
+    note(f"{result['run']}: {scored}, scored against {result['photos']} photos: {result['scored_against']}\n")
     for encoder in dict.fromkeys(row["encoder"] for row in result["scores"]):
         rows = []
         for row in result["scores"]:

@@ -45,10 +45,10 @@ OWNS = ("[0-9]*-seed[0-9]*.png", "grid.png", "manifest.json")
 
 
 def run(settings: GenerateSettings) -> dict[str, Any]:
-    """Draw every prompt with every seed; returns what manifest.json holds. Raises InputError before anything is
+    """Generate every prompt with every seed; returns what manifest.json holds. Raises InputError before anything is
     written.
 
-    Each batch is written as it is finished, so that an interrupted run keeps what it has drawn.
+    Each batch is written as it is finished, so that an interrupted run keeps what it has made.
     """
     prompts = _prompts(settings)
     output = output_of(settings)
@@ -58,7 +58,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
     prompts = _as_read(prompts, settings, model)
     start = fit(original, settings)
     with output.claimed() as folder:
-        return _draw_all(settings, model, prompts, start, folder)
+        return _generate_all(settings, model, prompts, start, folder)
 
 
 def pictures(settings: GenerateSettings, model: Family | None = None) -> Iterator[np.ndarray]:
@@ -74,13 +74,15 @@ def pictures(settings: GenerateSettings, model: Family | None = None) -> Iterato
     with progress_bar("pictures", len(jobs), parts=settings.sampling.steps) as bar:
         for first in range(0, len(jobs), settings.batch_size):
             batch = jobs[first : first + settings.batch_size]
-            yield from draw(model, settings, start, [prompt for prompt, _ in batch], [seed for _, seed in batch], bar)
+            yield from sample_batch(
+                model, settings, start, [prompt for prompt, _ in batch], [seed for _, seed in batch], bar
+            )
 
 
-def _draw_all(
+def _generate_all(
     settings: GenerateSettings, model: Family, prompts: list[str], start: Start, folder: Path
 ) -> dict[str, Any]:
-    """Draw into a folder that this run holds."""
+    """Generate into a folder that this run holds."""
     seeds = [settings.seed + shot for shot in range(settings.count)]
     jobs = [
         (prompt, seed, picture_files.name(row, prompt, seed, seeds[-1]))
@@ -105,8 +107,10 @@ def _draw_all(
         with progress_bar("pictures", len(jobs), parts=settings.sampling.steps) as bar:
             for first in range(0, len(jobs), settings.batch_size):
                 batch = jobs[first : first + settings.batch_size]
-                drawn = draw(model, settings, start, [job[0] for job in batch], [job[1] for job in batch], bar)
-                for row, (picture, (prompt, seed, name)) in enumerate(zip(drawn, batch, strict=True)):
+                pictures_of_batch = sample_batch(
+                    model, settings, start, [job[0] for job in batch], [job[1] for job in batch], bar
+                )
+                for row, (picture, (prompt, seed, name)) in enumerate(zip(pictures_of_batch, batch, strict=True)):
                     known = {"source": settings.run, "hash": model.hash}
                     more = {"batch": [row, len(batch)], **sources}
                     record = records.record("generated", prompt, seed, known, how, more=more)
@@ -125,7 +129,7 @@ def _draw_all(
 
 
 def _prompts(settings: GenerateSettings) -> list[str]:
-    """Prompts of the settings, then those of the file."""
+    """Gather the prompts of the settings, then those of the file."""
     prompts = list(settings.prompts)
     if settings.prompts_file:
         try:
@@ -137,7 +141,7 @@ def _prompts(settings: GenerateSettings) -> list[str]:
         prompts += [line.strip() for line in text.splitlines() if line.strip()]
     if not prompts:
         raise InputError(
-            "nothing to draw: no prompt was given", 'for example femtobooth generate RUN "a [V] dog on the moon"'
+            "nothing to generate: no prompt was given", 'for example femtobooth generate RUN "a [V] dog on the moon"'
         )
     return prompts
 
@@ -171,8 +175,8 @@ def _warn_of_cut(text: str, model: Family) -> None:
 
 
 def output_of(settings: GenerateSettings) -> Output:
-    """The folder that pictures go into: as given, or a new one under the run's images/, or the current folder's for a
-    bare model.
+    """Choose the folder that pictures go into: as given, or a new one under the run's images/, or the current folder's
+    for a bare model.
     """
     inputs = (settings.run, settings.init_image, settings.mask, settings.prompts_file)
     place = Path(settings.out) if settings.out else home(settings.run) / "images" / timestamp()
@@ -198,10 +202,10 @@ def load(settings: GenerateSettings, model: Family | None = None) -> tuple[Famil
     return model, settings.model_copy(update={"device": str(device), **size})
 
 
-def draw(
+def sample_batch(
     model: Family, settings: GenerateSettings, start: Start, prompts: list[str], seeds: list[int], bar: Any
 ) -> np.ndarray:
-    """One batch, uint8 (B, H, W, 3)."""
+    """Sample one batch of pictures, uint8 (B, H, W, 3)."""
     from ..generator.sampling import sample
 
     size = (settings.width or model.size, settings.height or model.size)
@@ -214,7 +218,7 @@ def draw(
 
 
 def home(reference: str) -> Path:
-    """The folder under which images/ belongs: the run's own, or the current one for a bare model."""
+    """Find the folder under which images/ belongs: the run's own, or the current one for a bare model."""
     path = expanded(reference)
     if path.name == "model" and is_run(path.parent):
         path = path.parent

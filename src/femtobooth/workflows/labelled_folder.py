@@ -1,5 +1,5 @@
-"""The folder that `synthesize` writes: opened so that nothing of the user's goes, filed so that no picture is ever
-unlisted.
+"""Open and fill the folder that `synthesize` writes: opened so that nothing of the user's goes, filed so that no
+picture is ever unlisted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def open_folder(out: Path, asked: dict[str, Any], overwrite: bool) -> Iterator[N
     """Make OUT ready, and hold it: new, interrupted with the same settings, or to be replaced, of which only what
     `synthesize` wrote goes.
 
-    Raises ExistsError for anything else. What was drawn before stays in .drawn/, to be used again.
+    Raises ExistsError for anything else. What was generated before stays in .drawn/, to be used again.
     """
     _refuse_loss(out, asked, overwrite)
     with locks.held_place(out, "wait until it is done, or choose another `out`"):
@@ -103,7 +103,7 @@ def file_pictures(
 ) -> None:
     """Write the kept ones of N pictures uint8 (N, H, W, 3) into the folder of a class, with their manifest.
 
-    Each PNG holds what `generate` writes, so that `generate` draws it again, and `facts` with its score beside
+    Each PNG holds what `generate` writes, so that `generate` makes it again, and `facts` with its score beside
     it. The manifest comes before the pictures that it lists. Raises ExistsError rather than replace a file.
     """
     row_of = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompt for prompt, _ in jobs))}

@@ -33,14 +33,14 @@ class _Part(Settings):
 
 
 class Source(_Part):
-    """A file that a picture was drawn from."""
+    """A file that a picture started from."""
 
     path: str = Field(min_length=1, max_length=4096)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
 class Model(_Part):
-    """Where the model that drew a picture lay, and what it was."""
+    """Where the model that made a picture lay, and what it was."""
 
     source: str = Field(min_length=1, max_length=4096)
     hash: str = Field(pattern="^[0-9a-f]{64}$")

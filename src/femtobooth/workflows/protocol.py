@@ -1,5 +1,5 @@
-"""dataset -> every subject personalized, drawn and scored as in the DreamBooth paper -> one table beside the published
-figures.
+"""dataset -> every subject personalized, generated and scored as in the DreamBooth paper -> one table beside the
+published figures.
 
 RUNS/SUBJECT/         a run of personalize with its evaluation/
      protocol.json    scores of every subject so far, their means, the published figures, the settings
@@ -156,8 +156,8 @@ def _plan(
         exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders"}
     )
     own = {"run": str(Path(settings.runs) / subject.name), "prompts": subject.prompts, "encoders": encoders}
-    drawing = of_card(train.base, "generate").get("sampling", {})  # which its tuned models inherit
-    return train, config.resolve(EvaluateSettings, {"sampling": drawing}, given, own)
+    sampling = of_card(train.base, "generate").get("sampling", {})  # which its tuned models inherit
+    return train, config.resolve(EvaluateSettings, {"sampling": sampling}, given, own)
 
 
 def _shared(train: PersonalizeSettings, measure: EvaluateSettings, sources: dict[str, str]) -> dict[str, Any]:

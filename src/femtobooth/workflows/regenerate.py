@@ -26,7 +26,7 @@ from .picture_files import Recipe, Source
 
 
 def run(settings: AgainSettings) -> dict[str, Any]:
-    """Draw a generated PNG again from what is stored in it; returns what was done and whether it came out `identical`.
+    """Generate a PNG again from what is stored in it; returns what was done and whether it came out `identical`.
 
     On the same machine the pixels are the same to the bit: the picture keeps its place in a batch of the same size.
     `run` replaces the place of the model, not the model: raises ModelError where its hash is another, and InputError
@@ -57,7 +57,9 @@ def run(settings: AgainSettings) -> dict[str, Any]:
         )
     row, rows = record.batch
     with progress_bar("pictures", rows, parts=how.sampling.steps) as bar:
-        picture = generate.draw(loaded, how, fit(start, how), [record.prompt] * rows, [record.seed] * rows, bar)[row]
+        picture = generate.sample_batch(
+            loaded, how, fit(start, how), [record.prompt] * rows, [record.seed] * rows, bar
+        )[row]
     if out:
         target = output.path
         output.check()
@@ -87,7 +89,7 @@ def run(settings: AgainSettings) -> dict[str, Any]:
 
 
 def _settings(record: Recipe, reference: str) -> GenerateSettings:
-    """The settings of a record. Raises InputError where a file that it names is not here, or not the same."""
+    """Make settings of a record. Raises InputError where a file that it names is not here, or not the same."""
     files: dict[str, str] = {}
     for key, named in (("init_image", record.init_image), ("mask", record.mask)):
         if named:
@@ -96,7 +98,7 @@ def _settings(record: Recipe, reference: str) -> GenerateSettings:
     how = record.settings.model_dump()
     if how["tokenizer"] and not existing(how["tokenizer"]):
         raise InputError(
-            f"`tokenizer={shortened(how['tokenizer'])}`: not here, but the picture was drawn with it", "put it back"
+            f"`tokenizer={shortened(how['tokenizer'])}`: not here, but the picture was made with it", "put it back"
         )
     return config.resolve(
         GenerateSettings, {"run": reference, "prompts": [record.prompt], "seed": record.seed, **how, **files}
@@ -113,12 +115,12 @@ def _check_same(setting: str, wanted: Source) -> None:
         )
     if sha256_of(path) != wanted.sha256:
         raise InputError(
-            f"`{setting}={name}`: changed since the picture was drawn", f"put back the file with sha256 {wanted.sha256}"
+            f"`{setting}={name}`: changed since the picture was made", f"put back the file with sha256 {wanted.sha256}"
         )
 
 
 def _on_this_machine(settings: GenerateSettings) -> GenerateSettings:
-    """The same settings on a device that is here."""
+    """Put the settings on a device that is here."""
     try:
         machine.device(settings.device)
     except InputError:
@@ -127,13 +129,13 @@ def _on_this_machine(settings: GenerateSettings) -> GenerateSettings:
 
 
 def _model_around(image: Path) -> str | None:
-    """The run that a picture lies in, wherever that was moved."""
+    """Find the run that a picture lies in, wherever that was moved."""
     homes = image.resolve().parents[2:3]
     return next((str(home) for home in homes if (home / "model" / "model_index.json").is_file()), None)
 
 
 def _model_named(record: Recipe, source: Path) -> str:
-    """The model that a record names, if it lies on this machine.
+    """Find the model that a record names, if it lies on this machine.
 
     Raises ModelError: what a picture says is never looked up on a hub.
     """

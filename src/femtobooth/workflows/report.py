@@ -27,7 +27,7 @@ from ..pages.run import ClassImages, Samples, TrainedRun, run_page, warnings
 from ..pictures.images import Picture, decode, find_pictures
 from .settings import ReportSettings
 
-MOST = 12  # class images of a prompt that are shown
+SHOWN_CLASS_IMAGES = 12  # class images of a prompt that are shown
 
 
 def run(settings: ReportSettings) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _class_images(settings: PersonalizeSettings, run: PersonalizedRun) -> list[C
         folder = Path(own) if own else _cached(prompt, settings, run)
         paths = find_pictures([folder])[0] if folder.is_dir() else []
         paths = paths if own else paths[: settings.prior.images]
-        images = [picture.image for path in paths[:MOST] if isinstance(picture := decode(path), Picture)]
+        images = [picture.image for path in paths[:SHOWN_CLASS_IMAGES] if isinstance(picture := decode(path), Picture)]
         source = f"from {own}" if own else f"drawn by the base, seeds from {settings.prior.seed}"
         if images:
             found.append(ClassImages(prompt, images, len(paths), source))

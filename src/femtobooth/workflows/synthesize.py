@@ -2,10 +2,10 @@
 
 OUT/LABEL/*.png               pictures of one subject; each carries prompt, seed, model, encoder and score in its text
     LABEL/provenance.json     the same of all of them, with hashes: by it and by the text they never validate or test
-    NOUN/*.png                with `negatives`: the same prompts without the subject, drawn by the base
-    sheet.png, rejected.png   what was kept, and what was not and why
-    synthesized.json          settings, thresholds and counts, and every rejected picture with its score
-    .drawn/                   everything that was drawn, rejected pictures too; drawn again only where a prompt changed
+    NOUN/*.png                with `negatives`: the same prompts without the subject, by the base sheet.png,
+    rejected.png   what was kept, and what was not and why synthesized.json          settings, thresholds and counts,
+    and every rejected picture with its score .drawn/                   everything that was generated, rejected pictures
+    too; made again only where a prompt changed
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count, cycle, islice, product
 from pathlib import Path
@@ -24,9 +24,9 @@ from PIL import Image
 
 from .. import __version__
 from ..core import machine
-from ..core.errors import ModelError, SettingsError, command
-from ..core.events import conclude, note, progress_bar, table, warn
-from ..core.files import atomic_file, sha256_of, write_json
+from ..core.errors import ModelError, SettingsError
+from ..core.events import progress_bar, warn
+from ..core.files import sha256_of, write_json
 from ..core.metrics import wilson
 from ..core.names import restored, shown
 from ..generator import sampling
@@ -40,18 +40,15 @@ from ..judging.encoders import Encoder, open_encoder, usable
 from ..judging.filtering import KEPT, REASONS, Filtered, filtered, needed, repeated
 from ..pictures import duplicates
 from ..pictures.images import find_pictures
-from ..pictures.sheets import sheet
 from ..recognizer.model.backbone import Recognizer
-from . import generate
+from . import generate, synthesis_sheets
 from .labelled_folder import DRAWN, MANIFEST, file_pictures, open_folder
 from .settings import SynthesizeSettings
-
-COLUMNS = 12  # of the contact sheets
 
 
 @dataclass
 class Subject:
-    """A run to draw from, and what comes of it: N pictures by its model and M by its base."""
+    """A run to generate from, and what comes of it: N pictures by its model and M by its base."""
 
     label: str
     run: PersonalizedRun
@@ -75,10 +72,10 @@ class Subject:
 
 
 def run(settings: SynthesizeSettings) -> dict[str, Any]:
-    """Draw, judge and file the pictures; returns what synthesized.json holds. Raises InputError kinds before anything
-    is drawn.
+    """Generate, judge and file pictures; returns what synthesized.json holds. Raises InputError kinds before anything
+    is generated.
 
-    Interrupted, it keeps what was drawn, and the same command goes on from there.
+    Interrupted, it keeps what was generated, and the same command goes on from there.
     """
     out = Path(settings.out)
     subjects = _subjects(settings)
@@ -101,7 +98,7 @@ def _fill(
     asked: dict[str, Any],
     settings: SynthesizeSettings,
 ) -> dict[str, Any]:
-    _draw(subjects, settings, out / DRAWN)
+    _generate(subjects, settings, out / DRAWN)
 
     chosen = [
         filtered(
@@ -128,14 +125,15 @@ def _fill(
         "negatives": negatives,
         "environment": machine.environment(),
     }
-    _sheets(out, subjects, chosen)
+    shown_subjects = [(subject.label, subject.photos, subject.pictures) for subject in subjects]
+    synthesis_sheets.write(out, shown_subjects, chosen)
     write_json(out / MANIFEST, report)
-    _tell(report, out)
+    synthesis_sheets.tell(report, out)
     return report
 
 
 def _subjects(settings: SynthesizeSettings) -> list[Subject]:
-    """The runs and what is known of them.
+    """Open the runs and what is known of them.
 
     Raises ModelError for what is no finished run, SettingsError for unusable labels.
     """
@@ -175,8 +173,8 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
 
 
 def _hashes(run: PersonalizedRun) -> list[str]:
-    """SHA-256 of the photos that a run's model has seen: of its copies, and of the originals that are still where they
-    were.
+    """Hash (SHA-256) the photos that a run's model has seen: of its copies, and of the originals that are still where
+    they were.
 
     Those held out of training count where they chose the step that became the model, or when training ended.
     """
@@ -200,7 +198,7 @@ def _hashes(run: PersonalizedRun) -> list[str]:
 
 
 def _prompts(settings: SynthesizeSettings, noun: str) -> list[str]:
-    """The grid: every background, scale and style, with [V] in it."""
+    """Make the grid of prompts: every background, scale and style, with [V] in it."""
     found = []
     for background, scale, style in product(
         settings.backgrounds or [""], settings.scales or [""], settings.styles or [""]
@@ -214,7 +212,7 @@ def _prompts(settings: SynthesizeSettings, noun: str) -> list[str]:
 
 
 def _judge(settings: SynthesizeSettings) -> tuple[Encoder, dict[str, str]]:
-    """The encoder that chooses, and how it is known. Raises ModelError where it is what will be trained."""
+    """Open the encoder that chooses, and tell how it is known. Raises ModelError where it is what will be trained."""
     barred = _hash(settings.recognizer) if settings.recognizer else ""
     for name in [settings.encoder] if settings.encoder else usable():
         judge = {"name": name, "hash": _hash(name)}
@@ -231,12 +229,12 @@ def _judge(settings: SynthesizeSettings) -> tuple[Encoder, dict[str, str]]:
 
 
 def _hash(name: str) -> str:
-    """What `finetune` knows a recognizer by; nothing for encoders that it cannot train."""
+    """Hash what `finetune` knows a recognizer by; nothing for encoders that it cannot train."""
     return "" if name in ("dino", "clip") else Recognizer.load(name).hash
 
 
-def _draw(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Path) -> None:
-    """Draw, or read, all pictures: every prompt by the subject's model, and without the subject by its base."""
+def _generate(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Path) -> None:
+    """Generate, or read, all pictures: every prompt by the subject's model, and without the subject by its base."""
     device = machine.device(settings.device)
     seeds = count(
         settings.seed
@@ -327,79 +325,9 @@ def _file_negatives(out: Path, subjects: Sequence[Subject], settings: Synthesize
 
 
 def _how(subject: Subject, settings: SynthesizeSettings) -> dict[str, Any]:
-    """The settings that shape a picture, as `generate` stores them."""
+    """Give the settings that shape a picture, as `generate` stores them."""
     size, device = subject.run.size, str(machine.device(settings.device))
-    drawn = GenerateSettings(
+    how = GenerateSettings(
         run=str(subject.run.folder), width=size, height=size, device=device, sampling=settings.sampling
     )
-    return drawn.model_dump(include=set(generate.HOW))
-
-
-def _sheets(out: Path, subjects: Sequence[Subject], chosen: Sequence[Filtered]) -> None:
-    """sheet.png: photos and kept pictures; rejected.png: the others by reason, the best scored first."""
-    kept_rows: list[tuple[str, list[np.ndarray]]] = []
-    other_rows: list[tuple[str, list[np.ndarray]]] = []
-    for subject, found in zip(subjects, chosen, strict=True):
-        order = np.argsort(-found.scores, kind="stable")
-        by_verdict = {
-            verdict: [subject.pictures[index] for index in order if found.verdicts[index] == verdict]
-            for verdict in (KEPT, *REASONS)
-        }
-        kept_rows += [
-            (f"{subject.label}: photos", subject.photos),
-            (f"{len(by_verdict[KEPT])} kept, best first", by_verdict[KEPT]),
-        ]
-        other_rows += [
-            (f"{subject.label}: {reason} ({len(some)})", some) for reason in REASONS if (some := by_verdict[reason])
-        ]
-    for name, rows in (("sheet.png", kept_rows), ("rejected.png", other_rows)):
-        if not rows:
-            continue
-        lines = [
-            (label if start == 0 else "", some[start : start + COLUMNS])
-            for label, some in rows
-            for start in range(0, max(1, len(some)), COLUMNS)
-        ]
-        with atomic_file(out / name) as temporary:
-            sheet([line[1] for line in lines], [line[0] for line in lines], []).save(temporary, format="PNG")
-
-
-def _tell(report: Mapping[str, Any], out: Path) -> None:
-    rows = []
-    for one in report["subjects"]:
-        passing, base = (
-            "-" if not total else f"{count} of {total}" for count, total in (one["photos_passing"], one["base_passing"])
-        )
-        kept = f"{one['kept']} of {one['drawn']}"
-        rows.append((one["label"], kept, *one["rejected"].values(), f"{one['threshold']:.3f}", passing, base))
-    columns = ["label", ">kept", *(f">{reason}" for reason in REASONS), ">above", ">photos", ">base"]
-    table(f"Chosen by {report['encoder']['name']}", columns, rows, result=True)
-    note(
-        "above: the likeness to the photos that a picture must exceed: that of "
-        "nearly all of the base's pictures, and at least a"
-    )
-    note(
-        "quarter of the way from these to the photos. Would pass it themselves: "
-        "of the photos, each compared with the others; of the"
-    )
-    note("base's pictures, which are of the same prompts without the subject.")
-    for one in report["subjects"]:
-        passing, total = one["photos_passing"]
-        if total and passing < total:
-            warn(
-                f"{one['label']}: only {passing} of its {total} photos would pass: "
-                f"{report['encoder']['name']} hardly knows this subject"
-            )
-        if not one["kept"]:
-            warn(
-                f"{one['label']}: no picture was kept; look at {shown(out / 'rejected.png')}, "
-                "and train longer or set `threshold`"
-            )
-    for noun, made in report["negatives"].items():
-        note(f"{noun}: {made} pictures by the base, without the subject")
-    rejected = (
-        f"; rejected: {shown(out / 'rejected.png')}" if any(one["rejected_files"] for one in report["subjects"]) else ""
-    )
-    conclude(f"kept: {shown(out / 'sheet.png')}{rejected}")
-    if any(one["kept"] for one in report["subjects"]):
-        note(f"train with\n  {command('finetune', 'PHOTOS', '--synthesized', out)}")
+    return how.model_dump(include=set(generate.HOW))

@@ -11,6 +11,7 @@ from pathlib import Path
 from ...core.errors import PhotoError
 from ...core.names import restored
 from ...core.paths import expanded
+from ...core.text_encoding import wide_encoding
 
 PATHS = (
     "path file filename file_name filepath file_path image image_path image_file "
@@ -90,12 +91,10 @@ def resolved(file: Path, name: str) -> Path:
 
 
 def _decoded(raw: bytes) -> tuple[str, str]:
-    for mark, encoding in ((b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16")):
-        if raw.startswith(mark):
-            return raw.decode(encoding, "replace"), encoding
-    if b"\0" in raw[:64]:  # of two bytes a letter, one is 0 in text of these alphabets
-        encoding = "utf-16-be" if raw[:1] == b"\0" else "utf-16-le"
-        return raw.decode(encoding, "replace"), encoding
+    wide, mark = wide_encoding(raw)
+    if wide or mark:
+        encoding = wide or "utf-8"
+        return raw.removeprefix(mark).decode(encoding, "replace"), encoding
     try:
         return raw.decode("utf-8"), "utf-8"
     except UnicodeDecodeError:

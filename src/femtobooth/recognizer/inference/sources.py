@@ -18,15 +18,11 @@ from pathlib import Path
 
 from ...core.errors import PhotoError, SettingsError
 from ...core.names import shown
+from ...core.text_encoding import wide_encoding
 from ...pictures.images import find_pictures, natural_order
 
 STDIN = "-"
 LONGEST = 1 << 15  # bytes of a path; no system takes more
-MARKS = [(codecs.BOM_UTF8, None), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be")]
-MARKS += [
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-]  # the mark of UTF-32-LE begins with that of UTF-16-LE
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +205,7 @@ def _plain(chunks: Iterator[bytes]) -> Iterator[bytes]:
         start += chunk
         if len(start) >= 4:
             break
-    mark, encoding = next(
-        ((mark, encoding) for mark, encoding in MARKS if start.startswith(mark)), (b"", _unmarked(start))
-    )
+    encoding, mark = wide_encoding(start)
     start = start.removeprefix(mark)
     if encoding is None:
         yield from itertools.chain([start], chunks)
@@ -219,24 +213,6 @@ def _plain(chunks: Iterator[bytes]) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     for chunk in itertools.chain([start], chunks):
         yield decoder.decode(chunk).encode("utf-8", "replace")
-
-
-def _unmarked(start: bytes) -> str | None:
-    """Find the encoding of UTF-16 without a mark: a line end is two bytes there, or nearly every second byte of one
-    kind is NUL.
-    """
-    nulls, units = start.count(0), {start[place : place + 2] for place in range(0, len(start), 2)}
-    if nulls > 2 * start.count(b"\n"):
-        for end, encoding in ((b"\n\0", "utf-16-le"), (b"\0\n", "utf-16-be")):
-            if end in units:
-                return encoding
-    if 3 * nulls > len(start) and (
-        b"/" in start or b"." in start
-    ):  # one line; a list that NUL ends would have names of one letter
-        for first, encoding in ((0, "utf-16-le"), (1, "utf-16-be")):
-            if not start[first::2].count(0):
-                return encoding
-    return None
 
 
 def _entries(chunks: Iterable[bytes]) -> Iterator[bytes]:

@@ -40,10 +40,8 @@ from ...training.callbacks import StepCallback
 from ...training.tracking import log_picture
 from ...training.trainer import MovingAverage
 
-POINTS, FEWEST = (
-    6,
-    30,
-)  # scorings of a run by default, half of it where they decide nothing; the optimizer steps from which on it is scored
+POINTS = 6  # scorings of a run by default, half of it where they decide nothing
+MIN_STEPS = 30  # optimizer steps from which on a run is scored
 WINDOW = 100  # optimizer steps over which DVAR looks back
 
 
@@ -56,7 +54,7 @@ def interval(settings: PersonalizeSettings) -> int:
     every = given.every
     if every is None:
         points = POINTS if given.select == "best" or given.stop_when_done else POINTS // 2
-        every = -(-steps // points) if steps >= FEWEST else 0
+        every = -(-steps // points) if steps >= MIN_STEPS else 0
     if given.stop_when_done and not every:
         raise SettingsError(
             "`validation.stop_when_done`: this run has no validation",
@@ -98,8 +96,8 @@ class Validator(StepCallback):
         average: MovingAverage | None,
     ) -> None:
         self.folder, self.settings, self.encoder, self.size, self.average = folder, settings, encoder, size, average
-        self.every, self.drawn = interval(settings), image_settings(settings)
-        self.prompts = [fill(prompt) for prompt in self.drawn.prompts]
+        self.every, self.images = interval(settings), image_settings(settings)
+        self.prompts = [fill(prompt) for prompt in self.images.prompts]
         self.texts = [fill(bare(prompt)) for prompt in settings.validation.prompts]
         self.photos = list(photos)
         self.points: list[Point] = []
@@ -205,10 +203,10 @@ class Validator(StepCallback):
 
     def _score(self, trainer: Trainer, module: Any, step: int) -> None:
         with as_it_is(module, self.average if step else None) as model:
-            pictures = generate_samples(model, self.prompts, self.drawn, self.size, "validation")
+            pictures = generate_samples(model, self.prompts, self.images, self.size, "validation")
         name = f"step-{step:06d}"
-        drawn = save_samples(self.folder, name, self.prompts, pictures)
-        log_picture(trainer, "validation", drawn, step, self.folder / f"{name}.png")
+        sheet = save_samples(self.folder, name, self.prompts, pictures)
+        log_picture(trainer, "validation", sheet, step, self.folder / f"{name}.png")
         embedded = self._embedded(pictures)
         if step == 0:
             self.base = torch.from_numpy(embedded)
@@ -253,7 +251,7 @@ class Validator(StepCallback):
         if self.encoder.texts:
             prompt = scores.prompt_fidelity(subject, np.repeat(self.encoder.texts(self.texts), seeds, axis=0))
         elif prompts > 1 and seeds > 1:
-            # Whole pictures, most of which is now the subject, would match by what the base happened to draw there.
+            # Whole pictures, most of which is now the subject, would match by what the base happened to put there.
             prompt = scores.prompt_match(embedded[prompts + 1 :], base[prompts + 1 :]).ravel()
         else:
             prompt = np.ones(prompts * seeds)  # one prompt or one seed: nothing to tell prompts apart by

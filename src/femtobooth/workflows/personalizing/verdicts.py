@@ -16,7 +16,7 @@ from ...generator.settings import PersonalizeSettings
 from ...judging import verdict
 from ...judging.encoders import Encoder, open_encoder, usable
 from ...judging.memorization import near_copies
-from ...judging.scoring import Drawn, Real, evidence, measure
+from ...judging.scoring import Generated, Real, evidence, measure
 from ...judging.verdict import Verdict
 
 UNKNOWN_BASE = (
@@ -51,6 +51,6 @@ def of_samples(
     except InputError as error:
         return verdict.unjudged(error.problem, "Next: femtobooth evaluate RUN with another encoder.")
     real = Real([photo.pixels for photo in scored], [photo.pixels for photo in photos] if held_out else [])
-    rows = measure(judge, real, Drawn(after[ours], before[ours], of_class, []), texts, region=True)
+    rows = measure(judge, real, Generated(after[ours], before[ours], of_class, []), texts, region=True)
     copied = near_copies(pictures, [photo.pixels for photo in photos])
     return verdict.judge(evidence(rows, copied), bundled=settings.base == locate.BUNDLED)
