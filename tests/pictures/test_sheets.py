@@ -60,7 +60,7 @@ def test_any_label_stays_beside_its_row(text: str) -> None:
 
 
 def test_a_large_sheet_shrinks_its_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sheets, "MOST_PIXELS", 100_000)
+    monkeypatch.setattr(sheets, "MAX_PIXELS", 100_000)
     drawn = sheet([[plain(RED, 512, 512)] * 5] * 5, [], [])
     assert drawn.width * drawn.height < 150_000
     assert sheet([[plain(RED)]], [], [], cell=300).width > 300

@@ -211,8 +211,8 @@ def test_finished_pictures_survive_an_interruption(
             raise KeyboardInterrupt
         return real(*arguments, **named)  # type: ignore[arg-type]
 
-    real = generate.draw
-    monkeypatch.setattr(generate, "draw", interrupted)
+    real = generate.sample_batch
+    monkeypatch.setattr(generate, "sample_batch", interrupted)
     with pytest.raises(KeyboardInterrupt):  # before the first picture
         draw(run_folder, "a dog", out=str(tmp_path / "o"))
     assert not (tmp_path / "o").exists()
