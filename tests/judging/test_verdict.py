@@ -92,7 +92,7 @@ def test_the_verdict_follows_from_the_figures(name):
 
 def test_another_base_is_advised_only_on_the_bundled_one():
     assert "64x64" not in judge(measured(0.408), bundled=False).advice
-    assert "--unet-lr" in judge(measured(0.408), bundled=False).advice
+    assert "higher learning rate" in judge(measured(0.408), bundled=False).advice
 
 
 @pytest.mark.parametrize("damaged", [None, {}, [], "learned", {"outcome": "learned"}, {"outcome": 3, "share": "x"}])
