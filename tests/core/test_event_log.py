@@ -226,3 +226,11 @@ def test_a_signal_in_the_middle_of_a_line(tmp_path: Path, monkeypatch: pytest.Mo
         signal.signal(signal.SIGTERM, before)
     said = "SIGTERM: saving after this step, then stopping"
     assert told(tmp_path, "seq", "text") == [(1, "one"), (2, said), (3, "two")]
+
+
+def test_the_page_about_it_shows_every_kind() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "events.md").read_text(encoding="utf-8")
+    shown = [json.loads(line) for line in page.partition("```json\n")[2].partition("```")[0].splitlines()]
+    assert [event["seq"] for event in shown] == list(range(1, len(shown) + 1))
+    assert {event["kind"] for event in shown} == set(events.KINDS)
+    assert all(f"| `{kind}` |" in page for kind in events.KINDS)
