@@ -85,7 +85,8 @@ class CheckpointError(InputError):
 
 
 class NotFiniteError(InputError):
-    pass
+    step: int | None = None
+    """The optimizer step in which training met them first, where that is known."""
 
 
 class ParityError(FemtoboothError):

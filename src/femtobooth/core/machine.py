@@ -49,6 +49,8 @@ def device(name: str) -> torch.device:
     )
     if (found.index or 0) >= count:
         raise InputError(f"`device={name}`: not on this machine, which has {count} of that kind", "use auto or cpu")
+    if found.type == "cuda":
+        use_tensor_cores()
     return found
 
 
@@ -68,6 +70,18 @@ def dtype(precision: FloatPrecision) -> torch.dtype:
     import torch
 
     return {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[precision]
+
+
+def use_tensor_cores() -> None:
+    """Let GPUs multiply 32-bit matrices and convolve in TF32: 10 bits of mantissa in, 32-bit sums out.
+
+    Several times the speed on NVIDIA's GPUs since Ampere, and another rounding. Without one nothing is touched.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        return
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
 
 
 def environment() -> dict[str, str]:

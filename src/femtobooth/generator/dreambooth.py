@@ -101,9 +101,9 @@ class DreamBooth(NumberedSteps):
         return sample_losses(prediction, target, process.weights(timesteps, self.settings.loss), mask)
 
     def read_losses(self) -> Tensor:
-        """Sum what micro-steps have gathered since the last call: (terms, BUCKETS, sum and count), float64 on the CPU.
+        """Sum the losses that micro-steps have gathered: (terms, BUCKETS, sum and count), float64 on the CPU.
 
-        The only place where losses leave the device they were computed on.
+        The only place where they leave the device they were computed on.
         """
         sums = torch.zeros(len(TERMS), BUCKETS, 2, dtype=torch.float64)
         gathered, self._gathered = self._gathered, []
@@ -119,7 +119,8 @@ class DreamBooth(NumberedSteps):
         """Log right after the step, so that the row is there when a callback saves a checkpoint."""
         super().optimizer_step(*arguments, **options)
         step = self.global_step + 1
-        if step % self.settings.training.log_every and step != self.trainer.max_steps:
+        if not self.is_read(step):
+            self._gathered = []  # a row of the curve is of its step alone, so that resumed curves are the same
             return
         sums = self.read_losses()
         if self.trainer.world_size > 1:

@@ -8,7 +8,6 @@ checkpoints/step-000300/manifest.json   step, and the SHA-256 of every file
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import signal
 import threading
@@ -179,7 +178,7 @@ class Checkpoints(StepCallback):
         self.signals.install()
         self.signals.stepping = True
 
-    def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
+    def on_optimizer_step(self, trainer: Trainer, module: Any, step: int, outputs: Any) -> None:
         # Every process must agree, wherever the signal arrived; the largest signal number wins.
         asked = 1.0 * (self.signals.stop or 0), 1.0 * self.signals.save
         if trainer.world_size > 1:
@@ -188,7 +187,7 @@ class Checkpoints(StepCallback):
         stop, save_now = int(asked[0]), bool(asked[1])
         due = self.every and step % self.every == 0
         if due or stop or save_now or trainer.should_stop or step >= trainer.max_steps:
-            _refuse_not_finite(module, step)
+            module.refuse_not_finite(step)
             save(trainer, self.folder, self.keep)
             self.signals.save = False
         if stop:
@@ -204,23 +203,17 @@ class Checkpoints(StepCallback):
 def last_good_named(trainer: Trainer, folder: Path, way_out: str) -> Iterator[None]:
     """Add to a NotFiniteError from inside which checkpoint to trust, and a way out.
 
-    The weights of the last step led to it.
+    The weights of the last step, or of the step before the one that the error names, led to it.
     """
     try:
         yield
     except NotFiniteError as error:
         saved = _all(folder)
-        last = trainer.global_step or max(map(step_of, saved), default=0)
+        taken = trainer.global_step if error.step is None else error.step - 1
+        last = taken or max(map(step_of, saved), default=0)
         good = [one for one in saved if step_of(one) < last and fault(one) is None]
         kept = f"the last good checkpoint is {good[-1]}" if good else "no checkpoint was good before"
         raise NotFiniteError(error.problem, f"{kept}; {way_out}") from None
-
-
-def _refuse_not_finite(module: LightningModule, step: int) -> None:
-    """Raise NotFiniteError where a weight that trains is NaN or infinite."""
-    trained = [parameter.detach() for parameter in module.parameters() if parameter.requires_grad]
-    if not math.isfinite(float(torch.nn.utils.get_total_norm(trained))):
-        raise NotFiniteError(f"training: weights are NaN or infinite after step {step}")
 
 
 class StreamedFile(TorchCheckpointIO):

@@ -36,9 +36,10 @@ class NumberedSteps(LightningModule):
     def __init__(self, regime: TrainingSettings) -> None:
         super().__init__()
         self.regime, self.resumed_step = regime, 0
-        self.gradient_norm = 0.0
-        """Of the last optimizer step, before it was clipped."""
+        self.gradient_norm, self.loss = 0.0, 0.0
+        """Of the last optimizer step that was read: before it was clipped, and the mean over its micro-steps."""
         self._loss: Tensor | None = None
+        self._unread: list[tuple[int, Tensor]] = []  # optimizer step; gradient norm and loss (2,), on the device
 
     @property
     def first_micro_step(self) -> int:
@@ -52,24 +53,56 @@ class NumberedSteps(LightningModule):
     def on_before_backward(self, loss: Tensor) -> None:
         self._loss = loss.detach() if self._loss is None else self._loss + loss.detach()
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Take the gradient's norm.
+    def is_read(self, step: int) -> bool:
+        """Tell whether numbers of this optimizer step are read from the device, which waits for it: every `log_every`
+        steps, and after the last.
+        """
+        return step % self.regime.log_every == 0 or step == self.trainer.max_steps
 
-        Raises NotFiniteError where it or a loss is NaN or infinite, before any weight is touched.
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the gradient's norm; read it, before any weight is touched, in steps that are read. Raises
+        NotFiniteError.
         """
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         loss, self._loss = self._loss, None
-        values = torch.stack([norm, norm.new_zeros(()) if loss is None else loss.to(norm)])
+        step = self.trainer.global_step + 1
+        self._unread.append((step, torch.stack([norm, norm.new_zeros(()) if loss is None else loss.to(norm)])))
+        if self.is_read(step) or self._scaler:  # a scaler waits for the gradients of every step itself
+            self.read()
+
+    def read(self) -> None:
+        """Read the gradient norms and losses of the steps since the last call: the one value that training waits for.
+
+        Called by all processes in the same steps. Raises NotFiniteError for the first that is NaN or infinite.
+        """
+        if not self._unread:
+            return
+        steps, values = [step for step, _ in self._unread], torch.stack([values for _, values in self._unread])
+        self._unread = []
         if self.trainer.world_size > 1:  # gradients are shared, losses are not, and all processes must agree
             values = self.all_gather(values).amax(dim=0)  # of which NaN is the greatest
-        self.gradient_norm, total = values.tolist()  # the one value that each step waits for
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if math.isfinite(self.gradient_norm) and math.isfinite(total):
-            return
-        if scaler is None or scaler.get_scale() < 1:  # a scaler leaves such a step out and tries a smaller scale next
-            what, value = ("gradient", self.gradient_norm) if math.isfinite(total) else ("loss", total)
-            raise NotFiniteError(f"training: the {what} is {value} in step {self.trainer.global_step + 1}")
+        scale = self._scaler.get_scale() if self._scaler else 1.0  # below 1 it has given up on infinite gradients
+        for step, (norm, loss) in zip(steps, values.tolist(), strict=True):
+            self.gradient_norm, self.loss = norm, loss / scale
+            finite = math.isfinite(norm) and math.isfinite(loss)
+            if not finite and (self._scaler is None or scale < 1):  # else it leaves this step out and scales less
+                what, value = ("gradient", norm) if math.isfinite(loss) else ("loss", loss)
+                error = NotFiniteError(f"training: the {what} is {value} in step {step}")
+                error.step = step
+                raise error
+
+    def refuse_not_finite(self, step: int) -> None:
+        """Raise NotFiniteError where a gradient or a loss until now, or a weight that trains, is NaN or infinite."""
+        self.read()
+        trained = [parameter.detach() for parameter in self.parameters() if parameter.requires_grad]
+        if not math.isfinite(float(torch.nn.utils.get_total_norm(trained))):
+            raise NotFiniteError(f"training: weights are NaN or infinite after step {step}")
+
+    @property
+    def _scaler(self) -> Any:
+        """What scales the loss of 16-bit passes, if anything does."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def configure_optimizers(self) -> Any:
         optimizer = trainer.optimizer(self.regime, self.optimizer_groups())

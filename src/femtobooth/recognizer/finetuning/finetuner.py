@@ -182,11 +182,11 @@ class Finetuner(NumberedSteps):
         """Log right after the step, so that the row is there when a callback saves a checkpoint."""
         super().optimizer_step(*arguments, **options)
         step = self.global_step + 1
-        losses, self._losses = torch.stack(self._losses), []
+        losses, self._losses = self._losses, []
         training = self.settings.training
-        if step % training.log_every and step != self.trainer.max_steps:
+        if not self.is_read(step):
             return
-        loss = losses.mean()
+        loss = torch.stack(losses).mean()
         if self.trainer.world_size > 1:
             loss = self.all_gather(loss).mean()
         optimizer: Any = self.optimizers()

@@ -132,7 +132,8 @@ class Preprocess:
 
         tensor: Any = batch
         floats = tensor.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        middle, spread = (torch.tensor(values, device=floats.device).view(3, 1, 1) for values in (self.mean, self.std))
+        constants = (torch.tensor(values).view(3, 1, 1) for values in (self.mean, self.std))
+        middle, spread = (one.to(floats.device, non_blocking=True) for one in constants)
         return floats.div_(255).sub_(middle).div_(spread)
 
 
