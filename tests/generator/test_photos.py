@@ -21,7 +21,7 @@ from femtobooth.core.events import listening
 from femtobooth.core.files import write_json
 from femtobooth.generator.captions import STYLES
 from femtobooth.generator.photos import (
-    FILLED,
+    SUBJECT_SHARE,
     Photo,
     crops_sheet,
     hold_out,
@@ -237,14 +237,14 @@ def test_subject_crop_comes_close_but_never_enlarges(standing: bool) -> None:
     image = _ball(400, 300, 250, 120)  # 80 pixels wide
     if standing:
         image = image.transpose(Image.Transpose.TRANSPOSE)
-    for size, across in ((64, 64 * FILLED), (200, 80), (300, 80)):
+    for size, across in ((64, 64 * SUBJECT_SHARE), (200, 80), (300, 80)):
         square, notes = make_square(image, size, "subject")
         width, height = _red_extent(square)
         assert square.size == (size, size)
         assert abs(width - height) <= 2
         assert abs(width - across) <= 8, (size, width)
         kept = int(notes[0].removeprefix("crop around the subject keeps ").removesuffix("%"))
-        side = max(80 / FILLED, size)
+        side = max(80 / SUBJECT_SHARE, size)
         assert abs(kept - 100 * side**2 / (400 * 300)) <= 4, notes
         assert len(notes) == 1
 

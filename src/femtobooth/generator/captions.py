@@ -13,7 +13,7 @@ from .prompts import SUBJECT, filled, with_subject
 
 ENDINGS = (".txt", ".caption")
 """Of caption files: `photo.txt` or `photo.jpg.txt`, in either case."""
-SHOWN = 3  # photos that one warning names
+MAX_NAMED_PHOTOS = 3  # photos that one warning names
 
 # True of any photo of the subject: nothing about light, framing or style that a given photo may not show.
 _VARIED = (
@@ -110,10 +110,9 @@ def fitted(
             cut.append(f"{path.name} ({_unread(long, _fit(long, pieces, limit), pieces, limit)})")
         fitting.append(ours)
     if cut:
-        more = f" and of {len(cut) - SHOWN} more" if len(cut) > SHOWN else ""
-        events.warn(
-            f"captions are longer than the {limit} words or word pieces this base reads: {'; '.join(cut[:SHOWN])}{more}"
-        )
+        more = f" and of {len(cut) - MAX_NAMED_PHOTOS} more" if len(cut) > MAX_NAMED_PHOTOS else ""
+        named = "; ".join(cut[:MAX_NAMED_PHOTOS])
+        events.warn(f"captions are longer than the {limit} words or word pieces this base reads: {named}{more}")
     names = re.compile(rf"\{{token\}}|(?<!\w){re.escape(token)}(?!\w)", re.IGNORECASE)
     if fitting and not any(names.search(text) for texts in fitting for text in texts):
         events.warn(

@@ -30,8 +30,8 @@ _OWED = re.compile(
     r"^##? [^\n]*\b(data|licen[cs]e|attribution|credits?)\b[^\n]*\n.*?(?=^##? |\Z)",
     re.MULTILINE | re.DOTALL | re.IGNORECASE,
 )
-LONGEST_OWED = 8000  # characters of a base's card that go into the cards of what is made from it
-MOST = 1 << 20  # characters of a card that are read
+MAX_OWED_CHARACTERS = 8000  # of a base's card that go into the cards of what is made from it
+MAX_CARD_CHARACTERS = 1 << 20  # of a card that are read
 
 
 class Recommendable(NamedTuple):
@@ -46,7 +46,7 @@ def read_readme(folder: Path) -> str:
     """The model card in a folder, or "" where there is none that can be read."""
     try:
         with (folder / README).open(encoding="utf-8-sig", errors="replace") as file:
-            return file.read(MOST)
+            return file.read(MAX_CARD_CHARACTERS)
     except OSError:
         return ""
 
@@ -130,7 +130,7 @@ def inherited(readme: str, base: str) -> tuple[dict[str, Any], str]:
         or re.sub(r"[^\w.-]+", "-", f"femtobooth-{base}" if base == "bundled" else Path(base).stem)
         or "base"
     )
-    owed = "\n\n".join(section[0].strip() for section in _OWED.finditer(readme))[:LONGEST_OWED]
+    owed = "\n\n".join(section[0].strip() for section in _OWED.finditer(readme))[:MAX_OWED_CHARACTERS]
     return matter, owed
 
 

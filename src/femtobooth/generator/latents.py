@@ -35,7 +35,7 @@ class LatentSet:
 
     mean: Tensor  # (N, F, c, h, w), unscaled; F is 2 with mirrored copies, else 1
     log_variance: Tensor  # (N, F, c, h, w)
-    tokens: Tensor  # (N, K, ...): K captions each, one of which is drawn
+    tokens: Tensor  # (N, K, ...): K captions each, one of which is sampled
     mask: Tensor = field(default_factory=_ones)  # (N, F, 1, h, w): how much each cell counts in the loss; all alike
     taught: Tensor = field(default_factory=_none)  # (N,) bool: whether the target is the teacher's prediction; none
 

@@ -23,13 +23,13 @@ from .captions import STYLES, caption_files, class_captions, own_captions
 from .prompts import SUBJECT
 from .settings import PhotoSettings
 
-MIN_SIDE_PIXELS = 64  # pixels; below, there is nothing to learn a subject from
-MIN_PHOTOS = 3
+MIN_SIDE_PIXELS = 64  # below, there is nothing to learn a subject from
+MIN_PHOTOS = 3  # below, there is a warning
 CROPS = "crops.png"  # in a run folder: the photos as they are trained on
-SMALL = 0.3  # of a photo: a crop that keeps less may hold a detail, or something beside the subject
-ALIKE = 0.4  # of what is taken for the subject, below which its colours are not those of the other photos' subjects
+MIN_KEPT_SHARE = 0.3  # of a photo: a crop that keeps less may hold a detail, or something beside the subject
+MIN_LIKENESS = 0.4  # of what is taken for the subject: below, its colours are not those of the other photos' subjects
 # of the side of the square that is cut out around a subject; what is taken for it often lacks a foot or a handle
-FILLED = 0.7
+SUBJECT_SHARE = 0.7
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,8 +155,8 @@ def crops_sheet(photos: Sequence[Photo]) -> Image.Image:
 def _doubtful_crops(paths: Sequence[Path], subjects: Mapping[Path, _Subject]) -> list[str]:
     """Warnings of what may have been taken for the subject instead of it."""
     known = [(path, subjects[path]) for path in paths if path in subjects and subjects[path].mask is not None]
-    small = [f"{path.name} ({part:.0%})" for path, one in known if (part := _kept(one.mask)) < SMALL]
-    other = [path.name for path, one in known if one.likeness is not None and one.likeness < ALIKE]
+    small = [f"{path.name} ({part:.0%})" for path, one in known if (part := _kept(one.mask)) < MIN_KEPT_SHARE]
+    other = [path.name for path, one in known if one.likeness is not None and one.likeness < MIN_LIKENESS]
     warnings = []
     if small:
         warnings.append(
@@ -177,7 +177,7 @@ def _kept(mask: np.ndarray | None) -> float:
     box = None if mask is None else Image.fromarray(mask).getbbox()
     if mask is None or box is None:
         return 1.0
-    side = max((box[2] - box[0]) / mask.shape[1], (box[3] - box[1]) / mask.shape[0]) / FILLED
+    side = max((box[2] - box[0]) / mask.shape[1], (box[3] - box[1]) / mask.shape[0]) / SUBJECT_SHARE
     return min(side, 1.0) ** 2
 
 
@@ -255,8 +255,8 @@ def make_square(
 
 
 def _around(mask: np.ndarray | None, image: Image.Image, size: int) -> tuple[int, int, int, int] | None:
-    """The square (left, top, right, bottom) in pixels of which what `mask` shows fills `FILLED` of a side, if there is
-    anything.
+    """The square (left, top, right, bottom) in pixels of which what `mask` shows fills `SUBJECT_SHARE` of a side, if
+    there is anything.
     """
     box = None if mask is None else Image.fromarray(mask).getbbox()
     if mask is None or box is None:
@@ -264,7 +264,7 @@ def _around(mask: np.ndarray | None, image: Image.Image, size: int) -> tuple[int
     width, height = image.size
     across, down = width / mask.shape[1], height / mask.shape[0]
     left, top, right, bottom = (round(edge * scale) for edge, scale in zip(box, (across, down) * 2, strict=True))
-    side = min(max(round(max(right - left, bottom - top) / FILLED), size), width, height)
+    side = min(max(round(max(right - left, bottom - top) / SUBJECT_SHARE), size), width, height)
     x = min(max((left + right - side) // 2, 0), width - side)
     y = min(max((top + bottom - side) // 2, 0), height - side)
     return x, y, x + side, y + side

@@ -1,4 +1,4 @@
-"""Noise processes: how latents become noise, what a denoiser is asked for, and how drawing goes back.
+"""Noise processes: how latents become noise, what a denoiser is asked for, and how sampling goes back.
 
 A family owns one. Everything about time is said here: which timesteps training draws, into which buckets their losses
 go, how they weigh, and which solver walks through them.
@@ -94,7 +94,7 @@ class NoiseProcess(ABC):
     ) -> tuple[Solver, Tensor]:
         """Make a fresh solver, and the timesteps, on the CPU, that are left at this strength in (0, 1].
 
-        Raises SettingsError, naming the setting by its `group`, where it cannot draw with the process.
+        Raises SettingsError, naming the setting by its `group`, where it cannot sample the process.
         """
 
 

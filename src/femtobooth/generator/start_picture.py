@@ -13,8 +13,8 @@ from ..core.events import note, warn
 from ..pictures.images import Picture, read_picture
 from .settings import GenerateSettings
 
-SAME = 8.0  # levels: what a picture with a hole may differ by from the start picture, as after saving it as a JPEG
-REDRAWN = 0.5  # of white, from which on a pixel is redrawn
+MAX_LEVEL_DIFFERENCE = 8.0  # of a picture with a hole from the start picture, as after saving it as a JPEG
+MASK_THRESHOLD = 0.5  # of white, from which on a pixel is redrawn
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def fit(original: Original, settings: GenerateSettings) -> Start:
     if original.mask is None:
         return Start(image)
     mask = np.asarray(ImageOps.fit(original.mask, size, Image.Resampling.BOX), dtype=np.float32) / 255
-    share = float((mask >= REDRAWN).mean())
+    share = float((mask >= MASK_THRESHOLD).mean())
     if share == 0:
         raise InputError(
             f"`mask={settings.mask}`: nothing white is left of it at {size[0]}x{size[1]}", "paint larger areas white"
@@ -96,13 +96,13 @@ def _mask(stencil: Picture, image: Image.Image, name: str) -> Image.Image:
         if (
             solid.any()
             and np.abs(np.asarray(stencil.image, dtype=np.int16) - np.asarray(image, dtype=np.int16))[solid].mean()
-            < SAME
+            < MAX_LEVEL_DIFFERENCE
         ):
             note(f"`mask={name}`: the picture itself with a hole; the hole is redrawn")
             return Image.fromarray((255 - alpha).astype(np.uint8))
         levels = levels - (255 - alpha)  # over black, not white
         note(f"`mask={name}`: its transparent parts are kept")
-    if levels.max(initial=0) < 255 * REDRAWN:
+    if levels.max(initial=0) < 255 * MASK_THRESHOLD:
         raise InputError(f"`mask={name}`: nothing in it is white, so that nothing would be redrawn", _painted(stencil))
     return Image.fromarray(levels.clip(0, 255).astype(np.uint8))
 

@@ -16,7 +16,7 @@ from .families.family import Condition, Family
 
 # Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
 # base's predictions less than these do.
-EVERYDAY = ("red", "big", "blue", "small", "old", "green", "happy", "wooden")
+EVERYDAY_WORDS = ("red", "big", "blue", "small", "old", "green", "happy", "wooden")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def rank(model: Family, tokens: list[str], class_noun: str) -> list[Identifier]:
     Root mean square over fixed noise at the noisiest timesteps, where the caption alone decides; divided by the median
     of the same for everyday words.
     """
-    words = [*tokens, *(word for word in EVERYDAY if word not in class_noun.split())]
+    words = [*tokens, *(word for word in EVERYDAY_WORDS if word not in class_noun.split())]
     prompts = [f"a photo of a {class_noun}", *(f"a photo of a {word} {class_noun}" for word in words)]
     condition = model.condition(model.tokenize(prompts))
     timesteps = model.process.noisiest(3).to(model.device)

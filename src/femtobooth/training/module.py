@@ -18,7 +18,7 @@ from .settings import TrainingSettings
 
 
 class _MicroSteps(IterableDataset[int]):
-    """The numbers of the micro-steps from `first` on: all that a step needs to know what to draw."""
+    """The numbers of the micro-steps from `first` on: all that a step needs to know what to sample."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -28,7 +28,7 @@ class _MicroSteps(IterableDataset[int]):
 
 
 class NumberedSteps(LightningModule):
-    """Calls `training_step` with the number of the micro-step, so that what a step draws depends on nothing else.
+    """Calls `training_step` with the number of the micro-step, so that what a step samples depends on nothing else.
 
     Loaders are made after a checkpoint was restored, and so begin where it was saved.
     """

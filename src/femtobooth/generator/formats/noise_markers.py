@@ -32,7 +32,7 @@ ZERO_SNR = (
     "enforce_zero_terminal_snr",
     "use_zero_snr",
 )
-LARGEST = 1 << 20  # bytes of a YAML file beside a model
+MAX_YAML_BYTES = 1 << 20  # of a YAML file beside a model
 
 
 def told(
@@ -100,7 +100,7 @@ def told(
 def _read_sidecar(path: Path) -> tuple[str | None, bool | None, dict[str, Any]]:
     """Prediction type, zero terminal SNR and betas of a YAML file of the original code, None where it does not say."""
     try:
-        if path.stat().st_size > LARGEST:
+        if path.stat().st_size > MAX_YAML_BYTES:
             raise ValueError
         given = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
         params = given["model"]["params"]

@@ -18,7 +18,7 @@ SCHEDULES = (  # schedulers over the betas of Stable Diffusion 1.x and 2.x, with
     "UniPCMultistep", "SASolver", "DDIMInverse", "LCM", "TCD",
 )  # fmt: skip
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
-MOST_TIMESTEPS = 10_000
+MAX_TIMESTEPS = 10_000
 
 
 def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
@@ -40,7 +40,7 @@ def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
         raise ModelError(f"{where}: prediction type {prediction!s:.80} is not supported", way_out)
     steps, betas = config.get("num_train_timesteps", 1000), config.get("trained_betas")
     betas_fit = betas is None or (isinstance(betas, list) and len(betas) == steps)
-    if not isinstance(steps, int) or not 1 < steps <= MOST_TIMESTEPS or not betas_fit:
+    if not isinstance(steps, int) or not 1 < steps <= MAX_TIMESTEPS or not betas_fit:
         raise ModelError(f"{where}: {steps!s:.80} timesteps, and not a beta for each", DAMAGED)
     try:
         # Stable Diffusion's latents leave [-1, 1]: DDIM's default of clipping them must never slip in.
