@@ -6,13 +6,18 @@ from pathlib import Path
 
 from femtobooth.core import older_runs
 
-CONFIG = "size: 64\npreview: {every: 5}\nwatch:\n  every: 4\n"
+CONFIG = "size: 64\npreview: {every: 5}\nwatch:\n  every: 4\nloss: {surroundings: class}\n"
 
 
 def test_settings_and_fields_have_todays_names(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     given = older_runs.read_settings(tmp_path / "config.yaml")
-    assert given == {"size": 64, "samples": {"every": 5}, "validation": {"every": 4}}
+    assert given == {
+        "size": 64,
+        "samples": {"every": 5},
+        "validation": {"every": 4},
+        "loss": {"background": "class"},
+    }
     assert given.names["validation.every"].endswith("config.yaml, line 4: watch.every")
     found = older_runs.facts(tmp_path, {"status": "done", "watch": {"scored": 2}, "settings": {"watch": {"every": 4}}})
     assert found == {"status": "done", "validation": {"scored": 2}, "settings": {"validation": {"every": 4}}}

@@ -31,6 +31,12 @@ def test_the_bundled_base_is_whole() -> None:
     assert {command: of_card("bundled", command) for command in model.card} == model.card
 
 
+def test_attention_is_scaled_dot_product() -> None:
+    model = load("bundled")
+    assert {type(one).__name__ for one in model.denoiser.attn_processors.values()} == {"AttnProcessor2_0"}
+    assert {one.config._attn_implementation for one in model.text_encoders.values()} == {"sdpa"}
+
+
 def test_a_run_folder_stands_for_its_model(tiny_sd1: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_sd1, tmp_path / "run" / "model")
     assert load(str(tmp_path / "run")).hash == load(str(tiny_sd1)).hash

@@ -60,17 +60,18 @@ def test_a_learning_rate_that_is_far_too_high(
     assert [point["step"] for point in points] == [0]
 
 
-@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize(("value", "log_every"), [("nan", 1), ("inf", 1), ("nan", 9)])
 def test_the_last_good_checkpoint_is_named(
     train: Callable[..., int],
     femtobooth: FemtoBooth,
     tmp_path: Path,
     value: str,
+    log_every: int,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The loss of the third step is not finite: the weights after the second are to blame, those after the first are
-    not.
+    not. Where it is read only once its step was taken, nothing of that step is kept either.
     """
     real = dreambooth.sample_losses
 
@@ -80,7 +81,7 @@ def test_the_last_good_checkpoint_is_named(
 
     calls: list[int] = []
     monkeypatch.setattr(dreambooth, "sample_losses", losses)
-    assert train() == 2
+    assert train("--set", f"training.log_every={log_every}") == 2
     run, errors = tmp_path / "run", capsys.readouterr().err
     assert f"the loss is {value} in step 3" in errors
     assert f"the last good checkpoint is {run / 'checkpoints' / 'step-000001'}" in errors

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from femtobooth.core.errors import SettingsError
@@ -34,6 +35,24 @@ def test_schedules_count_optimizer_steps(schedule: Any, expected: list[float]) -
         optimizer.step()
         schedules.step()
     assert rates == pytest.approx(expected, abs=1e-4)
+
+
+def test_adamw_is_fused_on_gpus_and_can_be_clipped_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wanted(precision: Any, *kinds: str) -> bool | None:
+        weights = [SimpleNamespace(device=torch.device(kind)) for kind in kinds]
+        return trainer._can_fuse(TrainingSettings(precision=precision), [{"params": weights}])
+
+    assert (wanted("fp32", "cuda"), wanted("bf16", "cuda", "cuda:1")) == (True, True)
+    assert (wanted("fp16", "cuda"), wanted("fp32", "cpu"), wanted("fp32", "cpu", "cuda")) == (None, None, None)
+    monkeypatch.setattr(trainer, "_can_fuse", lambda *_: True)
+    weight = nn.Parameter(torch.zeros(2))
+    optimizer = trainer.optimizer(TrainingSettings(), [{"params": [weight], "lr": 1.0}])
+    assert optimizer.defaults["fused"]
+    weight.grad = torch.tensor([3.0, 4.0])
+    MixedPrecision("bf16-mixed", "cpu").clip_gradients(optimizer, 1.0)
+    torch.testing.assert_close(weight.grad, torch.tensor([0.6, 0.8]))
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.tensor([-1.0, -1.0]))
 
 
 def test_moving_average_follows_its_formula_and_can_be_looked_through() -> None:

@@ -105,7 +105,11 @@ def optimizer(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch
                 "training.optimizer: adamw8bit is not installed", f"{needs('8bit')}, or use adamw"
             ) from None
         return AdamW8bit(groups, **options)
-    return torch.optim.AdamW(groups, **options, fused=_can_fuse(settings, groups))
+    fused = _can_fuse(settings, groups)
+    made = torch.optim.AdamW(groups, **options, fused=fused)
+    if fused:  # without a loss scaler it unscales nothing, so that Lightning may clip what it steps with
+        made._step_supports_amp_scaling = False
+    return made
 
 
 def _can_fuse(settings: TrainingSettings, groups: list[dict[str, Any]]) -> bool | None:
