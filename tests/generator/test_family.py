@@ -113,9 +113,9 @@ class Pixels(Part):
 @dataclass(kw_only=True)
 class Toy(Family):
     PIPELINES = ("ToyPipeline",)
-    NETWORKS: Any = None
+    NETWORKS = {"transformer": Transformer, "vae": Pixels, "text_encoder": nn.Module, "text_encoder_2": nn.Module}
     DENOISER = "transformer"
-    TEXT_ENCODERS: Any = None
+    TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     ATTENTION = ("attn.",)
     process = Flow()
     latent_channels, cells = 3, 8
@@ -147,10 +147,6 @@ class Toy(Family):
     @classmethod
     def refuse_misfits(cls, networks: Mapping[str, Any], where: object) -> None:
         pass
-
-
-Toy.NETWORKS = {"transformer": Transformer, "vae": Pixels, "text_encoder": nn.Module, "text_encoder_2": nn.Module}
-Toy.TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
 
 
 @pytest.fixture
