@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from femtobooth.core.run import is_run
 from femtobooth.workflows.protocol import LISTS, read_lists
 
 FAST_TRAINING = ["--steps", "20", "--class-images", "8", "--sample-every", "0", "--set", "samples.sampling.steps=10"]
@@ -52,7 +53,7 @@ def main(data: Path, runs: Path, fast: bool, training: list[str]) -> None:
     classes, _, _ = read_lists(data / LISTS)
     for name in (name for name in classes if (data / name).is_dir()):
         run = runs / name
-        if not (run / "run.json").is_file():
+        if not is_run(run):
             small = FAST_TRAINING if fast else []
             where = ["--class-noun", classes[name], "--runs", str(runs), "--name", name, "--hold-out", "1"]
             femtobooth("personalize", str(data / name), *where, *small, *training)

@@ -46,6 +46,7 @@ from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, progress
 from femtobooth.core.files import sha256_of, write_json
 from femtobooth.core.metrics import softmax, wilson
+from femtobooth.core.run import is_run
 from femtobooth.judging.scores import over_prompts_and_seeds, share_over_prompts_and_seeds
 from femtobooth.pictures.images import find_pictures, read_picture
 from femtobooth.recognizer.finetuning import probe
@@ -107,7 +108,7 @@ def make_runs(data: Path, names: Sequence[str], runs: Path, fast: bool) -> list[
                 runs,
                 *quick,
             )
-            femtobooth(*(("personalize", "--resume", folder) if (folder / "run.json").is_file() else new))
+            femtobooth(*(("personalize", "--resume", folder) if is_run(folder) else new))
         found.append(folder)
     return found
 

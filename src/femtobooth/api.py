@@ -54,11 +54,12 @@ class Generator:
     @classmethod
     def load(cls, model: PathLike) -> Generator:
         """Find a run of personalize, a model folder, a single file, a hub id, or `bundled`. Raises ModelError."""
+        from .core.run import is_run
         from .generator import locate
 
         reference = os.fspath(model)
         locate.locate(reference)
-        return open_run(reference) if (Path(reference) / "run.json").is_file() else cls(reference)
+        return open_run(reference) if is_run(Path(reference)) else cls(reference)
 
     @property
     def folder(self) -> Path:
