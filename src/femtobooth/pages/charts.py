@@ -34,7 +34,6 @@ def line_chart(
     y_range: Range | None = None,
     x_format: str = "g",
     y_format: str = "g",
-    diagonal: bool = False,
     chosen: str | None = None,
 ) -> Markup:
     """Draw lines through (x, y) of each named series; `bands` shade (x, low, high) under the series of the same name.
@@ -45,8 +44,6 @@ def line_chart(
     xs, ys = [points[0] for points in series.values()], [points[1] for points in series.values()]
     ys += [edge for band in bands.values() for edge in band[1:]]
     frame = _Frame(x_range or _extent(xs), y_range or _extent(ys), x_label, y_label, x_format, y_format)
-    if diagonal:
-        frame.line(frame.across[0], frame.up[0], frame.across[1], frame.up[1], "guide")
     looks = _looks(series, chosen)
     for name, points in series.items():
         if name in bands:
@@ -66,9 +63,6 @@ def scatter_chart(
     names: Mapping[str, Sequence[str]] | None = None,
     x_range: Range | None = None,
     y_range: Range | None = None,
-    x_format: str = "g",
-    y_format: str = "g",
-    diagonal: bool = False,
     labelled: bool = False,
     chosen: str | None = None,
 ) -> Markup:
@@ -78,9 +72,7 @@ def scatter_chart(
     `chosen` names the group of what was chosen.
     """
     xs, ys = [points[0] for points in groups.values()], [points[1] for points in groups.values()]
-    frame = _Frame(x_range or _extent(xs), y_range or _extent(ys), x_label, y_label, x_format, y_format)
-    if diagonal:
-        frame.line(frame.across[0], frame.up[0], frame.across[1], frame.up[1], "guide")
+    frame = _Frame(x_range or _extent(xs), y_range or _extent(ys), x_label, y_label, "g", "g")
     looks = _looks(groups, chosen)
     for group, points in groups.items():
         titles = (names or {}).get(group)
@@ -97,12 +89,10 @@ def scatter_chart(
     return frame.drawn(alt) + _legend(looks, "f")
 
 
-def histogram(
-    groups: Mapping[str, ArrayLike], x_label: str, alt: str, *, bins: int = 24, x_range: Range | None = None
-) -> Markup:
-    """Draw how the values of each named group spread: the share of its group in each of `bins` equal bins."""
-    low, high = x_range or _extent(list(groups.values()))
-    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+def histogram(groups: Mapping[str, ArrayLike], x_label: str, alt: str) -> Markup:
+    """Draw how the values of each named group spread: the share of its group in each of 24 equal bins."""
+    low, high = _extent(list(groups.values()))
+    edges = np.linspace(low, high if high > low else low + 1, 24 + 1)
     shares = {}
     for name, values in groups.items():
         array = np.asarray(values, np.float64)

@@ -151,7 +151,10 @@ def classifier_page(
     top1, pictures = report["top1"], report["pictures"]
     wrong = pictures - round(top1[0] * pictures)
     facts = [(name, str(report[name])) for name in ("model", "data", "engine", "hash", "preprocess")]
-    facts += [(f"left out: {why}", str(report[f"left_out_{why}"])) for why in ("training", "calibration")]
+    facts += [
+        ("left out: trained on", str(report["left_out_training"])),
+        ("left out: set ranges", str(report["left_out_ranges"])),
+    ]
     page = ClassifierPage(
         title=f"{report['model']} on {report['data']}",
         kind="classifier evaluation",
