@@ -19,7 +19,7 @@ from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.recognizer.settings import EvaluateClassifierSettings
-from femtobooth.workflows import evaluate_classifier, export
+from femtobooth.workflows import evaluate_classifier, export_photos
 from femtobooth.workflows.comparing import bench
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 50, 220)}
@@ -258,5 +258,5 @@ def test_every_command_reads_labelled_pictures_alike(tmp_path, split):
     compared = bench.labelled(str(tmp_path), [])
     assert {(str(example.path), example.label) for example in compared.values()} == wanted
     names = tuple(COLOURS)
-    exported = export._read(str(tmp_path), Labels(names))
+    exported = export_photos._read(str(tmp_path), Labels(names))
     assert {(str(path), names[index]) for path, index in zip(exported.paths, exported.classes, strict=True)} == wanted
