@@ -98,7 +98,8 @@ def of_text(text: Mapping[str, str]) -> dict[str, Any] | None:
             return {}
         if not isinstance(found, dict):
             return {}
-        return {"kind": "synthesized" if CHOSEN in found else "generated"} | found
+        found.setdefault("kind", "synthesized" if CHOSEN in found else "generated")  # older ones do not say it
+        return found
     for chunk, kind in OLDER_CHUNKS.items():
         if chunk in text:
             return {"kind": kind, "key": text[chunk]}
