@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from femtobooth.core.event_log import read_events
+
 STEPS, ACCUMULATE, CLASS_IMAGES = 2, 2, 5
 
 
@@ -109,3 +111,15 @@ def test_one_run_folder_and_one_row_a_step(
     assert [row["step"] for row in curve(run)] == [str(step) for step in range(STEPS + 1)]
     assert [path.name for path in sorted((run / "checkpoints").iterdir())] == ["step-000001", "step-000002"]
     assert not list(run.rglob(".tmp-*"))
+
+
+def test_one_process_tells_what_happened(story: tuple[Path, list[list[dict[str, Any]]]]) -> None:
+    (run,) = story[0].iterdir()
+    events = read_events(run / "events.jsonl")
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    began = [event["stage"] for event in events if event["kind"] == "stage" and event["state"] == "running"]
+    assert began.count(["training"]) == 1
+    assert [event["step"] for event in events if event["kind"] == "metrics" and "loss/instance" in event["values"]] == [
+        1,
+        2,
+    ]
