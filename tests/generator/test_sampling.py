@@ -192,8 +192,8 @@ def test_bar_moves_by_pictures_times_steps(tiny: StableDiffusion) -> None:
     ("how", "other", "named"),
     [
         ({"sampler": "plms"}, {}, "sampling.sampler: plms"),
-        ({}, {"size": (62, 64)}, "--width 62"),
-        ({}, {"mask": np.ones((64, 64))}, "--mask"),
+        ({}, {"size": (62, 64)}, "`width=62`"),
+        ({}, {"mask": np.ones((64, 64))}, "`mask`"),
     ],
 )
 def test_what_cannot_be_done_is_said(bundled: StableDiffusion, how: dict, other: dict, named: str) -> None:

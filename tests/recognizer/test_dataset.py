@@ -120,9 +120,7 @@ def test_what_trains_and_what_is_measured_of_a_split(tmp_path: Path) -> None:
     assert [example.part for example in found.to_train()] == [None] * 3
     measured, remarks = found.to_measure()
     assert [example.part for example in measured] == ["test"] * 2
-    assert (
-        remarks[-1] == "The data is split: only its 2 test pictures were measured (--split train measures the other)."
-    )
+    assert remarks[-1] == "The data is split: only its 2 test pictures were measured (split train measures the other)."
     assert len(found.to_measure("all")[0]) == 5
     with pytest.raises(PhotoError, match="has no val part\n  -> give `split=train or test or all`"):
         found.to_measure("val")

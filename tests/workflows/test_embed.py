@@ -123,9 +123,9 @@ def test_what_is_no_index(photos: Path, tmp_path: Path) -> None:
 def test_settings_that_cannot_be(tiny: Path, photos: Path, tmp_path: Path) -> None:
     asked = {"paths": [str(photos)], "model": str(tiny), "out": str(tmp_path / "e.parquet")}
     for given, problem in (
-        ({"stages": ["4"]}, "--stages 4"),
+        ({"stages": ["4"]}, "`stages=4`"),
         ({"out": str(tmp_path / "e.csv")}, "ending"),
-        ({"out": None}, "--out"),
+        ({"out": None}, "`out`"),
     ):
         with pytest.raises(SettingsError, match=problem):
             embed.run(config.resolve(EmbedSettings, asked | given))

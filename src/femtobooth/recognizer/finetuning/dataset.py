@@ -83,7 +83,7 @@ class Labelled:
         if chosen == "all":
             return kept, self.remarks
         others = [name for name in self.parts if name != chosen]
-        other = f" (`split={' or '.join(others)}` measures the other{'s' if len(others) > 1 else ''})" if others else ""
+        other = f" (split {' or '.join(others)} measures the other{'s' if len(others) > 1 else ''})" if others else ""
         return kept, [
             *self.remarks,
             f"The data is split: only its {len(kept)} {NAMES[chosen]} pictures were measured{other}.",

@@ -286,7 +286,7 @@ def dataset_report(
     if ratio == 1:
         sizes = f"{counts[most]} pictures in every class"
     side = "" if "val" in given else "; each stays on one side of the split"
-    flattered = "which flatters the result: `copies=leave-out` takes them out of validation"
+    flattered = "which flatters the result: copies leave-out takes them out of validation"
     kept = (
         "left out of validation" if any(found.parts[i] == "left out" for inside in leaks for i in inside) else flattered
     )
@@ -316,7 +316,7 @@ def dataset_report(
         Finding(
             "imbalance",
             int(ratio >= UNEVEN),
-            sizes + ("; consider `class_weights=balanced`" if ratio >= UNEVEN else ""),
+            sizes + ("; consider class_weights balanced" if ratio >= UNEVEN else ""),
             [],
         ),
         Finding(
