@@ -258,5 +258,5 @@ def test_every_command_reads_labelled_pictures_alike(tmp_path, split):
     compared = bench.labelled(str(tmp_path), [])
     assert {(str(example.path), example.label) for example in compared.values()} == wanted
     names = tuple(COLOURS)
-    exported = export_photos._read(str(tmp_path), Labels(names))
+    exported = export_photos.read(str(tmp_path), Labels(names))
     assert {(str(path), names[index]) for path, index in zip(exported.paths, exported.classes, strict=True)} == wanted

@@ -27,7 +27,7 @@ from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.recognizer.model.rejection import is_rejected
-from femtobooth.workflows import export
+from femtobooth.workflows import export_photos
 
 COLOURS = {"red": (220, 40, 30), "green": (40, 190, 60), "blue": (30, 60, 220)}
 QUICK = ("--steps", 8, "--batch-size", 4, "--trackers", "csv", "--checkpoint-every", 2, "--warmup", 2, "--lr", "2e-3")
@@ -214,7 +214,7 @@ def test_classes_that_look_alike_are_told_apart_by_every_command(
     cli.main(["export", str(run), "--out", str(tmp_path / "exported"), "--threads", "1", "--max-drop", "100"])
     assert json.loads((tmp_path / "exported" / "parity.json").read_text())["figures"]["pictures"] == 6
     wanted = {path: names.index(path.parent.name) for path in (tmp_path / "data").rglob("*.png")}
-    read = export._read(str(tmp_path / "data"), Labels(tuple(names)))
+    read = export_photos.read(str(tmp_path / "data"), Labels(tuple(names)))
     assert dict(zip(read.paths, read.classes, strict=True)) == wanted
 
 

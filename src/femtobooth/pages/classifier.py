@@ -1,4 +1,4 @@
-"""Write the page of `evaluate-classifier`: the answer on top, then calibration, doubt, classes, worst mistakes."""
+"""Write the page of `evaluate-classifier`: the answer on top, then calibration, coverage, classes, worst mistakes."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def choose(settings: ExportSettings, source: Path, labels: Labels) -> tuple[Phot
         and settings.representative_data
         and Path(settings.data).resolve() == Path(settings.representative_data).resolve()
     )
-    given = _read(settings.representative_data, labels) if settings.representative_data else None
-    data = _read(settings.data, labels) if settings.data and not same else None
+    given = read(settings.representative_data, labels) if settings.representative_data else None
+    data = read(settings.data, labels) if settings.data and not same else None
     if not quantized:
         return Photos([], []), next((photos for photos in (data, given, own["val"]) if photos is not None), own["val"])
     if given is not None and data is None:
@@ -83,7 +83,7 @@ def _without(representative: Photos, data: Photos) -> Photos:
     return data.where(kept)
 
 
-def _read(given: str, labels: Labels) -> Photos:
+def read(given: str, labels: Labels) -> Photos:
     """Find labelled or unlabelled photos of a folder or CSV file. Raises PhotoError."""
     source = expanded(given)
     if dataset.is_labelled(source):
