@@ -93,7 +93,7 @@ def read(path: Path) -> tuple[Recipe, dict[str, Any], np.ndarray]:
     if not found:
         raise _no_record(path)
     if (remade := REMADE.get(str(found["kind"]))) is not None:
-        raise InputError(f"--from {path}: is {remade}", "give a PNG that femtobooth generate wrote")
+        raise InputError(f"`image={path}`: is {remade}", "give a PNG that femtobooth generate wrote")
     try:
         record = Recipe.model_validate(upgraded(found))
     except ValidationError as error:
