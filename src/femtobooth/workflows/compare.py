@@ -86,7 +86,7 @@ def run(settings: CompareSettings) -> dict[str, Any]:
         "page": str(out),
     }
     with replace(output, path=out).file() as temporary:
-        temporary.write_text(page.draw(report, tables, pictures, drawings), encoding="utf-8")
+        temporary.write_text(page.render(report, tables, pictures, drawings), encoding="utf-8")
     _tell(report, tables)
     return report
 

@@ -30,7 +30,7 @@ SMALL = 128  # pixels up to which samples are stored exactly
 VERDICTS = {True: "right", False: "wrong", None: "not one of its classes"}
 
 
-def draw(
+def render(
     report: Mapping[str, Any], tables: Mapping[str, Sequence[Row]], pictures: Pictures | None, drawings: Drawings | None
 ) -> str:
     """Write the whole page, from what `--json` prints, the tables and the pictures."""
