@@ -20,7 +20,7 @@ check: .venv/installed
 	$(BIN)/lint-imports
 
 docs: .venv/documented
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b dirhtml docs docs/_build
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build
 	@echo docs/_build/index.html
 
 .venv/documented: .venv/installed
