@@ -54,9 +54,9 @@ def test_what_is_public_is_there() -> None:
 
 def test_from_photos_to_pictures(run: femtobooth.Generator, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert (run.token, run.class_noun) == ("sks", "robot")
-    assert run.run is not None and run.run.status == "done" and run.run.settings["training"]["steps"] == 2
+    assert run.run.status == "done" and run.run.settings["training"]["steps"] == 2
     again = femtobooth.open_run(run.run.folder)
-    assert again.run is not None and again.run.model_dump() == run.run.model_dump()
+    assert again.run.model_dump() == run.run.model_dump()
     capfd.readouterr()
     pictures = again.generate(["a [V] robot", "a robot"], count=2, seed=5, sampling=STEPS)
     assert [(one.mode, one.size) for one in pictures] == [("RGB", (64, 64))] * 4
@@ -87,7 +87,7 @@ def test_a_pipeline_of_diffusers(run: femtobooth.Generator) -> None:
 
 def test_a_base_generates_too(tiny_sd1: Path) -> None:
     base = femtobooth.Generator.load(tiny_sd1)
-    assert base.run is None and base.folder == tiny_sd1
+    assert base.folder == tiny_sd1
     assert len(base.generate("a robot", count=1, sampling=STEPS)) == 1
     with pytest.raises(ModelError, match="learned no subject"):
         _ = base.token

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .generator.families.family import Family
-    from .generator.run import PersonalizedRun, Subject
+    from .generator.run import PersonalizedRun
     from .recognizer.finetuning.run import FinetunedRun
     from .recognizer.inference.outputs import Row
     from .recognizer.model.backbone import Recognizer as Network
@@ -45,10 +45,7 @@ class Generator:
     def __init__(self, reference: str, run: PersonalizedRun | None = None) -> None:
         self.reference = reference
         """Where the model lies, or what it is called."""
-        self.run = run
-        """The run that personalized it, as its run.json says: status, settings, subjects, verdict, ...; None for a
-        base.
-        """
+        self._run = run
         self._loaded: tuple[tuple[str | None, ...], Family] | None = None
 
     @classmethod
@@ -60,6 +57,16 @@ class Generator:
         reference = os.fspath(model)
         locate.locate(reference)
         return open_run(reference) if is_run(Path(reference)) else cls(reference)
+
+    @property
+    def run(self) -> PersonalizedRun:
+        """The run that personalized it, as its run.json says: status, settings, subjects, verdict, ...
+
+        Raises ModelError for a base.
+        """
+        if self._run is None:
+            raise ModelError(f"{self.reference}: a base, which has learned no subject", "personalize it")
+        return self._run
 
     @property
     def folder(self) -> Path:
@@ -74,12 +81,12 @@ class Generator:
     @property
     def token(self) -> str:
         """The word that stands for the subject, such as sks. Raises ModelError for a base."""
-        return self._subject.token
+        return self.run.subject.token
 
     @property
     def class_noun(self) -> str:
         """What the subject is: dog, toy, backpack. Raises ModelError for a base."""
-        return self._subject.class_noun
+        return self.run.subject.class_noun
 
     def generate(self, prompts: str | Sequence[str], **settings: Any) -> list[Image.Image]:
         """Generate pictures; `[V]` in a prompt stands for the subject.
@@ -106,17 +113,14 @@ class Generator:
     def pipeline(self, **options: Any) -> StableDiffusionPipeline:
         """Load the model as a pipeline of diffusers, in which the subject is called by its `token`.
 
-        `options` go to `StableDiffusionPipeline.from_pretrained`, such as `torch_dtype=torch.float16`.
+        `options` go to `StableDiffusionPipeline.from_pretrained`, such as `torch_dtype=torch.float16`; without that one
+        the weights are fp32, in whatever format they lie there.
         """
+        import torch
         from diffusers import StableDiffusionPipeline
 
-        return StableDiffusionPipeline.from_pretrained(self.folder, local_files_only=True, **options)
-
-    @property
-    def _subject(self) -> Subject:
-        if self.run is None:
-            raise ModelError(f"{self.reference}: a base, which has learned no subject", "personalize it")
-        return self.run.subject
+        options = {"torch_dtype": torch.float32, "local_files_only": True} | options
+        return StableDiffusionPipeline.from_pretrained(self.folder, **options)
 
 
 def personalize(
