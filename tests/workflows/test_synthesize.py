@@ -138,7 +138,7 @@ def chosen(runs: Path, tiny_sd1: Path, tiny: Path) -> Path:
         "samples": {**few, "every": 0, "sampling": {"steps": 1}}, "validation": {**few, "every": 1, "encoder": str(tiny), "steps": 1},
         "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
     }  # fmt: skip
-    assert personalize.run(config.settle(PersonalizeSettings, given))["selected"]["rule"]
+    assert (personalize.run(config.settle(PersonalizeSettings, given)).selected or {})["rule"]
     return runs / "chosen"
 
 
