@@ -30,7 +30,7 @@ from femtobooth.recognizer.settings import FinetuneSettings
 from femtobooth.training import trainer
 
 META = torch.device("meta")
-STEPS = 3
+STEPS = 2
 
 
 class Waits(TorchDispatchMode):
@@ -105,6 +105,7 @@ def personalizing(tiny_sd1: Path, log_every: int = 100) -> Any:
         "photos": {"paths": ["x"], "class_noun": "robot"},
         "prior": {"target": "base"},
         "loss": {"snr_gamma": 5.0},
+        "train": {"parts": ["attention", "text_encoder"]},
         "training": training(log_every=log_every),
     }
     settings = config.resolve(PersonalizeSettings, given)
