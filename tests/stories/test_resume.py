@@ -17,6 +17,9 @@ from typing import IO
 
 import pytest
 
+from femtobooth.core.run import Run, list_runs
+from femtobooth.workflows.runs import next_command
+
 FemtoBooth = Callable[..., int]
 
 
@@ -62,6 +65,9 @@ def test_killed_in_a_save(
     process = start(benchmark.command(photos, str(tiny_sd1), runs, "killed"))
     benchmark.kill_at(process, runs / "killed", 0.5, during_save=True)
     assert not (runs / "killed" / "model").exists(), "it was not killed in time"
+    assert json.loads((runs / "killed" / "run.json").read_text())["status"] == "running"  # nobody could say otherwise
+    killed = {one.name: next_command(one) for one in list_runs(runs) if one.status == "interrupted"}
+    assert killed["killed"] == f"femtobooth personalize --resume {runs / 'killed'}"
     assert femtobooth("personalize", "--resume", runs / "killed") == 0
     assert benchmark.differences(benchmark.outcome(runs / "killed"), unbroken) == []
 
@@ -98,6 +104,8 @@ def test_stopped_by_a_signal(
         process = start(benchmark.command(photos, str(tiny_sd1), runs, "stopped"), errors)
         try:
             _wait_for((run / "checkpoints" / "step-000003").is_dir, process)
+            seen = Run.open(run)
+            assert (seen.status, seen.worker and seen.worker.pid) == ("running", process.pid)
             process.send_signal(signal.SIGUSR1)
             _wait_for(lambda: len(_steps(run)) > 1, process)
             process.send_signal(signal.SIGTERM)
@@ -106,6 +114,8 @@ def test_stopped_by_a_signal(
             process.kill()
     steps = _steps(run)
     assert len(steps) == 2
+    ended = Run.open(run)
+    assert (ended.status, ended.worker, ended.progress.step) == ("interrupted", None, steps[-1])
     assert steps[-1] < 12
     (hint,) = [line for line in (tmp_path / "errors").read_text().splitlines() if "--resume" in line]
     program, *resume = shlex.split(hint.partition("-> ")[2])

@@ -177,7 +177,7 @@ def test_the_probe_alone(
     facts, report = (json.loads((run / name).read_text()) for name in ("run.json", "report.json"))
     assert (facts["status"], facts["result"]) == ("done", "probe")
     assert facts["costs"] == {"probe": {"seconds": report["probe"]["seconds"]}}
-    assert facts["seconds"] == report["probe"]["seconds"]
+    assert facts["seconds"] > 0  # that the process worked on the run
     assert not (run / "checkpoints").exists()
     assert "finetuned" not in report
     assert report["judged"]["measured"]["pictures"] == 16
