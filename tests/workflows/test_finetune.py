@@ -503,7 +503,7 @@ def test_one_photo_of_a_class(
         (("--batch-size", 3), "batch_size must be even"),
         (("--lr", 0), "--lr"),
         (("--steps", "many"), "--steps: "),
-        (("--resume", "nowhere"), "--resume nowhere: not a run"),
+        (("--resume", "nowhere"), "nowhere: no such file or folder"),
     ],
 )
 def test_what_is_refused(
