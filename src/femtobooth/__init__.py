@@ -7,11 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .api import (
-        Classification,
-        Embeddings,
-        Export,
         Generator,
-        Guess,
         Recognizer,
         classify,
         embed,
@@ -24,6 +20,7 @@ if TYPE_CHECKING:
     from .core.errors import FemtoboothError
     from .generator.run import PersonalizedRun
     from .recognizer.finetuning.run import FinetunedRun
+    from .results import Classification, Embeddings, Export, Guess
 
 __version__ = "0.1.0"
 __all__ = [
