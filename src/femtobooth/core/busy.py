@@ -34,7 +34,7 @@ class Load:
 
 
 def remark(others: float | None) -> str | None:
-    """What a reader of timings has to know of it, if anything."""
+    """Say what a reader of timings has to know of it, if anything."""
     cores = os.cpu_count() or 1
     if others is None or others < BUSY * cores:
         return None
@@ -46,13 +46,15 @@ def remark(others: float | None) -> str | None:
 
 
 def _taken() -> float:
-    """Seconds that all cores have worked so far, for anyone; time stolen by a hypervisor counts as others' work."""
+    """Sum the seconds that all cores have worked so far, for anyone; time stolen by a hypervisor counts as others'
+    work.
+    """
     told = psutil.cpu_times()._asdict()
     return sum(seconds for name, seconds in told.items() if name not in ("idle", "iowait", "guest", "guest_nice"))
 
 
 def _own() -> float:
-    """Seconds that this process and its children have worked so far."""
+    """Sum the seconds that this process and its children have worked so far."""
     own = psutil.Process()
     total = 0.0
     for process in [own, *own.children(recursive=True)]:

@@ -34,9 +34,9 @@ WITHOUT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 def cache_folder() -> Path:
-    """Where things that can be made again are kept: $FEMTOBOOTH_CACHE (`~` is the home folder; empty counts as not
-    set), else the \
-user's cache folder."""
+    """Find the folder in which things that can be made again are kept: $FEMTOBOOTH_CACHE (`~` is the home folder; empty
+    counts as not set), else the user's cache folder.
+    """
     given = os.environ.get("FEMTOBOOTH_CACHE", "")
     if given.strip():
         return Path(os.path.expanduser(given)).absolute()  # noqa: PTH111  (Path's own raises where there is no such user)
@@ -49,7 +49,7 @@ user's cache folder."""
 
 @cache
 def _scratch() -> Path:
-    """A folder that goes with this process, for what the cache cannot take."""
+    """Make a folder that goes with this process, for what the cache cannot take."""
     path = Path(tempfile.mkdtemp(prefix="femtobooth-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     return path
@@ -57,7 +57,7 @@ def _scratch() -> Path:
 
 @cache
 def _cannot_be_written(folder: Path, why: str) -> None:
-    """Say it, once for each reason."""
+    """Say that the cache cannot be written, once for each reason."""
     warn(
         f"{folder}: the cache cannot be written ({why}); the work goes on "
         "without it. FEMTOBOOTH_CACHE names another folder"
@@ -68,7 +68,7 @@ def _cannot_be_written(folder: Path, why: str) -> None:
 
 
 def read(path: Path) -> bytes | None:
-    """What `write` kept; None where there is nothing, or something that does not fit its hash."""
+    """Read what `write` kept; None where there is nothing, or something that does not fit its hash."""
     try:
         stored = path.read_bytes()
     except OSError:
@@ -97,7 +97,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def sealed(data: bytes) -> bytes:
-    """What `read` takes: the data and the line with its hash."""
+    """Make what `read` takes: the data and the line with its hash."""
     return data + _seal(data)
 
 
@@ -113,7 +113,7 @@ def _damaged(path: Path) -> None:
 
 
 def whole(path: Path) -> bool:
-    """Whether a folder is as `folder` made it: the same files, with the same contents."""
+    """Tell whether a folder is as `folder` made it: the same files, with the same contents."""
     try:
         found = {
             file.name: sha256_of(file)
@@ -126,8 +126,8 @@ def whole(path: Path) -> bool:
 
 
 def folder(path: Path, make: Callable[[Path], object]) -> Path:
-    """A folder that `make` has filled, now or before: `path`, or one that goes with this process where the cache cannot
-    be written.
+    """Give a folder that `make` has filled, now or before: `path`, or one that goes with this process where the cache
+    cannot be written.
 
     Several processes may ask for the same one at once: each makes it, the first to end leaves it there.
     """

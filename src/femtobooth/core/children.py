@@ -36,7 +36,7 @@ runpy.run_module(module, run_name="__main__")
 
 
 def command(module: str, *arguments: str, python: str | None = None) -> list[str]:
-    """The command that runs a module of this femtobooth, in another interpreter (>= 3.11) where one is given."""
+    """Make the command that runs a module of this femtobooth, in another interpreter (>= 3.11) where one is given."""
     return [python or sys.executable, "-P", "-c", _START, str(PACKAGE), module, *arguments]
 
 
@@ -47,7 +47,7 @@ def last_line(stderr: bytes) -> str:
 
 
 def environment(python: str | None = None, **more: str) -> dict[str, str]:
-    """The environment for it, and `more` variables.
+    """Make the environment for such a command, with `more` variables.
 
     PYTHONPATH goes to this interpreter only, and only its absolute folders.
     """

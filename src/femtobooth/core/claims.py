@@ -176,7 +176,7 @@ class Output:
 
     @contextmanager
     def _staged(self) -> Iterator[tuple[Path, Path]]:
-        """A locked folder to fill, and where it will go: beside that, or inside where an empty folder is there
+        """Yield a locked folder to fill, and where it will go: beside that, or inside where an empty folder is there
         already.
         """
         for path in self._names():
@@ -200,7 +200,7 @@ class Output:
             shutil.rmtree(staging, ignore_errors=True)
 
     def free(self) -> Path:
-        """The first name at which nothing is, of an output whose name was made up; else the path."""
+        """Find the first name at which nothing is, of an output whose name was made up; else the path."""
         return next((name for name in self._names() if is_free(name)), self.path)
 
     def _names(self) -> Iterator[Path]:
@@ -234,7 +234,7 @@ class Output:
 
 
 def is_free(path: Path) -> bool:
-    """Whether nothing is at a path, or a folder, possibly behind a link, with nothing in it."""
+    """Tell whether nothing is at a path, or a folder, possibly behind a link, with nothing in it."""
     if not path.is_dir():
         return not os.path.lexists(path)
     return all(part.name.startswith(TEMPORARY) or part.name in (LOCK, *LITTER) for part in path.iterdir())
@@ -249,15 +249,15 @@ def _empty(folder: Path) -> None:
 
 
 def _marker(folder: Path) -> tuple[str | None, list[str]]:
-    """Which command made a folder, None where there is no telling, and patterns of what it writes there."""
+    """Read which command made a folder, None where there is no telling, and patterns of what it writes there."""
     found = read_object(folder / MARKER)
     command, files = found.get("command"), found.get("files")
     return (command, [*map(str, files)]) if isinstance(command, str) and isinstance(files, list) else (None, [])
 
 
 def strangers(folder: Path, owns: Sequence[str] = ()) -> list[str]:
-    """Files under a folder, relative to it, that neither its marker nor `owns` knows; a folder in it with a marker is
-    judged by that.
+    """List the files under a folder, relative to it, that neither its marker nor `owns` knows; a folder in it with a
+    marker is judged by that.
     """
     patterns = [*owns, *_marker(folder)[1]]
     found: list[str] = []

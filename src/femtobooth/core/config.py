@@ -37,12 +37,14 @@ class Settings(BaseModel):
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What stands in place of the defaults where `given` is: for some commands, what the card of the model says."""
+        """Say what stands in place of the defaults where `given` is: for some commands, what the card of the model
+        says.
+        """
         return {}
 
     @classmethod
     def narrowed(cls, given: Mapping[str, Any]) -> type[Settings]:
-        """The class that settles what is given: this one, or another where what is given decides."""
+        """Give the class that settles what is given: this one, or another where what is given decides."""
         return cls
 
     def refuse_at_once(self) -> None:
@@ -52,7 +54,7 @@ class Settings(BaseModel):
                 value.refuse_at_once()
 
     def without_effect(self) -> dict[str, str]:
-        """Settings, by dotted path, that change nothing beside the others, and why."""
+        """List the settings, by dotted path, that change nothing beside the others, and why."""
         inside = {name: value for name in type(self).model_fields if isinstance(value := getattr(self, name), Settings)}
         return {f"{name}.{path}": why for name, value in inside.items() for path, why in value.without_effect().items()}
 
@@ -80,7 +82,7 @@ def read_yaml(path: Path) -> Layer:
 
 
 def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings laid over each other, later ones on top; lists are replaced whole."""
+    """Lay nested mappings over each other, later ones on top; lists are replaced whole."""
     merged: dict[str, Any] = {}
     for layer in layers:
         for key, value in layer.items():
@@ -91,7 +93,7 @@ def merge(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """``nested("a.b", 1) == {"a": {"b": 1}}``."""
+    """Nest a value under a dotted path: ``nested("a.b", 1) == {"a": {"b": 1}}``."""
     for key in reversed(path.split(".")):
         value = {key: value}
     return value
@@ -129,7 +131,7 @@ def _items(text: str, words: bool) -> list[Any]:
 
 
 def _number(text: str, kinds: set[Any]) -> Any:
-    """The number as people write it, else the text itself, which the setting then refuses."""
+    """Read the number as people write it, else the text itself, which the setting then refuses."""
     try:
         if float in kinds:
             return float(text)
@@ -139,7 +141,7 @@ def _number(text: str, kinds: set[Any]) -> Any:
 
 
 def settle(model: type[Model], *layers: Mapping[str, Any]) -> Model:
-    """Settings from layers over what is recommended for them.
+    """Make settings from layers over what is recommended for them.
 
     Raises SettingsError, for a fault of theirs before anything is looked up.
     """
@@ -178,7 +180,7 @@ def resolve(model: type[Model], *layers: Mapping[str, Any]) -> Model:
 
 
 def _fault(model: type[Settings], fault: Any, layers: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
-    """What is wrong with one setting, and what it takes."""
+    """Say what is wrong with one setting, and what it takes."""
     keys = [str(part) for part in fault["loc"]]
     while len(keys) > 1 and keys[-1].isdigit():  # an item of a list
         keys.pop()
@@ -217,7 +219,7 @@ def _fault(model: type[Settings], fault: Any, layers: Sequence[Mapping[str, Any]
 
 
 def _called(path: str, layers: Sequence[Mapping[str, Any]]) -> str:
-    """What the layer that gives a setting calls it; for one that none gives, what any would."""
+    """Say what the layer that gives a setting calls it; for one that none gives, what any would."""
     named = [layer for layer in layers if isinstance(layer, Layer) and path in layer.names]
     giving = [layer for layer in layers if _gives(layer, path)]
     if giving:
@@ -234,5 +236,5 @@ def _gives(layer: Mapping[str, Any], path: str) -> bool:
 
 
 def dump(settings: Settings) -> str:
-    """YAML that `read_yaml` and `resolve` turn back into equal settings."""
+    """Write the YAML that `read_yaml` and `resolve` turn back into equal settings."""
     return dump_yaml(settings.model_dump(mode="json"))

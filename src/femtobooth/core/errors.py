@@ -114,13 +114,13 @@ def first_line(error: BaseException) -> str:
 
 
 def shortened(text: str, limit: int = 60) -> str:
-    """A text as an error may hold it: of one line, without what a terminal would obey, and cut."""
+    """Shorten a text to what an error may hold: of one line, without what a terminal would obey, and cut."""
     cut = text if len(text) <= limit else f"{text[: limit - 3]}..."
     return shown(cut)
 
 
 def command(*words: object, program: str = "femtobooth") -> str:
-    """A command of femtobooth's that can be pasted into a shell, whatever is in the names."""
+    """Write a command of femtobooth's that can be pasted into a shell, whatever is in the names."""
     return " ".join(map(_quoted, (program, *words)))
 
 
@@ -138,7 +138,7 @@ def _byte_by_byte(letter: str) -> str:
 
 
 def needs(extra: str) -> str:
-    """How to get the libraries of an extra, wherever femtobooth was installed from: no package index has it."""
+    """Say how to get the libraries of an extra, wherever femtobooth was installed from: no package index has it."""
     from importlib import metadata
 
     try:

@@ -118,7 +118,7 @@ class EventLog:
         return value if isinstance(value, str | int | bool | None) else str(value)
 
     def close(self) -> None:
-        """Write no more."""
+        """Close the file; nothing more is written."""
         with self._lock:
             os.close(self._handle)
             self._handle = -1

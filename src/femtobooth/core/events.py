@@ -169,7 +169,7 @@ class Progress:
         self._moved, self._note = done * parts, ""
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
-        """Move on by `amount`; `note` stands beside the count until another one comes."""
+        """Move the count on by `amount`; `note` stands beside the count until another one comes."""
         self._moved += amount
         self._note = self._note if note is None else note
         self.tell(RUNNING)
@@ -209,7 +209,7 @@ def progress_bar(
 
 
 def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
-    """Iterate, and tell how far it is."""
+    """Iterate over `items`, and tell how far it is."""
     with progress_bar(description, len(items)) as bar:
         for item in items:
             yield item

@@ -118,7 +118,7 @@ class Setting:
 
 
 def metavar(path: str) -> str:
-    """``metavar("photos.paths") == "PHOTOS"``: what stands for a setting that is given without a flag."""
+    """Name what stands for a setting that is given without a flag: ``metavar("photos.paths") == "PHOTOS"``."""
     return path.partition(".")[0].upper()
 
 
@@ -161,12 +161,12 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def dotted_keys(model: type[BaseModel]) -> list[str]:
-    """All leaf settings of a model as dotted paths, in order."""
+    """List all leaf settings of a model as dotted paths, in order."""
     return [one.path for one in _settings(model, "", Flags())]
 
 
 def field_at(model: type[BaseModel], path: str) -> FieldInfo | None:
-    """The field at a dotted path; None for an unknown one."""
+    """Find the field at a dotted path; None for an unknown one."""
     parent, _, rest = path.partition(".")
     field = model.model_fields.get(parent)
     if not rest or field is None:
@@ -177,7 +177,7 @@ def field_at(model: type[BaseModel], path: str) -> FieldInfo | None:
 
 
 def leaf_types(field: FieldInfo | None) -> set[Any]:
-    """The plain types that a field takes; none of an unknown one."""
+    """Collect the plain types that a field takes; none of an unknown one."""
     found: set[Any] = set()
     waiting: list[Any] = [field.annotation] if field else []
     while waiting:
@@ -195,7 +195,7 @@ def leaf_types(field: FieldInfo | None) -> set[Any]:
 
 
 def choices(field: FieldInfo | None) -> tuple[str, ...]:
-    """The values of an enumeration, or of a list of them; () for any other field."""
+    """List the values of an enumeration, or of a list of them; () for any other field."""
     waiting: list[Any] = [field.annotation] if field else []
     for part in waiting:
         if typing.get_origin(part) is typing.Literal:
@@ -205,12 +205,12 @@ def choices(field: FieldInfo | None) -> tuple[str, ...]:
 
 
 def holds_words(field: FieldInfo | None) -> bool:
-    """Whether a field is a list whose items are names without commas."""
+    """Tell whether a field is a list whose items are names without commas."""
     return list in leaf_types(field) and ("words" in getattr(field, "metadata", ()) or bool(choices(field)))
 
 
 def help_text(model: type[BaseModel], path: str) -> str:
-    """What the setting at a dotted path is. Raises KeyError for an unknown one."""
+    """Say what the setting at a dotted path is. Raises KeyError for an unknown one."""
     field = field_at(model, path)
     if field is None:
         raise KeyError(path)
@@ -222,7 +222,7 @@ def _text(field: FieldInfo) -> str:
 
 
 def in_force(model: type[BaseModel], path: str, recommended: Mapping[str, Any] = {}) -> str:
-    """The value of a setting that is not given, for people: recommended, or the default; "" where there is none."""
+    """Give the value of a setting not given, for people: recommended, or the default; "" where there is none."""
     field = field_at(model, path)
     value: Any = None if field is None or field.is_required() else field.default
     given: Any = recommended

@@ -56,7 +56,7 @@ DENIED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EI
 
 
 def _refusal(error: BaseException | None, path: Path) -> str | None:
-    """What the disk said, where an error comes from writing; libraries in other languages hide it in their own
+    """Say what the disk said, where an error comes from writing; libraries in other languages hide it in their own
     words.
     """
     while error is not None:
@@ -155,7 +155,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def short_name(name: str) -> str:
-    """A name that leaves room for a prefix in the 255 bytes that a name may have."""
+    """Shorten a name so that it leaves room for a prefix in the 255 bytes that a name may have."""
     return name if len(os.fsencode(name)) < 200 else hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
@@ -175,7 +175,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Atomically write UTF-8 text; names that are no UTF-8 become JSON's escapes, from which `read_json` makes them
+    """Write UTF-8 text atomically; names that are no UTF-8 become JSON's escapes, from which `read_json` makes them
     again.
     """
     with atomic_file(path) as temporary:
@@ -183,12 +183,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomically write indented JSON."""
+    """Write indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds; None where it is missing or damaged."""
+    """Read what a JSON file holds; None where it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -196,19 +196,19 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """What a JSON file holds, if that is an object; else nothing."""
+    """Read what a JSON file holds, if that is an object; else nothing."""
     found = read_json(path)
     return found if isinstance(found, dict) else {}
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
+    """Compute the SHA-256 of a file's bytes, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def content_hash(paths: Iterable[Path], root: Path) -> str:
-    """SHA-256 over names (relative to `root`) and contents of files, in sorted order, hexadecimal."""
+    """Compute the SHA-256 over names (relative to `root`) and contents of files, in sorted order, hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(f"{path.relative_to(root).as_posix()}\0{sha256_of(path)}\n".encode())
@@ -216,5 +216,5 @@ def content_hash(paths: Iterable[Path], root: Path) -> str:
 
 
 def timestamp() -> str:
-    """Local time for folder names, to the second: 20260131-235959."""
+    """Give the local time for folder names, to the second: 20260131-235959."""
     return time.strftime("%Y%m%d-%H%M%S")

@@ -57,7 +57,7 @@ def own() -> Holder:
 
 
 def _host() -> str:
-    """This machine, and the process namespace, in which a number means the same process."""
+    """Name this machine, and the process namespace, in which a number means the same process."""
     with suppress(OSError):
         return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
     return platform.node()
@@ -70,7 +70,7 @@ def _boot() -> str:
 
 
 def _began(pid: int) -> str:
-    """When a running process began; "" where it runs no more, "?" where the system does not tell."""
+    """Tell when a running process began; "" where it runs no more, "?" where the system does not tell."""
     if Path("/proc/self/stat").exists():
         with suppress(OSError, IndexError):
             fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
@@ -111,7 +111,7 @@ def _wait_for(handle: int) -> None:
 
 
 def _read(text: str) -> Holder | None:
-    """Who a lock file names; None for one that was cut off in the middle."""
+    """Read whom a lock file names; None for one that was cut off in the middle."""
     try:
         return Holder(**json.loads(text))
     except (ValueError, TypeError):
@@ -119,7 +119,7 @@ def _read(text: str) -> Holder | None:
 
 
 def holder(folder: Path) -> Holder | None:
-    """The process that writes into `folder`; None where there is none, or none any more."""
+    """Find the process that writes into `folder`; None where there is none, or none any more."""
     try:
         found = _read((folder / LOCK).read_text(encoding="utf-8", errors="replace"))
     except OSError:
@@ -175,7 +175,7 @@ def held_place(place: Path, instead: str = "wait until it is done") -> Iterator[
 
 @contextmanager
 def _guarded(folder: Path, create: bool = True) -> Iterator[int]:
-    """The open lock file, looked at and changed by no other process meanwhile."""
+    """Yield the open lock file, looked at and changed by no other process meanwhile."""
     path = folder / LOCK
     while True:
         flags = os.O_RDWR | (os.O_CREAT if create else 0)

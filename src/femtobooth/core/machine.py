@@ -135,7 +135,7 @@ def cores() -> int:
 
 
 def processor() -> str:
-    """Name of this machine's processor, and how many cores it has."""
+    """Give the name of this machine's processor, and how many cores it has."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -226,7 +226,8 @@ def wilson(successes: int, total: int, level: float = 0.95) -> Interval:
 
 
 def paired_difference(before: ArrayLike, after: ArrayLike, level: float = 0.95) -> Interval:
-    """Change in the share of successes, after - before, on the same pictures (Newcombe 1998, paired data, method 10).
+    """Compute the change in the share of successes, after - before, on the same pictures (Newcombe 1998, paired data,
+    method 10).
 
     Unlike a bootstrap it does not claim certainty where the two never differ. `before` and `after` are booleans (N,).
     """

@@ -20,7 +20,7 @@ _STORED = re.compile(r"\\x[89a-f][0-9a-f]|\\ud[89a-f][0-9a-f]{2}")
 
 
 def shown(text: object, keep: str = "") -> str:
-    """Text that can be printed: what moves a cursor, ends a line or turns text around stands there as its escape.
+    """Make text that can be printed: what moves a cursor, ends a line or turns text around stands there as its escape.
 
     Characters in `keep` stay as they are.
     """
@@ -28,7 +28,7 @@ def shown(text: object, keep: str = "") -> str:
 
 
 def stored(path: os.PathLike[str] | str) -> str:
-    r"""A name as a file of UTF-8 holds it: itself.
+    r"""Give a name as a file of UTF-8 holds it: itself.
 
     Only a name with bytes that are no UTF-8 (or with text that looks like what follows) has these as ``\xff`` and its
     backslashes doubled, so that `restored` gives back every name.
@@ -40,7 +40,7 @@ def stored(path: os.PathLike[str] | str) -> str:
 
 
 def _told_in_utf8(name: str) -> str:
-    """The name as a process sees it whose file system is in UTF-8, as the bytes of names are nearly everywhere."""
+    """Give the name as a process sees it whose file system is in UTF-8, as the bytes of names are nearly everywhere."""
     return name if _UTF8 else os.fsencode(name).decode("utf-8", "surrogateescape")
 
 
@@ -50,7 +50,7 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def restored(name: str) -> str:
-    """The name that `stored` was given."""
+    """Give the name that `stored` was given."""
     if _STORED.search(name):
         name = re.sub(rf"\\\\|{_STORED.pattern}", _restored, name)
     return name if _UTF8 else os.fsdecode(name.encode("utf-8", "surrogateescape"))

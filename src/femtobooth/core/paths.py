@@ -102,8 +102,8 @@ def nearest(reference: str) -> str | None:
 
 
 def _corrected(path: Path, mistyped: bool) -> str | None:
-    """`path` with every part that is not there replaced by its nearest name; None where a part has none, or none was
-    wrong.
+    """Give `path` with every part that is not there replaced by its nearest name; None where a part has none, or none
+    was wrong.
     """
     place = Path(path.anchor)
     for part in path.parts[bool(path.anchor) :]:

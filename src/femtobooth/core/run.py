@@ -295,7 +295,7 @@ class Run(BaseModel):
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run's, of any kind, damaged or not."""
+    """Tell whether a folder is a run's, of any kind, damaged or not."""
     return (folder / FILE).is_file()
 
 
@@ -310,7 +310,7 @@ def _now() -> datetime:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by their dotted names."""
+    """Give the settings by their dotted names."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}

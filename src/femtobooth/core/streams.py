@@ -34,7 +34,7 @@ def prepare() -> None:
 
 
 def stdout() -> TextIO:
-    """The stream that rows and results go to. Raises InputError where it is closed."""
+    """Give the stream that rows and results go to. Raises InputError where it is closed."""
     if sys.stdout is None or sys.stdout.closed:
         raise InputError("stdout: is closed", "send it to a file or to another program")
     return sys.stdout

@@ -64,7 +64,7 @@ def parse_yaml(text: str | bytes, source: str) -> Any:
 
 
 def parse_with_lines(text: str | bytes, source: str) -> tuple[Any, dict[str, int]]:
-    """The value, and the line of each key of its mappings by dotted path.
+    """Parse YAML into its value, and the line of each key of its mappings by dotted path.
 
     Raises SettingsError naming `source` and the line.
     """
@@ -73,13 +73,13 @@ def parse_with_lines(text: str | bytes, source: str) -> tuple[Any, dict[str, int
 
 
 def read_bytes(path: Path) -> bytes:
-    """As much of a file as YAML may have, and one byte more of a larger one, which `parse_yaml` then refuses."""
+    """Read as much of a file as YAML may have, and one byte more of a larger one, which `parse_yaml` then refuses."""
     with path.open("rb") as file:
         return file.read(MOST_BYTES + 1)
 
 
 def dump_yaml(value: Any) -> str:
-    """YAML that `parse_yaml`, and readers of version 1.1, turn back into an equal value."""
+    """Write the YAML that `parse_yaml`, and readers of version 1.1, turn back into an equal value."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 

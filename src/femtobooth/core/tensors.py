@@ -49,8 +49,8 @@ class _StandIn:
 
 
 def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
-    """What a file holds, and its safetensors metadata: tensors by key, or the dictionary of a torch checkpoint (and
-    {}).
+    """Read what a file holds, and its safetensors metadata: tensors by key, or the dictionary of a torch checkpoint
+    (and {}).
 
     The content decides what the file is, not its name. Raises UnsafeFileError for a pickle of anything but tensors and
     plain values, ModelError for a file that is damaged or something else.
@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
 
 
 def state_dict(path: Path, contents: dict[Any, Any]) -> dict[str, torch.Tensor]:
-    """The tensors of what `read` gave: those of a checkpoint's `state_dict` where it has one. Raises ModelError."""
+    """Give the tensors of what `read` gave: those of a checkpoint's `state_dict` if it has one. Raises ModelError."""
     tensors = contents.get("state_dict", contents)
     if isinstance(tensors, torch.Tensor):  # of that name
         tensors = contents
@@ -107,7 +107,7 @@ def state_dict(path: Path, contents: dict[Any, Any]) -> dict[str, torch.Tensor]:
 
 
 def unwrapped(name: str) -> str:
-    """A tensor's name without what DDP, torch.compile and FSDP put into it:
+    """Give a tensor's name without what DDP, torch.compile and FSDP put into it:
 
     `module._orig_mod.conv.weight` is `conv.weight`.
     """
@@ -167,7 +167,7 @@ def _refuse_inflated(path: Path, contents: dict[Any, Any]) -> None:
 
 
 def _unpickle(path: Path, zipped: bool) -> dict[Any, Any]:
-    """A torch checkpoint's dictionary; nothing in it is run, and what is no tensor or plain value is replaced or
+    """Read a torch checkpoint's dictionary; nothing in it is run, and what is no tensor or plain value is replaced or
     refused.
     """
     try:

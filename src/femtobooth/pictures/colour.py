@@ -41,7 +41,9 @@ Apply = Callable[[Image.Image], Image.Image]
 
 
 def to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Image.Image:
-    """Mode L, RGB, CMYK or LAB of 8 bits to RGB: by its profile if that is usable, else by PIL's plain formulas."""
+    """Convert a picture of mode L, RGB, CMYK or LAB of 8 bits to RGB: by its profile if that is usable, else by PIL's
+    plain formulas.
+    """
     apply, words = _conversion(image.mode, profile)
     notes.extend(words)
     return apply(image)
@@ -50,7 +52,8 @@ def to_srgb(image: Image.Image, profile: bytes | None, notes: list[str]) -> Imag
 def deep_to_srgb(
     values: Callable[[slice], np.ndarray], size: tuple[int, int], mode: str, profile: bytes | None, notes: list[str]
 ) -> Image.Image:
-    """The same from more than 8 bits: `values` gives some of `size` (height, width) rows, float (h, W, C), 0 to 1.
+    """Convert a picture of more than 8 bits as `to_srgb` does: `values` gives some of `size` (height, width) rows,
+    float (h, W, C), 0 to 1.
 
     The colour engine takes 8 bits, so each colour lies between its C + 1 nearest ones that have 8, and gets the mean of
     what they become, weighted by nearness (tetrahedral interpolation; Kasson et al. 1995).
@@ -89,7 +92,7 @@ def _image(values: np.ndarray, mode: str) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _conversion(mode: str, profile: bytes | None) -> tuple[Apply, tuple[str, ...]]:
-    """What turns a picture of this mode and profile into sRGB, and what is to be said of it."""
+    """Find what turns a picture of this mode and profile into sRGB, and what is to be said of it."""
     said = ("CMYK converted",) if mode == "CMYK" else ()
     if not profile or mode == "LAB":  # LAB needs none
         return _plain, said
@@ -108,7 +111,7 @@ class _NotApplied(Exception):
 
 
 def _transform(mode: str, profile: bytes) -> tuple[ImageCms.ImageCmsTransform, str]:
-    """What a profile does to a picture of this mode (a grey one is RGB to an RGB profile), and its name."""
+    """Find what a profile does to a picture of this mode (a grey one is RGB to an RGB profile), and its name."""
     if len(profile) > LARGEST_PROFILE:
         raise _NotApplied("oversized colour profile ignored")
     source = ImageCms.ImageCmsProfile(BytesIO(profile))
@@ -136,7 +139,7 @@ def _printable(name: str) -> str:
 
 
 def _moves_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether a transform gives back what it is given, all over the cube of colours."""
+    """Tell whether a transform gives back what it is given, all over the cube of colours."""
     levels = np.array([0, 4, 10, 20, 40, 80, 120, 160, 200, 230, 255], np.uint8)
     colours = np.stack(np.meshgrid(*[levels] * (1 if mode == "L" else 3), indexing="ij"), axis=-1).reshape(
         1, -1, 1 if mode == "L" else 3
@@ -146,7 +149,7 @@ def _moves_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 
 def profile_of_gamma(gamma: float | None, points: Points | None) -> bytes | None:
-    """A profile for PNG's gAMA (power of the encoding, such as 0.45455) and cHRM; None where they say sRGB or
+    """Make a profile for PNG's gAMA (power of the encoding, such as 0.45455) and cHRM; None where they say sRGB or
     nonsense.
     """
     usual = points is None or bool(np.abs(np.subtract(points, SRGB)).max() < 0.002)
@@ -156,8 +159,8 @@ def profile_of_gamma(gamma: float | None, points: Points | None) -> bytes | None
 
 
 def profile_of_code(primaries: int, transfer: int) -> bytes | None:
-    """A profile for the code points of ITU-T H.273 (cICP in PNG, nclx in AVIF); None where they say sRGB or are not
-    known.
+    """Make a profile for the code points of ITU-T H.273 (cICP in PNG, nclx in AVIF); None where they say sRGB or are
+    not known.
 
     The curves of BT.709 and its like are taken for sRGB's, as browsers do. Of high dynamic range what is brighter than
     the white of a page (203 cd/m2, BT.2408) becomes white.
@@ -186,7 +189,7 @@ def _srgb_light() -> np.ndarray:
 
 
 def matrix_profile(points: Points, light: np.ndarray) -> bytes | None:
-    """An ICC profile (version 2) of three primaries and a white, and of the light, 0 to 1, of equal steps of the
+    """Make an ICC profile (version 2) of three primaries and a white, and of the light, 0 to 1, of equal steps of the
     signal.
     """
     xyz = np.array([(x, y, 1 - x - y) for x, y in points], dtype=float).T  # a column each for red, green, blue, white

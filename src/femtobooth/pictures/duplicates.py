@@ -52,8 +52,8 @@ NEIGHBOURS = 32
 
 
 def views(image: Image.Image) -> np.ndarray | None:
-    """Low frequencies of a picture as it is, mirrored, trimmed, and both: float32 (4, 255) of norm 1; None for one
-    without structure.
+    """Compute the low frequencies of a picture as it is, mirrored, trimmed, and both: float32 (4, 255) of norm 1; None
+    for one without structure.
     """
     found = []
     for trim in TRIMS:
@@ -71,12 +71,12 @@ def views(image: Image.Image) -> np.ndarray | None:
 
 
 def signs(views: np.ndarray) -> str:
-    """The hash of a picture as it is, hexadecimal, from its `views`: short enough for a manifest."""
+    """Compute the hash of a picture as it is, hexadecimal, from its `views`: short enough for a manifest."""
     return np.packbits(views[0] > np.median(views[0])).tobytes().hex()
 
 
 def any_alike(listed: Sequence[str], views: np.ndarray) -> bool:
-    """Whether a picture's `views` are near any of the hashes that `signs` made."""
+    """Tell whether a picture's `views` are near any of the hashes that `signs` made."""
     if not listed:
         return False
     length = views.shape[1]
@@ -88,7 +88,7 @@ def any_alike(listed: Sequence[str], views: np.ndarray) -> bool:
 
 
 def thumbnails(image: Image.Image) -> np.ndarray:
-    """A picture as it is and trimmed, small, uint8 (2, COMPARED_SIDE, COMPARED_SIDE, 3) in YCbCr: what `differ`
+    """Shrink a picture, as it is and trimmed, to uint8 (2, COMPARED_SIDE, COMPARED_SIDE, 3) in YCbCr: what `differ`
     compares.
     """
     width, height = image.size
@@ -102,7 +102,7 @@ def thumbnails(image: Image.Image) -> np.ndarray:
 
 
 def differ(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Whether two pictures of one scene show something else in a region of it, bool (P,), of thumbnails uint8 (P,
+    """Tell whether two pictures of one scene show something else in a region of it, bool (P,), of thumbnails uint8 (P,
     COMPARED_SIDE, COMPARED_SIDE, 3).
 
     Brightness, contrast and saturation of the whole may differ (a linear fit of each channel), and one may be grey.
@@ -136,8 +136,8 @@ def groups(
     block: int = 512,
     advance: Callable[[int], None] = lambda _: None,
 ) -> np.ndarray:
-    """A group number for each of N pictures, int (N,): pictures of equal bytes share one, and those that are all near
-    each other.
+    """Give a group number to each of N pictures, int (N,): pictures of equal bytes share one, and those that are all
+    near each other.
 
     `pictures` from `views`, `digests` of the files. With `small` from `thumbnails`, pictures with a region that differs
     are not near. The number is that of the group's first picture. `advance` is told how many pictures were compared.
@@ -168,7 +168,7 @@ def groups(
 def _near_pairs(
     low: np.ndarray, small: np.ndarray | None, block: int, advance: Callable[[int], None]
 ) -> Iterator[tuple[float, int, int]]:
-    """Correlation and indices of near pairs of M pictures:
+    """Yield correlation and indices of near pairs of M pictures:
 
     `views` (M, 4, 255) and `thumbnails` (M, 2, COMPARED_SIDE, COMPARED_SIDE, 3).
     """

@@ -55,7 +55,7 @@ class Unusable(Exception):
 
 
 def identify(start: bytes, suffix: str) -> str:
-    """The name of the format of a file that begins with `start`, as PIL has it. Raises Unusable."""
+    """Name the format of a file that begins with `start`, as PIL has it. Raises Unusable."""
     if not start:
         raise Unusable("empty file")
     if _RAW.fullmatch(suffix):  # most are TIFF files whose first picture is a thumbnail
@@ -76,7 +76,7 @@ def identify(start: bytes, suffix: str) -> str:
 
 
 def _brands(start: bytes) -> set[str]:
-    """Major and compatible brands of an ISO base media file; none of anything else."""
+    """Read the major and compatible brands of an ISO base media file; none of anything else."""
     if start[4:8] != b"ftyp":
         return set()
     end = min(int.from_bytes(start[:4], "big"), len(start))
@@ -85,6 +85,6 @@ def _brands(start: bytes) -> set[str]:
 
 
 def named_as(suffix: str) -> str | None:
-    """The format that a file name claims."""
+    """Find the format that a file name claims."""
     Image.init()
     return Image.registered_extensions().get(suffix.lower())

@@ -56,12 +56,13 @@ def is_other(path: Path) -> bool:
 
 
 def natural_order(name: str) -> tuple[list[str | int], str]:
-    """Sorting key by which `photo2` comes before `photo10`."""
+    """Make a sorting key by which `photo2` comes before `photo10`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.casefold())], name
 
 
 def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> tuple[list[Path], list[Skipped]]:
-    """Pictures among files and folders: as named, and in natural order within a folder; and what was left out, and why.
+    """Find the pictures among files and folders: as named, and in natural order within a folder; and what was left out,
+    and why.
 
     Only the first bytes of a file are read. Hidden and temporary files in a folder are skipped, named ones are not.
     Folders in a folder are skipped unless `recursive`; links back to a folder already seen are not followed.

@@ -126,7 +126,7 @@ def _note_frames(image: Image.Image, file: IO[bytes], page: tiff.Page | None, no
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> int:
-    """The EXIF (or XMP) orientation 2 to 8; 0 if there is nothing to do."""
+    """Read the EXIF (or XMP) orientation 2 to 8; 0 if there is nothing to do."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # EXIF is written by every camera in its own way; the pixels do not depend on it
@@ -152,7 +152,7 @@ def _upright(
 def _from_eight_bits(
     image: Image.Image, depth: int, profile: bytes | None, notes: list[str]
 ) -> tuple[Image.Image, Image.Image | None]:
-    """Any 8-bit mode to sRGB, and its alpha.
+    """Convert any 8-bit mode to sRGB, and its alpha.
 
     `depth` is that of a grey PNG, whose transparent grey is told in so many bits.
     """
@@ -186,8 +186,8 @@ def _over_white(
 
 
 def _deep(file: IO[bytes], image: Image.Image, raw: str, profile: bytes | None) -> Samples | None:
-    """The samples of an opened picture whose 8-bit form would lose something; of colours, only where that changes what
-    is seen.
+    """Read the samples of an opened picture whose 8-bit form would lose something; of colours, only where that changes
+    what is seen.
     """
     hole = image.info.get("transparency")
     if image.mode.startswith(("I", "F")):
@@ -208,7 +208,7 @@ def _deep(file: IO[bytes], image: Image.Image, raw: str, profile: bytes | None) 
 
 
 def _first_page(file: IO[bytes]) -> tiff.Page | None:
-    """The description of a TIFF's first page; None where it is so damaged that PIL shall say what is wrong."""
+    """Read the description of a TIFF's first page; None where it is so damaged that PIL shall say what is wrong."""
     try:
         return tiff.first_page(file)
     except (SyntaxError, KeyError, TypeError, ValueError, OSError, struct.error):

@@ -62,8 +62,8 @@ def _checked(file: IO[bytes], name: bytes, length: int) -> bytes:
 
 
 def sixteen_bits(file: IO[bytes], image: Image.Image, raw: str) -> np.ndarray:
-    """Both bytes of the samples of a decoded PNG of 16-bit colours or of grey and alpha, of which PIL keeps the high
-    one: (H, W, S).
+    """Read both bytes of the samples of a decoded PNG of 16-bit colours or of grey and alpha, of which PIL keeps the
+    high one: (H, W, S).
     """
     if "LA;16B" in raw:  # as a picture of four 8-bit samples
         both = np.asarray(_decoded(file, "LA;16B", "RGBA"))
@@ -74,7 +74,7 @@ def sixteen_bits(file: IO[bytes], image: Image.Image, raw: str) -> np.ndarray:
 
 
 def _decoded(file: IO[bytes], stored: str, read: str) -> Image.Image:
-    """The picture with its samples read another way."""
+    """Decode the picture with its samples read another way."""
     file.seek(0)
     image = Image.open(file, formats=["PNG"])
     image.tile = [tile._replace(args=str(tile.args).replace(stored, read)) for tile in image.tile]

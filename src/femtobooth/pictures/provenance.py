@@ -62,7 +62,7 @@ class Provenance:
         return self.origin(path) is not None
 
     def origin(self, path: Path, views: np.ndarray | None = None) -> Origin | None:
-        """What is known of a generated picture; None for one that none of the signs gives away.
+        """Find what is known of a generated picture; None for one that none of the signs gives away.
 
         `views` (from `duplicates.views`) spare decoding it. Raises PhotoError for a provenance.json that cannot be
         understood.
@@ -120,7 +120,7 @@ def _origin(facts: Mapping[str, Any]) -> Origin:
 
 
 def _manifest(file: Path) -> _Listed | None:
-    """What a manifest lists: paths from its folder, or objects that hold one as `file`, and `sha256` and `signs`.
+    """Read what a manifest lists: paths from its folder, or objects that hold one as `file`, and `sha256` and `signs`.
 
     Other programs write files of this name too; those are passed over with a warning. One that is ours, or may be, and
     cannot be understood is an error: it may hide generated pictures.
@@ -154,7 +154,7 @@ def _manifest(file: Path) -> _Listed | None:
 
 
 def _ours(raw: bytes) -> bool:
-    """Whether a manifest is femtobooth's or a user's in its form: it names femtobooth, or lists what is generated;
+    """Tell whether a manifest is femtobooth's or a user's in its form: it names femtobooth, or lists what is generated;
     damaged or not.
     """
     try:

@@ -26,7 +26,7 @@ KEPT = 0.4
 
 
 def find_subject(pixels: np.ndarray) -> np.ndarray | None:
-    """Which pixels of a picture uint8 (H, W, 3) belong to its subject, bool (H, W); None where nothing stands out.
+    """Find which pixels of a picture uint8 (H, W, 3) belong to its subject, bool (H, W); None where nothing stands out.
 
     The largest connected part of what is far (Mahalanobis, RGB) from the border's colours, weighted towards the middle
     and split by Otsu's threshold: the boundary prior of saliency detection (Wei et al. 2012, "Geodesic saliency using
@@ -36,8 +36,8 @@ def find_subject(pixels: np.ndarray) -> np.ndarray | None:
 
 
 def find_subjects(pictures: Sequence[np.ndarray]) -> list[np.ndarray | None]:
-    """The subject in each of several photos of it, uint8 (H, W, 3) of any sizes; as `find_subject`, but what they have
-    in common.
+    """Find the subject in each of several photos of it, uint8 (H, W, 3) of any sizes; as `find_subject`, but what they
+    have in common.
 
     Of what stands out in one photo that stays whose colour also does in the middle one of the others (a hand that holds
     the subject in two of six photos goes), and what touches it and has such a colour comes in: cosegmentation by colour
@@ -83,8 +83,8 @@ def likeness_of_subjects(pictures: Sequence[np.ndarray], masks: Sequence[np.ndar
 
 
 def _in_common(cells: np.ndarray, mask: np.ndarray, own: np.ndarray, others: list[np.ndarray]) -> np.ndarray:
-    """What of a photo of colours `cells` (S, S, 3), of which `mask` (S, S) stands out, has the colours of the other
-    photos' subjects.
+    """Find what of a photo of colours `cells` (S, S, 3), of which `mask` (S, S) stands out, has the colours of the
+    other photos' subjects.
     """
     at = tuple(np.moveaxis(cells, -1, 0))
     theirs = np.median([one[at] for one in others], axis=0)  # (S, S)
@@ -97,13 +97,13 @@ def _in_common(cells: np.ndarray, mask: np.ndarray, own: np.ndarray, others: lis
 
 
 def _cells(small: np.ndarray) -> np.ndarray:
-    """Where in the histogram the colours of a thumbnail (S, S, 3) lie, int (S, S, 3)."""
+    """Find where in the histogram the colours of a thumbnail (S, S, 3) lie, int (S, S, 3)."""
     return ((lab(small) * (0.5, 1, 1) + (0, 112, 112)) // CELL).astype(int)
 
 
 def _histogram(cells: np.ndarray) -> np.ndarray:
-    """How common each colour is among (n, 3), 0..1: a histogram smoothed by a Gaussian of `ALIKE`, 1 where all are that
-    colour.
+    """Compute how common each colour is among (n, 3), 0..1: a histogram smoothed by a Gaussian of `ALIKE`, 1 where all
+    are that colour.
     """
     counts = np.zeros(CELLS)
     np.add.at(counts, tuple(cells.T), 1 / len(cells))
@@ -112,8 +112,8 @@ def _histogram(cells: np.ndarray) -> np.ndarray:
 
 
 def thumbnail(pixels: np.ndarray) -> np.ndarray:
-    """A picture uint8 (H, W, 3) as small as it is judged here, squashed to (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3); its own
-    thumbnail is itself.
+    """Make a picture uint8 (H, W, 3) as small as it is judged here, squashed to (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3);
+    its own thumbnail is itself.
     """
     return np.asarray(Image.fromarray(pixels).resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX))
 
@@ -124,13 +124,13 @@ def _enlarged(mask: np.ndarray | None, pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
-    """The largest connected part of a mask, its holes filled."""
+    """Find the largest connected part of a mask, its holes filled."""
     parts, count = ndimage.label(mask)
     return ndimage.binary_fill_holes(parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())) if count else mask
 
 
 def _standing_out(small: np.ndarray) -> np.ndarray | None:
-    """`find_subject` of a thumbnail (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)."""
+    """Find the subject, as `find_subject` does, of a thumbnail (THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3)."""
     colours = small.astype(np.float64)
     border = colours[RIM]
     inverse = np.linalg.inv(
@@ -145,14 +145,14 @@ def _standing_out(small: np.ndarray) -> np.ndarray | None:
 
 
 def subject_mask(pixels: np.ndarray) -> np.ndarray:
-    """Which pixels of a picture uint8 (H, W, 3) are taken for its subject, bool (H, W): the middle half where nothing
-    stands out.
+    """Find which pixels of a picture uint8 (H, W, 3) are taken for its subject, bool (H, W): the middle half where
+    nothing stands out.
     """
     return _or_middle(find_subject(pixels), pixels)
 
 
 def subject_masks(pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """`subject_mask` of several photos of one subject, by what they have in common."""
+    """Find the `subject_mask` of several photos of one subject, by what they have in common."""
     return [_or_middle(mask, one) for mask, one in zip(find_subjects(pictures), pictures, strict=True)]
 
 
@@ -165,17 +165,17 @@ def _or_middle(mask: np.ndarray | None, pixels: np.ndarray) -> np.ndarray:
 
 
 def only_subject(pixels: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """A picture with everything but its subject, or but `mask`, painted grey, uint8 (H, W, 3)."""
+    """Make a picture with everything but its subject, or but `mask`, painted grey, uint8 (H, W, 3)."""
     return np.where((subject_mask(pixels) if mask is None else mask)[..., None], pixels, np.uint8(128))
 
 
 def without_subject(pixels: np.ndarray) -> np.ndarray:
-    """A picture with its subject painted grey, uint8 (H, W, 3)."""
+    """Make a picture with its subject painted grey, uint8 (H, W, 3)."""
     return np.where(subject_mask(pixels)[..., None], np.uint8(128), pixels)
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
-    """sRGB uint8 (..., 3) to CIE Lab (D65), float64."""
+    """Convert sRGB uint8 (..., 3) to CIE Lab (D65), float64."""
     values = rgb.astype(np.float64) / 255
     linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
     to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
@@ -185,7 +185,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def _otsu(values: np.ndarray) -> float:
-    """The threshold that parts values with the most variance between the two sides (Otsu 1979)."""
+    """Find the threshold that parts values with the most variance between the two sides (Otsu 1979)."""
     counts, edges = np.histogram(values, bins=64)
     middles, total = (edges[:-1] + edges[1:]) / 2, counts.sum()
     below = np.cumsum(counts)

@@ -32,7 +32,7 @@ class Samples(NamedTuple):
 
 
 def to_srgb(samples: Samples, profile: bytes | None, notes: list[str]) -> tuple[Image.Image, Image.Image | None]:
-    """Samples of any type to sRGB, and their alpha, if there is any."""
+    """Convert samples of any type to sRGB, and their alpha, if there is any."""
     mode, count = samples.mode, CHANNELS[samples.mode]
     colours, others = samples.values[..., :count], samples.values[..., count:]
     bottom, top, finite = _range(colours, samples)
@@ -44,7 +44,7 @@ def to_srgb(samples: Samples, profile: bytes | None, notes: list[str]) -> tuple[
     premultiplied = kind is not None and samples.extra[kind] == 1
 
     def scaled(part: Any, rows: slice) -> np.ndarray:
-        """Colours of some rows from 0 to 1, float32 (h, W, C)."""
+        """Scale the colours of some rows to 0 to 1, float32 (h, W, C)."""
         part = (part.astype(np.float64 if part.dtype.itemsize > 2 else np.float32) - bottom) / max(top - bottom, 1e-30)
         if not finite:
             part = np.where(np.isfinite(part), part, 0)
@@ -68,13 +68,13 @@ def to_srgb(samples: Samples, profile: bytes | None, notes: list[str]) -> tuple[
 
 
 def _share(values: np.ndarray, samples: Samples) -> np.ndarray:
-    """Alpha 0 to 1."""
+    """Scale alpha to 0 to 1."""
     top = 1.0 if values.dtype.kind == "f" else 2.0 ** (samples.bits - (values.dtype.kind == "i")) - 1
     return np.nan_to_num(values.astype(np.float32) / np.float32(top)).clip(0, 1)
 
 
 def _range(colours: np.ndarray, samples: Samples) -> tuple[float, float, bool]:
-    """Which numbers are black and white, and whether all are finite.
+    """Find which numbers are black and white, and whether all are finite.
 
     Where the file does not say: the narrowest usual range that holds all values, or, of fractions, nine in ten of them:
     light that is brighter than white is cut.

@@ -28,7 +28,7 @@ def sheet(
     title: str | None = None,
     cell: int | None = None,
 ) -> Image.Image:
-    """A grid of uint8 pictures (H, W, 3), not necessarily of one size; None leaves a place empty.
+    """Draw a grid of uint8 pictures (H, W, 3), not necessarily of one size; None leaves a place empty.
 
     Labels are wrapped, and either list may be empty. Equal column labels side by side become one heading over all
     of them. `cell` is the longer side of a place in pixels: that of the largest picture (at least 128) if not given.
@@ -77,7 +77,7 @@ def sheet(
 
 
 def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
-    """Sheets below each other, on one white page."""
+    """Put sheets below each other, on one white page."""
     page = Image.new("RGB", (max(one.width for one in sheets), sum(one.height for one in sheets)), "white")
     y = 0
     for one in sheets:
@@ -87,7 +87,7 @@ def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
 
 
 def _places(pictures: Sequence[np.ndarray], cell: int | None, count: int) -> tuple[int, int]:
-    """Width and height of a place in pixels, in which the widest and the highest picture fit."""
+    """Compute the width and height of a place in pixels, in which the widest and the highest picture fit."""
     width = max((picture.shape[1] for picture in pictures), default=MIN_CELL_PIXELS)
     height = max((picture.shape[0] for picture in pictures), default=MIN_CELL_PIXELS)
     longest = max(width, height)
@@ -97,7 +97,7 @@ def _places(pictures: Sequence[np.ndarray], cell: int | None, count: int) -> tup
 
 
 def _fitted(picture: np.ndarray, width: int, height: int) -> Image.Image:
-    """The whole picture, as large as it fits."""
+    """Scale the whole picture to be as large as it fits."""
     image = Image.fromarray(picture)
     scale = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
@@ -105,7 +105,7 @@ def _fitted(picture: np.ndarray, width: int, height: int) -> Image.Image:
 
 
 def _wrapped(text: str, font: Font, width: float, most: int) -> list[str]:
-    """Lines no wider than `width`, broken between words where possible; what does not fit ends in dots."""
+    """Break a text into lines no wider than `width`, between words where possible; what does not fit ends in dots."""
     lines: list[str] = []
     rest = " ".join(_plain(text).split())
     while rest and len(lines) < most:
@@ -123,7 +123,7 @@ def _wrapped(text: str, font: Font, width: float, most: int) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """ASCII, which is all that the font has: accents go, other scripts become question marks."""
+    """Turn a text into ASCII, which is all that the font has: accents go, other scripts become question marks."""
     letters = unicodedata.normalize("NFKD", text.translate(ASCII_FOR))
     return (
         "".join(letter for letter in letters if not unicodedata.combining(letter)).encode("ascii", "replace").decode()
@@ -133,7 +133,7 @@ def _plain(text: str) -> str:
 def _write(
     pen: ImageDraw.ImageDraw, lines: Sequence[str], font: Font, x: int, y: int, leading: int, across: int = 0
 ) -> None:
-    """Lines from (x, y) down, centred on `across` pixels if given."""
+    """Write lines from (x, y) down, centred on `across` pixels if given."""
     for line in lines:
         shift = (across - font.getlength(line)) / 2 if across else 0
         pen.text((x + shift, y + leading / 2), line, font=font, fill=INK, anchor="lm")

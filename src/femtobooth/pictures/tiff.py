@@ -105,7 +105,7 @@ def first_page(file: IO[bytes]) -> Page:
 
 
 def read_samples(file: IO[bytes], page: Page) -> np.ndarray:
-    """What the page holds, (H, W, S) in the type it is stored in.
+    """Read what the page holds, (H, W, S) in the type it is stored in.
 
     Raises UnknownLayout, or what PIL raises on damage.
     """
@@ -121,7 +121,7 @@ def read_samples(file: IO[bytes], page: Page) -> np.ndarray:
 
 
 def _plane(file: IO[bytes], page: Page, number: int, samples: int) -> np.ndarray:
-    """Plane `number` of `samples` samples a pixel, (H, W, samples)."""
+    """Read plane `number` of `samples` samples a pixel, (H, W, samples)."""
     tags, tiled = page.tags, _TILES in page.tags
     wide, high = (
         (tags[_TILE_WIDTH], tags[_TILE_HEIGHT])
@@ -154,8 +154,8 @@ def _plane(file: IO[bytes], page: Page, number: int, samples: int) -> np.ndarray
 def _bytes_of(
     file: IO[bytes], page: Page, blocks: list[tuple[int, int]], size: tuple[int, int], block: tuple[int, int]
 ) -> np.ndarray:
-    """Decompressed bytes, uint8 (H, W), of blocks (place, size), as of a grey page of `size` (width, height) in tiles
-    or strips.
+    """Read the decompressed bytes, uint8 (H, W), of blocks (place, size), as of a grey page of `size` (width, height)
+    in tiles or strips.
     """
     content = []
     for place, length in blocks:
@@ -190,7 +190,7 @@ def _bytes_of(
 
 
 def _values(rows: np.ndarray, page: Page, samples: int, wide: int) -> np.ndarray:
-    """Samples (N, wide, samples) of rows of bytes (N, B): bits unpacked, predictor undone."""
+    """Read samples (N, wide, samples) of rows of bytes (N, B): bits unpacked, predictor undone."""
     order, bits, predictor = "<" if page.little else ">", page.bits, page.tags.get(_PREDICTOR, 1)
     if page.kind == "f" and predictor == 3:  # differences of bytes, the highest of all values first
         summed = np.add.accumulate(rows.reshape(len(rows), -1, samples), axis=1, dtype=np.uint8)
