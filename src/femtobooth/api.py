@@ -230,7 +230,7 @@ class Recognizer:
     def _pixels(
         self, pictures: PathLike | Image.Image | Sequence[PathLike | Image.Image]
     ) -> tuple[np.ndarray, list[str | None]]:
-        """What the engine reads, uint8 (n, H, W, 3), and the files' names."""
+        """Give what the engine reads, uint8 (n, H, W, 3), and the files' names."""
         import numpy as np
         from PIL import Image
 
@@ -344,7 +344,7 @@ def _many(given: PathLike | Sequence[PathLike]) -> list[str]:
 
 
 def _plain(given: Any) -> Any:
-    """Values as a settings file could hold them: text for paths, lists for tuples."""
+    """Give values as a settings file could hold them: text for paths, lists for tuples."""
     if isinstance(given, Mapping):
         return {str(name): _plain(value) for name, value in given.items()}
     if isinstance(given, os.PathLike):
@@ -353,7 +353,7 @@ def _plain(given: Any) -> Any:
 
 
 def _opened(picture: PathLike | Image.Image) -> Image.Image:
-    """A picture of mode RGB, upright, over white."""
+    """Open a picture as one of mode RGB, upright, over white."""
     from PIL import Image, ImageOps
 
     from .pictures.images import read_picture

@@ -38,7 +38,9 @@ INTERNAL = ("FEMTOBOOTH_RUN",)  # for the processes of one run
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point of `femtobooth`; exits with 0, or with the error's code (2 for bad input)."""
+    """Run the command line of `femtobooth`, as its entry point; exits with 0, or with the error's code (2 for bad
+    input).
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     before = [*itertools.takewhile(lambda word: word in LEVELS, given)]  # femtobooth -q classify ...
     name, *rest = [*given[len(before) :], *before] or ["--help"]
@@ -141,7 +143,7 @@ def _run(name: str, command: Command, arguments: Sequence[str], screen: _Screen)
 
 
 def _as_typed(error: FemtoboothError, name: str) -> Sequence[str]:
-    """The lines of an error, in which settings are called as on this command line."""
+    """Give the lines of an error, in which settings are called as on this command line."""
     if name not in COMMANDS:
         return error.lines
     command = COMMANDS[name]
@@ -169,8 +171,8 @@ def _near(word: str, known: Iterable[str]) -> str | None:
 
 
 def _exit(lines: Sequence[str], code: int) -> NoReturn:
-    """End with a message whose lines hold text of any origin: made harmless for a terminal, and cut where nobody reads
-    on.
+    """End the program with a message whose lines hold text of any origin: made harmless for a terminal, and cut where
+    nobody reads on.
     """
     if _speaks():
         print("\n".join(_cut(shown(line)) for line in (f"femtobooth: {lines[0]}", *lines[1:])), file=sys.stderr)
@@ -182,7 +184,7 @@ def _cut(line: str) -> str:
 
 
 def _speaks() -> bool:
-    """Whether this is the first process of a run; the others would only repeat it."""
+    """Tell whether this is the first process of a run; the others would only repeat it."""
     return rank() == 0
 
 

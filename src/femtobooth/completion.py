@@ -65,7 +65,7 @@ def _kind(one: Setting) -> str:
 
 
 def _short(text: str) -> str:
-    """The first clause of a help text."""
+    """Give the first clause of a help text."""
     for end in ("; ", ": ", ". ", " ("):
         text = text.partition(end)[0]
     text = text.rstrip(".")
@@ -188,7 +188,7 @@ fi
 
 
 def _plain(text: str) -> str:
-    """A text without what `_arguments` and `_describe` read."""
+    """Give a text without what `_arguments` and `_describe` read."""
     return text.replace("[V]", "V").replace(":", " -").translate(str.maketrans("[]\\", "()/"))
 
 

@@ -64,7 +64,7 @@ def _usage(one: Setting) -> str:
 
 
 def _recommended(parser: Parser, known: Sequence[Setting], model: Any, arguments: Sequence[str]) -> Mapping[str, Any]:
-    """What is in force where a setting is not given: on the base that is given, as its card says."""
+    """Find what is in force where a setting is not given: on the base that is given, as its card says."""
     from .core.config import merge
 
     try:

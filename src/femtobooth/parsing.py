@@ -129,7 +129,7 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
 
 @cache
 def names(command: Command) -> Mapping[str, Setting]:
-    """Everything that a command's settings can be called by, in place of its own too: dotted path to setting."""
+    """Give everything that a command's settings can be called by, in place of its own too: dotted path to setting."""
     from .core.fields import settings
 
     models = [*([command.instead.settings] if command.instead else []), command.settings]
@@ -137,7 +137,7 @@ def names(command: Command) -> Mapping[str, Setting]:
 
 
 def spoken(text: str, command: Command) -> str:
-    """A text with flags in place of settings, which it names in backticks.
+    """Put flags in place of the settings that a text names in backticks.
 
     `training.steps` becomes --steps, `training.steps=400` --steps 400 and `overwrite=true` --overwrite; a setting
     without a flag becomes --set training.clip=1; what is no setting of this command stays.
@@ -250,7 +250,7 @@ def add_flag(group: argparse._ArgumentGroup, one: Setting) -> None:
 
 
 def value_of(one: Setting) -> str:
-    """What stands for the value of a setting: its choices, its unit, or its name."""
+    """Say what stands for the value of a setting: its choices, its unit, or its name."""
     from .core.fields import holds_words
 
     name = one.unit or one.path.rpartition(".")[2]
@@ -259,7 +259,7 @@ def value_of(one: Setting) -> str:
 
 
 def layers_of(options: argparse.Namespace, known: Sequence[Setting], model: type[Settings]) -> list[Layer]:
-    """What was given, weakest first: by a file, by --set and flags, and without a flag."""
+    """List what was given, weakest first: by a file, by --set and flags, and without a flag."""
     from .core.config import Layer, merge, nested
     from .core.older_runs import read_settings
 
@@ -278,8 +278,8 @@ def overrides(
     flags: Mapping[str, str | bool | Sequence[str]],
     names: Mapping[str, str] = {},
 ) -> Layer:
-    """One layer from ``--set a.b=c`` texts and from flags (dotted path -> text, or texts of one given several times;
-    flags win).
+    """Make one layer from ``--set a.b=c`` texts and from flags (dotted path -> text, or texts of one given several
+    times; flags win).
 
     `names` says what the command line calls its settings, given or not.
     """

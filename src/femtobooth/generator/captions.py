@@ -42,7 +42,7 @@ STYLES = {"plain": ("a {token} {class}",), "photo": ("a photo of a {token} {clas
 
 
 def caption_files(photo: Path) -> list[Path]:
-    """The files that hold a photo's own captions, one a line; the first is read."""
+    """List the files that hold a photo's own captions, one a line; the first is read."""
     found: list[Path] = []
     for ending in ENDINGS:
         for path in (
@@ -56,7 +56,7 @@ def caption_files(photo: Path) -> list[Path]:
 
 
 def own_captions(photo: Path) -> tuple[str, ...]:
-    """A photo's own captions as templates, with {token} for the subject; () where it has none. Raises PhotoError."""
+    """Read a photo's own captions as templates, {token} for the subject; () where it has none. Raises PhotoError."""
     texts = {file: _lines(file) for file in caption_files(photo)}
     if len(set(texts.values())) > 1:
         first, *others = texts
@@ -78,7 +78,9 @@ def _lines(file: Path) -> tuple[str, ...]:
 
 
 def class_captions(picture: Path) -> tuple[str, ...]:
-    """The own captions of a class image. Raises PhotoError where one names the subject, which no class image shows."""
+    """Read the own captions of a class image. Raises PhotoError where one names the subject, which no class image
+    shows.
+    """
     found = own_captions(picture)
     if any("{token}" in caption for caption in found):
         file = caption_files(picture)[0]
@@ -91,7 +93,7 @@ def class_captions(picture: Path) -> tuple[str, ...]:
 def fitted(
     captions: Sequence[tuple[Path, Sequence[str]]], tokenizer: Any, token: str, noun: str
 ) -> list[tuple[str, ...]]:
-    """Captions of photos so that the identifier is among what the text encoder reads, which cuts long ones off.
+    """Fit captions of photos so that the identifier is among what the text encoder reads, which cuts long ones off.
 
     Warns of what is not read, naming the photos, and where no caption names the subject at all.
     """
@@ -122,7 +124,9 @@ def fitted(
 
 
 def _fit(template: str, pieces: Callable[[Iterable[str]], int], limit: int) -> str:
-    """A caption whose identifier is read: where it would be cut off, words before it go, and what comes after it."""
+    """Cut a caption so that its identifier is read: where it would be cut off, words before it go, and what comes after
+    it.
+    """
     words = template.split()
     at = next((number for number, word in enumerate(words) if "{token}" in word), None)
     if at is None or pieces(words[: at + 2]) <= limit:
@@ -134,7 +138,7 @@ def _fit(template: str, pieces: Callable[[Iterable[str]], int], limit: int) -> s
 
 
 def _unread(template: str, kept: str, pieces: Callable[[Iterable[str]], int], limit: int) -> str:
-    """What of a caption the text encoder will not read."""
+    """Give what of a caption the text encoder will not read."""
     if kept != template:
         return f"shortened to end in {SUBJECT}: '{kept.replace('{token}', SUBJECT)}'"
     words = template.split()

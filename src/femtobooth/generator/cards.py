@@ -43,7 +43,7 @@ class Recommendable(NamedTuple):
 
 
 def read_readme(folder: Path) -> str:
-    """The model card in a folder, or "" where there is none that can be read."""
+    """Read the model card in a folder, or "" where there is none that can be read."""
     try:
         with (folder / README).open(encoding="utf-8-sig", errors="replace") as file:
             return file.read(MAX_CARD_CHARACTERS)
@@ -52,13 +52,13 @@ def read_readme(folder: Path) -> str:
 
 
 def read_card(folder: Path, allowed: tuple[Recommendable, ...]) -> dict[str, dict[str, Any]]:
-    """The settings that the card in a folder recommends, by command; {} where there are none."""
+    """Read the settings that the card in a folder recommends, by command; {} where there are none."""
     return parse_card(read_readme(folder), folder / README, allowed)
 
 
 @lru_cache(maxsize=16)  # read for the settings and again with the model; warned of once
 def parse_card(text: str, path: Path, allowed: tuple[Recommendable, ...]) -> dict[str, dict[str, Any]]:
-    """The settings under `femtobooth:` in a card's front matter, by command, as far as they are `allowed`.
+    """Read the settings under `femtobooth:` in a card's front matter, by command, as far as they are `allowed`.
 
     All else in it, a wrong value, or front matter that is no YAML is left out with a warning that names `path`.
     """
@@ -83,7 +83,7 @@ def parse_card(text: str, path: Path, allowed: tuple[Recommendable, ...]) -> dic
 
 
 def front_matter(text: str, path: Path) -> dict[Any, Any]:
-    """The YAML mapping between a card's `---` lines; {} where there is none, and with a warning where it cannot be
+    """Read the YAML mapping between a card's `---` lines; {} where there is none, and with a warning where it cannot be
     read.
     """
     text = text.replace("\r\n", "\n")
@@ -118,8 +118,8 @@ def completed(text: str) -> str:
 
 
 def inherited(readme: str, base: str) -> tuple[dict[str, Any], str]:
-    """What a model owes the base it was made from: its licence and name as front matter, and its sections on data and
-    licence as text.
+    """Gather what a model owes the base it was made from: its licence and name as front matter, and its sections on
+    data and licence as text.
     """
     given = front_matter(readme, Path(README))
     matter = {
@@ -135,7 +135,7 @@ def inherited(readme: str, base: str) -> tuple[dict[str, Any], str]:
 
 
 def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted paths and their values; no deeper than settings are nested, whatever aliases a card builds."""
+    """List dotted paths and their values; no deeper than settings are nested, whatever aliases a card builds."""
     if not isinstance(settings, Mapping) or prefix.count(".") > 2:
         yield prefix, settings
         return
@@ -144,7 +144,7 @@ def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _fault(model: type[Settings], path: str, value: Any) -> str | None:
-    """What is wrong with a value for the setting at a dotted path; None if nothing is."""
+    """Say what is wrong with a value for the setting at a dotted path; None if nothing is."""
     *groups, name = path.split(".")
     for group in groups:
         field = model.model_fields.get(group)

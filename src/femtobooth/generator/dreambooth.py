@@ -116,7 +116,7 @@ class DreamBooth(NumberedSteps):
         return sums
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """Log right after the step, so that the row is there when a callback saves a checkpoint."""
+        """Log the row right after the step, so that it is there when a callback saves a checkpoint."""
         super().optimizer_step(*arguments, **options)
         step = self.global_step + 1
         if not self.is_read(step):

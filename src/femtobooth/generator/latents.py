@@ -103,7 +103,7 @@ class MicroBatch:
 
     @staticmethod
     def cat(parts: Sequence[MicroBatch]) -> MicroBatch:
-        """Put several below each other."""
+        """Put several micro-batches below each other."""
         return MicroBatch(*(torch.cat([getattr(part, field.name) for part in parts]) for field in fields(MicroBatch)))
 
     def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:

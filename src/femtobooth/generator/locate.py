@@ -27,7 +27,7 @@ DAMAGED = "copy or download it again"
 
 
 def locate(reference: str) -> Path:
-    """The model folder or single file that `reference` names; fetches what only a hub has. Raises ModelError."""
+    """Find the model folder or single file that `reference` names; fetches what only a hub has. Raises ModelError."""
     path = bundled_folder() if reference == BUNDLED else existing(reference)
     if path:
         if (path / "model" / INDEX).is_file():
@@ -48,7 +48,7 @@ def locate(reference: str) -> Path:
 
 
 def _why(run: Path) -> str:
-    """Why a run has no model yet, as far as is known."""
+    """Say why a run has no model yet, as far as is known."""
     if holder := locks.holder(run):
         return f" (process {holder.pid} works on it since {holder.since})"
     known = Run.peek(run)
@@ -56,8 +56,8 @@ def _why(run: Path) -> str:
 
 
 def recommended(reference: str, of: str, allowed: tuple[cards.Recommendable, ...]) -> dict[str, Any]:
-    """The settings of the command `of` that the card of what `reference` names recommends, without loading it; {} where
-    there are none.
+    """Read the settings of the command `of` that the card of what `reference` names recommends, without loading it; {}
+    where there are none.
     """
     path = locate(reference)
     readme, file = (cards.read_readme(path), path / cards.README) if path.is_dir() else (_readme_inside(path), path)
@@ -65,12 +65,12 @@ def recommended(reference: str, of: str, allowed: tuple[cards.Recommendable, ...
 
 
 def bundled_folder() -> Path:
-    """Where the bundled base lies in the installed package."""
+    """Say where the bundled base lies in the installed package."""
     return Path(str(resources.files("femtobooth") / "assets" / "bundled"))
 
 
 def hub_folder(repo: str) -> Path:
-    """A hub repository's files, from the local cache where it is complete, else downloaded."""
+    """Find a hub repository's files, from the local cache where it is complete, else downloaded."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -93,7 +93,7 @@ def hub_folder(repo: str) -> Path:
 
 
 def _readme_inside(path: Path) -> str:
-    """The model card in a single file that femtobooth wrote, else ""; nothing else of the file is read."""
+    """Read the model card in a single file that femtobooth wrote, else ""; nothing else of the file is read."""
     try:
         with safetensors.safe_open(path, "numpy") as opened:
             return str(parse_description(path, opened.metadata() or {}).get("readme", ""))
@@ -102,7 +102,7 @@ def _readme_inside(path: Path) -> str:
 
 
 def parse_description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What femtobooth wrote into the header of a single file; {} for a file of others.
+    """Read what femtobooth wrote into the header of a single file; {} for a file of others.
 
     Raises ModelError where it is damaged.
     """

@@ -10,7 +10,7 @@ from ..core import machine
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory this process has held on `device`, in bytes."""
+    """Read the most memory that this process has held on `device`, in bytes."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return machine.peak_memory()
@@ -19,7 +19,7 @@ def peak_memory(device: torch.device) -> int:
 def estimate(
     modules: dict[str, tuple[torch.nn.Module, float | None]], optimizer: str, ema: bool, copied: set[str]
 ) -> list[dict[str, Any]]:
-    """Per part: trained and frozen parameters, and bytes for weights, gradients and optimizer state.
+    """Estimate per part: trained and frozen parameters, and bytes for weights, gradients and optimizer state.
 
     `modules` maps a name to (module, learning rate or None); `copied` names the parts of which a
     frozen copy is kept (the prior's base). Weights, gradients and averages are 32-bit; AdamW keeps two more numbers for

@@ -122,7 +122,7 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
 
 
 def load_class_images(folder: str, size: int) -> list[Photo]:
-    """Class images of one's own, as `load_photos` but for what is asked of photos of a subject. Raises PhotoError."""
+    """Load one's own class images, as `load_photos` but for what is asked of photos of a subject. Raises PhotoError."""
     paths, skipped = find_pictures([folder])
     captioned = {file for path in paths for file in caption_files(path)}
     found, rows = [], [_row(left.path, reason=left.reason) for left in skipped if left.path not in captioned]
@@ -145,7 +145,7 @@ def load_class_images(folder: str, size: int) -> list[Photo]:
 
 
 def crops_sheet(photos: Sequence[Photo]) -> Image.Image:
-    """All photos as they are trained on, with their names."""
+    """Lay out all photos as they are trained on, with their names."""
     columns = min(len(photos), 6)
     rows = [photos[first : first + columns] for first in range(0, len(photos), columns)]
     one = [sheet([[photo.pixels for photo in row]], [], [photo.path.name for photo in row], cell=192) for row in rows]
@@ -153,7 +153,7 @@ def crops_sheet(photos: Sequence[Photo]) -> Image.Image:
 
 
 def _doubtful_crops(paths: Sequence[Path], subjects: Mapping[Path, _Subject]) -> list[str]:
-    """Warnings of what may have been taken for the subject instead of it."""
+    """List warnings of what may have been taken for the subject instead of it."""
     known = [(path, subjects[path]) for path in paths if path in subjects and subjects[path].mask is not None]
     small = [f"{path.name} ({part:.0%})" for path, one in known if (part := _kept(one.mask)) < MIN_KEPT_SHARE]
     other = [path.name for path, one in known if one.likeness is not None and one.likeness < MIN_LIKENESS]
@@ -173,7 +173,7 @@ def _doubtful_crops(paths: Sequence[Path], subjects: Mapping[Path, _Subject]) ->
 
 
 def _kept(mask: np.ndarray | None) -> float:
-    """The share of a photo that the crop around a mask keeps, roughly."""
+    """Estimate the share of a photo that the crop around a mask keeps, roughly."""
     box = None if mask is None else Image.fromarray(mask).getbbox()
     if mask is None or box is None:
         return 1.0
@@ -182,8 +182,8 @@ def _kept(mask: np.ndarray | None) -> float:
 
 
 def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]:
-    """Photos to train on, and `count` to score against: the last by order, but those with a near-copy among the photos
-    only if need be.
+    """Split photos into those to train on and `count` to score against: the last by order, but those with a near-copy
+    among the photos only if need be.
 
     A near-copy of what was trained on would flatter every score. Raises PhotoError where fewer than two would be left.
     """
@@ -205,8 +205,8 @@ def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]
 
 
 def _subjects(paths: Sequence[Path]) -> dict[Path, _Subject]:
-    """What the photos have in common, in their thumbnails; each file is read once more, as not all may fit in memory at
-    once.
+    """Find what the photos have in common, in their thumbnails; each file is read once more, as not all may fit in
+    memory at once.
     """
     thumbnails = {}
     for path in paths:
@@ -222,7 +222,7 @@ def _subjects(paths: Sequence[Path]) -> dict[Path, _Subject]:
 def make_square(
     image: Image.Image, size: int, crop: str, subject: np.ndarray | None = None
 ) -> tuple[Image.Image, list[str]]:
-    """An RGB picture as a size x size square, never squashed, and what was done to it.
+    """Make an RGB picture a size x size square, never squashed, and say what was done to it.
 
     `center` and `smart` cut the largest square; `subject` one around the mask `subject`, bool (h, w) of any resolution,
     else around what stands out (as `smart` where nothing does), but never so small that it would be enlarged: what is
@@ -255,8 +255,8 @@ def make_square(
 
 
 def _around(mask: np.ndarray | None, image: Image.Image, size: int) -> tuple[int, int, int, int] | None:
-    """The square (left, top, right, bottom) in pixels of which what `mask` shows fills `SUBJECT_SHARE` of a side, if
-    there is anything.
+    """Find the square (left, top, right, bottom) in pixels of which what `mask` shows fills `SUBJECT_SHARE` of a side,
+    if there is anything.
     """
     box = None if mask is None else Image.fromarray(mask).getbbox()
     if mask is None or box is None:
@@ -271,7 +271,7 @@ def _around(mask: np.ndarray | None, image: Image.Image, size: int) -> tuple[int
 
 
 def _salient_start(image: Image.Image) -> int:
-    """Where the square with the most edges begins along the longer side, in pixels.
+    """Find where the square with the most edges begins along the longer side, in pixels.
 
     Edges are gradients of the slightly blurred picture in CIE Lab, where equal steps look equal, so that a plain
     backdrop of whatever brightness weighs nothing. Squares near the middle count a little more. In cut-outs of the
@@ -322,7 +322,7 @@ def store_photos(photos: Sequence[Photo], folder: Path) -> list[Path]:
 
 
 def restore_photos(folder: Path) -> list[Photo]:
-    """What `store_photos` wrote: same pixels, captions and order.
+    """Read what `store_photos` wrote: same pixels, captions and order.
 
     Raises PhotoError naming what is missing or damaged.
     """
@@ -349,7 +349,7 @@ def _thumbnail(image: Image.Image) -> np.ndarray:
 
 
 def nearly_same(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether two 16x16 thumbnails (0 to 255) differ by less than 15 % of their contrast, as after saving again or
+    """Tell whether two 16x16 thumbnails (0 to 255) differ by less than 15 % of their contrast, as after saving again or
     scaling.
 
     Relative to contrast, pale pictures of different things stay different; one grey level allows for noise. Different

@@ -195,7 +195,7 @@ class DDPM(NoiseProcess):
 
 
 def min_snr_weights(snr: Tensor, prediction_type: str, gamma: float | None, floor: float = 0.0) -> Tensor:
-    """Min-SNR-gamma weights (arXiv 2303.09556, sec. 3.4), (B,) from signal-to-noise ratios (B,).
+    """Compute the Min-SNR-gamma weights (arXiv 2303.09556, sec. 3.4), (B,) from signal-to-noise ratios (B,).
 
     The paper weighs the error of x0 by min(SNR, gamma); the same weighting of the error that is measured here is
     min(SNR, gamma) / SNR for epsilon, / (SNR + 1) for v, / 1 for x0. `floor` keeps the last step of a
@@ -215,6 +215,6 @@ def min_snr_weights(snr: Tensor, prediction_type: str, gamma: float | None, floo
 
 
 def signal_to_noise(alphas_cumprod: Tensor, timesteps: Tensor) -> Tensor:
-    """SNR(t) = abar_t / (1 - abar_t), (B,)."""
+    """Compute SNR(t) = abar_t / (1 - abar_t), (B,)."""
     abar = alphas_cumprod.to(timesteps.device)[timesteps]
     return abar / (1 - abar).clamp(min=1e-20)

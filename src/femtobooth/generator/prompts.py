@@ -16,22 +16,22 @@ _ANY_CASE = re.compile(re.escape(SUBJECT), re.IGNORECASE)
 
 
 def names_subject(text: str) -> bool:
-    """Whether [V] stands in a prompt or caption."""
+    """Tell whether [V] stands in a prompt or caption."""
     return _ANY_CASE.search(text) is not None
 
 
 def with_subject(text: str, word: str) -> str:
-    """A prompt or caption with a word for [V]."""
+    """Put a word for [V] into a prompt or caption."""
     return _ANY_CASE.sub(lambda _: word, text)
 
 
 def filled(text: str, token: str, noun: str) -> str:
-    """A prompt or caption with the identifier for [V] or {token}, and the class noun for {class}."""
+    """Put the identifier for [V] or {token}, and the class noun for {class}, into a prompt or caption."""
     return with_subject(text, token).replace("{token}", token).replace("{class}", noun)
 
 
 def bare(text: str) -> str:
-    """A prompt without [V]: what it asks for in words that an encoder, or the untuned base, knows."""
+    """Give a prompt without [V]: what it asks for in words that an encoder, or the untuned base, knows."""
     return " ".join(with_subject(text, "").split())
 
 
@@ -41,8 +41,8 @@ SMALL_VOCABULARY = (
 
 
 def unseen_words(text: str, tokenizer: Any) -> list[str]:
-    """Words of a prompt that a base of a small vocabulary has never seen: its tokenizer has each word of its captions
-    whole.
+    """List the words of a prompt that a base of a small vocabulary has never seen: its tokenizer has each word of its
+    captions whole.
     """
     if len(tokenizer) > SMALL_VOCABULARY:
         return []

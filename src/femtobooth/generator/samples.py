@@ -48,8 +48,8 @@ def save_samples(folder: Path, name: str, prompts: list[str], pictures: np.ndarr
 
 @contextmanager
 def as_it_is(module: Any, average: MovingAverage | None) -> Iterator[Family]:
-    """Inside, the model in training can be sampled from: the VAE is beside it, and the moving average in it if there is
-    one.
+    """Make the model in training fit to be sampled from, for the time inside: the VAE is beside it, and the moving
+    average in it if there is one.
     """
     model: Family = module.model
     model.vae.to(model.device)

@@ -107,7 +107,7 @@ def _denoise(
     strength: float,
     bar: Bar | None,
 ) -> Tensor:
-    """Latents (B, C, h, w) in 32-bit floats, which is what every solver's arithmetic is done in."""
+    """Denoise latents (B, C, h, w) in 32-bit floats, which is what every solver's arithmetic is done in."""
     solver, timesteps = model.process.solver(settings, strength if start is not None else 1.0)
     device, dtype, batch = model.device, model.denoiser.dtype, len(noise)
     moved = timesteps.to(device)
@@ -117,7 +117,7 @@ def _denoise(
     condition = condition.to(dtype)
 
     def noised(index: int) -> Tensor:
-        """The start picture at the noise level at which step `index` begins; clean after the last."""
+        """Give the start picture at the noise level at which step `index` begins; clean after the last."""
         assert start is not None  # noqa: S101
         clean = start.expand_as(noise)
         return clean if index == len(timesteps) else solver.add_noise(clean, noise, timesteps[index].expand(batch))
@@ -153,7 +153,7 @@ def check(model: Family, settings: SamplingSettings, group: str = "sampling") ->
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
-    """Guided prediction with the contrast of the conditional one (arXiv 2305.08891, equations 15 and 16)."""
+    """Give the guided prediction the contrast of the conditional one (arXiv 2305.08891, equations 15 and 16)."""
     axes = tuple(range(1, guided.ndim))
     same_contrast = guided * (conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
     return amount * same_contrast + (1 - amount) * guided
@@ -161,7 +161,9 @@ def _rescaled(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:
 
 @contextmanager
 def _ready(model: Family) -> Iterator[None]:
-    """Evaluation mode, no ambient autocast, and a VAE that does not overflow; all put back afterwards."""
+    """Put the model into evaluation mode, with no ambient autocast and a VAE that does not overflow; all put back
+    afterwards.
+    """
     parts = [*model.trainable.values(), model.vae]
     training = [(module, module.training) for part in parts for module in part.modules()]
     dtype = model.vae.dtype
@@ -179,13 +181,15 @@ def _ready(model: Family) -> Iterator[None]:
 
 
 def _encode(model: Family, image: np.ndarray) -> Tensor:
-    """(1, C, h, w) latent of one uint8 picture (H, W, 3): the posterior's mean."""
+    """Encode one uint8 picture (H, W, 3) as its latent (1, C, h, w): the posterior's mean."""
     pixels = to_pixels(image[None]).to(model.vae.device, model.vae.dtype)
     return model.scaled(model.encode(pixels)[0].float())
 
 
 def _paste(images: np.ndarray, original: np.ndarray, mask: np.ndarray, radius: int) -> np.ndarray:
-    """Original pixels back where `mask` is below 0.5, exactly; a soft seam of `radius` pixels on the redrawn side."""
+    """Put the original pixels back where `mask` is below 0.5, exactly; a soft seam of `radius` pixels on the redrawn
+    side.
+    """
     redrawn = torch.from_numpy(mask >= 0.5).float()[None, None]
     soft = functional.avg_pool2d(redrawn, 2 * radius + 1, stride=1, padding=radius, count_include_pad=False)
     share = (redrawn * soft)[0, 0, :, :, None].numpy()  # (H, W, 1)
@@ -193,11 +197,11 @@ def _paste(images: np.ndarray, original: np.ndarray, mask: np.ndarray, radius: i
 
 
 def to_pixels(images: np.ndarray) -> Tensor:
-    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [-1, 1]."""
+    """Turn pictures into pixels: uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.array(images, order="C")).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_images(pixels: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [-1, 1] (clipped) -> uint8 (B, H, W, 3)."""
+    """Turn pixels into pictures: (B, 3, H, W) in [-1, 1] (clipped) -> uint8 (B, H, W, 3)."""
     levels = (pixels.float() / 2 + 0.5).clamp(0, 1) * 255
     return levels.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()

@@ -34,7 +34,7 @@ class SamplingSettings(Settings):
     """What the pictures should not show; needs guidance above 1."""
 
     def without_effect(self) -> dict[str, str]:
-        """What guidance brings, where there is none."""
+        """Name what guidance brings, where there is none."""
         if self.guidance > 1:
             return {}
         why = f"at guidance {self.guidance:g}, which turns guidance off; it starts above 1"
@@ -96,7 +96,7 @@ class PriorSettings(Settings):
     sampling: Annotated[SamplingSettings, Flags("class images", none=True)] = SamplingSettings()
 
     def without_effect(self) -> dict[str, str]:
-        """Everything about class images, where there are none."""
+        """Name everything about class images, where there are none."""
         if self.weight == 0:
             idle = {
                 "images",
@@ -122,7 +122,7 @@ class LossSettings(Settings):
     """
 
     def without_effect(self) -> dict[str, str]:
-        """The floor of a weighting that is off."""
+        """Name the floor of a weighting that is off."""
         return (
             dict.fromkeys({"snr_floor"} & self.model_fields_set, "without snr_gamma") if self.snr_gamma is None else {}
         )
@@ -151,7 +151,7 @@ class TrainSettings(Settings):
         return self
 
     def without_effect(self) -> dict[str, str]:
-        """Learning rates of what does not train."""
+        """Name the learning rates of what does not train."""
         users = {"unet": {"unet", "attention"}, "text_encoder": {"text_encoder"}, "token": {"token"}}
         idle = [f"{part}_learning_rate" for part, needed in users.items() if not needed & set(self.parts)]
         return {
@@ -211,7 +211,7 @@ class ValidationSettings(Settings):
     """
 
     def without_effect(self) -> dict[str, str]:
-        """How long to wait with what is not done."""
+        """Name the setting of how long to wait with what is not done."""
         return (
             {} if self.stop_when_done else dict.fromkeys({"patience"} & self.model_fields_set, "without stop_when_done")
         )
@@ -243,7 +243,7 @@ class PersonalizeSettings(Settings):
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the base's own card says."""
+        """Read what the base's own card says."""
         return of_card(given.get("base"), "personalize")
 
 
@@ -285,7 +285,9 @@ class GenerateSettings(Settings):
     sampling: Annotated[SamplingSettings, Flags("sampling")] = SamplingSettings()
 
     def without_effect(self) -> dict[str, str]:
-        """What a start picture brings, where there is none or nothing is left of it; and what sampling does not use."""
+        """Name what a start picture brings, where there is none or nothing is left of it; and what sampling does not
+        use.
+        """
         found = super().without_effect()
         if not self.init_image:
             given = {"strength"} & self.model_fields_set
@@ -296,7 +298,7 @@ class GenerateSettings(Settings):
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What the model's own card says."""
+        """Read what the model's own card says."""
         return of_card(given.get("run"), "generate")
 
 
@@ -353,5 +355,5 @@ RECOMMENDABLE = (
 
 
 def of_card(reference: Any, command: str) -> Mapping[str, Any]:
-    """What the card of a model, of the bundled base where none is given, recommends to a command."""
+    """Read what the card of a model, of the bundled base where none is given, recommends to a command."""
     return locate.recommended(str(reference or locate.BUNDLED), command, RECOMMENDABLE)

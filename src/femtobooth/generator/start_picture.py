@@ -55,7 +55,7 @@ def read_start(settings: GenerateSettings) -> Original:
 
 
 def fit(original: Original, settings: GenerateSettings) -> Start:
-    """Scale both to the size to draw, cropped around the middle where the shape differs.
+    """Scale start picture and mask to the size to draw, cropped around the middle where the shape differs.
 
     Raises InputError for an empty mask.
     """
@@ -84,8 +84,8 @@ def fit(original: Original, settings: GenerateSettings) -> Start:
 
 
 def _mask(stencil: Picture, image: Image.Image, name: str) -> Image.Image:
-    """What is redrawn, white, mode L: what is white in the mask, or transparent where the mask is the picture itself
-    with a hole.
+    """Make the mask of what is redrawn, white, mode L: what is white in the mask, or transparent where the mask is the
+    picture itself with a hole.
 
     Transparent parts of any other mask are kept: white strokes on a transparent layer are redrawn.
     """

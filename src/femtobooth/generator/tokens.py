@@ -47,17 +47,17 @@ class Identifier:
 
 
 def pieces(model: Family, text: str) -> tuple[str, ...]:
-    """The tokens of `text`, without the markers of word ends."""
+    """Give the tokens of `text`, without the markers of word ends."""
     return tuple(piece.replace("</w>", "") for piece in model.tokenizer.tokenize(text))
 
 
 def check(model: Family, token: str, class_noun: str) -> Identifier:
-    """What tokenizer and base make of `token`."""
+    """Measure what tokenizer and base make of `token`."""
     return rank(model, [token], class_noun)[0]
 
 
 def choose(model: Family, class_noun: str, shown: int = 5) -> list[Identifier]:
-    """The best identifiers of this base, least meaning first.
+    """Choose the best identifiers of this base, least meaning first.
 
     Candidates are whole-word tokens of three or four letters without a vowel pattern of words, from the rare end
     of the vocabulary; they are ranked by the base's own response.

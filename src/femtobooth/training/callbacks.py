@@ -23,5 +23,5 @@ class StepCallback(Callback):
             self.on_optimizer_step(trainer, pl_module, self._step, outputs)
 
     def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
-        """`step` optimizer steps are done; `outputs` is what `training_step` returned last."""
+        """Act on an optimizer step: `step` of them are done; `outputs` is what `training_step` returned last."""
         raise NotImplementedError

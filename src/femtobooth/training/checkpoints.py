@@ -71,7 +71,7 @@ def _save(trainer: Trainer, folder: Path, keep: int) -> Path:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The optimizer step of a checkpoint folder."""
+    """Read the optimizer step of a checkpoint folder."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
@@ -86,7 +86,7 @@ def _all(folder: Path) -> list[Path]:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None: every file it lists must be there, bit for bit."""
+    """Say what is wrong with a checkpoint folder, or None: every file it lists must be there, bit for bit."""
     try:
         hashes = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["sha256"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -102,7 +102,7 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def newest(folder: Path) -> Path | None:
-    """The newest undamaged checkpoint under `folder`; a damaged one is named in a warning and passed over.
+    """Find the newest undamaged checkpoint under `folder`; a damaged one is named in a warning and passed over.
 
     None where there is none at all. Raises CheckpointError where all are damaged.
     """

@@ -47,7 +47,7 @@ class NumberedSteps(LightningModule):
         return self.resumed_step * self.regime.accumulate
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
-        """What AdamW trains: dicts of `params` and `lr`."""
+        """Give what AdamW trains: dicts of `params` and `lr`."""
         raise NotImplementedError
 
     def on_before_backward(self, loss: Tensor) -> None:
@@ -110,7 +110,7 @@ class NumberedSteps(LightningModule):
 
     @staticmethod
     def scheduled(optimizer: Any, schedule: Any) -> dict[str, Any]:
-        """An optimizer and its schedule, which moves with every optimizer step."""
+        """Give an optimizer and its schedule, which moves with every optimizer step."""
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def train_dataloader(self) -> Any:

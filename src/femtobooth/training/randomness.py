@@ -12,7 +12,7 @@ import torch
 
 
 def generator(seed: int, *purpose: int | str) -> torch.Generator:
-    """A fresh CPU generator for one purpose, such as ``generator(0, "noise", micro_step, rank)``.
+    """Make a fresh CPU generator for one purpose, such as ``generator(0, "noise", micro_step, rank)``.
 
     On the CPU because its stream is the same for every device the result is moved to.
     """
@@ -21,7 +21,7 @@ def generator(seed: int, *purpose: int | str) -> torch.Generator:
 
 
 def shuffled_indices(seed: int, purpose: str, length: int, first: int, count: int) -> list[int]:
-    """Entries `first` to `first + count` of an endless sequence of shuffled passes over ``range(length)``."""
+    """Give entries `first` to `first + count` of an endless sequence of shuffled passes over ``range(length)``."""
     indices: list[int] = []
     while len(indices) < count:
         epoch, offset = divmod(first + len(indices), length)

@@ -107,7 +107,7 @@ def fit(
 
 @contextmanager
 def _named_for_children(folder: Path) -> Iterator[None]:
-    """Inside, the processes that Lightning starts are told which run they belong to."""
+    """Tell the processes that Lightning starts, for the time inside, which run they belong to."""
     os.environ[RUN_FOLDER] = str(folder.resolve())
     try:
         yield

@@ -36,7 +36,7 @@ def build(
     loggers: Sequence[Logger],
     deterministic: bool | Literal["warn"] = "warn",
 ) -> Trainer:
-    """The Trainer; raises SettingsError where the hardware asked for is not there."""
+    """Build the Trainer; raises SettingsError where the hardware asked for is not there."""
     started = os.environ.get("WORLD_SIZE", "")
     wanted = settings.devices * settings.nodes
     if (started.isdigit() and int(started) != wanted) or rank() >= wanted:
@@ -91,7 +91,7 @@ def release(trainer: Trainer, module: LightningModule) -> None:
 
 
 def optimizer(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """AdamW over parameter groups, each with its own `lr`."""
+    """Make AdamW over parameter groups, each with its own `lr`."""
     options: dict[str, Any] = {
         "betas": (settings.beta1, settings.beta2),
         "eps": settings.epsilon,
@@ -122,7 +122,7 @@ def _can_fuse(settings: TrainingSettings, groups: list[dict[str, Any]]) -> bool 
 
 
 def learning_rate_schedule(settings: TrainingSettings, of: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LambdaLR:
-    """Warm-up, then constant, linear or cosine decay to 0, in optimizer steps."""
+    """Make the schedule of learning rates: warm-up, then constant, linear or cosine decay to 0, in optimizer steps."""
 
     def factor(step: int) -> float:
         if step < settings.warmup:
@@ -160,7 +160,7 @@ class MovingAverage(StepCallback):
 
     @contextmanager
     def applied(self, module: LightningModule) -> Iterator[None]:
-        """Inside, the module holds the averages."""
+        """Put the averages into the module for the time inside."""
         trained = self._trained(module)
         kept = {name: parameter.detach().clone() for name, parameter in trained.items()}
         with torch.no_grad():

@@ -27,7 +27,7 @@ FORMATS = ("table", "json", "jsonl", "csv", "parquet")
 
 
 def run(settings: ClassifySettings) -> dict[str, Any] | Text:
-    """Classify into a file and return counts; without `out`, return the rows as text in the format.
+    """Classify pictures into a file and return counts; without `out`, return the rows as text in the format.
 
     Raises InputError kinds before anything is written, PhotoError if nothing could be read.
     """
@@ -42,7 +42,7 @@ def run(settings: ClassifySettings) -> dict[str, Any] | Text:
 
 
 def rows(settings: ClassifySettings) -> Iterator[Row]:
-    """Classify, and give a row a file as they come.
+    """Classify pictures, and give a row a file as they come.
 
     Raises InputError kinds before the first, PhotoError after the last if nothing could be read.
     """

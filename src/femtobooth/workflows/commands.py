@@ -38,7 +38,7 @@ class Command(NamedTuple):  # a dataclass would take `femtobooth --help` as long
 
 
 def find(reference: str) -> Any:
-    """``find("generator.settings:GenerateSettings")``: import what a row names."""
+    """Import what a row names: ``find("generator.settings:GenerateSettings")``."""
     module, _, name = reference.partition(":")
     return getattr(importlib.import_module(f"femtobooth.{module}"), name)
 

@@ -32,7 +32,7 @@ from .comparing.worker import Worker
 
 
 def run(settings: CompareSettings) -> dict[str, Any]:
-    """Compare; returns what `--json` prints. Raises InputError kinds before anything is written.
+    """Compare models; returns what `--json` prints. Raises InputError kinds before anything is written.
 
     Interrupted, it keeps what was measured, and the same command goes on from there.
     """

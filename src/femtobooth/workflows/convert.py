@@ -88,12 +88,12 @@ def _check(output: Output) -> None:
 
 
 def _is_single(target: Path) -> bool:
-    """Whether a target becomes a single file, by its name's end in any case."""
+    """Tell whether a target becomes a single file, by its name's end in any case."""
     return target.suffix.lower() == ".safetensors"
 
 
 def _card(source: str) -> str:
-    """The card of a model that came without one."""
+    """Write the card of a model that came without one."""
     from ..generator import cards
 
     matter, _ = cards.inherited("", source)
@@ -101,7 +101,7 @@ def _card(source: str) -> str:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether a file was written by `convert`, or by a recipe, in the same way."""
+    """Tell whether a file was written by `convert`, or by a recipe, in the same way."""
     from ..generator.locate import METADATA
 
     try:

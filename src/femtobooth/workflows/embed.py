@@ -25,7 +25,7 @@ STAGES = ("0", "1", "2", "3")
 
 
 def run(settings: EmbedSettings) -> dict[str, Any]:
-    """Embed; returns counts.
+    """Embed pictures; returns counts.
 
     Raises InputError kinds before anything is written, PhotoError if nothing could be read.
     """

@@ -58,7 +58,7 @@ class Against:
 
 
 def run(settings: EvaluateSettings) -> dict[str, Any]:
-    """Evaluate; returns what evaluation.json holds. Raises InputError kinds before anything is generated.
+    """Evaluate a run; returns what evaluation.json holds. Raises InputError kinds before anything is generated.
 
     Interrupted, it keeps the finished pictures, and the same command goes on from there.
     """
@@ -306,7 +306,7 @@ def _tell(result: Mapping[str, Any], folder: Path) -> None:
         return "-" if value is None else f"{value:.3f}"
 
     def end(row: Row) -> str:
-        """The other end of the scale, and what has it where that is not the photos."""
+        """Give the other end of the scale, and what has it where that is not the photos."""
         return number(row["ceiling"]) + (
             f" ({row['ceiling_of']})" if row["ceiling"] is not None and row["ceiling_of"] != PHOTOS else ""
         )

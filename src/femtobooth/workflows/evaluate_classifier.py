@@ -40,7 +40,7 @@ from ..recognizer.settings import EvaluateClassifierSettings
 
 
 def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
-    """Evaluate; returns what report.json holds. Raises InputError kinds before anything is written."""
+    """Evaluate a recognizer; returns what report.json holds. Raises InputError kinds before anything is written."""
     out = Path(settings.out)
     output = Output(
         out,
@@ -153,7 +153,7 @@ def _fresh(
 def _predict(
     settings: EvaluateClassifierSettings, engine: Engine, paths: list[Path], labels: np.ndarray, ood: list[Path]
 ) -> tuple[Predictions, list[Skipped]]:
-    """Predict all pictures that can be read, and those that cannot. Raises PhotoError if no labelled one can."""
+    """Predict all pictures that can be read, and name those that cannot. Raises PhotoError if no labelled one can."""
     everything = [*paths, *ood]
     read: list[int] = []
     logits: list[np.ndarray] = []

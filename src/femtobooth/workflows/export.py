@@ -40,7 +40,7 @@ STATUS = {True: "executed", False: "converted only"}
 
 
 def run(settings: ExportSettings) -> dict[str, Any]:
-    """Export; returns what parity.json holds.
+    """Export a recognizer; returns what parity.json holds.
 
     Raises InputError kinds before anything is written, and ParityError after it.
     """

@@ -47,7 +47,7 @@ PASSES, LEAST_STEPS = 25, 60
 
 @remembering
 def run(settings: FinetuneSettings) -> FinetunedRun:
-    """Fine-tune from the start; returns the run, finished where this is its first process.
+    """Fine-tune a recognizer from the start; returns the run, finished where this is its first process.
 
     Raises InputError kinds before anything is written.
     """
@@ -160,7 +160,7 @@ def _load(settings: FinetuneSettings) -> Recognizer:
 def _probe(
     found: Survey, embedded: Embedded, settings: FinetuneSettings, started: float
 ) -> tuple[Head, dict[str, Any], list[tuple[int, int, float]]]:
-    """Fit the probe's layer to the training part; what is known of it; and its label issues."""
+    """Fit the probe's layer to the training part; returns it, what is known of it, and its label issues."""
     balanced = settings.class_weights == "balanced"
     classes = len(found.classes)
     logits = finishing.cross_validated(found, embedded, settings)
@@ -195,7 +195,9 @@ def _train(
     found: Survey,
     head: Head,
 ) -> FinetunedRun:
-    """Train from the newest checkpoint or from the start, then write the result; `run` is the first process's."""
+    """Train the recognizer from the newest checkpoint or from the start, then write the result; `run` is the first
+    process's.
+    """
     if settings.probe_only:
         if run is None:
             raise SystemExit(0)  # nothing trains that this process, which is not the first, could share

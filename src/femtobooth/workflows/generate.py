@@ -82,7 +82,7 @@ def pictures(settings: GenerateSettings, model: Family | None = None) -> Iterato
 def _generate_all(
     settings: GenerateSettings, model: Family, prompts: list[str], start: Start, folder: Path
 ) -> dict[str, Any]:
-    """Generate into a folder that this run holds."""
+    """Generate all pictures into a folder that this run holds."""
     seeds = [settings.seed + shot for shot in range(settings.count)]
     jobs = [
         (prompt, seed, picture_files.name(row, prompt, seed, seeds[-1]))

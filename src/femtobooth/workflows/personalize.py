@@ -72,7 +72,7 @@ class Task:
 
 @remembering
 def run(settings: PersonalizeSettings) -> PersonalizedRun:
-    """Personalize from the start; returns the run, finished where this is its first process.
+    """Personalize a base from the start; returns the run, finished where this is its first process.
 
     Raises InputError kinds before anything is written.
     """
@@ -152,7 +152,7 @@ def _task_of(run: PersonalizedRun) -> Task:
 
 
 def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
-    """Paths made absolute, so that config.yaml means the same from any folder; and no prior where it could teach
+    """Make paths absolute, so that config.yaml means the same from any folder; and leave out a prior that could teach
     nothing.
     """
 
@@ -188,7 +188,7 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
 
 
 def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | None:
-    """What scores during training, in the first process.
+    """Open what scores during training, in the first process.
 
     Raises ModelError where it is missing or was trained on these photos.
     """
@@ -199,7 +199,7 @@ def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | No
 
 
 def _fitted(photos: list[Photo], model: Family, token: str, noun: str) -> list[Photo]:
-    """Photos with captions of which the text encoder reads the identifier."""
+    """Fit the captions of photos, so that the text encoder reads the identifier."""
     captions = fitted([(photo.path, photo.captions) for photo in photos], model.tokenizer, token, noun)
     return [replace(photo, captions=ours) for photo, ours in zip(photos, captions, strict=True)]
 
@@ -229,7 +229,9 @@ def _identifier(model: Family, settings: PersonalizeSettings) -> str:
 
 
 def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> PersonalizedRun:
-    """Train from the newest checkpoint or from the start, then write the result; `run` is the first process's."""
+    """Train the model from the newest checkpoint or from the start, then write the result; `run` is the first
+    process's.
+    """
     settings, training = task.settings, task.settings.training
 
     def prepare(lightning: Trainer) -> tuple[LatentSet, LatentSet | None]:
@@ -266,7 +268,7 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
 
 
 def _calmer(settings: PersonalizeSettings) -> str:
-    """What to try where training left the finite numbers."""
+    """Say what to try where training left the finite numbers."""
     train = settings.train
     names = {part: f"{part}_learning_rate" for part in train.parts} | {"attention": "unet_learning_rate"}
     rates = dict.fromkeys(names[part] for part in train.parts)

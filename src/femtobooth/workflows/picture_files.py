@@ -72,7 +72,7 @@ class Recipe(_Part):
 
 
 def name(row: int, prompt: str, seed: int, highest: int) -> str:
-    """A file name that sorts by prompt, then seed: 00-a-sks-dog-on-the-moon-seed3.png."""
+    """Make a file name that sorts by prompt, then seed: 00-a-sks-dog-on-the-moon-seed3.png."""
     plain = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode().lower()
     slug = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:60].strip("-") or "picture"
     return f"{row:02d}-{slug}-seed{seed:0{len(str(highest))}d}.png"

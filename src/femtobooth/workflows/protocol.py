@@ -82,7 +82,7 @@ def run(settings: ProtocolSettings) -> dict[str, Any]:
 
 
 def read_lists(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
-    """The class of each subject, the prompts for objects and those for live subjects, with [V] and {class}.
+    """Read the class of each subject, the prompts for objects and those for live subjects, with [V] and {class}.
 
     The file is that of google/dreambooth: lines `subject,class`, and two Python lists, which are read and never
     executed. Raises PhotoError where one of the three is missing.
@@ -117,7 +117,7 @@ def read_lists(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
 
 
 def _subjects(data: Path, wanted: Sequence[str]) -> list[Subject]:
-    """The wanted subjects, or all that the dataset holds, in the order of its list."""
+    """List the wanted subjects, or all that the dataset holds, in the order of its list."""
     if not data.is_dir():
         raise PhotoError(
             f"{data}: no such folder",
@@ -141,7 +141,7 @@ def _subjects(data: Path, wanted: Sequence[str]) -> list[Subject]:
 def _plan(
     subject: Subject, data: Path, settings: ProtocolSettings, encoders: list[str]
 ) -> tuple[PersonalizeSettings, EvaluateSettings]:
-    """How a subject is trained and measured. Raises SettingsError for what the protocol itself decides."""
+    """Settle how a subject is trained and measured. Raises SettingsError for what the protocol itself decides."""
     for path in ("name", "runs", "overwrite", "photos.paths", "photos.class_noun"):
         found: Any = settings.personalize
         for key in path.split("."):
@@ -161,7 +161,7 @@ def _plan(
 
 
 def _shared(train: PersonalizeSettings, measure: EvaluateSettings, sources: dict[str, str]) -> dict[str, Any]:
-    """What all subjects of one table have in common."""
+    """Gather what all subjects of one table have in common."""
     return {
         "personalize": train.model_dump(
             mode="json", exclude={"name": True, "runs": True, "overwrite": True, "photos": {"paths", "class_noun"}}
@@ -173,7 +173,7 @@ def _shared(train: PersonalizeSettings, measure: EvaluateSettings, sources: dict
 
 
 def _begin(runs: Path, subjects: Sequence[str], shared: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Start, or go on; returns the lines of what was measured before, by subject.
+    """Start the protocol, or go on with it; returns the lines of what was measured before, by subject.
 
     Raises ExistsError where that was trained in another way, or measured in another way and would not be measured again
     now.
@@ -238,7 +238,7 @@ def _subject(subject: Subject, folder: Path, train: PersonalizeSettings, measure
 
 
 def _measured(path: Path, settings: EvaluateSettings) -> dict[str, Any] | None:
-    """A finished evaluation with just these settings."""
+    """Read a finished evaluation with just these settings."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found if found["settings"] == settings.model_dump(mode="json") else None

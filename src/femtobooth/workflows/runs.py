@@ -34,7 +34,7 @@ def run(settings: RunsSettings) -> dict[str, Any]:
 
 
 def next_command(run: Run) -> str:
-    """What to type next: to see a run that goes on, to go on with one that does not, to use one that is done."""
+    """Say what to type next: to see a run that goes on, to go on with one that does not, to use one that is done."""
     if run.status != "done":
         look = command("report", run.folder) if run.kind == "personalize" else ""
         return look if run.status == "running" else run.resume_command
@@ -61,7 +61,7 @@ def _tell(run: Run) -> None:
 
 
 def _plain(run: Run) -> dict[str, Any]:
-    """As JSON values: what every run has, without its settings."""
+    """Give as JSON values what every run has, without its settings."""
     known = run.plain()
     common = {name: known[name] for name in Run.model_fields if name in known and name not in ("settings", "versions")}
     return {"name": run.name, "folder": str(run.folder), **common, "next": next_command(run)}

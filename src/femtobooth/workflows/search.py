@@ -17,7 +17,7 @@ from ..recognizer.settings import SearchSettings
 
 
 def run(settings: SearchSettings) -> dict[str, Any]:
-    """Return search; returns the nearest pictures of each query.
+    """Search an index; returns the nearest pictures of each query.
 
     Raises ModelError for an index of another model or preprocessing.
     """

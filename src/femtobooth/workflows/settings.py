@@ -55,7 +55,7 @@ that are in the hub's cache, else those that need no hub."""
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """How the run's own card recommends to draw."""
+        """Say how the run's own card recommends to draw."""
         return _sampling(given.get("run"))
 
 
@@ -77,12 +77,12 @@ class ProtocolSettings(EvaluateSettings):
 
     @classmethod
     def narrowed(cls, given: Mapping[str, Any]) -> type[Settings]:
-        """Those of one run, where no protocol is given."""
+        """Give the settings of one run, where no protocol is given."""
         return cls if "protocol" in given else EvaluateSettings
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Nothing here: every subject's model has a card of its own."""
+        """Recommend nothing here: every subject's model has a card of its own."""
         return {} if "protocol" in given else super().recommended(given)
 
 
@@ -136,7 +136,7 @@ class SynthesizeSettings(Settings):
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """How the first run's own card recommends to draw."""
+        """Say how the first run's own card recommends to draw."""
         return _sampling(next(iter(given.get("runs") or ()), None))
 
 
@@ -161,7 +161,7 @@ class DemoSettings(Settings):
 
 
 def _sampling(run: str | None) -> Mapping[str, Any]:
-    """How to draw with a finished run, or with the bundled base where none is given; nothing for what will be
+    """Say how to draw with a finished run, or with the bundled base where none is given; nothing for what will be
     refused.
     """
     if run and not (Path(run) / "model" / "model_index.json").is_file():

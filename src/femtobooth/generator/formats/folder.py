@@ -102,7 +102,7 @@ def _refuse_other_family(family: type[Family], folder: Path) -> None:
 
 
 def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """The CLIP tokenizer in a folder.
+    """Load the CLIP tokenizer in a folder.
 
     Raises ModelError; without a vocabulary the library would make one of three tokens.
     """
@@ -177,7 +177,7 @@ def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
 
 
 def _read_subject(folder: Path) -> dict[str, Any]:
-    """What a personalized model's folder says of its subject; with a warning where that cannot be read."""
+    """Read what a personalized model's folder says of its subject; with a warning where that cannot be read."""
     path = folder / SUBJECT_FILE
     if not path.is_file():
         return {}
@@ -189,12 +189,12 @@ def _read_subject(folder: Path) -> dict[str, Any]:
 
 
 def checked_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a subject. Raises ValueError where token or class noun is no text."""
+    """Check what is known of a subject, and return it. Raises ValueError where token or class noun is no text."""
     if any(not isinstance(subject.get(key, ""), str) for key in ("token", "class_noun")):
         raise ValueError("token and class_noun must be text")
     return with_base_of_today(subject)
 
 
 def _shapes_pictures(path: Path) -> bool:
-    """Whether a file of a model folder decides what it draws; cards and samples do not."""
+    """Tell whether a file of a model folder decides what it draws; cards and samples do not."""
     return path.is_file() and path.suffix in (".safetensors", ".json", ".txt")

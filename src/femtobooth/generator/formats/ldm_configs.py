@@ -51,7 +51,7 @@ _PARTS = {"UNet": (UNET,), "VAE": (VAE,), "text encoder": (CLIP, OPEN_CLIP)}
 
 
 def other_kind(keys: Iterable[str]) -> str | None:
-    """What a file is if it is no whole Stable Diffusion 1.x/2.x, in words; None if it looks like one."""
+    """Say what a file is if it is no whole Stable Diffusion 1.x/2.x, in words; None if it looks like one."""
     keys = list(keys)
     missing = [name for name, roots in _PARTS.items() if not any(key.startswith(roots) for key in keys)]
     for pattern, kind in (*_DECISIVE, *(_KINDS if missing else ())):
@@ -65,7 +65,7 @@ def other_kind(keys: Iterable[str]) -> str | None:
 
 
 def is_second(tensors: Shapes) -> bool:
-    """Whether the file is of the 2.x kind: its UNet's attention is projected by matrices, that of 1.x by 1x1
+    """Tell whether the file is of the 2.x kind: its UNet's attention is projected by matrices, that of 1.x by 1x1
     convolutions.
     """
     projected = (
@@ -77,8 +77,8 @@ def is_second(tensors: Shapes) -> bool:
 
 
 def is_published(unet: Any, vae: Any, text: Any) -> bool:
-    """Whether configs have the sizes of the published 1.x or 2.x, which other programs take for granted in a single
-    file.
+    """Tell whether configs have the sizes of the published 1.x or 2.x, which other programs take for granted in a
+    single file.
     """
     widths, depth, cross = tuple(unet.block_out_channels), unet.layers_per_block, unet.cross_attention_dim
     sizes = (text.vocab_size, text.max_position_embeddings, text.hidden_size, text.num_hidden_layers)
@@ -90,7 +90,7 @@ def is_published(unet: Any, vae: Any, text: Any) -> bool:
 
 
 def infer(tensors: Shapes, process: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Configs for diffusers and transformers, by part, of a file that `other_kind` passes. Raises KeyError.
+    """Infer the configs for diffusers and transformers, by part, of a file that `other_kind` passes. Raises KeyError.
 
     `process` is what `noise_markers.told` returns: the scheduler's settings, and the picture size in `pixels`.
     """
@@ -107,7 +107,7 @@ def infer(tensors: Shapes, process: Mapping[str, Any]) -> dict[str, dict[str, An
 
 
 def _blocks(tensors: Shapes, pattern: str) -> int:
-    """How many numbers in a row, from 0, make `pattern` a key."""
+    """Count how many numbers in a row, from 0, make `pattern` a key."""
     return next(i for i in count() if pattern.format(i) not in tensors)
 
 

@@ -53,13 +53,13 @@ class Place(NamedTuple):
 
 
 def is_second(text_encoder: CLIPTextModel) -> bool:
-    """Whether the text encoder is OpenCLIP's (Stable Diffusion 2.x): the activation is what tells the two apart."""
+    """Tell whether the text encoder is OpenCLIP's (Stable Diffusion 2.x): the activation tells the two apart."""
     return text_encoder.config.hidden_act == "gelu"
 
 
 def places(part: nn.Module, tensors: Iterable[str] = ()) -> dict[str, Place]:
-    """For each tensor of a UNet, VAE or CLIP text encoder, by its name there: its place in a single file, or in one
-    with these tensors, as some name a 2.x text encoder as transformers does.
+    """Give, for each tensor of a UNet, VAE or CLIP text encoder, by its name there, its place in a single file, or in
+    one with these tensors, as some name a 2.x text encoder as transformers does.
 
     Raises KeyError naming a tensor that the single-file layout has no name for.
     """
@@ -83,14 +83,14 @@ def places(part: nn.Module, tensors: Iterable[str] = ()) -> dict[str, Place]:
 
 
 def unused(keys: Iterable[str], parts: Iterable[nn.Module]) -> list[str]:
-    """Keys of UNet and VAE that none of `parts` has a use for: signs of another architecture."""
+    """List the keys of UNet and VAE that none of `parts` has a use for: signs of another architecture."""
     used = {place.key for part in parts for place in places(part).values()}
     harmless = (f"{VAE}loss.", f"{VAE}model_ema.")
     return [key for key in keys if key.startswith((UNET, VAE)) and key not in used and not key.startswith(harmless)]
 
 
 def to_ldm(part: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a part under their single-file names. Raises KeyError as `places` does."""
+    """Give the tensors of a part under their single-file names. Raises KeyError as `places` does."""
     written: dict[str, Tensor] = {}
     stacked: dict[str, dict[int, Tensor]] = {}
     state = part.state_dict()
@@ -106,7 +106,7 @@ def to_ldm(part: nn.Module) -> dict[str, Tensor]:
 
 
 def _renamed(key: str, modules: Mapping[str, str]) -> str:
-    """`key` with the longest module path that `modules` knows replaced."""
+    """Replace in `key` the longest module path that `modules` knows."""
     head, tail = key, ""
     while head not in modules:
         head, _, last = head.rpartition(".")

@@ -38,8 +38,8 @@ MAX_YAML_BYTES = 1 << 20  # of a YAML file beside a model
 def told(
     path: Path, keys: Iterable[str], metadata: Mapping[str, str], second: bool, step: int | None
 ) -> dict[str, Any]:
-    """The scheduler's settings that say it: prediction_type and, for zero terminal SNR, what goes with it; picture size
-    in `pixels`.
+    """Give the scheduler's settings that say what a file predicts: prediction_type and, for zero terminal SNR, what
+    goes with it; picture size in `pixels`.
 
     `keys` are the names of the file's tensors, `second` is whether it is a Stable Diffusion 2.x. Raises ModelError
     where what is told cannot be read or is another process.
@@ -98,7 +98,9 @@ def told(
 
 
 def _read_sidecar(path: Path) -> tuple[str | None, bool | None, dict[str, Any]]:
-    """Prediction type, zero terminal SNR and betas of a YAML file of the original code, None where it does not say."""
+    """Read prediction type, zero terminal SNR and betas of a YAML file of the original code, None where it does not
+    say.
+    """
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise ValueError
@@ -120,7 +122,7 @@ def _read_sidecar(path: Path) -> tuple[str | None, bool | None, dict[str, Any]]:
 
 
 def _pairs(given: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
-    """Keys and values of nested mappings, as deep as such files are."""
+    """List keys and values of nested mappings, as deep as such files are."""
     if isinstance(given, Mapping) and depth < 8:
         for key, value in given.items():
             yield key, value

@@ -29,7 +29,7 @@ _HARMLESS = re.compile(r"^(vision_model|visual_projection|text_projection)\.|^lo
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file's mapping. Raises ModelError where it is missing, damaged, or larger than any config."""
+    """Read a JSON file's mapping. Raises ModelError where it is missing, damaged, or larger than any config."""
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ModelError(f"{path}: {path.stat().st_size / 1e6:.0f} MB, more than any config has", DAMAGED)
@@ -84,7 +84,7 @@ def save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
 
 
 def weight_files(folder: Path, stem: str) -> list[Path]:
-    """The safetensors files of a part: the plain one, else shards, else those of a variant such as fp16, which is
+    """Find the safetensors files of a part: the plain one, else shards, else those of a variant such as fp16, which is
     noted.
     """
     whole = folder / f"{stem}.safetensors"
@@ -120,7 +120,7 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _renamed(built: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that the libraries use today."""
+    """Give the tensors under the names that the libraries use today."""
     if isinstance(built, CLIPTextModel):
         return {name.removeprefix(TEXT_MODEL): tensor for name, tensor in tensors.items()}
     if isinstance(built, ModelMixin):

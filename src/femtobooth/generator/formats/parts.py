@@ -124,7 +124,7 @@ def _refuse_absurd(config: Mapping[str, Any], where: object) -> None:
 
 
 def _flat(value: Any) -> Iterator[Any]:
-    """The values of nested lists, no more of them than tell that there are too many."""
+    """List the values of nested lists, no more of them than tell that there are too many."""
     waiting: list[Iterator[Any]] = [iter([value])]
     given = 0
     while waiting and given <= MAX_LENGTH:

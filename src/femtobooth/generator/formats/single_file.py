@@ -126,7 +126,7 @@ def save_single_file(
 
 
 def _describe(model: StableDiffusion) -> dict[str, Any]:
-    """What tensors cannot say; no path of this machine is in it."""
+    """Describe what tensors cannot say; no path of this machine is in it."""
     configs = {"unet": model.unet.config, "vae": model.vae.config, "scheduler": model.scheduler.config}
     described: dict[str, Any] = {
         part: {key: value for key, value in config.items() if key[0] != "_"} for part, config in configs.items()
@@ -142,8 +142,8 @@ def _describe(model: StableDiffusion) -> dict[str, Any]:
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The names of published files: without wrappers inside them, and with the `text_model.` that some files of 2022
-    leave out.
+    """Give the tensors the names of published files: without wrappers inside them, and with the `text_model.` that some
+    files of 2022 leave out.
     """
     old = re.compile(r"^cond_stage_model\.transformer\.(?=embeddings|encoder|final_layer_norm)")
     roots = (ldm_keys.UNET, ldm_keys.VAE, ldm_keys.OPEN_CLIP, "cond_stage_model.transformer.", "cond_stage_model.")
@@ -156,7 +156,7 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _infer(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], step: int | None) -> dict[str, Any]:
-    """Configs of a file of others."""
+    """Infer the configs of a file of others."""
     try:
         process = noise_markers.told(path, tensors, metadata, ldm_configs.is_second(tensors), step)
         configs = ldm_configs.infer(tensors, process)
@@ -174,7 +174,7 @@ def _infer(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
 
 
 def _tokenizer(path: Path, reference: str | None, text_encoder: nn.Module, foreign: bool) -> CLIPTokenizer:
-    """The tokenizer for a file's text encoder, from a folder or the hub. Raises ModelError."""
+    """Load the tokenizer for a file's text encoder, from a folder or the hub. Raises ModelError."""
     reference = str(reference or CLIP_TOKENIZER)
     folder = existing(reference)
     if folder is None:

@@ -191,6 +191,6 @@ def _recognizer(given: str, reference: str) -> Candidate:
 
 
 def _named(found: list[Candidate]) -> list[Candidate]:
-    """Name each for itself: where two would have the same, as it was given."""
+    """Name each candidate for itself: where two would have the same, as it was given."""
     count = Counter(one.name for one in found)
     return [one if count[one.name] == 1 else replace(one, name=one.given) for one in found]

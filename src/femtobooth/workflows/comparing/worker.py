@@ -48,7 +48,7 @@ class Worker:
             self._errors.close()
 
     def ask(self, what: str, bar: Any = None, **request: Any) -> Any:
-        """Answer to one request. Raises what the model raised there; FemtoboothError if its process ended."""
+        """Get the answer to one request. Raises what the model raised there; FemtoboothError if its process ended."""
         if self._process is None:
             self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it lives as long as the process)
             told = json.dumps([self.candidate.task, self.candidate.reference, self._options])
@@ -183,7 +183,7 @@ class _Generator:
         return sample(self.model, prompts, seeds, self.sampling, batch_size=batch)
 
     def draw(self, advance: Callable[[int], None], jobs: Sequence[tuple[str, int, str]]) -> None:
-        """Draw by prompt, seed and file (.png); each is drawn alone, so that no other has a say in it."""
+        """Draw pictures by prompt, seed and file (.png); each is drawn alone, so that no other has a say in it."""
         from PIL import Image
 
         from ...core.files import atomic_file

@@ -102,7 +102,7 @@ def weights_from(
 
 
 def _before(folder: Path, after: np.ndarray) -> np.ndarray:
-    """What the base drew before training in place of `after` (P, S, H, W, 3); white where that is gone."""
+    """Read what the base drew before training in place of `after` (P, S, H, W, 3); white where that is gone."""
     before = np.full_like(after, 255)
     for row in range(after.shape[0]):
         for column in range(after.shape[1]):
@@ -113,7 +113,7 @@ def _before(folder: Path, after: np.ndarray) -> np.ndarray:
 
 
 def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.ndarray, after: np.ndarray) -> None:
-    """overview.png: photos on top, then each prompt before and after training."""
+    """Write overview.png: photos on top, then each prompt before and after training."""
     half = after.shape[1]
     top = sheet(
         [[photo.pixels for photo in photos[: 2 * half]]], [f"{len(photos)} photos"], [], cell=max(128, before.shape[2])
@@ -127,7 +127,7 @@ def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.
 
 
 def _card(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model: Family, prompt: str) -> str:
-    """The model card: what it is, how to use it, the settings it draws best with, and what it owes its base."""
+    """Write the model card: what it is, how to use it, the settings it draws best with, and what it owes its base."""
     subject = f"{run.subject.token} {run.subject.class_noun}"
     matter, owed = cards.inherited(model.readme, settings.base)
     matter |= cards.ON_HUB | {"tags": [*cards.ON_HUB["tags"], "dreambooth", "femtobooth"]}

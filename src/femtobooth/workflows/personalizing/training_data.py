@@ -22,7 +22,7 @@ def latents(
     photos: list[Photo],
     size: int,
 ) -> tuple[LatentSet, LatentSet | None]:
-    """Photos and class images through the VAE, once; the class images are drawn first where they are missing."""
+    """Encode photos and class images with the VAE, once; the class images are drawn first where they are missing."""
     captions = [[filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
     pictures = np.stack([photo.pixels for photo in photos])
     apart = settings.loss.background == "class"

@@ -46,7 +46,7 @@ WINDOW = 100  # optimizer steps over which DVAR looks back
 
 
 def interval(settings: PersonalizeSettings) -> int:
-    """Optimizer steps between scorings; 0 without validation.
+    """Give the optimizer steps between scorings; 0 without validation.
 
     Raises SettingsError for stop_when_done without any.
     """
@@ -64,7 +64,7 @@ def interval(settings: PersonalizeSettings) -> int:
 
 
 def chosen_encoder(settings: PersonalizeSettings) -> Encoder | None:
-    """The encoder that scores; None without validation. Raises ModelError where it is not available."""
+    """Choose the encoder that scores; None without validation. Raises ModelError where it is not available."""
     return open_encoder(settings.validation.encoder or usable(())[0]) if interval(settings) else None
 
 
@@ -235,8 +235,8 @@ class Validator(StepCallback):
         return self.encoder.images(self.photos)
 
     def _embedded(self, pictures: np.ndarray) -> np.ndarray:
-        """(P + 1, S, H, W, 3) pictures, the class last, to (2P + 1, S, D): last come those of the subject without their
-        subject.
+        """Embed pictures (P + 1, S, H, W, 3), the class last, as (2P + 1, S, D): last come those of the subject without
+        their subject.
         """
         assert self.encoder is not None  # noqa: S101
         surroundings = np.array([[without_subject(one) for one in row] for row in pictures[:-1]])
@@ -283,7 +283,7 @@ class Validator(StepCallback):
                 path.unlink()
 
     def choose(self, last: int) -> Choice:
-        """The step whose weights become the model; `last` is the last step that was trained."""
+        """Choose the step whose weights become the model; `last` is the last step that was trained."""
         if self.settings.validation.select == "final":
             return Choice(last, "select final takes the last step", ())
         if not any(point.step for point in self.points):
@@ -298,7 +298,7 @@ class Validator(StepCallback):
         return selection.choose(held)
 
     def weights(self, step: int) -> dict[str, torch.Tensor] | None:
-        """The kept weights of a step; None, with a warning, where they cannot be read."""
+        """Read the kept weights of a step; None, with a warning, where they cannot be read."""
         try:
             return load_file(self._weights(step))
         except Exception as error:  # the file may be damaged in many ways
@@ -306,13 +306,13 @@ class Validator(StepCallback):
             return None
 
     def remove_weights(self) -> None:
-        """Once the model is written, the other steps on the front are no longer needed."""
+        """Remove the kept weights: once the model is written, the other steps on the front are no longer needed."""
         shutil.rmtree(self._weights(0).parent, ignore_errors=True)
 
     # --- what is written
 
     def curve(self) -> dict[str, Any]:
-        """What validation.json holds."""
+        """Give what validation.json holds."""
         assert self.encoder is not None  # noqa: S101
         encoder = self.encoder
         count = selection.converged([loss for _, loss in self.losses], self._window)
@@ -330,7 +330,7 @@ class Validator(StepCallback):
         }
 
     def summary(self) -> dict[str, Any] | None:
-        """What run.json says of it: `share` is the time it took over that of the optimizer steps."""
+        """Give what run.json says of it: `share` is the time it took over that of the optimizer steps."""
         if not self.points:
             return None
         curve = self.curve()
