@@ -29,7 +29,7 @@ MOMENTS: dict[str, tuple[Any, str]] = {
     "while pictures of the result are drawn": (outcome, "generate_samples"),
     "while the model is written": (folders, "save_tokenizer"),
     "while the picture is put together": (outcome, "_overview"),
-    "while the page is written": (report, "run"),
+    "while the page is written": (report, "write"),
 }
 
 

@@ -185,7 +185,7 @@ def test_final_keeps_no_weights(
     if not kept:
         found, last = weights(run / "model"), state(run)["state_dict"]
         assert all(torch.equal(found[stored(name)], value) for name, value in last.items())
-        assert json.loads((run / "run.json").read_text())["selected"]["reason"].startswith("--select final")
+        assert json.loads((run / "run.json").read_text())["selected"]["reason"] == "select final takes the last step"
 
 
 def broken_at(run: Path, copy: Path, step: int) -> Path:

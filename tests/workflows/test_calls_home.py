@@ -99,7 +99,7 @@ def test_no_command_calls_home(tiny: Path, tiny_sd1: Path, photos: Path, tmp_pat
         f"compare {tiny} {tmp_path}/openvino --no-speed --out {tmp_path}/page.html",
         f"finetune {photos} --model {tiny} --name mine --steps 1 --set training.batch_size=2",
         f"personalize {photos}/a --class-noun dog --base {tiny_sd1} --name rex --steps 1 --class-images 2"
-        " --set prior.sampling.steps=1 --set preview.sampling.steps=1 --watch-every 0",
+        " --set prior.sampling.steps=1 --set samples.sampling.steps=1 --validate-every 0",
         f"generate {tmp_path}/runs/rex picture --steps 1",
         "models",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -299,7 +300,7 @@ def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
     real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
     given, facts = (
         config.settle(EvaluateSettings, {"run": "somewhere"}),
-        {"validation": {"encoder": "mine"}, "selected": {"step": 100, "rule": "a rule"}},
+        SimpleNamespace(validation={"encoder": "mine"}, selected={"step": 100, "rule": "a rule"}),
     )
     assert any(
         "mine also chose" in remark for remark in evaluate._remarks(given, ["other", "mine"], False, real, facts)
@@ -309,10 +310,10 @@ def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
 
 def test_the_bundled_encoder_alone_is_no_judge_of_photos() -> None:
     real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
-    given = config.settle(EvaluateSettings, {"run": "somewhere"})
-    assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real, {"validation": None}))
+    given, run = config.settle(EvaluateSettings, {"run": "somewhere"}), SimpleNamespace(validation=None, selected=None)
+    assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real, run))
     assert not any(
-        "icons" in remark for remark in evaluate._remarks(given, ["bundled", "tf_efficientnet_lite0"], False, real, {})
+        "icons" in remark for remark in evaluate._remarks(given, ["bundled", "tf_efficientnet_lite0"], False, real, run)
     )
 
 
