@@ -478,7 +478,7 @@ def test_a_fixed_camera_can_be_trained(finetune: Finetune, tmp_path: Path) -> No
     assert finetune(tmp_path / "door", *QUICK) == 0
     found = {one["what"]: one for one in json.loads((tmp_path / "run" / "report.json").read_text())["data"]["findings"]}
     assert found["one picture, two classes"]["count"] == 0
-    assert found["split"]["about"].startswith("all 12 pictures of closed look like one shot (--copies keep")
+    assert found["split"]["about"].startswith("all 12 pictures of closed look like one shot (`copies=keep` says")
     groups = {row["group"] for row in split_of(tmp_path / "run") if row["label"] == "open"}
     assert len(groups) == 12
 
