@@ -171,8 +171,7 @@ except SystemExit as stopped:
         assert ended.returncode == 2, ended.stderr
         assert "not in the local hub cache and the hub cannot be reached" in ended.stderr
         assert (
-            "-> ready here: bundled or tf_efficientnet_lite0 or runs/mine; where there is a network run"
-            in ended.stderr
+            "-> ready here: bundled or tf_efficientnet_lite0 or runs/mine; where there is a network run" in ended.stderr
         )
 
 
