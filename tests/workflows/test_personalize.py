@@ -17,6 +17,7 @@ from femtobooth.core.errors import ExistsError, Interrupted, SettingsError
 from femtobooth.core.files import sweep
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import Photo
+from femtobooth.generator.run import PersonalizedRun
 from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
 from femtobooth.training.checkpoints import Signals
 from femtobooth.workflows import personalize
@@ -59,7 +60,7 @@ def test_a_name_is_one_folder(tmp_path: Path, name: str) -> None:
 
 def test_class_nouns_never_lead_out_of_the_runs(tmp_path: Path) -> None:
     settings = _settings(tmp_path, photos={"paths": ["x"], "class_noun": "../toy car"})
-    assert personalize._output(settings).path.parent == tmp_path
+    assert PersonalizedRun.place(settings).path.parent == tmp_path
 
 
 def test_paths_are_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
