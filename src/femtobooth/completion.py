@@ -189,7 +189,7 @@ fi
 
 def _plain(text: str) -> str:
     """Give a text without what `_arguments` and `_describe` read."""
-    return text.replace("[V]", "V").replace(":", " -").translate(str.maketrans("[]\\", "()/"))
+    return text.replace(":", " -").translate(str.maketrans("[]\\", "()/"))
 
 
 def _fish(commands: dict[str, list[Option]]) -> str:
