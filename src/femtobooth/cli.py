@@ -127,7 +127,7 @@ def _run(name: str, command: Command, arguments: Sequence[str], screen: _Screen)
     parsed = parse(name, command, arguments)
     screen.level = parsed.level
     settings: Any = parsed.settings
-    rows = name == "classify" and not settings.out  # which are the result
+    rows = command.rows and not settings.out
     if rows and parsed.json:
         settings = settings.model_copy(update={"format": "json"})
     if rows or parsed.json:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import IO, Any
 
 PACKAGE = Path(__file__).parents[1]
 PASS = (
@@ -40,10 +41,17 @@ def command(module: str, *arguments: str, python: str | None = None) -> list[str
     return [python or sys.executable, "-P", "-c", _START, str(PACKAGE), module, *arguments]
 
 
-def last_line(stderr: bytes) -> str:
-    """Take what a process said last, at most 300 characters of it."""
+def own_stdout(mode: str) -> IO[Any]:
+    """Take stdout for answers alone, in a process of ours: what libraries print goes to stderr from now on."""
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), mode)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    return answers
+
+
+def last_line(stderr: bytes, otherwise: str = "no message") -> str:
+    """Take what a process said last, at most 300 characters of it; `otherwise` where it said nothing."""
     lines = [line.strip() for line in stderr.decode(errors="replace").splitlines() if line.strip()]
-    return (lines or ["no message"])[-1][:300]
+    return (lines or [otherwise])[-1][:300]
 
 
 def environment(python: str | None = None, **more: str) -> dict[str, str]:

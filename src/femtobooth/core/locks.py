@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +20,7 @@ import psutil
 
 from .errors import InUseError
 from .files import writing
+from .processes import typed
 
 LOCK = ".lock"
 
@@ -52,8 +51,7 @@ class Holder:
 
 def own() -> Holder:
     """Describe this process."""
-    typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:200]
-    return Holder(os.getpid(), _began(os.getpid()), _host(), _boot(), time.strftime("%Y-%m-%d %H:%M:%S"), typed)
+    return Holder(os.getpid(), _began(os.getpid()), _host(), _boot(), time.strftime("%Y-%m-%d %H:%M:%S"), typed()[:200])
 
 
 def _host() -> str:

@@ -1,8 +1,16 @@
-"""Which of the processes of one run this is."""
+"""Which of the processes of one run this is, and what was typed to start it."""
 
 from __future__ import annotations
 
 import os
+import shlex
+import sys
+from pathlib import Path
+
+
+def typed() -> str:
+    """Give the command line of this process as a shell reads it, its program by name only."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def rank() -> int:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import csv
 import os
-import shlex
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,7 +31,7 @@ from .event_log import logged
 from .files import read_object, timestamp, write_json
 from .locks import Holder
 from .machine import environment
-from .processes import rank
+from .processes import rank, typed
 
 FILE, SETTINGS_FILE = older_runs.FILE, older_runs.SETTINGS_FILE
 RUN_FOLDER = "FEMTOBOOTH_RUN"  # tells the processes that Lightning starts which run they belong to
@@ -136,8 +134,7 @@ class Run(BaseModel):
     @classmethod
     def create(cls, folder: Path, settings: config.Settings, **fields: Any) -> Self:
         """Write run.json of a run that begins now, in this process, into its folder."""
-        typed = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-        common = {"kind": cls.KIND, "status": "running", "created": _now(), "command": typed, "process": locks.own()}
+        common = {"kind": cls.KIND, "status": "running", "created": _now(), "command": typed(), "process": locks.own()}
         common |= {"settings": settings.model_dump(mode="json"), "versions": environment(), "heartbeat": _now()}
         run = cls.model_validate({"folder": folder, **common, **fields})
         run._write()

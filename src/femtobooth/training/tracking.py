@@ -17,7 +17,22 @@ from ..core.files import atomic_file
 from .settings import TrainingSettings
 
 
-class CurveFile(Logger):
+class Measured(Logger):
+    """Takes what is measured and nothing else: one of its kind a run."""
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Leave hyperparameters out: the run's config.yaml holds them."""
+
+
+class CurveFile(Measured):
     """metrics.csv: one row a step, one column a metric. A resumed run drops rows past its step and goes on.
 
     The file is rewritten whole and atomically, every 20 rows and whenever a checkpoint is saved, so that a
@@ -35,17 +50,6 @@ class CurveFile(Logger):
                     for row in csv.DictReader(file)
                 }
             self.rows = {step: row for step, row in read.items() if step <= resumed_step}
-
-    @property
-    def name(self) -> str:
-        return "curves"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Leave hyperparameters out: the run's config.yaml holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -65,19 +69,8 @@ class CurveFile(Logger):
         self.save()
 
 
-class Told(Logger):
+class Told(Measured):
     """Tells whoever listens what was measured (core/events.py)."""
-
-    @property
-    def name(self) -> str:
-        return "events"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Leave hyperparameters out: the run's config.yaml holds them."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -33,6 +33,8 @@ class Command(NamedTuple):  # a dataclass would take `femtobooth --help` as long
     """What it says at once, before anything heavy is imported."""
     example: str = ""
     instead: Instead | None = None
+    rows: bool = False
+    """Whether its result is rows, which go to stdout where `out` is not given."""
     makes: str = ""
     """The kind of run that it makes, whose name must not be taken."""
 
@@ -124,6 +126,7 @@ COMMANDS: dict[str, Command] = {
         "recognizer.settings:ClassifySettings",
         "workflows.classify:run",
         example="photos/",
+        rows=True,
     ),
     "embed": Command(
         "pictures to embeddings and feature maps",

@@ -6,7 +6,6 @@ answers batches of pixels through its standard streams.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -124,8 +123,7 @@ def read(stream: IO[bytes]) -> np.ndarray:
 
 def _serve(format: str, folder: str, threads: str) -> None:
     """Answer each batch of pixels on stdin with logits and embedding on stdout, until stdin ends."""
-    stdin, stdout = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with answers
+    stdin, stdout = sys.stdin.buffer, children.own_stdout("wb")
     description = artifact.read(Path(folder))
     inside = normalizes(description)
     file = str(Path(folder) / FORMATS[format].file)

@@ -82,12 +82,8 @@ class Worker:
         assert self._process is not None and self._errors is not None  # noqa: S101
         self._process.wait()
         self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines() or [
-            "killed, perhaps for want of memory"
-        ]
-        return FemtoboothError(
-            f"{self.candidate.given}: its process ended with {self._process.returncode} ({lines[-1][:200]})"
-        )
+        last = children.last_line(self._errors.read(), "killed, perhaps for want of memory")[:200]
+        return FemtoboothError(f"{self.candidate.given}: its process ended with {self._process.returncode} ({last})")
 
 
 # The child's side
@@ -206,8 +202,7 @@ def _timed(once: Callable[[int], None], batch: int) -> float:
 
 def _main(told: str) -> None:
     task, reference, options = json.loads(told)
-    back = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with answers
+    back = children.own_stdout("w")
 
     def answer(**value: Any) -> None:
         print(json.dumps(value), file=back, flush=True)
