@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ def told(
     def interrupted(*arguments: Any, **named: Any) -> Any:
         if not sent:
             sent.append(signal.SIGTERM)
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return real(*arguments, **named)
 
     runs = tmp_path_factory.mktemp("runs")

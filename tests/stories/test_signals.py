@@ -5,7 +5,6 @@ the same bits.
 from __future__ import annotations
 
 import json
-import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +56,7 @@ def test_a_signal_at_any_moment(
     def interrupted(*arguments: Any, **named: Any) -> Any:
         if not sent:
             sent.append(signum)
-            os.kill(os.getpid(), signum)
+            signal.raise_signal(signum)
         return real(*arguments, **named)
 
     if place is prior:

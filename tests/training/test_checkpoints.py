@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -51,7 +50,7 @@ class _Send(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: int, batch_idx: int) -> None:
         if batch == self.micro_step:
-            os.kill(os.getpid(), self.signum)
+            signal.raise_signal(self.signum)
 
 
 def _fit(
@@ -122,7 +121,7 @@ def test_a_signal_after_the_last_save_is_no_less_of_one(tmp_path: Path, monkeypa
     def save(lightning: Any, *arguments: Any) -> Path:
         saved = real(lightning, *arguments)
         if lightning.global_step == lightning.max_steps:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return saved
 
     real = checkpoints.save
@@ -135,7 +134,7 @@ def test_nothing_takes_an_interruption_for_a_fault() -> None:
     signals = checkpoints.Signals("resume it")
     with pytest.raises(Interrupted), signals:
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         except Exception:
             pytest.fail("it was swallowed")
 

@@ -255,7 +255,7 @@ def test_interrupted_and_resumed_it_is_the_same_to_the_bit(
         if module.global_step == 4:  # the fifth step, of which no checkpoint is due
             if how != "signal":
                 raise CRASH
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         step(module, *arguments)
 
     monkeypatch.setattr(Finetuner, "on_before_optimizer_step", interrupted)
