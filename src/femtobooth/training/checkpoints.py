@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -141,13 +140,13 @@ class Signals:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if threading.current_thread() is threading.main_thread():
+        with suppress(ValueError):
             for signum, handler in self._previous.items():
                 signal.signal(signum, handler)
 
     def install(self) -> None:
         """Take the three signals; again after Lightning has put its own handlers there."""
-        if threading.current_thread() is threading.main_thread():
+        with suppress(ValueError):  # only a program's main thread has signals
             for signum in SIGNALS:
                 signal.signal(signum, self._handle)
 
