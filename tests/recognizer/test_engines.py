@@ -68,6 +68,17 @@ def test_an_export_of_every_format_opens_by_its_folder_and_by_its_model(
     assert len(labels[0]) == 20
 
 
+def test_a_signal_comes_through_after_engines_were_let_go(tiny_onnx: Path) -> None:
+    code = (
+        "import signal, sys; from femtobooth.recognizer.inference.engines import open_engine\n"
+        "first, second = (open_engine(sys.argv[1], 'openvino') for _ in range(2))\n"
+        "del first, second\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tiny_onnx], check=False).returncode == 7
+
+
 def test_a_program_wants_trust(exports: Path, photos: Path, tmp_path: Path) -> None:
     program, out = str(exports / "torchscript"), str(tmp_path / "out.npz")
     for run in (

@@ -6,10 +6,10 @@ is missing.
 
 from __future__ import annotations
 
+import functools
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -82,20 +82,32 @@ def onnx(folder: Path, threads: int) -> Engine:
     return _checked(Engine("ort", description, run), file, names)
 
 
+@functools.cache
+def _openvino_core() -> Any:
+    """Make the one OpenVINO core of this process.
+
+    Each core gives its thread a stack for signals, and when it goes puts back the one that it found, which may have
+    gone before: the next signal, or Ctrl-C, would end the process.
+    """
+    import openvino as runtime
+
+    return runtime.Core()
+
+
 def openvino(folder: Path, threads: int, reduced: bool = False) -> Engine:
     """Open an artifact's model.xml or model.onnx in OpenVINO; `reduced` lets it compute in bf16."""
     try:
         import openvino as runtime
     except ImportError:
         raise SettingsError("`engine=openvino`: needs OpenVINO, which is not installed", needs("openvino")) from None
-    description = artifact.read(folder)
+    core, description = _openvino_core(), artifact.read(folder)
     own = folder / FORMATS["openvino"].file
     file = own if own.is_file() else folder / FORMATS["onnx"].file
     hints: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     if not reduced:
         hints["INFERENCE_PRECISION_HINT"] = "f32"
     try:
-        compiled = runtime.Core().compile_model(file, "CPU", hints)
+        compiled = core.compile_model(file, "CPU", hints)
     except Exception as error:
         raise ModelError(f"{file}: OpenVINO cannot load it ({first_line(error)})", "export it again") from None
     prepare = _prepare(description.preprocess, integer=compiled.input(0).get_element_type() == runtime.Type.u8)
@@ -139,7 +151,7 @@ OPENERS: dict[str, Opener] = {
     "tensorrt": onnx,  # TensorRT builds its engine from this file, where it is; here ONNX Runtime says the same
     "openvino": openvino,
     "torchscript": torchscript,
-    **{format: partial(child.opened, format) for format in CONVERTED},
+    **{format: functools.partial(child.opened, format) for format in CONVERTED},
 }
 """What opens an exported artifact, by its format."""
 
