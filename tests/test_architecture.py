@@ -27,6 +27,7 @@ def test_the_tree_is_true() -> None:
 
 
 SPEAKERS = {  # where stdout and stderr are touched below the command line
+    "core/children.py": "what a process of its own answers over: its stdout",
     "core/console.py": "the terminal, as a listener that the command line installs",
     "core/streams.py": "stdout, for the command line",
     "recognizer/exporting/foreign.py": "a process of its own that answers over a pipe",
