@@ -45,13 +45,13 @@ from femtobooth.core.run import is_run
 from femtobooth.generator import sampling
 from femtobooth.generator.families.family import Family
 from femtobooth.generator.load import load
-from femtobooth.generator.photos import make_square
 from femtobooth.generator.run import PersonalizedRun
 from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings, of_card
 from femtobooth.judging import scores, selection
 from femtobooth.judging.encoders import Encoder, open_encoder
 from femtobooth.judging.selection import Point
 from femtobooth.pictures.images import find_pictures, read_picture
+from femtobooth.pictures.squares import make_square
 from femtobooth.training.checkpoints import STATE
 from femtobooth.training.settings import ResumeSettings
 from femtobooth.workflows import personalize

@@ -20,17 +20,10 @@ from femtobooth.core.errors import ExistsError, PhotoError
 from femtobooth.core.events import listening
 from femtobooth.core.files import write_json
 from femtobooth.generator.captions import STYLES
-from femtobooth.generator.photos import (
-    SUBJECT_SHARE,
-    Photo,
-    crops_sheet,
-    hold_out,
-    load_photos,
-    make_square,
-    restore_photos,
-    store_photos,
-)
+from femtobooth.generator.photos import Photo, hold_out, load_photos
 from femtobooth.generator.settings import PhotoSettings
+from femtobooth.generator.stored_photos import crops_sheet, restore_photos, store_photos
+from femtobooth.pictures.squares import SUBJECT_SHARE, make_square
 
 
 @pytest.fixture

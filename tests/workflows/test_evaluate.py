@@ -20,8 +20,9 @@ from femtobooth.core.errors import ModelError, PhotoError, SettingsError
 from femtobooth.core.files import sha256_of
 from femtobooth.generator import sampling
 from femtobooth.generator.load import load
-from femtobooth.generator.photos import Photo, store_photos
+from femtobooth.generator.photos import Photo
 from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.generator.stored_photos import store_photos
 from femtobooth.judging import lpips
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.workflows import evaluate, personalize

@@ -17,9 +17,10 @@ from femtobooth.core.errors import ModelError
 from femtobooth.core.files import write_json, write_text
 from femtobooth.core.metrics import Interval
 from femtobooth.generator import prior
-from femtobooth.generator.photos import load_photos, restore_photos, store_photos
+from femtobooth.generator.photos import load_photos
 from femtobooth.generator.run import SUBJECT, PersonalizedRun, Subject
 from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.generator.stored_photos import restore_photos, store_photos
 from femtobooth.judging.memorization import near_copies
 from femtobooth.judging.verdict import Evidence, judge
 from femtobooth.pictures import duplicates

@@ -95,13 +95,13 @@ class PersonalizedRun(Run):
 
     def photos(self) -> list[Photo]:
         """Read the photos as they are trained on. Raises PhotoError where one is missing or damaged."""
-        from .photos import restore_photos
+        from .stored_photos import restore_photos
 
         return restore_photos(self.folder / "photos")
 
     def held_out_photos(self) -> list[Photo]:
         """Read the photos that were kept out of training. Raises PhotoError where one is missing or damaged."""
-        from .photos import restore_photos
+        from .stored_photos import restore_photos
 
         return restore_photos(self.folder / "held_out") if self.held_out else []
 

@@ -27,16 +27,17 @@ from ..core.paths import expanded
 from ..generator import locate, sampling
 from ..generator.image_cache import generate_missing
 from ..generator.load import load
-from ..generator.photos import make_square, restore_photos
 from ..generator.prompts import bare, names_subject, with_subject
 from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
+from ..generator.stored_photos import restore_photos
 from ..judging import lpips, scores, verdict
 from ..judging.encoders import open_encoder, usable
 from ..judging.memorization import near_copies
 from ..judging.scoring import PHOTOS, Generated, Real, Row, diversity_by_lpips, evidence, measure
 from ..pictures.images import Skipped, decode, find_pictures
 from ..pictures.sheets import sheet, stacked
+from ..pictures.squares import make_square
 from . import report
 from .settings import EvaluateSettings
 

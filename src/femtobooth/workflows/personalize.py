@@ -37,11 +37,13 @@ from ..generator.families.family import Family
 from ..generator.latents import LatentSet
 from ..generator.load import load
 from ..generator.memory import peak_memory
-from ..generator.photos import CROPS, Photo, crops_sheet, hold_out, load_photos, store_photos
+from ..generator.photos import Photo, hold_out, load_photos
 from ..generator.prompts import filled, warn_of_unseen
 from ..generator.run import SUBJECT, PersonalizedRun, Subject
 from ..generator.samples import Samples
 from ..generator.settings import PersonalizeSettings
+from ..generator.stored_photos import crops_sheet, store_photos
+from ..generator.subject_crops import CROPS
 from ..judging.encoders import Encoder
 from ..pictures.images import find_pictures
 from ..training import trainer
