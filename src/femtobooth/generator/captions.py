@@ -97,13 +97,7 @@ def fitted(
 
     Warns of what is not read, naming the photos, and where no caption names the subject at all.
     """
-    limit = int(tokenizer.model_max_length) - 2  # without its marks of start and end
-
-    def pieces(words: Iterable[str]) -> int:
-        return len(
-            tokenizer(filled(" ".join(words), token, noun), add_special_tokens=False, truncation=False).input_ids
-        )
-
+    pieces, limit = _counting(tokenizer, token, noun)
     fitting, cut = [], []
     for path, templates in captions:
         ours = tuple(_fit(template, pieces, limit) for template in templates)
@@ -121,6 +115,22 @@ def fitted(
             f"no caption names the subject, so that '{token}' learns nothing; write {SUBJECT} where a caption means it"
         )
     return fitting
+
+
+def refitted(template: str, tokenizer: Any, token: str, noun: str) -> str:
+    """Fit one more order of a caption as `fitted` does, without a word."""
+    return _fit(template, *_counting(tokenizer, token, noun))
+
+
+def _counting(tokenizer: Any, token: str, noun: str) -> tuple[Callable[[Iterable[str]], int], int]:
+    """Give what counts the word pieces of a template's words, and how many the text encoder reads."""
+
+    def pieces(words: Iterable[str]) -> int:
+        return len(
+            tokenizer(filled(" ".join(words), token, noun), add_special_tokens=False, truncation=False).input_ids
+        )
+
+    return pieces, int(tokenizer.model_max_length) - 2  # without its marks of start and end
 
 
 def _fit(template: str, pieces: Callable[[Iterable[str]], int], limit: int) -> str:

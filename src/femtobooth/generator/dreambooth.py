@@ -63,6 +63,7 @@ class DreamBooth(NumberedSteps):
         self.model.to(device)
         self.instance, self.prior = self.prepare(self.trainer)
         self.model.vae.to("cpu")
+        self.empty = self.model.tokenize([""])  # what sampling guides away from
         if self.teacher:
             for network in self.teacher.trainable.values():
                 network.to(device)
@@ -74,7 +75,10 @@ class DreamBooth(NumberedSteps):
     def training_step(self, micro_step: int) -> Tensor:
         training, prior = self.settings.training, self.settings.prior
         where = (training.seed, micro_step, self.global_rank, self.trainer.world_size)
-        parts = [self.instance.micro_batch(self.model, "instance", *where, training.batch_size)]
+        photos = self.instance.micro_batch(self.model, "instance", *where, training.batch_size)
+        if dropout := self.settings.photos.caption_dropout:
+            photos = photos.without_captions(dropout, self.empty, training.seed, micro_step, self.global_rank)
+        parts = [photos]
         if self.prior is not None:
             parts.append(self.prior.micro_batch(self.model, "prior", *where, prior.batch_size or training.batch_size))
         batch, count = MicroBatch.cat(parts), len(parts[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal
 
 import numpy as np
@@ -29,6 +29,10 @@ def _none() -> Tensor:
     return torch.zeros((), dtype=torch.bool)
 
 
+def _once() -> Tensor:
+    return torch.ones((), dtype=torch.int64)
+
+
 @dataclass
 class LatentSet:
     """Pictures as the VAE sees them, encoded once: posterior mean and log-variance, and their captions, on the CPU."""
@@ -38,11 +42,13 @@ class LatentSet:
     tokens: Tensor  # (N, K, ...): K captions each, one of which is sampled
     mask: Tensor = field(default_factory=_ones)  # (N, F, 1, h, w): how much each cell counts in the loss; all alike
     taught: Tensor = field(default_factory=_none)  # (N,) bool: whether the target is the teacher's prediction; none
+    repeats: Tensor = field(default_factory=_once)  # (N,) int64: how often each is seen in one pass; once
 
     def __post_init__(self) -> None:
         pictures, views, _, height, width = self.mean.shape
         self.mask = self.mask.expand(pictures, views, 1, height, width)
         self.taught = self.taught.expand(pictures)
+        self.repeats = self.repeats.expand(pictures)
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -71,7 +77,8 @@ class LatentSet:
         has its own noise.
         """
         first = (micro_step * world + rank) * size
-        indices = torch.tensor(shuffled_indices(seed, purpose, len(self), first, size))
+        visits = torch.arange(len(self)).repeat_interleave(self.repeats)  # of one pass
+        indices = visits[shuffled_indices(seed, purpose, len(visits), first, size)]
         random = generator(seed, purpose, micro_step, rank)
         views = torch.randint(self.mean.shape[1], (size,), generator=random)
         captions = torch.randint(self.tokens.shape[1], (size,), generator=random)
@@ -101,6 +108,14 @@ class MicroBatch:
     def __len__(self) -> int:
         return len(self.latents)
 
+    def without_captions(self, share: float, empty: Tensor, seed: int, micro_step: int, rank: int) -> MicroBatch:
+        """Put the empty prompt (1, ...) in the place of about this share of the captions, chosen as a function of the
+        arguments alone: guidance starts from what is drawn by it (Ho and Salimans, arXiv 2207.12598, algorithm 1).
+        """
+        random = generator(seed, "caption dropout", micro_step, rank)
+        kept = torch.rand(len(self), generator=random) >= share
+        return replace(self, tokens=torch.where(kept.view(-1, *[1] * (self.tokens.ndim - 1)), self.tokens, empty))
+
     @staticmethod
     def cat(parts: Sequence[MicroBatch]) -> MicroBatch:
         """Put several micro-batches below each other."""
@@ -124,11 +139,13 @@ def encode(
     region: Region = "all",
     taught: bool = False,
     batch: int = 4,
+    repeats: Sequence[int] | None = None,
 ) -> LatentSet:
     """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU.
 
-    Each of the N has its own captions. Only `region` of every picture will count in the loss, whose target is the truth
-    or, if `taught`, the teacher's prediction.
+    Each of the N has its own captions, and is seen as often in a pass as `repeats` says, once if not given. Only
+    `region` of every picture will count in the loss, whose target is the truth or, if `taught`, the teacher's
+    prediction.
     """
     views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
     means, variances = [], []
@@ -139,7 +156,8 @@ def encode(
     most = max(map(len, captions))
     tokens = torch.stack([model.tokenize([own[turn % len(own)] for turn in range(most)]) for own in captions])
     mask = torch.stack([loss_mask(view, model.vae_factor, region) for view in views], dim=1)
-    return LatentSet(torch.cat(means), torch.cat(variances), tokens, mask, torch.tensor(taught))
+    times = torch.tensor(repeats) if repeats else _once()
+    return LatentSet(torch.cat(means), torch.cat(variances), tokens, mask, torch.tensor(taught), times)
 
 
 def loss_mask(pictures: np.ndarray, factor: int, region: Region) -> Tensor:

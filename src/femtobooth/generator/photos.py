@@ -37,6 +37,8 @@ class Photo:
     """What was done to the picture, in words."""
     own: bool = False
     """Whether the captions lie beside the photo."""
+    repeats: int = 1
+    """How often it is seen in one pass over all photos."""
 
 
 def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[dict[str, Any]]]:

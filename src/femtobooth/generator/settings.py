@@ -56,9 +56,21 @@ class PhotoSettings(Settings):
     """Caption of a photo without its own beside it (photo.txt, photo.caption or photo.jpg.txt): plain is "a [V] dog",
     photo is "a photo of a [V] dog", varied is one of twenty.
     """
+    caption_dropout: Annotated[float, Flag("--caption-dropout", unit="share")] = Field(0.0, ge=0, lt=1)
+    """Share of the times that a photo is seen without its caption, as guidance draws without a prompt; 0.05 to 0.1 is
+    usual.
+    """
+    shuffle_tags: Annotated[bool, Flag("--shuffle-tags")] = False
+    """Show the tags of a caption, which commas separate, in another order each time."""
+    keep_tags: Annotated[int, Flag("--keep-tags", unit="tags")] = Field(1, ge=0)
+    """Tags at the beginning of a caption that keep their place."""
     hold_out: Annotated[int, Flag("--hold-out", unit="photos")] = Field(0, ge=0)
     """Photos kept out of training to score against: the last ones by name, passing over near-copies of another photo.
     """
+
+    def without_effect(self) -> dict[str, str]:
+        """Name the tags to keep, where none moves."""
+        return {} if self.shuffle_tags else dict.fromkeys({"keep_tags"} & self.model_fields_set, "without shuffle_tags")
 
 
 class IdentifierSettings(Settings):
@@ -241,6 +253,12 @@ class PersonalizeSettings(Settings):
     validation: Annotated[ValidationSettings, Flags("validation")] = ValidationSettings()
     training: Annotated[TrainingSettings, Flags("training")] = TrainingSettings()
 
+    @model_validator(mode="after")
+    def _captions_hold_what_trains(self) -> PersonalizeSettings:
+        if self.photos.caption_dropout and self.train.parts == ["token"]:
+            raise ValueError("`photos.caption_dropout`: without a caption nothing reaches the word that trains")
+        return self
+
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Read what the base's own card says."""
@@ -337,7 +355,7 @@ RECOMMENDABLE = (
         PersonalizeSettings,
         (
             "size",
-            *(f"photos.{key}" for key in ("crop", "flip", "captions")),
+            *(f"photos.{key}" for key in ("crop", "flip", "captions", "caption_dropout")),
             *(f"prior.{key}" for key in ("weight", "images", "prompt", "target", "batch_size", "sampling.*")),
             "loss.*",
             "train.*",

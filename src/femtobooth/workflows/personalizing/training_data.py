@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from lightning.pytorch import Trainer
 
-from ...core.events import stage
+from ...core.events import stage, warn
 from ...generator import prior
 from ...generator.families.family import Family
-from ...generator.latents import LatentSet, encode
+from ...generator.latents import LatentSet, Region, encode
 from ...generator.photos import Photo, load_class_images
 from ...generator.prompts import filled
 from ...generator.settings import PersonalizeSettings
+from ...generator.tags import shuffled
 
 
 def latents(
@@ -23,12 +26,15 @@ def latents(
     size: int,
 ) -> tuple[LatentSet, LatentSet | None]:
     """Encode photos and class images with the VAE, once; the class images are drawn first where they are missing."""
-    captions = [[filled(text, token, settings.photos.class_noun) for text in photo.captions] for photo in photos]
+    noun = settings.photos.class_noun
+    captions = [[filled(text, token, noun) for text in own] for own in _orders(settings, model, token, photos)]
     pictures = np.stack([photo.pixels for photo in photos])
     apart = settings.loss.background == "class"
 
     def subject() -> LatentSet:
-        return encode(model, pictures, captions, settings.photos.flip, "subject" if apart else "all")
+        region: Region = "subject" if apart else "all"
+        repeats = [photo.repeats for photo in photos]
+        return encode(model, pictures, captions, settings.photos.flip, region, repeats=repeats)
 
     if settings.prior.weight == 0:
         return subject(), None
@@ -36,13 +42,11 @@ def latents(
     processes = prior.Processes(lightning.global_rank, lightning.world_size, strategy.barrier, strategy.broadcast)
     images: list[np.ndarray] = []
     prompts: list[list[str]] = []
-    wanted = prior.prompts(settings.prior, settings.photos.class_noun)
+    wanted = prior.prompts(settings.prior, noun)
     if settings.prior.folder:
         own = load_class_images(settings.prior.folder, size)
         images = [np.stack([one.pixels for one in own])]
-        prompts = [
-            [filled(text, token, settings.photos.class_noun) for text in one.captions] or [wanted[0]] for one in own
-        ]
+        prompts = [[filled(text, token, noun) for text in one.captions] or [wanted[0]] for one in own]
         wanted = wanted[1:]
     with stage("class images"):
         for prompt in wanted:
@@ -51,6 +55,20 @@ def latents(
     # All encoded after the class images, whose drawing must see the base as it is.
     kept = encode(model, np.concatenate(images), prompts, taught=settings.prior.target == "base")
     if apart:  # class images as they are twice, so that they keep two thirds of the samples
-        caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, settings.photos.class_noun)
+        caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, noun)
         kept += kept + kept.background(model, images[0], caption)
     return subject(), kept
+
+
+def _orders(settings: PersonalizeSettings, model: Family, token: str, photos: list[Photo]) -> list[Sequence[str]]:
+    """Give the captions of each photo, in many orders of their tags where that is wanted."""
+    if not settings.photos.shuffle_tags:
+        return [photo.captions for photo in photos]
+    how = (model.tokenizer, token, settings.photos.class_noun)
+    found: list[Sequence[str]] = [
+        shuffled(photo.captions, settings.photos.keep_tags, settings.training.seed, number, *how)
+        for number, photo in enumerate(photos)
+    ]
+    if all(len(orders) == len(photo.captions) for orders, photo in zip(found, photos, strict=True)):
+        warn("`photos.shuffle_tags`: no caption has tags to shuffle; commas separate them")
+    return found
