@@ -6,8 +6,11 @@ tensors as kohya's files do, without `.weight` (r rank, k kernel):
     LoRA (arXiv 2106.09685)   lora_down (r, in[, k, k]), lora_up (out, r[, 1, 1]); LoCon also lora_mid (r, r, k, k)
     LoHa (arXiv 2108.06098)   hada_w1_a (out, r), hada_w1_b (r, in*k*k), hada_w2_a, hada_w2_b; or with hada_t1, hada_t2
     LoKr (arXiv 2309.14859)   lokr_w1 or lokr_w1_a, lokr_w1_b; lokr_w2 or lokr_w2_a, lokr_w2_b[, lokr_t2]
-    any of them               alpha (): the change is scaled by alpha / r, and by 1 without it
+    any of these              alpha (): the change is scaled by alpha / r, and by 1 without it
     DoRA (arXiv 2402.09353)   dora_scale (out, 1[, 1, 1]) or (1, in[, 1, 1]): the norms of the changed weight
+    OFT (arXiv 2306.07280)    oft_blocks (n, b, b), which turn the outputs, as LyCORIS and kohya have it, with
+                              alpha () their constraint and rescale (out, 1[, 1, 1]); or oft_R (n, b*(b-1)/2), which
+                              turns the inputs, as peft has it
 
 Everything is computed in 32 bits.
 """
@@ -24,7 +27,7 @@ from ..core.errors import ModelError, shortened
 from .families.family import Family
 
 Tensors = Mapping[str, Tensor]
-KINDS = {"lora_": "LoRA", "hada_": "LoHa", "lokr_": "LoKr"}
+KINDS = {"lora_": "LoRA", "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT"}
 """Kinds of adapters, by how the names of their tensors begin."""
 
 
@@ -39,6 +42,8 @@ class Adapter:
     """Where it was read from, for people."""
     hash: str = ""
     """SHA-256 of the file that it was read from."""
+    content_hash: str = ""
+    """SHA-256 of that file's tensors without the header, by which other programs know it."""
 
     @property
     def kind(self) -> str:
@@ -60,31 +65,40 @@ def delta(tensors: Tensors, weight: Tensor) -> Tensor:
 
     Raises ValueError saying what does not fit.
     """
-    found = {name: tensor.to(weight.device, torch.float32) for name, tensor in tensors.items()}
-    scale = found.pop("dora_scale", None)
-    change = _change(found, weight)
-    if change.numel() != weight.numel() or change.shape[:1] != weight.shape[:1]:
-        raise ValueError(f"changes a weight of shape {list(change.shape)}, this one has {list(weight.shape)}")
-    change = change.reshape(weight.shape)
-    return change if scale is None else _renormed(weight.float(), change, scale)
+    refuse_misfit(tensors, weight)
+    return _delta({name: tensor.to(weight.device, torch.float32) for name, tensor in tensors.items()}, weight.float())
 
 
-def _change(tensors: Tensors, weight: Tensor) -> Tensor:
-    alpha = tensors.get("alpha")
+def refuse_misfit(tensors: Tensors, weight: Tensor) -> None:
+    """Raise ValueError where tensors do not fit each other or a weight, before anything large is computed."""
     try:
-        for start, compute in (("lora_", _lora), ("hada_", _loha), ("lokr_", _lokr)):
-            if any(name.startswith(start) for name in tensors):
-                change, rank = compute(tensors, weight)
-                return change if alpha is None or rank is None else change * (alpha.item() / rank)
+        shapes = {
+            name: torch.empty_like(tensor, dtype=torch.float32, device="meta") for name, tensor in tensors.items()
+        }
+        _delta(shapes, torch.empty_like(weight, dtype=torch.float32, device="meta"))
     except KeyError as error:
         raise ValueError(f"lacks {error.args[0]}") from None
-    except RuntimeError:  # of a product or a reshape
-        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
-        raise ValueError(f"its tensors do not fit each other or a weight of {list(weight.shape)}: {shapes}") from None
-    raise ValueError(f"is of no known kind: {', '.join(sorted(tensors))}")
+    except (RuntimeError, IndexError):  # of a product or a reshape
+        held = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(tensors.items()))
+        raise ValueError(f"holds {held}, which do not fit a weight of {list(weight.shape)}") from None
 
 
-def _lora(tensors: Tensors, weight: Tensor) -> tuple[Tensor, int | None]:
+def _delta(tensors: Tensors, weight: Tensor) -> Tensor:
+    kind = next((start for start in KINDS if any(name.startswith(start) for name in tensors)), None)
+    if kind is None:
+        raise ValueError(f"is of no known kind: {', '.join(sorted(tensors))}")
+    if kind == "oft_":
+        return _oft(tensors, weight)
+    change, rank = {"lora_": _lora, "hada_": _loha, "lokr_": _lokr}[kind](tensors)
+    if change.numel() != weight.numel() or len(change) != len(weight):
+        raise ValueError(f"changes a weight of {list(change.shape)}, and this one has {list(weight.shape)}")
+    change = change.reshape(weight.shape)
+    if "alpha" in tensors and rank is not None:
+        change = change * (tensors["alpha"].reshape(()) / rank)
+    return _renormed(weight, change, tensors["dora_scale"]) if "dora_scale" in tensors else change
+
+
+def _lora(tensors: Tensors) -> tuple[Tensor, int | None]:
     """Compute up @ down, or up @ mid @ down over a kernel (LoCon)."""
     up, down = tensors["lora_up"], tensors["lora_down"]
     rank = down.shape[0]
@@ -93,7 +107,7 @@ def _lora(tensors: Tensors, weight: Tensor) -> tuple[Tensor, int | None]:
     return (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:]), rank
 
 
-def _loha(tensors: Tensors, weight: Tensor) -> tuple[Tensor, int | None]:
+def _loha(tensors: Tensors) -> tuple[Tensor, int | None]:
     """Compute the elementwise product of two low-rank matrices."""
 
     def one(which: int) -> Tensor:
@@ -104,7 +118,7 @@ def _loha(tensors: Tensors, weight: Tensor) -> tuple[Tensor, int | None]:
     return one(1) * one(2), tensors["hada_w1_b"].shape[0]
 
 
-def _lokr(tensors: Tensors, weight: Tensor) -> tuple[Tensor, int | None]:
+def _lokr(tensors: Tensors) -> tuple[Tensor, int | None]:
     """Compute the Kronecker product of two matrices, each whole or of low rank."""
     rank = None
 
@@ -120,7 +134,7 @@ def _lokr(tensors: Tensors, weight: Tensor) -> tuple[Tensor, int | None]:
     small, large = one(1), one(2)
     if large.ndim == 4 and small.ndim == 2:
         small = small[:, :, None, None]
-    return torch.kron(small, large), rank
+    return torch.kron(small, large.contiguous()), rank  # which views them
 
 
 def _renormed(weight: Tensor, change: Tensor, scale: Tensor) -> Tensor:
@@ -147,6 +161,39 @@ def _renormed(weight: Tensor, change: Tensor, scale: Tensor) -> Tensor:
     return changed * factor - weight
 
 
+def _oft(tensors: Tensors, weight: Tensor) -> Tensor:
+    """Compute the change of a weight whose outputs, or inputs, are turned block by block (Cayley transform)."""
+    if "oft_R" in tensors:
+        skew = _skew(tensors["oft_R"])
+        count = weight[0].numel() // skew.shape[1]
+        turns = torch.linalg.solve(_eye(skew) + skew, _eye(skew) - skew, left=False).expand(count, -1, -1)
+        turned = torch.einsum("okc,krc->okr", weight.reshape(len(weight), count, -1), turns)
+        return turned.reshape(weight.shape) - weight
+    blocks = tensors["oft_blocks"]
+    if blocks.ndim != 3:
+        raise ValueError("is a BOFT, which is not supported")
+    skew = blocks - blocks.transpose(1, 2)
+    if "alpha" in tensors:  # the largest norm, for each output; 0 for none
+        norm, most = skew.norm() + 1e-8, tensors["alpha"].reshape(()) * len(weight)
+        skew = skew * torch.where(most > 0, (most / norm).clamp(max=1), 1)
+    turns = torch.linalg.solve(_eye(skew) - skew, _eye(skew) + skew, left=False)
+    turned = torch.einsum("knm,kn...->km...", turns, weight.unflatten(0, blocks.shape[:2])).flatten(0, 1)
+    return (turned * tensors["rescale"] if "rescale" in tensors else turned) - weight
+
+
+def _eye(like: Tensor) -> Tensor:
+    return torch.eye(like.shape[-1], device=like.device, dtype=like.dtype)
+
+
+def _skew(upper: Tensor) -> Tensor:
+    """Make skew-symmetric matrices (n, b, b) of their upper triangles (n, b*(b-1)/2), row by row."""
+    side = round((1 + (1 + 8 * upper.shape[1]) ** 0.5) / 2)
+    rows, columns = torch.triu_indices(side, side, 1, device=upper.device)
+    found = upper.new_zeros(len(upper), side, side)
+    found[:, rows, columns] = upper
+    return found - found.transpose(1, 2)
+
+
 def layers(model: Family) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
     """List every layer of the model that an adapter can change, by `NETWORK.module.path`."""
     for network, root in model.trainable.items():
@@ -159,29 +206,28 @@ def layers(model: Family) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
 def apply(model: Family, adapter: Adapter, strength: float = 1.0) -> None:
     """Add `strength` times an adapter's change to the weights of a model, in place; at 0 nothing changes, to the bit.
 
-    Raises ModelError naming the layer that does not fit; then nothing has changed.
+    Raises ModelError naming the layer that does not fit, before anything has changed.
     """
     if not strength:
         return
+    name_of = adapter.source or "adapter"
     known = dict(layers(model))
     if missing := [name for name in adapter.modules if name not in known]:
         raise ModelError(
-            f"{adapter.source or 'adapter'}: {len(missing)} of {len(adapter.modules)} layers are not in "
-            f"{model.source}: {', '.join(shortened(name, 100) for name in missing[:3])}",
+            f"{name_of}: {len(missing)} of {len(adapter.modules)} layers are not in {model.source}: "
+            f"{', '.join(shortened(name, 100) for name in missing[:3])}",
             "it was made for another base",
         )
-    changed: dict[str, Tensor] = {}
     for name, tensors in adapter.modules.items():
-        weight = known[name].weight
         try:
-            changed[name] = (weight.float() + strength * delta(tensors, weight)).to(weight.dtype)
+            refuse_misfit(tensors, known[name].weight)
         except ValueError as error:
             raise ModelError(
-                f"{adapter.source or 'adapter'}: {name} {error}", f"it was made for another base than {model.source}"
+                f"{name_of}: {name} {error}", f"it was made for another base than {model.source}"
             ) from None
-        if not changed[name].isfinite().all():
-            raise ModelError(
-                f"{adapter.source or 'adapter'}: {name} becomes NaN or infinite", "lower its strength, or leave it out"
-            )
-    for name, weight in changed.items():
-        known[name].weight.copy_(weight)
+    for name, tensors in adapter.modules.items():
+        weight = known[name].weight
+        changed = (weight.float() + strength * delta(tensors, weight)).to(weight.dtype)
+        if not changed.isfinite().all():
+            raise ModelError(f"{name_of}: makes {name} NaN or infinite", "lower its strength, or leave it out")
+        weight.copy_(changed)

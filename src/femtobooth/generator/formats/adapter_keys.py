@@ -3,16 +3,50 @@
     ours        text_encoder.encoder.layers.0.mlp.fc1                           lora_down
     kohya       lora_te_text_model_encoder_layers_0_mlp_fc1                     .lora_down.weight
     diffusers   text_encoder.text_model.encoder.layers.0.mlp.fc1                .lora_A.weight
+    ComfyUI     text_encoders.clip_l.transformer.text_model.encoder.layers.…    .lora_A.weight
 
-Files call a CLIP text encoder's layers `text_model.…`, which transformers 5 has dropped.
+Files call a CLIP text encoder's layers `text_model.…`, which transformers 5 has dropped. What is read is looked up in a
+table of all names that a layer of this model goes by, so that nothing is guessed from a name.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+
+from ..adapters import layers
+from ..families.family import Family
+from . import ldm_keys
 from .part_folder import TEXT_MODEL
 
 KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
 """How the names of a network's layers begin in kohya's files."""
+_TENSORS = (
+    ("lora_down", r"\.lora_down\.weight|\.lora_A(\.default)?(\.weight)?|[._]lora\.down\.weight"),
+    ("lora_down", r"\.lora_linear_layer\.down\.weight"),
+    ("lora_up", r"\.lora_up\.weight|\.lora_B(\.default)?(\.weight)?|[._]lora\.up\.weight"),
+    ("lora_up", r"\.lora_linear_layer\.up\.weight"),
+    ("lora_mid", r"\.lora_mid\.weight"),
+    ("magnitude", r"\.lora_magnitude_vector(\.default)?(\.weight)?"),
+    ("oft_R", r"\.oft_R(\.default)?(\.weight)?"),
+    ("", r"\.(alpha|dora_scale|rescale|oft_blocks|hada_w[12]_[ab]|hada_t[12]|lokr_w[12](_[ab])?|lokr_t[12])"),
+)  # by kind, the ends of tensors' names in files; without one the kind is the end itself
+_ENDS = [(kind, re.compile(rf"(?:{end})$")) for kind, end in _TENSORS]
+_OTHER_FAMILIES = (
+    ("Stable Diffusion XL", r"^lora_te2_|text_encoder_2\.|clip_g\.|^lora_unet_label_emb|add_embedding"),
+    ("Stable Diffusion XL", r"(attentions|put_blocks|middle_block|mid_block).*transformer_blocks[._][1-9]"),
+    ("FLUX", r"double_blocks|single_blocks|single_transformer_blocks"),
+    ("Stable Diffusion 3", r"joint_blocks|^lora_te3_|text_encoder_3\."),
+    ("Stable Cascade", r"^lora_prior_"),
+    ("a diffusion transformer", r"^transformer\.|^lora_transformer_|^diffusion_model\.(layers|blocks|transformer)"),
+)
+_OTHER_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
+
+
+# Writing
 
 
 def in_files(name: str) -> str:
@@ -30,3 +64,86 @@ def kohya(name: str) -> str:
 def kohya_tensor(kind: str) -> str:
     """Give the end of a tensor's name in kohya's files: `.lora_down.weight`, `.alpha`, `.hada_w1_a`."""
     return f".{kind}.weight" if kind in ("lora_down", "lora_up", "lora_mid") else f".{kind}"
+
+
+# Reading
+
+
+def split(key: str) -> tuple[str, str] | None:
+    """Split the name of a tensor in a file into that of its layer and our name of its kind; None for no adapter's."""
+    for kind, end in _ENDS:
+        if found := end.search(key):
+            return key[: found.start()], kind or found[0][1:]
+    return None
+
+
+def names(model: Family) -> dict[str, str]:
+    """Give every name that a layer of this model goes by in files, and our name of it."""
+    ldm = _ldm_names(model)
+    return {alias: name for name, _ in layers(model) for alias in _aliases(name, ldm)}
+
+
+def _ldm_names(model: Family) -> dict[str, str]:
+    """Give our names of the UNet's layers and those of the original code; nothing where they have none."""
+    found: dict[str, str] = {}
+    for network, part in model.trainable.items():
+        if isinstance(part, UNet2DConditionModel):
+            try:
+                places = ldm_keys.places(part)
+            except KeyError:
+                continue
+            found |= {
+                f"{network}.{name.removesuffix('.weight')}": place.key.removeprefix(ldm_keys.UNET)
+                for name, place in places.items()
+                if name.endswith(".weight")
+            }
+    return {ours: theirs.removesuffix(".weight") for ours, theirs in found.items()}
+
+
+def _aliases(name: str, ldm: Mapping[str, str]) -> Iterator[str]:
+    network, _, path = name.partition(".")
+    yield kohya(name)
+    yield in_files(name)
+    yield f"base_model.model.{path}"  # peft's own files, one a network
+    if network == "text_encoder":
+        yield name  # as transformers 5 has it, which diffusers then saves
+        full = TEXT_MODEL + path
+        yield f"base_model.model.{full}"
+        yield f"lora_te_{path}".replace(".", "_")
+        for each in (path, full):
+            yield f"lora_te1_{each}".replace(".", "_")  # diffusers' converter
+        for clip in ("clip_l", "clip_h"):
+            yield f"text_encoders.{clip}.transformer.{full}"
+        if old := re.fullmatch(r"(.*\.self_attn\.)(q|k|v|out)_proj", full):
+            yield f"text_encoder.{old[1]}to_{old[2]}"  # of 2023
+        return
+    plain = path.replace(".", "_")
+    yield from (path, f"lycoris_{plain}", f"oft_unet_{plain}")
+    if ".attn" in path:  # of 2023, which kept them in attention processors
+        old_path = path.replace(".to_", ".processor.to_").removesuffix(".0")
+        yield from (old_path, f"unet.{old_path}", path.removesuffix(".0"), f"unet.{path.removesuffix('.0')}")
+    if name in ldm:
+        yield f"diffusion_model.{ldm[name]}"
+        yield f"lora_unet_{ldm[name]}".replace(".", "_")
+
+
+def other_family(keys: Iterable[str]) -> str | None:
+    """Name the family of models that a file is for by its tensors' names; None where they do not tell."""
+    keys = list(keys)
+    found = (family for family, pattern in _OTHER_FAMILIES if any(re.search(pattern, key) for key in keys))
+    return next(found, None)
+
+
+def text_width(modules: Mapping[str, Mapping[str, Tensor]]) -> int | None:
+    """Read how wide the text is that an adapter's cross-attention reads, where that is plain to see."""
+    for name, tensors in modules.items():
+        if name.endswith((".attn2.to_k", ".attn2.to_v")):
+            for kind in ("lora_down", "hada_w1_b"):
+                if kind in tensors and tensors[kind].ndim > 1:
+                    return tensors[kind].shape[1]
+    return None
+
+
+def family_of_width(width: int) -> str:
+    """Name the family whose text is this wide."""
+    return _OTHER_WIDTHS.get(width, f"a model whose text is {width} wide")

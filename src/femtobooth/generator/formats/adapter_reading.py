@@ -1,0 +1,198 @@
+"""Adapters read from the files of other programs, every tensor accounted for: kohya's layout and LyCORIS', diffusers'
+of today and of 2023, peft's and ComfyUI's.
+
+What has no place in the model is counted and named, and the file refused: a layer that is left out in silence is a
+picture that its maker never saw.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import tensors as stored
+from ...core.errors import ModelError, UnsafeFileError, shortened
+from ...core.files import sha256_of
+from ...core.paths import existing, nearest
+from ..adapters import Adapter, layers, refuse_misfit
+from ..families.family import Family
+from . import adapter_keys
+from .adapter_writing import DIFFUSERS_NAME
+
+NAMES = (DIFFUSERS_NAME, "adapter.safetensors", "adapter_model.safetensors")
+"""Under which names an adapter lies in a folder."""
+CONFIG = "lora_adapter_metadata"
+"""Where diffusers puts rank and alpha of its adapters, in the header."""
+MOST_NAMED = 5
+
+
+def find(reference: str) -> Path:
+    """Find the file of an adapter: a file, a run with an adapter, or a folder that holds one. Raises ModelError."""
+    path = existing(reference)
+    if path is None:
+        near = nearest(reference)
+        raise ModelError(
+            f"{shortened(reference, 200)}: no such file or folder",
+            f"did you mean {near}?" if near else "give a LoRA's .safetensors file, or a run that trained one",
+        )
+    for folder in (path / "model", path):
+        for name in NAMES:
+            if (folder / name).is_file():
+                return folder / name
+    if path.is_file():
+        return path
+    raise ModelError(
+        f"{path}: holds no adapter", f"give a .safetensors file, or a folder with {' or '.join(NAMES[:2])}"
+    )
+
+
+def parse(text: str) -> tuple[str, float]:
+    """Split FILE:STRENGTH; without a strength it is 1. What is there under the whole name is never split.
+
+    Raises ValueError for a strength that is no number.
+    """
+    reference, colon, strength = text.rpartition(":")
+    if not colon or not reference or existing(text):
+        return text, 1.0
+    try:
+        value = float(strength)
+    except ValueError:
+        return text, 1.0  # a drive of Windows, or a colon in a name
+    if not math.isfinite(value):
+        raise ValueError(f"{shortened(strength)} is no strength")
+    return reference, value
+
+
+def read(path: Path, model: Family) -> Adapter:
+    """Read an adapter for this model from a safetensors file; see the module for the layouts.
+
+    Raises UnsafeFileError for a pickle, ModelError for a file of another family of models, naming that, and for one
+    with tensors that have no place in the model or do not fit it, counting and naming these.
+    """
+    tensors, metadata = _contents(path)
+    modules, unknown = _sorted(path, tensors, adapter_keys.names(model))
+    if unknown:
+        _refuse(path, model, list(tensors), unknown, metadata)
+    known = {name: layer.weight for name, layer in layers(model)}
+    _refuse_other_width(path, model, modules, known)
+    for name, held in modules.items():
+        if "magnitude" in held:  # one norm an output, whatever its shape
+            held["dora_scale"] = held.pop("magnitude").reshape(-1, *(1,) * (known[name].ndim - 1))
+        try:
+            refuse_misfit(held, known[name])
+        except ValueError as error:
+            raise ModelError(f"{path}: {name} {error}", f"it was made for another base than {model.source}") from None
+    for name, alpha in _alphas(metadata, modules):
+        modules[name].setdefault("alpha", alpha)
+    return Adapter(modules, metadata, str(path), sha256_of(path), content_hash(path))
+
+
+def content_hash(path: Path) -> str:
+    """Compute the SHA-256 of a safetensors file without its header, hexadecimal: what A1111 knows an adapter by."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        file.seek(8 + length)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(9)
+        if start[:1] == b"\x80" or start[:2] == b"PK":
+            raise UnsafeFileError(
+                f"{path}: is a pickle, which can hold code, and was not loaded",
+                "take the .safetensors version of this adapter",
+            )
+    contents, metadata = stored.read(path)
+    for key, tensor in contents.items():
+        if not tensor.is_floating_point() and tensor.numel() != 1:
+            raise ModelError(f"{path}: {shortened(key, 100)} holds {tensor.dtype}", "take the plain adapter")
+        if not tensor.isfinite().all():
+            raise ModelError(f"{path}: {shortened(key, 100)} holds NaN or infinite values", stored.DAMAGED)
+    return contents, metadata
+
+
+def _sorted(
+    path: Path, tensors: Mapping[str, Tensor], names: Mapping[str, str]
+) -> tuple[dict[str, dict[str, Tensor]], list[str]]:
+    """Sort tensors by layer and kind; also lists the keys that have no place."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    unknown: list[str] = []
+    for key, tensor in tensors.items():
+        layer, kind = adapter_keys.split(key) or ("", "")
+        if layer not in names:
+            unknown.append(key)
+            continue
+        held = modules.setdefault(names[layer], {})
+        if kind in held:
+            raise ModelError(f"{path}: holds {kind} of {names[layer]} twice, under two names", stored.DAMAGED)
+        held[kind] = tensor
+    return modules, unknown
+
+
+def _refuse(path: Path, model: Family, keys: list[str], unknown: list[str], metadata: Mapping[str, str]) -> None:
+    """Say of what family of models a file is, else which of its tensors have no place. Raises ModelError."""
+    if not any(adapter_keys.split(key) for key in keys):
+        what = f"its first tensor is {shortened(keys[0], 80)}" if keys else "it is empty"
+        raise ModelError(f"{path}: no adapter, {what}", "give a LoRA's .safetensors file")
+    family = adapter_keys.other_family(unknown)
+    if not family and len(unknown) == len(keys):
+        family = shortened(metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or "")
+    if family:
+        raise ModelError(f"{path}: an adapter for {family}, not for {model.source}", "give one that was made for it")
+    named = [shortened(key, 120) for key in unknown[:MOST_NAMED]]
+    more = [f"and {len(unknown) - MOST_NAMED} more"] if len(unknown) > MOST_NAMED else []
+    raise ModelError(
+        f"{path}: {len(unknown)} of its {len(keys)} tensors have no place in {model.source}:",
+        "give an adapter that was made for this base",
+        details=[*named, *more],
+    )
+
+
+def _refuse_other_width(
+    path: Path, model: Family, modules: Mapping[str, Mapping[str, Tensor]], known: Mapping[str, Tensor]
+) -> None:
+    """Raise ModelError where an adapter's cross-attention reads text of another width than the model's."""
+    width = adapter_keys.text_width(modules)
+    own = next((weight.shape[1] for name, weight in known.items() if name.endswith(".attn2.to_k")), width)
+    if width is not None and width != own:
+        raise ModelError(
+            f"{path}: an adapter for {adapter_keys.family_of_width(width)}, not for {model.source}, "
+            f"whose text is {own} wide",
+            "give one that was made for it",
+        )
+
+
+def _alphas(metadata: Mapping[str, str], modules: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Give the alpha of each layer for which the header has one, as diffusers writes it."""
+    try:
+        config = json.loads(metadata.get(CONFIG, "{}"))
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(config, dict):
+        return
+    for name, held in modules.items():
+        network, _, path = name.partition(".")
+        own = {key.partition(".")[2]: value for key, value in config.items() if key.startswith(f"{network}.")}
+        alpha = _patterned(own.get("alpha_pattern"), path, own.get("lora_alpha"))
+        if "lora_down" in held and isinstance(alpha, (int, float)) and math.isfinite(alpha):
+            stabilised = own.get("use_rslora") is True
+            yield name, torch.tensor(float(alpha) * (len(held["lora_down"]) ** 0.5 if stabilised else 1))
+
+
+def _patterned(patterns: Any, path: str, default: Any) -> Any:
+    """Look a layer up in peft's exceptions, by the end of its name."""
+    for pattern, value in patterns.items() if isinstance(patterns, dict) else ():
+        end = str(pattern).lstrip("^").removesuffix("$").replace("\\.", ".").removeprefix("text_model.")
+        if path == end or path.endswith(f".{end}"):
+            return value
+    return default
