@@ -119,9 +119,9 @@ def test_a_readme_that_is_no_file_blocks_nothing(tmp_path: Path) -> None:
 
 def test_a_card_of_windows_and_of_another_encoding(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_bytes(
-        b"\xef\xbb\xbf---\r\nfemtobooth:\r\n  generate: {width: 64}\r\n---\r\n# caf\xe9\r\n"
+        b"\xef\xbb\xbf---\r\nfemtobooth:\r\n  generate: {size: 64}\r\n---\r\n# caf\xe9\r\n"
     )
-    assert cards.read_card(tmp_path, RECOMMENDABLE) == {"generate": {"width": 64}}
+    assert cards.read_card(tmp_path, RECOMMENDABLE) == {"generate": {"size": 64}}
 
 
 def test_the_card_that_replaced_a_run(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_the_card_that_replaced_a_run(tiny_sd1: Path, tmp_path: Path, monkeypatc
             "overwrite": True,
             "device": "cuda",
             "prompts_file": "/etc/passwd",
-            "width": 32,
+            "size": 32,
             "sampling": {"steps": 3},
         },
     }
@@ -151,12 +151,12 @@ def test_the_card_that_replaced_a_run(tiny_sd1: Path, tmp_path: Path, monkeypatc
     assert (asked.runs, asked.name, asked.overwrite, asked.training.steps) == ("runs", None, False, 5)
     assert asked.training.trackers == ["tensorboard", "csv"]
     drawn = config.settle(GenerateSettings, {"run": "runs/evil"})
-    assert (drawn.out, drawn.overwrite, drawn.device, drawn.prompts_file, drawn.width) == (
+    assert (drawn.out, drawn.overwrite, drawn.device, drawn.prompts_file, drawn.size) == (
         None,
         False,
         "auto",
         None,
-        32,
+        "32x32",
     )
     assert config.settle(EvaluateSettings, {"run": "runs/evil"}).sampling.steps == 3
     assert config.settle(SynthesizeSettings, {"runs": ["runs/evil"], "out": "here"}).sampling.steps == 3
@@ -167,10 +167,10 @@ def test_the_card_inside_a_single_file(tiny_sd1: Path, tmp_path: Path) -> None:
     from femtobooth.generator.load import load
 
     model = load(str(tiny_sd1))
-    model.readme = "---\nfemtobooth: {generate: {out: mine, width: 32}}\n---\n"
+    model.readme = "---\nfemtobooth: {generate: {out: mine, size: 32}}\n---\n"
     save_single_file(model, tmp_path / "model.safetensors")
-    assert of_card(str(tmp_path / "model.safetensors"), "generate") == {"width": 32}
-    assert load(str(tmp_path / "model.safetensors")).card == {"generate": {"width": 32}}
+    assert of_card(str(tmp_path / "model.safetensors"), "generate") == {"size": 32}
+    assert load(str(tmp_path / "model.safetensors")).card == {"generate": {"size": 32}}
 
 
 # Cards that we write

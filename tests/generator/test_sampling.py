@@ -192,7 +192,7 @@ def test_bar_moves_by_pictures_times_steps(tiny: StableDiffusion) -> None:
     ("how", "other", "named"),
     [
         ({"sampler": "plms"}, {}, "sampling.sampler: plms"),
-        ({}, {"size": (62, 64)}, "`width=62`"),
+        ({}, {"size": (62, 64)}, "`size=62x64`"),
         ({}, {"mask": np.ones((64, 64))}, "`mask`"),
     ],
 )

@@ -11,7 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from femtobooth.core import config
 from femtobooth.core.claims import MARKER
-from femtobooth.core.errors import ExistsError, InputError, ModelError
+from femtobooth.core.errors import ExistsError, InputError, ModelError, SettingsError
 from femtobooth.core.files import sha256_of
 from femtobooth.generator import locate
 from femtobooth.generator.load import load
@@ -147,10 +147,46 @@ def test_a_start_picture_is_cropped_not_squashed(run_folder: Path, tmp_path: Pat
     wide[:, 64:128] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
     settings = config.settle(
-        GenerateSettings, {"run": str(run_folder), "init_image": str(tmp_path / "wide.png"), "width": 64, "height": 64}
+        GenerateSettings, {"run": str(run_folder), "init_image": str(tmp_path / "wide.png"), "size": 64}
     )
     start = fit(read_start(settings), settings).image
     assert start is not None and start.shape == (64, 64, 3) and start[:, 4:-4].min() > 250
+
+
+SIZES = {  # (given, width and height, what is said of it, by a model of 64x64)
+    "its own": (None, (64, 64), None),
+    "one number": (72, (72, 72), None),
+    "wide": ("96x64", (96, 64), None),
+    "high": ("64X96", (64, 96), None),
+    "large": ("128x96", (128, 96), "often comes twice, or stretched; of this shape, 72x56 is near"),
+    "long": ("136x16", (136, 16), "stretched; of this shape, 128x16 is near"),
+    "small": (32, (32, 32), "comes in pieces or unfinished; of this shape, 64x64 is near"),
+}
+
+
+@pytest.mark.usefixtures("terminal")
+def test_the_size_of_pictures(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = load(str(run_folder))
+    for name, (given, pixels, warning) in SIZES.items():
+        settings = config.settle(GenerateSettings, {"run": str(run_folder), "size": given})
+        settled = generate.load(settings, model)[1]
+        said = " ".join(capsys.readouterr().err.split())
+        assert settled.pixels(64) == pixels and settled.size == "{}x{}".format(*pixels), name
+        assert (warning in said) if warning else (said == ""), name
+    manifest = draw(run_folder, "a [V] dog", count=1, out=str(tmp_path / "o"), size="96x64")
+    picture = tmp_path / "o" / manifest["images"][0]["file"]
+    assert Image.open(picture).size == (96, 64) and manifest["settings"]["size"] == "96x64"
+    record = records.read(picture)
+    assert record is not None and (record["settings"]["width"], record["settings"]["height"]) == (96, 64)
+    assert _again(picture, run=str(run_folder), out=str(tmp_path / "again"))["identical"]
+
+
+@pytest.mark.parametrize(
+    "size", ["", "x64", "64x", "60x64", "64x60", "0x64", "64x64x3", "-64", "64.0", 12, True, [64, 64], "9" * 6]
+)
+def test_no_size(size: object) -> None:
+    with pytest.raises(SettingsError, match=r"^size: "):
+        config.settle(GenerateSettings, {"run": "bundled", "size": size})
 
 
 @pytest.mark.usefixtures("terminal")
@@ -187,8 +223,7 @@ def test_a_mask(run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         given = {
             "init_image": str(tmp_path / "photo.png"),
             "mask": str(tmp_path / "mask.png"),
-            "width": size,
-            "height": size,
+            "size": size,
         }
         settings = config.settle(GenerateSettings, {"run": str(run_folder), **given})
         if isinstance(wanted, str):

@@ -55,7 +55,7 @@ def sample(
     factor = model.vae_factor
     if width % factor or height % factor:
         raise InputError(
-            f"`width={width}` `height={height}`: not multiples of {factor}",
+            f"`size={width}x{height}`: not multiples of {factor}",
             f"this model draws in blocks of {factor} pixels",
         )
     shape = (model.latent_channels, height // factor, width // factor)

@@ -280,10 +280,8 @@ class GenerateSettings(Settings):
     """Seed of the first picture of each prompt; picture i has seed + i, whatever the batch."""
     batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="hardware")] = Field(4, ge=1)
     """Pictures drawn at a time; does not change them."""
-    width: Annotated[int | None, Flag("--width", unit="pixels", group="pictures")] = Field(None, ge=8, multiple_of=8)
-    """Picture width in pixels; the model's own size if not given."""
-    height: Annotated[int | None, Flag("--height", unit="pixels", group="pictures")] = Field(None, ge=8, multiple_of=8)
-    """Picture height in pixels; the model's own size if not given."""
+    size: Annotated[str | None, Flag("--size", unit="pixels", group="pictures")] = None
+    """Picture width and height in pixels, such as 768x512, or 512 for a square; the model's own if not given."""
     init_image: Annotated[str | None, Flag("--init-image", common=True, group="start picture", names="file")] = None
     """Picture to start from (img2img)."""
     strength: Annotated[float, Flag("--strength", unit="share", group="start picture")] = Field(0.7, gt=0, le=1)
@@ -301,6 +299,22 @@ class GenerateSettings(Settings):
     overwrite: Annotated[bool, Flag("--overwrite", group="output")] = False
     """Replace a folder of pictures that generate wrote, and nothing else."""
     sampling: Annotated[SamplingSettings, Flags("sampling")] = SamplingSettings()
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _width_and_height(cls, size: Any) -> Any:
+        text = str(size) if isinstance(size, int) and not isinstance(size, bool) else size
+        if not isinstance(text, str):
+            return text
+        found = re.fullmatch(r"([1-9]\d{0,4})(?:[xX]([1-9]\d{0,4}))?", text.strip())
+        if found is None or int(found[1]) % 8 or int(found[2] or found[1]) % 8:
+            raise ValueError(f"{shortened(repr(text))} is neither WIDTHxHEIGHT nor one side, in multiples of 8 pixels")
+        return f"{found[1]}x{found[2] or found[1]}"
+
+    def pixels(self, side: int) -> tuple[int, int]:
+        """Give width and height in pixels: as wanted, or a square of this side where nothing is."""
+        width, _, height = (self.size or f"{side}x{side}").partition("x")
+        return int(width), int(height)
 
     def without_effect(self) -> dict[str, str]:
         """Name what a start picture brings, where there is none or nothing is left of it; and what sampling does not
@@ -368,7 +382,7 @@ RECOMMENDABLE = (
             *(f"training.{key}" for key in ("beta1", "beta2", "weight_decay", "epsilon")),
         ),
     ),
-    Recommendable("generate", GenerateSettings, ("width", "height", "sampling.*")),
+    Recommendable("generate", GenerateSettings, ("size", "sampling.*")),
 )
 
 

@@ -61,11 +61,10 @@ def fit(original: Original, settings: GenerateSettings) -> Start:
     """
     if original.image is None:
         return Start()
-    size = (settings.width or 0, settings.height or 0)
+    size = settings.pixels(0)
     if original.image.width * size[1] != original.image.height * size[0]:
         note(
-            f"{settings.init_image}: cropped around the middle to the shape of "
-            f"{size[0]}x{size[1]}; `width` and `height` change that"
+            f"{settings.init_image}: cropped around the middle to the shape of {size[0]}x{size[1]}; `size` changes that"
         )
     image = np.asarray(ImageOps.fit(original.image, size, Image.Resampling.LANCZOS))
     if original.mask is None:

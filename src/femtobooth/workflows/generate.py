@@ -32,15 +32,8 @@ from . import picture_files
 if TYPE_CHECKING:  # torch is imported only once all that can be checked without it is checked
     from ..generator.families.family import Family
 
-HOW = (
-    "tokenizer",
-    "width",
-    "height",
-    "strength",
-    "precision",
-    "device",
-    "sampling",
-)  # the settings that shape one picture
+HOW = ("strength", "precision", "device", "sampling")  # with tokenizer and size, the settings that shape one picture
+MAX_TIMES = 2  # the area that a model was trained on, or the side of it: beyond, subjects come twice or in pieces
 OWNS = ("[0-9]*-seed[0-9]*.png", "grid.png", "manifest.json")
 
 
@@ -89,7 +82,8 @@ def _generate_all(
         for row, prompt in enumerate(prompts)
         for seed in seeds
     ]
-    how = settings.model_dump(include=set(HOW))
+    width, height = settings.pixels(model.size)
+    how = {"tokenizer": settings.tokenizer, "width": width, "height": height, **settings.model_dump(include=set(HOW))}
     sources = {key: _fingerprint(path) for key in ("init_image", "mask") if (path := getattr(settings, key))}
     made: list[dict[str, Any]] = []
     pictures: list[np.ndarray] = []
@@ -174,6 +168,21 @@ def _warn_of_cut(text: str, model: Family) -> None:
         warn(f'"{text}" is longer than the {limit - 2} words or word pieces this model reads; not seen: "{cut}"')
 
 
+def _warn_of_size(width: int, height: int, model: Family) -> None:
+    """Warn of a size far from what the model was trained on, and name one of the same shape that is not."""
+    side = model.size
+    times = width * height / side**2
+    if 1 / MAX_TIMES <= times <= MAX_TIMES and max(width, height) <= MAX_TIMES * side:
+        return
+    scale = min(times**-0.5, MAX_TIMES * side / max(width, height))
+    near = "x".join(str(max(round(one * scale / 8), 1) * 8) for one in (width, height))
+    comes = "comes in pieces or unfinished" if times < 1 / MAX_TIMES else "often comes twice, or stretched"
+    warn(
+        f"`size={width}x{height}`: far from the {side}x{side} that this model was trained on, where a subject "
+        f"{comes}; of this shape, {near} is near"
+    )
+
+
 def output_of(settings: GenerateSettings) -> Output:
     """Choose the folder that pictures go into: as given, or a new one under the run's images/, or the current folder's
     for a bare model.
@@ -195,11 +204,12 @@ def load(settings: GenerateSettings, model: Family | None = None) -> tuple[Famil
     device = machine.device(settings.device)
     model = model or load(settings.run, settings.tokenizer)
     sampling.check(model, settings.sampling)
-    size = {"width": settings.width or model.size, "height": settings.height or model.size}
+    width, height = settings.pixels(model.size)
+    _warn_of_size(width, height, model)
     model.to(device)
     for part in model.trainable.values():
         part.to(dtype=machine.dtype(settings.precision))
-    return model, settings.model_copy(update={"device": str(device), **size})
+    return model, settings.model_copy(update={"device": str(device), "size": f"{width}x{height}"})
 
 
 def sample_batch(
@@ -208,13 +218,21 @@ def sample_batch(
     """Sample one batch of pictures, uint8 (B, H, W, 3)."""
     from ..generator.sampling import sample
 
-    size = (settings.width or model.size, settings.height or model.size)
     options: Any = {
         "init": start.image,
         "mask": start.mask,
         "strength": settings.strength if start.image is not None else 1.0,
     }
-    return sample(model, prompts, seeds, settings.sampling, size, batch_size=len(prompts), bar=bar, **options)
+    return sample(
+        model,
+        prompts,
+        seeds,
+        settings.sampling,
+        settings.pixels(model.size),
+        batch_size=len(prompts),
+        bar=bar,
+        **options,
+    )
 
 
 def home(reference: str) -> Path:

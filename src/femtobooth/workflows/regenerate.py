@@ -96,6 +96,7 @@ def _settings(record: Recipe, reference: str) -> GenerateSettings:
             _check_same(key, named)
             files[key] = named.path
     how = record.settings.model_dump()
+    how["size"] = f"{how.pop('width')}x{how.pop('height')}"
     if how["tokenizer"] and not existing(how["tokenizer"]):
         raise InputError(
             f"`tokenizer={shortened(how['tokenizer'])}`: not here, but the picture was made with it", "put it back"

@@ -327,7 +327,5 @@ def _file_negatives(out: Path, subjects: Sequence[Subject], settings: Synthesize
 def _how(subject: Subject, settings: SynthesizeSettings) -> dict[str, Any]:
     """Give the settings that shape a picture, as `generate` stores them."""
     size, device = subject.run.size, str(machine.device(settings.device))
-    how = GenerateSettings(
-        run=str(subject.run.folder), width=size, height=size, device=device, sampling=settings.sampling
-    )
+    how = GenerateSettings(run=str(subject.run.folder), size=str(size), device=device, sampling=settings.sampling)
     return how.model_dump(include=set(generate.HOW))
