@@ -11,7 +11,7 @@ from PIL import Image
 
 from femtobooth.core.errors import PhotoError
 from femtobooth.generator import locate
-from femtobooth.generator.captions import class_captions, fitted, own_captions
+from femtobooth.generator.captions import class_captions, fitted, of_class, own_captions
 from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.photos import load_class_images
 from femtobooth.generator.prompts import unseen_words
@@ -98,3 +98,34 @@ def test_words_that_a_small_base_has_never_seen() -> None:
     assert unseen_words("A glossy axolotl on the beach, photorealistic 8k", TOKENIZER) == ["axolotl", "photorealistic"]
     known = "a small glossy dog on a wooden floor, with a telescope"
     assert unseen_words(known, TOKENIZER) == ["telescope"]
+
+
+AS_CLASS = {
+    "identifier and noun": ("a photo of a {token} {class}", "a photo of a dog"),
+    "noun written out": ("a {token}  Dog on the beach", "a Dog on the beach"),
+    "several": ("two {token} dogs", "two dogs"),
+    "alone": ("{token} on the beach", "dog on the beach"),
+    "typed": ("a SKS dog, my sks", "a dog, my dog"),
+    "with an adjective": ("a {token} red dog", "a dog red dog"),
+    "whose": ("the {token}'s head", "the dog's head"),
+    "part of a word": ("a {token} dog by sksville", "a dog by sksville"),
+}
+
+
+@pytest.mark.parametrize(("caption", "plain"), AS_CLASS.values(), ids=AS_CLASS)
+def test_a_caption_is_said_of_the_class(caption: str, plain: str) -> None:
+    assert of_class([(Path("a.jpg"), [caption, "a {token} {class}"])], TOKENIZER, "sks", "dog") == [(plain, "a dog")]
+
+
+@pytest.mark.parametrize(
+    ("caption", "token", "why"),
+    [
+        ("a dog on the beach", "sks", r"\[V\] is not among what is read of it"),
+        (f"{LONG} with a sks dog", "sks", r"\[V\] is not among what is read of it"),
+        ("a {token} {class}", "dog", "'dog' stays in it"),
+    ],
+    ids=["no identifier", "cut off", "the noun itself"],
+)
+def test_what_cannot_be_said_of_the_class_is_an_error(caption: str, token: str, why: str) -> None:
+    with pytest.raises(PhotoError, match=f"^b.jpg: its caption '.*' cannot be said of any dog, .*: {why}\n  -> write"):
+        of_class([(Path("b.jpg"), [caption])], TOKENIZER, token, "dog")

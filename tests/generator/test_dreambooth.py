@@ -211,6 +211,43 @@ def test_the_base_can_be_the_prior_target(tiny_sd1: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in teacher.items())
 
 
+def test_the_photos_as_their_class_must_stay_what_the_base_says(tiny_sd1: Path) -> None:
+    """After steps, too, their target is the untouched base's own output, to the last bit."""
+    module, base = _module(tiny_sd1, **{"prior.target": "photos"}), load(str(tiny_sd1))
+    ids = base.tokenize(["a sks robot", "a robot"])
+    module.prior = module.instance.relabelled(base, [["a robot"]] * 3, torch.ones(()))
+    assert torch.equal(module.prior.tokens, ids[1].expand(3, 1, -1))
+    optimizer = module.configure_optimizers()["optimizer"]
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-2
+    for step in range(2):
+        module.training_step(step).backward()
+        optimizer.step()
+    batch = module.prior.micro_batch(module.model, "prior", 0, 5, 0, 1, 4)
+    latents, noise, timesteps, mask = batch.on(torch.device("cpu"))
+    assert batch.taught.all()
+    noisy, process = base.process.add_noise(latents, noise, timesteps), base.process
+    with torch.no_grad():
+        asked = base.denoise(noisy, timesteps, base.condition_once(batch.tokens))
+        now = module.model.denoise(noisy, timesteps, module.model.condition_once(batch.tokens))
+        expected = sample_losses(now, asked, process.weights(timesteps, module.settings.loss), mask)
+        assert torch.equal(module.losses(batch), expected)
+    assert expected.min() > 1e-7
+    assert not torch.allclose(asked, process.target(latents, noise, timesteps), atol=0.1)
+
+
+def test_the_pull_keeps_what_trains_once(tiny_sd1: Path) -> None:
+    """4 bytes for each number that trains, in main memory; nothing where a teacher has them, or without a pull."""
+    assert _module(tiny_sd1).anchor is None
+    given = {"train.parts": ["attention"], "prior.weights": 400.0}
+    alone, beside = _module(tiny_sd1, **given), _module(tiny_sd1, **given, **{"prior.target": "base"})
+    assert alone.anchor is not None
+    assert beside.anchor is not None
+    trained = sum(parameter.numel() for parameter in alone.parameters() if parameter.requires_grad)
+    assert (alone.anchor.kept_bytes, beside.anchor.kept_bytes) == (4 * trained, 0)
+    assert len(alone.anchor.starts) == len(beside.anchor.starts)
+
+
 def test_the_background_asks_for_the_teacher_and_class_images_for_the_truth(tiny_sd1: Path) -> None:
     module = _module(tiny_sd1, prior=4, **{"loss.background": "class", "prior.batch_size": 4})
     assert module.prior is not None

@@ -140,6 +140,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "learning rate of nothing": (
         ("{dog} --train token --set " "train.unet_learning_rate=1e-4"), ("train.unet_learning_rate: has " "no effect as " "only token"), "leave it out",
     ),
+    "class images beside photos as their class": ("{dog} --prior-target photos --class-images 9", ("--class-images: has no effect " "with prior target photos"), "leave it out"),
     "class images of no prior": ("{dog} --prior-weight 0 --class-images 9", ("--class-images: has no effect " "at prior"), "leave it out"),
     **{f"seed of {command.split()[0]}": (f"{command} --seed {2**64}", "--seed: input should be less than", SEEDED[command]) for command in SEEDED},
     "generate --init-image": (("generate {base} cat --init-image " "{tmp}/texts/notes.txt"), "{tmp}/texts/notes.txt", "picture"),

@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from femtobooth.core import config
+from femtobooth.core.errors import SettingsError
 from femtobooth.core.files import write_json
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.judging import selection
-from femtobooth.workflows.personalizing.validation import Validator, interval
+from femtobooth.workflows.personalizing.validation import Validator, interval, outside_prompts
 
 Weights = Callable[[Path], dict[str, torch.Tensor]]
 Personalize = Callable[..., Path]
@@ -76,24 +77,59 @@ def test_the_curve_is_kept_and_drawn(whole: Path, curve: Curve) -> None:
     assert [point["step"] for point in found["points"]] == [0, 2, 4, 5]
     assert found["points"][0]["drift"] == pytest.approx(0, abs=1e-6)
     assert all(len(point["fidelity"]) == 6 for point in found["points"])
+    assert found["outside"] == ["a red apple on a table", "a house in the snow"]
+    assert all(len(point["outside"]) == 4 for point in found["points"])
+    assert found["points"][0]["outside"] == pytest.approx([0] * 4, abs=1e-6)
+    assert max(found["points"][-1]["outside"]) > 1e-6
     assert [step for step, _ in found["deterministic"]] == list(range(STEPS + 1))
     assert found["photos"] == 4
     rows = {int(row["step"]): row for row in curve(whole)}
     for point in found["points"]:
         assert float(rows[point["step"]]["validation/fidelity"]) == pytest.approx(np.mean(point["fidelity"]))
         assert float(rows[point["step"]]["validation/drift"]) == point["drift"]
+        assert float(rows[point["step"]]["validation/outside"]) == pytest.approx(np.mean(point["outside"]))
     assert rows[3]["validation/fidelity"] == ""
     assert [float(rows[step]["deterministic/loss"]) for step in rows] == [loss for _, loss in found["deterministic"]]
     drawn = (whole / "validation" / "curve.svg").read_text()
     assert drawn.startswith("<svg xmlns=")
     assert "Pareto front" in drawn
     assert (whole / "validation" / "step-000000" / "03-1.png").is_file()
+    assert (whole / "validation" / "outside" / "step-000005" / "01-1.png").is_file()
     facts = json.loads((whole / "run.json").read_text())
     assert facts["validation"]["scored"] == 4
     assert facts["validation"]["share"] > 0
     assert facts["trained_steps"] == STEPS
     assert facts["steps"] == facts["selected"]["step"] in facts["selected"]["front"]
     assert not (whole / "validation" / "weights").exists()
+
+
+def test_without_anything_outside_the_class_nothing_else_changes(
+    validated: Callable[..., Path], whole: Path, weights: Weights
+) -> None:
+    run = validated("inside", "--set", "validation.outside=[]")
+    found, usual = seen(run), seen(whole)
+    points = [dict(point) | {"outside": []} for point in usual["points"]]
+    assert found == usual | {"outside": [], "points": points}
+    assert not (run / "validation" / "outside").exists()
+    assert same(weights(run / "model"), weights(whole / "model"))
+
+
+@pytest.mark.parametrize(
+    ("noun", "left"),
+    [("robot", 3), ("house", 2), ("toy car", 2), ("Apple", 2)],
+)
+def test_what_names_the_class_is_not_outside_of_it(noun: str, left: int) -> None:
+    photos = {"paths": ["x"], "class_noun": noun}
+    validation = {"outside": ["an apple on a table", "two houses in the snow", "a car"]}
+    settings = config.resolve(PersonalizeSettings, {"photos": photos, "validation": validation})
+    assert len(outside_prompts(settings)) == left
+
+
+@pytest.mark.parametrize("prompt", ["a [v] in the snow", "a {class} in the snow", "{token}"])
+def test_prompts_outside_the_class_name_no_subject(prompt: str) -> None:
+    given = {"photos": {"paths": ["x"], "class_noun": "dog"}, "validation": {"outside": [prompt]}}
+    with pytest.raises(SettingsError, match=r"validation\.outside: .* names the subject or the class"):
+        config.resolve(PersonalizeSettings, given)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,51 @@ def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1:
     assert subject.mask[0, 0, 0, 0, 0] == 0 < subject.mask[0, 0, 0, 4, 4]
 
 
+def _of_photos(tmp_path: Path, model: Any, background: str) -> tuple[Any, Any]:
+    settings = _settings(tmp_path, loss={"background": background}, prior={"target": "photos"})
+    settings.photos = settings.photos.model_copy(update={"flip": True})
+    pixels = np.full((2, 64, 64, 3), 200, np.uint8)
+    pixels[:, 24:48, 8:32] = (220, 30, 30)
+    pixels[1, :, :4] = 90
+    photos = [
+        Photo(tmp_path / "a.png", pixels[0], ("a {token} {class}", "{token} in the snow"), ()),
+        Photo(tmp_path / "b.png", pixels[1], ("my {token} {class}",), ()),
+    ]
+    process: Any = SimpleNamespace(global_rank=0, world_size=1)
+    return latents(process, settings, model, "sks", photos, 64)
+
+
+def test_the_photos_are_their_own_prior(tmp_path: Path, tiny_sd1: Path) -> None:
+    model = load(str(tiny_sd1))
+    subject, kept = _of_photos(tmp_path, model, "photos")
+    captions = ["a dog", "dog in the snow", "my dog", "my dog"]
+    assert torch.equal(kept.tokens.reshape(4, -1), model.tokenize(captions))
+    assert torch.equal(kept.mean, subject.mean)
+    assert torch.equal(kept.log_variance, subject.log_variance)
+    assert (kept.mask == 1).all()
+    assert kept.taught.all()
+    assert not subject.taught.any()
+
+
+def test_without_class_images_the_photos_teach_the_background_of_the_base(tmp_path: Path, tiny_sd1: Path) -> None:
+    subject, kept = _of_photos(tmp_path, load(str(tiny_sd1)), "class")
+    assert len(kept) == 6
+    assert kept.taught.all()
+    assert (kept.mask[:4] == 1).all()
+    assert torch.equal(kept.tokens[4:], subject.tokens)
+    assert torch.equal(kept.mask[4:] > 0, subject.mask == 0)
+    torch.testing.assert_close(kept.mask[4:].mean((2, 3, 4)), torch.ones(2, 2))
+    assert torch.equal(kept.tokens[:2], kept.tokens[2:4])
+
+
+@pytest.mark.parametrize("weights", [3334.0, 1e9])
+def test_a_pull_that_lets_nothing_be_learned_is_refused(tmp_path: Path, weights: float) -> None:
+    train = {"parts": ["unet"], "unet_learning_rate": 3e-4}
+    with pytest.raises(SettingsError, match=r"`prior.weights=.*: with `train.unet_learning_rate=0.0003` every step"):
+        personalize._refuse_too_strong_a_pull(_settings(tmp_path, train=train, prior={"weights": weights}))
+    personalize._refuse_too_strong_a_pull(_settings(tmp_path, train=train, prior={"weights": 3333.0}))
+
+
 def test_what_a_killed_write_left_is_swept(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / ".tmp-1-step-000003").mkdir(parents=True)
     (tmp_path / "checkpoints" / ".tmp-1-step-000003" / "state.ckpt").touch()

@@ -260,6 +260,14 @@ def test_the_chosen_step_is_shown_with_its_rule(run: Path) -> None:
     alts = [str(image["alt"]) for image in _Page(text).all("img")]
     assert any("seed" in alt and ", step 20" in alt for alt in alts)
     assert not any(", step 40" in alt for alt in alts)  # was drawn after the step that became the model
+    assert "outside the class" not in text  # what older versions wrote
+    further = [dict(point) | {"outside": [0.01 * i, 0.03 * i]} for i, point in enumerate(points)]
+    write_json(run / "validation" / "validation.json", curve | {"points": further, "outside": ["a house"]})
+    report.write(run)
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert "Outside the class: a house; this chooses nothing." in text
+    cells = [str(cell) for cell in re.findall(r"<td[^>]*>([^<]*)</td>", text)]
+    assert "0.080" in cells  # the mean of the last step
     (run / "validation" / "validation.json").write_text("{}")  # damaged: the page is made without it
     report.write(run)
     assert "THE RULE" not in (run / "report.html").read_text(encoding="utf-8")

@@ -133,6 +133,38 @@ def _counting(tokenizer: Any, token: str, noun: str) -> tuple[Callable[[Iterable
     return pieces, int(tokenizer.model_max_length) - 2  # without its marks of start and end
 
 
+def of_class(
+    captions: Sequence[tuple[Path, Sequence[str]]], tokenizer: Any, token: str, noun: str
+) -> list[tuple[str, ...]]:
+    """Say captions of photos as captions of their class: the identifier goes where the noun follows it, else the noun
+    takes its place.
+
+    Raises PhotoError, naming photo and caption, where that leaves the text encoder the same words, or the identifier
+    among them: what is asked of the class would contradict what is taught.
+    """
+    word = re.compile(rf"(?<!\w){re.escape(token)}(?!\w)", re.IGNORECASE)
+    before = re.compile(rf"{word.pattern}\s+(?={re.escape(noun)}(?:e?s)?(?!\w))", re.IGNORECASE)
+
+    def read(text: str) -> list[int]:
+        return list(tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids)
+
+    found = []
+    for path, templates in captions:
+        ours = []
+        for text in (filled(template, token, noun) for template in templates):
+            plain = word.sub(lambda _: noun, before.sub("", text))
+            if read(plain) == read(text) or word.search(plain):
+                why = f"'{token}' stays in it" if word.search(plain) else f"{SUBJECT} is not among what is read of it"
+                raise PhotoError(
+                    f"{path.name}: its caption '{text}' cannot be said of any {noun}, which "
+                    f"`prior.target=photos` needs: {why}",
+                    f"write {SUBJECT} where the caption means the subject, or use `prior.target=base`",
+                )
+            ours.append(plain)
+        found.append(tuple(ours))
+    return found
+
+
 def _fit(template: str, pieces: Callable[[Iterable[str]], int], limit: int) -> str:
     """Cut a caption so that its identifier is read: where it would be cut off, words before it go, and what comes after
     it.

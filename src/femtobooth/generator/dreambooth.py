@@ -9,6 +9,10 @@ Photos hold more than their subject, and the identifier learns all of it. With `
 lets photos count only where the subject is, and a third of the class images that are sampled have the identifier in
 their captions, count only in their background, and ask there for the teacher's prediction. The subject then comes from
 the photos, and what is around it from the base.
+
+With `prior.target` "photos" the second mean is over the photos themselves under captions of their class, and asks for
+the teacher's prediction: no class images. They are sampled apart from those of the first mean: the expected gradient
+is the same as with the same noise and timesteps, and twice as many timesteps are seen in a step.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from torch import Tensor
 
 from ..training.module import NumberedSteps
 from . import trainable
+from .anchor import Anchor
 from .families.family import Family
 from .latents import MicroBatch
 from .memory import peak_memory
@@ -50,6 +55,8 @@ class DreamBooth(NumberedSteps):
         self.model, self.settings, self.prepare = model, settings, prepare
         trainable.select(model, settings, token)
         self.teacher = model.teacher() if trainable.needs_teacher(settings) else None
+        held = self.teacher.trainable if self.teacher else {}
+        self.anchor = Anchor(model.trainable, settings.prior.weights, held) if settings.prior.weights else None
         for name, network in model.trainable.items():  # the VAE and the teacher are no submodules
             self.add_module(name, network)
         self._gathered: list[tuple[int, Tensor, Tensor]] = []
@@ -120,8 +127,12 @@ class DreamBooth(NumberedSteps):
         return sums
 
     def optimizer_step(self, *arguments: Any, **options: Any) -> None:
-        """Log the row right after the step, so that it is there when a callback saves a checkpoint."""
+        """Pull towards the base, and log the row right after the step, so that it is there when a callback saves a
+        checkpoint.
+        """
         super().optimizer_step(*arguments, **options)
+        if self.anchor:
+            self.anchor.pull(self.optimizers())
         step = self.global_step + 1
         if not self.is_read(step):
             self._gathered = []  # a row of the curve is of its step alone, so that resumed curves are the same

@@ -59,6 +59,13 @@ class LatentSet:
             *(torch.cat([getattr(one, field.name) for one in (self, other)]) for field in fields(LatentSet))
         )
 
+    def relabelled(self, model: Family, captions: Sequence[Sequence[str]], mask: Tensor) -> LatentSet:
+        """Take the same pictures with as many other captions each and another mask, of any shape that expands to its
+        own; the target is the teacher's prediction.
+        """
+        tokens = torch.stack([model.tokenize(own) for own in _evened(captions)])
+        return LatentSet(self.mean, self.log_variance, tokens, mask, torch.tensor(True), self.repeats)
+
     def background(self, model: Family, pictures: np.ndarray, caption: str) -> LatentSet:
         """Take the first n of these, whose pixels are `pictures` uint8 (n, H, W, 3), with another caption; only the
         background counts, and there the target is the teacher's prediction.
@@ -153,11 +160,16 @@ def encode(
         posteriors = [model.encode(to_pixels(view[start : start + batch]).to(model.vae.device)) for view in views]
         means.append(torch.stack([mean for mean, _ in posteriors], dim=1).cpu())
         variances.append(torch.stack([log_variance for _, log_variance in posteriors], dim=1).cpu())
-    most = max(map(len, captions))
-    tokens = torch.stack([model.tokenize([own[turn % len(own)] for turn in range(most)]) for own in captions])
+    tokens = torch.stack([model.tokenize(own) for own in _evened(captions)])
     mask = torch.stack([loss_mask(view, model.vae_factor, region) for view in views], dim=1)
     times = torch.tensor(repeats) if repeats else _once()
     return LatentSet(torch.cat(means), torch.cat(variances), tokens, mask, torch.tensor(taught), times)
+
+
+def _evened(captions: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Repeat captions in turn, so that all pictures have as many."""
+    most = max(map(len, captions))
+    return [[own[turn % len(own)] for turn in range(most)] for own in captions]
 
 
 def loss_mask(pictures: np.ndarray, factor: int, region: Region) -> Tensor:

@@ -42,6 +42,7 @@ class PersonalizedRun(Run):
         "photos/[0-9]*.txt", "held_out/[0-9]*.png", "held_out/[0-9]*.txt", "logs/metrics.csv",
         "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "samples/step-*.png",
         "validation/validation.json", "validation/curve.svg", "validation/step-*.png",
+        "validation/outside/step-*.png",
         "validation/weights/step-*.safetensors", "checkpoints/step-*/state.ckpt",
         "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*",
         "model/overview.png", "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*",

@@ -15,6 +15,7 @@ from ..core.machine import FloatPrecision, WeightPrecision
 from ..training.settings import TrainingSettings
 from . import locate
 from .cards import Recommendable
+from .prompts import names_subject
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
 
@@ -96,9 +97,15 @@ class PriorSettings(Settings):
     """Prompt of the class images; `{class}` stands for the class noun."""
     other_classes: Annotated[Words, Flag("--other-classes")] = []
     """Further classes to keep as they are: their images are made and trained on in the same way."""
-    target: Annotated[Literal["noise", "base"], Flag("--prior-target")] = "noise"
-    """What the prior loss asks for: the true noise (the paper), or what the teacher, the frozen base,
-    predicts."""
+    target: Annotated[Literal["noise", "base", "photos"], Flag("--prior-target")] = "noise"
+    """What the prior loss asks for: the true noise of class images (noise, the paper), what the teacher, the frozen
+    base, predicts for them (base), or what it predicts for the photos under captions of their class (photos), which
+    needs no class images.
+    """
+    weights: Annotated[float, Flag("--prior-pull", unit="rate")] = Field(0.0, ge=0)
+    """How strongly weights are pulled back to the base's: every step takes learning rate x this off the way they have
+    gone. It needs no class images; 0 does not pull.
+    """
     batch_size: Annotated[int | None, Flag(unit="pictures")] = Field(None, ge=1)
     """Class images per process and micro-step; as many as photos if not given."""
     seed: Seed = 0
@@ -107,19 +114,20 @@ class PriorSettings(Settings):
     """Class images drawn at a time; does not change them."""
     sampling: Annotated[SamplingSettings, Flags("class images", none=True)] = SamplingSettings()
 
+    @property
+    def uses_images(self) -> bool:
+        """Whether there are class images."""
+        return self.weight > 0 and self.target != "photos"
+
     def without_effect(self) -> dict[str, str]:
         """Name everything about class images, where there are none."""
+        of_images = {"images", "folder", "other_classes", "seed", "sampling_batch"}
         if self.weight == 0:
-            idle = {
-                "images",
-                "folder",
-                "other_classes",
-                "target",
-                "batch_size",
-                "seed",
-                "sampling_batch",
-            } & self.model_fields_set
+            idle = (of_images | {"target", "batch_size"}) & self.model_fields_set
             return dict.fromkeys(sorted(idle), "at prior weight 0, which makes no class images")
+        if self.target == "photos":
+            idle = (of_images | {"sampling"}) & self.model_fields_set
+            return dict.fromkeys(sorted(idle), "with prior target photos, which takes no class images")
         return super().without_effect()
 
 
@@ -209,6 +217,9 @@ class ValidationSettings(Settings):
         ["a [V] {class}", "a [V] {class} on the grass", "a [V] {class} in the city"], min_length=1
     )
     """What is drawn and scored, beside pictures of the class (prior.prompt)."""
+    outside: list[str] = ["a red apple on a table", "a house in the snow"]
+    """What is drawn to see whether things outside the class stay as they are; prompts that name the class are left out.
+    """
     images: Annotated[int, Flag(unit="pictures")] = Field(2, ge=1)
     """Pictures for each prompt."""
     seed: Seed = 2000
@@ -221,6 +232,14 @@ class ValidationSettings(Settings):
     """Optimizer steps between values of the deterministic loss (fixed photos, noise and timesteps) of a run with
     validation; 0 takes none.
     """
+
+    @field_validator("outside")
+    @classmethod
+    def _outside(cls, prompts: list[str]) -> list[str]:
+        for prompt in prompts:
+            if names_subject(prompt) or "{class}" in prompt or "{token}" in prompt:
+                raise ValueError(f"{shortened(repr(prompt))} names the subject or the class, and is to be outside it")
+        return prompts
 
     def without_effect(self) -> dict[str, str]:
         """Name the setting of how long to wait with what is not done."""
@@ -370,14 +389,16 @@ RECOMMENDABLE = (
         (
             "size",
             *(f"photos.{key}" for key in ("crop", "flip", "captions", "caption_dropout")),
-            *(f"prior.{key}" for key in ("weight", "images", "prompt", "target", "batch_size", "sampling.*")),
+            *(f"prior.{key}" for key in ("weight", "weights", "images", "prompt", "target")),
+            *(f"prior.{key}" for key in ("batch_size", "sampling.*")),
             "loss.*",
             "train.*",
             *(f"samples.{key}" for key in ("every", "prompts", "images", "sampling.*")),
             *(
                 f"validation.{key}"
-                for key in ("every", "select", "stop_when_done", "patience", "prompts", "images", "sampler", "steps")
+                for key in ("every", "select", "stop_when_done", "patience", "prompts", "outside", "images")
             ),
+            *(f"validation.{key}" for key in ("sampler", "steps")),
             *(f"training.{key}" for key in ("steps", "batch_size", "accumulate", "clip", "schedule", "warmup", "ema")),
             *(f"training.{key}" for key in ("beta1", "beta2", "weight_decay", "epsilon")),
         ),

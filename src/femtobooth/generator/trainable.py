@@ -38,7 +38,13 @@ def optimizer_groups(model: Family, train: TrainSettings) -> list[dict[str, Any]
     return found
 
 
+def learning_rates(train: TrainSettings) -> dict[str, float]:
+    """Give the settings of the learning rates that what trains has, by name."""
+    names = {part: f"{part}_learning_rate" for part in train.parts} | {"attention": "unet_learning_rate"}
+    return {name: getattr(train, name) for name in dict.fromkeys(names[part] for part in train.parts)}
+
+
 def needs_teacher(settings: PersonalizeSettings) -> bool:
     """Tell whether any target of the loss is the teacher's prediction."""
-    taught = settings.prior.target == "base" or settings.loss.background == "class"
+    taught = settings.prior.target in ("base", "photos") or settings.loss.background == "class"
     return taught and settings.prior.weight > 0

@@ -34,6 +34,8 @@ class Point(NamedTuple):
     """How far pictures of the class have moved from the base's, from 0; lower is better."""
     moved: tuple[float, ...] = ()
     """The same of each of these pictures, for the spread."""
+    outside: tuple[float, ...] = ()
+    """How far each picture of things outside the class has moved; told, and no ground for the choice."""
 
 
 class Choice(NamedTuple):

@@ -104,6 +104,8 @@ class RunPage(Page):
     """Whether the base taught what is around the subject."""
     prior: bool
     """Whether class images were trained on."""
+    as_class: bool
+    """Whether the photos under captions of their class were trained on instead."""
     class_images: list[Strip]
     curves: list[Chart]
     scores: list[tuple[str, ...]]
@@ -142,9 +144,10 @@ def run_page(run: TrainedRun) -> str:
         photos=_photos(run),
         files=[_file(row) for row in run.preflight],
         masked=settings.loss.background == "class",
-        prior=settings.prior.weight != 0,
+        prior=settings.prior.uses_images,
         class_images=[_class_images(one) for one in run.class_images],
-        curves=_curves(run.metrics),
+        as_class=settings.prior.weight > 0 and settings.prior.target == "photos",
+        curves=_curves(run.metrics, "class images" if settings.prior.uses_images else "photos as their class"),
         scores=[_score(row) for row in evaluation.get("scores", [])],
         scored=str(evaluation.get("pictures", "")),
         score_remarks=list(evaluation.get("remarks", [])),
@@ -174,7 +177,8 @@ def warnings(run: TrainedRun) -> list[str]:
         for row in run.preflight
         if row["status"] == "skipped" and Path(row["file"]).suffix != ".txt"
     ]
-    if run.settings.prior.weight == 0 and run.settings.train.parts != ["token"]:
+    unpreserved = run.settings.prior.weight == 0 and run.settings.prior.weights == 0
+    if unpreserved and run.settings.train.parts != ["token"]:
         found.append(f"Trained without class images: every {known.subject.class_noun} may now look like this one.")
     return found
 
@@ -308,11 +312,9 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> tuple[list[float], 
     return [step for step, _ in kept], [value for _, value in kept]
 
 
-def _curves(rows: list[dict[str, str]]) -> list[Chart]:
+def _curves(rows: list[dict[str, str]], of_class: str) -> list[Chart]:
     """Draw losses, smoothed, and a chart for each group of scores that were taken during training."""
-    losses = {
-        label: _column(rows, f"loss/{name}") for name, label in (("instance", "photos"), ("prior", "class images"))
-    }
+    losses = {label: _column(rows, f"loss/{name}") for name, label in (("instance", "photos"), ("prior", of_class))}
     losses = {label: points for label, points in losses.items() if points[0]}
     if not losses:
         return []
@@ -322,7 +324,7 @@ def _curves(rows: list[dict[str, str]]) -> list[Chart]:
         for label, (steps, values) in losses.items()
     }
     caption = f"Mean of {window} steps. It hardly falls: how noisy each picture was made decides most of it."
-    alt = "Loss on photos and on class images over optimizer steps"
+    alt = f"Loss on photos and on {of_class} over optimizer steps"
     charts = [Chart(line_chart(smooth, "step", "loss", alt), caption if window > 1 else "")]
     groups: dict[str, list[str]] = {}
     for column in rows[0]:

@@ -21,6 +21,8 @@ from .charts import HEIGHT, WIDTH, line_chart, scatter_chart
 from .html import Chart, style
 
 PAD, HEADING = 20, 30  # px
+DRIFT, OUTSIDE = "Drift of the class", "outside the class"
+COLUMNS = ("step", ">subject fidelity", ">prompt fidelity", ">drift")
 
 
 def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, Markup]:
@@ -37,7 +39,7 @@ def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, 
     for title, label, spreads in (
         ("Subject fidelity", "cosine", [interval(point.fidelity) for point in points]),
         ("Prompt fidelity", "prompt fidelity", [interval(point.prompt) for point in points]),
-        ("Drift of the class", "1 - cosine", [_reach(point) for point in points]),
+        (DRIFT, "1 - cosine", [_reach(point) for point in points]),
     ):
         if points:
             means, low, high = np.array(spreads).T
@@ -48,6 +50,10 @@ def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, 
                 lines[f"chosen: step {choice.step}"] = ([choice.step] * 2, [low.min(), high.max()])
             chosen = f"chosen: step {choice.step}" if choice else None
             band = {"pictures": (steps, low, high)}
+            if title == DRIFT and _outside(points):
+                far = np.array([(np.mean(point.outside), min(point.outside), max(point.outside)) for point in points])
+                lines = {"of the class": lines.pop("pictures"), OUTSIDE: (steps, far[:, 0]), **lines}
+                band = {"of the class": (steps, low, high), OUTSIDE: (steps, far[:, 1], far[:, 2])}
             drawn[title] = line_chart(lines, "step", label, f"{title} over optimizer steps", bands=band, chosen=chosen)
     if len(points) > 1:
         drawn["Pareto front"] = _front(points[1:], choice)
@@ -63,6 +69,11 @@ def _reach(point: Point) -> tuple[float, float, float]:
     """Take drift, and that of the pictures that moved least and most."""
     each = point.moved or (point.drift,)
     return point.drift, min(each), max(each)
+
+
+def _outside(points: Sequence[Point]) -> bool:
+    """Tell whether every step was scored outside the class too, which older versions did not do."""
+    return bool(points) and all(point.outside for point in points)
 
 
 def _front(tuned: list[Point], choice: Choice | None) -> Markup:
@@ -108,8 +119,11 @@ class Section:
     rule: str
     cost: str
     charts: list[Chart]
-    rows: list[tuple[str, str, str, str, str]]
-    """Step, subject fidelity, prompt fidelity, drift, whether it is on the front."""
+    columns: list[str]
+    rows: list[tuple[str, ...]]
+    """Step, subject fidelity, prompt fidelity, drift, drift outside the class where all have it, whether it is on the
+    front.
+    """
 
 
 def section(run: PersonalizedRun) -> Section | None:
@@ -124,7 +138,7 @@ def section(run: PersonalizedRun) -> Section | None:
         return None
     if not drawn:
         return None
-    chosen, rule = "", ""
+    chosen, rule, outside = "", "", _outside(points)
     if selected and choice:
         chosen = f"model/ holds step {choice.step} of {run.trained_steps or choice.step}: {choice.reason}."
         rule = selected.get("rule") or ""
@@ -134,12 +148,14 @@ def section(run: PersonalizedRun) -> Section | None:
         rule=rule,
         cost=_cost(run.validation),
         charts=[Chart(chart, told[title], f"{title}.") for title, chart in drawn.items()],
+        columns=[*COLUMNS, *([f">{OUTSIDE}"] if outside else []), "on the front"],
         rows=[
             (
                 f"{point.step}{' (chosen)' if choice and point.step == choice.step else ''}",
                 f"{np.mean(point.fidelity):.3f}",
                 f"{np.mean(point.prompt):.3f}",
                 f"{point.drift:.3f}",
+                *([f"{np.mean(point.outside):.3f}"] if outside else []),
                 "yes" if choice and point.step in choice.front else "",
             )
             for point in points
@@ -151,6 +167,7 @@ def _told(curve: Mapping[str, Any], points: Sequence[Point]) -> dict[str, str]:
     """Say what each chart shows, by its title."""
     against = "one photo" if curve["photos"] == 1 else f"{curve['photos']} photos"
     pictures = f"{len(points[0].fidelity)} pictures" if points else ""
+    outside = _outside(points)
     stop = f"would have stopped at step {curve['dvar_step']}" if curve["dvar_step"] else "would not have stopped"
     return {
         "Subject fidelity": f"Mean cosine of pictures of the subject with {against}, by {curve['encoder']}; the band "
@@ -158,8 +175,9 @@ def _told(curve: Mapping[str, Any], points: Sequence[Point]) -> dict[str, str]:
         "untuned base.",
         "Prompt fidelity": f"Measured as {curve['prompt_fidelity']} by {curve['encoder']}, with the same interval. "
         "Higher is better.",
-        "Drift of the class": "How far pictures of the class have moved from the base's pictures of the same noise; "
-        "the band reaches from the one that moved least to the one that moved most. Lower is better.",
+        DRIFT: "How far pictures of the class have moved from the base's pictures of the same noise; "
+        "the band reaches from the one that moved least to the one that moved most. Lower is better."
+        + (f" Outside the class: {', '.join(curve['outside'])}; this chooses nothing." if outside else ""),
         "Pareto front": "A dot for each scored step; prompt fidelity counts too, so a dot may be on the front though "
         "it looks beaten.",
         "Deterministic loss": "The training loss with photos, noise and timesteps held fixed, so that only the model "

@@ -22,7 +22,7 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 
 from ..core import config, locks, older_runs
-from ..core.errors import PhotoError, command
+from ..core.errors import PhotoError, SettingsError, command
 from ..core.event_log import remembering
 from ..core.events import note, stage, table, warn
 from ..core.files import sha256_of, sweep, write_json, write_text
@@ -30,8 +30,8 @@ from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.processes import rank
 from ..core.run import SETTINGS_FILE, Progress
-from ..generator import locate, prior, sampling, tokens
-from ..generator.captions import class_captions, fitted
+from ..generator import locate, prior, sampling, tokens, trainable
+from ..generator.captions import class_captions, fitted, of_class
 from ..generator.dreambooth import DreamBooth
 from ..generator.families.family import Family
 from ..generator.latents import LatentSet
@@ -95,6 +95,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     with stage("identifier"):
         token = _identifier(model, settings)
     photos = _fitted(photos, model, token, noun)
+    _check_of_class(photos, settings, model, token)
     _warn_of_unseen(model, settings, token)
     task = Task(settings, model, token, photos, held_out, size, encoder)
     if rank():
@@ -164,7 +165,7 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
     photos = settings.photos.model_copy(update={"paths": [absolute(path) for path in settings.photos.paths]})
     prior = settings.prior.model_copy(update={"folder": absolute(settings.prior.folder)})
     if settings.train.parts == ["token"] and prior.weight:
-        note("class images: none, as class prompts do not hold the only word that trains")
+        note("class preservation: none, as class prompts do not hold the only word that trains")
         prior = prior.model_copy(update={"weight": 0.0})
     paths = {"base": absolute(settings.base), "tokenizer": absolute(settings.tokenizer)}
     return settings.model_copy(update={"photos": photos, "prior": prior, **paths})
@@ -175,11 +176,12 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
     settings.training.refuse_at_once()
     trainer.check(settings.training)
     sampling.check(model, settings.samples.sampling, "samples.sampling")
-    if settings.prior.weight and (settings.prior.folder is None or settings.prior.other_classes):
+    if settings.prior.uses_images and (settings.prior.folder is None or settings.prior.other_classes):
         sampling.check(model, settings.prior.sampling, "prior.sampling")
     if validation.interval(settings):
         sampling.check(model, validation.image_settings(settings).sampling, "validation")
-    if settings.prior.weight and settings.prior.folder:
+    _refuse_too_strong_a_pull(settings)
+    if settings.prior.uses_images and settings.prior.folder:
         pictures = find_pictures([settings.prior.folder])[0]
         if not pictures:
             raise PhotoError(
@@ -187,6 +189,28 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
             )
         for picture in pictures:
             class_captions(picture)
+
+
+def _refuse_too_strong_a_pull(settings: PersonalizeSettings) -> None:
+    """Raise SettingsError where every step would take all that was learned away again."""
+    rates = trainable.learning_rates(settings.train)
+    name, rate = max(rates.items(), key=lambda item: item[1])
+    if settings.training.optimizer in ("adamw", "adamw8bit") and settings.prior.weights * rate >= 1:
+        raise SettingsError(
+            f"`prior.weights={settings.prior.weights:g}`: with `train.{name}={rate:g}` every step takes back "
+            "all that was learned",
+            f"give far less than {1 / rate:g}, such as {0.01 / rate:.1g}",
+        )
+
+
+def _check_of_class(photos: list[Photo], settings: PersonalizeSettings, model: Family, token: str) -> None:
+    """Tell the captions that photos have as pictures of their class, where that is asked for. Raises PhotoError."""
+    if settings.prior.weight and settings.prior.target == "photos":
+        named = [(photo.path, photo.captions) for photo in photos]
+        found = of_class(named, model.tokenizer, token, settings.photos.class_noun)
+        texts = list(dict.fromkeys(text for own in found for text in own))
+        more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+        note(f"the photos as any {settings.photos.class_noun}: {'; '.join(map(repr, texts[:3]))}{more}\n")
 
 
 def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | None:
@@ -210,6 +234,7 @@ def _warn_of_unseen(model: Family, settings: PersonalizeSettings, token: str) ->
     """Name the words of the class noun and of what will be drawn that a small base has never seen."""
     noun = settings.photos.class_noun
     texts = [noun, *settings.samples.prompts, *settings.validation.prompts, *prior.prompts(settings.prior, noun)]
+    texts += validation.outside_prompts(settings) if validation.interval(settings) else []
     warn_of_unseen([filled(text, "", noun) for text in texts], model.tokenizer)
 
 
@@ -271,8 +296,5 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
 
 def _calmer(settings: PersonalizeSettings) -> str:
     """Say what to try where training left the finite numbers."""
-    train = settings.train
-    names = {part: f"{part}_learning_rate" for part in train.parts} | {"attention": "unet_learning_rate"}
-    rates = dict.fromkeys(names[part] for part in train.parts)
-    named = [f"`train.{name}` (it was {getattr(train, name):g})" for name in rates]
+    named = [f"`train.{name}` (it was {rate:g})" for name, rate in trainable.learning_rates(settings.train).items()]
     return f"train again with a lower {' or '.join(named)}, or fewer steps"

@@ -109,7 +109,7 @@ def _nearest(
 
 def _class_images(settings: PersonalizeSettings, run: PersonalizedRun) -> list[ClassImages]:
     """Read class images from the cache or the user's folder; those that are gone are not generated again for this."""
-    if settings.prior.weight == 0:
+    if not settings.prior.uses_images:
         return []
     found = []
     for index, prompt in enumerate(prior.prompts(settings.prior, run.subject.class_noun)):

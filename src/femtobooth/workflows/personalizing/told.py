@@ -23,6 +23,9 @@ def parts(module: DreamBooth) -> None:
         return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"
 
     total = sum(row["weights"] + row["gradients"] + row["optimizer"] for row in rows)
+    kept = module.anchor.kept_bytes if module.anchor else 0
+    total += kept
+    beside = [("base's values, in main memory", "", "", "", size(kept), "", "")] if kept else []
     table(
         f"What trains; passes in {training.precision}, activations come on top",
         ["part", ">trained", ">frozen", ">learning rate", ">weights", ">gradients", ">optimizer"],
@@ -36,5 +39,6 @@ def parts(module: DreamBooth) -> None:
             )
             for row in rows
         ]
+        + beside
         + [("total", "", "", "", size(total), "", "")],
     )

@@ -1,16 +1,18 @@
-"""What a DreamBooth training reads: latents of the photos, and of class images."""
+"""What a DreamBooth training reads: latents of the photos, and of class images or the photos as their class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from lightning.pytorch import Trainer
 
 from ...core.events import stage, warn
 from ...generator import prior
+from ...generator.captions import of_class
 from ...generator.families.family import Family
-from ...generator.latents import LatentSet, Region, encode
+from ...generator.latents import MAX_WEIGHT, LatentSet, Region, encode
 from ...generator.photos import Photo, load_class_images
 from ...generator.prompts import filled
 from ...generator.settings import PersonalizeSettings
@@ -25,7 +27,10 @@ def latents(
     photos: list[Photo],
     size: int,
 ) -> tuple[LatentSet, LatentSet | None]:
-    """Encode photos and class images with the VAE, once; the class images are drawn first where they are missing."""
+    """Encode photos and class images with the VAE, once; the class images are drawn first where they are missing.
+
+    With `prior.target` photos the second set is that of the photos under captions of their class.
+    """
     noun = settings.photos.class_noun
     captions = [[filled(text, token, noun) for text in own] for own in _orders(settings, model, token, photos)]
     pictures = np.stack([photo.pixels for photo in photos])
@@ -38,6 +43,8 @@ def latents(
 
     if settings.prior.weight == 0:
         return subject(), None
+    if settings.prior.target == "photos":
+        return _as_their_class(subject(), settings, model, token, photos, captions)
     strategy = lightning.strategy
     processes = prior.Processes(lightning.global_rank, lightning.world_size, strategy.barrier, strategy.broadcast)
     images: list[np.ndarray] = []
@@ -72,3 +79,26 @@ def _orders(settings: PersonalizeSettings, model: Family, token: str, photos: li
     if all(len(orders) == len(photo.captions) for orders, photo in zip(found, photos, strict=True)):
         warn("`photos.shuffle_tags`: no caption has tags to shuffle; commas separate them")
     return found
+
+
+def _as_their_class(
+    subject: LatentSet,
+    settings: PersonalizeSettings,
+    model: Family,
+    token: str,
+    photos: list[Photo],
+    captions: list[list[str]],
+) -> tuple[LatentSet, LatentSet]:
+    """Give the photos, and the same for the prior: whole, under captions of their class, the target the teacher's.
+
+    With `loss.background` class, a third of what the prior samples has the photos' own captions and counts in their
+    background only.
+    """
+    named = [(photo.path, own) for photo, own in zip(photos, captions, strict=True)]
+    plain = of_class(named, model.tokenizer, token, settings.photos.class_noun)
+    kept = subject.relabelled(model, plain, torch.ones(()))
+    if settings.loss.background == "class":
+        around = (subject.mask == 0).float()  # (N, F, 1, h, w)
+        around /= around.mean(dim=(2, 3, 4), keepdim=True).clamp(min=1 / MAX_WEIGHT)
+        kept += kept + subject.relabelled(model, captions, around)
+    return subject, kept

@@ -5,12 +5,14 @@ RUN/validation/validation.json   the curve: fidelity, drift and prompt fidelity 
                curve.svg         the same as charts
                step-000050/      validation images: a row for each prompt, the class last; step-000000 is the untuned
                                  base
+               outside/          the same of things outside the class
                weights/          what trains, at the steps on the Pareto front; gone when the run is done
 """
 
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -78,6 +80,13 @@ def image_settings(settings: PersonalizeSettings) -> SampleSettings:
     )
 
 
+def outside_prompts(settings: PersonalizeSettings) -> list[str]:
+    """Give the prompts of things outside the class: those that name none of the class noun's words."""
+    words = "|".join(map(re.escape, settings.photos.class_noun.split()))
+    named = re.compile(rf"(?<!\w)(?:{words})(?:e?s)?(?!\w)", re.IGNORECASE)
+    return [prompt for prompt in settings.validation.outside if not named.search(prompt)]
+
+
 class Validator(StepCallback):
     """Scores every `interval` steps and after the last, in the first process only. Its state travels in the
     checkpoints.
@@ -99,9 +108,11 @@ class Validator(StepCallback):
         self.every, self.images = interval(settings), image_settings(settings)
         self.prompts = [fill(prompt) for prompt in self.images.prompts]
         self.texts = [fill(bare(prompt)) for prompt in settings.validation.prompts]
+        self.outside = outside_prompts(settings)
         self.photos = list(photos)
         self.points: list[Point] = []
         self.base: torch.Tensor | None = None  # (2P + 1, S, D) what `_embedded` makes of the untuned base's pictures
+        self.base_outside: torch.Tensor | None = None  # (Q S, D) its pictures of things outside the class
         self.losses: list[tuple[int, float]] = []
         self.seconds = {"validation": 0.0, "training": 0.0}
 
@@ -115,15 +126,18 @@ class Validator(StepCallback):
         return {
             "points": points,
             "base": self.base,
+            "base_outside": self.base_outside,
             "losses": [list(row) for row in self.losses],
             "seconds": dict(self.seconds),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.points = [
-            Point(row["step"], tuple(row["fidelity"]), tuple(row["prompt"]), row["drift"], tuple(row.get("moved", ())))
+            Point(row["step"], tuple(row["fidelity"]), tuple(row["prompt"]), row["drift"], *map(tuple, rest))
             for row in state_dict["points"]
+            for rest in [(row.get("moved", ()), row.get("outside", ()))]
         ]
+        self.base_outside = state_dict.get("base_outside")
         self.base, self.seconds = state_dict["base"], dict(state_dict["seconds"])
         self.losses = [(int(step), float(loss)) for step, loss in state_dict["losses"]]
 
@@ -204,19 +218,23 @@ class Validator(StepCallback):
     def _score(self, trainer: Trainer, module: Any, step: int) -> None:
         with as_it_is(module, self.average if step else None) as model:
             pictures = generate_samples(model, self.prompts, self.images, self.size, "validation")
+            # Apart, so that the others are sampled in the same batches with and without them.
+            outside = self.outside and generate_samples(model, self.outside, self.images, self.size, "validation")
         name = f"step-{step:06d}"
         sheet = save_samples(self.folder, name, self.prompts, pictures)
         log_picture(trainer, "validation", sheet, step, self.folder / f"{name}.png")
         embedded = self._embedded(pictures)
         if step == 0:
             self.base = torch.from_numpy(embedded)
-        point = self._point(step, embedded)
+        point = self._point(step, embedded)._replace(outside=self._outside(step, np.array(outside)))
         self.points = [*(known for known in self.points if known.step != step), point]
         measured = {
             "fidelity": float(np.mean(point.fidelity)),
             "prompt": float(np.mean(point.prompt)),
             "drift": point.drift,
         }
+        if point.outside:
+            measured["outside"] = float(np.mean(point.outside))
         for logger in trainer.loggers:
             logger.log_metrics({f"validation/{name}": value for name, value in measured.items()}, step)
         if step and self.settings.validation.select == "best":
@@ -243,6 +261,20 @@ class Validator(StepCallback):
         shown = np.concatenate([pictures, surroundings])
         return self.encoder.images(list(shown.reshape(-1, *shown.shape[2:]))).reshape(*shown.shape[:2], -1)
 
+    def _outside(self, step: int, pictures: np.ndarray) -> tuple[float, ...]:
+        """Save pictures of things outside the class (Q, S, H, W, 3), and measure how far each has moved from the
+        base's; () in a run that was started without them.
+        """
+        if len(pictures) and (step == 0 or self.base_outside is not None):
+            assert self.encoder is not None  # noqa: S101
+            save_samples(self.folder / "outside", f"step-{step:06d}", self.outside, pictures)
+            embedded = self.encoder.images(list(pictures.reshape(-1, *pictures.shape[2:])))
+            if step == 0:
+                self.base_outside = torch.from_numpy(embedded)
+            assert self.base_outside is not None  # noqa: S101
+            return _moved(embedded, self.base_outside.numpy())
+        return ()
+
     def _point(self, step: int, embedded: np.ndarray) -> Point:
         assert self.encoder is not None  # noqa: S101
         assert self.base is not None  # noqa: S101
@@ -256,10 +288,8 @@ class Validator(StepCallback):
         else:
             prompt = np.ones(prompts * seeds)  # one prompt or one seed: nothing to tell prompts apart by
         fidelity = scores.subject_fidelity(subject, self._real)
-        moved = np.maximum(1 - np.diag(scores.cosines(embedded[prompts], base[prompts])), 0.0)
-        return Point(
-            step, tuple(map(float, fidelity)), tuple(map(float, prompt)), float(moved.mean()), tuple(map(float, moved))
-        )
+        moved = _moved(embedded[prompts], base[prompts])
+        return Point(step, tuple(map(float, fidelity)), tuple(map(float, prompt)), float(np.array(moved).mean()), moved)
 
     # --- weights that may become the model
 
@@ -320,6 +350,7 @@ class Validator(StepCallback):
             "encoder": encoder.name,
             "weights": encoder.source,
             "prompts": self.prompts,
+            "outside": self.outside,
             "prompt_fidelity": "prompt fidelity (CLIP-T)" if encoder.texts else "prompt match, without region",
             "photos": len(self.photos),
             "ceiling": float(scores.leave_one_out(self._real).mean()) if len(self.photos) > 1 else None,
@@ -349,3 +380,8 @@ class Validator(StepCallback):
         write_json(self.folder / "validation.json", curve)
         charts.write(self.folder / "curve.svg", curve, choice)
         return curve
+
+
+def _moved(now: np.ndarray, before: np.ndarray) -> tuple[float, ...]:
+    """Measure 1 - cosine of each row of `now` (N, D) with its own of `before`, from 0."""
+    return tuple(map(float, np.maximum(1 - np.diag(scores.cosines(now, before)), 0.0)))
