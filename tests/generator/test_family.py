@@ -201,7 +201,7 @@ def test_it_draws_what_it_knows_through_scale_and_shift(toy: Toy, picture: np.nd
 
 def test_all_its_networks_train_and_the_teacher_stays(toy: Toy, picture: np.ndarray) -> None:
     module = training(toy, picture, prior={"target": "base"})
-    rates = {group["name"]: group["lr"] for group in trainable.optimizer_groups(toy, module.settings.train)}
+    rates = {group["name"]: group["lr"] for group in trainable.optimizer_groups(toy, module.settings)}
     assert rates == {"transformer": 2e-6, "text_encoder": 2e-6, "text_encoder_2": 2e-6}
     assert {name.partition(".")[0] for name, _ in module.named_parameters()} == set(rates)
     with torch.no_grad():

@@ -24,8 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import machine
 from ..training.module import NumberedSteps
-from . import trainable
+from . import adapter_layers, trainable
 from .anchor import Anchor
 from .families.family import Family
 from .latents import MicroBatch
@@ -54,7 +55,7 @@ class DreamBooth(NumberedSteps):
         self.strict_loading = False  # checkpoints hold only what trains; the rest comes from the base
         self.model, self.settings, self.prepare = model, settings, prepare
         trainable.select(model, settings, token)
-        self.teacher = model.teacher() if trainable.needs_teacher(settings) else None
+        self.teacher = trainable.teacher(model, settings)
         held = self.teacher.trainable if self.teacher else {}
         self.anchor = Anchor(model.trainable, settings.prior.weights, held) if settings.prior.weights else None
         for name, network in model.trainable.items():  # the VAE and the teacher are no submodules
@@ -63,12 +64,15 @@ class DreamBooth(NumberedSteps):
         self._logged_at = (0, time.monotonic())
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
-        return trainable.optimizer_groups(self.model, self.settings.train)
+        return trainable.optimizer_groups(self.model, self.settings)
 
     def setup(self, stage: str) -> None:
         device = self.trainer.strategy.root_device
         self.model.to(device)
-        self.instance, self.prior = self.prepare(self.trainer)
+        with adapter_layers.switched_off(self.model):  # class images are the base's
+            self.instance, self.prior = self.prepare(self.trainer)
+        if "lora" in self.settings.train.parts:
+            adapter_layers.cast_frozen(self.model, machine.dtype(self.settings.train.frozen_precision))
         self.model.vae.to("cpu")
         self.empty = self.model.tokenize([""])  # what sampling guides away from
         if self.teacher:
@@ -99,13 +103,14 @@ class DreamBooth(NumberedSteps):
         """Compute the loss of each sample of a micro-batch (B,), weighted as `settings.loss` says."""
         process = self.model.process
         latents, noise, timesteps, mask = batch.on(self.device)
-        noisy = process.add_noise(latents, noise, timesteps)  # (B, c, h, w)
+        dtype = self.model.denoiser.dtype  # of frozen weights
+        noisy = process.add_noise(latents, noise, timesteps).to(dtype)  # (B, c, h, w)
         prediction = self.model.denoise(noisy, timesteps, self.model.condition_once(batch.tokens))
         target = process.target(latents, noise, timesteps)
         taught = batch.taught.nonzero().flatten()  # on the CPU: no accelerator is waited for
         if self.teacher and len(taught):
             rows = taught.to(self.device, non_blocking=True)
-            with torch.no_grad():
+            with torch.no_grad(), adapter_layers.switched_off(self.teacher):
                 condition = self.teacher.condition_once(batch.tokens[taught])
                 said = self.teacher.denoise(noisy[rows], timesteps[rows], condition)
             target = target.index_copy(0, rows, said.to(target.dtype))

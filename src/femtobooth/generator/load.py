@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from . import adapted_folder
 from .families.family import Family
 from .families.stable_diffusion import StableDiffusion
 from .formats.folder import load_folder, pipeline_name
 from .formats.single_file import load_single_file
-from .locate import locate
+from .locate import adapter_in, locate
 
 FAMILIES: tuple[type[Family], ...] = (StableDiffusion,)
 """Every family, the first of which is that of a folder whose index says nothing."""
@@ -16,12 +17,15 @@ def load(reference: str, tokenizer: str | None = None) -> Family:
     """Load what `reference` names, tried in this order:
 
     `bundled`; a path (a model folder, a run folder, a single `.safetensors`/`.ckpt` file); a hub id such as
-    `owner/name` (the local hub cache first). `tokenizer` (a folder or hub id) serves single files without one.
+    `owner/name` (the local hub cache first). A run's adapter comes merged into its
+    base. `tokenizer` (a folder or hub id) serves single files without one.
     Raises ModelError saying what to do where none fits.
     """
     path = locate(reference)
     if not path.is_dir():
         return load_single_file(path, tokenizer)
+    if adapter_in(path):
+        return adapted_folder.load(path, reference, load, tokenizer)
     kind = pipeline_name(path)
     family = next((family for family in FAMILIES if kind in family.PIPELINES), FAMILIES[0])
     return load_folder(family, path, source=reference)

@@ -13,6 +13,7 @@ import safetensors
 
 from ..core import locks
 from ..core.errors import ModelError, command
+from ..core.files import read_object
 from ..core.paths import existing, hub_id, nearest, refuse_missing_path
 from ..core.run import Run, is_run
 from . import cards
@@ -30,7 +31,7 @@ def locate(reference: str) -> Path:
     """Find the model folder or single file that `reference` names; fetches what only a hub has. Raises ModelError."""
     path = bundled_folder() if reference == BUNDLED else existing(reference)
     if path:
-        if (path / "model" / INDEX).is_file():
+        if is_model(path / "model"):
             return path / "model"
         if is_run(path):
             raise ModelError(
@@ -45,6 +46,19 @@ def locate(reference: str) -> Path:
     near = nearest(reference) or next(iter(difflib.get_close_matches(reference[:60], [BUNDLED])), None)
     way_out = f"did you mean {near}?" if near else f"{WAY_OUT}; or a hub id like owner/name"
     raise ModelError(f"{reference}: no such base model, file or folder", way_out)
+
+
+def is_model(folder: Path) -> bool:
+    """Tell whether a folder holds a model in diffusers' layout, or an adapter and the name of its base."""
+    return (folder / INDEX).is_file() or adapter_in(folder) is not None
+
+
+def adapter_in(folder: Path) -> dict[str, Any] | None:
+    """Read what a folder says of the adapter in it (`adapted_folder`); None for any other folder."""
+    if (folder / INDEX).is_file():
+        return None
+    found = read_object(folder / SUBJECT_FILE).get("adapter")
+    return found if isinstance(found, dict) else None
 
 
 def _why(run: Path) -> str:

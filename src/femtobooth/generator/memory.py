@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,25 +18,31 @@ def peak_memory(device: torch.device) -> int:
 
 
 def estimate(
-    modules: dict[str, tuple[torch.nn.Module, float | None]], optimizer: str, ema: bool, copied: set[str]
+    modules: dict[str, tuple[torch.nn.Module, float | None]],
+    optimizer: str,
+    ema: bool,
+    copied: set[str],
+    frozen: Mapping[str, int] = {},
 ) -> list[dict[str, Any]]:
     """Estimate per part: trained and frozen parameters, and bytes for weights, gradients and optimizer state.
 
     `modules` maps a name to (module, learning rate or None); `copied` names the parts of which a
-    frozen copy is kept (the prior's base). Weights, gradients and averages are 32-bit; AdamW keeps two more numbers for
-    each trained parameter, of 4 bytes or 1. Activations come on top: they depend on picture size and batch.
+    frozen copy is kept (the prior's base); `frozen` gives the bytes of each number that does not train, where it is not
+    4. Other weights, gradients and averages are 32-bit; AdamW keeps two more numbers for each trained parameter, of 4
+    bytes or 1. Activations come on top: they depend on picture size and batch.
     """
     rows = []
     for name, (module, rate) in modules.items():
         trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in module.parameters())
+        weights = 4 * trained + frozen.get(name, 4) * (total - trained)
         rows.append(
             {
                 "part": name,
                 "trained": trained,
                 "frozen": total - trained,
                 "learning_rate": rate,
-                "weights": 4 * total * (2 if name in copied else 1) + (4 * trained if ema else 0),
+                "weights": weights * (2 if name in copied else 1) + (4 * trained if ema else 0),
                 "gradients": 4 * trained,
                 "optimizer": trained * (8 if optimizer == "adamw" else 2),
             }

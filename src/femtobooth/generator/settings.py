@@ -16,6 +16,7 @@ from ..training.settings import TrainingSettings
 from . import locate
 from .cards import Recommendable
 from .prompts import names_subject
+from .train_settings import LoraSettings, TrainSettings
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
 
@@ -148,37 +149,6 @@ class LossSettings(Settings):
         )
 
 
-class TrainSettings(Settings):
-    parts: Annotated[list[Literal["unet", "attention", "text_encoder", "token"]], Flag("--train", common=True)] = Field(
-        ["unet", "text_encoder"], min_length=1
-    )
-    """What trains: unet, attention (the UNet's attention layers only), text_encoder, token (only the new word's
-    embedding).
-    """
-    unet_learning_rate: Annotated[float, Flag("--unet-lr", unit="rate")] = Field(2e-6, gt=0)
-    """Learning rate of the UNet or its attention layers."""
-    text_encoder_learning_rate: Annotated[float, Flag("--text-encoder-lr", unit="rate")] = Field(2e-6, gt=0)
-    """Learning rate of the text encoder."""
-    token_learning_rate: Annotated[float, Flag("--token-lr", unit="rate")] = Field(5e-3, gt=0)
-    """Learning rate of the token embedding."""
-
-    @model_validator(mode="after")
-    def _consistent(self) -> TrainSettings:
-        if {"unet", "attention"} <= set(self.parts):
-            raise ValueError("unet already trains the attention layers; name one of them")
-        if {"text_encoder", "token"} <= set(self.parts):
-            raise ValueError("text_encoder already trains the token; name one of them")
-        return self
-
-    def without_effect(self) -> dict[str, str]:
-        """Name the learning rates of what does not train."""
-        users = {"unet": {"unet", "attention"}, "text_encoder": {"text_encoder"}, "token": {"token"}}
-        idle = [f"{part}_learning_rate" for part, needed in users.items() if not needed & set(self.parts)]
-        return {
-            name: f"as only {' and '.join(self.parts)} is trained" for name in idle if name in self.model_fields_set
-        }
-
-
 class SampleSettings(Settings):
     every: Annotated[int, Flag("--sample-every", unit="steps")] = Field(100, ge=0)
     """Optimizer steps between sample sheets; 0 makes only the first and the last."""
@@ -268,6 +238,7 @@ class PersonalizeSettings(Settings):
     prior: Annotated[PriorSettings, Flags("class images")] = PriorSettings()
     loss: Annotated[LossSettings, Flags("loss")] = LossSettings()
     train: Annotated[TrainSettings, Flags("what trains")] = TrainSettings()
+    lora: Annotated[LoraSettings, Flags("LoRA (--train lora)")] = LoraSettings()
     samples: Annotated[SampleSettings, Flags("samples")] = SampleSettings()
     validation: Annotated[ValidationSettings, Flags("validation")] = ValidationSettings()
     training: Annotated[TrainingSettings, Flags("training")] = TrainingSettings()
@@ -277,6 +248,14 @@ class PersonalizeSettings(Settings):
         if self.photos.caption_dropout and self.train.parts == ["token"]:
             raise ValueError("`photos.caption_dropout`: without a caption nothing reaches the word that trains")
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """Name everything about a LoRA, where none trains."""
+        found = super().without_effect()
+        if "lora" not in self.train.parts:
+            found = {path: why for path, why in found.items() if not path.startswith("lora.")}
+            found |= {f"lora.{name}": "without lora in train.parts" for name in sorted(self.lora.model_fields_set)}
+        return found
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -393,6 +372,7 @@ RECOMMENDABLE = (
             *(f"prior.{key}" for key in ("batch_size", "sampling.*")),
             "loss.*",
             "train.*",
+            "lora.*",
             *(f"samples.{key}" for key in ("every", "prompts", "images", "sampling.*")),
             *(
                 f"validation.{key}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import AddedToken
 
-from ..core.errors import SettingsError
+from ..core.errors import ModelError, SettingsError
 from ..core.events import progress
 from ..training.randomness import generator
 from .families.family import Condition, Family
@@ -111,13 +112,18 @@ class TokenEmbedding(nn.Module):
     Everything but the row is frozen, so the optimizer holds D numbers and weight decay touches no other word.
     """
 
+    start: Tensor
+
     def __init__(self, table: nn.Embedding, token_id: int, start: Tensor) -> None:
         super().__init__()
         self.table, self.token_id = table, token_id
         self.row = nn.Parameter(start.detach().clone())  # (D,)
+        self.register_buffer("start", start.detach().clone(), persistent=False)
+        self.is_on = True  # else it is what it was at the start
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, L) -> (B, L, D)
-        return torch.where((ids == self.token_id)[..., None], self.row.to(self.table.weight.dtype), self.table(ids))
+        row = self.row if self.is_on else self.start
+        return torch.where((ids == self.token_id)[..., None], row.to(self.table.weight.dtype), self.table(ids))
 
     @staticmethod
     def install(model: Family, token: str, class_noun: str) -> None:
@@ -132,11 +138,28 @@ class TokenEmbedding(nn.Module):
             embeddings.token_embedding = TokenEmbedding(table, token_id, table.weight[noun_ids].mean(dim=0))
 
     @staticmethod
-    def remove(model: Family) -> None:
-        """Write the row into the table and put the plain table back."""
+    def remove(model: Family, write: bool = True) -> None:
+        """Write the row into the table, unless it is to be forgotten, and put the plain table back."""
         for _, _, embeddings in model.token_tables():
             trained = embeddings.token_embedding
             if isinstance(trained, TokenEmbedding):
                 with torch.no_grad():
-                    trained.table.weight[trained.token_id] = trained.row
+                    if write:
+                        trained.table.weight[trained.token_id] = trained.row
                 embeddings.token_embedding = trained.table
+
+    @staticmethod
+    def teach(model: Family, token: str, rows: Sequence[Tensor]) -> None:
+        """Give `token` what was learned for it elsewhere, a row (D,) for each text encoder. Raises ModelError where the
+        model's words are of another width.
+        """
+        TokenEmbedding.install(model, token, token)
+        for (_, text_encoder, embeddings), row in zip(model.token_tables(), rows, strict=True):
+            if row.shape != embeddings.token_embedding.row.shape:
+                raise ModelError(
+                    f"{token}: has {len(row)} numbers, words of {model.source} have {text_encoder.config.hidden_size}",
+                    "it was made for another base",
+                )
+            with torch.no_grad():
+                embeddings.token_embedding.row.copy_(row)
+        TokenEmbedding.remove(model)

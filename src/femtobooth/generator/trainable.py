@@ -1,23 +1,32 @@
-"""What trains of a model: whole networks, the denoiser's attention layers, or one word's embedding; and how fast."""
+"""What trains of a model: whole networks, the denoiser's attention layers, an adapter, or one word's embedding; and how
+fast.
+"""
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
+from torch import nn
+
+from . import adapter_layers
 from .families.family import Family
-from .settings import PersonalizeSettings, TrainSettings
+from .settings import PersonalizeSettings
 from .tokens import TokenEmbedding
 
 
 def select(model: Family, settings: PersonalizeSettings, token: str) -> None:
     """Switch gradients and training mode on for what `settings.train` names, in place, and off for everything else."""
     wanted, denoiser = settings.train.parts, model.denoiser
-    denoiser.requires_grad_("unet" in wanted).train("unet" in wanted or "attention" in wanted)
+    denoiser.requires_grad_("unet" in wanted).train(bool({"unet", "attention", "lora"} & set(wanted)))
     if "attention" in wanted:
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad_(any(part in name for part in model.ATTENTION))
     for text_encoder in model.text_encoders.values():
-        text_encoder.requires_grad_("text_encoder" in wanted).train("text_encoder" in wanted)
+        trains = "text_encoder" in wanted
+        text_encoder.requires_grad_(trains).train(trains or ("lora" in wanted and settings.lora.text_encoder))
+    if "lora" in wanted:
+        adapter_layers.install(model, settings.lora, settings.training.seed)
     if "token" in wanted:
         TokenEmbedding.install(model, token, settings.photos.class_noun)
     if settings.training.gradient_checkpointing:
@@ -26,22 +35,46 @@ def select(model: Family, settings: PersonalizeSettings, token: str) -> None:
             text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
-def optimizer_groups(model: Family, train: TrainSettings) -> list[dict[str, Any]]:
-    """Give the optimizer groups, one a network in which something trains: name, params, lr."""
-    text_rate = train.token_learning_rate if "token" in train.parts else train.text_encoder_learning_rate
-    found = []
+def optimizer_groups(model: Family, settings: PersonalizeSettings) -> list[dict[str, Any]]:
+    """Give the optimizer groups, one a network in which something trains: name, params, lr.
+
+    Where a word trains in a text encoder beside something else, it has a group of its own, `token`.
+    """
+    train, adapted = settings.train, "lora" in settings.train.parts
+    rates = settings.lora if adapted else train
+    found: list[dict[str, Any]] = []
     for name, network in model.trainable.items():
-        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-        if trained:
-            rate = train.unet_learning_rate if name == model.DENOISER else text_rate
-            found.append({"name": name, "params": trained, "lr": rate})
+        words = _words(network)
+        others = [one for one in network.parameters() if one.requires_grad and all(one is not word for word in words)]
+        rate = rates.unet_learning_rate if name == model.DENOISER else rates.text_encoder_learning_rate
+        if others:
+            found.append({"name": name, "params": others, "lr": rate})
+        if words:
+            found.append({"name": "token" if others else name, "params": words, "lr": train.token_learning_rate})
     return found
 
 
-def learning_rates(train: TrainSettings) -> dict[str, float]:
-    """Give the settings of the learning rates that what trains has, by name."""
-    names = {part: f"{part}_learning_rate" for part in train.parts} | {"attention": "unet_learning_rate"}
-    return {name: getattr(train, name) for name in dict.fromkeys(names[part] for part in train.parts)}
+def learning_rates(settings: PersonalizeSettings) -> dict[str, float]:
+    """Give the settings of the learning rates that what trains has, by their dotted names."""
+    of = {"attention": ["train.unet"], "lora": ["lora.unet", *["lora.text_encoder"] * settings.lora.text_encoder]}
+    names = [f"{name}_learning_rate" for part in settings.train.parts for name in of.get(part, [f"train.{part}"])]
+    return {name: attrgetter(name)(settings) for name in dict.fromkeys(names)}
+
+
+def _words(network: nn.Module) -> list[nn.Parameter]:
+    """List the rows of a network's token embeddings that train."""
+    return [part.row for part in network.modules() if isinstance(part, TokenEmbedding)]
+
+
+def teacher(model: Family, settings: PersonalizeSettings) -> Family | None:
+    """Give what says the targets that are not the truth, frozen; None where no target is.
+
+    It is the base: a copy of `model` as it is now, or, where an adapter trains, `model` itself, which is the base while
+    the adapter is switched off.
+    """
+    if not needs_teacher(settings):
+        return None
+    return model if "lora" in settings.train.parts else model.teacher()
 
 
 def needs_teacher(settings: PersonalizeSettings) -> bool:

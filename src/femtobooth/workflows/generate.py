@@ -23,6 +23,7 @@ from ..core.events import conclude, progress_bar, warn
 from ..core.files import sha256_of, timestamp, write_json
 from ..core.paths import expanded
 from ..core.run import is_run
+from ..generator.locate import is_model
 from ..generator.prompts import names_subject, warn_of_unseen, with_subject
 from ..generator.settings import GenerateSettings
 from ..generator.start_picture import Start, fit, read_start
@@ -240,7 +241,7 @@ def home(reference: str) -> Path:
     path = expanded(reference)
     if path.name == "model" and is_run(path.parent):
         path = path.parent
-    return path if (path / "model" / "model_index.json").is_file() else Path()
+    return path if is_model(path / "model") else Path()
 
 
 def _fingerprint(path: str) -> dict[str, str]:

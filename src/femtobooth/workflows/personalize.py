@@ -11,7 +11,7 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
           checkpoints/      to resume from
           overview.png      photos, before, after
           report.html       all of it on one page
-          model/            the result, in diffusers' layout
+          model/            the result: in diffusers' layout, or an adapter (generator/adapted_folder.py)
 """
 
 from __future__ import annotations
@@ -193,11 +193,11 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
 
 def _refuse_too_strong_a_pull(settings: PersonalizeSettings) -> None:
     """Raise SettingsError where every step would take all that was learned away again."""
-    rates = trainable.learning_rates(settings.train)
+    rates = trainable.learning_rates(settings)
     name, rate = max(rates.items(), key=lambda item: item[1])
     if settings.training.optimizer in ("adamw", "adamw8bit") and settings.prior.weights * rate >= 1:
         raise SettingsError(
-            f"`prior.weights={settings.prior.weights:g}`: with `train.{name}={rate:g}` every step takes back "
+            f"`prior.weights={settings.prior.weights:g}`: with `{name}={rate:g}` every step takes back "
             "all that was learned",
             f"give far less than {1 / rate:g}, such as {0.01 / rate:.1g}",
         )
@@ -296,5 +296,5 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
 
 def _calmer(settings: PersonalizeSettings) -> str:
     """Say what to try where training left the finite numbers."""
-    named = [f"`train.{name}` (it was {rate:g})" for name, rate in trainable.learning_rates(settings.train).items()]
+    named = [f"`{name}` (it was {rate:g})" for name, rate in trainable.learning_rates(settings).items()]
     return f"train again with a lower {' or '.join(named)}, or fewer steps"

@@ -18,6 +18,7 @@ from ..core.events import conclude, note, progress_bar, warn
 from ..core.files import sha256_of, timestamp
 from ..core.paths import existing
 from ..generator import locate
+from ..generator.locate import is_model
 from ..generator.settings import AgainSettings, GenerateSettings
 from ..generator.start_picture import fit, read_start
 from ..pictures import records
@@ -132,7 +133,7 @@ def _on_this_machine(settings: GenerateSettings) -> GenerateSettings:
 def _model_around(image: Path) -> str | None:
     """Find the run that a picture lies in, wherever that was moved."""
     homes = image.resolve().parents[2:3]
-    return next((str(home) for home in homes if (home / "model" / "model_index.json").is_file()), None)
+    return next((str(home) for home in homes if is_model(home / "model")), None)
 
 
 def _model_named(record: Recipe, source: Path) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ..core.config import Seed, Settings, Words
 from ..core.fields import Argument, Flag, Flags, SettingsOf
+from ..generator.locate import is_model
 from ..generator.settings import PersonalizeSettings, SamplingSettings, of_card
 
 
@@ -164,6 +165,6 @@ def _sampling(run: str | None) -> Mapping[str, Any]:
     """Say how to draw with a finished run, or with the bundled base where none is given; nothing for what will be
     refused.
     """
-    if run and not (Path(run) / "model" / "model_index.json").is_file():
+    if run and not is_model(Path(run) / "model"):
         return {}
     return {"sampling": of_card(run, "generate").get("sampling", {})}

@@ -65,7 +65,9 @@ class Family(ABC):
     TEXT_ENCODERS: ClassVar[Mapping[str, str]]
     """The networks that read prompts, each with the folder of its tokenizer; also the names of the fields."""
     ATTENTION: ClassVar[Sequence[str]]
-    """What the names of the denoiser's attention layers hold: what `attention` trains, and where adapters sit."""
+    """What the names of the denoiser's attention layers hold: what `attention` trains."""
+    ADAPTED: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    """Where adapters sit: by network and choice of `lora.targets`, a regular expression over whole names of layers."""
 
     tokenizer: Any
     """Cuts prompts into tokens for the first text encoder."""

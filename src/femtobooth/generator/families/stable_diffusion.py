@@ -21,6 +21,15 @@ from .family import Condition, Family, TokenTable
 
 CLASS_EMBEDDINGS = {"projection": "an unCLIP", "timestep": "an upscaling", "simple_projection": "an audio"}
 INPUT_CHANNELS = {9: "an inpainting", 5: "a depth-to-image", 8: "an editing (instruct-pix2pix)", 7: "an upscaling"}
+# Layers by the ends of their names: the UNet's attention, its feed-forward, and what kohya's `conv_dim` adds besides;
+# the text encoder's attention and its feed-forward.
+_CROSS, _FF = r"attn[12]\.(to_[qkv]|to_out\.0)", r"ff\.net\.(0\.proj|2)"
+_REST = r"proj_(in|out)|conv[12]|conv_shortcut|time_emb_proj|(down|up)samplers\.0\.conv"
+_SELF, _MLP = r"self_attn\.(q|k|v|out)_proj", r"mlp\.fc[12]"
+
+
+def _within(*ends: str) -> str:
+    return rf".*\.({'|'.join(ends)})"
 
 
 @dataclass(kw_only=True)
@@ -32,6 +41,14 @@ class StableDiffusion(Family):
     DENOISER = "unet"
     TEXT_ENCODERS = {"text_encoder": "tokenizer"}
     ATTENTION = (".attn1.", ".attn2.")
+    ADAPTED = {
+        "unet": {
+            "attention": _within(_CROSS),
+            "attention+ff": _within(_CROSS, _FF),
+            "all": _within(_CROSS, _FF, _REST),
+        },
+        "text_encoder": {"attention": _within(_SELF), **dict.fromkeys(("attention+ff", "all"), _within(_SELF, _MLP))},
+    }
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel

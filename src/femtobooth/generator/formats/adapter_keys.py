@@ -63,7 +63,7 @@ def kohya(name: str) -> str:
 
 def kohya_tensor(kind: str) -> str:
     """Give the end of a tensor's name in kohya's files: `.lora_down.weight`, `.alpha`, `.hada_w1_a`."""
-    return f".{kind}.weight" if kind in ("lora_down", "lora_up", "lora_mid") else f".{kind}"
+    return f".{kind}.weight" if kind in ("lora_down", "lora_up", "lora_mid", "oft_R") else f".{kind}"
 
 
 # Reading

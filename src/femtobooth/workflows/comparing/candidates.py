@@ -15,6 +15,7 @@ from ...core.errors import ModelError, SettingsError
 from ...core.files import content_hash
 from ...core.paths import expanded
 from ...core.run import is_run
+from ...generator import locate
 from ...generator.run import PersonalizedRun
 from ...recognizer.model import artifact, formats, weights
 
@@ -102,9 +103,8 @@ def _task(reference: str) -> str | None:
     if reference == BUNDLED and not path.exists():
         return None
     if path.is_dir():
-        drawn = any(
-            (place / name).exists() for place in (path, path / "model") for name in ("model_index.json", "unet")
-        )
+        places = (path, path / "model")
+        drawn = any((place / "unet").exists() or locate.is_model(place) for place in places)
         return GENERATOR if drawn or PersonalizedRun.peek(path) else RECOGNIZER
     if path.is_file():
         return (
@@ -145,21 +145,24 @@ def _generator(given: str, reference: str) -> Candidate:
     if reference == BUNDLED:
         path = Path(str(resources.files("femtobooth") / "assets" / "bundled"))
     elif not path.exists() or (path.is_dir() and not (path / "unet").is_dir()):
-        from ...generator import locate
-
         path = locate.locate(reference)
     if path.is_file():
         return Candidate(given, path.stem, GENERATOR, str(path), path, (path,), f"single file ({path.suffix[1:]})")
     files = tuple(
         file for part in PARTS if (path / part).is_dir() for file in sorted((path / part).iterdir()) if file.is_file()
     )
+    form = "folder of diffusers"
+    if adapter := locate.adapter_in(path):
+        form = f"{adapter.get('kind')} beside {adapter.get('base')}"
+        held = (locate.SUBJECT_FILE, adapter.get("weights"), adapter.get("embedding"))
+        files = tuple(path / str(name) for name in held if name)
     if not files:
         raise ModelError(
             f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in PARTS)}"
         )
     run = path.parent if is_run(path.parent) else None
     name = run.resolve().name if run else Path(reference).name
-    return Candidate(given, name, GENERATOR, str(path), path, files, "folder of diffusers", run=run)
+    return Candidate(given, name, GENERATOR, str(path), path, files, form, run=run)
 
 
 def _recognizer(given: str, reference: str) -> Candidate:

@@ -14,7 +14,8 @@ from ...core import machine
 from ...core.errors import command
 from ...core.events import artifact, conclude, note, picture, warn
 from ...core.files import atomic_file
-from ...generator import cards, tokens
+from ...generator import adapted_folder, cards, tokens
+from ...generator.adapted_folder import Learned
 from ...generator.dreambooth import DreamBooth
 from ...generator.families.family import Family
 from ...generator.formats.folder import save_folder
@@ -60,7 +61,15 @@ def write(
         "rule": RULE if choice.front else None,
     }
 
-    model = weights_from(state, module, averaged=bool(settings.training.ema), chosen=weights).to(fitted.device)
+    model = weights_from(state, module, averaged=bool(settings.training.ema), chosen=weights)
+    learned, dtype = None, machine.dtype(settings.save_precision)
+    if "lora" in settings.train.parts:
+        learned = Learned.take(model, settings, run.subject.token, dtype)
+        exact = settings.train.frozen_precision == "fp32"
+        model = learned.put_into(model if exact else run.load_base(settings))
+    else:
+        tokens.TokenEmbedding.remove(model)
+    model = model.to(fitted.device)
     after = generate_samples(model, prompts, settings.samples, run.size)
     save_samples(folder / "samples", f"step-{choice.step:06d}", prompts, after)
     before = _before(folder, after)
@@ -71,9 +80,12 @@ def write(
     subject = run.subject
     model.subject = {"token": subject.token, "class_noun": subject.class_noun, "base_hash": run.base_hash}
     model.subject |= {"steps": choice.step, "run": run.name}
-    dtype = machine.dtype(settings.save_precision)
-    card = _card(run, choice.step, settings, model, prompts[0] if prompts else "")
-    save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=folder / "overview.png")
+    card, overview = _card(run, choice.step, settings, model, prompts[0] if prompts else ""), folder / "overview.png"
+    if learned:
+        model.subject["adapter"] = adapted_folder.describe(settings, run.name, learned)
+        adapted_folder.save(folder / "model", learned, model.subject, card, {}, dtype, overview)
+    else:
+        save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=overview)
     run.update(
         status="done", steps=choice.step, selected=selected, validation=validator.summary(), verdict=found.plain()
     )
@@ -91,13 +103,12 @@ def weights_from(
     state: dict[str, Any], module: DreamBooth, averaged: bool, chosen: dict[str, torch.Tensor] | None = None
 ) -> Family:
     """Put a checkpoint's trained weights (or their moving average), or those `chosen` over them, into the module's
-    model; returns it.
+    model; returns it, with whatever it trained with still in it.
     """
     trained = dict(state["state_dict"])
     if averaged:
         trained |= state["callbacks"][trainer.MovingAverage.__name__]["average"]
     module.load_state_dict(trained | (chosen or {}), strict=False)
-    tokens.TokenEmbedding.remove(module.model)
     return module.model
 
 
@@ -130,13 +141,17 @@ def _card(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model
     """Write the model card: what it is, how to use it, the settings it draws best with, and what it owes its base."""
     subject = f"{run.subject.token} {run.subject.class_noun}"
     matter, owed = cards.inherited(model.readme, settings.base)
-    matter |= cards.ON_HUB | {"tags": [*cards.ON_HUB["tags"], "dreambooth", "femtobooth"]}
+    adapted = "lora" in settings.train.parts
+    tags = [*cards.ON_HUB["tags"], *(["lora"] if adapted else []), "dreambooth", "femtobooth"]
+    matter |= cards.ON_HUB | {"tags": tags}
     matter |= {"instance_prompt": f"a {subject}", "widget": [{"text": prompt, "output": {"url": cards.PICTURE}}]}
     matter["femtobooth"] = {"generate": model.card.get("generate", {})}
     base = matter["base_model"] + (f" ({matter['license']})" if "license" in matter else "")
+    lora = settings.lora
+    shape = f" It holds no more than what changes that base: {lora.kind} of rank {lora.rank}." if adapted else ""
     body = (
         f"# {subject}\n\n![photos, and pictures before and after]({cards.PICTURE})\n\n"
-        f"DreamBooth on {base}: {steps} steps; what trained: {', '.join(settings.train.parts)}.\n\n"
+        f"DreamBooth on {base}: {steps} steps; what trained: {', '.join(settings.train.parts)}.{shape}\n\n"
         f'Write "a {subject} ..." in a prompt. Made with femtobooth {run.versions.get("femtobooth", "")}.\n'
     )
     return cards.card(matter, f"{body}\n# Of the base\n\n{owed}\n" if owed else body)

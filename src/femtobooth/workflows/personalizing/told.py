@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from ...core import machine
 from ...core.events import table
 from ...generator.dreambooth import DreamBooth
 from ...generator.memory import estimate
@@ -16,8 +17,10 @@ def parts(module: DreamBooth) -> None:
     modules: dict[str, tuple[torch.nn.Module, float | None]] = {
         name: (part, rates.get(name)) for name, part in networks.items()
     }
-    copied = set(rates) if module.teacher else set()
-    rows = estimate(modules, training.optimizer, bool(training.ema), copied)
+    copied = set() if module.teacher is None or module.teacher is module.model else set(rates)
+    held = machine.dtype(module.settings.train.frozen_precision).itemsize
+    frozen = dict.fromkeys(module.model.trainable, held)
+    rows = estimate(modules, training.optimizer, bool(training.ema), copied, frozen)
 
     def size(count: float) -> str:
         return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,175 @@
+"""model/ of a run that trained an adapter: a few MB, and which base they change.
+
+README.md, overview.png               as every personalized model has them
+femtobooth.json                       the subject, and `adapter`: what it is, its files, and its base by name and hash
+NAME.safetensors                      the adapter in kohya's layout, which femtobooth and most programs read
+pytorch_lora_weights.safetensors      the same for diffusers, of a LoRA
+embeddings/TOKEN.safetensors          the word that trained beside it, where one did, as a textual-inversion file
+
+A folder that was copied elsewhere says no more than the name of a base that is a path; in a run, run.json says where it
+lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..core.errors import ModelError
+from ..core.files import atomic_folder, content_hash, read_object
+from ..core.paths import existing
+from ..core.run import FILE as RUN_FILE
+from ..core.tensors import DAMAGED
+from . import adapter_layers, adapters, cards
+from .adapters import Adapter
+from .families.family import Family
+from .formats import adapter_reading, adapter_writing
+from .formats.folder import checked_subject
+from .locate import BUNDLED, SUBJECT_FILE
+from .settings import RECOMMENDABLE, PersonalizeSettings
+from .tokens import TokenEmbedding
+
+WORDS = "embeddings"  # the folder that other programs keep them in, where the name of a file is the word
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a run has learned beside a base: small changes of its layers, and the embedding of a word."""
+
+    adapter: Adapter
+    word: str = ""
+    rows: tuple[Tensor, ...] = ()
+    """(D,) for each text encoder; none where no word trained."""
+
+    @staticmethod
+    def take(model: Family, settings: PersonalizeSettings, word: str, dtype: torch.dtype) -> Learned:
+        """Take what trained out of a model, which is its base again; as exact as it will be in files of `dtype`."""
+        words = [table.embeddings.token_embedding for table in model.token_tables()]
+        rows = tuple(one.row.detach().cpu() for one in words if isinstance(one, TokenEmbedding))
+        held = adapter_layers.read(model).modules
+        modules = {
+            name: {kind: tensor.to(dtype).float() for kind, tensor in tensors.items()} for name, tensors in held.items()
+        }
+        adapter_layers.remove(model)
+        TokenEmbedding.remove(model, write=False)
+        return Learned(Adapter(modules), word if rows else "", tuple(row.to(dtype).float() for row in rows))
+
+    def put_into(self, model: Family) -> Family:
+        """Merge it into its base, in place, and return that. Raises ModelError where it does not fit."""
+        adapters.apply(model, self.adapter)
+        if self.rows:
+            TokenEmbedding.teach(model, self.word, self.rows)
+        return model
+
+
+def describe(settings: PersonalizeSettings, name: str, learned: Learned) -> dict[str, Any]:
+    """Say what femtobooth.json says of an adapter: what it is, which files hold it, and its base, without a path."""
+    lora = settings.lora
+    return {
+        "kind": lora.kind,
+        "rank": lora.rank,
+        "alpha": None if lora.kind == "oft" else adapter_layers.scaled_alpha(lora),
+        "targets": lora.targets,
+        "base": Path(settings.base).name if settings.base != BUNDLED and existing(settings.base) else settings.base,
+        "weights": f"{name}.safetensors",
+        "embedding": f"{WORDS}/{learned.word}.safetensors" if learned.rows else None,
+    }
+
+
+def save(
+    folder: Path,
+    learned: Learned,
+    subject: Mapping[str, Any],
+    card: str,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype,
+    picture: Path,
+) -> None:
+    """Write the folder, which appears whole, in place of what was there; `subject` holds `adapter` (`describe`)."""
+    described = subject["adapter"]
+    with atomic_folder(folder, overwrite=True) as temporary:
+        adapter_writing.write_kohya(temporary / described["weights"], learned.adapter, metadata, dtype)
+        if described["kind"] == "lora":
+            path = temporary / adapter_writing.DIFFUSERS_NAME
+            adapter_writing.write_diffusers(path, learned.adapter, metadata, dtype)
+        if learned.rows:
+            path = temporary / described["embedding"]
+            path.parent.mkdir()
+            save_file({learned.word: learned.rows[0].to(dtype)[None].contiguous()}, path)
+        (temporary / cards.README).write_text(card, encoding="utf-8")
+        if picture.is_file():
+            shutil.copyfile(picture, temporary / cards.PICTURE)
+        (temporary / SUBJECT_FILE).write_text(json.dumps(dict(subject), indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, source: str, load_base: Callable[[str, str | None], Family], tokenizer: str | None) -> Family:
+    """Load the base that a folder's adapter belongs to, and merge the adapter into it.
+
+    `load_base` loads what a name and a tokenizer stand for. Raises ModelError where the base is not where it was or is
+    another one, or where a file is missing or damaged.
+    """
+    given = read_object(folder / SUBJECT_FILE)
+    try:
+        subject = checked_subject(given)
+        described, wanted = dict(given["adapter"]), str(subject["base_hash"])
+        weights = folder / str(described["weights"])
+        word = folder / str(described["embedding"]) if described.get("embedding") else None
+    except (ValueError, TypeError, KeyError):
+        raise ModelError(f"{folder / SUBJECT_FILE}: says too little of its adapter, or is damaged", DAMAGED) from None
+    if missing := next((path for path in (weights, word) if path and not path.is_file()), None):
+        raise ModelError(f"{missing}: missing", DAMAGED)
+    base = _base(folder, source, described, wanted, load_base, tokenizer)
+    learned = Learned(
+        adapter_reading.read(weights, base), str(subject.get("token", "")), _read_word(word) if word else ()
+    )
+    readme = cards.read_readme(folder)
+    files = content_hash([path for path in (weights, word) if path], folder)
+    return replace(
+        learned.put_into(base),
+        source=source,
+        hash=hashlib.sha256(f"{base.hash}\0{files}".encode()).hexdigest(),
+        card=cards.parse_card(readme, folder / cards.README, RECOMMENDABLE),
+        readme=readme,
+        subject={key: value for key, value in subject.items() if key != "adapter"},
+    )
+
+
+def _base(
+    folder: Path,
+    source: str,
+    described: Mapping[str, Any],
+    wanted: str,
+    load_base: Callable[[str, str | None], Family],
+    tokenizer: str | None,
+) -> Family:
+    """Load the base with the hash `wanted`, from where the folder or its run says. Raises ModelError."""
+    run = read_object(folder.parent / RUN_FILE)
+    tokenizer = tokenizer or (run.get("settings") or {}).get("tokenizer")
+    places = dict.fromkeys(str(place) for place in (described.get("base"), run.get("base")) if place)
+    name = f"the base {described.get('base')} (hash {wanted[:12]})"
+    why = "nothing says where that is"
+    for place in places:
+        try:
+            base = load_base(place, tokenizer)
+        except ModelError as error:
+            why = f"which is not there: {error.problem}"
+            continue
+        if base.hash == wanted:
+            return base
+        why = f"but {place} is another one (hash {base.hash[:12]})"
+    way_out = f"put that base there, or write where it is as `base` of `adapter` into {folder / SUBJECT_FILE}"
+    raise ModelError(f"{source}: made for {name}, {why}", way_out)
+
+
+def _read_word(path: Path) -> tuple[Tensor, ...]:
+    """Read the rows of a textual-inversion file: (D,) for each text encoder."""
+    return tuple(row.float().reshape(-1) for row in load_file(path).values())

@@ -1,0 +1,85 @@
+"""Settings of what trains and how fast, and of an adapter that trains beside frozen weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from ..core.config import Settings
+from ..core.fields import Flag
+from ..core.machine import FloatPrecision
+
+
+class TrainSettings(Settings):
+    parts: Annotated[
+        list[Literal["unet", "attention", "text_encoder", "token", "lora"]], Flag("--train", common=True)
+    ] = Field(["unet", "text_encoder"], min_length=1)
+    """What trains: unet, attention (the UNet's attention layers only), text_encoder, token (only the new word's
+    embedding), lora (an adapter of a few MB beside frozen weights; with token it is pivotal tuning).
+    """
+    unet_learning_rate: Annotated[float, Flag("--unet-lr", unit="rate")] = Field(2e-6, gt=0)
+    """Learning rate of the UNet or its attention layers."""
+    text_encoder_learning_rate: Annotated[float, Flag("--text-encoder-lr", unit="rate")] = Field(2e-6, gt=0)
+    """Learning rate of the text encoder."""
+    token_learning_rate: Annotated[float, Flag("--token-lr", unit="rate")] = Field(5e-3, gt=0)
+    """Learning rate of the token embedding."""
+    frozen_precision: Annotated[FloatPrecision, Flag("--frozen-precision")] = "fp32"
+    """Number format of the weights beside a LoRA, which do not train: fp16 and bf16 take half the memory; the LoRA
+    itself stays fp32.
+    """
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainSettings:
+        if {"unet", "attention"} <= set(self.parts):
+            raise ValueError("unet already trains the attention layers; name one of them")
+        if {"text_encoder", "token"} <= set(self.parts):
+            raise ValueError("text_encoder already trains the token; name one of them")
+        whole = {"unet", "attention", "text_encoder"} & set(self.parts)
+        if whole and "lora" in self.parts:
+            raise ValueError(f"lora trains beside frozen weights, {sorted(whole)[0]} trains those; name one of them")
+        return self
+
+    def without_effect(self) -> dict[str, str]:
+        """Name the learning rates of what does not train."""
+        users = {"unet": {"unet", "attention"}, "text_encoder": {"text_encoder"}, "token": {"token"}}
+        idle = [f"{part}_learning_rate" for part, needed in users.items() if not needed & set(self.parts)]
+        rates = " (`lora` has rates of its own)" if "lora" in self.parts else ""
+        found = {
+            name: f"as only {' and '.join(self.parts)} is trained{rates}"
+            for name in idle
+            if name in self.model_fields_set
+        }
+        if "lora" not in self.parts:
+            found |= dict.fromkeys({"frozen_precision"} & self.model_fields_set, "without lora in train.parts")
+        return found
+
+
+class LoraSettings(Settings):
+    kind: Annotated[Literal["lora", "dora", "loha", "lokr", "oft"], Flag("--lora-kind")] = "lora"
+    """What carries the change: lora, which every program reads; dora (A1111 draws it wrongly); loha or lokr (A1111,
+    Forge and ComfyUI read them, diffusers does not); oft, of Linear layers alone (ComfyUI and OneTrainer read it).
+    """
+    rank: Annotated[int, Flag("--rank", common=True, unit="rank")] = Field(16, ge=1)
+    """Rank of each layer's change: more holds more, in a larger file; the size of a block for oft."""
+    alpha: Annotated[float | None, Flag("--alpha", unit="alpha")] = Field(None, gt=0)
+    """The change is scaled by alpha / rank; the rank itself if not given."""
+    rank_stabilised: Annotated[bool, Flag("--rank-stabilised")] = False
+    """Scale by alpha / sqrt(rank) instead, so that a large rank learns as fast as a small one (arXiv 2312.03732)."""
+    targets: Annotated[Literal["attention", "attention+ff", "all"], Flag("--lora-targets")] = "attention"
+    """Which layers get one: attention, attention and feed-forward, or also the UNet's projections and convolutions."""
+    text_encoder: Annotated[bool, Flag("--lora-text-encoder")] = True
+    """Whether the text encoder gets one too."""
+    unet_learning_rate: Annotated[float, Flag("--lora-unet-lr", unit="rate")] = Field(1e-4, gt=0)
+    """Learning rate of the UNet's."""
+    text_encoder_learning_rate: Annotated[float, Flag("--lora-text-encoder-lr", unit="rate")] = Field(5e-5, gt=0)
+    """Learning rate of the text encoder's."""
+
+    def without_effect(self) -> dict[str, str]:
+        """Name what the other settings leave without a use."""
+        found = {}
+        if not self.text_encoder:
+            found["text_encoder_learning_rate"] = "without lora.text_encoder"
+        if self.kind == "oft":
+            found |= dict.fromkeys(("alpha", "rank_stabilised"), "with oft, which turns weights and scales nothing")
+        return {name: why for name, why in found.items() if name in self.model_fields_set}
