@@ -26,12 +26,10 @@ from ...core.paths import existing, nearest
 from ..adapters import Adapter, layers, refuse_misfit
 from ..families.family import Family
 from . import adapter_keys
-from .adapter_writing import DIFFUSERS_NAME
+from .adapter_writing import CONFIG, DIFFUSERS_NAME
 
 NAMES = (DIFFUSERS_NAME, "adapter.safetensors", "adapter_model.safetensors")
 """Under which names an adapter lies in a folder."""
-CONFIG = "lora_adapter_metadata"
-"""Where diffusers puts rank and alpha of its adapters, in the header."""
 MOST_NAMED = 5
 
 
@@ -107,7 +105,7 @@ def content_hash(path: Path) -> str:
 def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     with suppress(OSError), path.open("rb") as file:
         start = file.read(9)
-        if start[:1] == b"\x80" or start[:2] == b"PK":
+        if start[8:] != b"{" and (start[:1] == b"\x80" or start[:2] == b"PK"):
             raise UnsafeFileError(
                 f"{path}: is a pickle, which can hold code, and was not loaded",
                 "take the .safetensors version of this adapter",

@@ -1,13 +1,15 @@
 """Adapters written to files: in kohya's layout, which every program reads, and in diffusers'.
 
-Both begin with a header that says what it is (`adapter_header`). The same adapter and header give the same bytes.
+Both begin with a header that says what it is (`adapter_header`), with hashes that can be computed again from the file.
+The same adapter and header give the same bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import safetensors.torch
@@ -18,9 +20,12 @@ from ...core.errors import ModelError
 from ...core.files import atomic_file, refuse_existing
 from ..adapters import Adapter, Tensors
 from . import adapter_keys
+from .adapter_header import diffusers_config
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file of an adapter in a folder."""
+CONFIG = "lora_adapter_metadata"
+"""Where diffusers puts rank and alpha of its adapters, in the header."""
 
 
 def write_kohya(
@@ -61,7 +66,7 @@ def write_diffusers(
         tensors[f"{key}.lora_A.weight"] = held["lora_down"]
         scale = held["alpha"].item() / held["lora_down"].shape[0] if "alpha" in held else 1.0
         tensors[f"{key}.lora_B.weight"] = held["lora_up"].float() * scale
-    _write(path, tensors, metadata, dtype, overwrite)
+    _write(path, tensors, {**metadata, CONFIG: diffusers_config(adapter), "format": "pt"}, dtype, overwrite)
 
 
 def _with_alpha(held: Tensors) -> Tensors:
@@ -83,11 +88,23 @@ def _write(
             raise ModelError(
                 f"{path}: {key} would hold NaN or infinite values as {dtype}", "write it with precision fp32"
             )
-    plain = safetensors.torch.save(cast)
+    with atomic_file(path, replace=overwrite) as temporary, temporary.open("wb") as file:
+        for part in _encoded(cast, dict(metadata)):
+            file.write(part)
+
+
+def _encoded(tensors: dict[str, Tensor], metadata: dict[str, str]) -> Iterator[bytes | memoryview]:
+    """Give the parts of a safetensors file: header and tensors, in the library's order."""
+    plain = safetensors.torch.save(tensors)
     (length,) = struct.unpack("<Q", plain[:8])
+    data = memoryview(plain)[8 + length :]
+    digest = hashlib.sha256(data).hexdigest()
+    metadata |= {"modelspec.hash_sha256": f"0x{digest}", "sshs_model_hash": digest}
+    kohyas = {key: value for key, value in metadata.items() if key.startswith("ss_")}
+    with_kohyas = safetensors.torch.save(tensors, kohyas) if kohyas else plain
+    metadata["sshs_legacy_hash"] = hashlib.sha256(with_kohyas[0x100000:0x110000]).hexdigest()[:8]
     listed = json.loads(plain[8 : 8 + length])
     header = json.dumps({"__metadata__": dict(sorted(metadata.items())), **listed}, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)
-    with atomic_file(path, replace=overwrite) as temporary, temporary.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        file.write(memoryview(plain)[8 + length :])
+    yield struct.pack("<Q", len(header)) + header
+    yield data
