@@ -31,7 +31,7 @@ from PIL import Image
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, note
 from femtobooth.core.files import atomic_file, atomic_folder, write_json
-from femtobooth.training import checkpoints, trainer
+from femtobooth.training import averages, checkpoints
 from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.module import NumberedSteps
 from femtobooth.training.randomness import generator
@@ -207,7 +207,7 @@ class Autoencoder(NumberedSteps):
 class Quality(StepCallback):
     """Measures the moving-average weights on unseen scenes every `every` optimizer steps."""
 
-    def __init__(self, pictures: torch.Tensor, average: trainer.MovingAverage, every: int) -> None:
+    def __init__(self, pictures: torch.Tensor, average: averages.MovingAverage, every: int) -> None:
         self.pictures, self.average, self.every = pictures, average, every
         self._began = (0, 0.0)
 
@@ -241,7 +241,7 @@ def train(
     where: Path, world: sprites.World, settings: TrainingSettings, measure: int = 128, warm: Path | None = None
 ) -> None:
     """Train from the newest checkpoint under `where`, or from the start (with those weights in `warm` that fit)."""
-    module, average = Autoencoder(settings, world), trainer.MovingAverage(settings.ema)
+    module, average = Autoencoder(settings, world), averages.MovingAverage(settings.ema)
     if warm and not checkpoints.newest(where / "checkpoints"):
         here, there = (
             module.vae.state_dict(),

@@ -37,7 +37,7 @@ from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.samples import Samples
 from femtobooth.generator.sampling import to_pixels
 from femtobooth.generator.settings import SampleSettings, SamplingSettings
-from femtobooth.training import checkpoints, trainer
+from femtobooth.training import averages, checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.module import NumberedSteps
 from femtobooth.training.randomness import generator
@@ -449,7 +449,7 @@ def main() -> None:
             if given.warm_start:
                 warm(model, given.warm_start)
         write_json(where / "settings.json", json.loads(settings.model_dump_json()))
-        average = trainer.MovingAverage(settings.ema)
+        average = averages.MovingAverage(settings.ema)
         samples = SAMPLES.model_copy(
             update={"every": settings.steps // 2, "prompts": SAMPLES.prompts[:1], "images": 1} if given.smoke else {}
         )

@@ -33,7 +33,7 @@ from femtobooth.core.files import write_json
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
-from femtobooth.training import checkpoints, trainer
+from femtobooth.training import averages, checkpoints
 from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.module import NumberedSteps
 from femtobooth.training.randomness import generator
@@ -298,7 +298,7 @@ def unseen_scenes(world: sprites.World, count: int, unseen: Unseen = "") -> tupl
 class Quality(StepCallback):
     """Measures the moving-average weights on unseen scenes every `every` optimizer steps."""
 
-    def __init__(self, world: sprites.World, count: int, average: trainer.MovingAverage, every: int) -> None:
+    def __init__(self, world: sprites.World, count: int, average: averages.MovingAverage, every: int) -> None:
         self.world, self.average, self.every = world, average, every
         self.pictures, self.targets = unseen_scenes(world, count)
 
@@ -354,7 +354,7 @@ def main() -> None:
     settings = SETTINGS.model_copy(update=changes)
     if not given.export:
         write_json(where / "settings.json", json.loads(settings.model_dump_json()))
-        average = trainer.MovingAverage(settings.ema)
+        average = averages.MovingAverage(settings.ema)
         quality = Quality(world, 32 if given.smoke else 1024, average, settings.checkpoint_every)
         module, start = Recognition(settings, world, kind), given.warm_start or kind.start
         if start and not checkpoints.newest(where / "checkpoints"):

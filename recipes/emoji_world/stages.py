@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule
 
 from femtobooth.core.errors import CheckpointError, Interrupted
 from femtobooth.core.events import note
-from femtobooth.training import checkpoints, session, trainer
+from femtobooth.training import averages, checkpoints, session
 from femtobooth.training.settings import TrainingSettings
 
 
@@ -42,7 +42,7 @@ def averaged(where: Path) -> tuple[dict[str, torch.Tensor], int]:
     if found is None:
         raise CheckpointError(f"{where}: no checkpoint there", "train this stage first (README.md)")
     state = torch.load(found / checkpoints.STATE, map_location="cpu", weights_only=True)
-    return state["state_dict"] | state["callbacks"][trainer.MovingAverage.__name__]["average"], checkpoints.step_of(
+    return state["state_dict"] | state["callbacks"][averages.MovingAverage.__name__]["average"], checkpoints.step_of(
         found
     )
 

@@ -31,7 +31,7 @@ def tiny(world: sprites.World, tmp_path_factory: pytest.TempPathFactory) -> Path
 def _train(where: Path, world: sprites.World) -> dict[str, torch.Tensor]:
     changes = {"steps": 4, "batch_size": 4, "checkpoint_every": 2, "trackers": ["csv"], "seed": 12}
     settings = recognizer.SETTINGS.model_copy(update={**recognizer.SMOKE, **changes})
-    average = recognizer.trainer.MovingAverage(settings.ema)
+    average = recognizer.averages.MovingAverage(settings.ema)
     callbacks = [average, recognizer.Quality(world, 8, average, 2)]
     stages.fit(recognizer.Recognition(settings, world, TINY), settings, where, callbacks)
     return stages.averaged(where)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,8 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from femtobooth.core.errors import CheckpointError, Interrupted, NotFiniteError
-from femtobooth.training import checkpoints, trainer
+from femtobooth.training import averages, checkpoints, trainer
+from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.module import NumberedSteps
 from femtobooth.training.randomness import generator
 from femtobooth.training.settings import TrainingSettings
@@ -44,6 +46,17 @@ class _Line(NumberedSteps):
         return [{"params": self.parameters(), "lr": 0.05}]
 
 
+class _Look(StepCallback):
+    """Looks at the average after each step, as samples and validation do."""
+
+    def __init__(self, average: averages.Average) -> None:
+        self.average = average
+
+    def on_optimizer_step(self, trainer: Any, module: Any, step: int, outputs: Any) -> None:
+        with self.average.applied(module):
+            assert math.isfinite(sum(float(parameter.sum()) for parameter in module.parameters()))
+
+
 class _Send(Callback):
     def __init__(self, signum: int, micro_step: int) -> None:
         self.signum, self.micro_step = signum, micro_step
@@ -56,16 +69,9 @@ class _Send(Callback):
 def _fit(
     folder: Path, steps: int = 10, send: tuple[int, int] | None = None, **changes: Any
 ) -> tuple[_Line, checkpoints.Checkpoints]:
+    usual = {"schedule": "cosine", "warmup": 2, "ema": 0.9}
     settings = TrainingSettings(
-        steps=steps,
-        accumulate=2,
-        checkpoint_every=3,
-        keep_checkpoints=2,
-        schedule="cosine",
-        warmup=2,
-        ema=0.9,
-        accelerator="cpu",
-        **changes,
+        steps=steps, accumulate=2, checkpoint_every=3, keep_checkpoints=2, accelerator="cpu", **(usual | changes)
     )
     found = checkpoints.newest(folder / "checkpoints")
     step = int(found.name[5:]) if found else 0
@@ -73,12 +79,14 @@ def _fit(
     saver = checkpoints.Checkpoints(
         folder / "checkpoints", settings.checkpoint_every, settings.keep_checkpoints, signals
     )
-    callbacks = [trainer.MovingAverage(settings.ema), saver, *([_Send(*send)] if send else [])]
+    average = averages.average_of(settings)
+    assert average is not None
+    callbacks = [average, _Look(average), saver, *([_Send(*send)] if send else [])]
     module = _Line(settings)
     lightning = trainer.build(settings, folder, callbacks, [CurveFile(folder / "logs", step)])
     with signals:
         lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
-    module.average = callbacks[0].average  # type: ignore[attr-defined, assignment]
+    module.average = dict(average.weights(module))  # type: ignore[assignment]
     return module, saver
 
 
@@ -115,6 +123,23 @@ def test_a_signal_saves_stops_and_resumes_bit_for_bit(tmp_path: Path, signum: in
     assert resumed.seen == list(range(2 * step, 20))
     assert _same(whole, resumed)
     assert (tmp_path / "cut/logs/metrics.csv").read_text() == (tmp_path / "whole/logs/metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("optimizer", ["adafactor", "prodigy", "schedulefree"])
+def test_every_optimizer_resumes_bit_for_bit(tmp_path: Path, optimizer: str) -> None:
+    """Stopped in step 5, whatever is looked at after each step; what it comes to is in the last checkpoint."""
+    given = {"schedule": "constant", "ema": 0.0} if optimizer == "schedulefree" else {}
+    whole, _ = _fit(tmp_path / "whole", optimizer=optimizer, **given)
+    _fit(tmp_path / "cut", send=(signal.SIGTERM, 9), optimizer=optimizer, **given)
+    resumed, _ = _fit(tmp_path / "cut", optimizer=optimizer, **given)
+    assert resumed.seen == list(range(10, 20))
+    assert _same(whole, resumed)
+    folders = [tmp_path / name / "checkpoints" for name in ("whole", "cut")]
+    states = [checkpoints.state_of(found) for folder in folders if (found := checkpoints.newest(folder))]
+    first, second = (averages.result(state, whole) for state in states)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(torch.equal(first[name], whole.average[name]) for name in first)  # type: ignore[operator, index]
+    assert not torch.equal(first["line.weight"], whole.line.weight)
 
 
 def test_a_signal_after_the_last_save_is_no_less_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.recognizer.finetuning.finetuner import Finetuner
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.settings import FinetuneSettings
-from femtobooth.training import trainer
+from femtobooth.training import averages, trainer
 
 META = torch.device("meta")
 STEPS = 2
@@ -128,7 +128,7 @@ def finetuning(tiny: Path, photos: Path, log_every: int = 100) -> Any:
 
 
 def fit(module: Any, folder: Path) -> Watched:
-    watched, average = Watched(), trainer.MovingAverage(0.9)
+    watched, average = Watched(), averages.MovingAverage(0.9)
     Trainer(
         default_root_dir=folder,
         strategy=OnMeta(META, accelerator=Meta()),

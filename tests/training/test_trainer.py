@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from femtobooth.core.errors import SettingsError
-from femtobooth.training import trainer
+from femtobooth.training import averages, optimizers, trainer
 from femtobooth.training.settings import TrainingSettings
 from femtobooth.training.tracking import CurveFile, loggers
 
@@ -27,7 +27,7 @@ from femtobooth.training.tracking import CurveFile, loggers
 )
 def test_schedules_count_optimizer_steps(schedule: Any, expected: list[float]) -> None:
     settings = TrainingSettings(steps=6, warmup=2, schedule=schedule)
-    optimizer = trainer.optimizer(settings, [{"params": [nn.Parameter(torch.ones(1))], "lr": 2.0}])
+    optimizer = optimizers.make(settings, [{"params": [nn.Parameter(torch.ones(1))], "lr": 2.0}])
     schedules = trainer.learning_rate_schedule(settings, optimizer)
     rates = []
     for _ in range(6):
@@ -40,13 +40,13 @@ def test_schedules_count_optimizer_steps(schedule: Any, expected: list[float]) -
 def test_adamw_is_fused_on_gpus_and_can_be_clipped_there(monkeypatch: pytest.MonkeyPatch) -> None:
     def wanted(precision: Any, *kinds: str) -> bool | None:
         weights = [SimpleNamespace(device=torch.device(kind)) for kind in kinds]
-        return trainer._can_fuse(TrainingSettings(precision=precision), [{"params": weights}])
+        return optimizers.can_fuse(TrainingSettings(precision=precision), [{"params": weights}])
 
     assert (wanted("fp32", "cuda"), wanted("bf16", "cuda", "cuda:1")) == (True, True)
     assert (wanted("fp16", "cuda"), wanted("fp32", "cpu"), wanted("fp32", "cpu", "cuda")) == (None, None, None)
-    monkeypatch.setattr(trainer, "_can_fuse", lambda *_: True)
+    monkeypatch.setattr(optimizers, "can_fuse", lambda *_: True)
     weight = nn.Parameter(torch.zeros(2))
-    optimizer = trainer.optimizer(TrainingSettings(), [{"params": [weight], "lr": 1.0}])
+    optimizer = optimizers.make(TrainingSettings(), [{"params": [weight], "lr": 1.0}])
     assert optimizer.defaults["fused"]
     weight.grad = torch.tensor([3.0, 4.0])
     MixedPrecision("bf16-mixed", "cpu").clip_gradients(optimizer, 1.0)
@@ -56,7 +56,7 @@ def test_adamw_is_fused_on_gpus_and_can_be_clipped_there(monkeypatch: pytest.Mon
 
 
 def test_moving_average_follows_its_formula_and_can_be_looked_through() -> None:
-    module, callback = nn.Linear(2, 1, bias=False), trainer.MovingAverage(0.5)
+    module, callback = nn.Linear(2, 1, bias=False), averages.MovingAverage(0.5)
     expected = module.weight.detach().clone()
     callback.on_train_start(SimpleNamespace(global_step=0), module)  # type: ignore[arg-type]
     for step in range(1, 6):
@@ -87,7 +87,7 @@ def test_the_curve_goes_on_after_the_resumed_step(tmp_path: Path) -> None:
 
 def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"pip install 'bitsandbytes"):
-        trainer.optimizer(TrainingSettings(optimizer="adamw8bit"), [])
+        optimizers.make(TrainingSettings(optimizer="adamw8bit"), [])
     with pytest.raises(SettingsError, match=r"pip install .*wandb"):
         loggers(TrainingSettings(trackers=["wandb"]), tmp_path, "x")
 

@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..training.optimizers import effective_rate
+
 
 class Anchor:
     """Where every parameter that trains began, and the pull towards it.
@@ -53,7 +55,7 @@ class Anchor:
     def pull(self, optimizer: Any) -> None:
         """Take the share lr * weight off every offset from the start, with the rate of the step just taken."""
         for group in optimizer.param_groups:
-            share = min(self.weight * group["lr"] * group.get("d", 1.0), 1.0)  # Prodigy's rate is d times lr
+            share = min(self.weight * effective_rate(group), 1.0)
             for parameter in group["params"]:
                 if parameter not in self.starts:
                     continue

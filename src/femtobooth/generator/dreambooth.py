@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from ..core import machine
+from ..training import optimizers
 from ..training.module import NumberedSteps
 from . import adapter_layers, trainable
 from .anchor import Anchor
@@ -160,7 +161,9 @@ class DreamBooth(NumberedSteps):
                 metrics[f"loss/{term}"] = total / count
         metrics["loss/total"] = metrics["loss/instance"] + self.settings.prior.weight * metrics.get("loss/prior", 0.0)
         optimizer: Any = self.optimizers()
-        metrics |= {f"learning_rate/{group['name']}": group["lr"] for group in optimizer.param_groups}
+        metrics |= {
+            f"learning_rate/{group['name']}": optimizers.effective_rate(group) for group in optimizer.param_groups
+        }
         metrics["gradient_norm"] = self.gradient_norm
         (before, then), now = self._logged_at, time.monotonic()
         training = self.settings.training

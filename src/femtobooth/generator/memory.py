@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from ..core import machine
+from ..training.optimizers import state_bytes
 
 
 def peak_memory(device: torch.device) -> int:
@@ -28,12 +30,13 @@ def estimate(
 
     `modules` maps a name to (module, learning rate or None); `copied` names the parts of which a
     frozen copy is kept (the prior's base); `frozen` gives the bytes of each number that does not train, where it is not
-    4. Other weights, gradients and averages are 32-bit; AdamW keeps two more numbers for each trained parameter, of 4
-    bytes or 1. Activations come on top: they depend on picture size and batch.
+    4. Other weights, gradients and a moving average are 32-bit; what the optimizer keeps is in
+    training/optimizers.py. Activations come on top: they depend on picture size and batch.
     """
     rows = []
     for name, (module, rate) in modules.items():
-        trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        shapes = [parameter.shape for parameter in module.parameters() if parameter.requires_grad]
+        trained = sum(map(math.prod, shapes))
         total = sum(parameter.numel() for parameter in module.parameters())
         weights = 4 * trained + frozen.get(name, 4) * (total - trained)
         rows.append(
@@ -44,7 +47,7 @@ def estimate(
                 "learning_rate": rate,
                 "weights": weights * (2 if name in copied else 1) + (4 * trained if ema else 0),
                 "gradients": 4 * trained,
-                "optimizer": trained * (8 if optimizer == "adamw" else 2),
+                "optimizer": state_bytes(optimizer, shapes),
             }
         )
     return rows

@@ -15,9 +15,9 @@ from PIL import Image
 from ..core.events import progress_bar
 from ..core.files import atomic_file, atomic_folder
 from ..pictures.sheets import sheet
+from ..training.averages import Average
 from ..training.callbacks import StepCallback
 from ..training.tracking import log_picture
-from ..training.trainer import MovingAverage
 from .families.family import Family
 from .sampling import sample
 from .settings import SampleSettings
@@ -47,9 +47,9 @@ def save_samples(folder: Path, name: str, prompts: list[str], pictures: np.ndarr
 
 
 @contextmanager
-def as_it_is(module: Any, average: MovingAverage | None) -> Iterator[Family]:
-    """Make the model in training fit to be sampled from, for the time inside: the VAE is beside it, and the moving
-    average in it if there is one.
+def as_it_is(module: Any, average: Average | None) -> Iterator[Family]:
+    """Make the model in training fit to be sampled from, for the time inside: the VAE is beside it, and the average
+    in it if there is one.
     """
     model: Family = module.model
     model.vae.to(model.device)
@@ -64,7 +64,7 @@ class Samples(StepCallback):
     """Samples before the first step (`step-000000`) and every `settings.every` steps, in the first process only."""
 
     def __init__(
-        self, folder: Path, prompts: list[str], settings: SampleSettings, size: int, average: MovingAverage | None
+        self, folder: Path, prompts: list[str], settings: SampleSettings, size: int, average: Average | None
     ) -> None:
         self.folder, self.prompts, self.settings, self.size, self.average = folder, prompts, settings, size, average
 

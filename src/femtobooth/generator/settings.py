@@ -12,11 +12,12 @@ from ..core.config import Seed, Settings, Words
 from ..core.errors import shortened
 from ..core.fields import Argument, Flag, Flags
 from ..core.machine import FloatPrecision, WeightPrecision
+from ..training.optimizers import KINDS, refuse_rates
 from ..training.settings import TrainingSettings
 from . import locate
 from .cards import Recommendable
 from .prompts import names_subject
-from .train_settings import LoraSettings, TrainSettings
+from .train_settings import RATE, LoraSettings, TrainSettings, learning_rates, with_rates
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
 
@@ -257,10 +258,36 @@ class PersonalizeSettings(Settings):
             found |= {f"lora.{name}": "without lora in train.parts" for name in sorted(self.lora.model_fields_set)}
         return found
 
+    @model_validator(mode="after")
+    def _rates_as_the_optimizer_wants(self) -> PersonalizeSettings:
+        if KINDS[self.training.optimizer].multiplies:
+            self.train, self.lora = with_rates(self.train, 1.0), with_rates(self.lora, 1.0)
+        return self
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Give the learning rates of what trains, by their dotted names."""
+        return learning_rates(self.train, self.lora)
+
+    def refuse_at_once(self) -> None:
+        """Raise InputError for what cannot be done here, and for learning rates that the optimizer cannot take."""
+        super().refuse_at_once()
+        refuse_rates(self.training.optimizer, self.rates)
+
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Read what the base's own card says."""
-        return of_card(given.get("base"), "personalize")
+        """Read what the base's own card says, but for what it says of another optimizer than the one that is given."""
+        kind = KINDS[given.get("training", {}).get("optimizer", "adamw")]
+        return {
+            group: {
+                name: value
+                for name, value in values.items()
+                if not (kind.multiplies and name.endswith(RATE)) and not (group == "training" and name in kind.instead)
+            }
+            if isinstance(values, Mapping)
+            else values
+            for group, values in of_card(given.get("base"), "personalize").items()
+        }
 
 
 class GenerateSettings(Settings):

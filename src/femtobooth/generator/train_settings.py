@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from ..core.config import Settings
 from ..core.fields import Flag
 from ..core.machine import FloatPrecision
+
+RATE = "_learning_rate"
+"""What the names of learning rates end with."""
 
 
 class TrainSettings(Settings):
@@ -83,3 +86,20 @@ class LoraSettings(Settings):
         if self.kind == "oft":
             found |= dict.fromkeys(("alpha", "rank_stabilised"), "with oft, which turns weights and scales nothing")
         return {name: why for name, why in found.items() if name in self.model_fields_set}
+
+
+Rates = TypeVar("Rates", TrainSettings, LoraSettings)
+
+
+def with_rates(settings: Rates, value: float) -> Rates:
+    """Give settings in which the learning rates that nobody gave are `value`."""
+    free = {name for name in type(settings).model_fields if name.endswith(RATE)} - settings.model_fields_set
+    return settings.model_copy(update=dict.fromkeys(free, value))
+
+
+def learning_rates(train: TrainSettings, lora: LoraSettings) -> dict[str, float]:
+    """Give the learning rates of what trains, by their dotted names."""
+    of = {"attention": ["train.unet"], "lora": ["lora.unet", *["lora.text_encoder"] * lora.text_encoder]}
+    names = [f"{name}{RATE}" for part in train.parts for name in of.get(part, [f"train.{part}"])]
+    groups = {"train": train, "lora": lora}
+    return {name: getattr(groups[name.partition(".")[0]], name.partition(".")[2]) for name in dict.fromkeys(names)}

@@ -4,7 +4,6 @@ fast.
 
 from __future__ import annotations
 
-from operator import attrgetter
 from typing import Any
 
 from torch import nn
@@ -52,13 +51,6 @@ def optimizer_groups(model: Family, settings: PersonalizeSettings) -> list[dict[
         if words:
             found.append({"name": "token" if others else name, "params": words, "lr": train.token_learning_rate})
     return found
-
-
-def learning_rates(settings: PersonalizeSettings) -> dict[str, float]:
-    """Give the settings of the learning rates that what trains has, by their dotted names."""
-    of = {"attention": ["train.unet"], "lora": ["lora.unet", *["lora.text_encoder"] * settings.lora.text_encoder]}
-    names = [f"{name}_learning_rate" for part in settings.train.parts for name in of.get(part, [f"train.{part}"])]
-    return {name: attrgetter(name)(settings) for name in dict.fromkeys(names)}
 
 
 def _words(network: nn.Module) -> list[nn.Parameter]:

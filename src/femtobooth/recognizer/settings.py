@@ -7,8 +7,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ..core.config import Seed, Settings, Words
+from ..core.errors import SettingsError
 from ..core.fields import Argument, Flag, Flags
 from ..core.machine import ExportPrecision
+from ..training.optimizers import KINDS, refuse_rates
 from ..training.settings import TrainingSettings
 
 DEFAULT = "convnext_femto.d1_in1k"
@@ -113,7 +115,7 @@ class FinetuneTraining(TrainingSettings):
     batch_size: Annotated[int, Flag("--batch-size", common=True, unit="pictures")] = Field(8, ge=1)
     """Pictures per process and micro-step."""
     weight_decay: float = Field(0.05, ge=0)
-    """AdamW's decoupled weight decay; biases and norms have none."""
+    """Decoupled weight decay, times the learning rate; biases and norms have none."""
     schedule: Annotated[Literal["constant", "linear", "cosine"], Flag("--schedule")] = "cosine"
     """How the learning rate falls after warm-up, counted in optimizer steps."""
     warmup: Annotated[int, Flag("--warmup", unit="steps")] = Field(5, ge=0)
@@ -176,9 +178,7 @@ class FinetuneSettings(Settings):
     workers: Annotated[int, Flag("--workers", unit="processes", group="hardware")] = Field(0, ge=0)
     """Processes that decode and augment pictures beside training; 0 does it in between. Changes no result."""
     augment: Annotated[AugmentSettings, Flags("augmentation")] = AugmentSettings()
-    training: Annotated[FinetuneTraining, Flags("training", without=("optimizer", "gradient_checkpointing"))] = (
-        FinetuneTraining()
-    )
+    training: Annotated[FinetuneTraining, Flags("training", without=("gradient_checkpointing",))] = FinetuneTraining()
 
     @model_validator(mode="after")
     def _consistent(self) -> FinetuneSettings:
@@ -188,7 +188,24 @@ class FinetuneSettings(Settings):
             raise ValueError(
                 "training.batch_size must be even for mixup and cutmix, which blend pairs (or set augment.mixup to 0)"
             )
+        if KINDS[self.training.optimizer].multiplies:
+            for name in {"learning_rate", "layer_decay"} - self.model_fields_set:
+                setattr(self, name, 1.0)
         return self
+
+    def refuse_at_once(self) -> None:
+        """Raise InputError for what cannot be done here, and for layers apart where the optimizer takes them as one."""
+        super().refuse_at_once()
+        name = self.training.optimizer
+        refuse_rates(name, {"learning_rate": self.learning_rate})
+        if KINDS[name].multiplies and self.layer_decay != 1:
+            raise SettingsError(f"`layer_decay={self.layer_decay:g}`: {name} finds one learning rate for all", "give 1")
+        for setting in ("freeze", "unfreeze_every"):
+            if KINDS[name].at_once and (given := getattr(self, setting)):
+                raise SettingsError(
+                    f"`{setting}={given}`: {name} counts its steps for all layers together",
+                    "leave it out, or use adamw",
+                )
 
 
 class EvaluateClassifierSettings(Settings):

@@ -1,4 +1,4 @@
-"""The base of every training: steps that know their number, also after a resume, and AdamW with its schedule."""
+"""The base of every training: steps that know their number, also after a resume, and an optimizer with its schedule."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..core.errors import NotFiniteError
-from . import trainer
+from . import optimizers, trainer
 from .settings import TrainingSettings
 
 
@@ -47,7 +47,7 @@ class NumberedSteps(LightningModule):
         return self.resumed_step * self.regime.accumulate
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
-        """Give what AdamW trains: dicts of `params` and `lr`."""
+        """Give what the optimizer trains: dicts of `params` and `lr`, always in the same order."""
         raise NotImplementedError
 
     def on_before_backward(self, loss: Tensor) -> None:
@@ -105,7 +105,7 @@ class NumberedSteps(LightningModule):
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def configure_optimizers(self) -> Any:
-        optimizer = trainer.optimizer(self.regime, self.optimizer_groups())
+        optimizer = optimizers.make(self.regime, self.optimizer_groups())
         return self.scheduled(optimizer, trainer.learning_rate_schedule(self.regime, optimizer))
 
     @staticmethod

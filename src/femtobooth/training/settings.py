@@ -5,12 +5,15 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..core.config import Seed, Settings
 from ..core.errors import SettingsError, needs
 from ..core.fields import Flag
 from ..core.machine import FloatPrecision, may_accelerate
+from . import optimizers
+
+Optimizer = Literal["adamw", "adamw8bit", "adafactor", "prodigy", "schedulefree"]
 
 
 class TrainingSettings(Settings):
@@ -26,16 +29,18 @@ class TrainingSettings(Settings):
     """Recompute activations in the backward pass: about 30 % slower, far less memory."""
     clip: Annotated[float, Flag(unit="gradient norm")] = Field(1.0, ge=0)
     """Largest gradient norm over everything trained; 0 does not clip."""
-    optimizer: Annotated[Literal["adamw", "adamw8bit"], Flag("--optimizer")] = "adamw"
-    """adamw8bit keeps its state in 8 bits (CUDA; needs bitsandbytes)."""
+    optimizer: Annotated[Optimizer, Flag("--optimizer")] = "adamw"
+    """adamw; adamw8bit keeps its state in 8 bits (CUDA); adafactor keeps a part of it; prodigy finds the learning rate,
+    which those given multiply; schedulefree averages its steps in place of a schedule.
+    """
     beta1: float = Field(0.9, ge=0, lt=1)
-    """AdamW's decay of the gradient average."""
+    """Decay of the gradient average."""
     beta2: float = Field(0.999, ge=0, lt=1)
-    """AdamW's decay of the squared-gradient average."""
+    """Decay of the squared-gradient average."""
     weight_decay: float = Field(0.01, ge=0)
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay, times the learning rate."""
     epsilon: float = Field(1e-8, gt=0)
-    """AdamW's epsilon, which keeps its steps finite where gradients vanish."""
+    """What keeps steps finite where gradients vanish."""
     schedule: Annotated[Literal["constant", "linear", "cosine"], Flag("--schedule")] = "constant"
     """How the learning rate falls after warm-up, counted in optimizer steps."""
     warmup: Annotated[int, Flag("--warmup", unit="steps")] = Field(0, ge=0)
@@ -67,16 +72,25 @@ class TrainingSettings(Settings):
     ] = ["tensorboard", "csv"]
     """Where losses and pictures go; wandb needs the package of that name and works offline too."""
 
+    @model_validator(mode="after")
+    def _as_the_optimizer_wants(self) -> TrainingSettings:
+        for name, value in optimizers.KINDS[self.optimizer].instead.items():
+            if name not in self.model_fields_set:
+                setattr(self, name, value)
+        return self
+
+    def without_effect(self) -> dict[str, str]:
+        """Name the settings that the optimizer makes no use of."""
+        idle = set(optimizers.KINDS[self.optimizer].unused) & self.model_fields_set
+        return dict.fromkeys(sorted(idle), f"with {self.optimizer}")
+
     def refuse_at_once(self) -> None:
-        """Raise SettingsError for a package or an accelerator that is not here."""
-        for wanted, setting, package, extra, otherwise in (
-            (self.optimizer == "adamw8bit", "optimizer", "bitsandbytes", "8bit", "use adamw"),
-            ("wandb" in self.trackers, "trackers", "wandb", "wandb", "leave it out"),
-        ):
-            if wanted and find_spec(package) is None:
-                raise SettingsError(
-                    f"`training.{setting}`: {package} is not installed", f"{needs(extra)}, or {otherwise}"
-                )
+        """Raise SettingsError for a package or an accelerator that is not here, and for what makes no sense with the
+        optimizer.
+        """
+        optimizers.refuse(self)
+        if "wandb" in self.trackers and find_spec("wandb") is None:
+            raise SettingsError("`training.trackers`: wandb is not installed", f"{needs('wandb')}, or leave it out")
         if self.accelerator in ("gpu", "mps") and not may_accelerate():
             raise SettingsError(
                 f"`training.accelerator={self.accelerator}`: there is none here to train on", "use auto or cpu"

@@ -37,7 +37,7 @@ from ..recognizer.finetuning.run import FinetunedRun
 from ..recognizer.finetuning.survey import Finding, Survey, label_issues, survey
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
-from ..training import trainer
+from ..training import averages, trainer
 from ..training.session import State, fit
 from ..training.settings import ResumeSettings
 from .finetuning import told
@@ -56,7 +56,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
     output = FinetunedRun.place(settings)
     if rank() == 0:
         output.check()
-    settings.training.refuse_at_once()
+    settings.refuse_at_once()
     trainer.check(_training(settings, 1))
     with stage("data"):
         read = dataset.read(settings.data)
@@ -206,7 +206,7 @@ def _train(
     recognizer = finetuner.with_classes(source, found.classes, head)
     train, stop = found.part("train"), found.part("stop")
     module = finetuner.Finetuner(recognizer, settings, [found.paths[i] for i in train], found.labels[train])
-    average = trainer.MovingAverage(own.ema) if own.ema else None
+    average = averages.average_of(own)
     early = None
     if settings.patience:
         set_aside = [found.paths[i] for i in stop]

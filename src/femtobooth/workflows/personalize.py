@@ -30,7 +30,7 @@ from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.processes import rank
 from ..core.run import SETTINGS_FILE, Progress
-from ..generator import locate, prior, sampling, tokens, trainable
+from ..generator import locate, prior, sampling, tokens
 from ..generator.captions import class_captions, fitted, of_class
 from ..generator.dreambooth import DreamBooth
 from ..generator.families.family import Family
@@ -46,7 +46,8 @@ from ..generator.stored_photos import crops_sheet, store_photos
 from ..generator.subject_crops import CROPS
 from ..judging.encoders import Encoder
 from ..pictures.images import find_pictures
-from ..training import trainer
+from ..training import averages, trainer
+from ..training.optimizers import KINDS
 from ..training.session import fit
 from ..training.settings import ResumeSettings
 from . import report
@@ -173,7 +174,7 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
 
 def _check(settings: PersonalizeSettings, model: Family) -> None:
     """Raise what else would be found only when class images are drawn or training begins."""
-    settings.training.refuse_at_once()
+    settings.refuse_at_once()
     trainer.check(settings.training)
     sampling.check(model, settings.samples.sampling, "samples.sampling")
     if settings.prior.uses_images and (settings.prior.folder is None or settings.prior.other_classes):
@@ -193,9 +194,8 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
 
 def _refuse_too_strong_a_pull(settings: PersonalizeSettings) -> None:
     """Raise SettingsError where every step would take all that was learned away again."""
-    rates = trainable.learning_rates(settings)
-    name, rate = max(rates.items(), key=lambda item: item[1])
-    if settings.training.optimizer in ("adamw", "adamw8bit") and settings.prior.weights * rate >= 1:
+    name, rate = max(settings.rates.items(), key=lambda item: item[1])
+    if not KINDS[settings.training.optimizer].multiplies and settings.prior.weights * rate >= 1:
         raise SettingsError(
             f"`prior.weights={settings.prior.weights:g}`: with `{name}={rate:g}` every step takes back "
             "all that was learned",
@@ -267,7 +267,7 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
     module = DreamBooth(task.model, settings, task.token, prepare)
     told.parts(module)
     prompts = [task.fill(prompt) for prompt in settings.samples.prompts]
-    average = trainer.MovingAverage(training.ema) if training.ema else None
+    average = averages.average_of(training)
     scored = [photo.pixels for photo in task.held_out or task.photos]
     validator = validation.Validator(
         folder / "validation", settings, task.encoder, scored, task.fill, task.size, average
@@ -296,5 +296,5 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
 
 def _calmer(settings: PersonalizeSettings) -> str:
     """Say what to try where training left the finite numbers."""
-    named = [f"`{name}` (it was {rate:g})" for name, rate in trainable.learning_rates(settings).items()]
+    named = [f"`{name}` (it was {rate:g})" for name, rate in settings.rates.items()]
     return f"train again with a lower {' or '.join(named)}, or fewer steps"

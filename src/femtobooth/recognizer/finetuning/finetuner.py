@@ -25,6 +25,7 @@ from ...core.errors import ModelError, NotFiniteError
 from ...core.events import note
 from ...core.metrics import negative_log_likelihood, softmax
 from ...pictures.images import read_picture
+from ...training import averages, optimizers
 from ...training import trainer as loop
 from ...training.module import NumberedSteps
 from ..model.backbone import Recognizer
@@ -116,8 +117,11 @@ class Finetuner(NumberedSteps):
         if settings.training.gradient_checkpointing:
             recognizer.model.set_grad_checkpointing(True)
 
+    def optimizer_groups(self) -> list[dict[str, Any]]:
+        return layer_groups(self.recognizer.model, self.settings)
+
     def configure_optimizers(self) -> Any:
-        optimizer = loop.optimizer(self.settings.training, layer_groups(self.recognizer.model, self.settings))
+        optimizer = optimizers.make(self.settings.training, self.optimizer_groups())
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, [self._factor(group["starts"]) for group in optimizer.param_groups]
         )
@@ -190,7 +194,9 @@ class Finetuner(NumberedSteps):
         if self.trainer.world_size > 1:
             loss = self.all_gather(loss).mean()
         optimizer: Any = self.optimizers()
-        rates = {group["name"]: group["lr"] for group in optimizer.param_groups if group["weight_decay"]}
+        rates = {
+            group["name"]: optimizers.effective_rate(group) for group in optimizer.param_groups if group["weight_decay"]
+        }
         shown = [next(iter(rates)), list(rates)[-1]] if rates else []
         metrics = {"loss/train": float(loss), "gradient_norm": self.gradient_norm}
         metrics |= {f"learning_rate/{name}": rates[name] for name in shown}
@@ -229,7 +235,7 @@ class EarlyStop(Callback):
     """Measures the log loss on pictures set aside every `every` steps; stops after `patience` checks without a lower
     one.
 
-    The weights of the lowest loss (the moving average, where there is one) become the result. All of it is in the
+    The weights of the lowest loss (their average, where there is one) become the result. All of it is in the
     checkpoint: a run that is resumed after it has stopped stays stopped.
     """
 
@@ -239,7 +245,7 @@ class EarlyStop(Callback):
         labels: np.ndarray,
         every: int,
         patience: int,
-        average: loop.MovingAverage | None,
+        average: averages.Average | None,
     ) -> None:
         self.paths, self.labels, self.every, self.patience = paths, labels, every, patience
         self.average = average
@@ -299,14 +305,13 @@ def stopped_early(state: dict[str, Any], patience: int) -> bool:
 def load_result(module: Finetuner, state: dict[str, Any], settings: FinetuneSettings) -> int:
     """Put the result of training, from the `state` of its last checkpoint, into the module; returns the step it is of.
 
-    With early stopping the weights of the lowest loss; else the last ones, or their moving average.
+    With early stopping the weights of the lowest loss; else the last ones, or their average.
     """
-    weights, step = dict(state["state_dict"]), int(state["global_step"])
     if settings.patience:
         early = state["callbacks"][EarlyStop.__name__]
         weights, step = early["weights"], int(early["best_step"])
-    elif settings.training.ema:
-        weights |= state["callbacks"][loop.MovingAverage.__name__]["average"]
+    else:
+        weights, step = averages.result(state, module), int(state["global_step"])
     module.load_state_dict(weights)
     return step
 

@@ -25,7 +25,7 @@ from ...generator.samples import generate_samples, save_samples
 from ...generator.settings import PersonalizeSettings
 from ...judging.selection import RULE, Choice
 from ...pictures.sheets import sheet, stacked
-from ...training import trainer
+from ...training import averages
 from ...training.session import Fitted
 from .. import report
 from . import verdicts
@@ -61,7 +61,7 @@ def write(
         "rule": RULE if choice.front else None,
     }
 
-    model = weights_from(state, module, averaged=bool(settings.training.ema), chosen=weights)
+    model = weights_from(state, module, weights)
     learned, dtype = None, machine.dtype(settings.save_precision)
     if "lora" in settings.train.parts:
         learned = Learned.take(model, settings, run.subject.token, dtype)
@@ -99,16 +99,11 @@ def write(
     return run
 
 
-def weights_from(
-    state: dict[str, Any], module: DreamBooth, averaged: bool, chosen: dict[str, torch.Tensor] | None = None
-) -> Family:
-    """Put a checkpoint's trained weights (or their moving average), or those `chosen` over them, into the module's
-    model; returns it, with whatever it trained with still in it.
+def weights_from(state: dict[str, Any], module: DreamBooth, chosen: dict[str, torch.Tensor] | None = None) -> Family:
+    """Put a checkpoint's trained weights (or their average), or those `chosen` over them, into the module's model;
+    returns it, with whatever it trained with still in it.
     """
-    trained = dict(state["state_dict"])
-    if averaged:
-        trained |= state["callbacks"][trainer.MovingAverage.__name__]["average"]
-    module.load_state_dict(trained | (chosen or {}), strict=False)
+    module.load_state_dict(averages.result(state, module) | (chosen or {}), strict=False)
     return module.model
 
 

@@ -8,6 +8,7 @@ from ...core import machine
 from ...core.events import table
 from ...generator.dreambooth import DreamBooth
 from ...generator.memory import estimate
+from ...training.optimizers import KINDS
 
 
 def parts(module: DreamBooth) -> None:
@@ -17,6 +18,7 @@ def parts(module: DreamBooth) -> None:
     modules: dict[str, tuple[torch.nn.Module, float | None]] = {
         name: (part, rates.get(name)) for name, part in networks.items()
     }
+    found = " x what it finds" if KINDS[training.optimizer].multiplies else ""
     copied = set() if module.teacher is None or module.teacher is module.model else set(rates)
     held = machine.dtype(module.settings.train.frozen_precision).itemsize
     frozen = dict.fromkeys(module.model.trainable, held)
@@ -37,7 +39,7 @@ def parts(module: DreamBooth) -> None:
                 row["part"],
                 f"{row['trained']:,}",
                 f"{row['frozen']:,}",
-                f"{row['learning_rate']:g}" if row["learning_rate"] else "-",
+                f"{row['learning_rate']:g}{found}" if row["learning_rate"] else "-",
                 *(size(row[kind]) for kind in ("weights", "gradients", "optimizer")),
             )
             for row in rows

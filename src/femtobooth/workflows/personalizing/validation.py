@@ -16,6 +16,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ from ...judging.encoders import Encoder, open_encoder, usable
 from ...judging.selection import Choice, Point
 from ...pages import validation as charts
 from ...pictures.regions import without_subject
+from ...training.averages import Average, ScheduleFree, trained
 from ...training.callbacks import StepCallback
 from ...training.tracking import log_picture
-from ...training.trainer import MovingAverage
 
 POINTS = 6  # scorings of a run by default, half of it where they decide nothing
 MIN_STEPS = 30  # optimizer steps from which on a run is scored
@@ -102,7 +103,7 @@ class Validator(StepCallback):
         photos: Sequence[np.ndarray],
         fill: Callable[[str], str],
         size: int,
-        average: MovingAverage | None,
+        average: Average | None,
     ) -> None:
         self.folder, self.settings, self.encoder, self.size, self.average = folder, settings, encoder, size, average
         self.every, self.images = interval(settings), image_settings(settings)
@@ -207,7 +208,10 @@ class Validator(StepCallback):
     # --- what is measured
 
     def _take_loss(self, trainer: Trainer, module: Any, step: int) -> None:
-        self.losses.append((step, deterministic_loss(module)))
+        # Where schedule-free AdamW takes gradients is no model; beside a moving average what trains is one.
+        seen = self.average.applied(module) if isinstance(self.average, ScheduleFree) else nullcontext()
+        with seen:
+            self.losses.append((step, deterministic_loss(module)))
         values = [loss for _, loss in self.losses]
         if not math.isfinite(values[-1]):
             raise NotFiniteError(f"training: the deterministic loss is {values[-1]} after step {step}")
@@ -302,10 +306,9 @@ class Validator(StepCallback):
         """
         front = {point.step for point in selection.pareto_front(self.points[1:])}
         if step in front and step < trainer.max_steps:
-            trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-            held = self.average.average if self.average is not None else trained
+            held = self.average.weights(module) if self.average is not None else trained(module).items()
             dtype = machine.dtype(self.settings.save_precision)
-            kept = {name: held[name].detach().cpu().to(dtype).contiguous() for name in trained}
+            kept = {name: value.detach().cpu().to(dtype).contiguous() for name, value in held}
             with atomic_file(self._weights(step)) as temporary:
                 save_file(kept, temporary)
         for path in self._weights(0).parent.glob("step-*.safetensors"):
