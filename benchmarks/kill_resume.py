@@ -2,6 +2,7 @@
 
     python benchmarks/kill_resume.py --tries 20
     python benchmarks/kill_resume.py --tries 20 --finetune
+    python benchmarks/kill_resume.py --tries 20 --optimizer prodigy
 
 Each try starts the real command, personalize or finetune, sends SIGKILL at a random moment (every third try while a
 checkpoint is being written), looks whether the run then counts as interrupted, resumes it, and compares every weight
@@ -133,10 +134,13 @@ def main(options: argparse.Namespace) -> int:
             return {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": {**os.environ, **own}}
 
         data = classes(runs / "data") if options.finetune else options.photos
+        other = {"training.optimizer": options.optimizer}
+        if options.optimizer == "schedulefree":
+            other |= {"training.ema": 0.0, "training.schedule": "constant"}
 
         def start(name: str) -> list[str]:
             make = finetune_command if options.finetune else command
-            return make(data, options.base, runs, name)
+            return [*make(data, options.base, runs, name), *(_sets(other) if options.optimizer else [])]
 
         subprocess.run(start("whole"), check=True, **quiet("whole"))
         expected = outcome(runs / "whole")
@@ -168,5 +172,6 @@ if __name__ == "__main__":
     parser.add_argument(
         "--base", default="bundled", help="what is trained: a generator, or with --finetune a recognizer"
     )
+    parser.add_argument("--optimizer", help="another one than AdamW")
     parser.add_argument("--photos", type=Path, default=Path(__file__).parents[1] / "examples" / "mascot")
     sys.exit(main(parser.parse_args()))

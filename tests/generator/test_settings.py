@@ -27,6 +27,8 @@ IDLE: dict[str, tuple[type[config.Settings], list[str], str | None]] = {
     "learning rate of attention": (PersonalizeSettings, ["train.parts=attention", "train.unet_learning_rate=1e-4"], None),
     "floor": (PersonalizeSettings, ["loss.snr_floor=0.1"], "loss.snr_floor"),
     "floor of a weighting": (PersonalizeSettings, ["loss.snr_floor=0.1", "loss.snr_gamma=5"], None),
+    "average of Adafactor": (PersonalizeSettings, ["training.optimizer=adafactor", "training.beta1=0.5"], "training.beta1"),
+    "average of Prodigy": (PersonalizeSettings, ["training.optimizer=prodigy", "training.beta1=0.5"], None),
     "patience": (PersonalizeSettings, ["validation.patience=2"], "validation.patience"),
 }  # fmt: skip
 
@@ -46,3 +48,26 @@ def test_what_has_no_effect(name: str, capsys: pytest.CaptureFixture[str]) -> No
     assert (
         capsys.readouterr().err.startswith(f"warning: {idle}: has no effect") if idle else capsys.readouterr().err == ""
     )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "rates", "schedule"),
+    [
+        ("adamw", [3e-4, 1.5e-4], "cosine"),  # as the bundled base's card says
+        ("adafactor", [3e-4, 1.5e-4], "cosine"),
+        ("schedulefree", [3e-4, 1.5e-4], "constant"),
+        ("prodigy", [1.0, 1.0], "cosine"),
+    ],
+)
+def test_a_card_speaks_for_its_optimizer(optimizer: str, rates: list[float], schedule: str) -> None:
+    """Whoever only names an optimizer gets what it does well with, and that is what config.yaml repeats."""
+    found = config.settle(PersonalizeSettings, PHOTOS, {"training": {"optimizer": optimizer}})
+    assert (list(found.train.rates.values()), found.training.schedule) == (rates, schedule)
+    found.refuse_at_once()
+    assert config.resolve(PersonalizeSettings, config.parse_yaml(config.dump(found), "config.yaml")) == found
+    bare = config.resolve(PersonalizeSettings, PHOTOS, {"training": {"optimizer": optimizer}})
+    assert set(bare.train.rates.values()) == {1.0 if optimizer == "prodigy" else 2e-6}
+    given = config.settle(
+        PersonalizeSettings, PHOTOS, {"training": {"optimizer": optimizer}, "train": {"unet_learning_rate": 0.5}}
+    )
+    assert given.train.unet_learning_rate == 0.5

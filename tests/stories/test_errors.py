@@ -96,6 +96,18 @@ BAD: dict[str, tuple[str, str, str]] = {
     ),
     "--accelerator": ("{dog} --accelerator gpu", "--accelerator gpu: there is none here", "use auto or cpu"),
     "--optimizer": ("{dog} --optimizer adamw8bit", "--optimizer: bitsandbytes is not installed", ("pip install " "'bitsandbytes>=")),
+    "--optimizer prodigy": (
+        "{dog} --optimizer prodigy --unet-lr 2e-6", "--unet-lr 2e-06: multiplies the learning rate that prodigy finds", "leave it out",
+    ),
+    "--optimizer schedulefree": (
+        "{dog} --optimizer schedulefree --schedule cosine", "--schedule cosine: schedule-free AdamW averages", "another optimizer",
+    ),
+    "--optimizer schedulefree, ema": (
+        "{dog} --optimizer schedulefree --ema 0.9", "--ema 0.9: schedule-free AdamW averages", "another optimizer",
+    ),
+    "finetune --optimizer": (
+        "finetune {photos} --optimizer prodigy --freeze 9", "--freeze 9: prodigy counts its steps for all layers", "use adamw",
+    ),
     "--trackers": ("{dog} --trackers wandb", "--trackers: wandb is not installed", "pip install 'wandb>="),
     "--strategy": ("{dog} --strategy sideways", "--strategy: input should be 'auto' or 'ddp'", "processes"),
     "finetune split without classes": (
