@@ -30,7 +30,7 @@ from femtobooth.core.errors import NotFiniteError
 from femtobooth.core.events import listening
 from femtobooth.core.run import is_run
 from femtobooth.generator.run import PersonalizedRun
-from femtobooth.generator.settings import RATES, PersonalizeSettings
+from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.training.settings import ResumeSettings
 from femtobooth.workflows import personalize
 
@@ -55,9 +55,8 @@ def settings(subject: str, optimizer: str, factor: float, options: argparse.Name
     }
     if options.batch_size:
         wanted["training"]["batch_size"] = options.batch_size
-    usual = config.settle(PersonalizeSettings, wanted).train
-    rates = {name: getattr(usual, name) * factor for name in RATES if name in usual.rates}
-    return config.settle(PersonalizeSettings, wanted, {"train": rates})
+    usual = config.settle(PersonalizeSettings, wanted).rates
+    return config.settle(PersonalizeSettings, wanted, *(config.nested(name, usual[name] * factor) for name in usual))
 
 
 def scored(wanted: PersonalizeSettings) -> dict[str, Any] | None:

@@ -62,12 +62,16 @@ def test_what_has_no_effect(name: str, capsys: pytest.CaptureFixture[str]) -> No
 def test_a_card_speaks_for_its_optimizer(optimizer: str, rates: list[float], schedule: str) -> None:
     """Whoever only names an optimizer gets what it does well with, and that is what config.yaml repeats."""
     found = config.settle(PersonalizeSettings, PHOTOS, {"training": {"optimizer": optimizer}})
-    assert (list(found.train.rates.values()), found.training.schedule) == (rates, schedule)
+    assert (list(found.rates.values()), found.training.schedule) == (rates, schedule)
     found.refuse_at_once()
     assert config.resolve(PersonalizeSettings, config.parse_yaml(config.dump(found), "config.yaml")) == found
     bare = config.resolve(PersonalizeSettings, PHOTOS, {"training": {"optimizer": optimizer}})
-    assert set(bare.train.rates.values()) == {1.0 if optimizer == "prodigy" else 2e-6}
-    given = config.settle(
-        PersonalizeSettings, PHOTOS, {"training": {"optimizer": optimizer}, "train": {"unet_learning_rate": 0.5}}
-    )
-    assert given.train.unet_learning_rate == 0.5
+    assert set(bare.rates.values()) == {1.0 if optimizer == "prodigy" else 2e-6}
+    given = {"training": {"optimizer": optimizer}, "train": {"parts": ["lora", "token"], "token_learning_rate": 0.5}}
+    lora = config.settle(PersonalizeSettings, PHOTOS, given).rates
+    one = optimizer == "prodigy"
+    assert lora == {
+        "lora.unet_learning_rate": 1.0 if one else 1e-4,
+        "lora.text_encoder_learning_rate": 1.0 if one else 5e-5,
+        "train.token_learning_rate": 0.5,
+    }
