@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import sys
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -119,4 +118,4 @@ if __name__ == "__main__":
     if chosen.fast:
         chosen.steps, chosen.images = 2, 1
     with listening(Terminal(level=-1)):
-        sys.exit(main(chosen))
+        main(chosen)
