@@ -13,7 +13,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from femtobooth.core import config
-from femtobooth.generator import tokens
+from femtobooth.generator import adapter_layers, tokens
 from femtobooth.generator.dreambooth import DreamBooth, sample_losses
 from femtobooth.generator.latents import LatentSet, encode
 from femtobooth.generator.load import load
@@ -246,6 +246,24 @@ def test_the_pull_keeps_what_trains_once(tiny_sd1: Path) -> None:
     trained = sum(parameter.numel() for parameter in alone.parameters() if parameter.requires_grad)
     assert (alone.anchor.kept_bytes, beside.anchor.kept_bytes) == (4 * trained, 0)
     assert len(alone.anchor.starts) == len(beside.anchor.starts)
+
+
+def test_the_pull_shrinks_an_adapters_offset(tiny_sd1: Path) -> None:
+    """By lr x weight, in every layer, beside a teacher that is the model with its adapter switched off."""
+    given = {"train.parts": ["lora"], "lora.unet_learning_rate": 1e-2, "prior.target": "base"}
+    module = _module(tiny_sd1, **given, **{"prior.weights": 30.0, "training.batch_size": 1})
+    assert module.anchor is not None
+    assert module.anchor.kept_bytes == 0
+    optimizer = module.configure_optimizers()["optimizer"]
+    module.training_step(0).backward()
+    optimizer.step()
+    before = adapter_layers.read(module.model).modules
+    module.anchor.pull(optimizer)
+    after = adapter_layers.read(module.model).modules
+    for layer, tensors in before.items():
+        offsets = [one["lora_up"].flatten(1) @ one["lora_down"].flatten(1) for one in (tensors, after[layer])]
+        assert offsets[0].any()
+        torch.testing.assert_close(offsets[1], 0.7 * offsets[0])
 
 
 def test_the_background_asks_for_the_teacher_and_class_images_for_the_truth(tiny_sd1: Path) -> None:
