@@ -33,6 +33,7 @@ from .families.family import Family
 from .latents import MicroBatch
 from .memory import peak_memory
 from .settings import PersonalizeSettings
+from .text_states import TextStates, can_be_kept
 
 TERMS = ("instance", "prior")  # of the loss
 BUCKETS = 4  # of timesteps, whose losses are logged apart
@@ -79,6 +80,23 @@ class DreamBooth(NumberedSteps):
         if self.teacher:
             for network in self.teacher.trainable.values():
                 network.to(device)
+
+    def on_fit_start(self) -> None:
+        """Encode the captions now where no text encoder trains: Lightning has moved everything to the device."""
+        sets = [one.tokens.flatten(0, 1) for one in (self.instance, self.prior) if one is not None]
+        tokens = torch.cat([*sets, self.empty] if self.settings.photos.caption_dropout else sets)
+        if not can_be_kept(self.model, tokens):
+            return
+        states = TextStates(self.model)
+        states.keep(tokens, self.trainer.precision_plugin.forward_context)
+        self.model.states = states
+        if self.teacher:
+            self.teacher.states = states
+        if self.trainer.world_size == 1:  # several processes compare what they hold, on their devices
+            states.leave()
+
+    def on_fit_end(self) -> None:
+        self.model.states = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}

@@ -48,15 +48,18 @@ def save_samples(folder: Path, name: str, prompts: list[str], pictures: np.ndarr
 
 @contextmanager
 def as_it_is(module: Any, average: Average | None) -> Iterator[Family]:
-    """Make the model in training fit to be sampled from, for the time inside: the VAE is beside it, and the average
-    in it if there is one.
+    """Make the model in training fit to be sampled from, for the time inside: VAE and text encoders are beside it, and
+    the average in it if there is one.
     """
     model: Family = module.model
-    model.vae.to(model.device)
+    networks = [getattr(model, name) for name in model.NETWORKS]
+    away = [network for network in networks if network.device != model.device]
+    model.to(model.device)
     with average.applied(module) if average is not None else nullcontext():
         yield model
     if model.device.type == "cuda":
-        model.vae.to("cpu")
+        for network in away:
+            network.to("cpu")
         torch.cuda.empty_cache()
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -85,6 +85,8 @@ class Family(ABC):
     """The whole model card."""
     subject: dict[str, Any] = field(default_factory=dict)
     """For a personalized model: token and class_noun, with provenance."""
+    states: Callable[[Tensor], Condition] | None = None
+    """What knows the conditions of captions, while text encoders that do not train are away (`text_states`)."""
 
     # What a family has of its own
 
@@ -192,6 +194,8 @@ class Family(ABC):
 
         `tokens` are on the CPU, where looking for equal ones makes nobody wait for an accelerator.
         """
+        if self.states is not None:
+            return self.states(tokens)
         different, which = torch.unique(tokens, dim=0, return_inverse=True)
         return self.condition(different)[which.to(self.device, non_blocking=True)]
 
