@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import safetensors.torch
 import torch
 
 from .errors import ModelError, UnsafeFileError
@@ -48,11 +48,11 @@ class _StandIn:
         pass
 
 
-def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
+def read(path: Path, weights: bool = True) -> tuple[dict[Any, Any], dict[str, str]]:
     """Read what a file holds, and its safetensors metadata: tensors by key, or the dictionary of a torch checkpoint
     (and {}).
 
-    The content decides what the file is, not its name. Raises UnsafeFileError for a pickle of anything but tensors and
+    Without `weights` a safetensors file's tensors are on torch's meta device: its header alone is read. The content decides what the file is, not its name. Raises UnsafeFileError for a pickle of anything but tensors and
     plain values, ModelError for a file that is damaged or something else.
     """
     try:
@@ -65,7 +65,8 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
             raise ModelError(f"{path}: its header is larger than that of any model", DAMAGED)
         try:
             with safetensors.safe_open(path, "pt") as opened:
-                return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118  (not a dict)
+                take = opened.get_tensor if weights else lambda key: _shape(opened.get_slice(key))
+                return {key: take(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118  (not a dict)
         except Exception as error:  # the library's own error type, and struct, memory or UTF-8 errors
             raise ModelError(f"{path}: damaged or cut off ({error})", DAMAGED) from None
     if start[:4] != b"PK\x03\x04" and start[:1] != b"\x80":
@@ -91,6 +92,12 @@ def read(path: Path) -> tuple[dict[Any, Any], dict[str, str]]:
     contents = _unpickle(path, zipped)
     _refuse_inflated(path, contents)
     return contents, {}
+
+
+def _shape(described: Any) -> torch.Tensor:
+    """Make a tensor without numbers of what a header says of one."""
+    dtype = safetensors.torch._TYPES[described.get_dtype()]
+    return torch.empty(described.get_shape(), dtype=dtype, device="meta")
 
 
 def state_dict(path: Path, contents: dict[Any, Any]) -> dict[str, torch.Tensor]:

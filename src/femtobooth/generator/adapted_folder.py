@@ -114,7 +114,7 @@ def save(
 def load(folder: Path, source: str, load_base: Callable[[str, str | None], Family], tokenizer: str | None) -> Family:
     """Load the base that a folder's adapter belongs to, and merge the adapter into it.
 
-    `load_base` loads what a name and a tokenizer stand for. Raises ModelError where the base is not where it was or is
+    `load_base` loads what a name and a tokenizer stand for; where that has no numbers, nothing is merged. Raises ModelError where the base is not where it was or is
     another one, or where a file is missing or damaged.
     """
     given = read_object(folder / SUBJECT_FILE)
@@ -128,6 +128,8 @@ def load(folder: Path, source: str, load_base: Callable[[str, str | None], Famil
     if missing := next((path for path in (weights, word) if path and not path.is_file()), None):
         raise ModelError(f"{missing}: missing", DAMAGED)
     base = _base(folder, source, described, wanted, load_base, tokenizer)
+    if not base.hash:  # shapes alone, which an adapter leaves as they are
+        return replace(base, source=source)
     learned = Learned(
         adapter_reading.read(weights, base), str(subject.get("token", "")), _read_word(word) if word else ()
     )
@@ -163,7 +165,7 @@ def _base(
         except ModelError as error:
             why = f"which is not there: {error.problem}"
             continue
-        if base.hash == wanted:
+        if base.hash in ("", wanted):
             return base
         why = f"but {place} is another one (hash {base.hash[:12]})"
     way_out = f"put that base there, or write where it is as `base` of `adapter` into {folder / SUBJECT_FILE}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from . import adapted_folder
 from .families.family import Family
 from .families.stable_diffusion import StableDiffusion
@@ -13,19 +15,20 @@ FAMILIES: tuple[type[Family], ...] = (StableDiffusion,)
 """Every family, the first of which is that of a folder whose index says nothing."""
 
 
-def load(reference: str, tokenizer: str | None = None) -> Family:
+def load(reference: str, tokenizer: str | None = None, weights: bool = True) -> Family:
     """Load what `reference` names, tried in this order:
 
     `bundled`; a path (a model folder, a run folder, a single `.safetensors`/`.ckpt` file); a hub id such as
     `owner/name` (the local hub cache first). A run's adapter comes merged into its
-    base. `tokenizer` (a folder or hub id) serves single files without one.
+    base. `tokenizer` (a folder or hub id) serves single files without one. Without `weights` the networks have shapes
+    alone, on torch's meta device: nothing can be computed with them.
     Raises ModelError saying what to do where none fits.
     """
     path = locate(reference)
     if not path.is_dir():
-        return load_single_file(path, tokenizer)
+        return load_single_file(path, tokenizer, weights)
     if adapter_in(path):
-        return adapted_folder.load(path, reference, load, tokenizer)
+        return adapted_folder.load(path, reference, partial(load, weights=weights), tokenizer)
     kind = pipeline_name(path)
     family = next((family for family in FAMILIES if kind in family.PIPELINES), FAMILIES[0])
-    return load_folder(family, path, source=reference)
+    return load_folder(family, path, source=reference, weights=weights)

@@ -49,16 +49,18 @@ OTHER_FOLDERS = {
 MAX_TOKENIZER_BYTES = 64 << 20  # of the largest file of a tokenizer
 
 
-def load_folder(family: type[Family], folder: Path, source: str | None = None) -> Family:
+def load_folder(family: type[Family], folder: Path, source: str | None = None, weights: bool = True) -> Family:
     """Load a model of this family from a folder in diffusers' layout (safetensors only).
 
+    Without `weights` its networks have shapes alone, on torch's meta device, and its hash is "".
     Raises ModelError naming the part that is missing, incomplete, damaged or of another kind.
     """
     _refuse_other_family(family, folder)
     loaded = {name: build_part(folder / name, kind) for name, kind in family.NETWORKS.items()}
     family.refuse_misfits(loaded, folder)
     for name, built in loaded.items():
-        fill_part(built, folder / name)
+        if weights:
+            fill_part(built, folder / name)
     for text_encoder, name in family.TEXT_ENCODERS.items():
         tokenizer = load_tokenizer(folder / name)
         parts.fit_tokenizer(tokenizer, loaded[text_encoder], folder / name, "put this model's own tokenizer there")
@@ -69,7 +71,9 @@ def load_folder(family: type[Family], folder: Path, source: str | None = None) -
         source=source or str(folder),
         hash=content_hash(
             (path for part in family.folders() for path in (folder / part).iterdir() if _shapes_pictures(path)), folder
-        ),
+        )
+        if weights
+        else "",
         card=cards.parse_card(readme, folder / cards.README, RECOMMENDABLE),
         readme=readme,
         subject=_read_subject(folder),

@@ -32,7 +32,7 @@ MAX_SAMPLE_SIZE = 2048  # cells of a latent, or pixels for the VAE, that a confi
 
 
 def build(kind: Any, config: Mapping[str, Any], where: object) -> Any:
-    """Build a network of this class without memory. Raises ModelError naming `where`."""
+    """Build a network of this class without memory, frozen and in evaluation mode. Raises ModelError naming `where`."""
     _refuse_absurd(config, where)
     try:
         with torch.device("meta"):
@@ -43,17 +43,18 @@ def build(kind: Any, config: Mapping[str, Any], where: object) -> Any:
                     if key[:1] != "_" and key not in ("dtype", "torch_dtype")
                 }
                 # Said here and not by the file: an implementation can also be the name of code on a hub.
-                return CLIPTextModel._from_config(
+                built = CLIPTextModel._from_config(
                     CLIPTextConfig(**plain | {"attn_implementation": "sdpa"}), dtype=torch.float32
                 )
-            return kind.from_config(dict(config))
+            else:
+                built = kind.from_config(dict(config))
+            return built.eval().requires_grad_(False)
     except Exception as error:  # whatever a library makes of values it cannot use
         raise ModelError(f"{where}: its {kind.__name__} cannot be built ({first_line(error)})", DAMAGED) from error
 
 
 def fill(part: Any, tensors: Mapping[str, Tensor], places: Mapping[str, Place], where: object) -> None:
-    """Give a part its tensors as 32-bit floats, and make it ready for inference; `places` says what each is called in
-    the file.
+    """Give a part its tensors as 32-bit floats; `places` says what each is called in the file.
 
     Raises ModelError naming the first tensor that is missing, of another shape, no number, or not finite.
     """
@@ -88,7 +89,6 @@ def fill(part: Any, tensors: Mapping[str, Tensor], places: Mapping[str, Place], 
     part.load_state_dict(state, assign=True)
     if isinstance(part, CLIPTextModel):  # a buffer that is in no state dict
         part.embeddings.position_ids = torch.arange(part.config.max_position_embeddings)[None]  # (1, L)
-    part.eval().requires_grad_(False)
 
 
 def fit_tokenizer(tokenizer: CLIPTokenizer, text_encoder: Any, where: object, way_out: str) -> None:

@@ -38,17 +38,17 @@ CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 TOKENIZER_WAY_OUT = "give a CLIP tokenizer's folder (vocab.json and merges.txt)"
 
 
-def load_single_file(path: Path, tokenizer: str | None = None) -> StableDiffusion:
+def load_single_file(path: Path, tokenizer: str | None = None, weights: bool = True) -> StableDiffusion:
     """Load a single-file Stable Diffusion 1.x/2.x: `.safetensors`, or `.ckpt` unpickled without running any code of it.
 
     `tokenizer` (a folder or hub id) goes before the file's own, which only femtobooth's files have; without both,
     CLIP's comes from the hub or its local cache. Averaged weights (`model_ema.*`) are left out. What a file of others
     predicts is told by `noise_markers`; a 2.x file that says nothing predicts v (768 pixels), unless its `global_step`
-    is that of 2.0-base.
+    is that of 2.0-base. Without `weights` its networks have shapes alone, on torch's meta device, and its hash is "".
 
     Raises UnsafeFileError for a pickle of anything but tensors, ModelError saying what the file seems to be instead.
     """
-    contents, metadata = stored.read(path)
+    contents, metadata = stored.read(path, weights)
     described = parse_description(path, metadata)
     tensors = _renamed(stored.state_dict(path, contents))
     other = ldm_configs.other_kind(tensors)
@@ -67,7 +67,7 @@ def load_single_file(path: Path, tokenizer: str | None = None) -> StableDiffusio
             f"{path}: of another architecture, {extra[0]} has no place in Stable Diffusion 1.x or 2.x",
             "give another base",
         )
-    for part in loaded.values():
+    for part in loaded.values() if weights else ():
         parts.fill(part, tensors, ldm_keys.places(part, tensors), path)
     try:
         subject = checked_subject(described.get("subject", {}))
@@ -83,7 +83,7 @@ def load_single_file(path: Path, tokenizer: str | None = None) -> StableDiffusio
             ),
             scheduler=load_scheduler(configs["scheduler"], path),
             source=str(path),
-            hash=sha256_of(path),
+            hash=sha256_of(path) if weights else "",
             card=parse_card(described.get("readme", ""), path, RECOMMENDABLE),
             readme=described.get("readme", ""),
             subject=subject,
