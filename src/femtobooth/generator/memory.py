@@ -1,15 +1,20 @@
-"""What training will need and what it took: parameters and bytes of every part."""
+"""What training holds, part by part and to the byte, whether its networks have numbers or shapes alone; and what it
+took.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..core import machine
 from ..training.optimizers import state_bytes
+from ..training.settings import TrainingSettings
+from .families.family import Family
 
 
 def peak_memory(device: torch.device) -> int:
@@ -19,35 +24,69 @@ def peak_memory(device: torch.device) -> int:
     return machine.peak_memory()
 
 
-def estimate(
-    modules: dict[str, tuple[torch.nn.Module, float | None]],
-    optimizer: str,
-    ema: bool,
-    copied: set[str],
-    frozen: Mapping[str, int] = {},
-) -> list[dict[str, Any]]:
-    """Estimate per part: trained and frozen parameters, and bytes for weights, gradients and optimizer state.
+@dataclass(frozen=True)
+class Part:
+    """A network and all that training holds because of it: numbers, and bytes."""
 
-    `modules` maps a name to (module, learning rate or None); `copied` names the parts of which a
-    frozen copy is kept (the prior's base); `frozen` gives the bytes of each number that does not train, where it is not
-    4. Other weights, gradients and a moving average are 32-bit; what the optimizer keeps is in
-    training/optimizers.py. Activations come on top: they depend on picture size and batch.
+    name: str
+    trained: int
+    frozen: int
+    learning_rate: float | None
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    """Of the moving average."""
+    teacher: int
+    """Of the teacher's copy."""
+
+    @property
+    def total(self) -> int:
+        """All its bytes."""
+        return self.weights + self.gradients + self.optimizer + self.average + self.teacher
+
+
+def parts(
+    model: Family,
+    teacher: Family | None,
+    groups: Sequence[Mapping[str, Any]],
+    training: TrainingSettings,
+    frozen: torch.dtype,
+) -> list[Part]:
+    """Count what training holds of each network: those that can train, and the VAE.
+
+    `groups` are the optimizer's, `frozen` the number format in which weights will be held that do not train, of
+    networks that can. A teacher's networks count where they are copies.
     """
-    rows = []
-    for name, (module, rate) in modules.items():
-        shapes = [parameter.shape for parameter in module.parameters() if parameter.requires_grad]
-        trained = sum(map(math.prod, shapes))
-        total = sum(parameter.numel() for parameter in module.parameters())
-        weights = 4 * trained + frozen.get(name, 4) * (total - trained)
-        rows.append(
-            {
-                "part": name,
-                "trained": trained,
-                "frozen": total - trained,
-                "learning_rate": rate,
-                "weights": weights * (2 if name in copied else 1) + (4 * trained if ema else 0),
-                "gradients": 4 * trained,
-                "optimizer": state_bytes(optimizer, shapes),
-            }
+    rates = {group["name"]: group["lr"] for group in groups}
+    found = []
+    for name, network in {**model.trainable, "vae": model.vae}.items():
+        trained = [one for one in network.parameters() if one.requires_grad]
+        others = [one for one in network.parameters() if not one.requires_grad]
+        size = frozen.itemsize if name in model.trainable else None
+        weights = held(trained) + held(network.buffers()) + held(others, size)
+        copy = getattr(teacher, name) if teacher else network
+        found.append(
+            Part(
+                name=name,
+                trained=sum(one.numel() for one in trained),
+                frozen=sum(one.numel() for one in others),
+                learning_rate=rates.get(name),
+                weights=weights,
+                gradients=held(trained),
+                optimizer=state_bytes(training.optimizer, [one.shape for one in trained]),
+                average=held(trained) if training.ema else 0,
+                teacher=held([*copy.parameters(), *copy.buffers()]) if copy is not network else 0,
+            )
         )
-    return rows
+    return found
+
+
+def held(tensors: Iterable[Tensor], itemsize: int | None = None) -> int:
+    """Count the bytes of tensors, each as it is or with so many bytes a number."""
+    return sum(one.numel() * (itemsize or one.element_size()) for one in tensors)
+
+
+def told(count: float) -> str:
+    """Write bytes as people read them."""
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 / 10 else f"{count / 2**20:.1f} MiB"

@@ -265,7 +265,7 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
         return latents(lightning, settings, task.model, task.token, task.photos, task.size)
 
     module = DreamBooth(task.model, settings, task.token, prepare)
-    told.parts(module)
+    told.what_trains(module)
     prompts = [task.fill(prompt) for prompt in settings.samples.prompts]
     average = averages.average_of(training)
     scored = [photo.pixels for photo in task.held_out or task.photos]
