@@ -114,8 +114,8 @@ def save(
 def load(folder: Path, source: str, load_base: Callable[[str, str | None], Family], tokenizer: str | None) -> Family:
     """Load the base that a folder's adapter belongs to, and merge the adapter into it.
 
-    `load_base` loads what a name and a tokenizer stand for; where that has no numbers, nothing is merged. Raises ModelError where the base is not where it was or is
-    another one, or where a file is missing or damaged.
+    `load_base` loads what a name and a tokenizer stand for; where that has no numbers, nothing is merged.
+    Raises ModelError where the base is not where it was or is another one, or where a file is missing or damaged.
     """
     given = read_object(folder / SUBJECT_FILE)
     try:
