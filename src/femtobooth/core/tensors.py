@@ -52,7 +52,9 @@ def read(path: Path, weights: bool = True) -> tuple[dict[Any, Any], dict[str, st
     """Read what a file holds, and its safetensors metadata: tensors by key, or the dictionary of a torch checkpoint
     (and {}).
 
-    Without `weights` a safetensors file's tensors are on torch's meta device: its header alone is read. The content decides what the file is, not its name. Raises UnsafeFileError for a pickle of anything but tensors and
+    Without `weights` a safetensors file's tensors are on torch's meta device: its header alone is read.
+
+    The content decides what the file is, not its name. Raises UnsafeFileError for a pickle of anything but tensors and
     plain values, ModelError for a file that is damaged or something else.
     """
     try:
