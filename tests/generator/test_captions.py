@@ -91,7 +91,7 @@ def test_class_images_keep_their_captions(tmp_path: Path) -> None:
     assert "own caption" in b.notes
     (tmp_path / "a.caption").write_text("a [V] dog")
     with pytest.raises(PhotoError, match=r"a\.caption: names \[V\], but class images show others"):
-        class_captions(tmp_path / "a.png")
+        class_captions([tmp_path / "a.png"])
 
 
 def test_words_that_a_small_base_has_never_seen() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -137,10 +138,12 @@ def test_the_latents_hold_every_order_and_no_step_tokenizes(
     (photo_folder / "photo3.txt").write_text("the [V] dog\n")
     model, lightning = load(str(tiny_sd1)), Trainer(accelerator="cpu", logger=False)
     settings = settings_of(tiny_sd1, photo_folder, photos={"shuffle_tags": True})
-    photos = load_photos(settings.photos, 64)[0]
+    first, *others = load_photos(settings.photos, 64)[0]
+    photos = [replace(first, repeats=3), *others]
     made, none = latents(lightning, settings, model, "sks", photos, 64)
     assert none is None and made.tokens.shape == (4, ORDERS, 77)
     assert torch.equal(made.tokens[0, 0], model.tokenize(["a sks dog, red, round, small"])[0])
+    assert made.repeats.tolist() == [3, 1, 1, 1]
     assert len(made.tokens[0].unique(dim=0)) == 6 and len(made.tokens[3].unique(dim=0)) == 1
     without = latents(lightning, settings_of(tiny_sd1, photo_folder), model, "sks", photos, 64)[0]
     assert without.tokens.shape == (4, 1, 77)

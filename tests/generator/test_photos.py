@@ -21,8 +21,8 @@ from femtobooth.core.events import listening
 from femtobooth.core.files import write_json
 from femtobooth.generator.captions import STYLES
 from femtobooth.generator.photos import Photo, hold_out, load_photos
-from femtobooth.generator.settings import PhotoSettings
 from femtobooth.generator.stored_photos import crops_sheet, restore_photos, store_photos
+from femtobooth.generator.subject_settings import PhotoSettings
 from femtobooth.pictures.squares import SUBJECT_SHARE, make_square
 
 

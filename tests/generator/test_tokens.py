@@ -9,7 +9,7 @@ from femtobooth.core.errors import SettingsError
 from femtobooth.generator import tokens
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.load import load
-from femtobooth.generator.settings import IdentifierSettings
+from femtobooth.generator.subject_settings import IdentifierSettings
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from femtobooth.generator.photos import load_photos
-from femtobooth.generator.settings import PhotoSettings
+from femtobooth.generator.subject_settings import PhotoSettings
 from femtobooth.judging.memorization import near_copies
 
 

@@ -47,6 +47,14 @@ class Settings(BaseModel):
         """Give the class that settles what is given: this one, or another where what is given decides."""
         return cls
 
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Say which settings stand in `given` without being given: for some commands, in the names of folders.
+
+        Raises SettingsError where they contradict those that are given.
+        """
+        return {}
+
     def refuse_at_once(self) -> None:
         """Raise InputError for what cannot be done here, as far as that shows without loading anything heavy."""
         for name in type(self).model_fields:
@@ -145,6 +153,7 @@ def settle(model: type[Model], *layers: Mapping[str, Any]) -> Model:
 
     Raises SettingsError, for a fault of theirs before anything is looked up.
     """
+    layers = (Layer(model.implied(merge(*layers))), *layers)
     resolve(model, *layers)
     settings = resolve(model, model.recommended(merge(*layers)), *layers)
     _refuse_without_effect(settings, layers)

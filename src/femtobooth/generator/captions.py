@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..core import events
 from ..core.errors import PhotoError
+from .metadata import FILES as METADATA
+from .metadata import metadata_files, named, read_metadata
 from .prompts import SUBJECT, filled, with_subject
 
 ENDINGS = (".txt", ".caption")
@@ -77,16 +80,76 @@ def _lines(file: Path) -> tuple[str, ...]:
     return tuple(with_subject(line, "{token}") for line in lines if line)
 
 
-def class_captions(picture: Path) -> tuple[str, ...]:
-    """Read the own captions of a class image. Raises PhotoError where one names the subject, which no class image
+@dataclass(frozen=True)
+class Captions:
+    """The own captions of some pictures."""
+
+    texts: dict[Path, tuple[str, ...]]
+    """Templates, {token} for the subject; () where a picture has none."""
+    sources: dict[Path, Path]
+    """The file that they stand in, of the pictures that have some."""
+    files: set[Path]
+    """Every file that holds captions, read or not."""
+    problems: list[str]
+    """What a person should know of them."""
+
+    def note(self, picture: Path) -> list[str]:
+        """Say where a picture's captions are from, if it has some."""
+        if not self.texts[picture]:
+            return []
+        source = self.sources[picture].name
+        where = f"caption from {source}" if source in METADATA else "own caption"
+        return [where if all("{token}" in text for text in self.texts[picture]) else f"{where}, without {SUBJECT}"]
+
+
+def captions_of(pictures: Sequence[Path]) -> Captions:
+    """Read the own captions of pictures: in files beside them, else in the `metadata.jsonl` or `metadata.csv` of their
+    folder. A file beside a picture, which a person writes for that picture alone, wins. Raises PhotoError.
+    """
+    texts: dict[Path, tuple[str, ...]] = {}
+    sources: dict[Path, Path] = {}
+    folders = {folder: read_metadata(folder) for folder in dict.fromkeys(picture.parent for picture in pictures)}
+    beaten: dict[Path, list[str]] = {}
+    without: dict[Path, list[str]] = {}
+    for picture in pictures:
+        texts[picture], metadata = own_captions(picture), folders[picture.parent]
+        said = metadata.texts.get(picture, "") if metadata else ""
+        listed = (with_subject(said, "{token}"),) if said else ()
+        if texts[picture]:
+            sources[picture] = caption_files(picture)[0]
+            if metadata and listed and listed != texts[picture]:
+                beaten.setdefault(metadata.file, []).append(picture.name)
+        elif metadata and listed:
+            texts[picture], sources[picture] = listed, metadata.file
+        elif metadata:
+            without.setdefault(metadata.file, []).append(picture.name)
+    problems = [
+        *(
+            f"{one.file} names pictures that are not there: {named(one.missing)}"
+            for one in folders.values()
+            if one and one.missing
+        ),
+        *(f"{file} has no caption of {named(names)}" for file, names in without.items()),
+        *(
+            f"{file} says otherwise than the caption beside {named(names)}, which is used"
+            for file, names in beaten.items()
+        ),
+    ]
+    files = {file for picture in pictures for file in caption_files(picture)}
+    return Captions(texts, sources, files | {file for folder in folders for file in metadata_files(folder)}, problems)
+
+
+def class_captions(pictures: Sequence[Path]) -> Captions:
+    """Read the own captions of class images. Raises PhotoError where one names the subject, which no class image
     shows.
     """
-    found = own_captions(picture)
-    if any("{token}" in caption for caption in found):
-        file = caption_files(picture)[0]
-        raise PhotoError(
-            f"{file}: names {SUBJECT}, but class images show others of its class", "write the class noun alone"
-        )
+    found = captions_of(pictures)
+    for picture, texts in found.texts.items():
+        if any("{token}" in caption for caption in texts):
+            raise PhotoError(
+                f"{found.sources[picture]}: names {SUBJECT}, but class images show others of its class",
+                "write the class noun alone",
+            )
     return found
 
 

@@ -15,11 +15,11 @@ from ..core.errors import PhotoError
 from ..core.names import shown
 from ..pictures.images import Skipped, decode, find_pictures
 from ..pictures.squares import make_square
-from .captions import STYLES, caption_files, class_captions, own_captions
+from .captions import STYLES, captions_of, class_captions
+from .kohya_folders import read_layout
 from .preflight import file_row, print_table
-from .prompts import SUBJECT
-from .settings import PhotoSettings
 from .subject_crops import MIN_SIDE_PIXELS, doubtful_crops, subjects_of
+from .subject_settings import PhotoSettings
 
 MIN_PHOTOS = 3  # below, there is a warning
 
@@ -36,7 +36,7 @@ class Photo:
     notes: tuple[str, ...]
     """What was done to the picture, in words."""
     own: bool = False
-    """Whether the captions lie beside the photo."""
+    """Whether the captions are its own: beside it, or in its folder's metadata file."""
     repeats: int = 1
     """How often it is seen in one pass over all photos."""
 
@@ -47,15 +47,16 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
     Returns the photos and the table as data, a row for each file found: file, width, height, format, status (`used`
     or `skipped`), notes (with the reason), captions. Exact duplicates are skipped; near-duplicates stay, with a
     warning, since a burst may be meant. Fewer than three photos warn. Raises PhotoError for none at all, for a
-    path that does not exist, and for a caption that is not UTF-8.
+    path that does not exist, and for captions that cannot be read.
     """
-    paths, skipped = find_pictures(settings.paths)
+    repeats = read_layout(settings.paths).repeats()
+    paths, skipped = find_pictures(repeats)
     photos: list[Photo] = []
     rows: list[dict[str, Any]] = []
     warnings: list[str] = []
     same: dict[str, Path] = {}
     thumbnails: dict[Path, np.ndarray] = {}
-    captioned = {file for path in paths for file in caption_files(path)}
+    captions = captions_of(paths)
     styles = STYLES[settings.captions]
     subjects = subjects_of(paths) if settings.crop == "subject" else {}
     for path in paths:
@@ -82,14 +83,12 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
             )
         square, done = make_square(image, size, settings.crop, subjects[path].mask if path in subjects else None)
         notes += done
-        own = own_captions(path)
-        if own:
-            notes.append(
-                "own caption" if all("{token}" in caption for caption in own) else f"own caption, without {SUBJECT}"
-            )
-        photos.append(Photo(path, np.array(square), own or styles, tuple(notes), bool(own)))
+        own = captions.texts[path]
+        notes += captions.note(path)
+        often = repeats.get(path.parent, 1)
+        photos.append(Photo(path, np.array(square), own or styles, tuple(notes), bool(own), often))
         rows.append(file_row(path, picture, notes=notes, captions=own or styles))
-    rows += [file_row(left.path, reason=left.reason) for left in skipped if left.path not in captioned]
+    rows += [file_row(left.path, reason=left.reason) for left in skipped if left.path not in captions.files]
     print_table(rows)
     if not photos:
         where = ", ".join(map(shown, settings.paths))
@@ -100,7 +99,7 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
     if len(photos) < MIN_PHOTOS:
         count = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
         warnings.append(f"only {count}; 3 to 5 varied ones keep the subject apart from its background")
-    for warning in [*warnings, *doubtful_crops([photo.path for photo in photos], subjects)]:
+    for warning in [*captions.problems, *warnings, *doubtful_crops([photo.path for photo in photos], subjects)]:
         events.warn(warning)
     return photos, rows
 
@@ -108,19 +107,21 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
 def load_class_images(folder: str, size: int) -> list[Photo]:
     """Load one's own class images, as `load_photos` but for what is asked of photos of a subject. Raises PhotoError."""
     paths, skipped = find_pictures([folder])
-    captioned = {file for path in paths for file in caption_files(path)}
-    found, rows = [], [file_row(left.path, reason=left.reason) for left in skipped if left.path not in captioned]
+    captions = class_captions(paths)
+    found, rows = [], [file_row(left.path, reason=left.reason) for left in skipped if left.path not in captions.files]
     for path in paths:
         picture = decode(path)
         if isinstance(picture, Skipped):
             rows.append(file_row(path, reason=picture.reason))
             continue
         square, notes = make_square(picture.image, size, "center")
-        own = class_captions(path)
+        own = captions.texts[path]
         notes = [*picture.notes, *notes, *["own caption"] * bool(own)]
         found.append(Photo(path, np.array(square), own, tuple(notes), bool(own)))
         rows.append(file_row(path, picture, notes=notes, captions=own))
     print_table(rows, "class images")
+    for problem in captions.problems:
+        events.warn(problem)
     if not found:
         raise PhotoError(
             f"`prior.folder={folder}`: no usable picture in it", "leave it out to have class images generated"

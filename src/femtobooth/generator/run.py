@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -31,6 +32,8 @@ class Subject(BaseModel):
     class_noun: str
     photos: list[str]
     """The photos that it is trained on, as paths in the run folder."""
+    repeats: list[int] = []
+    """How often each of them is seen in one pass; once if it is not said."""
 
 
 class PersonalizedRun(Run):
@@ -99,7 +102,10 @@ class PersonalizedRun(Run):
         """Read the photos as they are trained on. Raises PhotoError where one is missing or damaged."""
         from .stored_photos import restore_photos
 
-        return restore_photos(self.folder / "photos")
+        photos, repeats = restore_photos(self.folder / "photos"), self.subject.repeats
+        return [
+            replace(photo, repeats=often) for photo, often in zip(photos, repeats or [1] * len(photos), strict=True)
+        ]
 
     def held_out_photos(self) -> list[Photo]:
         """Read the photos that were kept out of training. Raises PhotoError where one is missing or damaged."""

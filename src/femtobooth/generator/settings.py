@@ -17,6 +17,7 @@ from ..training.settings import TrainingSettings
 from . import locate
 from .cards import Recommendable
 from .prompts import names_subject
+from .subject_settings import IdentifierSettings, PhotoSettings, implied_by_folders
 from .train_settings import RATE, LoraSettings, TrainSettings, learning_rates, with_rates
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
@@ -42,50 +43,6 @@ class SamplingSettings(Settings):
             return {}
         why = f"at guidance {self.guidance:g}, which turns guidance off; it starts above 1"
         return {name: why for name in ("negative", "guidance_rescale") if getattr(self, name)}
-
-
-class PhotoSettings(Settings):
-    paths: Annotated[list[str], Argument("*", names="file", needed=True)] = Field(min_length=1)
-    """Photo files or folders of the subject; 3 to 5 pictures are best."""
-    class_noun: Annotated[str, Flag("--class-noun", common=True)] = Field(min_length=1)
-    """What the subject is, in one or two words: dog, toy, backpack."""
-    crop: Annotated[Literal["center", "smart", "pad", "subject"], Flag("--crop")] = "smart"
-    """How a picture becomes square: its middle, its most detailed part, whole with padded borders, or close around the
-    subject.
-    """
-    flip: Annotated[bool, Flag("--flip")] = False
-    """Also train on mirrored photos; leave off for subjects with text."""
-    captions: Annotated[Literal["plain", "photo", "varied"], Flag("--captions")] = "photo"
-    """Caption of a photo without its own beside it (photo.txt, photo.caption or photo.jpg.txt): plain is "a [V] dog",
-    photo is "a photo of a [V] dog", varied is one of twenty.
-    """
-    caption_dropout: Annotated[float, Flag("--caption-dropout", unit="share")] = Field(0.0, ge=0, lt=1)
-    """Share of the times that a photo is seen without its caption, as guidance draws without a prompt; 0.05 to 0.1 is
-    usual.
-    """
-    shuffle_tags: Annotated[bool, Flag("--shuffle-tags")] = False
-    """Show the tags of a caption, which commas separate, in another order each time."""
-    keep_tags: Annotated[int, Flag("--keep-tags", unit="tags")] = Field(1, ge=0)
-    """Tags at the beginning of a caption that keep their place."""
-    hold_out: Annotated[int, Flag("--hold-out", unit="photos")] = Field(0, ge=0)
-    """Photos kept out of training to score against: the last ones by name, passing over near-copies of another photo.
-    """
-
-    def without_effect(self) -> dict[str, str]:
-        """Name the tags to keep, where none moves."""
-        return {} if self.shuffle_tags else dict.fromkeys({"keep_tags"} & self.model_fields_set, "without shuffle_tags")
-
-
-class IdentifierSettings(Settings):
-    token: Annotated[str, Flag("--token")] = Field("sks")
-    """Rare word that will stand for the subject, such as sks, or `auto` to let the base choose one."""
-
-    @field_validator("token")
-    @classmethod
-    def _one_word(cls, token: str) -> str:
-        if not token.strip() or re.search(r"[\s\[\]{}]", token):
-            raise ValueError(f"{shortened(repr(token))} is not one word without spaces or brackets")
-        return token
 
 
 class PriorSettings(Settings):
@@ -288,6 +245,11 @@ class PersonalizeSettings(Settings):
             else values
             for group, values in of_card(given.get("base"), "personalize").items()
         }
+
+    @classmethod
+    def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Read what kohya's folders say in their names. Raises SettingsError where that is not what is given."""
+        return implied_by_folders(given)
 
 
 class GenerateSettings(Settings):

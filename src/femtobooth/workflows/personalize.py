@@ -30,7 +30,7 @@ from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.processes import rank
 from ..core.run import SETTINGS_FILE, Progress
-from ..generator import locate, prior, sampling, tokens
+from ..generator import kohya_folders, locate, prior, sampling, tokens
 from ..generator.captions import class_captions, fitted, of_class
 from ..generator.dreambooth import DreamBooth
 from ..generator.families.family import Family
@@ -90,6 +90,8 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
         _check(settings, model)
     size = settings.size or model.size
     with stage("photos"):
+        for line in kohya_folders.told(settings.photos.paths, settings.prior.folder):
+            note(line)
         photos, preflight = load_photos(settings.photos, size)
         photos, held_out = hold_out(photos, settings.photos.hold_out)
         encoder = _encoder(settings, [*photos, *held_out])
@@ -113,7 +115,9 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
         PersonalizedRun.create(
             folder,
             settings,
-            subjects={SUBJECT: Subject(token=token, class_noun=noun, photos=kept)},
+            subjects={
+                SUBJECT: Subject(token=token, class_noun=noun, photos=kept, repeats=[photo.repeats for photo in photos])
+            },
             base=settings.base,
             base_hash=model.hash,
             size=size,
@@ -188,8 +192,7 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
             raise PhotoError(
                 f"`prior.folder={settings.prior.folder}`: no picture in it", "leave it out to have class images drawn"
             )
-        for picture in pictures:
-            class_captions(picture)
+        class_captions(pictures)
 
 
 def _refuse_too_strong_a_pull(settings: PersonalizeSettings) -> None:

@@ -1,0 +1,75 @@
+"""Settings of `personalize` that say what the subject is: photos, their captions, the word that stands for it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from ..core.config import Settings
+from ..core.errors import shortened
+from ..core.fields import Argument, Flag
+
+
+class PhotoSettings(Settings):
+    paths: Annotated[list[str], Argument("*", names="file", needed=True)] = Field(min_length=1)
+    """Photo files or folders of the subject; 3 to 5 pictures are best."""
+    class_noun: Annotated[str, Flag("--class-noun", common=True)] = Field(min_length=1)
+    """What the subject is, in one or two words: dog, toy, backpack."""
+    crop: Annotated[Literal["center", "smart", "pad", "subject"], Flag("--crop")] = "smart"
+    """How a picture becomes square: its middle, its most detailed part, whole with padded borders, or close around the
+    subject.
+    """
+    flip: Annotated[bool, Flag("--flip")] = False
+    """Also train on mirrored photos; leave off for subjects with text."""
+    captions: Annotated[Literal["plain", "photo", "varied"], Flag("--captions")] = "photo"
+    """Caption of a photo without its own beside it (photo.txt, photo.caption or photo.jpg.txt): plain is "a [V] dog",
+    photo is "a photo of a [V] dog", varied is one of twenty.
+    """
+    caption_dropout: Annotated[float, Flag("--caption-dropout", unit="share")] = Field(0.0, ge=0, lt=1)
+    """Share of the times that a photo is seen without its caption, as guidance draws without a prompt; 0.05 to 0.1 is
+    usual.
+    """
+    shuffle_tags: Annotated[bool, Flag("--shuffle-tags")] = False
+    """Show the tags of a caption, which commas separate, in another order each time."""
+    keep_tags: Annotated[int, Flag("--keep-tags", unit="tags")] = Field(1, ge=0)
+    """Tags at the beginning of a caption that keep their place."""
+    hold_out: Annotated[int, Flag("--hold-out", unit="photos")] = Field(0, ge=0)
+    """Photos kept out of training to score against: the last ones by name, passing over near-copies of another photo.
+    """
+
+    def without_effect(self) -> dict[str, str]:
+        """Name the tags to keep, where none moves."""
+        return {} if self.shuffle_tags else dict.fromkeys({"keep_tags"} & self.model_fields_set, "without shuffle_tags")
+
+
+class IdentifierSettings(Settings):
+    token: Annotated[str, Flag("--token")] = Field("sks")
+    """Rare word that will stand for the subject, such as sks, or `auto` to let the base choose one."""
+
+    @field_validator("token")
+    @classmethod
+    def _one_word(cls, token: str) -> str:
+        if not token.strip() or re.search(r"[\s\[\]{}]", token):
+            raise ValueError(f"{shortened(repr(token))} is not one word without spaces or brackets")
+        return token
+
+
+def implied_by_folders(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the settings that kohya's folders say in their names and `given` does not.
+
+    Raises SettingsError where that is not what is given.
+    """
+    photos, identifier = given.get("photos"), given.get("identifier", {})
+    if not isinstance(photos, Mapping) or not isinstance(identifier, Mapping):  # which validation names
+        return {}
+    paths = photos.get("paths")
+    if not isinstance(paths, list) or not all(isinstance(path, str) for path in paths):
+        return {}
+    from . import kohya_folders
+
+    found = kohya_folders.implied(paths, identifier.get("token"), photos.get("class_noun"))
+    token = {"identifier": {"token": found["token"]}} if "token" in found else {}
+    return token | ({"photos": {"class_noun": found["class_noun"]}} if "class_noun" in found else {})
