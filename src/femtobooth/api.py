@@ -105,7 +105,7 @@ class Generator:
         if found.out:
             made = workflow.run(found)
             return [Image.open(Path(made["folder"]) / one["file"]).convert("RGB") for one in made["images"]]
-        key = (found.tokenizer, found.precision, found.device)
+        key = (found.tokenizer, found.precision, found.device, *found.loras)
         if self._loaded is None or self._loaded[0] != key:
             self._loaded = (key, workflow.load(found)[0])
         return [Image.fromarray(picture) for picture in workflow.pictures(found, self._loaded[1])]

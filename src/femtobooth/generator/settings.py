@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ..core.config import Seed, Settings, Words
 from ..core.errors import shortened
@@ -14,12 +14,19 @@ from ..core.fields import Argument, Flag, Flags
 from ..core.machine import FloatPrecision, WeightPrecision
 from ..training.optimizers import KINDS, refuse_rates
 from ..training.settings import TrainingSettings
-from . import locate
+from . import locate, lora_reference
 from .cards import Recommendable
 from .prompts import names_subject
 from .subject_settings import IdentifierSettings, PhotoSettings, implied_by_folders
 from .train_settings import RATE, LoraSettings, TrainSettings, learning_rates, with_rates
 
+
+def _strength(text: str) -> str:
+    lora_reference.parse(text)
+    return text
+
+
+Loras = list[Annotated[str, Field(min_length=1), AfterValidator(_strength)]]
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
 
 
@@ -257,6 +264,10 @@ class GenerateSettings(Settings):
     """A run folder, its model/, or anything that can be a base."""
     tokenizer: Annotated[str | None, Flag("--tokenizer", group="model", names="path")] = None
     """Tokenizer folder or hub id, for a single-file model without one."""
+    loras: Annotated[Loras, Flag("--lora", common=True, group="model", names="path")] = []
+    """A LoRA to draw with, and how strongly: FILE:0.8, or 1 without a number; a run that trained one does. Several
+    add up.
+    """
     prompts: Annotated[list[str], Argument("*", needed=True, unless="prompts_file")] = []
     """What to draw; [V] stands for the subject."""
     prompts_file: Annotated[str | None, Flag("--prompts", common=True, group="pictures", names="file")] = None

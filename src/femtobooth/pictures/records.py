@@ -62,7 +62,7 @@ def record(
 
     `model` holds `hash` and, where it is known, `source`; `settings` holds `width`, `height` (pixels), `sampling` and,
     for a picture that started from another, `strength` (0 to 1). `key` tells a cache which picture this is. `more` is
-    what the kind adds: `batch`, `init_image`, `mask`, `synthesized`.
+    what the kind adds: `batch`, `init_image`, `mask`, `loras`, `synthesized`.
     """
     found = {CHUNK: __version__, "kind": kind, "prompt": prompt, "seed": seed, "model": dict(model)}
     return found | {"settings": dict(settings)} | ({"key": key} if key else {}) | dict(more)
@@ -148,9 +148,14 @@ def parameters(found: Mapping[str, Any]) -> str:
         "Model hash": found["model"]["hash"][:10] if single else None,
         "Model": (Path(source).stem if single else Path(source).name) if source else None,
         "Denoising strength": f"{how['strength']:g}" if "init_image" in found else None,
+        "Lora hashes": ", ".join(f"{one['name']}: {one['tensors_sha256'][:12]}" for one in found.get("loras", []))
+        or None,
         "Version": f"femtobooth {found[CHUNK]}",
     }
-    lines = [found["prompt"]] + ([f"Negative prompt: {sampling['negative']}"] if sampling["negative"] else [])
+    tags = [f"<lora:{one['name']}:{one['strength']:g}>" for one in found.get("loras", [])]
+    lines = [" ".join([found["prompt"], *tags])] + (
+        [f"Negative prompt: {sampling['negative']}"] if sampling["negative"] else []
+    )
     return "\n".join(
         [*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in facts.items() if value is not None)]
     )

@@ -23,6 +23,7 @@ from ..core.events import conclude, progress_bar, warn
 from ..core.files import sha256_of, timestamp, write_json
 from ..core.paths import expanded
 from ..core.run import is_run
+from ..generator import lora_reference
 from ..generator.locate import is_model
 from ..generator.prompts import names_subject, warn_of_unseen, with_subject
 from ..generator.settings import GenerateSettings
@@ -85,7 +86,11 @@ def _generate_all(
     ]
     width, height = settings.pixels(model.size)
     how = {"tokenizer": settings.tokenizer, "width": width, "height": height, **settings.model_dump(include=set(HOW))}
-    sources = {key: _fingerprint(path) for key in ("init_image", "mask") if (path := getattr(settings, key))}
+    sources: dict[str, Any] = {
+        key: _fingerprint(path) for key in ("init_image", "mask") if (path := getattr(settings, key))
+    }
+    if settings.loras:
+        sources["loras"] = [lora_reference.find(text).record() for text in settings.loras]
     made: list[dict[str, Any]] = []
     pictures: list[np.ndarray] = []
     manifest = {
@@ -188,7 +193,8 @@ def output_of(settings: GenerateSettings) -> Output:
     """Choose the folder that pictures go into: as given, or a new one under the run's images/, or the current folder's
     for a bare model.
     """
-    inputs = (settings.run, settings.init_image, settings.mask, settings.prompts_file)
+    loras = [lora_reference.parse(text)[0] for text in settings.loras]
+    inputs = (settings.run, settings.init_image, settings.mask, settings.prompts_file, *loras)
     place = Path(settings.out) if settings.out else home(settings.run) / "images" / timestamp()
     return Output(place, "generate", settings.overwrite, inputs, OWNS, numbered=not settings.out)
 
@@ -196,14 +202,19 @@ def output_of(settings: GenerateSettings) -> Output:
 def load(settings: GenerateSettings, model: Family | None = None) -> tuple[Family, GenerateSettings]:
     """Load the model, ready to generate; returns it and the settings with its size and the device it is on.
 
-    `model` is the same one from before, if it is loaded already. The VAE stays in 32 bits, since 8-bit colours need
-    more than half a float's range or precision.
+    `model` is the same one from before with the same adapters in it, if it is loaded already. The VAE stays in 32
+    bits, since 8-bit colours need more than half a float's range or precision.
     """
     from ..generator import sampling
+    from ..generator.formats.adapter_reading import add
     from ..generator.load import load
 
     device = machine.device(settings.device)
-    model = model or load(settings.run, settings.tokenizer)
+    loras = [lora_reference.find(text) for text in settings.loras]
+    if model is None:
+        model = load(settings.run, settings.tokenizer)
+        for lora in loras:
+            add(model, lora)
     sampling.check(model, settings.sampling)
     width, height = settings.pixels(model.size)
     _warn_of_size(width, height, model)

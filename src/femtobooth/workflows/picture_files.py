@@ -39,6 +39,14 @@ class Source(_Part):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+class Lora(_Part):
+    """An adapter that drew with the model: where it lay, how strongly it drew, and what it was."""
+
+    path: str = Field(min_length=1, max_length=4096)
+    strength: float = Field(allow_inf_nan=False)
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
 class Model(_Part):
     """Where the model that made a picture lay, and what it was."""
 
@@ -69,6 +77,7 @@ class Recipe(_Part):
     """Its place in a batch, and how large that was."""
     init_image: Source | None = None
     mask: Source | None = None
+    loras: list[Lora] = Field([], max_length=64)
 
 
 def name(row: int, prompt: str, seed: int, highest: int) -> str:

@@ -17,13 +17,13 @@ from ..core.errors import InputError, ModelError, command, shortened
 from ..core.events import conclude, note, progress_bar, warn
 from ..core.files import sha256_of, timestamp
 from ..core.paths import existing
-from ..generator import locate
+from ..generator import locate, lora_reference
 from ..generator.locate import is_model
 from ..generator.settings import AgainSettings, GenerateSettings
 from ..generator.start_picture import fit, read_start
 from ..pictures import records
 from . import generate, picture_files
-from .picture_files import Recipe, Source
+from .picture_files import Lora, Recipe, Source
 
 
 def run(settings: AgainSettings) -> dict[str, Any]:
@@ -96,12 +96,15 @@ def _settings(record: Recipe, reference: str) -> GenerateSettings:
         if named:
             _check_same(key, named)
             files[key] = named.path
+    for lora in record.loras:
+        _check_lora(lora)
     how = record.settings.model_dump()
     how["size"] = f"{how.pop('width')}x{how.pop('height')}"
     if how["tokenizer"] and not existing(how["tokenizer"]):
         raise InputError(
             f"`tokenizer={shortened(how['tokenizer'])}`: not here, but the picture was made with it", "put it back"
         )
+    how["loras"] = [f"{lora.path}:{lora.strength}" for lora in record.loras]
     return config.resolve(
         GenerateSettings, {"run": reference, "prompts": [record.prompt], "seed": record.seed, **how, **files}
     )
@@ -119,6 +122,15 @@ def _check_same(setting: str, wanted: Source) -> None:
         raise InputError(
             f"`{setting}={name}`: changed since the picture was made", f"put back the file with sha256 {wanted.sha256}"
         )
+
+
+def _check_lora(wanted: Lora) -> None:
+    name = shortened(wanted.path)
+    back = f"put it back (sha256 {wanted.sha256})"
+    if not existing(wanted.path):
+        raise InputError(f"`loras={name}`: gone, but the picture was drawn with it", back)
+    if lora_reference.find(f"{wanted.path}:{wanted.strength}").hash != wanted.sha256:
+        raise InputError(f"`loras={name}`: changed since the picture was made", back)
 
 
 def _on_this_machine(settings: GenerateSettings) -> GenerateSettings:

@@ -7,10 +7,8 @@ picture that its maker never saw.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,52 +20,14 @@ from torch import Tensor
 from ...core import tensors as stored
 from ...core.errors import ModelError, UnsafeFileError, shortened
 from ...core.files import sha256_of
-from ...core.paths import existing, nearest
-from ..adapters import Adapter, layers, refuse_misfit
+from ..adapters import Adapter, apply, layers, refuse_misfit
 from ..families.family import Family
+from ..lora_reference import Lora, tensors_hash
+from ..tokens import TokenEmbedding
 from . import adapter_keys
-from .adapter_writing import CONFIG, DIFFUSERS_NAME
+from .adapter_writing import CONFIG
 
-NAMES = (DIFFUSERS_NAME, "adapter.safetensors", "adapter_model.safetensors")
-"""Under which names an adapter lies in a folder."""
 MOST_NAMED = 5
-
-
-def find(reference: str) -> Path:
-    """Find the file of an adapter: a file, a run with an adapter, or a folder that holds one. Raises ModelError."""
-    path = existing(reference)
-    if path is None:
-        near = nearest(reference)
-        raise ModelError(
-            f"{shortened(reference, 200)}: no such file or folder",
-            f"did you mean {near}?" if near else "give a LoRA's .safetensors file, or a run that trained one",
-        )
-    for folder in (path / "model", path):
-        for name in NAMES:
-            if (folder / name).is_file():
-                return folder / name
-    if path.is_file():
-        return path
-    raise ModelError(
-        f"{path}: holds no adapter", f"give a .safetensors file, or a folder with {' or '.join(NAMES[:2])}"
-    )
-
-
-def parse(text: str) -> tuple[str, float]:
-    """Split FILE:STRENGTH; without a strength it is 1. What is there under the whole name is never split.
-
-    Raises ValueError for a strength that is no number.
-    """
-    reference, colon, strength = text.rpartition(":")
-    if not colon or not reference or existing(text):
-        return text, 1.0
-    try:
-        value = float(strength)
-    except ValueError:
-        return text, 1.0  # a drive of Windows, or a colon in a name
-    if not math.isfinite(value):
-        raise ValueError(f"{shortened(strength)} is no strength")
-    return reference, value
 
 
 def read(path: Path, model: Family) -> Adapter:
@@ -91,15 +51,21 @@ def read(path: Path, model: Family) -> Adapter:
             raise ModelError(f"{path}: {name} {error}", f"it was made for another base than {model.source}") from None
     for name, alpha in _alphas(metadata, modules):
         modules[name].setdefault("alpha", alpha)
-    return Adapter(modules, metadata, str(path), sha256_of(path), content_hash(path))
+    return Adapter(modules, metadata, str(path), sha256_of(path), tensors_hash(path))
 
 
-def content_hash(path: Path) -> str:
-    """Compute the SHA-256 of a safetensors file without its header, hexadecimal: what A1111 knows an adapter by."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        file.seek(8 + length)
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def add(model: Family, lora: Lora) -> None:
+    """Draw with an adapter from now on: merge it into a model in memory, with the word that trained beside it.
+
+    At strength 0 nothing changes. Raises what `read` raises.
+    """
+    if lora.strength:
+        apply(model, read(lora.weights, model), lora.strength)
+    if lora.strength and lora.word:
+        contents, _ = _contents(lora.word)
+        for word, rows in contents.items():
+            TokenEmbedding.teach(model, word, tuple(row.float().reshape(-1) for row in rows.reshape(1, -1)))
+    model.subject = model.subject or dict(lora.subject or {})
 
 
 def _contents(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from ...core.errors import ModelError
 from ...core.files import atomic_file, refuse_existing
+from .. import lora_reference
 from ..adapters import Adapter, Tensors
 from . import adapter_keys
 from .adapter_header import diffusers_config
 
-DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file of an adapter in a folder."""
+DIFFUSERS_NAME = lora_reference.DIFFUSERS_NAME
 CONFIG = "lora_adapter_metadata"
 """Where diffusers puts rank and alpha of its adapters, in the header."""
 

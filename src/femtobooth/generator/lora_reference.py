@@ -1,0 +1,110 @@
+"""Which adapter a person means by FILE:0.8, and where that lies: told without importing torch."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..core.errors import ModelError, shortened
+from ..core.files import content_hash, read_object, sha256_of
+from ..core.paths import existing, expanded, nearest
+from .locate import SUBJECT_FILE, adapter_in
+
+DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
+"""What diffusers calls the file of an adapter in a folder."""
+NAMES = (DIFFUSERS_NAME, "adapter.safetensors", "adapter_model.safetensors")
+"""Under which names an adapter lies in a folder of others."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """An adapter's file, and how strongly it draws."""
+
+    reference: str
+    """As it was given: a file, a run, or a folder."""
+    strength: float
+    weights: Path
+    word: Path | None = None
+    """Where the embedding of a word that trained beside it lies."""
+    subject: dict[str, Any] | None = None
+    """What it has learned, where a run of femtobooth says so: token and class noun."""
+
+    @property
+    def name(self) -> str:
+        """What people call it; without what other programs would misread in a prompt."""
+        plain = self.weights.name if self.weights.name not in NAMES else expanded(self.reference).resolve().name
+        return "".join("-" if letter in "<>:,\"'\n" else letter for letter in plain.removesuffix(".safetensors"))
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of its file; with a word's, over both."""
+        if self.word is None:
+            return sha256_of(self.weights)
+        return content_hash([self.weights, self.word], self.weights.parent)
+
+    def record(self) -> dict[str, Any]:
+        """Say which it is, for the record of a picture."""
+        known = {"path": self.reference, "strength": self.strength, "sha256": self.hash, "name": self.name}
+        return known | {"tensors_sha256": tensors_hash(self.weights)}
+
+
+def parse(text: str) -> tuple[str, float]:
+    """Split FILE:STRENGTH; without a strength it is 1. What is there under the whole name is never split.
+
+    Raises ValueError for a strength that is not finite.
+    """
+    reference, colon, strength = text.rpartition(":")
+    if not colon or not reference or existing(text):
+        return text, 1.0
+    try:
+        value = float(strength)
+    except ValueError:
+        return text, 1.0  # a drive of Windows, or a colon in a name
+    if not math.isfinite(value):
+        raise ValueError(f"{shortened(strength)} is no strength")
+    return reference, value
+
+
+def find(text: str) -> Lora:
+    """Find what FILE:STRENGTH means: a file, a run with an adapter, or a folder that holds one. Raises ModelError."""
+    reference, strength = parse(text)
+    path = existing(reference)
+    if path is None:
+        near = nearest(reference)
+        raise ModelError(
+            f"{shortened(reference, 200)}: no such file or folder",
+            f"did you mean {near}?" if near else "give a LoRA's .safetensors file, or a run that trained one",
+        )
+    if path.is_file():
+        return Lora(reference, strength, path)
+    for folder in (path / "model", path):
+        if described := adapter_in(folder):
+            subject = read_object(folder / SUBJECT_FILE)
+            word = folder / str(described["embedding"]) if described.get("embedding") else None
+            known = {key: subject[key] for key in ("token", "class_noun") if isinstance(subject.get(key), str)}
+            weights = folder / str(described.get("weights"))
+            if missing := next((one for one in (weights, word) if one and not one.is_file()), None):
+                raise ModelError(f"{missing}: missing", "copy or download it again")
+            return Lora(reference, strength, weights, word, known or None)
+        for name in NAMES:
+            if (folder / name).is_file():
+                return Lora(reference, strength, folder / name)
+    raise ModelError(
+        f"{path}: holds no adapter", f"give a .safetensors file, a run with an adapter, or a folder with {NAMES[0]}"
+    )
+
+
+def tensors_hash(path: Path) -> str:
+    """Compute the SHA-256 of a safetensors file without its header, hexadecimal: what A1111 knows an adapter by; ""
+    for any other file.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+        if start[8:] != b"{":
+            return ""
+        file.seek(8 + struct.unpack("<Q", start[:8])[0])
+        return hashlib.file_digest(file, "sha256").hexdigest()
