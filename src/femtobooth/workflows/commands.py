@@ -67,6 +67,13 @@ COMMANDS: dict[str, Command] = {
         ),
         makes="generator.run:PersonalizedRun",
     ),
+    "caption": Command(
+        "captions beside photos, for you to correct",
+        "Write a caption beside each photo that has none, by a captioner on this machine, for you to correct.",
+        "workflows.settings:CaptionSettings",
+        "workflows.caption:run",
+        example="my-dog/ --model captioner/ --class-noun dog",
+    ),
     "generate": Command(
         "generate pictures with it",
         "Generate pictures with a personalized model or any base.",

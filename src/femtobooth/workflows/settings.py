@@ -14,6 +14,23 @@ from ..generator.locate import is_model
 from ..generator.settings import PersonalizeSettings, SamplingSettings, of_card
 
 
+class CaptionSettings(Settings):
+    paths: Annotated[list[str], Argument("*", names="file", needed=True)] = Field(min_length=1)
+    """Photo files or folders."""
+    model: Annotated[str, Flag("--model", common=True, names="folder")] = Field(min_length=1)
+    """Folder of a captioner on this machine, as transformers writes it: BLIP, GIT or Florence-2."""
+    class_noun: Annotated[str | None, Flag("--class-noun", common=True)] = Field(None, min_length=1)
+    """What the subject is, before which a caption gets [V]; captions stay as the model says them if not given."""
+    prompt: Annotated[str | None, Flag("--prompt")] = None
+    """What captions go on from (BLIP, GIT), or the task (Florence-2; <CAPTION> if not given)."""
+    tokens: Annotated[int, Flag("--tokens", unit="tokens")] = Field(40, ge=1, le=1000)
+    """Word pieces that a caption may have."""
+    device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
+    overwrite: Annotated[bool, Flag("--overwrite", common=True, group="output")] = False
+    """Replace captions that are there, whoever wrote them."""
+
+
 class EvaluateSettings(Settings):
     run: Annotated[str, Argument("?", names="run", needed=True)] = Field(min_length=1)
     """Run folder that `femtobooth personalize` made."""
