@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ..core.events import progress
-from ..pictures.regions import subject_masks
 from ..training.randomness import generator, shuffled_indices
 from .families.family import Family
+from .loss_masks import Region, loss_mask
 from .sampling import to_pixels
-
-Region = Literal["all", "subject", "background"]
-MAX_WEIGHT = 5.0  # of a latent cell in the loss: a smaller subject shows too little to be learned from
 
 
 def _ones() -> Tensor:
@@ -147,12 +142,14 @@ def encode(
     taught: bool = False,
     batch: int = 4,
     repeats: Sequence[int] | None = None,
+    masks: Sequence[np.ndarray | None] = (),
+    outside: float = 0.0,
 ) -> LatentSet:
     """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU.
 
     Each of the N has its own captions, and is seen as often in a pass as `repeats` says, once if not given. Only
-    `region` of every picture will count in the loss, whose target is the truth or, if `taught`, the teacher's
-    prediction.
+    `region` of every picture will count in the loss, or its mask of `masks`, and what is outside of that by `outside`
+    (`loss_mask`); the target is the truth or, if `taught`, the teacher's prediction.
     """
     views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
     means, variances = [], []
@@ -161,7 +158,9 @@ def encode(
         means.append(torch.stack([mean for mean, _ in posteriors], dim=1).cpu())
         variances.append(torch.stack([log_variance for _, log_variance in posteriors], dim=1).cpu())
     tokens = torch.stack([model.tokenize(own) for own in _evened(captions)])
-    mask = torch.stack([loss_mask(view, model.vae_factor, region) for view in views], dim=1)
+    over = [masks, [None if one is None else one[:, ::-1] for one in masks]][: len(views)]
+    weights = [loss_mask(view, model.vae_factor, region, ours, outside) for view, ours in zip(views, over, strict=True)]
+    mask = torch.stack(weights, dim=1)
     times = torch.tensor(repeats) if repeats else _once()
     return LatentSet(torch.cat(means), torch.cat(variances), tokens, mask, torch.tensor(taught), times)
 
@@ -170,19 +169,3 @@ def _evened(captions: Sequence[Sequence[str]]) -> list[list[str]]:
     """Repeat captions in turn, so that all pictures have as many."""
     most = max(map(len, captions))
     return [[own[turn % len(own)] for turn in range(most)] for own in captions]
-
-
-def loss_mask(pictures: np.ndarray, factor: int, region: Region) -> Tensor:
-    """Weigh the latent cells of uint8 (N, H, W, 3) pictures, of which only `region` is to count; float32 (N, 1, H /
-    factor, W / factor).
-
-    The subject is what `pictures.regions` finds in all of them and what touches it; the background is everything else.
-    The mean is 1, so that a smaller subject is learned as fast as a large one; but no cell counts more than
-    `MAX_WEIGHT` times.
-    """
-    if region == "all":
-        return torch.ones(len(pictures), 1, pictures.shape[1] // factor, pictures.shape[2] // factor)
-    masks = torch.from_numpy(np.stack(subject_masks(list(pictures)))).float()[:, None]  # (N, 1, H, W)
-    subject = functional.max_pool2d(functional.max_pool2d(masks, factor), 3, stride=1, padding=1)
-    wanted = subject if region == "subject" else 1 - subject
-    return wanted / wanted.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1 / MAX_WEIGHT)

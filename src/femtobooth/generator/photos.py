@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from PIL import Image
 from ..core import events
 from ..core.errors import PhotoError
 from ..core.names import shown
-from ..pictures.images import Skipped, decode, find_pictures
-from ..pictures.squares import make_square
+from ..pictures.images import Picture, Skipped, decode, find_pictures
+from ..pictures.masks import HALF, is_mask_folder, without_masks
+from ..pictures.squares import make_square, placement
 from .captions import STYLES, captions_of, class_captions
 from .kohya_folders import read_layout
+from .mask_model import MaskModel
+from .photo_masks import covered, doubtful_masks, mask_of, unused_masks
 from .preflight import file_row, print_table
 from .subject_crops import MIN_SIDE_PIXELS, doubtful_crops, subjects_of
 from .subject_settings import PhotoSettings
@@ -39,6 +43,8 @@ class Photo:
     """Whether the captions are its own: beside it, or in its folder's metadata file."""
     repeats: int = 1
     """How often it is seen in one pass over all photos."""
+    mask: np.ndarray | None = None
+    """(size, size), uint8: 255 where all of it counts; None where nothing but the photo was given."""
 
 
 def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[dict[str, Any]]]:
@@ -46,11 +52,14 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
 
     Returns the photos and the table as data, a row for each file found: file, width, height, format, status (`used`
     or `skipped`), notes (with the reason), captions. Exact duplicates are skipped; near-duplicates stay, with a
-    warning, since a burst may be meant. Fewer than three photos warn. Raises PhotoError for none at all, for a
-    path that does not exist, and for captions that cannot be read.
+    warning, since a burst may be meant. Fewer than three photos warn, and masks that cover next to nothing or leave
+    next to nothing out. Raises PhotoError for none at all, for a path that does not exist, for captions that cannot be
+    read, and for a mask that does not fit its photo.
     """
     repeats = read_layout(settings.paths).repeats()
-    paths, skipped = find_pictures(repeats)
+    found, skipped = find_pictures(repeats)
+    paths = without_masks(found)
+    masker = MaskModel(settings.mask_model) if settings.mask_model else None
     photos: list[Photo] = []
     rows: list[dict[str, Any]] = []
     warnings: list[str] = []
@@ -81,32 +90,57 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
             warnings.append(
                 f"{shown(path.name)} is nearly the same as {shown(twins[0].name)}; varied photos teach more"
             )
-        square, done = make_square(image, size, settings.crop, subjects[path].mask if path in subjects else None)
+        subject = subjects[path].mask if path in subjects else None
+        square, mask, done = _squared(picture, settings, size, masker, subject)
         notes += done
         own = captions.texts[path]
         notes += captions.note(path)
         often = repeats.get(path.parent, 1)
-        photos.append(Photo(path, np.array(square), own or styles, tuple(notes), bool(own), often))
+        photos.append(Photo(path, square, own or styles, tuple(notes), bool(own), often, mask))
         rows.append(file_row(path, picture, notes=notes, captions=own or styles))
-    rows += [file_row(left.path, reason=left.reason) for left in skipped if left.path not in captions.files]
+    rows += unused_masks(paths, set(found) - set(paths), settings)
+    others = [left for left in skipped if left.path not in captions.files and not is_mask_folder(left.path)]
+    rows += [file_row(left.path, reason=left.reason) for left in others]
     print_table(rows)
     if not photos:
         where = ", ".join(map(shown, settings.paths))
         raise PhotoError(f"no usable photo in {where}", "give 3 to 5 JPEG, PNG or WebP photos of the subject")
+    warnings += _doubts(photos, size)
+    found_crops = [photo.path for photo in photos if photo.mask is None]
+    for warning in [*captions.problems, *warnings, *doubtful_crops(found_crops, subjects)]:
+        events.warn(warning)
+    return photos, rows
+
+
+def _squared(
+    picture: Picture, settings: PhotoSettings, size: int, masker: MaskModel | None, subject: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
+    """Make a photo and its mask square, and say what was done; `subject` is what was found, where it has no mask."""
+    mask, source = mask_of(picture, settings, masker) or (None, "")
+    place = placement(picture.image, size, settings.crop, subject if mask is None else mask >= HALF)
+    square = np.array(place.picture(picture.image))
+    if mask is None:
+        return square, None, list(place.notes)
+    placed = place.mask(mask)
+    return square, placed, [*place.notes, f"{source}, {covered(placed):.0%}"]
+
+
+def _doubts(photos: Sequence[Photo], size: int) -> list[str]:
+    """List warnings of photos that are few or small, and of their masks."""
+    warnings = []
     enlarged = [shown(photo.path.name) for photo in photos if any(note.startswith("enlarged") for note in photo.notes)]
     if enlarged:
         warnings.append(f"smaller than {size} px and enlarged, which blurs them: {', '.join(enlarged)}")
     if len(photos) < MIN_PHOTOS:
         count = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
         warnings.append(f"only {count}; 3 to 5 varied ones keep the subject apart from its background")
-    for warning in [*captions.problems, *warnings, *doubtful_crops([photo.path for photo in photos], subjects)]:
-        events.warn(warning)
-    return photos, rows
+    return warnings + doubtful_masks([(photo.path, photo.mask) for photo in photos if photo.mask is not None])
 
 
 def load_class_images(folder: str, size: int) -> list[Photo]:
     """Load one's own class images, as `load_photos` but for what is asked of photos of a subject. Raises PhotoError."""
-    paths, skipped = find_pictures([folder])
+    pictures, skipped = find_pictures([folder])
+    paths = without_masks(pictures)
     captions = class_captions(paths)
     found, rows = [], [file_row(left.path, reason=left.reason) for left in skipped if left.path not in captions.files]
     for path in paths:

@@ -34,6 +34,8 @@ class Subject(BaseModel):
     """The photos that it is trained on, as paths in the run folder."""
     repeats: list[int] = []
     """How often each of them is seen in one pass; once if it is not said."""
+    masks: list[str] = []
+    """The masks that came with photos, as paths in the run folder."""
 
 
 class PersonalizedRun(Run):
@@ -102,7 +104,8 @@ class PersonalizedRun(Run):
         """Read the photos as they are trained on. Raises PhotoError where one is missing or damaged."""
         from .stored_photos import restore_photos
 
-        photos, repeats = restore_photos(self.folder / "photos"), self.subject.repeats
+        masks, repeats = [Path(mask).name for mask in self.subject.masks], self.subject.repeats
+        photos = restore_photos(self.folder / "photos", masks)
         return [
             replace(photo, repeats=often) for photo, often in zip(photos, repeats or [1] * len(photos), strict=True)
         ]

@@ -106,6 +106,8 @@ class LossSettings(Settings):
     """What teaches the background: the photos (the paper), which then leak into every picture, or the base,
     on class images.
     """
+    unmasked_weight: Annotated[float, Flag("--unmasked-weight", unit="weight")] = Field(0.0, ge=0, le=1)
+    """Weight of the loss on a photo outside of its mask; 0 learns nothing there, 1 as much as inside."""
 
     def without_effect(self) -> dict[str, str]:
         """Name the floor of a weighting that is off."""
@@ -215,8 +217,10 @@ class PersonalizeSettings(Settings):
         return self
 
     def without_effect(self) -> dict[str, str]:
-        """Name everything about a LoRA, where none trains."""
+        """Name everything about a LoRA, where none trains, and what masks bring, where there are none."""
         found = super().without_effect()
+        if self.photos.mask == "none" and self.loss.background == "photos" and self.loss.unmasked_weight:
+            found["loss.unmasked_weight"] = "with `photos.mask=none` and `loss.background=photos`"
         if "lora" not in self.train.parts:
             found = {path: why for path, why in found.items() if not path.startswith("lora.")}
             found |= {f"lora.{name}": "without lora in train.parts" for name in sorted(self.lora.model_fields_set)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,23 +11,52 @@ from PIL import Image
 from ..core.errors import PhotoError
 from ..core.files import atomic_folder
 from ..pictures.images import find_pictures, read_picture
+from ..pictures.masks import show_mask, without_masks
+from ..pictures.regions import only_subject, subject_masks
 from ..pictures.sheets import sheet, stacked
 from .captions import own_captions
 from .photos import Photo
 from .prompts import SUBJECT
 
 
-def crops_sheet(photos: Sequence[Photo]) -> Image.Image:
-    """Lay out all photos as they are trained on, with their names."""
-    columns = min(len(photos), 6)
-    rows = [photos[first : first + columns] for first in range(0, len(photos), columns)]
-    one = [sheet([[photo.pixels for photo in row]], [], [photo.path.name for photo in row], cell=192) for row in rows]
-    return stacked(one)
+def counted(photos: Sequence[Photo], background: str) -> list[np.ndarray | None]:
+    """Show what of photos counts in the loss, grey where nothing does; None where all of a photo counts.
+
+    That is the mask of a photo that has one; of others, with `loss.background` "class", what is taken for the subject.
+    """
+    apart = background == "class"
+    found = subject_masks([photo.pixels for photo in photos]) if apart else [None] * len(photos)
+    return [
+        show_mask(photo.pixels, photo.mask)
+        if photo.mask is not None
+        else only_subject(photo.pixels, mask)
+        if mask is not None
+        else None
+        for photo, mask in zip(photos, found, strict=True)
+    ]
+
+
+def crops_sheet(photos: Sequence[Photo], background: str = "photos") -> Image.Image:
+    """Lay out all photos as they are trained on, with their names, and below them what of them counts."""
+    columns, below = min(len(photos), 6), counted(photos, background)
+    sheets = []
+    for first in range(0, len(photos), columns):
+        some, parts = photos[first : first + columns], below[first : first + columns]
+        rows: list[list[np.ndarray | None]] = [[photo.pixels for photo in some]]
+        if any(part is not None for part in parts):
+            rows.append(parts)
+        sheets.append(sheet(rows, [], [photo.path.name for photo in some], cell=192))
+    return stacked(sheets)
+
+
+def mask_place(photo: Path) -> Path:
+    """Say where the mask of a stored photo lies."""
+    return photo.with_suffix(".mask.png")
 
 
 def store_photos(photos: Sequence[Photo], folder: Path) -> list[Path]:
-    """Write photos as they are trained on, losslessly: `00.png` and its captions `00.txt`, fit to be given as photos
-    again; returns the former.
+    """Write photos as they are trained on, losslessly: `00.png`, its captions `00.txt` and its mask, if any,
+    `00.mask.png`, fit to be given as photos again; returns the first.
 
     Raises ExistsError if `folder` already holds something.
     """
@@ -35,23 +64,31 @@ def store_photos(photos: Sequence[Photo], folder: Path) -> list[Path]:
         for index, photo in enumerate(photos):
             image = temporary / f"{index:02d}.png"
             Image.fromarray(photo.pixels).save(image)
+            if photo.mask is not None:
+                Image.fromarray(photo.mask).save(mask_place(image))
             image.with_suffix(".txt").write_text(
                 "\n".join(photo.captions).replace("{token}", SUBJECT) + "\n", encoding="utf-8"
             )
     return [folder / f"{index:02d}.png" for index in range(len(photos))]
 
 
-def restore_photos(folder: Path) -> list[Photo]:
-    """Read what `store_photos` wrote: same pixels, captions and order.
+def restore_photos(folder: Path, masks: Collection[str] = ()) -> list[Photo]:
+    """Read what `store_photos` wrote: same pixels, captions and order; and the files of `masks`.
 
     Raises PhotoError naming what is missing or damaged.
     """
-    paths, others = find_pictures([folder])
+    found, others = find_pictures([folder])
+    paths = without_masks(found)
     numbered = {f"{index:02d}.png" for index in range(len(paths))} - {path.name for path in paths}
+    numbered |= set(masks) - {path.name for path in found}
     lost = [one.path for one in others if one.path.suffix == ".png"] + [folder / name for name in sorted(numbered)]
     if lost:
         raise PhotoError(f"{lost[0]}: missing or damaged", "put it back, or start a new run")
-    photos = [Photo(path, np.array(read_picture(path).image), own_captions(path), ()) for path in paths]
+    photos = []
+    for path in paths:
+        place = mask_place(path)
+        mask = np.array(read_picture(place).image.convert("L")) if place.name in masks else None
+        photos.append(Photo(path, np.array(read_picture(path).image), own_captions(path), (), mask=mask))
     for photo in photos:
         if not photo.captions:
             raise PhotoError(f"{photo.path.with_suffix('.txt')}: missing or empty", "put it back, or start a new run")

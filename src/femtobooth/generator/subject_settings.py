@@ -22,6 +22,12 @@ class PhotoSettings(Settings):
     """How a picture becomes square: its middle, its most detailed part, whole with padded borders, or close around the
     subject.
     """
+    mask: Annotated[Literal["auto", "alpha", "files", "none"], Flag("--mask")] = "auto"
+    """What says which part of a photo counts: files is name.mask.png beside it or masks/name.png, alpha its
+    transparency, auto whichever there is, files first.
+    """
+    mask_model: Annotated[str | None, Flag("--mask-model", names="file")] = None
+    """ONNX file of a segmentation model (U2-Net, BiRefNet and the like) that makes the masks of photos without any."""
     flip: Annotated[bool, Flag("--flip")] = False
     """Also train on mirrored photos; leave off for subjects with text."""
     captions: Annotated[Literal["plain", "photo", "varied"], Flag("--captions")] = "photo"
@@ -41,8 +47,11 @@ class PhotoSettings(Settings):
     """
 
     def without_effect(self) -> dict[str, str]:
-        """Name the tags to keep, where none moves."""
-        return {} if self.shuffle_tags else dict.fromkeys({"keep_tags"} & self.model_fields_set, "without shuffle_tags")
+        """Name the tags to keep, where none moves, and the model that makes masks, where none are made."""
+        idle = {} if self.shuffle_tags else dict.fromkeys({"keep_tags"} & self.model_fields_set, "without shuffle_tags")
+        if self.mask_model and self.mask != "auto":
+            idle["mask_model"] = f"with `photos.mask={self.mask}`"
+        return idle
 
 
 class IdentifierSettings(Settings):

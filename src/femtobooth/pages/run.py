@@ -16,11 +16,11 @@ from ..generator.photos import Photo
 from ..generator.prompts import filled
 from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
+from ..generator.stored_photos import counted
 from ..judging import memorization
 from ..judging.memorization import Nearest
 from ..judging.scoring import PHOTOS
 from ..judging.verdict import Verdict, percent
-from ..pictures.regions import only_subject, subject_masks
 from . import validation
 from .charts import line_chart
 from .html import Chart, Page, Shot, Strip, Tile, render
@@ -100,6 +100,8 @@ class RunPage(Page):
     photos: list[Strip]
     files: list[tuple[str, str, str, str]]
     """Name, pixels, status and notes of each file of the photo folder."""
+    counted: str
+    """What the grey pictures beside the photos show; "" where all of every photo counted."""
     masked: bool
     """Whether the base taught what is around the subject."""
     prior: bool
@@ -143,6 +145,7 @@ def run_page(run: TrainedRun) -> str:
         fits=memorization.COPY_FIT,
         photos=_photos(run),
         files=[_file(row) for row in run.preflight],
+        counted=_counted(run),
         masked=settings.loss.background == "class",
         prior=settings.prior.uses_images,
         class_images=[_class_images(one) for one in run.class_images],
@@ -284,17 +287,28 @@ def _nearest(run: TrainedRun) -> list[Strip]:
 def _photos(run: TrainedRun) -> list[Strip]:
     """Show the photos as they were trained on, and what of them counted."""
     subject = run.known.subject
-    masked = run.settings.loss.background == "class"
-    masks = subject_masks([photo.pixels for photo in run.photos]) if masked else []
+    below = counted(run.photos, run.settings.loss.background)
     strips = []
     for index, photo in enumerate(run.photos):
         caption = " / ".join(filled(text, subject.token, subject.class_noun) for text in photo.captions[:3])
         shots = [_shot(photo.pixels, f"photo {index + 1} as it was trained on: {caption}")]
-        if masks:
-            counted = only_subject(photo.pixels, masks[index])
-            shots.append(_shot(counted, f"what of photo {index + 1} counted: its subject and what touches it"))
+        if (part := below[index]) is not None:
+            what = "its subject and what touches it" if photo.mask is None else "its mask"
+            shots.append(_shot(part, f"what of photo {index + 1} counted: {what}"))
         strips.append(Strip(shots, caption))
     return strips
+
+
+def _counted(run: TrainedRun) -> str:
+    """Say what the pictures beside the photos show."""
+    masks, outside = sum(photo.mask is not None for photo in run.photos), run.settings.loss.unmasked_weight
+    apart = run.settings.loss.background == "class"
+    if not masks and not apart:
+        return ""
+    source = f"{masks} of {_count(len(run.photos), 'photo')} came with a mask" if masks else "No photo came with a mask"
+    rest = ", and the subject of the others was found" if apart and masks < len(run.photos) else ""
+    weight = f"counted {outside:g} of the rest" if outside else "did not count"
+    return f"Beside each photo: what of it was learned from. {source}{rest}. What is grey {weight}."
 
 
 def _file(row: Mapping[str, Any]) -> tuple[str, str, str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from PIL import Image, ImageFilter
 
@@ -10,11 +12,51 @@ from .regions import find_subject, lab
 # of the side of the square that is cut out around a subject; what is taken for it often lacks a foot or a handle
 SUBJECT_SHARE = 0.7
 
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom, in pixels."""
 
-def make_square(
-    image: Image.Image, size: int, crop: str, subject: np.ndarray | None = None
-) -> tuple[Image.Image, list[str]]:
-    """Make an RGB picture a size x size square, never squashed, and say what was done to it.
+
+@dataclass(frozen=True)
+class Placement:
+    """Which part of a picture a square of `size` pixels shows; it places the picture, and what lies over it."""
+
+    size: int
+    cut: Box | None
+    """What is cut out before anything else."""
+    box: Box
+    """What of that, or of the whole picture, the square shows."""
+    padded: bool
+    """Whether the square shows all of it, with its borders continued."""
+    notes: tuple[str, ...]
+    """What is done to the picture, in words."""
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """Make the square of the picture that was placed, RGB."""
+        image = image.crop(self.cut) if self.cut else image
+        if self.padded:
+            return _padded(image, self.size)
+        return image.resize((self.size, self.size), Image.Resampling.LANCZOS, box=self.box)
+
+    def mask(self, mask: np.ndarray) -> np.ndarray:
+        """Make the square of a mask (H, W) of the picture's size; 0 where borders are continued.
+
+        A pixel of the square is the highest of those that it stands for, not their mean: a strap or a whisker that is
+        thinner than a pixel would fade to nothing.
+        """
+        left, top, right, bottom = self.cut or (0, 0, mask.shape[1], mask.shape[0])
+        mask = mask[top:bottom, left:right]
+        if not self.padded:
+            left, top, right, bottom = self.box
+            return _highest(mask[top:bottom, left:right], self.size, self.size)
+        height, width = _fitting(mask.shape[1], mask.shape[0], self.size)
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        square = np.zeros((self.size, self.size), mask.dtype)
+        square[top : top + height, left : left + width] = _highest(mask, height, width)
+        return square
+
+
+def placement(image: Image.Image, size: int, crop: str, subject: np.ndarray | None = None) -> Placement:
+    """Find how a picture becomes a size x size square, never squashed.
 
     `center` and `smart` cut the largest square; `subject` one around the mask `subject`, bool (h, w) of any resolution,
     else around what stands out (as `smart` where nothing does), but never so small that it would be enlarged: what is
@@ -22,31 +64,39 @@ def make_square(
     focus: unlike bars of one colour, they hold no edge that the model would learn as part of the subject.
     """
     notes = []
-    box = (
+    cut = (
         _around(find_subject(np.asarray(image)) if subject is None else subject, image, size)
         if crop == "subject"
         else None
     )
-    if box:
-        image, kept = image.crop(box), (box[2] - box[0]) ** 2 / (image.width * image.height)
-        notes.append(f"crop around the subject keeps {kept:.0%}")
+    if cut:
+        notes.append(f"crop around the subject keeps {(cut[2] - cut[0]) ** 2 / (image.width * image.height):.0%}")
+        image = image.crop(cut)
     width, height = image.size
     short, long = sorted(image.size)
     scale = size / (long if crop == "pad" else short)
     if scale > 1:
         notes.append(f"enlarged x{scale:.2g}")
-    if short == long:
-        return image.resize((size, size), Image.Resampling.LANCZOS), notes
-    if crop == "pad":
-        return _padded(image, size), [*notes, f"padded from {width}x{height}"]
+    if short == long or crop == "pad":
+        padded = short != long
+        notes += [f"padded from {width}x{height}"] * padded
+        return Placement(size, cut, (0, 0, width, height), padded, tuple(notes))
     start = (long - short) // 2 if crop == "center" else _salient_start(image)
     box = (start, 0, start + short, short) if width > height else (0, start, short, start + short)
     if long > 2 * short:
         notes.append(f"crop keeps {100 * short // long}%")
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=box), notes
+    return Placement(size, cut, box, False, tuple(notes))
 
 
-def _around(mask: np.ndarray | None, image: Image.Image, size: int) -> tuple[int, int, int, int] | None:
+def make_square(
+    image: Image.Image, size: int, crop: str, subject: np.ndarray | None = None
+) -> tuple[Image.Image, list[str]]:
+    """Make an RGB picture a size x size square, as `placement` finds it, and say what was done to it."""
+    found = placement(image, size, crop, subject)
+    return found.picture(image), list(found.notes)
+
+
+def _around(mask: np.ndarray | None, image: Image.Image, size: int) -> Box | None:
     """Find the square (left, top, right, bottom) in pixels of which what `mask` shows fills `SUBJECT_SHARE` of a side,
     if there is anything.
     """
@@ -82,10 +132,24 @@ def _salient_start(image: Image.Image) -> int:
     return round(best / (steps - side) * (long - short))
 
 
+def _fitting(width: int, height: int, size: int) -> tuple[int, int]:
+    """Compute the height and width of a picture that fits into a square of `size` pixels."""
+    long = max(width, height)
+    return max(1, round(size * height / long)), max(1, round(size * width / long))
+
+
+def _highest(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scale a mask (H, W) to (height, width), each pixel the highest of those that it stands for; the nearest where it
+    is enlarged.
+    """
+    rows, columns = (np.arange(new) * old // new for new, old in zip((height, width), mask.shape, strict=True))
+    return np.maximum.reduceat(np.maximum.reduceat(mask, rows, axis=0), columns, axis=1)
+
+
 def _padded(image: Image.Image, size: int) -> Image.Image:
     if image.height > image.width:
         return _padded(image.transpose(Image.Transpose.TRANSPOSE), size).transpose(Image.Transpose.TRANSPOSE)
-    height = max(1, round(size * image.height / image.width))
+    height, _ = _fitting(image.width, image.height, size)
     fitted = image.resize((size, height), Image.Resampling.LANCZOS)
     top = (size - height) // 2
     square = Image.new("RGB", (size, size))

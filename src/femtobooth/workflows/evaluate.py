@@ -36,6 +36,7 @@ from ..judging.encoders import open_encoder, usable
 from ..judging.memorization import near_copies
 from ..judging.scoring import PHOTOS, Generated, Real, Row, diversity_by_lpips, evidence, measure
 from ..pictures.images import Skipped, decode, find_pictures
+from ..pictures.masks import without_masks
 from ..pictures.sheets import sheet, stacked
 from ..pictures.squares import make_square
 from . import report
@@ -159,7 +160,7 @@ def _real_photos(
             f"{gone} original photos are gone: that no encoder was trained on them is known of the run's copies only."
         )
     if settings.photos:
-        paths, _ = find_pictures(settings.photos)
+        paths = without_masks(find_pictures(settings.photos)[0])
         hashes = {sha256_of(path) for path in paths}
         squares = _squares(paths, trained[0].shape[0], made_with.photos.crop)
         if not squares:
@@ -211,7 +212,7 @@ def _gallery(
     found: dict[str, list[np.ndarray]] = {}
     hashes: set[str] = set()
     for part in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        paths = find_pictures([part])[0]
+        paths = without_masks(find_pictures([part])[0])
         digests = {sha256_of(path) for path in paths}
         squares = [] if digests & own else _squares(paths, size, crop)
         if squares:

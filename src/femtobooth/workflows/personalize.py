@@ -42,7 +42,7 @@ from ..generator.prompts import filled, warn_of_unseen
 from ..generator.run import SUBJECT, PersonalizedRun, Subject
 from ..generator.samples import Samples
 from ..generator.settings import PersonalizeSettings
-from ..generator.stored_photos import crops_sheet, store_photos
+from ..generator.stored_photos import crops_sheet, mask_place, store_photos
 from ..generator.subject_crops import CROPS
 from ..judging.encoders import Encoder
 from ..pictures.images import find_pictures
@@ -95,6 +95,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
         photos, preflight = load_photos(settings.photos, size)
         photos, held_out = hold_out(photos, settings.photos.hold_out)
         encoder = _encoder(settings, [*photos, *held_out])
+        _warn_of_masks(settings, photos)
     with stage("identifier"):
         token = _identifier(model, settings)
     photos = _fitted(photos, model, token, noun)
@@ -109,14 +110,22 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     def begin(folder: Path) -> None:
         write_text(folder / SETTINGS_FILE, config.dump(settings.model_copy(update={"overwrite": False})))
         write_json(folder / "preflight.json", preflight)
-        kept = [path.relative_to(folder).as_posix() for path in store_photos(photos, folder / "photos")]
+        places = [path.relative_to(folder) for path in store_photos(photos, folder / "photos")]
+        masks = [mask_place(path) for path, photo in zip(places, photos, strict=True) if photo.mask is not None]
+        kept, masked = ([path.as_posix() for path in some] for some in (places, masks))
         if held_out:
             store_photos(held_out, folder / "held_out")
         PersonalizedRun.create(
             folder,
             settings,
             subjects={
-                SUBJECT: Subject(token=token, class_noun=noun, photos=kept, repeats=[photo.repeats for photo in photos])
+                SUBJECT: Subject(
+                    token=token,
+                    class_noun=noun,
+                    photos=kept,
+                    repeats=[photo.repeats for photo in photos],
+                    masks=masked,
+                )
             },
             base=settings.base,
             base_hash=model.hash,
@@ -124,7 +133,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
             held_out=[photo.path.name for photo in held_out],
             progress=Progress(steps=settings.training.steps),
         )
-        crops_sheet([*photos, *held_out]).save(folder / CROPS)
+        crops_sheet([*photos, *held_out], settings.loss.background).save(folder / CROPS)
 
     with output.claimed(begin) as folder, PersonalizedRun.open(folder).working() as run:
         if held_out:
@@ -167,7 +176,9 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
     def absolute(text: str | None) -> str | None:
         return str(expanded(text).resolve()) if text and expanded(text).exists() and text != locate.BUNDLED else text
 
-    photos = settings.photos.model_copy(update={"paths": [absolute(path) for path in settings.photos.paths]})
+    given = settings.photos
+    update = {"paths": [absolute(path) for path in given.paths], "mask_model": absolute(given.mask_model)}
+    photos = given.model_copy(update=update)
     prior = settings.prior.model_copy(update={"folder": absolute(settings.prior.folder)})
     if settings.train.parts == ["token"] and prior.weight:
         note("class preservation: none, as class prompts do not hold the only word that trains")
@@ -231,6 +242,17 @@ def _fitted(photos: list[Photo], model: Family, token: str, noun: str) -> list[P
     """Fit the captions of photos, so that the text encoder reads the identifier."""
     captions = fitted([(photo.path, photo.captions) for photo in photos], model.tokenizer, token, noun)
     return [replace(photo, captions=ours) for photo, ours in zip(photos, captions, strict=True)]
+
+
+def _warn_of_masks(settings: PersonalizeSettings, photos: list[Photo]) -> None:
+    """Say which photos count whole, where others have masks, or where a weight outside of masks was set."""
+    whole = [shown(photo.path.name) for photo in photos if photo.mask is None]
+    if settings.loss.background == "class" or not whole:
+        return
+    if len(whole) < len(photos):
+        warn(f"without a mask, so that all of it counts: {', '.join(whole)}")
+    elif settings.loss.unmasked_weight:
+        warn("`loss.unmasked_weight` has no effect: no photo has a mask")
 
 
 def _warn_of_unseen(model: Family, settings: PersonalizeSettings, token: str) -> None:

@@ -12,7 +12,8 @@ from ...core.events import stage, warn
 from ...generator import prior
 from ...generator.captions import of_class
 from ...generator.families.family import Family
-from ...generator.latents import MAX_WEIGHT, LatentSet, Region, encode
+from ...generator.latents import LatentSet, encode
+from ...generator.loss_masks import MAX_WEIGHT, Region
 from ...generator.photos import Photo, load_class_images
 from ...generator.prompts import filled
 from ...generator.settings import PersonalizeSettings
@@ -39,7 +40,10 @@ def latents(
     def subject() -> LatentSet:
         region: Region = "subject" if apart else "all"
         repeats = [photo.repeats for photo in photos]
-        return encode(model, pictures, captions, settings.photos.flip, region, repeats=repeats)
+        masks, outside = [photo.mask for photo in photos], settings.loss.unmasked_weight
+        return encode(
+            model, pictures, captions, settings.photos.flip, region, repeats=repeats, masks=masks, outside=outside
+        )
 
     if settings.prior.weight == 0:
         return subject(), None
@@ -98,7 +102,8 @@ def _as_their_class(
     plain = of_class(named, model.tokenizer, token, settings.photos.class_noun)
     kept = subject.relabelled(model, plain, torch.ones(()))
     if settings.loss.background == "class":
-        around = (subject.mask == 0).float()  # (N, F, 1, h, w)
+        most = subject.mask.amax(dim=(2, 3, 4), keepdim=True)
+        around = 1 - subject.mask / most.clamp(min=1e-9)  # (N, F, 1, h, w): what the photos do not teach
         around /= around.mean(dim=(2, 3, 4), keepdim=True).clamp(min=1 / MAX_WEIGHT)
         kept += kept + subject.relabelled(model, captions, around)
     return subject, kept
