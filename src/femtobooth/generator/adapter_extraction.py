@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..core.errors import ModelError
-from ..core.events import progress_bar
+from ..core.events import progress
 from .adapters import Adapter, layers
 from .families.family import Family
 
@@ -39,16 +39,11 @@ def extract(tuned: Family, base: Family, rank: int) -> Extracted:
     before = {name: layer.weight for name, layer in layers(base)}
     modules: dict[str, dict[str, Tensor]] = {}
     total = kept = 0.0
-    found = list(layers(tuned))
-    with torch.no_grad(), progress_bar("layers", len(found)) as bar:
-        for name, layer in found:
-            change = layer.weight.detach().double() - before[name].detach().double()
-            energy = change.square().sum().item()
-            if energy:
-                held, share = _nearest(change, rank)
-                modules[name] = held
-                total, kept = total + energy, kept + energy * share
-            bar.advance()
+    for name, layer in progress(list(layers(tuned)), "layers"):
+        change = layer.weight.detach().double() - before[name].detach().double()
+        if energy := change.square().sum().item():
+            modules[name], share = _nearest(change, rank)
+            total, kept = total + energy, kept + energy * share
     if not modules:
         raise ModelError(
             f"{tuned.source}: its layers are those of {base.source}", "give the base that it was tuned from"

@@ -1,4 +1,6 @@
-"""femtobooth convert: a model between its two forms, the folder of diffusers and the single `.safetensors` file."""
+"""femtobooth convert: a model between its two forms, the folder of diffusers and the single `.safetensors` file, with
+adapters merged into it; or an adapter, as a file of its own (`convert_lora`).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from ..core.claims import Output
 from ..core.errors import ExistsError, ModelError, SettingsError
 from ..core.events import conclude, note
 from ..core.paths import expanded
+from ..generator import lora_reference
 from ..generator.settings import ConvertSettings
+from . import convert_lora
 
 
 def run(settings: ConvertSettings) -> dict[str, Any]:
@@ -23,12 +27,17 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
     """
     source, tokenizer, overwrite = settings.source, settings.tokenizer, settings.overwrite
     target = expanded(settings.target)
-    output = Output(target, "convert", overwrite, inputs=[source, tokenizer], known=_is_ours, option="TARGET")
+    merged = [lora_reference.find(text) for text in settings.loras]
+    inputs = [source, tokenizer, settings.base, *(lora.reference for lora in merged)]
+    output = Output(target, "convert", overwrite, inputs=inputs, known=_is_ours, option="TARGET")
     _check(output)
+    if settings.form == "lora":
+        return convert_lora.run(settings, output, _is_single(target))
 
     from ..generator import cards
     from ..generator.families.stable_diffusion import StableDiffusion
     from ..generator.formats import ldm_configs, ldm_keys
+    from ..generator.formats.adapter_reading import add
     from ..generator.formats.folder import write_folder
     from ..generator.formats.single_file import save_single_file
     from ..generator.load import load
@@ -37,6 +46,8 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
     model = load(source, tokenizer)
     if not isinstance(model, StableDiffusion):
         raise ModelError(f"{source}: only Stable Diffusion 1.x and 2.x are converted", "give one of these")
+    for lora in merged:
+        add(model, lora)
     dtype = machine.dtype(settings.precision)
     single = _is_single(target)
     if single:
@@ -101,11 +112,12 @@ def _card(source: str) -> str:
 
 
 def _is_ours(path: Path) -> bool:
-    """Tell whether a file was written by `convert`, or by a recipe, in the same way."""
+    """Tell whether a file was written by `convert`, or by a run or recipe, in the same way."""
     from ..generator.locate import METADATA
 
     try:
         with safe_open(path, framework="numpy") as file:
-            return METADATA in (file.metadata() or {})
+            told = file.metadata() or {}
+            return METADATA in told or told.get("modelspec.implementation_version", "").startswith("femtobooth")
     except (OSError, SafetensorError):
         return False
