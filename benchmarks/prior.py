@@ -60,10 +60,11 @@ WAYS: dict[str, dict[str, Any]] = {
     "noise": {"target": "noise"},
     "base": {"target": "base"},
     "photos": {"target": "photos"},
-    "weights": {"weight": 0.0},
+    "pull 50": {"weight": 0.0, "weights": 50.0},
+    "pull 200": {"weight": 0.0, "weights": 200.0},
     "none": {"weight": 0.0},
 }
-IMAGES = 32  # class images, as the card has it
+DRAW = ("noise", "base")  # class images, before the first step
 BACKDROPS = {"beach": "on the beach", "snow": "in the snow", "moon": "on the moon", "city": "in the city"}
 NAMES = {"dog": {"dog", "dog face"}, "clock": {"clock", "alarm clock"}, "duck": {"duck"}, "robot": {"robot"}}
 NOUNS = SUBJECTS | {"duck_toy": "duck"}
@@ -79,7 +80,7 @@ LOWER = ("drift", "outside")
 
 def settings_of(way: str, options: argparse.Namespace, **changes: Any) -> PersonalizeSettings:
     """The card's settings with this way to keep the class."""
-    prior = WAYS[way] | ({"weights": options.pull} if way == "weights" else {})
+    prior = WAYS[way] | ({"images": options.images} if way in DRAW else {})
     quiet = {"samples": {"every": 0, "images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 4}}}
     given = {"prior": prior, "loss": {"background": options.background}, "validation": {"every": 0}}
     return config.settle(PersonalizeSettings, {**quiet, **given, **changes})
@@ -88,7 +89,7 @@ def settings_of(way: str, options: argparse.Namespace, **changes: Any) -> Person
 def step_seconds(way: str, options: argparse.Namespace, steps: int) -> float:
     """Processor seconds of a step, in the real Trainer, on latents of the right shape."""
     photos = {"paths": ["none"], "class_noun": "robot"}
-    regime = {"steps": steps, "trackers": ["csv"]}
+    regime = {"steps": steps, "trackers": ["csv"], "batch_size": options.batch}
     settings = settings_of(way, options, photos=photos, training=regime)
     model = load("bundled")
     mean = torch.randn(24, 1, model.latent_channels, model.cells, model.cells)
@@ -119,23 +120,23 @@ def costs(options: argparse.Namespace) -> dict[str, float]:
         count, model = 2 if options.fast else given.sampling_batch, load("bundled")
         began = time.process_time()
         sampling.sample(model, ["a robot"] * count, list(range(count)), given.sampling, (64, 64), batch_size=count)
-        drawing = (time.process_time() - began) / count * IMAGES
+        drawing = (time.process_time() - began) / count * options.images
         write_json(kept, {way: statistics.median(taken) for way, taken in found.items()} | {"drawing": drawing})
     return dict(json.loads(kept.read_text()))
 
 
 def steps_of(way: str, cost: dict[str, float], seconds: float) -> int:
     """Steps that fit into the seconds, after what has to be drawn."""
-    drawing = cost["drawing"] if way in ("noise", "base") else 0.0
+    drawing = cost["drawing"] if way in DRAW else 0.0
     return max(2, int((seconds - drawing) / cost[way]))
 
 
 def train(subject: str, way: str, photos: list[Path], steps: int, options: argparse.Namespace) -> PersonalizedRun:
     """The run, trained unless it is done already."""
-    name = f"{subject}-{way}"
+    name = f"{subject}-{way}".replace(" ", "-")
     if is_run(options.out / name):
         return personalize.resume(ResumeSettings(run=str(options.out / name)))
-    training = {"steps": steps, "trackers": ["csv"], "checkpoint_every": 0}
+    training = {"steps": steps, "trackers": ["csv"], "checkpoint_every": 0, "batch_size": options.batch}
     given = {"paths": [str(path) for path in photos], "class_noun": NOUNS[subject]}
     place = {"runs": str(options.out), "name": name}
     made = personalize.run(settings_of(way, options, photos=given, training=training, **place))
@@ -147,7 +148,7 @@ def pictures(model: Family, who: str, noun: str, options: argparse.Namespace) ->
     """The subject on each backdrop, its class, and other things: uint8 (n, H, W, 3) each."""
     asked = {
         "subject": [f"a {who} {place}" for place in BACKDROPS.values() for _ in range(options.seeds)],
-        "class": [f"a {noun}"] * 4 * options.seeds,
+        "class": [f"a {noun}"] * 2 * options.seeds,
         "outside": [prompt for prompt in OUTSIDE for _ in range(max(1, options.seeds // 2))],
     }
     texts = [text for group in asked.values() for text in group]
@@ -158,14 +159,25 @@ def pictures(model: Family, who: str, noun: str, options: argparse.Namespace) ->
     return dict(zip(asked, np.split(drawn, ends[:-1]), strict=True))
 
 
+def base_pictures(subject: str, options: argparse.Namespace) -> dict[str, np.ndarray]:
+    """The same by the base, which knows no subject: its class stands on the backdrops. Drawn once."""
+    kept = options.out / "judged" / f"{subject}.npz"
+    if not kept.is_file():
+        drawn: dict[str, Any] = {**pictures(load("bundled"), NOUNS[subject], NOUNS[subject], options)}
+        np.savez_compressed(kept, **drawn)
+    return dict(np.load(kept))
+
+
 def judge(
     run: PersonalizedRun | None, subject: str, unseen: np.ndarray, base: dict[str, np.ndarray] | None, judging: Any
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Each measure of a run, of the base where there is none; and the pictures."""
     options, encoder, recognizer = judging
     noun = NOUNS[subject]
-    model, who = (load(str(run.folder)), f"{run.subject.token} {noun}") if run else (load("bundled"), noun)
-    drawn = pictures(model, who, noun, options)
+    if run:
+        drawn = pictures(load(str(run.folder)), f"{run.subject.token} {noun}", noun, options)
+    else:
+        drawn = base_pictures(subject, options)
 
     def named(some: np.ndarray, wanted: list[set[str]], kind: str) -> float:
         """Share whose likeliest label of a kind, concept or backdrop, is wanted."""
@@ -209,10 +221,9 @@ def one(subject: str, way: str, cost: dict[str, float], judging: Any) -> dict[st
     else:
         steps = steps_of(way, cost, options.seconds)
         run = train(subject, way, paths[:-1], steps, options)
-        base = pictures(load("bundled"), NOUNS[subject], NOUNS[subject], options)
-        found, drawn = judge(run, subject, unseen, base, judging)
+        found, drawn = judge(run, subject, unseen, base_pictures(subject, options), judging)
         facts = {"steps": steps, "seconds": run.seconds}
-        rows = [[*drawn["subject"][:: options.seeds], *drawn["class"][:4], *drawn["outside"][:4]]]
+        rows = [[*drawn["subject"][:: options.seeds], *drawn["class"][:2], *drawn["outside"][:4]]]
         sheet(rows, [f"{subject}, {way}"], []).save(options.out / "judged" / f"{subject}-{way}.png")
         shutil.rmtree(run.folder / "model")
     write_json(kept, {**found, **facts})
@@ -255,7 +266,8 @@ if __name__ == "__main__":
     parser.add_argument("--subjects", type=lambda text: text.split(","), default=[*NOUNS], help="some of them")
     parser.add_argument("--ways", type=lambda text: text.split(","), default=[*WAYS], help="some of " + ",".join(WAYS))
     parser.add_argument("--seconds", type=float, default=180.0, help="for each run, drawing of class images included")
-    parser.add_argument("--pull", type=float, default=50.0, help="prior.weights of the way `weights`")
+    parser.add_argument("--batch", type=int, default=8, help="photos a step, and class images")
+    parser.add_argument("--images", type=int, default=32, help="class images")
     parser.add_argument("--background", choices=("class", "photos"), default="class", help="as of personalize")
     parser.add_argument("--judge", default="tf_efficientnet_lite0", help="the encoder of fidelity and drift")
     parser.add_argument("--seeds", type=int, default=4, help="pictures for each backdrop")
