@@ -93,6 +93,7 @@ def test_the_curve_is_kept_and_drawn(whole: Path, curve: Curve) -> None:
     drawn = (whole / "validation" / "curve.svg").read_text()
     assert drawn.startswith("<svg xmlns=")
     assert "Pareto front" in drawn
+    assert "Drift of the class, and outside the class (dashed)" in drawn
     assert (whole / "validation" / "step-000000" / "03-1.png").is_file()
     assert (whole / "validation" / "outside" / "step-000005" / "01-1.png").is_file()
     facts = json.loads((whole / "run.json").read_text())

@@ -201,7 +201,8 @@ def write(path: Path, curve: Mapping[str, Any], choice: Choice | None = None) ->
         # The legend is HTML; titles of the dots say the same.
         inside = re.sub(r"<p class=.legend.*?</p>", "", str(chart), flags=re.DOTALL)
         inside = inside.replace("<svg ", f'<svg x="{x}" y="{y + HEADING}" width="{WIDTH}" height="{HEIGHT}" ', 1)
-        places.append(f'<text class="title" x="{x}" y="{y + 18}">{title}</text>{inside}')
+        heading = f"{title}, and {OUTSIDE} (dashed)" if title == DRIFT and f">{OUTSIDE}</title>" in inside else title
+        places.append(f'<text class="title" x="{x}" y="{y + 18}">{heading}</text>{inside}')
     rows = -(-len(drawn) // 2)
     width, height = 2 * WIDTH + 3 * PAD, rows * (HEIGHT + HEADING + PAD) + PAD
     colours, _, rules = style().partition("*{")

@@ -223,7 +223,9 @@ class Validator(StepCallback):
         with as_it_is(module, self.average if step else None) as model:
             pictures = generate_samples(model, self.prompts, self.images, self.size, "validation")
             # Apart, so that the others are sampled in the same batches with and without them.
-            outside = self.outside and generate_samples(model, self.outside, self.images, self.size, "validation")
+            outside = self.outside and generate_samples(
+                model, self.outside, self.images, self.size, "outside the class"
+            )
         name = f"step-{step:06d}"
         sheet = save_samples(self.folder, name, self.prompts, pictures)
         log_picture(trainer, "validation", sheet, step, self.folder / f"{name}.png")
