@@ -126,6 +126,20 @@ def test_what_names_the_class_is_not_outside_of_it(noun: str, left: int) -> None
     assert len(outside_prompts(settings)) == left
 
 
+def test_a_run_of_an_older_version_goes_on_without_what_is_outside(tmp_path: Path) -> None:
+    settings = config.resolve(PersonalizeSettings, {"photos": {"paths": ["x"], "class_noun": "dog"}})
+    validator = Validator(tmp_path, settings, None, [], str, 64, None)
+    point = {"step": 0, "fidelity": [0.5], "prompt": [1.0], "drift": 0.0, "moved": [0.0]}
+    seconds = {"validation": 1.0, "training": 2.0}
+    older = {"points": [point], "base": torch.zeros(7, 2, 3), "losses": [], "seconds": seconds}
+    assert validator.outside
+    validator.load_state_dict(older)
+    assert validator.outside == []
+    assert validator.points == [selection.Point(0, (0.5,), (1.0,), 0.0, (0.0,))]
+    validator.load_state_dict(validator.state_dict())
+    assert validator.points[0].outside == ()
+
+
 @pytest.mark.parametrize("prompt", ["a [v] in the snow", "a {class} in the snow", "{token}"])
 def test_prompts_outside_the_class_name_no_subject(prompt: str) -> None:
     given = {"photos": {"paths": ["x"], "class_noun": "dog"}, "validation": {"outside": [prompt]}}

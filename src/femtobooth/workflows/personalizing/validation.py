@@ -139,6 +139,8 @@ class Validator(StepCallback):
             for rest in [(row.get("moved", ()), row.get("outside", ()))]
         ]
         self.base_outside = state_dict.get("base_outside")
+        if self.points and self.base_outside is None:  # a run that was started without them
+            self.outside = []
         self.base, self.seconds = state_dict["base"], dict(state_dict["seconds"])
         self.losses = [(int(step), float(loss)) for step, loss in state_dict["losses"]]
 
@@ -269,9 +271,9 @@ class Validator(StepCallback):
 
     def _outside(self, step: int, pictures: np.ndarray) -> tuple[float, ...]:
         """Save pictures of things outside the class (Q, S, H, W, 3), and measure how far each has moved from the
-        base's; () in a run that was started without them.
+        base's; () without any.
         """
-        if len(pictures) and (step == 0 or self.base_outside is not None):
+        if len(pictures):
             assert self.encoder is not None  # noqa: S101
             save_samples(self.folder / "outside", f"step-{step:06d}", self.outside, pictures)
             embedded = self.encoder.images(list(pictures.reshape(-1, *pictures.shape[2:])))
