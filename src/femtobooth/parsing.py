@@ -121,6 +121,8 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
             parser.missing(one.called)
     found = settle(model.narrowed(given), *layers)
     _refuse_missing_files(found)
+    if command.plan and getattr(found, "plan", False):  # for hardware and packages that need not be here
+        return Parsed(found, command.plan, "reading the shapes of {0.base}", options.json, options.level)
     found.refuse_at_once()
     if command.makes and getattr(found, "name", None) and rank() == 0:
         find(command.makes).place(found).check()

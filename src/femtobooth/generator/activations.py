@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..core.machine import FloatPrecision, dtype
+from . import adapter_layers, trainable
 from .families.family import Condition, Family
 
 
@@ -52,14 +53,13 @@ class Counter(TorchDispatchMode):
         self.held -= self._counted.pop(key)
 
 
-def networks(*models: Family | None) -> list[Any]:
-    """List the different networks of models."""
+def _networks(*models: Family | None) -> list[Any]:
     found = {id(one): one for model in models if model for name in model.NETWORKS for one in [getattr(model, name)]}
     return list(found.values())
 
 
 @contextmanager
-def without_numbers(*models: Family | None) -> Iterator[None]:
+def _without_numbers(*models: Family | None) -> Iterator[Counter]:
     """Let the networks of models that were loaded without weights compute for the time inside, without numbers."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -67,14 +67,13 @@ def without_numbers(*models: Family | None) -> Iterator[None]:
         return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
     with FakeTensorMode(allow_non_fake_inputs=True):
-        for network in networks(*models):
+        for network in _networks(*models):
             network._apply(fake)
-        yield
+        yield Counter(_tensors(*models))
 
 
-def _counter(*models: Family | None) -> Counter:
-    tensors = (one for part in networks(*models) for one in (*part.parameters(), *part.buffers()))
-    return Counter(tensors)
+def _tensors(*models: Family | None) -> Iterator[Tensor]:
+    return (one for part in _networks(*models) for one in (*part.parameters(), *part.buffers()))
 
 
 def _inputs(model: Family, rows: int, size: int) -> tuple[Tensor, Tensor, Condition]:
@@ -98,47 +97,65 @@ class Pass:
 
 
 def training_pass(
-    model: Family, teacher: Family | None, rows: int, taught: int, captions: int, size: int, precision: FloatPrecision
+    model: Family,
+    teacher: Family | None,
+    rows: int,
+    taught: int,
+    captions: int,
+    size: int,
+    precision: FloatPrecision,
+    frozen: torch.dtype = torch.float32,
+    checkpointing: bool = False,
 ) -> Pass:
     """Go forward and back with `rows` pictures of `size` pixels, for `taught` of which the teacher says the target.
 
     `captions` of them are different, and go through the text encoders where those train; 0 says that the text states
-    are kept. To be called inside of `without_numbers`.
+    are kept. `model` and `teacher`, which were loaded without weights, are of no other use afterwards.
     """
-    latents, timesteps, condition = _inputs(model, rows, size)
-    tokens = torch.empty(captions, *model.tokenize([""]).shape[1:], dtype=torch.int64)
+    if frozen != torch.float32:
+        adapter_layers.cast_frozen(model, frozen)
+    if checkpointing:
+        trainable.checkpoint(model)
     reduced = torch.autocast("cpu", dtype(precision), enabled=precision != "fp32")
-    with _counter(model, teacher) as counter:
-        with reduced:
-            if captions:
-                condition = model.condition(tokens)[torch.arange(rows) % captions]
-            prediction = model.denoise(latents, timesteps, condition)
-            if teacher and taught:
-                with torch.no_grad():
-                    teacher.denoise(latents[:taught], timesteps[:taught], condition[:taught])
-            loss = (prediction.float() - latents.float()).square().mean(dim=(1, 2, 3)).mean()
-        del prediction, condition
-        forward = counter.peak
-        loss.backward()
+    with _without_numbers(model, teacher) as counter:
+        latents, timesteps, condition = _inputs(model, rows, size)
+        tokens = torch.empty(captions, *model.tokenize([""]).shape[1:], dtype=torch.int64)
+        with counter:
+            with reduced:
+                if captions:
+                    condition = model.condition(tokens)[torch.arange(rows) % captions]
+                prediction = model.denoise(latents, timesteps, condition)
+                if teacher and taught:
+                    with torch.no_grad(), adapter_layers.switched_off(teacher):
+                        teacher.denoise(latents[:taught], timesteps[:taught], condition[slice(taught)])
+                loss = (prediction.float() - latents.float()).square().mean(dim=(1, 2, 3)).mean()
+            del prediction, condition
+            forward = counter.peak
+            loss.backward()
     return Pass(forward, counter.peak)
 
 
-def sampling_pass(model: Family, rows: int, size: int) -> int:
-    """Count the most bytes that the denoiser holds for `rows` latents of pictures of `size` pixels, without gradients.
+def sampling_pass(model: Family, size: int) -> int:
+    """Count the most bytes that the denoiser holds for a latent of a picture of `size` pixels, without gradients.
 
-    Guidance takes two rows a picture. To be called inside of `without_numbers`.
+    Several latents take as much each. `model` is of no other use afterwards.
     """
-    latents, timesteps, condition = _inputs(model, rows, size)
-    with torch.no_grad(), _counter(model) as counter:
-        model.denoise(latents, timesteps, condition)
-    return counter.peak + sum(one.nbytes for one in (latents, *condition.tensors.values()))
+    with _without_numbers(model) as counter, torch.no_grad():
+        latents, timesteps, condition = _inputs(model, 1, size)
+        with counter:
+            model.denoise(latents, timesteps, condition)
+    return counter.peak
 
 
 def picture_passes(model: Family, size: int) -> tuple[int, int]:
-    """Count the most bytes that the VAE holds to encode one picture of `size` pixels, and to decode one."""
+    """Count the most bytes that the VAE holds to encode a picture of `size` pixels, and to decode one.
+
+    Several pictures take as much each. `model` is of no other use afterwards.
+    """
     cells = size // model.vae_factor
-    with torch.no_grad(), _counter(model) as encoding:
-        model.encode(torch.empty(1, 3, size, size))
-    with torch.no_grad(), _counter(model) as decoding:
-        model.decode(torch.empty(1, model.latent_channels, cells, cells))
+    with _without_numbers(model) as encoding, torch.no_grad():
+        with encoding:
+            model.encode(torch.empty(1, 3, size, size))
+        with Counter(_tensors(model)) as decoding:
+            model.decode(torch.empty(1, model.latent_channels, cells, cells))
     return encoding.peak, decoding.peak

@@ -42,14 +42,14 @@ class Anchor:
                     continue
                 if path not in adapters:
                     self.starts[parameter] = held[path] if path in held else self._keep(parameter)
-                elif not parameter.detach().any():
-                    self.starts[parameter] = None
                 elif "magnitude" in path:  # of DoRA; other factors are free, as their partner starts at zero
                     self.starts[parameter] = self._keep(parameter)
+                elif not parameter.is_meta and not parameter.detach().any():
+                    self.starts[parameter] = None
 
     def _keep(self, parameter: nn.Parameter) -> Tensor:
         self.kept_bytes += parameter.numel() * parameter.element_size()
-        return parameter.detach().to("cpu", copy=True)
+        return parameter.detach().to("meta" if parameter.is_meta else "cpu", copy=True)
 
     @torch.no_grad()
     def pull(self, optimizer: Any) -> None:

@@ -16,6 +16,9 @@ from .loss_masks import Region, loss_mask
 from .sampling import to_pixels
 
 
+AT_ONCE = 4  # pictures that the VAE encodes
+
+
 def _ones() -> Tensor:
     return torch.ones(())
 
@@ -140,7 +143,7 @@ def encode(
     mirrored: bool = False,
     region: Region = "all",
     taught: bool = False,
-    batch: int = 4,
+    batch: int = AT_ONCE,
     repeats: Sequence[int] | None = None,
     masks: Sequence[np.ndarray | None] = (),
     outside: float = 0.0,

@@ -200,6 +200,10 @@ class PersonalizeSettings(Settings):
     """Replace a run of the same name; nothing that femtobooth did not write."""
     save_precision: Annotated[WeightPrecision, Flag("--save-precision", group="output")] = "fp32"
     """Number format of the weights in model/: fp32 loads anywhere as it is, fp16 is half the size."""
+    plan: Annotated[bool, Flag("--plan", group="memory")] = Field(False, exclude=True)
+    """Train nothing: say what each part and phase would need of memory, before any weights are loaded."""
+    memory: Annotated[str | None, Flag("--memory", unit="size", group="memory")] = Field(None, exclude=True)
+    """Memory to fit into, such as 8GiB: a plan then names the cheapest sets of savings that do."""
     photos: Annotated[PhotoSettings, Flags("subject")]
     identifier: Annotated[IdentifierSettings, Flags("subject")] = IdentifierSettings()
     prior: Annotated[PriorSettings, Flags("class images")] = PriorSettings()
@@ -209,6 +213,13 @@ class PersonalizeSettings(Settings):
     samples: Annotated[SampleSettings, Flags("samples")] = SampleSettings()
     validation: Annotated[ValidationSettings, Flags("validation")] = ValidationSettings()
     training: Annotated[TrainingSettings, Flags("training")] = TrainingSettings()
+
+    @field_validator("memory")
+    @classmethod
+    def _a_size(cls, memory: str | None) -> str | None:
+        if memory is not None:
+            size_in_bytes(memory)
+        return memory
 
     @model_validator(mode="after")
     def _captions_hold_what_trains(self) -> PersonalizeSettings:
@@ -221,6 +232,8 @@ class PersonalizeSettings(Settings):
         found = super().without_effect()
         if self.photos.mask == "none" and self.loss.background == "photos" and self.loss.unmasked_weight:
             found["loss.unmasked_weight"] = "with `photos.mask=none` and `loss.background=photos`"
+        if self.memory and not self.plan:
+            found["memory"] = "without plan"
         if "lora" not in self.train.parts:
             found = {path: why for path, why in found.items() if not path.startswith("lora.")}
             found |= {f"lora.{name}": "without lora in train.parts" for name in sorted(self.lora.model_fields_set)}
@@ -261,6 +274,14 @@ class PersonalizeSettings(Settings):
     def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Read what kohya's folders say in their names. Raises SettingsError where that is not what is given."""
         return implied_by_folders(given)
+
+
+def size_in_bytes(text: str) -> int:
+    """Read a size such as 8GiB, 8.5 GB or 900MiB. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", text.strip(), re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise ValueError(f"{shortened(repr(text))} is no size, which is such as 8GiB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1))
 
 
 class GenerateSettings(Settings):

@@ -29,9 +29,14 @@ def select(model: Family, settings: PersonalizeSettings, token: str) -> None:
     if "token" in wanted:
         TokenEmbedding.install(model, token, settings.photos.class_noun)
     if settings.training.gradient_checkpointing:
-        denoiser.enable_gradient_checkpointing()
-        for text_encoder in model.text_encoders.values():
-            text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint(model)
+
+
+def checkpoint(model: Family) -> None:
+    """Let the backward pass compute activations again instead of keeping them."""
+    model.denoiser.enable_gradient_checkpointing()
+    for text_encoder in model.text_encoders.values():
+        text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def optimizer_groups(model: Family, settings: PersonalizeSettings) -> list[dict[str, Any]]:

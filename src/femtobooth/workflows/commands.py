@@ -37,6 +37,8 @@ class Command(NamedTuple):  # a dataclass would take `femtobooth --help` as long
     """Whether its result is rows, which go to stdout where `out` is not given."""
     makes: str = ""
     """The kind of run that it makes, whose name must not be taken."""
+    plan: str = ""
+    """Takes the settings in place of `run` where they say `plan`: says what that would need, and makes nothing."""
 
 
 def find(reference: str) -> Any:
@@ -66,6 +68,7 @@ COMMANDS: dict[str, Command] = {
             *ONLY,
         ),
         makes="generator.run:PersonalizedRun",
+        plan="workflows.plan:run",
     ),
     "caption": Command(
         "captions beside photos, for you to correct",

@@ -2,41 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+
 from ...core import machine
 from ...core.events import table
 from ...generator.dreambooth import DreamBooth
 from ...generator.memory import Part, parts, told
+from ...generator.settings import PersonalizeSettings
 from ...training.optimizers import KINDS
 
 
-def memory(module: DreamBooth) -> list[Part]:
-    """Count what a training holds of each part."""
-    settings = module.settings
-    frozen = machine.dtype(settings.train.frozen_precision if "lora" in settings.train.parts else "fp32")
-    return parts(module.model, module.teacher, module.optimizer_groups(), settings.training, frozen)
+def memory(module: DreamBooth, settings: PersonalizeSettings, cast: bool = True) -> list[Part]:
+    """Count what a training with these settings holds of each part; without `cast` before frozen weights are cast."""
+    dtype = frozen(settings) if cast else torch.float32
+    return parts(module.model, module.teacher, module.optimizer_groups(), settings.training, dtype)
+
+
+def frozen(settings: PersonalizeSettings) -> torch.dtype:
+    """Say in which number format weights are held that do not train."""
+    return machine.dtype(settings.train.frozen_precision if "lora" in settings.train.parts else "fp32")
 
 
 def what_trains(module: DreamBooth) -> None:
     """Tell what trains of a model, at which rate, and what that takes of memory."""
-    training, rows = module.settings.training, memory(module)
-    found = " x what it finds" if KINDS[training.optimizer].multiplies else ""
     kept = module.anchor.kept_bytes if module.anchor else 0
-    beside = [("base's values, in main memory", "", "", "", told(kept), "", "", "", "")] if kept else []
+    tell_parts(memory(module, module.settings), module.settings, kept)
+
+
+def tell_parts(rows: Sequence[Part], settings: PersonalizeSettings, kept: int = 0) -> None:
+    """Tell what is held of each part; `kept` bytes of the base's values lie in main memory."""
+    found = " x what it finds" if KINDS[settings.training.optimizer].multiplies else ""
     extra = [name for name in ("average", "teacher") if any(getattr(row, name) for row in rows)]
     kinds = ["weights", "gradients", "optimizer", *extra]
+    blank = [""] * (len(kinds) - 1)
     table(
-        f"What trains; passes in {training.precision}, activations come on top",
-        ["part", ">trained", ">frozen", ">learning rate", *(f">{kind}" for kind in kinds)],
+        f"What trains; passes in {settings.training.precision}, activations come on top",
+        ["part", ">trained", ">frozen", ">rate", *(f">{kind}" for kind in kinds)],
         [
             (
                 row.name,
-                f"{row.trained:,}",
-                f"{row.frozen:,}",
+                _count(row.trained),
+                _count(row.frozen),
                 f"{row.learning_rate:g}{found}" if row.learning_rate else "-",
                 *(told(getattr(row, kind)) for kind in kinds),
             )
             for row in rows
         ]
-        + [row[: 4 + len(kinds)] for row in beside]
-        + [("total", "", "", "", told(sum(row.total for row in rows) + kept), *[""] * (len(kinds) - 1))],
+        + ([("base's values, in main memory", "", "", "", told(kept), *blank)] if kept else [])
+        + [("total", "", "", "", told(sum(row.total for row in rows) + kept), *blank)],
     )
+
+
+def _count(numbers: int) -> str:
+    return f"{numbers / 1e6:.2f} M" if numbers >= 1e5 else f"{numbers:,}"

@@ -1,0 +1,180 @@
+"""What a training will need of memory, phase by phase, told without weights and without the device it is for.
+
+Weights, gradients, optimizer state, averages and the teacher are counted to the byte (`generator.memory`), what passes
+through the networks by going through them without numbers (`generator.activations`). Two sums are made of each phase:
+what lies on an accelerator, which parts leave that have nothing to do there, and what the process holds where a CPU
+trains, Python and its libraries included.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal, TypeVar
+
+import psutil
+
+from ...generator import activations
+from ...generator.deterministic import SAMPLES
+from ...generator.dreambooth import DreamBooth
+from ...generator.families.family import Family
+from ...generator.latents import AT_ONCE
+from ...generator.memory import Part
+from ...generator.settings import PersonalizeSettings
+from ...training.averages import average_of
+from . import told, validation
+
+Where = Literal["accelerator", "process"]
+"""What is to hold a training: the memory of an accelerator, or main memory, where a CPU trains."""
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run, and the most bytes that it holds."""
+
+    name: str
+    passing: int
+    """What passes through the networks."""
+    accelerator: int
+    """All that lies on an accelerator."""
+    process: int
+    """All that the process holds where a CPU trains."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run holds."""
+
+    parts: tuple[Part, ...]
+    phases: tuple[Phase, ...]
+
+    def peak(self, where: Where) -> Phase:
+        """Give the phase that holds most."""
+        return max(self.phases, key=lambda phase: int(getattr(phase, where)))
+
+    def plain(self) -> dict[str, Any]:
+        """Give it as JSON values."""
+        return {"parts": [asdict(one) for one in self.parts], "phases": [asdict(one) for one in self.phases]}
+
+
+@dataclass
+class Planner:
+    """Plans runs from one base, which was loaded without weights, at one size; what they share is found once."""
+
+    base: Family
+    size: int
+    libraries: int = field(default_factory=lambda: int(psutil.Process().memory_info().rss))
+    """What Python and its libraries hold before there is a model."""
+    _found: dict[str, Any] = field(default_factory=dict)
+
+    def plan(self, settings: PersonalizeSettings) -> Plan:
+        """Plan a run with these settings."""
+        module, training, prior = self._module(settings), settings.training, settings.prior
+        parts = told.memory(module, settings)
+        vae = next(part for part in parts if part.name == "vae")
+        encoders = [part for part in parts if part.name in self.base.TEXT_ENCODERS]
+        away = vae.total + (0 if any(part.trained for part in encoders) else sum(part.total for part in encoders))
+        held, gradients = _sum(parts, "total"), _sum(parts, "gradients")
+        before = _sum(told.memory(module, settings, cast=False), "weights") + _sum(parts, "teacher")
+        apart = self.libraries + (module.anchor.kept_bytes if module.anchor else 0)
+        phases: list[Phase] = []
+
+        def phase(name: str, bytes_: int, passing: int, leaving: int = 0) -> None:
+            phases.append(Phase(name, passing, bytes_ + passing - leaving, apart + bytes_ + passing))
+
+        encoding, decoding = self._pictures
+        if draws_class_images(settings):
+            phase("class images", before, max(self._sampled(prior.sampling_batch, prior.sampling.guidance), decoding))
+        phase("encoding photos", before, encoding * AT_ONCE)
+
+        rows, taught = rows_of(settings)
+        passed = self._pass(settings, module, rows, taught)
+        # The gradients of a step lie there until the next one knows its loss; with accumulation they stay.
+        steady = 0 if training.accumulate > 1 else gradients
+        phase("training", held, max(passed.forward, passed.backward - steady), away)
+        drawn = max(self._sampled(settings.samples.batch_size, settings.samples.sampling.guidance), decoding)
+        aside = gradients if average_of(training) else 0  # of the weights that the average takes the place of
+        phase("samples", held, aside + drawn)
+        if validation.interval(settings):
+            phase("validation", held, max(aside + drawn, self._sampled(SAMPLES, guidance=1)))
+        kept = held - gradients - _sum(parts, "optimizer")
+        written = 0 if "lora" in settings.train.parts else max(part.weights for part in parts) + gradients
+        phase("result", kept, max(drawn, written))  # copied to be written, and read from the last checkpoint
+        return Plan(tuple(parts), tuple(phases))
+
+    def least(self, settings: PersonalizeSettings, where: Where) -> int:
+        """Count what training holds whatever passes through the networks: quicker than a plan."""
+        parts = told.memory(self._module(settings), settings)
+        return _sum(parts, "total") if where == "process" else _sum([one for one in parts if one.trained], "total")
+
+    # --- what is found once
+
+    def _once(self, key: object, find: Callable[[], Found]) -> Found:
+        if (name := repr(key)) not in self._found:
+            self._found[name] = find()
+        found: Found = self._found[name]
+        return found
+
+    def _module(self, settings: PersonalizeSettings) -> DreamBooth:
+        """Make what trains, of networks that have shapes alone."""
+        prior, word = settings.prior, settings.identifier.token
+        key = (settings.train, settings.lora, prior.target, prior.weight, prior.weights, settings.loss.background)
+
+        def make() -> DreamBooth:
+            training = settings.training.model_copy(update={"gradient_checkpointing": False})
+            plain = settings.model_copy(update={"training": training})
+            return DreamBooth(copy.deepcopy(self.base), plain, "sks" if word == "auto" else word, lambda _: None)
+
+        return self._once(key, make)
+
+    def _pass(self, settings: PersonalizeSettings, module: DreamBooth, rows: int, taught: int) -> activations.Pass:
+        """Find what a step's passes hold."""
+        training = settings.training
+        parts = told.memory(module, settings)
+        captions = captions_of(settings) if any(p.trained for p in parts if p.name in self.base.TEXT_ENCODERS) else 0
+        taught = taught if module.teacher else 0
+        facts = (rows, taught, min(captions, rows), self.size, training.precision)
+
+        def find() -> activations.Pass:
+            model, teacher = copy.deepcopy((module.model, module.teacher))
+            return activations.training_pass(
+                model, teacher, *facts, frozen=told.frozen(settings), checkpointing=training.gradient_checkpointing
+            )
+
+        return self._once((id(module), facts, training.gradient_checkpointing), find)
+
+    def _sampled(self, pictures: int, guidance: float) -> int:
+        """Count what the denoiser holds to draw pictures; guidance takes two rows for each."""
+        row = self._once("row", lambda: activations.sampling_pass(copy.deepcopy(self.base), self.size))
+        return row * pictures * (2 if guidance > 1 else 1)
+
+    @cached_property
+    def _pictures(self) -> tuple[int, int]:
+        return activations.picture_passes(copy.deepcopy(self.base), self.size)
+
+
+def _sum(parts: list[Part], kind: str) -> int:
+    return sum(int(getattr(part, kind)) for part in parts)
+
+
+def draws_class_images(settings: PersonalizeSettings) -> bool:
+    """Tell whether the base has to draw class images."""
+    prior = settings.prior
+    own = prior.folder is not None and not prior.other_classes
+    return prior.weight > 0 and prior.target != "photos" and not own
+
+
+def rows_of(settings: PersonalizeSettings) -> tuple[int, int]:
+    """Give how many pictures go through the networks in a micro-step, and for how many the teacher says the target."""
+    photos, prior = settings.training.batch_size, settings.prior
+    others = (prior.batch_size or photos) if prior.weight else 0
+    return photos + others, others
+
+
+def captions_of(settings: PersonalizeSettings) -> int:
+    """Say how many different captions a micro-step has, at the most; one a photo, where files may say them."""
+    rows, others = rows_of(settings)
+    return rows - others + min(others, 1 + len(settings.prior.other_classes) + (settings.loss.background == "class"))
