@@ -57,7 +57,7 @@ def build(folder: Path) -> None:
 
 def command(*words: str, **options: object) -> subprocess.Popen[str]:
     """Start a command of femtobooth."""
-    return subprocess.Popen([sys.executable, "-m", "femtobooth", *words], text=True, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen([sys.executable, "-m", "femtobooth", *words], text=True, **options)  # type: ignore[call-overload]
 
 
 @contextmanager
