@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import psutil
 
-from .errors import InputError
+from .errors import InputError, shortened
 
 if TYPE_CHECKING:
     import torch
@@ -125,6 +126,14 @@ def peak_memory() -> int:
         held = psutil.Process().memory_info()
         return int(getattr(held, "peak_wset", held.rss))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def size_in_bytes(text: str) -> int:
+    """Read a size such as 8GiB, 8.5 GB or 900MiB. Raises ValueError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", text.strip(), re.IGNORECASE)
+    if found is None or not float(found[1]):
+        raise ValueError(f"{shortened(repr(text))} is no size, which is such as 8GiB")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1))
 
 
 def cores() -> int:

@@ -15,7 +15,6 @@ from .families.family import Family
 from .loss_masks import Region, loss_mask
 from .sampling import to_pixels
 
-
 AT_ONCE = 4  # pictures that the VAE encodes
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from ..core.config import Seed, Settings, Words
 from ..core.errors import shortened
 from ..core.fields import Argument, Flag, Flags
-from ..core.machine import FloatPrecision, WeightPrecision
+from ..core.machine import FloatPrecision, WeightPrecision, size_in_bytes
 from ..training.optimizers import KINDS, refuse_rates
 from ..training.settings import TrainingSettings
 from . import locate, lora_reference
@@ -274,14 +274,6 @@ class PersonalizeSettings(Settings):
     def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Read what kohya's folders say in their names. Raises SettingsError where that is not what is given."""
         return implied_by_folders(given)
-
-
-def size_in_bytes(text: str) -> int:
-    """Read a size such as 8GiB, 8.5 GB or 900MiB. Raises ValueError."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT])(i?)B", text.strip(), re.IGNORECASE)
-    if found is None or not float(found[1]):
-        raise ValueError(f"{shortened(repr(text))} is no size, which is such as 8GiB")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** ("KMGT".index(found[2].upper()) + 1))
 
 
 class GenerateSettings(Settings):

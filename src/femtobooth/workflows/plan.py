@@ -10,7 +10,7 @@ from ..core.errors import SettingsError
 from ..core.events import note, stage, table
 from ..generator.load import load
 from ..generator.memory import told
-from ..generator.settings import PersonalizeSettings, size_in_bytes
+from ..generator.settings import PersonalizeSettings
 from .personalizing import savings
 from .personalizing.planning import Plan, Planner, Where
 from .personalizing.told import tell_parts
@@ -53,7 +53,7 @@ def place(settings: PersonalizeSettings) -> Where:
 
 def _fit(planner: Planner, settings: PersonalizeSettings, where: Where, plan: Plan) -> dict[str, Any]:
     """Tell the savings with which a run fits. Raises SettingsError where none does."""
-    memory = size_in_bytes(settings.memory or "")
+    memory = machine.size_in_bytes(settings.memory or "")
     with stage("savings"):
         choices = savings.cheapest(planner, settings, memory, where)
     if not choices:
