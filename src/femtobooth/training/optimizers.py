@@ -227,7 +227,7 @@ def refuse_rates(optimizer: str, rates: Mapping[str, float]) -> None:
         if not least <= rate <= most:
             raise SettingsError(
                 f"`{name}={rate:g}`: multiplies the learning rate that {optimizer} finds by itself",
-                f"leave it out, which is 1, or give {least:g} to {most:g}",
+                f"give 1, or something from {least:g} to {most:g}; where none is given it is 1",
             )
     if len(set(rates.values())) > 1:
         named = " ".join(f"`{name}={rate:g}`" for name, rate in rates.items())
