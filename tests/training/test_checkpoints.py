@@ -43,7 +43,7 @@ class _Line(NumberedSteps):
         return loss
 
     def optimizer_groups(self) -> list[dict[str, Any]]:
-        return [{"params": self.parameters(), "lr": 0.05}]
+        return [{"params": self.parameters(), "lr": 1.0 if self.regime.optimizer == "prodigy" else 0.05}]
 
 
 class _Look(StepCallback):

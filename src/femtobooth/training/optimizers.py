@@ -179,7 +179,8 @@ def make(settings: Wanted, groups: Groups) -> torch.optim.Optimizer:
     Raises SettingsError where its package is missing.
     """
     _refuse_missing(settings)
-    return KINDS[settings.optimizer].make(settings, groups)
+    listed = [group | {"params": list(group["params"])} for group in groups]
+    return KINDS[settings.optimizer].make(settings, listed)
 
 
 def state_bytes(optimizer: str, shapes: Iterable[Sequence[int]]) -> int:
