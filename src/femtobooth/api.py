@@ -70,7 +70,7 @@ class Generator:
 
     @property
     def folder(self) -> Path:
-        """Where the model lies, in diffusers' layout. Raises ModelError for a single file."""
+        """Where the model lies: in diffusers' layout, or a LoRA's files. Raises ModelError for a single file."""
         from .generator import locate
 
         path = locate.locate(self.reference)
@@ -111,7 +111,8 @@ class Generator:
         return [Image.fromarray(picture) for picture in workflow.pictures(found, self._loaded[1])]
 
     def pipeline(self, **options: Any) -> StableDiffusionPipeline:
-        """Load the model as a pipeline of diffusers, in which the subject is called by its `token`.
+        """Load the model as a pipeline of diffusers, in which the subject is called by its `token`; a LoRA is merged
+        into its base.
 
         `options` go to `StableDiffusionPipeline.from_pretrained`, such as `torch_dtype=torch.float16`; without that one
         the weights are fp32, in whatever format they lie there.
@@ -119,7 +120,12 @@ class Generator:
         import torch
         from diffusers import StableDiffusionPipeline
 
+        from .generator import locate
+        from .generator.load import load
+
         options = {"torch_dtype": torch.float32, "local_files_only": True} | options
+        if locate.adapter_in(self.folder) is not None:
+            return load(self.reference).pipeline().to(options["torch_dtype"])
         return StableDiffusionPipeline.from_pretrained(self.folder, **options)
 
 

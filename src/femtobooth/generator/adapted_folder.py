@@ -32,7 +32,9 @@ from ..core.tensors import DAMAGED
 from . import adapter_layers, adapters, cards
 from .adapters import Adapter
 from .families.family import Family
-from .formats import adapter_reading, adapter_writing
+from .families.stable_diffusion import StableDiffusion
+from .formats import adapter_header, adapter_reading, adapter_writing
+from .formats.adapter_header import About
 from .formats.folder import checked_subject
 from .locate import BUNDLED, SUBJECT_FILE
 from .settings import RECOMMENDABLE, PersonalizeSettings
@@ -86,16 +88,15 @@ def describe(settings: PersonalizeSettings, name: str, learned: Learned) -> dict
 
 
 def save(
-    folder: Path,
-    learned: Learned,
-    subject: Mapping[str, Any],
-    card: str,
-    metadata: Mapping[str, str],
-    dtype: torch.dtype,
-    picture: Path,
+    folder: Path, learned: Learned, model: Family, about: About, card: str, dtype: torch.dtype, picture: Path
 ) -> None:
-    """Write the folder, which appears whole, in place of what was there; `subject` holds `adapter` (`describe`)."""
-    described = subject["adapter"]
+    """Write the folder, which appears whole, in place of what was there; `model.subject` holds `adapter` (`describe`).
+
+    Raises ModelError for a family whose adapters have no files yet.
+    """
+    if not isinstance(model, StableDiffusion):
+        raise ModelError(f"{model.source}: adapters of this family of models have no files yet", "train another part")
+    described, metadata = model.subject["adapter"], adapter_header.header(learned.adapter, model, about)
     with atomic_folder(folder, overwrite=True) as temporary:
         adapter_writing.write_kohya(temporary / described["weights"], learned.adapter, metadata, dtype)
         if described["kind"] == "lora":
@@ -108,7 +109,7 @@ def save(
         (temporary / cards.README).write_text(card, encoding="utf-8")
         if picture.is_file():
             shutil.copyfile(picture, temporary / cards.PICTURE)
-        (temporary / SUBJECT_FILE).write_text(json.dumps(dict(subject), indent=2) + "\n", encoding="utf-8")
+        (temporary / SUBJECT_FILE).write_text(json.dumps(model.subject, indent=2) + "\n", encoding="utf-8")
 
 
 def load(folder: Path, source: str, load_base: Callable[[str, str | None], Family], tokenizer: str | None) -> Family:

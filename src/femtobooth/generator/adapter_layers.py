@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,14 +43,14 @@ def install(model: Family, settings: LoraSettings, seed: int) -> None:
             continue
         if name not in model.ADAPTED:
             raise SettingsError("`train.parts=lora`: this family of models has no adapters yet", "name another part")
-        with torch.random.fork_rng(devices=[]):  # peft draws from the global generator, in the order of the layers
-            torch.manual_seed(generator(seed, "adapter", name).initial_seed())
-            inject_adapter_in_model(
-                _config(settings, _targets(network, settings, model.ADAPTED[name][settings.targets])), network, NAME
-            )
+        wanted = targets(network, settings, model.ADAPTED[name][settings.targets])
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            torch.manual_seed(generator(seed, "adapter", name).initial_seed())  # from which peft draws, layer by layer
+            warnings.simplefilter("ignore")  # oft's blocks get the nearest size that divides a layer
+            inject_adapter_in_model(_config(settings, wanted), network, NAME)
 
 
-def _targets(network: nn.Module, settings: LoraSettings, wanted: str) -> str:
+def targets(network: nn.Module, settings: LoraSettings, wanted: str) -> str:
     """Name the layers that get an adapter, as a regular expression; oft turns the inputs of Linear layers alone, as
     peft's of convolutions is another than that of programs that read its files.
     """
@@ -84,13 +85,12 @@ def scaled_alpha(settings: LoraSettings) -> float:
 def layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
     """List the layers of a network that an adapter is in, by the names of the base's layers that they stand for."""
     for name, module in network.named_modules():
-        if hasattr(module, "base_layer") and hasattr(module, "enable_adapters"):
+        if _is_adapted(module):
             yield name, module
 
 
-def is_in(model: Family) -> bool:
-    """Tell whether an adapter is inside of a model's networks."""
-    return any(True for network in model.trainable.values() for _ in layers(network))
+def _is_adapted(module: nn.Module) -> bool:
+    return "base_layer" in module._modules  # asked of every module in every step, so without a failing getattr
 
 
 @contextmanager
@@ -98,27 +98,27 @@ def switched_off(model: Family) -> Iterator[None]:
     """Make the networks the frozen base that they were before an adapter came, for the time inside: no dropout, no
     adapter, and the word that trains as it was. A model without an adapter stays as it is.
     """
-    found = [layer for network in model.trainable.values() for _, layer in layers(network)]
+    parts = [part for network in model.trainable.values() for part in network.modules()]
+    found = [part for part in parts if _is_adapted(part)]
     if not found:
         yield
         return
-    modes = [(part, part.training) for network in model.trainable.values() for part in network.modules()]
-    words = [part for part, _ in modes if isinstance(part, tokens.TokenEmbedding)]
+    training = [part for part in parts if part.training]
+    words = [part for part in parts if isinstance(part, tokens.TokenEmbedding)]
+    _switch(found, words, training, on=False)
     try:
-        for network in model.trainable.values():
-            network.eval()
-        for layer in found:
-            layer.enable_adapters(False)
-        for word in words:
-            word.is_on = False
         yield
     finally:
-        for layer in found:
-            layer.enable_adapters(True)
-        for word in words:
-            word.is_on = True
-        for part, mode in modes:
-            part.training = mode
+        _switch(found, words, training, on=True)
+
+
+def _switch(found: list[Any], words: list[tokens.TokenEmbedding], training: list[nn.Module], on: bool) -> None:
+    for layer in found:
+        layer._disable_adapters = not on  # as `enable_adapters` does, which also walks through all that trains
+    for word in words:
+        word.is_on = on
+    for part in training:
+        part.training = on
 
 
 def read(model: Family) -> Adapter:
@@ -126,7 +126,7 @@ def read(model: Family) -> Adapter:
     return Adapter(
         {
             f"{name}.{path}": {
-                kind: tensor.detach().cpu().float().clone().contiguous() for kind, tensor in _tensors(layer).items()
+                kind: tensor.detach().cpu().float().clone().contiguous() for kind, tensor in tensors(layer).items()
             }
             for name, network in model.trainable.items()
             for path, layer in layers(network)
@@ -134,7 +134,7 @@ def read(model: Family) -> Adapter:
     )
 
 
-def _tensors(layer: Any) -> dict[str, Tensor]:
+def tensors(layer: Any) -> dict[str, Tensor]:
     """Give the tensors of one layer by kohya's names for their kinds."""
     if hasattr(layer, "oft_R"):
         return {"oft_R": layer.oft_R[NAME].weight}

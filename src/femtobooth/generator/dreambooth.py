@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -129,7 +130,8 @@ class DreamBooth(NumberedSteps):
         taught = batch.taught.nonzero().flatten()  # on the CPU: no accelerator is waited for
         if self.teacher and len(taught):
             rows = taught.to(self.device, non_blocking=True)
-            with torch.no_grad(), adapter_layers.switched_off(self.teacher):
+            itself = self.teacher is self.model
+            with torch.no_grad(), adapter_layers.switched_off(self.model) if itself else nullcontext():
                 condition = self.teacher.condition_once(batch.tokens[taught])
                 said = self.teacher.denoise(noisy[rows], timesteps[rows], condition)
             target = target.index_copy(0, rows, said.to(target.dtype))

@@ -27,7 +27,7 @@ def load(reference: str, tokenizer: str | None = None, weights: bool = True) -> 
     path = locate(reference)
     if not path.is_dir():
         return load_single_file(path, tokenizer, weights)
-    if adapter_in(path):
+    if adapter_in(path) is not None:
         return adapted_folder.load(path, reference, partial(load, weights=weights), tokenizer)
     kind = pipeline_name(path)
     family = next((family for family in FAMILIES if kind in family.PIPELINES), FAMILIES[0])

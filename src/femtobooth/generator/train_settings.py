@@ -63,7 +63,7 @@ class LoraSettings(Settings):
     """What carries the change: lora, which every program reads; dora (A1111 draws it wrongly); loha or lokr (A1111,
     Forge and ComfyUI read them, diffusers does not); oft, of Linear layers alone (ComfyUI and OneTrainer read it).
     """
-    rank: Annotated[int, Flag("--rank", common=True, unit="rank")] = Field(16, ge=1)
+    rank: Annotated[int, Flag("--rank", unit="rank")] = Field(16, ge=1)
     """Rank of each layer's change: more holds more, in a larger file; the size of a block for oft."""
     alpha: Annotated[float | None, Flag("--alpha", unit="alpha")] = Field(None, gt=0)
     """The change is scaled by alpha / rank; the rank itself if not given."""

@@ -18,6 +18,7 @@ from ...generator import adapted_folder, cards, tokens
 from ...generator.adapted_folder import Learned
 from ...generator.dreambooth import DreamBooth
 from ...generator.families.family import Family
+from ...generator.formats.adapter_header import About
 from ...generator.formats.folder import save_folder
 from ...generator.photos import Photo
 from ...generator.run import PersonalizedRun
@@ -65,8 +66,10 @@ def write(
     learned, dtype = None, machine.dtype(settings.save_precision)
     if "lora" in settings.train.parts:
         learned = Learned.take(model, settings, run.subject.token, dtype)
-        exact = settings.train.frozen_precision == "fp32"
-        model = learned.put_into(model if exact else run.load_base(settings))
+        if settings.train.frozen_precision != "fp32":  # the base as it is, not as it was held
+            module.to("meta")
+            model = run.load_base(settings)
+        model = learned.put_into(model)
     else:
         tokens.TokenEmbedding.remove(model)
     model = model.to(fitted.device)
@@ -83,7 +86,8 @@ def write(
     card, overview = _card(run, choice.step, settings, model, prompts[0] if prompts else ""), folder / "overview.png"
     if learned:
         model.subject["adapter"] = adapted_folder.describe(settings, run.name, learned)
-        adapted_folder.save(folder / "model", learned, model.subject, card, {}, dtype, overview)
+        about = _about(run, choice.step, settings, model)
+        adapted_folder.save(folder / "model", learned, model, about, card, dtype, overview)
     else:
         save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=overview)
     run.update(
@@ -132,6 +136,24 @@ def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.
         drawn.save(temporary, format="PNG")
 
 
+def _about(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model: Family) -> About:
+    """Say what the header of an adapter's files says of it: the same for the same run, whenever it is written."""
+    owed, _ = cards.inherited(model.readme, settings.base)
+    subject = f"{run.subject.token} {run.subject.class_noun}"
+    return About(
+        title=run.name,
+        description=f'DreamBooth of a subject that is called "{subject}"',
+        trigger_phrase=subject,
+        merged_from=owed["base_model"],
+        license=owed.get("license", ""),
+        date=run.created.isoformat(timespec="seconds"),
+        steps=steps,
+        seed=settings.training.seed,
+        photos=len(run.subject.photos),
+        picture=next(iter(sorted((run.folder / "samples" / f"step-{steps:06d}").glob("*.png"))), None),
+    )
+
+
 def _card(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model: Family, prompt: str) -> str:
     """Write the model card: what it is, how to use it, the settings it draws best with, and what it owes its base."""
     subject = f"{run.subject.token} {run.subject.class_noun}"
@@ -142,11 +164,10 @@ def _card(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model
     matter |= {"instance_prompt": f"a {subject}", "widget": [{"text": prompt, "output": {"url": cards.PICTURE}}]}
     matter["femtobooth"] = {"generate": model.card.get("generate", {})}
     base = matter["base_model"] + (f" ({matter['license']})" if "license" in matter else "")
-    lora = settings.lora
-    shape = f" It holds no more than what changes that base: {lora.kind} of rank {lora.rank}." if adapted else ""
+    shape = f" ({settings.lora.kind} of rank {settings.lora.rank})" if adapted else ""
     body = (
         f"# {subject}\n\n![photos, and pictures before and after]({cards.PICTURE})\n\n"
-        f"DreamBooth on {base}: {steps} steps; what trained: {', '.join(settings.train.parts)}.{shape}\n\n"
+        f"DreamBooth on {base}: {steps} steps; what trained: {', '.join(settings.train.parts)}{shape}.\n\n"
         f'Write "a {subject} ..." in a prompt. Made with femtobooth {run.versions.get("femtobooth", "")}.\n'
     )
     return cards.card(matter, f"{body}\n# Of the base\n\n{owed}\n" if owed else body)
