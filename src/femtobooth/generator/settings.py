@@ -297,7 +297,7 @@ class GenerateSettings(Settings):
     """Pictures drawn at a time; does not change them."""
     size: Annotated[str | None, Flag("--size", unit="pixels", group="pictures")] = None
     """Picture width and height in pixels, such as 768x512, or 512 for a square; the model's own if not given."""
-    init_image: Annotated[str | None, Flag("--init-image", common=True, group="start picture", names="file")] = None
+    init_image: Annotated[str | None, Flag("--init-image", group="start picture", names="file")] = None
     """Picture to start from (img2img)."""
     strength: Annotated[float, Flag("--strength", unit="share", group="start picture")] = Field(0.7, gt=0, le=1)
     """How much of the start picture may change: towards 0 nothing, 1 everything."""
