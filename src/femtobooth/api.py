@@ -91,7 +91,7 @@ class Generator:
     def generate(self, prompts: str | Sequence[str], **settings: Any) -> list[Image.Image]:
         """Generate pictures; `[V]` in a prompt stands for the subject.
 
-        Settings are those of `femtobooth generate`: count, seed, batch_size, size, init_image, strength,
+        Settings are those of `femtobooth generate`: count, seed, batch_size, size, loras, init_image, strength,
         mask, precision, device, sampling={"sampler", "steps", "guidance", "guidance_rescale", "negative"}.
         Returns `count` pictures for each prompt, of mode RGB, in order of prompts, then seeds. The model stays loaded
         for the next call. With `out` they are also written into that folder, each with the record of how it was made.
