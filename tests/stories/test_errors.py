@@ -106,7 +106,7 @@ BAD: dict[str, tuple[str, str, str]] = {
         "{dog} --optimizer schedulefree --ema 0.9", "--ema 0.9: schedule-free AdamW averages", "another optimizer",
     ),
     "finetune --optimizer": (
-        "finetune {photos} --optimizer prodigy --freeze 9", "--freeze 9: prodigy counts its steps for all layers", "use adamw",
+        "finetune {photos} --model bundled --optimizer prodigy --freeze 9", "--freeze 9: prodigy counts its steps for all layers", "use adamw",
     ),
     "--trackers": ("{dog} --trackers wandb", "--trackers: wandb is not installed", "pip install 'wandb>="),
     "--strategy": ("{dog} --strategy sideways", "--strategy: input should be 'auto' or 'ddp'", "processes"),
