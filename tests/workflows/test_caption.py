@@ -89,6 +89,7 @@ def run(photos: Path, model: Path, **more: object) -> dict[str, Any]:
 
 
 def test_captions_are_written_beside_photos(blip: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (96, 96), 255).save(photo_folder / "photo0.mask.png")
     made = run(photo_folder, blip, tokens=6)
     said = capsys.readouterr().err
     assert sorted(made["captions"]) == [str(photo_folder / f"photo{index}.png") for index in range(4)]

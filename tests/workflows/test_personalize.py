@@ -99,15 +99,16 @@ def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1:
     assert subject.mask[0, 0, 0, 0, 0] == 0 < subject.mask[0, 0, 0, 4, 4]
 
 
-def _of_photos(tmp_path: Path, model: Any, background: str) -> tuple[Any, Any]:
-    settings = _settings(tmp_path, loss={"background": background}, prior={"target": "photos"})
+def _of_photos(tmp_path: Path, model: Any, background: str, outside: float = 0.0, mask: Any = None) -> tuple[Any, Any]:
+    loss = {"background": background, "unmasked_weight": outside}
+    settings = _settings(tmp_path, loss=loss, prior={"target": "photos"})
     settings.photos = settings.photos.model_copy(update={"flip": True})
     pixels = np.full((2, 64, 64, 3), 200, np.uint8)
     pixels[:, 24:48, 8:32] = (220, 30, 30)
     pixels[1, :, :4] = 90
     photos = [
         Photo(tmp_path / "a.png", pixels[0], ("a {token} {class}", "{token} in the snow"), ()),
-        Photo(tmp_path / "b.png", pixels[1], ("my {token} {class}",), ()),
+        Photo(tmp_path / "b.png", pixels[1], ("my {token} {class}",), (), mask=mask),
     ]
     process: Any = SimpleNamespace(global_rank=0, world_size=1)
     return latents(process, settings, model, "sks", photos, 64)
@@ -134,6 +135,18 @@ def test_without_class_images_the_photos_teach_the_background_of_the_base(tmp_pa
     assert torch.equal(kept.mask[4:] > 0, subject.mask == 0)
     torch.testing.assert_close(kept.mask[4:].mean((2, 3, 4)), torch.ones(2, 2))
     assert torch.equal(kept.tokens[:2], kept.tokens[2:4])
+
+
+@pytest.mark.parametrize("outside", [0.0, 0.25])
+def test_what_a_mask_leaves_out_the_base_teaches(tmp_path: Path, tiny_sd1: Path, outside: float) -> None:
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:32] = 255
+    subject, kept = _of_photos(tmp_path, load(str(tiny_sd1)), "class", outside, mask)
+    taught, learned = kept.mask[5, 0, 0], subject.mask[1, 0, 0]
+    assert torch.equal(taught, torch.tensor([0.0, 2.0]).repeat_interleave(4)[:, None].expand(8, 8))
+    assert torch.equal(
+        learned, torch.tensor([1.0, outside]).repeat_interleave(4)[:, None].expand(8, 8) * 2 / (1 + outside)
+    )
 
 
 @pytest.mark.parametrize("weights", [3334.0, 1e9])

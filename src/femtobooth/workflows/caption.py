@@ -20,6 +20,7 @@ from ..core.paths import expanded
 from ..generator.captions import ENDINGS, Captions, caption_files, captions_of
 from ..generator.prompts import SUBJECT
 from ..pictures.images import Skipped, decode, find_pictures, is_other
+from ..pictures.masks import without_masks
 from .settings import CaptionSettings
 
 
@@ -29,7 +30,8 @@ def run(settings: CaptionSettings) -> dict[str, Any]:
     With `overwrite` pictures that have captions get new ones too. Raises PhotoError where there is no picture, and
     ModelError for what is no captioner.
     """
-    paths, others = find_pictures(settings.paths)
+    found, others = find_pictures(settings.paths)
+    paths = without_masks(found)
     if not paths:
         where = ", ".join(map(shown, settings.paths))
         raise PhotoError(f"no picture in {where}", "give JPEG, PNG or WebP photos, or the folder they are in")

@@ -2,7 +2,7 @@
 
 runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats the run
           run.json          what was found and done: identifier, base, photos, versions, status
-          photos/           the photos as they are trained on, with captions
+          photos/           the photos as they are trained on, with captions and masks
           preflight.json    what was found in the photo folder
           logs/             metrics.csv, TensorBoard
           samples/          the same prompts and seeds every N steps
