@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from ..core.metrics import Interval, bootstrap
+from ..pictures.masks import HALF
 from ..pictures.regions import only_subject, without_subject
 from . import lpips, scores
 from .encoders import Encoder
@@ -52,6 +53,16 @@ class Real:
     """
     gallery: Mapping[str, Sequence[np.ndarray]] = field(default_factory=dict)
     """Photos of look-alikes."""
+    masks: Sequence[np.ndarray | None] = ()
+    """Masks of `photos` and then of `others`, uint8 (H, W), where they came with some; none at all if not given."""
+
+    @property
+    def subjects(self) -> Real:
+        """The photos with all but their subject painted grey: what their masks show, else what is found."""
+        shown = [*self.photos, *self.others]
+        parts = [mask if mask is None else mask >= HALF for mask in self.masks or [None] * len(shown)]
+        alone = [only_subject(one, part) for one, part in zip(shown, parts, strict=True)]
+        return Real(alone[: len(self.photos)], alone[len(self.photos) :])
 
 
 def measure(encoder: Encoder, real: Real, generated: Generated, texts: Sequence[str], region: bool) -> list[Row]:
@@ -66,7 +77,7 @@ def measure(encoder: Encoder, real: Real, generated: Generated, texts: Sequence[
     rows = [_fidelity(encoder, FIDELITY, tuned, base, photos, others)]
     scenes = {"": (tuned, base)}
     if region:
-        of_region = _embedded(encoder, real, generated, only_subject)
+        of_region = _embedded(encoder, real.subjects, generated, only_subject)
         rows.append(_fidelity(encoder, REGION, of_region[2], of_region[3], *of_region[:2]))
         nothing = Real([], [], {})
         scenes[", without region"] = _embedded(encoder, nothing, generated, without_subject)[2:]
@@ -146,18 +157,17 @@ def _row(
 def _embedded(
     encoder: Encoder, real: Real, generated: Generated, change: Callable[[np.ndarray], np.ndarray] | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray]:
-    """Embed the photos (M, D), of the others (or None), and of the tuned model's and the base's pictures (P, S,
-    D).
+    """Embed the photos (M, D), the others (or None), and the tuned model's and the base's pictures (P, S, D), which are
+    changed before.
     """
 
-    def embed(pictures: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
-        return encoder.images([change(one) for one in pictures] if change else list(pictures))
+    def embed(pictures: np.ndarray) -> np.ndarray:
+        flat = list(pictures.reshape(-1, *pictures.shape[2:]))
+        return encoder.images([change(one) for one in flat] if change else flat).reshape(*pictures.shape[:2], -1)
 
-    tuned, base = (
-        embed(one.reshape(-1, *one.shape[2:])).reshape(*one.shape[:2], -1) for one in (generated.tuned, generated.base)
-    )
-    photos = embed(real.photos) if len(real.photos) else np.empty((0, tuned.shape[-1]))
-    return photos, embed(real.others) if len(real.others) else None, tuned, base
+    tuned, base = embed(generated.tuned), embed(generated.base)
+    photos = encoder.images(list(real.photos)) if len(real.photos) else np.empty((0, tuned.shape[-1]))
+    return photos, encoder.images(list(real.others)) if len(real.others) else None, tuned, base
 
 
 def _flat(grid: np.ndarray) -> np.ndarray:

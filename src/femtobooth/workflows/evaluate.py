@@ -27,10 +27,10 @@ from ..core.paths import expanded
 from ..generator import locate, sampling
 from ..generator.image_cache import generate_missing
 from ..generator.load import load
+from ..generator.photos import Photo
 from ..generator.prompts import bare, names_subject, with_subject
 from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
-from ..generator.stored_photos import restore_photos
 from ..judging import lpips, scores, verdict
 from ..judging.encoders import open_encoder, usable
 from ..judging.memorization import near_copies
@@ -51,6 +51,8 @@ class Against:
     """Photos of the subject, uint8 (size, size, 3)."""
     others: list[np.ndarray]
     """Further ones, for the ceiling; none where `photos` must serve for both."""
+    masks: list[np.ndarray | None]
+    """Masks of `photos` and then of `others`, where they came with some."""
     hashes: set[str]
     """SHA-256 of every file that they come from, also of those that the run was trained on."""
     held_out: bool
@@ -79,8 +81,9 @@ def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any
     device = machine.device(settings.device)
     encoders = [open_encoder(name).to(device) for name in dict.fromkeys(settings.encoders or usable())]
     remarks: list[str] = []
-    trained = [photo.pixels for photo in run.photos()]
-    real = _real_photos(settings, folder, made_with, trained, remarks)
+    photos = run.photos()
+    trained = [photo.pixels for photo in photos]
+    real = _real_photos(settings, run, made_with, photos, remarks)
     gallery, others = _gallery(settings, real.hashes, size, made_with.photos.crop)
     own = {sha256_of(path) for path in find_pictures([folder], recursive=True)[0]}
     for encoder in encoders:
@@ -91,7 +94,7 @@ def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any
     for encoder in encoders:
         encoder.refuse_trained_on([sha256_of(path) for path in generated.files])
     texts = [bare(prompt) for prompt in prompts]
-    seen = Real(real.photos, real.others, gallery)
+    seen = Real(real.photos, real.others, gallery, real.masks)
     rows = [
         row
         for encoder in progress(encoders, "scoring")
@@ -140,15 +143,16 @@ def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any
 
 def _real_photos(
     settings: EvaluateSettings,
-    folder: Path,
+    run: PersonalizedRun,
     made_with: PersonalizeSettings,
-    trained: list[np.ndarray],
+    photos: list[Photo],
     remarks: list[str],
 ) -> Against:
     """Find the photos to score against, cropped and scaled as those of the run:
 
     `photos`, else those held out, else the run's own.
     """
+    folder, trained, masks = run.folder, [photo.pixels for photo in photos], [photo.mask for photo in photos]
     copies, held_out = find_pictures([folder / "photos"])[0], folder / "held_out"
     preflight = json.loads((folder / "preflight.json").read_text(encoding="utf-8"))
     originals = [Path(restored(row["file"])) for row in preflight if row["status"] != "skipped"]
@@ -163,25 +167,28 @@ def _real_photos(
         paths = without_masks(find_pictures(settings.photos)[0])
         hashes = {sha256_of(path) for path in paths}
         squares = _squares(paths, trained[0].shape[0], made_with.photos.crop)
+        of_squares: list[np.ndarray | None] = [None] * len(squares)
         if not squares:
             raise PhotoError(f"`photos={', '.join(settings.photos)}`: no picture in it", "give photos of the subject")
         source = "the photos that were given"
     elif held_out.is_dir():
-        squares = [photo.pixels for photo in restore_photos(held_out)]
+        kept = run.held_out_photos()
+        squares, of_squares = [photo.pixels for photo in kept], [photo.mask for photo in kept]
         hashes = {sha256_of(path) for path in find_pictures([held_out])[0]}
         source = "photos held out of training"
     else:
         remarks.append(
             "Scored against the photos it was trained on, which flatters it: give others, or hold one out of training."
         )
-        return Against(trained, [], known, held_out=False, source="the photos it was trained on")
+        return Against(trained, [], masks, known, held_out=False, source="the photos it was trained on")
     seen = sum(near_copies(squares, trained))
     if seen:
         remarks.append(
             f"The run was trained on {seen} of the {len(squares)} photos it is "
             "scored against, or on copies, which flatters it."
         )
-    return Against(squares, [] if seen else trained, known | hashes, held_out=not seen, source=source)
+    others, of_others = ([], []) if seen else (trained, masks)
+    return Against(squares, others, [*of_squares, *of_others], known | hashes, held_out=not seen, source=source)
 
 
 def _squares(paths: Sequence[Path], size: int, crop: Any) -> list[np.ndarray]:

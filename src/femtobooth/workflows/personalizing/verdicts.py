@@ -42,15 +42,17 @@ def of_samples(
         return verdict.unjudged("no sample prompt names the subject ([V])", verdict.EVALUATE)
     noun, scored = settings.photos.class_noun, held_out or photos
     texts = [filled(bare(settings.samples.prompts[row]), "", noun) for row in ours]
-    others = [row for row in range(len(after)) if row not in ours] if after.shape[1] > 1 else []
-    of_class = {settings.samples.prompts[row]: (after[row], before[row]) for row in others}
+    of_others = [row for row in range(len(after)) if row not in ours] if after.shape[1] > 1 else []
+    of_class = {settings.samples.prompts[row]: (after[row], before[row]) for row in of_others}
     pictures = list(after[ours].reshape(-1, *after.shape[2:]))
     try:
         judge = (encoder or open_encoder(settings.validation.encoder or usable(())[0])).to(device)
         judge.refuse_trained_on(sha256_of(photo.path) for photo in [*photos, *held_out] if photo.path.is_file())
     except InputError as error:
         return verdict.unjudged(error.problem, "Next: femtobooth evaluate RUN with another encoder.")
-    real = Real([photo.pixels for photo in scored], [photo.pixels for photo in photos] if held_out else [])
+    others, masked = (photos, [*scored, *photos]) if held_out else ([], scored)
+    masks = [photo.mask for photo in masked]
+    real = Real([photo.pixels for photo in scored], [photo.pixels for photo in others], masks=masks)
     rows = measure(judge, real, Generated(after[ours], before[ours], of_class, []), texts, region=True)
     copied = near_copies(pictures, [photo.pixels for photo in photos])
     return verdict.judge(evidence(rows, copied), bundled=settings.base == locate.BUNDLED)
