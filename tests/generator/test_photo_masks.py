@@ -186,7 +186,8 @@ def test_stored_masks_come_back_the_same(tmp_path: Path, said: io.StringIO) -> N
         assert np.array_equal(ours.pixels, theirs.pixels)
         assert (ours.mask is None) == (theirs.mask is None)
         assert ours.mask is None or np.array_equal(ours.mask, theirs.mask)  # type: ignore[arg-type]
-    assert [photo.mask for photo in restore_photos(run)] == [None] * 3
+    assert [photo.mask is None for photo in restore_photos(run)] == [True, False, False]
+    assert [photo.mask for photo in restore_photos(run, [])] == [None] * 3
     (run / "01.mask.png").unlink()
     with pytest.raises(PhotoError, match=r"01\.mask\.png: missing or damaged"):
         restore_photos(run, ["01.mask.png", "02.mask.png"])

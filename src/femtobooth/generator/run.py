@@ -114,8 +114,7 @@ class PersonalizedRun(Run):
         """Read the photos that were kept out of training. Raises PhotoError where one is missing or damaged."""
         from .stored_photos import restore_photos
 
-        folder = self.folder / "held_out"
-        return restore_photos(folder, [path.name for path in folder.glob("*.mask.png")]) if self.held_out else []
+        return restore_photos(self.folder / "held_out") if self.held_out else []
 
     def load_base(self, settings: PersonalizeSettings | None = None) -> Family:
         """Load the base that it was started from; `settings` say where that lies, if not as they were then.

@@ -72,14 +72,15 @@ def store_photos(photos: Sequence[Photo], folder: Path) -> list[Path]:
     return [folder / f"{index:02d}.png" for index in range(len(photos))]
 
 
-def restore_photos(folder: Path, masks: Collection[str] = ()) -> list[Photo]:
-    """Read what `store_photos` wrote: same pixels, captions and order; and the files of `masks`.
+def restore_photos(folder: Path, masks: Collection[str] | None = None) -> list[Photo]:
+    """Read what `store_photos` wrote: same pixels, captions and order; the files of `masks`, or all masks there are.
 
     Raises PhotoError naming what is missing or damaged.
     """
     found, others = find_pictures([folder])
     paths = without_masks(found)
     numbered = {f"{index:02d}.png" for index in range(len(paths))} - {path.name for path in paths}
+    masks = {path.name for path in found} - {path.name for path in paths} if masks is None else masks
     numbered |= set(masks) - {path.name for path in found}
     lost = [one.path for one in others if one.path.suffix == ".png"] + [folder / name for name in sorted(numbered)]
     if lost:

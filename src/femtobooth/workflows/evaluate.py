@@ -31,6 +31,7 @@ from ..generator.photos import Photo
 from ..generator.prompts import bare, names_subject, with_subject
 from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
+from ..generator.stored_photos import restore_photos
 from ..judging import lpips, scores, verdict
 from ..judging.encoders import open_encoder, usable
 from ..judging.memorization import near_copies
@@ -172,7 +173,7 @@ def _real_photos(
             raise PhotoError(f"`photos={', '.join(settings.photos)}`: no picture in it", "give photos of the subject")
         source = "the photos that were given"
     elif held_out.is_dir():
-        kept = run.held_out_photos()
+        kept = restore_photos(held_out)
         squares, of_squares = [photo.pixels for photo in kept], [photo.mask for photo in kept]
         hashes = {sha256_of(path) for path in find_pictures([held_out])[0]}
         source = "photos held out of training"
