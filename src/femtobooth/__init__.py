@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         finetune,
         open_run,
         personalize,
+        plan,
         showing_progress,
     )
     from .core.errors import FemtoboothError
@@ -26,7 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Classification", "Embeddings", "Export", "FemtoboothError", "FinetunedRun", "Generator", "Guess",
     "PersonalizedRun", "Recognizer", "__version__", "classify", "embed", "export", "finetune", "open_run",
-    "personalize", "showing_progress",
+    "personalize", "plan", "showing_progress",
 ]  # fmt: skip
 _ELSEWHERE = {
     "FemtoboothError": "core.errors",

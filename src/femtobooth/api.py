@@ -144,8 +144,29 @@ def personalize(
     group: dict[str, Any] = dict(photos) if isinstance(photos, Mapping) else {"paths": _many(photos)}
     if class_noun is not None:
         group["class_noun"] = class_noun
-    run = workflow.run(_settings(PersonalizeSettings, {"photos": group, **settings}))
+    found = _settings(PersonalizeSettings, {"photos": group, **settings})
+    if found.plan:
+        raise SettingsError("`plan`: trains nothing, and this returns what was trained", "use `femtobooth.plan`")
+    run = workflow.run(found)
     return Generator(str(run.folder), run)
+
+
+def plan(
+    photos: PathLike | Sequence[PathLike] | Mapping[str, Any], class_noun: str | None = None, **settings: Any
+) -> dict[str, Any]:
+    """Say what `personalize` would need of memory with the same arguments; nothing is trained, no weights are loaded.
+
+    Returns the bytes of every part (`parts`) and phase (`phases`), the most of them (`peak`), and, with a `memory` to
+    fit into such as "8GiB", whether it `fits` or the cheapest `savings` with which it does. Raises SettingsError where
+    nothing does.
+    """
+    from .generator.settings import PersonalizeSettings
+    from .workflows import plan as workflow
+
+    group: dict[str, Any] = dict(photos) if isinstance(photos, Mapping) else {"paths": _many(photos)}
+    if class_noun is not None:
+        group["class_noun"] = class_noun
+    return workflow.run(_settings(PersonalizeSettings, {"photos": group, **settings, "plan": True}))
 
 
 def open_run(folder: PathLike) -> Generator:

@@ -1,0 +1,144 @@
+"""personalize --plan: what is told, what fits, and that nothing is loaded, written or needed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import femtobooth
+from femtobooth import cli
+from femtobooth.core import config
+from femtobooth.core.errors import SettingsError
+from femtobooth.core.machine import size_in_bytes
+from femtobooth.generator.formats import folder, parts
+from femtobooth.generator.load import load
+from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.workflows.personalizing.planning import Planner
+from femtobooth.workflows.personalizing.savings import cheapest, with_changes
+
+MIB = 1 << 20
+
+
+def planner(base: Path) -> Planner:
+    return Planner(load(str(base), weights=False), 64, libraries=0)
+
+
+def settings(**groups: Any) -> PersonalizeSettings:
+    return config.resolve(PersonalizeSettings, {"photos": {"paths": ["x"], "class_noun": "robot"}}, groups)
+
+
+def test_a_plan_is_told_without_weights_device_or_package(
+    tiny_sd1: Path,
+    photo_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(parts, "fill", None)
+    monkeypatch.setattr(folder, "fill_part", None)
+    typed = [
+        "personalize",
+        str(photo_folder),
+        "--class-noun",
+        "robot",
+        "--base",
+        str(tiny_sd1),
+        "--runs",
+        str(tmp_path),
+    ]
+    typed += ["--accelerator", "gpu", "--optimizer", "adamw8bit", "--prior-weight", "0", "--plan", "--json"]
+    before = sorted(tmp_path.rglob("*"))
+    cli.main(typed)
+    out, err = capsys.readouterr()
+    told = json.loads(out)
+    assert sorted(tmp_path.rglob("*")) == before
+    rows = {row["name"]: row for row in told["parts"]}
+    unet, text = (rows[name]["weights"] for name in ("unet", "text_encoder"))
+    assert (rows["unet"]["gradients"], rows["unet"]["optimizer"]) == (unet, unet // 2)  # 8 bits, twice
+    phases = {row["name"]: row for row in told["phases"]}
+    assert list(phases) == ["encoding photos", "training", "samples", "validation", "result"]
+    training = phases["training"]
+    # weights, gradients and two bytes a number; the VAE is away
+    trained = rows["text_encoder"]["gradients"]
+    assert training["accelerator"] - training["passing"] == 2 * unet + unet // 2 + text + trained + trained // 2
+    assert told["where"] == "accelerator"
+    assert told["peak"] == max(row["accelerator"] for row in phases.values())
+    assert "What trains" in err and "validation" in err
+
+
+def test_frozen_parts_and_averages_are_where_they_are_told_to_be(tiny_sd1: Path) -> None:
+    plans = planner(tiny_sd1)
+    known = {one.name: one for one in plans.plan(settings()).parts}
+    frozen = {one.name: one for one in plans.plan(settings(train={"parts": ["unet"]})).phases}
+    training, samples = frozen["training"], frozen["samples"]
+    both = known["text_encoder"].weights + known["vae"].weights  # only beside training
+    held = 4 * known["unet"].weights
+    assert training.accelerator - training.passing == held
+    assert training.process - training.passing == samples.accelerator - samples.passing == held + both
+    averaged = {one.name: one for one in plans.plan(settings(train={"parts": ["unet"]}, training={"ema": 0.9})).phases}
+    assert averaged["training"].accelerator - training.accelerator == known["unet"].weights
+    # beside the average, while it is drawn from, what it takes the place of
+    assert averaged["samples"].accelerator - samples.accelerator == 2 * known["unet"].weights
+
+
+def test_the_cheapest_savings_fit_and_none_could_be_left_out(tiny_sd1: Path) -> None:
+    plans, given = planner(tiny_sd1), settings(training={"batch_size": 4, "ema": 0.9})
+    needs = plans.plan(given).peak("process").process
+    assert [one.savings for one in cheapest(plans, given, needs, "process")] == [()]
+    found = cheapest(plans, given, needs // 2, "process")
+    assert found and [one.price for one in found] == sorted(one.price for one in found)
+    for one in found:
+        changed = with_changes(given, *(saving.changes for saving in one.savings))
+        assert plans.plan(changed).peak("process").process == one.peak <= needs // 2
+        for left_out in one.savings:
+            rest = [saving.changes for saving in one.savings if saving is not left_out]
+            assert plans.plan(with_changes(given, *rest)).peak("process").process > needs // 2
+
+
+def test_flags_of_savings_can_be_typed(tiny_sd1: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["personalize", str(photo_folder), "--class-noun", "robot", "--base", str(tiny_sd1), "--batch-size", "4"]
+    typed += ["--accelerator", "gpu", "--prior-weight", "0", "--plan", "--json"]
+    cli.main([*typed, "--memory", "24MiB"])
+    first = json.loads(capsys.readouterr().out)
+    assert (first["fits"], first["memory"]) == (False, 24 * MIB)
+    best = first["savings"][0]
+    cli.main([*typed, *best["flags"], "--memory", "24MiB"])
+    second = json.loads(capsys.readouterr().out)
+    assert (second["fits"], second["savings"], second["peak"]) == (True, [], best["peak"])
+
+
+def test_where_nothing_fits_the_least_is_named(
+    tiny_sd1: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["personalize", str(photo_folder), "--class-noun", "robot", "--base", str(tiny_sd1), "--plan"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*typed, "--accelerator", "gpu", "--memory", "1MiB"])
+    assert stop.value.code == 2
+    problem, way_out = capsys.readouterr().err.splitlines()[-2:]
+    assert problem == "femtobooth: --memory: 1MiB: nothing that can be saved makes it fit" or "--memory" in problem
+    assert "the least is" in way_out and "--train lora" in shlex.join(way_out.split()).replace("'", "")
+
+
+def test_a_plan_is_no_run(photo_folder: Path, tiny_sd1: Path) -> None:
+    with pytest.raises(SettingsError, match=r"femtobooth\.plan"):
+        femtobooth.personalize(photo_folder, "robot", base=tiny_sd1, plan=True)
+    with pytest.raises(SettingsError, match="memory"):
+        femtobooth.personalize(photo_folder, "robot", base=tiny_sd1, memory="8GiB")
+    assert {"plan", "memory"} & settings(plan=True, memory="1GiB").model_dump().keys() == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("8GiB", 8 << 30), ("8 GB", 8 * 10**9), ("1.5gib", 3 << 29), ("900MiB", 900 << 20)]
+)
+def test_sizes_are_read(text: str, size: int) -> None:
+    assert size_in_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["8", "GiB", "-1GiB", "0GiB", "8GiBs", ""])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="memory"):
+        settings(plan=True, memory=text)
