@@ -18,6 +18,7 @@ from .families.family import Condition, Family
 # Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
 # base's predictions less than these do.
 EVERYDAY_WORDS = ("red", "big", "blue", "small", "old", "green", "happy", "wooden")
+TIMESTEPS = 3  # at which a prediction is taken
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def rank(model: Family, tokens: list[str], class_noun: str) -> list[Identifier]:
     words = [*tokens, *(word for word in EVERYDAY_WORDS if word not in class_noun.split())]
     prompts = [f"a photo of a {class_noun}", *(f"a photo of a {word} {class_noun}" for word in words)]
     condition = model.condition(model.tokenize(prompts))
-    timesteps = model.process.noisiest(3).to(model.device)
+    timesteps = model.process.noisiest(TIMESTEPS).to(model.device)
     shape = (len(timesteps), model.latent_channels, model.cells, model.cells)
     noise = torch.randn(shape, generator=generator(0, "token response")).to(model.device)
 

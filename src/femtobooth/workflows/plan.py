@@ -8,6 +8,7 @@ from typing import Any
 from ..core import machine
 from ..core.errors import SettingsError
 from ..core.events import note, stage, table
+from ..generator import locate
 from ..generator.load import load
 from ..generator.memory import told
 from ..generator.settings import PersonalizeSettings
@@ -26,7 +27,7 @@ def run(settings: PersonalizeSettings) -> dict[str, Any]:
     where = place(settings)
     with stage("plan"):
         base = load(settings.base, settings.tokenizer, weights=False)
-        planner = Planner(base, settings.size or base.size)
+        planner = Planner(base, settings.size or base.size, locate.locate(settings.base))
         plan = planner.plan(settings)
     tell_parts(plan.parts, settings)
     peak = plan.peak(where)

@@ -12,18 +12,21 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import psutil
+import torch
 
-from ...generator import activations
+from ...generator import activations, tokens
 from ...generator.deterministic import SAMPLES
 from ...generator.dreambooth import DreamBooth
 from ...generator.families.family import Family
 from ...generator.latents import AT_ONCE
-from ...generator.memory import Part
+from ...generator.memory import Part, parts
 from ...generator.settings import PersonalizeSettings
 from ...training.averages import average_of
+from ...training.settings import TrainingSettings
 from . import told, validation
 
 Where = Literal["accelerator", "process"]
@@ -66,6 +69,8 @@ class Planner:
 
     base: Family
     size: int
+    files: Path
+    """Where the base lies: a folder or a single file."""
     libraries: int = field(default_factory=lambda: int(psutil.Process().memory_info().rss))
     """What Python and its libraries hold before there is a model."""
     _found: dict[str, Any] = field(default_factory=dict)
@@ -73,25 +78,29 @@ class Planner:
     def plan(self, settings: PersonalizeSettings) -> Plan:
         """Plan a run with these settings."""
         module, training, prior = self._module(settings), settings.training, settings.prior
-        parts = told.memory(module, settings)
-        vae = next(part for part in parts if part.name == "vae")
-        encoders = [part for part in parts if part.name in self.base.TEXT_ENCODERS]
+        rows = told.memory(module, settings)
+        vae = next(part for part in rows if part.name == "vae")
+        encoders = [part for part in rows if part.name in self.base.TEXT_ENCODERS]
         away = vae.total + (0 if any(part.trained for part in encoders) else sum(part.total for part in encoders))
-        held, gradients = _sum(parts, "total"), _sum(parts, "gradients")
-        before = _sum(told.memory(module, settings, cast=False), "weights") + _sum(parts, "teacher")
+        held, gradients = _sum(rows, "total"), _sum(rows, "gradients")
+        before = _sum(told.memory(module, settings, cast=False), "weights") + _sum(rows, "teacher")
         apart = self.libraries + (module.anchor.kept_bytes if module.anchor else 0)
         phases: list[Phase] = []
 
         def phase(name: str, bytes_: int, passing: int, leaving: int = 0) -> None:
             phases.append(Phase(name, passing, bytes_ + passing - leaving, apart + bytes_ + passing))
 
+        def in_main_memory(name: str, bytes_: int, passing: int) -> None:
+            phases.append(Phase(name, passing, 0, self.libraries + bytes_ + passing))
+
+        in_main_memory("loading", *self._loading)
+        in_main_memory("identifier", _sum(self._plain, "weights"), self._row * tokens.TIMESTEPS)
         encoding, decoding = self._pictures
         if draws_class_images(settings):
             phase("class images", before, max(self._sampled(prior.sampling_batch, prior.sampling.guidance), decoding))
         phase("encoding photos", before, encoding * AT_ONCE)
 
-        rows, taught = rows_of(settings)
-        passed = self._pass(settings, module, rows, taught)
+        passed = self._pass(settings, module, *rows_of(settings))
         # The gradients of a step lie there until the next one knows its loss; with accumulation they stay.
         steady = 0 if training.accumulate > 1 else gradients
         phase("training", held, max(passed.forward, passed.backward - steady), away)
@@ -100,15 +109,15 @@ class Planner:
         phase("samples", held, aside + drawn)
         if validation.interval(settings):
             phase("validation", held, max(aside + drawn, self._sampled(SAMPLES, guidance=1)))
-        kept = held - gradients - _sum(parts, "optimizer")
-        written = 0 if "lora" in settings.train.parts else max(part.weights for part in parts) + gradients
+        kept = held - gradients - _sum(rows, "optimizer")
+        written = 0 if "lora" in settings.train.parts else max(part.weights for part in rows) + gradients
         phase("result", kept, max(drawn, written))  # copied to be written, and read from the last checkpoint
-        return Plan(tuple(parts), tuple(phases))
+        return Plan(tuple(rows), tuple(phases))
 
     def least(self, settings: PersonalizeSettings, where: Where) -> int:
         """Count what training holds whatever passes through the networks: quicker than a plan."""
-        parts = told.memory(self._module(settings), settings)
-        return _sum(parts, "total") if where == "process" else _sum([one for one in parts if one.trained], "total")
+        rows = told.memory(self._module(settings), settings)
+        return _sum(rows, "total") if where == "process" else _sum([one for one in rows if one.trained], "total")
 
     # --- what is found once
 
@@ -133,8 +142,8 @@ class Planner:
     def _pass(self, settings: PersonalizeSettings, module: DreamBooth, rows: int, taught: int) -> activations.Pass:
         """Find what a step's passes hold."""
         training = settings.training
-        parts = told.memory(module, settings)
-        captions = captions_of(settings) if any(p.trained for p in parts if p.name in self.base.TEXT_ENCODERS) else 0
+        reads = [part for part in told.memory(module, settings) if part.name in self.base.TEXT_ENCODERS]
+        captions = captions_of(settings) if any(part.trained for part in reads) else 0
         taught = taught if module.teacher else 0
         facts = (rows, taught, min(captions, rows), self.size, training.precision)
 
@@ -148,12 +157,36 @@ class Planner:
 
     def _sampled(self, pictures: int, guidance: float) -> int:
         """Count what the denoiser holds to draw pictures; guidance takes two rows for each."""
-        row = self._once("row", lambda: activations.sampling_pass(copy.deepcopy(self.base), self.size))
-        return row * pictures * (2 if guidance > 1 else 1)
+        return self._row * pictures * (2 if guidance > 1 else 1)
+
+    @cached_property
+    def _row(self) -> int:
+        return activations.sampling_pass(self.base, self.size)
 
     @cached_property
     def _pictures(self) -> tuple[int, int]:
-        return activations.picture_passes(copy.deepcopy(self.base), self.size)
+        return activations.picture_passes(self.base, self.size)
+
+    @cached_property
+    def _plain(self) -> list[Part]:
+        """The parts of the base as it is loaded."""
+        return parts(self.base, None, [], TrainingSettings(), torch.float32)
+
+    @cached_property
+    def _loading(self) -> tuple[int, int]:
+        """Count what lies in main memory when most does while the base is loaded: networks, and a file that is mapped.
+
+        Folders are read network by network, single files as a whole.
+        """
+        if self.files.is_file():
+            return _sum(self._plain, "weights"), self.files.stat().st_size
+        order = {name: number for number, name in enumerate(self.base.NETWORKS)}
+        weights, most = 0, (0, 0)
+        for part in sorted(self._plain, key=lambda part: order[part.name]):
+            weights += part.weights
+            stored = sum(path.stat().st_size for path in (self.files / part.name).glob("*.safetensors"))
+            most = max(most, (weights, min(stored or part.weights, part.weights)), key=sum)
+        return most
 
 
 def _sum(parts: list[Part], kind: str) -> int:
