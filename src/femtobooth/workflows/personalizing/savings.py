@@ -18,7 +18,7 @@ from .planning import Planner, Where
 SHOWN = 3  # sets
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Saving:
     """Something to do without."""
 
