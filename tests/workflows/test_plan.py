@@ -129,11 +129,14 @@ def test_where_nothing_fits_the_least_is_named(
     assert "the least is" in way_out and "--train lora" in way_out
 
 
-def test_a_plan_is_no_run(photo_folder: Path, tiny_sd1: Path) -> None:
+def test_a_plan_is_no_run(photo_folder: Path, tiny_sd1: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SettingsError, match=r"femtobooth\.plan"):
         femtobooth.personalize(photo_folder, "robot", base=tiny_sd1, plan=True)
-    with pytest.raises(SettingsError, match="memory"):
-        femtobooth.personalize(photo_folder, "robot", base=tiny_sd1, memory="8GiB")
+    typed = ["personalize", str(photo_folder), "--class-noun", "robot", "--base", str(tiny_sd1), "--memory", "8GiB"]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(typed)
+    assert stop.value.code == 2
+    assert "--memory: has no effect without plan" in capsys.readouterr().err
     assert {"plan", "memory"} & settings(plan=True, memory="1GiB").model_dump().keys() == set()
 
 
