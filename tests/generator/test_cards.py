@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("terminal")
 # told.
 NEVER = {
     "personalize": [
-        "base", "tokenizer", "name", "runs", "overwrite", "save_precision", "photos.paths", "photos.class_noun", "photos.hold_out",
+        "base", "tokenizer", "name", "runs", "overwrite", "save_precision", "plan", "memory", "photos.paths", "photos.class_noun", "photos.hold_out",
         "photos.shuffle_tags", "photos.keep_tags",
         "identifier.token", "prior.folder", "prior.other_classes", "prior.seed", "prior.sampling_batch", "samples.seed",
         "samples.batch_size", "validation.encoder", "validation.seed", "validation.loss_every", "training.precision", "training.optimizer",
