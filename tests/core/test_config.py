@@ -173,7 +173,7 @@ def test_all_faults_at_once_with_the_nearest_key() -> None:
         (["training.steps"], "expected KEY=VALUE"),
         (["training.steps=1.5"], "valid integer"),
         (["training.precision=8"], "'fp32', 'fp16' or 'bf16'"),
-        (["train.parts=unet,vae"], "'unet', 'attention', 'text_encoder' or 'token'"),
+        (["train.parts=unet,vae"], "'unet', 'attention', 'text_encoder', 'token' or 'lora'"),
         (["train.parts=unet,attention"], "unet already trains the attention layers"),
         (["train.parts=token,text_encoder"], "text_encoder already trains the token"),
         (["training.flip=true"], "no such setting; did you mean photos.flip?"),
