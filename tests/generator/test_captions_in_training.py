@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,7 @@ from femtobooth.generator.latents import LatentSet, MicroBatch
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import load_photos
 from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.generator.stored_photos import restore_photos, store_photos
 from femtobooth.generator.tags import ORDERS, shuffled
 from femtobooth.workflows.personalizing.training_data import latents
 
@@ -147,6 +148,12 @@ def test_the_latents_hold_every_order_and_no_step_tokenizes(
     assert len(made.tokens[0].unique(dim=0)) == 6 and len(made.tokens[3].unique(dim=0)) == 1
     without = latents(lightning, settings_of(tiny_sd1, photo_folder), model, "sks", photos, 64)[0]
     assert without.tokens.shape == (4, 1, 77)
+    store_photos(photos, photo_folder / "run")  # as a run does, and reads again to go on
+    restored = [
+        replace(one, repeats=was.repeats) for one, was in zip(restore_photos(photo_folder / "run"), photos, strict=True)
+    ]
+    resumed = latents(lightning, settings, model, "sks", restored, 64)[0]
+    assert all(torch.equal(getattr(made, one.name), getattr(resumed, one.name)) for one in fields(LatentSet))
     monkeypatch.setattr(type(model), "tokenize", None)
     made.micro_batch(model, "instance", 0, 0, 0, 1, 2)
 
