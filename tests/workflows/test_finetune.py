@@ -278,6 +278,32 @@ def test_interrupted_and_resumed_it_is_the_same_to_the_bit(
     assert curve(run) == curve(tmp_path / "whole")
 
 
+@pytest.mark.parametrize(("optimizer", "rate"), [("prodigy", 1.0), ("schedulefree", 2e-3)])
+def test_another_optimizer_goes_on_to_the_same_bits(
+    optimizer: str, rate: float, finetune: Finetune, data: Path, tmp_path: Path
+) -> None:
+    """And what schedule-free comes to is the average of its steps, not where it takes gradients."""
+    assert finetune(data, *QUICK, "--lr", rate, "--optimizer", optimizer, "--result", "finetuned", name="whole") == 0
+    whole = tmp_path / "whole"
+    settings = json.loads((whole / "run.json").read_text())["settings"]
+    assert (settings["layer_decay"] == 1, settings["training"]["ema"] == 0) == {
+        "prodigy": (True, False),
+        "schedulefree": (False, True),
+    }[optimizer]
+    cut = shutil.copytree(whole, tmp_path / "cut", ignore=shutil.ignore_patterns("model", "report.html"))
+    shutil.rmtree(cut / "checkpoints" / "step-000008")
+    facts = json.loads((cut / "run.json").read_text())
+    (cut / "run.json").write_text(json.dumps(facts | {"status": "running", "worker": None}))
+    assert finetune("--resume", cut) == 0
+    assert weights(cut) == weights(whole)
+    if optimizer == "schedulefree":
+        state = torch.load(whole / "checkpoints" / "step-000008" / "state.ckpt", weights_only=True)
+        made = Recognizer.load(str(whole / "model")).model.state_dict()
+        y = {name.removeprefix("recognizer.model."): value for name, value in state["state_dict"].items()}
+        moved = [name for name, value in made.items() if not torch.equal(value, y[name])]
+        assert len(moved) > len(made) / 2
+
+
 def test_another_seed_is_another_result(finetune: Finetune, data: Path, tmp_path: Path) -> None:
     """So that the equality above means something."""
     for seed in (0, 1):
