@@ -29,6 +29,7 @@ from femtobooth.generator.formats import ldm_keys
 from femtobooth.generator.formats.adapter_reading import add
 from femtobooth.generator.formats.adapter_writing import write_diffusers, write_kohya
 from femtobooth.generator.load import load
+from femtobooth.generator.locate import SUBJECT_FILE
 from femtobooth.generator.lora_reference import find
 from femtobooth.generator.sampling import sample
 from femtobooth.generator.settings import AgainSettings, GenerateSettings, SamplingSettings
@@ -271,3 +272,30 @@ def test_what_cannot_be_used_is_said_before_anything_is_written(tiny_sd1: Path, 
         with pytest.raises(kind, match=said):
             draw(tiny_sd1, tmp_path / "o", text)
     assert not (tmp_path / "o").exists()
+
+
+def test_a_runs_adapter_brings_its_word_and_its_subject(tiny_sd1: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "rex" / "model"
+    (folder / "embeddings").mkdir(parents=True)
+    write_kohya(folder / "rex.safetensors", lora_for(tiny_sd1), {})
+    row = torch.randn(1, 32, generator=torch.Generator().manual_seed(1))
+    save_file({"sks": row}, folder / "embeddings" / "sks.safetensors")
+    described = {"kind": "lora", "weights": "rex.safetensors", "embedding": "embeddings/sks.safetensors", "base": "x"}
+    subject = {"token": "sks", "class_noun": "dog", "adapter": described}
+    (folder / SUBJECT_FILE).write_text(json.dumps(subject))
+    model = model_of(tiny_sd1)
+    identifier = model.tokenizer.convert_tokens_to_ids(model.tokenizer.tokenize("sks"))[0]
+    table = model.text_encoder.embeddings.token_embedding.weight
+    before = table[identifier].clone()
+    found = find(f"{tmp_path / 'rex'}:0.5")
+    assert found.name == "rex"
+    add(model, replace(found, strength=0.0))
+    assert torch.equal(model.text_encoder.embeddings.token_embedding.weight[identifier], before)
+    add(model, found)
+    assert torch.equal(model.text_encoder.embeddings.token_embedding.weight[identifier], row[0])
+    assert model.subject == {"token": "sks", "class_noun": "dog"}
+    old = found.record()["sha256"]
+    save_file({"sks": row + 1}, folder / "embeddings" / "sks.safetensors")
+    assert find(str(tmp_path / "rex")).hash != old  # the word is of it
+    manifest = draw(tiny_sd1, tmp_path / "o", str(tmp_path / "rex"), prompts=["a [V] dog"], count=1)
+    assert manifest["images"][0]["prompt"] == "a sks dog" and manifest["model"]["subject"]["token"] == "sks"
