@@ -16,7 +16,8 @@ from femtobooth.generator.run import PersonalizedRun
 
 FLAGS = (
     "--train", "lora,token", "--rank", "4", "--lora-unet-lr", "1e-2", "--lora-text-encoder-lr", "1e-2", "--background",
-    "class", "--steps", "4", "--checkpoint-every", "2", "--validate-every", "1", "--set", "training.keep_checkpoints=9",
+    "class", "--steps", "4", "--checkpoint-every", "2", "--validate-every", "2", "--select", "final",
+    "--set", "training.keep_checkpoints=9",
 )  # fmt: skip
 
 
