@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 FLAG = re.compile(r"(?<![\w<!({;:-])--[a-z][a-zA-Z-]+")
 OTHERS = {
+    "--set",  # of every command, for a setting that has no flag
     "--cell",
     "--local-dir",
     "--logdir",

@@ -85,9 +85,10 @@ def read_layout(paths: Iterable[str]) -> Layout:
     subjects = {(folder.identifier, folder.class_noun): folder for folder in reversed(found.folders)}
     if len(subjects) > 1:
         names = [folder.path.name for folder in reversed(subjects.values())]
+        one = command("personalize", found.folders[0].path, "--class-noun", "NOUN", "--token", "WORD")
         raise PhotoError(
             f"{found.folders[0].path.parent}: {shortened(', '.join(map(repr, names)))} are of several subjects",
-            f"give the folder of one: {command('personalize', found.folders[0].path)} --class-noun NOUN --token WORD",
+            f"give the folder of one: {one}",
         )
     return found
 
