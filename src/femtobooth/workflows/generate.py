@@ -34,7 +34,6 @@ from . import picture_files
 if TYPE_CHECKING:  # torch is imported only once all that can be checked without it is checked
     from ..generator.families.family import Family
 
-HOW = ("strength", "precision", "device", "sampling")  # with tokenizer and size, the settings that shape one picture
 MAX_TIMES = 2  # the area that a model was trained on, or the side of it: beyond, subjects come twice or in pieces
 OWNS = ("[0-9]*-seed[0-9]*.png", "grid.png", "manifest.json")
 
@@ -84,8 +83,7 @@ def _generate_all(
         for row, prompt in enumerate(prompts)
         for seed in seeds
     ]
-    width, height = settings.pixels(model.size)
-    how = {"tokenizer": settings.tokenizer, "width": width, "height": height, **settings.model_dump(include=set(HOW))}
+    how = shaping(settings, model.size)
     sources: dict[str, Any] = {
         key: _fingerprint(path) for key in ("init_image", "mask") if (path := getattr(settings, key))
     }
@@ -126,6 +124,13 @@ def _generate_all(
         else:  # stopped before the first: the place is free again
             shutil.rmtree(folder, ignore_errors=True)
     return manifest
+
+
+def shaping(settings: GenerateSettings, side: int) -> dict[str, Any]:
+    """Give the settings that shape one picture, as its record holds them; `side` is the model's own, in pixels."""
+    width, height = settings.pixels(side)
+    same = settings.model_dump(include={"strength", "precision", "device", "sampling"})
+    return {"tokenizer": settings.tokenizer, "width": width, "height": height, **same}
 
 
 def _prompts(settings: GenerateSettings) -> list[str]:

@@ -328,4 +328,4 @@ def _how(subject: Subject, settings: SynthesizeSettings) -> dict[str, Any]:
     """Give the settings that shape a picture, as `generate` stores them."""
     size, device = subject.run.size, str(machine.device(settings.device))
     how = GenerateSettings(run=str(subject.run.folder), size=str(size), device=device, sampling=settings.sampling)
-    return how.model_dump(include=set(generate.HOW))
+    return generate.shaping(how, size)
