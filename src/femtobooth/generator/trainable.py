@@ -36,7 +36,7 @@ def checkpoint(model: Family) -> None:
     """Let the backward pass compute activations again instead of keeping them."""
     model.denoiser.enable_gradient_checkpointing()
     for text_encoder in model.text_encoders.values():
-        text_encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        text_encoder.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def optimizer_groups(model: Family, settings: PersonalizeSettings) -> list[dict[str, Any]]:
