@@ -298,7 +298,7 @@ def test_diversity_by_lpips_where_its_weights_are(
 
 
 def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
-    real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
+    real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], [None], set(), held_out=True, source="")
     given, facts = (
         config.settle(EvaluateSettings, {"run": "somewhere"}),
         SimpleNamespace(validation={"encoder": "mine"}, selected={"step": 100, "rule": "a rule"}),
@@ -310,7 +310,7 @@ def test_who_chose_the_checkpoint_is_no_fair_judge_of_it() -> None:
 
 
 def test_the_bundled_encoder_alone_is_no_judge_of_photos() -> None:
-    real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], set(), held_out=True, source="")
+    real = evaluate.Against([], [np.zeros((8, 8, 3), np.uint8)], [None], set(), held_out=True, source="")
     given, run = config.settle(EvaluateSettings, {"run": "somewhere"}), SimpleNamespace(validation=None, selected=None)
     assert any("icons" in remark for remark in evaluate._remarks(given, ["bundled"], False, real, run))
     assert not any(

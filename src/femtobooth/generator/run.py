@@ -33,7 +33,7 @@ class Subject(BaseModel):
     photos: list[str]
     """The photos that it is trained on, as paths in the run folder."""
     repeats: list[int] = []
-    """How often each of them is seen in one pass; once if it is not said."""
+    """How often each of them is seen in one pass; none where that is once."""
     masks: list[str] = []
     """The masks that came with photos, as paths in the run folder."""
 

@@ -110,6 +110,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     def begin(folder: Path) -> None:
         write_text(folder / SETTINGS_FILE, config.dump(settings.model_copy(update={"overwrite": False})))
         write_json(folder / "preflight.json", preflight)
+        often = [photo.repeats for photo in photos]
         places = [path.relative_to(folder) for path in store_photos(photos, folder / "photos")]
         masks = [mask_place(path) for path, photo in zip(places, photos, strict=True) if photo.mask is not None]
         kept, masked = ([path.as_posix() for path in some] for some in (places, masks))
@@ -123,7 +124,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
                     token=token,
                     class_noun=noun,
                     photos=kept,
-                    repeats=[photo.repeats for photo in photos],
+                    repeats=often if set(often) != {1} else [],
                     masks=masked,
                 )
             },
