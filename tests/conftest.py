@@ -26,9 +26,11 @@ from femtobooth.recognizer.model.preprocess import Preprocess
 TOKENS = 77
 # What `make quick` leaves out: whole commands, and the files whose tests take most of the rest of the time.
 SLOW = (
-    "stories/", "workflows/", "recipes/", "core/test_children", "generator/test_accumulation", "generator/test_model_folder",
-    "generator/test_sampling", "generator/test_single_file", "generator/test_two_processes", "recognizer/test_engines",
-    "recognizer/test_hub_config", "recognizer/test_quantize", "test_completion", "test_levels", "test_portable",
+    "stories/", "workflows/", "recipes/", "core/test_children", "generator/test_accumulation", "generator/test_adapt",
+    "generator/test_captions_in_training", "generator/test_memory", "generator/test_model_folder", "generator/test_sampling",
+    "generator/test_single_file", "generator/test_text_states", "generator/test_two_processes", "recognizer/test_engines",
+    "recognizer/test_hub_config", "recognizer/test_quantize", "test_completion", "test_documentation", "test_levels",
+    "test_portable", "training/test_host_reads",
 )  # fmt: skip
 
 
