@@ -1,15 +1,20 @@
-"""What the tests of adapters share: a training without a Trainer, and what its model predicts."""
+"""What tests of the generator share: a training without a Trainer, what its model predicts, and what the user reads."""
 
 from __future__ import annotations
 
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor
 
 from femtobooth.core import config
+from femtobooth.core.console import STYLE, Terminal
+from femtobooth.core.events import listening
 from femtobooth.generator.dreambooth import DreamBooth
 from femtobooth.generator.families.family import Family
 from femtobooth.generator.latents import LatentSet
@@ -65,3 +70,11 @@ def learn(module: DreamBooth, amount: float = 0.05) -> None:
 def adapting() -> SimpleNamespace:
     """The functions above."""
     return SimpleNamespace(settings=settings, training=training, out=out, learn=learn)
+
+
+@pytest.fixture
+def said() -> Iterator[io.StringIO]:
+    """What the user reads."""
+    screen = io.StringIO()
+    with listening(Terminal(console=Console(file=screen, width=300, **STYLE))):  # type: ignore[arg-type]
+        yield screen

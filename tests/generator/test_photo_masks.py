@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,25 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from rich.console import Console
 
 from femtobooth.core import config
 from femtobooth.core.config import Layer
-from femtobooth.core.console import STYLE, Terminal
 from femtobooth.core.errors import PhotoError, SettingsError
-from femtobooth.core.events import listening
 from femtobooth.generator.photos import Photo, load_class_images, load_photos
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.generator.stored_photos import counted, crops_sheet, restore_photos, store_photos
 from femtobooth.generator.subject_settings import PhotoSettings
-
-
-@pytest.fixture
-def said() -> Iterator[io.StringIO]:
-    """What the user reads."""
-    screen = io.StringIO()
-    with listening(Terminal(console=Console(file=screen, width=300, **STYLE))):  # type: ignore[arg-type]
-        yield screen
 
 
 def load(*paths: Path, size: int = 64, **settings: Any) -> tuple[list[Photo], dict[str, dict[str, Any]]]:

@@ -6,31 +6,19 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from rich.console import Console
 
-from femtobooth.core.console import STYLE, Terminal
 from femtobooth.core.errors import ExistsError, PhotoError
-from femtobooth.core.events import listening
 from femtobooth.core.files import write_json
 from femtobooth.generator.captions import STYLES
 from femtobooth.generator.photos import Photo, hold_out, load_photos
 from femtobooth.generator.stored_photos import crops_sheet, restore_photos, store_photos
 from femtobooth.generator.subject_settings import PhotoSettings
-
-
-@pytest.fixture
-def said() -> Iterator[io.StringIO]:
-    """What the user reads."""
-    screen = io.StringIO()
-    with listening(Terminal(console=Console(file=screen, width=300, **STYLE))):  # type: ignore[arg-type]
-        yield screen
 
 
 def load(*paths: Path, size: int = 64, **settings: Any) -> tuple[list[Photo], dict[str, dict[str, Any]]]:

@@ -296,6 +296,11 @@ def is_run(folder: Path) -> bool:
     return (folder / FILE).is_file()
 
 
+def run_of(place: Path) -> Path:
+    """Say which folder a model's place belongs to: the run's, where it is the model/ of one, else the place itself."""
+    return place.parent if place.name == "model" and is_run(place.parent) else place
+
+
 def list_runs(runs: Path) -> list[Run]:
     """Read the runs of a folder, the oldest first; what cannot be read is left out."""
     found = (Run.peek(path.parent) for path in sorted(runs.glob(f"*/{FILE}")))

@@ -89,6 +89,16 @@ def layers(network: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def parameters(network: nn.Module) -> set[str]:
+    """Name the parameters of a network that belong to an adapter, whose layers list them."""
+    found = set()
+    for path, module in network.named_modules():
+        for name in getattr(module, "adapter_layer_names", ()):
+            if isinstance(part := getattr(module, name, None), nn.Module):
+                found |= {f"{path}.{name}.{inside}".lstrip(".") for inside, _ in part.named_parameters()}
+    return found
+
+
 def _is_adapted(module: nn.Module) -> bool:
     return "base_layer" in module._modules  # asked of every module in every step, so without a failing getattr
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..training.optimizers import effective_rate
+from . import adapter_layers
 
 
 class Anchor:
@@ -36,7 +37,7 @@ class Anchor:
         """Of each parameter that is pulled; None is zero."""
         for name, network in networks.items():
             held = dict(teacher[name].named_parameters()) if name in teacher and teacher[name] is not network else {}
-            adapters = adapter_parameters(network)
+            adapters = adapter_layers.parameters(network)
             for path, parameter in network.named_parameters():
                 if not parameter.requires_grad:
                     continue
@@ -67,13 +68,3 @@ class Anchor:
                         value.mul_(1 - share)
                     else:
                         value.lerp_(start.to(value.device, value.dtype, non_blocking=True), share)
-
-
-def adapter_parameters(network: nn.Module) -> set[str]:
-    """Name the parameters of a network that belong to adapters of peft's kind, which list theirs."""
-    found = set()
-    for path, module in network.named_modules():
-        for name in getattr(module, "adapter_layer_names", ()):
-            if isinstance(part := getattr(module, name, None), nn.Module):
-                found |= {f"{path}.{name}.{inside}".lstrip(".") for inside, _ in part.named_parameters()}
-    return found

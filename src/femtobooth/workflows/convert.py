@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import machine
 from ..core.claims import Output
-from ..core.errors import ExistsError, ModelError, SettingsError
+from ..core.errors import ExistsError, SettingsError
 from ..core.events import conclude, note
 from ..core.paths import expanded
 from ..generator import lora_reference
@@ -35,17 +35,13 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
         return convert_lora.run(settings, output, _is_single(target))
 
     from ..generator import cards
-    from ..generator.families.stable_diffusion import StableDiffusion
     from ..generator.formats import ldm_configs, ldm_keys
     from ..generator.formats.adapter_reading import add
     from ..generator.formats.folder import write_folder
     from ..generator.formats.single_file import save_single_file
-    from ..generator.load import load
     from ..generator.locate import locate
 
-    model = load(source, tokenizer)
-    if not isinstance(model, StableDiffusion):
-        raise ModelError(f"{source}: only Stable Diffusion 1.x and 2.x are converted", "give one of these")
+    model = convert_lora.load_model(source, tokenizer)
     for lora in merged:
         add(model, lora)
     dtype = machine.dtype(settings.precision)

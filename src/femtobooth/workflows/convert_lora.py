@@ -17,7 +17,7 @@ from ..core.claims import Output
 from ..core.errors import ModelError, SettingsError
 from ..core.events import conclude, note, progress_bar, warn
 from ..core.paths import existing, expanded
-from ..core.run import is_run
+from ..core.run import is_run, run_of
 from ..generator import cards, locate, lora_reference
 from ..generator.lora_reference import DIFFUSERS_NAME, Lora
 from ..generator.prompts import with_subject
@@ -114,7 +114,7 @@ def _read(settings: ConvertSettings, lora: Lora) -> _Found:
     if base is None and not (lora.weights.parent / locate.SUBJECT_FILE).is_file():
         raise SettingsError(f"{settings.source}: is an adapter, and does not say for which base", "give `base`")
     # a run's adapter comes merged: its layers have the names and shapes of its base all the same
-    model = _model(base or str(lora.weights.parent), settings.tokenizer)
+    model = load_model(base or str(lora.weights.parent), settings.tokenizer)
     adapter = adapter_reading.read(lora.weights, model)
     told = locate.adapter_in(lora.weights.parent) or {}
     name = adapter.metadata.get("modelspec.merged_from") or str(told.get("base") or "") or _name(base or "")
@@ -125,13 +125,12 @@ def _extract(settings: ConvertSettings) -> _Found:
     from ..generator.adapter_extraction import extract
     from ..generator.adapters import apply
 
-    tuned = _model(settings.source, settings.tokenizer)
-    place = expanded(settings.source)
-    run = place.parent if place.name == "model" and is_run(place.parent) else place
+    tuned = load_model(settings.source, settings.tokenizer)
+    run = run_of(expanded(settings.source))
     if settings.base is None and not is_run(run):
         raise SettingsError(f"{settings.source}: does not say which base it was tuned from", "give `base`")
     name = settings.base or PersonalizedRun.open(run).base
-    base = _model(settings.base, settings.tokenizer) if settings.base else _base_of(run)
+    base = load_model(settings.base, settings.tokenizer) if settings.base else _base_of(run)
     found = extract(tuned, base, settings.rank)
     more: dict[str, Any] = {"rank": settings.rank, "energy": found.kept, "energy_in_layers": found.reach}
     told = f"rank {settings.rank} keeps {found.kept:.1%} of what the layers have learned"
@@ -159,7 +158,8 @@ def _base_of(run: Path) -> StableDiffusion:
     return _checked(PersonalizedRun.open(run).load_base(), str(run))
 
 
-def _model(reference: str, tokenizer: str | None) -> StableDiffusion:
+def load_model(reference: str, tokenizer: str | None) -> StableDiffusion:
+    """Load what can be converted. Raises ModelError for a model of another family."""
     from ..generator.load import load
 
     return _checked(load(reference, tokenizer), reference)
@@ -184,7 +184,7 @@ def _about(settings: ConvertSettings, found: _Found, target: Path) -> Any:
 
     told, subject = found.adapter.metadata, found.model.subject
     place = expanded(settings.source)
-    run = PersonalizedRun.peek(place.parent if place.name == "model" else place)
+    run = PersonalizedRun.peek(run_of(place))
     phrase = f"{subject['token']} {subject['class_noun']}" if {"token", "class_noun"} <= set(subject) else ""
     folder = place if (place / cards.PICTURE).is_file() else place / "model"
     made = isinstance(run, PersonalizedRun)

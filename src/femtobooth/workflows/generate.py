@@ -22,7 +22,7 @@ from ..core.errors import InputError
 from ..core.events import conclude, progress_bar, warn
 from ..core.files import sha256_of, timestamp, write_json
 from ..core.paths import expanded
-from ..core.run import is_run
+from ..core.run import run_of
 from ..generator import lora_reference
 from ..generator.locate import is_model
 from ..generator.prompts import names_subject, warn_of_unseen, with_subject
@@ -254,9 +254,7 @@ def sample_batch(
 
 def home(reference: str) -> Path:
     """Find the folder under which images/ belongs: the run's own, or the current one for a bare model."""
-    path = expanded(reference)
-    if path.name == "model" and is_run(path.parent):
-        path = path.parent
+    path = run_of(expanded(reference))
     return path if is_model(path / "model") else Path()
 
 
