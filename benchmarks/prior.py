@@ -46,7 +46,8 @@ from femtobooth.generator.families.family import Family
 from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.load import load
 from femtobooth.generator.run import PersonalizedRun
-from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.judging import scores
 from femtobooth.judging.encoders import Encoder, open_encoder
 from femtobooth.pictures.images import find_pictures, read_picture

@@ -46,7 +46,8 @@ from femtobooth.generator import sampling
 from femtobooth.generator.families.family import Family
 from femtobooth.generator.load import load
 from femtobooth.generator.run import PersonalizedRun
-from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings, of_card
+from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings, of_card
 from femtobooth.judging import scores, selection
 from femtobooth.judging.encoders import Encoder, open_encoder
 from femtobooth.judging.selection import Point

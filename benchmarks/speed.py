@@ -27,7 +27,8 @@ from femtobooth.generator.families.family import Family
 from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.load import load
 from femtobooth.generator.sampling import sample
-from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.parsing import overrides
 from femtobooth.training import trainer
 

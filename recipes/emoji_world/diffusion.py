@@ -36,7 +36,8 @@ from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.samples import Samples
 from femtobooth.generator.sampling import to_pixels
-from femtobooth.generator.settings import SampleSettings, SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import SampleSettings
 from femtobooth.training import averages, checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
 from femtobooth.training.module import NumberedSteps

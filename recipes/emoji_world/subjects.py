@@ -39,7 +39,8 @@ from femtobooth.generator.families.family import Family
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import load_photos
 from femtobooth.generator.sampling import sample
-from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.pictures.sheets import sheet
 from femtobooth.workflows import personalize
 

@@ -7,7 +7,8 @@ import torch
 
 from femtobooth.core import fields, machine
 from femtobooth.core.errors import InputError
-from femtobooth.generator.settings import ConvertSettings, GenerateSettings, PersonalizeSettings
+from femtobooth.generator.convert_settings import ConvertSettings
+from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.training.settings import TrainingSettings
 

@@ -22,9 +22,11 @@ from femtobooth.generator.dreambooth import DreamBooth
 from femtobooth.generator.families.family import Condition, Family, TokenTable
 from femtobooth.generator.latents import LatentSet, MicroBatch, encode
 from femtobooth.generator.load import load
+from femtobooth.generator.loss_settings import LossSettings
 from femtobooth.generator.process import NoiseProcess
 from femtobooth.generator.sampling import sample, to_pixels
-from femtobooth.generator.settings import LossSettings, PersonalizeSettings, SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings
 
 
 class Euler:

@@ -11,8 +11,9 @@ from PIL import Image
 from femtobooth.generator import prior
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.load import load
+from femtobooth.generator.loss_settings import PriorSettings
 from femtobooth.generator.prior import Processes, class_images, folder_of, recipe
-from femtobooth.generator.settings import PriorSettings, SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
 
 PROMPT = "a dog"
 

@@ -13,7 +13,7 @@ from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.load import load
 from femtobooth.generator.process import SOLVERS
 from femtobooth.generator.sampling import sample, to_images, to_pixels
-from femtobooth.generator.settings import SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
 
 PROMPTS = ["a glossy dog on the beach", "a flat cat in the snow", "a noto apple in space"]
 

@@ -22,7 +22,8 @@ import numpy as np
 from femtobooth.core import cache
 from femtobooth.core.events import progress_bar
 from femtobooth.generator import image_cache, load, prior
-from femtobooth.generator.settings import PriorSettings, SamplingSettings
+from femtobooth.generator.loss_settings import PriorSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
 from femtobooth.recognizer.inference import cache as exports
 
 def fill(base, recognizer, wait=lambda: None):

@@ -23,7 +23,8 @@ from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.image_cache import generate_missing
 from femtobooth.generator.load import load
 from femtobooth.generator.run import SUBJECT, PersonalizedRun, Subject
-from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.recognizer.exporting import graph as graphs
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer

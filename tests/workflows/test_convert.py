@@ -14,11 +14,11 @@ from transformers import CLIPTextConfig
 
 from femtobooth.core.errors import ExistsError, FemtoboothError, SettingsError
 from femtobooth.generator import cards
+from femtobooth.generator.convert_settings import ConvertSettings
 from femtobooth.generator.formats import ldm_configs
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.formats.single_file import save_single_file
 from femtobooth.generator.load import load
-from femtobooth.generator.settings import ConvertSettings
 from femtobooth.workflows import convert
 
 

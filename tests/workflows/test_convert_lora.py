@@ -16,13 +16,14 @@ from adapter_readers import assert_same_changes, changes, everything, random_lor
 from femtobooth.core import config
 from femtobooth.core.errors import ExistsError, ModelError, SettingsError
 from femtobooth.generator.adapters import Adapter, apply, layers
+from femtobooth.generator.convert_settings import ConvertSettings
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats.adapter_reading import read
 from femtobooth.generator.formats.adapter_writing import DIFFUSERS_NAME, write_kohya
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
 from femtobooth.generator.locate import SUBJECT_FILE
-from femtobooth.generator.settings import ConvertSettings, GenerateSettings
+from femtobooth.generator.settings import GenerateSettings
 from femtobooth.workflows import convert, generate
 
 SUBJECT = {"token": "sks", "class_noun": "dog"}

@@ -14,10 +14,11 @@ from femtobooth.core.claims import MARKER
 from femtobooth.core.errors import ExistsError, InputError, ModelError, SettingsError
 from femtobooth.core.files import sha256_of
 from femtobooth.generator import locate
+from femtobooth.generator.convert_settings import ConvertSettings
 from femtobooth.generator.load import load
 from femtobooth.generator.locate import SUBJECT_FILE
 from femtobooth.generator.process import SOLVERS
-from femtobooth.generator.settings import AgainSettings, ConvertSettings, GenerateSettings
+from femtobooth.generator.settings import AgainSettings, GenerateSettings
 from femtobooth.generator.start_picture import fit, read_start
 from femtobooth.pictures import records
 from femtobooth.workflows import convert, generate, regenerate

@@ -32,7 +32,8 @@ from femtobooth.generator.load import load
 from femtobooth.generator.locate import SUBJECT_FILE
 from femtobooth.generator.lora_reference import find
 from femtobooth.generator.sampling import sample
-from femtobooth.generator.settings import AgainSettings, GenerateSettings, SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import AgainSettings, GenerateSettings
 from femtobooth.workflows import generate, regenerate
 
 FAST: dict[str, Any] = {"steps": 2, "guidance": 4.0}

@@ -18,7 +18,8 @@ from femtobooth.core.files import sweep
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import Photo
 from femtobooth.generator.run import PersonalizedRun
-from femtobooth.generator.settings import PersonalizeSettings, SamplingSettings
+from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.training.checkpoints import Signals
 from femtobooth.workflows import personalize
 from femtobooth.workflows.personalizing.training_data import latents

@@ -15,7 +15,7 @@ from ..core.files import atomic_file
 from ..pictures import records
 from . import sampling
 from .families.family import Family
-from .settings import SamplingSettings
+from .sampling_settings import SamplingSettings
 
 Job = tuple[str, int]  # prompt and seed
 

@@ -7,7 +7,9 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from ..core.errors import ModelError, shortened
 from ..core.files import content_hash, read_object, sha256_of
@@ -108,3 +110,12 @@ def tensors_hash(path: Path) -> str:
             return ""
         file.seek(8 + struct.unpack("<Q", start[:8])[0])
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _strength(text: str) -> str:
+    parse(text)
+    return text
+
+
+Loras = list[Annotated[str, Field(min_length=1), AfterValidator(_strength)]]
+"""LoRAs as people name them: FILE, or FILE:0.8."""

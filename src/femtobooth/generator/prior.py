@@ -22,8 +22,8 @@ from ..core.errors import FemtoboothError
 from ..core.events import note, progress_bar
 from ..pictures import records
 from .families.family import Family
+from .loss_settings import PriorSettings
 from .sampling import sample
-from .settings import PriorSettings
 
 
 @dataclass(frozen=True)

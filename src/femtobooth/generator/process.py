@@ -22,7 +22,8 @@ from diffusers import (
 from torch import Tensor
 
 from ..core.errors import SettingsError
-from .settings import LossSettings, SamplingSettings
+from .loss_settings import LossSettings
+from .sampling_settings import SamplingSettings
 
 SOLVERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {}),  # arXiv 2010.02502, eta = 0

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from ..core.errors import InputError, NotFiniteError
 from .families.family import Condition, Family
-from .settings import SamplingSettings
+from .sampling_settings import SamplingSettings
 
 
 class Bar(Protocol):

@@ -6,114 +6,22 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from ..core.config import Seed, Settings, Words
+from ..core.config import Seed, Settings
 from ..core.errors import shortened
 from ..core.fields import Argument, Flag, Flags
 from ..core.machine import FloatPrecision, WeightPrecision, size_in_bytes
 from ..training.optimizers import KINDS, refuse_rates
 from ..training.settings import TrainingSettings
-from . import locate, lora_reference
+from . import locate
 from .cards import Recommendable
+from .lora_reference import Loras
+from .loss_settings import LossSettings, PriorSettings
 from .prompts import names_subject
+from .sampling_settings import Sampler, SamplingSettings
 from .subject_settings import IdentifierSettings, PhotoSettings, implied_by_folders
 from .train_settings import RATE, LoraSettings, TrainSettings, learning_rates, with_rates
-
-
-def _strength(text: str) -> str:
-    lora_reference.parse(text)
-    return text
-
-
-Loras = list[Annotated[str, Field(min_length=1), AfterValidator(_strength)]]
-Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
-
-
-class SamplingSettings(Settings):
-    sampler: Annotated[Sampler, Flag("--sampler", common=True)] = "ddim"
-    """Solver of the reverse diffusion: ddim, plms (not for zero-terminal-SNR models), euler, euler-a, dpmpp-2m or
-    unipc.
-    """
-    steps: Annotated[int, Field(ge=1, le=999), Flag("--steps", common=True, unit="steps")] = 30
-    """Denoising steps for each picture."""
-    guidance: Annotated[float, Field(ge=0), Flag("--guidance", common=True, unit="scale")] = 7.5
-    """Classifier-free guidance scale; 1 and below turn guidance off."""
-    guidance_rescale: Annotated[float, Field(ge=0, le=1), Flag("--guidance-rescale", unit="share")] = 0.0
-    """How far guided predictions are scaled back to the unguided contrast (arXiv 2305.08891, eq. 15-16), 0 to 1."""
-    negative: Annotated[str, Flag("--negative", common=True)] = ""
-    """What the pictures should not show; needs guidance above 1."""
-
-    def without_effect(self) -> dict[str, str]:
-        """Name what guidance brings, where there is none."""
-        if self.guidance > 1:
-            return {}
-        why = f"at guidance {self.guidance:g}, which turns guidance off; it starts above 1"
-        return {name: why for name in ("negative", "guidance_rescale") if getattr(self, name)}
-
-
-class PriorSettings(Settings):
-    weight: Annotated[float, Flag("--prior-weight", unit="weight")] = Field(1.0, ge=0)
-    """Weight of the class-prior loss (lambda in the paper, eq. 2); 0 trains without it and makes no class images."""
-    images: Annotated[int, Flag("--class-images", common=True, unit="pictures")] = Field(100, ge=1)
-    """Class images for each prompt."""
-    folder: Annotated[str | None, Flag("--class-folder", names="folder")] = None
-    """Folder of your own class images, instead of generated ones; captions beside them are used."""
-    prompt: str = "a photo of a {class}"
-    """Prompt of the class images; `{class}` stands for the class noun."""
-    other_classes: Annotated[Words, Flag("--other-classes")] = []
-    """Further classes to keep as they are: their images are made and trained on in the same way."""
-    target: Annotated[Literal["noise", "base", "photos"], Flag("--prior-target")] = "noise"
-    """What the prior loss asks for: the true noise of class images (noise, the paper), what the teacher, the frozen
-    base, predicts for them (base), or what it predicts for the photos under captions of their class (photos), which
-    needs no class images.
-    """
-    weights: Annotated[float, Flag("--prior-pull", unit="rate")] = Field(0.0, ge=0)
-    """How strongly weights are pulled back to the base's: every step takes learning rate x this off the way they have
-    gone. It needs no class images; 0 does not pull.
-    """
-    batch_size: Annotated[int | None, Flag(unit="pictures")] = Field(None, ge=1)
-    """Class images per process and micro-step; as many as photos if not given."""
-    seed: Seed = 0
-    """Seed of the first class image; image i has seed + i."""
-    sampling_batch: Annotated[int, Flag(unit="pictures")] = Field(8, ge=1)
-    """Class images drawn at a time; does not change them."""
-    sampling: Annotated[SamplingSettings, Flags("class images", none=True)] = SamplingSettings()
-
-    @property
-    def uses_images(self) -> bool:
-        """Whether there are class images."""
-        return self.weight > 0 and self.target != "photos"
-
-    def without_effect(self) -> dict[str, str]:
-        """Name everything about class images, where there are none."""
-        of_images = {"images", "folder", "other_classes", "seed", "sampling_batch"}
-        if self.weight == 0:
-            idle = (of_images | {"target", "batch_size"}) & self.model_fields_set
-            return dict.fromkeys(sorted(idle), "at prior weight 0, which makes no class images")
-        if self.target == "photos":
-            idle = (of_images | {"sampling"}) & self.model_fields_set
-            return dict.fromkeys(sorted(idle), "with prior target photos, which takes no class images")
-        return super().without_effect()
-
-
-class LossSettings(Settings):
-    snr_gamma: Annotated[float | None, Flag("--snr-gamma", unit="gamma")] = Field(None, gt=0)
-    """Gamma of min-SNR weighting (arXiv 2303.09556; 5 is usual); none weighs all timesteps alike."""
-    snr_floor: float = Field(0.05, ge=0)
-    """Least min-SNR weight, so that the last step of a zero-terminal-SNR schedule still trains."""
-    background: Annotated[Literal["photos", "class"], Flag("--background")] = "photos"
-    """What teaches the background: the photos (the paper), which then leak into every picture, or the base,
-    on class images.
-    """
-    unmasked_weight: Annotated[float, Flag("--unmasked-weight", unit="weight")] = Field(0.0, ge=0, le=1)
-    """Weight of the loss on a photo outside of its mask; 0 learns nothing there, 1 as much as inside."""
-
-    def without_effect(self) -> dict[str, str]:
-        """Name the floor of a weighting that is off."""
-        return (
-            dict.fromkeys({"snr_floor"} & self.model_fields_set, "without snr_gamma") if self.snr_gamma is None else {}
-        )
 
 
 class SampleSettings(Settings):
@@ -360,38 +268,6 @@ class AgainSettings(Settings):
     """Folder for the picture; a new one under the run's images/ if not given."""
     overwrite: Annotated[bool, Flag("--overwrite")] = False
     """Replace a picture that generate wrote, and nothing else."""
-
-
-class ConvertSettings(Settings):
-    source: Annotated[str, Argument(None, names="model")] = Field(min_length=1)
-    """A run, a model folder, a single file, a hub id, or `bundled`."""
-    target: Annotated[str, Argument(None, names="path")] = Field(min_length=1)
-    """FILE.safetensors, or a folder for diffusers' layout."""
-    form: Annotated[Literal["model", "lora"], Flag("--as", common=True)] = "model"
-    """What to write: a whole model, with any adapter merged into it, or a LoRA: that of a run, of another file, or
-    extracted from a tuned model.
-    """
-    loras: Annotated[Loras, Flag("--lora", common=True, names="path")] = []
-    """A LoRA to merge into the model, and how strongly: FILE:0.8, or 1 without a number."""
-    base: Annotated[str | None, Flag("--base", common=True, names="base")] = None
-    """The base that a LoRA is for, or that a tuned model was tuned from; a run knows its own."""
-    rank: Annotated[int, Flag("--rank", common=True, unit="rank")] = Field(32, ge=1)
-    """Rank of a LoRA that is extracted."""
-    pictures: Annotated[int, Flag("--pictures", unit="pictures")] = Field(3, ge=0, le=3)
-    """Pictures that a tuned model and what was extracted from it both draw, to see how far apart they are."""
-    precision: Annotated[WeightPrecision, Flag("--precision")] = "fp32"
-    """Number format of the weights; fp16 halves the file."""
-    tokenizer: Annotated[str | None, Flag("--tokenizer", names="path")] = None
-    """Tokenizer folder or hub id, for a single file without one."""
-    overwrite: Annotated[bool, Flag("--overwrite", group="output")] = False
-    """Replace a target that convert wrote, and nothing else."""
-
-    def without_effect(self) -> dict[str, str]:
-        """Name what only LoRAs, or only whole models, are made by."""
-        if self.form == "lora":
-            return dict.fromkeys({"loras"} & self.model_fields_set, "as lora, which merges nothing")
-        idle = sorted({"base", "rank", "pictures"} & self.model_fields_set)
-        return dict.fromkeys(idle, "without `form=lora`, which it belongs to")
 
 
 # What a card may recommend, command by command: numbers, choices and prompts of sampling, training, prior and crops.

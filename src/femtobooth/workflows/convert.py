@@ -15,7 +15,7 @@ from ..core.errors import ExistsError, SettingsError
 from ..core.events import conclude, note
 from ..core.paths import expanded
 from ..generator import lora_reference
-from ..generator.settings import ConvertSettings
+from ..generator.convert_settings import ConvertSettings
 from . import convert_lora
 
 

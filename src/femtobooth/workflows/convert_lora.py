@@ -19,10 +19,11 @@ from ..core.events import conclude, note, progress_bar, warn
 from ..core.paths import existing, expanded
 from ..core.run import is_run, run_of
 from ..generator import cards, locate, lora_reference
+from ..generator.convert_settings import ConvertSettings
 from ..generator.lora_reference import DIFFUSERS_NAME, Lora
 from ..generator.prompts import with_subject
 from ..generator.run import PersonalizedRun
-from ..generator.settings import ConvertSettings, SamplingSettings
+from ..generator.sampling_settings import SamplingSettings
 
 if TYPE_CHECKING:
     from ..generator.adapters import Adapter

@@ -17,7 +17,7 @@ from ..core.errors import InputError, shortened
 from ..core.files import atomic_file
 from ..core.machine import FloatPrecision
 from ..core.older_runs import upgraded
-from ..generator.settings import SamplingSettings
+from ..generator.sampling_settings import SamplingSettings
 from ..pictures import records
 from ..pictures.sheets import sheet
 

@@ -11,7 +11,8 @@ from pydantic import Field
 from ..core.config import Seed, Settings, Words
 from ..core.fields import Argument, Flag, Flags, SettingsOf
 from ..generator.locate import is_model
-from ..generator.settings import PersonalizeSettings, SamplingSettings, of_card
+from ..generator.sampling_settings import SamplingSettings
+from ..generator.settings import PersonalizeSettings, of_card
 
 
 class CaptionSettings(Settings):

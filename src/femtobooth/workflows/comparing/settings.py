@@ -9,7 +9,8 @@ from pydantic import Field, field_validator
 
 from ...core.config import Seed, Settings
 from ...core.fields import Argument, Flag, Flags
-from ...generator.settings import SamplingSettings, of_card
+from ...generator.sampling_settings import SamplingSettings
+from ...generator.settings import of_card
 from .candidates import BUNDLED, generators
 
 

@@ -148,7 +148,7 @@ class _Generator:
 
         from ...generator.load import load
         from ...generator.sampling import check
-        from ...generator.settings import SamplingSettings
+        from ...generator.sampling_settings import SamplingSettings
 
         torch.set_num_threads(threads)
         self.model, self.sampling = load(reference), SamplingSettings.model_validate(sampling)

@@ -1,0 +1,34 @@
+"""Settings of how pictures are sampled. The text under each field is its help on the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..core.config import Settings
+from ..core.fields import Flag
+
+Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
+
+
+class SamplingSettings(Settings):
+    sampler: Annotated[Sampler, Flag("--sampler", common=True)] = "ddim"
+    """Solver of the reverse diffusion: ddim, plms (not for zero-terminal-SNR models), euler, euler-a, dpmpp-2m or
+    unipc.
+    """
+    steps: Annotated[int, Field(ge=1, le=999), Flag("--steps", common=True, unit="steps")] = 30
+    """Denoising steps for each picture."""
+    guidance: Annotated[float, Field(ge=0), Flag("--guidance", common=True, unit="scale")] = 7.5
+    """Classifier-free guidance scale; 1 and below turn guidance off."""
+    guidance_rescale: Annotated[float, Field(ge=0, le=1), Flag("--guidance-rescale", unit="share")] = 0.0
+    """How far guided predictions are scaled back to the unguided contrast (arXiv 2305.08891, eq. 15-16), 0 to 1."""
+    negative: Annotated[str, Flag("--negative", common=True)] = ""
+    """What the pictures should not show; needs guidance above 1."""
+
+    def without_effect(self) -> dict[str, str]:
+        """Name what guidance brings, where there is none."""
+        if self.guidance > 1:
+            return {}
+        why = f"at guidance {self.guidance:g}, which turns guidance off; it starts above 1"
+        return {name: why for name in ("negative", "guidance_rescale") if getattr(self, name)}
