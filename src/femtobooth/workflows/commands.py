@@ -125,7 +125,7 @@ COMMANDS: dict[str, Command] = {
             "Turn a model folder or run into one .safetensors file, or back; other "
             "programs load those of Stable Diffusion's own sizes."
         ),
-        "generator.settings:ConvertSettings",
+        "generator.convert_settings:ConvertSettings",
         "workflows.convert:run",
         begins="loading {0.source}",
         example="runs/rex rex.safetensors",
