@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from diffusers import DDIMScheduler
 from femtobooth.core import config
 from femtobooth.generator import adapter_layers, tokens
 from femtobooth.generator.dreambooth import DreamBooth, sample_losses
-from femtobooth.generator.latents import LatentSet, encode
+from femtobooth.generator.latents import LatentSet, LatentSets, MicroBatch, encode
 from femtobooth.generator.load import load
 from femtobooth.generator.process import DDPM, min_snr_weights, signal_to_noise
 from femtobooth.generator.settings import PersonalizeSettings
@@ -101,6 +102,31 @@ def test_processes_share_one_order_without_overlap(tiny_sd1: Path) -> None:
         for row in pictures.micro_batch(model, "instance", 0, step, rank, 2, 2).tokens[:, 0].tolist()
     ]
     assert sorted(seen) == [6 * index for index in range(8)]
+
+
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 3), (3, 1)])
+def test_photos_of_all_shapes_are_seen_equally_often(tiny_sd1: Path, world: int, accumulate: int) -> None:
+    model, size = load(str(tiny_sd1)), 2
+
+    def one(first: int, count: int, height: int, width: int, repeats: list[int]) -> LatentSet:
+        ids = torch.arange(first, first + count).reshape(count, 1, 1)
+        mean = torch.zeros(count, 1, 4, height, width)
+        return LatentSet(mean, mean, ids, repeats=torch.tensor(repeats))
+
+    photos = LatentSets([one(0, 3, 8, 8, [1, 1, 2]), one(3, 1, 4, 12, [1]), one(4, 1, 12, 4, [1])], [4, 1, 1])
+    kept = LatentSets([one(0, 8, 8, 8, [1] * 8), one(8, 2, 4, 12, [1] * 2), one(10, 2, 12, 4, [1] * 2)], [4, 1, 1])
+    seen, of_class = Counter[int](), Counter[int]()
+    micro_steps = 2 * 6 * accumulate  # two passes of 6 micro-batches in each process
+    for micro_step in range(micro_steps):
+        for rank in range(world):
+            batch = photos.micro_batch(model, "instance", 0, micro_step, rank, world, size)
+            beside = kept.micro_batch(model, "prior", 0, micro_step, rank, world, size)
+            assert len(MicroBatch.cat([batch, beside])) == 4  # which needs one shape
+            seen.update(batch.tokens.flatten().tolist())
+            of_class.update(beside.tokens.flatten().tolist())
+    often = 2 * world * accumulate * size
+    assert seen == {0: often, 1: often, 2: 2 * often, 3: often, 4: often}
+    assert set(of_class.values()) == {often // 2}  # as there are 12 of them
 
 
 def test_the_posterior_is_sampled_anew_each_step(tiny_sd1: Path) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 
-from femtobooth.training.randomness import generator, shuffled_indices
+from femtobooth.training.randomness import chosen_group, generator, shuffled_indices
 
 
 def _numbers(*purpose: int | str) -> list[float]:
@@ -50,3 +52,28 @@ def test_any_window_is_a_piece_of_the_same_order() -> None:
     order = shuffled_indices(3, "instance", 5, 0, 40)
     for first in range(0, 30, 3):
         assert shuffled_indices(3, "instance", 5, first, 9) == order[first : first + 9]
+
+
+def test_groups_have_their_share_of_the_turns_after_every_pass() -> None:
+    turns = [chosen_group(3, "shape", [6, 2, 4], turn)[0] for turn in range(60)]
+    for first in range(0, 60, 6):  # 3 + 1 + 2
+        assert Counter(turns[first : first + 6]) == {0: 3, 1: 1, 2: 2}
+    assert len({tuple(turns[first : first + 6]) for first in range(0, 60, 6)}) > 1
+
+
+def test_a_group_counts_its_own_turns() -> None:
+    had = Counter[int]()
+    for turn in range(50):
+        group, before = chosen_group(1, "shape", [3, 2], turn)
+        assert before == had[group]
+        had[group] += 1
+    assert [chosen_group(1, "shape", [7], turn) for turn in (0, 1, 50)] == [(0, 0), (0, 1), (0, 50)]
+
+
+def test_all_entries_of_uneven_groups_are_seen_equally_often() -> None:
+    groups, size = [["a", "b", "c", "c"], ["d"]], 3  # c is to be seen twice as often
+    seen = Counter[str]()
+    for turn in range(5):
+        group, before = chosen_group(0, "shape", [4, 1], turn)
+        seen.update(groups[group][index] for index in shuffled_indices(0, "x", len(groups[group]), before * size, size))
+    assert seen == {"a": 3, "b": 3, "c": 6, "d": 3}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.events import progress
-from ..training.randomness import generator, shuffled_indices
+from ..training.randomness import chosen_group, generator, shuffled_indices
 from .families.family import Family
 from .loss_masks import Region, loss_mask
 from .sampling import to_pixels
@@ -73,14 +73,22 @@ class LatentSet:
         return LatentSet(self.mean[:count], self.log_variance[:count], tokens, mask, torch.tensor(True))
 
     def micro_batch(
-        self, model: Family, purpose: str, seed: int, micro_step: int, rank: int, world: int, size: int
+        self,
+        model: Family,
+        purpose: str,
+        seed: int,
+        micro_step: int,
+        rank: int,
+        world: int,
+        size: int,
+        turn: int | None = None,
     ) -> MicroBatch:
         """Sample everything random in a micro-step, as a function of the arguments alone.
 
         The `world` processes of one micro-step take neighbouring entries of one shuffled order, `size` each, and each
-        has its own noise.
+        has its own noise. `turn` says how many batches were taken before, if not one in every process and micro-step.
         """
-        first = (micro_step * world + rank) * size
+        first = (micro_step * world + rank if turn is None else turn) * size
         visits = torch.arange(len(self)).repeat_interleave(self.repeats)  # of one pass
         indices = visits[shuffled_indices(seed, purpose, len(visits), first, size)]
         random = generator(seed, purpose, micro_step, rank)
@@ -96,6 +104,29 @@ class LatentSet:
             mask=self.mask[indices, views],
             taught=self.taught[indices],
         )
+
+
+@dataclass
+class LatentSets:
+    """Pictures of several shapes: a set of each, one of which every micro-batch is of, as a UNet sees one shape a call.
+
+    Sets take turns in proportion to `counts`. Those of photos are the photos' visits in one pass, by which every photo
+    is seen equally often, whatever its shape; class images have the same, by which they have the photos' shapes in
+    every micro-step.
+    """
+
+    sets: Sequence[LatentSet]
+    counts: Sequence[int]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sets))
+
+    def micro_batch(
+        self, model: Family, purpose: str, seed: int, micro_step: int, rank: int, world: int, size: int
+    ) -> MicroBatch:
+        """Sample as a `LatentSet` does, from the set whose turn it is: a function of the arguments alone."""
+        number, turn = chosen_group(seed, "shape", self.counts, micro_step * world + rank)
+        return self.sets[number].micro_batch(model, purpose, seed, micro_step, rank, world, size, turn)
 
 
 @dataclass
