@@ -28,7 +28,7 @@ class ConvertSettings(Settings):
     rank: Annotated[int, Flag("--rank", common=True, unit="rank")] = Field(32, ge=1)
     """Rank of a LoRA that is extracted."""
     pictures: Annotated[int, Flag("--pictures", unit="pictures")] = Field(3, ge=0, le=3)
-    """Pictures that a tuned model and what was extracted from it both draw, to see how far apart they are."""
+    """Pictures that a tuned model and what was extracted from it both generate, to see how far apart they are."""
     precision: Annotated[WeightPrecision, Flag("--precision")] = "fp32"
     """Number format of the weights; fp16 halves the file."""
     tokenizer: Annotated[str | None, Flag("--tokenizer", names="path")] = None

@@ -36,7 +36,7 @@ class PriorSettings(Settings):
     seed: Seed = 0
     """Seed of the first class image; image i has seed + i."""
     sampling_batch: Annotated[int, Flag(unit="pictures")] = Field(8, ge=1)
-    """Class images drawn at a time; does not change them."""
+    """Class images sampled at a time; does not change them."""
     sampling: Annotated[SamplingSettings, Flags("class images", none=True)] = SamplingSettings()
 
     @property

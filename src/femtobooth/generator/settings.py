@@ -39,7 +39,7 @@ class SampleSettings(Settings):
     images: Annotated[int, Flag(unit="pictures")] = Field(4, ge=1)
     """Pictures for each prompt."""
     batch_size: Annotated[int, Flag(unit="pictures")] = Field(4, ge=1)
-    """Pictures drawn at a time, beside the optimizer's memory."""
+    """Pictures sampled at a time, beside the optimizer's memory."""
     sampling: Annotated[SamplingSettings, Flags("samples", none=True)] = SamplingSettings()
 
 
@@ -61,9 +61,9 @@ class ValidationSettings(Settings):
     prompts: list[str] = Field(
         ["a [V] {class}", "a [V] {class} on the grass", "a [V] {class} in the city"], min_length=1
     )
-    """What is drawn and scored, beside pictures of the class (prior.prompt)."""
+    """What is generated and scored, beside pictures of the class (prior.prompt)."""
     outside: list[str] = ["a red apple on a table", "a house in the snow"]
-    """What is drawn to see whether things outside the class stay as they are; prompts that name the class are left out.
+    """What is generated to see whether things outside the class stay as they are; prompts that name the class are left out.
     """
     images: Annotated[int, Flag(unit="pictures")] = Field(2, ge=1)
     """Pictures for each prompt."""
@@ -190,11 +190,11 @@ class GenerateSettings(Settings):
     tokenizer: Annotated[str | None, Flag("--tokenizer", group="model", names="path")] = None
     """Tokenizer folder or hub id, for a single-file model without one."""
     loras: Annotated[Loras, Flag("--lora", common=True, group="model", names="path")] = []
-    """A LoRA to draw with, and how strongly: FILE:0.8, or 1 without a number; a run that trained one does. Several
+    """A LoRA to sample with, and how strongly: FILE:0.8, or 1 without a number; a run that trained one does. Several
     add up.
     """
     prompts: Annotated[list[str], Argument("*", needed=True, unless="prompts_file")] = []
-    """What to draw; [V] stands for the subject."""
+    """What to generate; [V] stands for the subject."""
     prompts_file: Annotated[str | None, Flag("--prompts", common=True, group="pictures", names="file")] = None
     """Text file with one prompt a line."""
     count: Annotated[int, Flag("-n", common=True, unit="pictures", group="pictures")] = Field(4, ge=1)
@@ -202,7 +202,7 @@ class GenerateSettings(Settings):
     seed: Annotated[Seed, Flag("--seed", common=True, group="pictures")] = 0
     """Seed of the first picture of each prompt; picture i has seed + i, whatever the batch."""
     batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="hardware")] = Field(4, ge=1)
-    """Pictures drawn at a time; does not change them."""
+    """Pictures sampled at a time; does not change them."""
     size: Annotated[str | None, Flag("--size", unit="pixels", group="pictures")] = None
     """Picture width and height in pixels, such as 768x512, or 512 for a square; the model's own if not given."""
     init_image: Annotated[str | None, Flag("--init-image", group="start picture", names="file")] = None

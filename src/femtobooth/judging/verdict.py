@@ -179,7 +179,7 @@ def _troubles(found: Evidence) -> dict[str, str]:
     return said
 
 
-EVALUATE = "Next: femtobooth evaluate RUN generates more, and judges them."
+EVALUATE = "Next: femtobooth evaluate, with this run, generates more and judges them."
 ADVICE = {
     "learned": "Next: draw it where no photo shows it.",
     "partly learned": "Next: more steps, or photos of more sides of the subject.",

@@ -49,7 +49,7 @@ that are in the hub's cache, else those that need no hub."""
         "a [V] {class} in the snow",
         "a [V] {class} on the moon",
     ]
-    """What to draw and score; [V] is the subject, {class} the class noun."""
+    """What to generate and score; [V] is the subject, {class} the class noun."""
     count: Annotated[int, Flag("-n", common=True, unit="pictures", group="pictures")] = Field(4, ge=1)
     """Pictures for each prompt."""
     class_prompt: Annotated[str, Flag(group="pictures")] = "a {class}"
@@ -65,9 +65,9 @@ that are in the hub's cache, else those that need no hub."""
     seed: Annotated[Seed, Flag("--seed", common=True, group="pictures")] = 500
     """Seed of the first picture; picture i of each prompt has seed + i."""
     batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="hardware")] = Field(4, ge=1)
-    """Pictures drawn at a time."""
+    """Pictures sampled at a time."""
     device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
-    """Where to draw: auto, cpu, cuda, cuda:1, mps."""
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
     sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale"))] = (
         SamplingSettings()
     )
@@ -142,9 +142,9 @@ class SynthesizeSettings(Settings):
     seed: Annotated[Seed, Flag("--seed", common=True, group="pictures")] = 10_000
     """Seed of the first picture; every further picture has the next one."""
     batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="hardware")] = Field(4, ge=1)
-    """Pictures drawn at a time."""
+    """Pictures sampled at a time."""
     device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
-    """Where to draw: auto, cpu, cuda, cuda:1, mps."""
+    """Where to compute: auto, cpu, cuda, cuda:1, mps."""
     overwrite: Annotated[bool, Flag("--overwrite", common=True, group="output")] = False
     """Choose anew in a folder that is finished, or was begun with other settings; only what synthesize wrote there is
     replaced.

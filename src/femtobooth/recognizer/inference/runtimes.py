@@ -39,8 +39,9 @@ def pytorch(reference: str | Path, threads: int, device: str = "cpu", extra: Seq
 
     from ..model.backbone import Recognizer
 
+    where = machine.device(device)  # a device that is not here is told before anything is loaded
     torch.set_num_threads(threads)
-    return of_recognizer(Recognizer.load(reference).to(machine.device(device)), extra)
+    return of_recognizer(Recognizer.load(reference).to(where), extra)
 
 
 def of_recognizer(recognizer: Recognizer, extra: Sequence[str | int] = ()) -> Engine:

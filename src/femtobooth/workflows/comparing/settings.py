@@ -31,7 +31,7 @@ recognizer:bundled where it could be either)."""
         "a [V] {class} on the moon",
         "a cat in the snow",
     ]
-    """What every generator draws; [V] is the subject of those that have one, {class} the class noun."""
+    """What every generator generates; [V] is the subject of those that have one, {class} the class noun."""
     class_noun: Annotated[str | None, Flag("--class-noun", group="generators")] = None
     """What stands for {class}; that of the first personalized model if not given, else cat."""
     count: Annotated[int, Flag("-n", common=True, unit="pictures", group="generators")] = Field(2, ge=1)

@@ -49,7 +49,7 @@ def of_samples(
         judge = (encoder or open_encoder(settings.validation.encoder or usable(())[0])).to(device)
         judge.refuse_trained_on(sha256_of(photo.path) for photo in [*photos, *held_out] if photo.path.is_file())
     except InputError as error:
-        return verdict.unjudged(error.problem, "Next: femtobooth evaluate RUN with another encoder.")
+        return verdict.unjudged(error.problem, "Next: femtobooth evaluate, with this run and another encoder.")
     others, masked = (photos, [*scored, *photos]) if held_out else ([], scored)
     masks = [photo.mask for photo in masked]
     real = Real([photo.pixels for photo in scored], [photo.pixels for photo in others], masks=masks)
