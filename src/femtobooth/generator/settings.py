@@ -63,7 +63,8 @@ class ValidationSettings(Settings):
     )
     """What is generated and scored, beside pictures of the class (prior.prompt)."""
     outside: list[str] = ["a red apple on a table", "a house in the snow"]
-    """What is generated to see whether things outside the class stay as they are; prompts that name the class are left out.
+    """What is generated to see whether things outside the class stay as they are; prompts that name the class are
+    left out.
     """
     images: Annotated[int, Flag(unit="pictures")] = Field(2, ge=1)
     """Pictures for each prompt."""

@@ -20,8 +20,7 @@ from ...generator.run import PersonalizedRun
 from ...recognizer.model import artifact, formats, weights
 
 GENERATOR, RECOGNIZER = "generator", "recognizer"
-BUNDLED = "bundled"  # names a base and a recognizer
-PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+BUNDLED = locate.BUNDLED  # names a base and a recognizer
 UNET = "model.diffusion_model."  # how the names of a single file's UNet begin
 
 
@@ -148,9 +147,7 @@ def _generator(given: str, reference: str) -> Candidate:
         path = locate.locate(reference)
     if path.is_file():
         return Candidate(given, path.stem, GENERATOR, str(path), path, (path,), f"single file ({path.suffix[1:]})")
-    files = tuple(
-        file for part in PARTS if (path / part).is_dir() for file in sorted((path / part).iterdir()) if file.is_file()
-    )
+    files = tuple(file for part in locate.PARTS for file in sorted((path / part).glob("*")) if file.is_file())
     form = "folder of diffusers"
     if adapter := locate.adapter_in(path):
         form = f"{adapter.get('kind')} beside {adapter.get('base')}"
@@ -158,7 +155,7 @@ def _generator(given: str, reference: str) -> Candidate:
         files = tuple(path / str(name) for name in held if name)
     if not files:
         raise ModelError(
-            f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in PARTS)}"
+            f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in locate.PARTS)}"
         )
     run = path.parent if is_run(path.parent) else None
     name = run.resolve().name if run else Path(reference).name
