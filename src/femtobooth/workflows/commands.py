@@ -206,6 +206,13 @@ COMMANDS: dict[str, Command] = {
         "workflows.models:run",
         begins="looking for recognizers",
     ),
+    "studio": Command(
+        "all of this in a browser, and an API for other programs",
+        "Serve pages to teach subjects, watch runs and generate pictures, and an HTTP API; for this machine alone.",
+        "workflows.settings:StudioSettings",
+        "studio.start:run",
+        example="--port 8765",
+    ),
     "demo": Command(
         "the whole story on a mascot, in a few minutes on a CPU",
         "Teach the bundled base a mascot it has never seen, and show what it learned.",

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..core.config import Seed, Settings, Words
 from ..core.fields import Argument, Flag, Flags, SettingsOf
+from ..core.machine import size_in_bytes
 from ..generator.locate import is_model
 from ..generator.sampling_settings import SamplingSettings
 from ..generator.settings import PersonalizeSettings, of_card
@@ -177,6 +178,29 @@ class ModelsSettings(Settings):
 class DemoSettings(Settings):
     runs: Annotated[str, Flag("--runs", names="path")] = "runs"
     """Folder that holds the runs."""
+
+
+class StudioSettings(Settings):
+    host: Annotated[str, Flag("--host", common=True)] = Field("127.0.0.1", min_length=1)
+    """Address to answer at; from any other than this machine's own a token is asked for."""
+    port: Annotated[int, Flag("--port", common=True, unit="port")] = Field(8765, ge=0, le=65535)
+    """Port to answer at; 0 takes any that is free."""
+    folder: Annotated[str, Flag("--folder", common=True, names="path")] = Field("runs", min_length=1)
+    """Folder of the runs that are shown and made; uploads and the queue lie there too, in .studio/."""
+    browser: Annotated[bool, Flag("--browser", common=True)] = True
+    """Open the studio in a browser."""
+    token: Annotated[str | None, Flag("--token")] = Field(None, min_length=16, pattern=r"^[A-Za-z0-9_.~-]+$")
+    """Secret that every request must bring; made up where the address needs one and none is given."""
+    jobs: Annotated[int, Flag("--jobs", unit="jobs")] = Field(1, ge=1, le=64)
+    """Jobs that may compute on one device at a time."""
+    memory: Annotated[str, Flag("--memory", unit="size")] = "4GiB"
+    """Memory for models that stay loaded between requests."""
+
+    @field_validator("memory")
+    @classmethod
+    def _a_size(cls, memory: str) -> str:
+        size_in_bytes(memory)
+        return memory
 
 
 def _sampling(run: str | None) -> Mapping[str, Any]:

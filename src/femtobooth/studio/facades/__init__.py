@@ -1,0 +1,1 @@
+"""What existing clients speak: one small file for each foreign API."""

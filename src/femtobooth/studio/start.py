@@ -1,0 +1,83 @@
+"""femtobooth studio: check what it needs, say where it answers, and serve until it is stopped.
+
+Nothing of the extra `studio` is imported before it is known to be here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import secrets
+import socket
+import threading
+import webbrowser
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..core import locks
+from ..core.errors import InputError, SettingsError
+from ..core.events import note
+from ..core.files import writing
+from ..workflows.settings import StudioSettings
+
+NEEDED = ("fastapi", "uvicorn", "python_multipart")
+
+
+def run(settings: StudioSettings) -> None:
+    """Serve the studio until it is stopped. Raises InputError where the extra is missing or the address is taken."""
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        raise InputError(f"studio: {', '.join(missing)} not installed", "pip install 'femtobooth[studio]'")
+    import uvicorn
+
+    from .app import create_app
+    from .state import Studio
+
+    place = Path(settings.folder).absolute()
+    private = place / ".studio"
+    with writing(place):
+        private.mkdir(parents=True, exist_ok=True)
+    own = is_loopback(settings.host)
+    token = settings.token or (None if own else secrets.token_urlsafe(24))
+    with locks.held(private, "stop it, or give another `folder`"), _listening(settings) as listener:
+        port = listener.getsockname()[1]
+        studio = Studio(settings, host=settings.host, port=port, token=token)
+        name = "localhost" if own or settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
+        address = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
+        note(f"studio: {address}{f'login?token={token}' if token else ''}   (Ctrl-C stops it; jobs go on)")
+        if settings.browser:
+            timer = threading.Timer(1.0, webbrowser.open, [f"{address}{f'login?token={token}' if token else ''}"])
+            timer.daemon = True
+            timer.start()
+        config = uvicorn.Config(
+            create_app(studio),
+            log_level="warning",
+            server_header=False,
+            proxy_headers=False,
+            h11_max_incomplete_event_size=32 * 1024,
+            timeout_keep_alive=20,
+            timeout_graceful_shutdown=3,
+        )
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches a host's address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _listening(settings: StudioSettings) -> socket.socket:
+    """Open the socket. Raises SettingsError where that cannot be done."""
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        listener = socket.socket(family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host.strip("[]"), settings.port))
+        return listener
+    except OSError as error:
+        problem = f"`host={settings.host}`, `port={settings.port}`: cannot be listened on ({error.strerror or error})"
+        raise SettingsError(problem, "give another `port`; 0 takes any that is free") from None

@@ -1,0 +1,38 @@
+"""What the studio knows while it runs: its folder, its jobs, runs, uploads and warm models, in one object.
+
+FOLDER/NAME/           the runs, those made on the command line among them
+FOLDER/.studio/        what is the studio's own:
+    jobs.sqlite        the queue
+    jobs/ID/           settings, log, events and end of each job
+    uploads/ID.png     pictures that were sent here, decoded and written anew
+    trash/             what was deleted
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..workflows.settings import StudioSettings
+from .jobs import Jobs
+from .library import Library
+
+
+class Studio:
+    """Everything that a request can ask for. Pages and the API have it as `request.app.state.studio`."""
+
+    def __init__(
+        self, settings: StudioSettings, host: str = "127.0.0.1", port: int = 8765, token: str | None = None
+    ) -> None:
+        self.settings, self.host, self.port, self.token = settings, host, port, token
+        self.folder = Path(settings.folder).absolute()
+        self.private = self.folder / ".studio"
+        self.private.mkdir(parents=True, exist_ok=True)
+        self.jobs = Jobs(self.private / "jobs.sqlite")
+        self.library = Library(self.folder)
+
+    def begin(self) -> None:
+        """Find out what became of jobs since the studio last ran, and go on with the queue."""
+
+    def end(self) -> None:
+        """Let go of everything but the jobs that run, which go on."""
+        self.jobs.close()
