@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import femtobooth
 from femtobooth import cli
@@ -84,11 +85,14 @@ def test_frozen_parts_and_averages_are_where_they_are_told_to_be(tiny_sd1: Path)
     assert averaged["samples"].accelerator - samples.accelerator == 2 * known["unet"].weights
 
 
-def test_loading_holds_a_network_and_the_file_that_it_is_read_from(tiny_sd1: Path) -> None:
+def test_loading_holds_the_base_and_a_tensor_of_its_file(tiny_sd1: Path) -> None:
     plans = planner(tiny_sd1)
-    plan = plans.plan(settings(train={"parts": ["unet"]}))
-    unet = plan.parts[0].weights  # the first to be loaded, and most of the model
-    assert (plan.phases[0].name, plan.phases[0].process) == ("loading", 2 * unet)
+    loading = plans.plan(settings(train={"parts": ["unet"]})).phases[0]
+    tensors = [one for name in plans.base.NETWORKS for one in getattr(plans.base, name).parameters()]
+    largest = max(tensors, key=torch.numel)
+    buffer = 77 * 8  # the text encoder's positions
+    assert (loading.name, loading.passing) == ("loading", 2 * 4 * largest.numel())
+    assert loading.process == 4 * sum(map(torch.numel, tensors)) + buffer + loading.passing
 
 
 def test_the_cheapest_savings_fit_and_none_could_be_left_out(tiny_sd1: Path) -> None:

@@ -52,7 +52,8 @@ def read(path: Path, weights: bool = True) -> tuple[dict[Any, Any], dict[str, st
     """Read what a file holds, and its safetensors metadata: tensors by key, or the dictionary of a torch checkpoint
     (and {}).
 
-    Without `weights` a safetensors file's tensors are on torch's meta device: its header alone is read.
+    Without `weights` a safetensors file's tensors are on torch's meta device: its header alone is read, and `numbers`
+    reads them one by one.
 
     The content decides what the file is, not its name. Raises UnsafeFileError for a pickle of anything but tensors and
     plain values, ModelError for a file that is damaged or something else.
@@ -67,7 +68,7 @@ def read(path: Path, weights: bool = True) -> tuple[dict[Any, Any], dict[str, st
             raise ModelError(f"{path}: its header is larger than that of any model", DAMAGED)
         try:
             with safetensors.safe_open(path, "pt") as opened:
-                take = opened.get_tensor if weights else lambda key: _shape(opened.get_slice(key))
+                take = opened.get_tensor if weights else lambda key: _shape(path, key, opened.get_slice(key))
                 return {key: take(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118  (not a dict)
         except Exception as error:  # the library's own error type, and struct, memory or UTF-8 errors
             raise ModelError(f"{path}: damaged or cut off ({error})", DAMAGED) from None
@@ -96,10 +97,34 @@ def read(path: Path, weights: bool = True) -> tuple[dict[Any, Any], dict[str, st
     return contents, {}
 
 
-def _shape(described: Any) -> torch.Tensor:
+class _Described(torch.Tensor):
+    """A tensor without numbers that says where they are."""
+
+    place: tuple[Path, str]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+
+def _shape(path: Path, key: str, described: Any) -> torch.Tensor:
     """Make a tensor without numbers of what a header says of one."""
     dtype = safetensors.torch._TYPES[described.get_dtype()]
-    return torch.empty(described.get_shape(), dtype=dtype, device="meta")
+    made = torch.empty(described.get_shape(), dtype=dtype, device="meta").as_subclass(_Described)
+    made.place = (path, key)
+    return made
+
+
+def numbers(tensor: torch.Tensor) -> torch.Tensor:
+    """Read the numbers of a tensor that `read` gave without; others are returned as they are.
+
+    The file is opened for each, as what was read of it counts as this process's memory until it is closed.
+    """
+    if not isinstance(tensor, _Described):
+        return tensor
+    path, key = tensor.place
+    try:
+        with safetensors.safe_open(path, "pt") as opened:
+            return opened.get_tensor(key)
+    except Exception as error:  # it was whole a moment ago
+        raise ModelError(f"{path}: damaged or cut off ({error})", DAMAGED) from None
 
 
 def state_dict(path: Path, contents: dict[Any, Any]) -> dict[str, torch.Tensor]:

@@ -60,7 +60,7 @@ def fill_part(built: Any, folder: Path) -> None:
     """Give a part that was built the weights in its folder. Raises ModelError naming what is wrong with them."""
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder, "diffusion_pytorch_model" if isinstance(built, ModelMixin) else "model"):
-        contents, _ = stored.read(path)
+        contents, _ = stored.read(path, weights=False)
         tensors |= stored.state_dict(path, contents)
     tensors = _renamed(built, tensors)
     places = {name: Place(name) for name in built.state_dict()}

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ...core.errors import ModelError, first_line
-from ...core.tensors import DAMAGED
+from ...core.tensors import DAMAGED, numbers
 from .ldm_keys import Place
 
 diffusers.utils.logging.set_verbosity_error()
@@ -70,8 +70,8 @@ def fill(part: Any, tensors: Mapping[str, Tensor], places: Mapping[str, Place], 
                 f"{where}: {key} holds whole numbers ({given.dtype})",
                 "quantized models cannot be trained; take the plain one",
             )
-        tensor = given if third is None else given.chunk(3)[third]
-        if tensor.shape not in (wanted.shape, (*wanted.shape, 1, 1)):
+        shape = given.shape if third is None else given.chunk(3)[third].shape
+        if shape not in (wanted.shape, (*wanted.shape, 1, 1)):
             raise ModelError(
                 (
                     f"{where}: {key} has shape {tuple(given.shape)}, which does not fit "
@@ -79,8 +79,9 @@ def fill(part: Any, tensors: Mapping[str, Tensor], places: Mapping[str, Place], 
                 ),
                 DAMAGED,
             )
-        # A copy of its own: mapped from the file it starts at any byte, where kernels round otherwise; results depend
-        # on values alone.
+        # Read here, one after the other, so that no more of the file is held beside the part. A copy of its own: mapped
+        # from the file it starts at any byte, where kernels round otherwise; results depend on values alone.
+        tensor = numbers(given) if third is None else numbers(given).chunk(3)[third]
         state[name] = tensor.reshape(wanted.shape).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         if not state[name].isfinite().all():
             raise ModelError(

@@ -48,7 +48,7 @@ def load_single_file(path: Path, tokenizer: str | None = None, weights: bool = T
 
     Raises UnsafeFileError for a pickle of anything but tensors, ModelError saying what the file seems to be instead.
     """
-    contents, metadata = stored.read(path, weights)
+    contents, metadata = stored.read(path, weights=False)
     described = parse_description(path, metadata)
     tensors = _renamed(stored.state_dict(path, contents))
     other = ldm_configs.other_kind(tensors)

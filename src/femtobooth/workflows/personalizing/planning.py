@@ -23,7 +23,7 @@ from ...generator.deterministic import SAMPLES
 from ...generator.dreambooth import DreamBooth
 from ...generator.families.family import Family
 from ...generator.latents import AT_ONCE
-from ...generator.memory import Part, parts
+from ...generator.memory import Part, held, parts
 from ...generator.settings import PersonalizeSettings
 from ...training.averages import average_of
 from ...training.settings import TrainingSettings
@@ -82,7 +82,7 @@ class Planner:
         vae = next(part for part in rows if part.name == "vae")
         encoders = [part for part in rows if part.name in self.base.TEXT_ENCODERS]
         away = vae.total + (0 if any(part.trained for part in encoders) else sum(part.total for part in encoders))
-        held, gradients = _sum(rows, "total"), _sum(rows, "gradients")
+        total, gradients = _sum(rows, "total"), _sum(rows, "gradients")
         before = _sum(told.memory(module, settings, cast=False), "weights") + _sum(rows, "teacher")
         apart = self.libraries + (module.anchor.kept_bytes if module.anchor else 0)
         phases: list[Phase] = []
@@ -103,13 +103,13 @@ class Planner:
         passed = self._pass(settings, module, *rows_of(settings))
         # The gradients of a step lie there until the next one knows its loss; with accumulation they stay.
         steady = 0 if training.accumulate > 1 else gradients
-        phase("training", held, max(passed.forward, passed.backward - steady), away)
+        phase("training", total, max(passed.forward, passed.backward - steady), away)
         drawn = max(self._sampled(settings.samples.batch_size, settings.samples.sampling.guidance), decoding)
         aside = gradients if average_of(training) else 0  # of the weights that the average takes the place of
-        phase("samples", held, aside + drawn)
+        phase("samples", total, aside + drawn)
         if validation.interval(settings):
-            phase("validation", held, max(aside + drawn, self._sampled(SAMPLES, guidance=1)))
-        kept = held - gradients - _sum(rows, "optimizer")
+            phase("validation", total, max(aside + drawn, self._sampled(SAMPLES, guidance=1)))
+        kept = total - gradients - _sum(rows, "optimizer")
         written = 0 if "lora" in settings.train.parts else max(part.weights for part in rows) + gradients
         phase("result", kept, max(drawn, written))  # copied to be written, and read from the last checkpoint
         return Plan(tuple(rows), tuple(phases))
@@ -174,19 +174,14 @@ class Planner:
 
     @cached_property
     def _loading(self) -> tuple[int, int]:
-        """Count what lies in main memory when most does while the base is loaded: networks, and a file that is mapped.
-
-        Folders are read network by network, single files as a whole.
+        """Count what lies in main memory when most does while the base is loaded: its weights, and a tensor as it is
+        read and as it is held, or the whole file where that is a pickle, which is mapped.
         """
-        if self.files.is_file():
+        if self.files.is_file() and self.files.suffix != ".safetensors":
             return _sum(self._plain, "weights"), self.files.stat().st_size
-        order = {name: number for number, name in enumerate(self.base.NETWORKS)}
-        weights, most = 0, (0, 0)
-        for part in sorted(self._plain, key=lambda part: order[part.name]):
-            weights += part.weights
-            stored = sum(path.stat().st_size for path in (self.files / part.name).glob("*.safetensors"))
-            most = max(most, (weights, min(stored or part.weights, part.weights)), key=sum)
-        return most
+        networks = (getattr(self.base, name) for name in self.base.NETWORKS)
+        largest = max(held([one]) for network in networks for one in network.parameters())
+        return _sum(self._plain, "weights"), 2 * largest
 
 
 def _sum(parts: list[Part], kind: str) -> int:

@@ -1,0 +1,61 @@
+"""Weights are read one after the other: what a file holds is never in memory beside the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from femtobooth.core import tensors as stored
+from femtobooth.core.errors import ModelError
+from femtobooth.core.machine import peak_memory
+from femtobooth.generator.formats import parts
+from femtobooth.generator.formats.ldm_keys import Place
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Twelve tensors of 8 MiB."""
+    path = tmp_path / "layers.safetensors"
+    save_file({f"{number}.weight": torch.full((2048, 1024), float(number)) for number in range(12)}, path)
+    return path
+
+
+def layers() -> nn.Module:
+    with torch.device("meta"):
+        return nn.Sequential(*(nn.Linear(1024, 2048, bias=False) for _ in range(12))).requires_grad_(False)
+
+
+def test_what_is_read_later_is_what_the_file_holds(tiny_sd1: Path) -> None:
+    path = tiny_sd1 / "unet" / "diffusion_pytorch_model.safetensors"
+    given, whole = stored.read(path, weights=False)[0], load_file(path)
+    assert given.keys() == whole.keys() and len(given) > 300
+    for name, tensor in given.items():
+        assert tensor.is_meta and (tensor.shape, tensor.dtype) == (whole[name].shape, whole[name].dtype)
+        assert torch.equal(stored.numbers(tensor), whole[name])
+    plain = torch.ones(3)
+    assert stored.numbers(plain) is plain
+
+
+def test_a_file_that_was_cut_meanwhile_is_named(file: Path) -> None:
+    given = stored.read(file, weights=False)[0]
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=r"layers\.safetensors: damaged or cut off"):
+        stored.numbers(given["3.weight"])
+
+
+def test_beside_what_is_held_lies_one_tensor(file: Path) -> None:
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    except OSError:
+        pytest.skip("this machine counts no peak from here")
+    part, before = layers(), psutil.Process().memory_info().rss
+    parts.fill(part, stored.read(file, weights=False)[0], {name: Place(name) for name in part.state_dict()}, file)
+    assert [float(layer.weight[-1, -1]) for layer in part] == [*map(float, range(12))]  # type: ignore[union-attr, index]
+    assert peak_memory() - before < (12 + 4) * 8 * MIB
