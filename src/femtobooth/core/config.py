@@ -181,19 +181,27 @@ def resolve(model: type[Model], *layers: Mapping[str, Any]) -> Model:
         return model.model_validate(merge(*layers))
     except ValidationError as error:
         faults = error.errors(include_url=False)
-    found = [_fault(model, fault, layers) for fault in faults[:MOST_FAULTS]]
+    found = [(_path_of(fault), *_fault(model, fault, layers)) for fault in faults[:MOST_FAULTS]]
     if len(found) == 1:
-        raise SettingsError(*found[0])
-    more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
-    raise SettingsError(f"{len(faults)} settings are wrong:", details=[problem for problem, _ in found] + more)
+        told = SettingsError(*found[0][1:])
+    else:
+        more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+        told = SettingsError(f"{len(faults)} settings are wrong:", details=[one[1] for one in found] + more)
+    told.faults = found
+    raise told
+
+
+def _path_of(fault: Any) -> str:
+    """Give the dotted name of the setting that pydantic found a fault with."""
+    keys = [str(part) for part in fault["loc"]]
+    while len(keys) > 1 and keys[-1].isdigit():  # an item of a list
+        keys.pop()
+    return ".".join(keys)
 
 
 def _fault(model: type[Settings], fault: Any, layers: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
     """Say what is wrong with one setting, and what it takes."""
-    keys = [str(part) for part in fault["loc"]]
-    while len(keys) > 1 and keys[-1].isdigit():  # an item of a list
-        keys.pop()
-    path, kind, given = ".".join(keys), fault["type"], fault["input"]
+    path, kind, given = _path_of(fault), fault["type"], fault["input"]
     name, field, known = _called(path, layers), field_at(model, path), dotted_keys(model)
     if kind == "extra_forbidden":
         if path in known:

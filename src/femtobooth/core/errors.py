@@ -53,7 +53,8 @@ class InputError(FemtoboothError):
 
 
 class SettingsError(InputError):
-    pass
+    faults: Sequence[tuple[str, str, str | None]] = ()
+    """Where settings were validated: dotted name, problem and way out of each fault, for a form's fields."""
 
 
 class PhotoError(InputError):

@@ -51,7 +51,12 @@ class Holder:
 
 def own() -> Holder:
     """Describe this process."""
-    return Holder(os.getpid(), _began(os.getpid()), _host(), _boot(), time.strftime("%Y-%m-%d %H:%M:%S"), typed()[:200])
+    return described(os.getpid(), typed())
+
+
+def described(pid: int, command: str) -> Holder:
+    """Describe a process of this machine that was started by `command`."""
+    return Holder(pid, _began(pid), _host(), _boot(), time.strftime("%Y-%m-%d %H:%M:%S"), command[:200])
 
 
 def _host() -> str:

@@ -21,9 +21,9 @@ Runtime = Literal["auto", "torch", "ort", "openvino"]
 class ReadingSettings(Settings):
     """What every command has that looks at files; not a command of its own."""
 
-    paths: Annotated[list[str], Argument("*", needed=True, unless="from_file")] = []
+    paths: Annotated[list[str], Argument("*", names="path", needed=True, unless="from_file")] = []
     """Pictures, folders (with all below them), globs in quotes, or - for a list on stdin."""
-    from_file: Annotated[str | None, Flag("--from-file", common=True, group="pictures")] = None
+    from_file: Annotated[str | None, Flag("--from-file", common=True, group="pictures", names="path")] = None
     """File that lists pictures and folders, one a line, or ended by NUL as `find -print0` writes them; - is stdin."""
     model: Annotated[str, Flag("--model", common=True, group="model", names="model")] = DEFAULT
     """bundled, a run, an exported artifact, a file or folder of weights, or timm's name of a model."""
@@ -78,7 +78,7 @@ class EmbedSettings(ReadingSettings):
 
 
 class SearchSettings(Settings):
-    query: Annotated[list[str], Argument("+")] = Field(min_length=1)
+    query: Annotated[list[str], Argument("+", names="path")] = Field(min_length=1)
     """Pictures, folders or globs to find the like of."""
     index: Annotated[str, Argument(None, names="file")] = Field(min_length=1)
     """File that `femtobooth embed` wrote."""

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 
 from .. import __version__
+from ..core.errors import FemtoboothError, shortened
 from . import api, views
-from .security import Guard
+from .refusals import Busy, described, status_of
+from .security import Guard, refusal
 from .state import Studio
 
 
@@ -34,7 +40,44 @@ def create_app(studio: Studio) -> FastAPI:
     )
     app.state.studio = studio
     app.add_middleware(Guard, studio=studio)
+    app.add_exception_handler(FemtoboothError, _refused)
+    app.add_exception_handler(RequestValidationError, _not_understood)
+    app.add_exception_handler(HTTPException, _as_json)
+    app.add_exception_handler(Exception, _broken)
     app.include_router(api.router)
     app.include_router(views.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     return app
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, FemtoboothError)  # noqa: S101
+    headers = {"retry-after": str(error.seconds)} if isinstance(error, Busy) else {}
+    return _told(status_of(error), described(error), headers)
+
+
+async def _not_understood(request: Request, error: Exception) -> Response:
+    """Tell what FastAPI found wrong with a request in the form that all errors have."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101
+    faults = [
+        {
+            "setting": ".".join(map(str, fault["loc"][1:])) or None,
+            "problem": shortened(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}", 300),
+            "way_out": "/api/v1/openapi.json says what can be given",
+        }
+        for fault in error.errors()[:10]
+    ]
+    return _told(422, {"error": faults[0], "errors": faults})
+
+
+async def _as_json(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101
+    return _told(error.status_code, refusal(str(error.detail)), dict(error.headers or {}))
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return _told(500, refusal("something went wrong in the studio", "what it said stands in its terminal"))
+
+
+def _told(status: int, told: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(told, status, headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ..core.errors import InputError
 from ..core.locks import Holder
 from ..core.run import Progress
+from .refusals import Missing, Refusal
 
 Status = Literal["queued", "running", "stopping", "interrupted", "failed", "done"]
 ACTIVE = ("running", "stopping")
@@ -56,15 +55,12 @@ class Job(BaseModel):
     ended: datetime | None = None
     error: Problem | None = None
     progress: Progress = Progress()
+    resumable: bool = False
+    """Whether it can go on with its run; one that cannot begins anew."""
     run_name: str | None = Field(None, exclude=True)
     process: Holder | None = Field(None, exclude=True)
     resumes: bool = Field(False, exclude=True)
     """Whether it goes on with its run when it begins."""
-
-    @property
-    def folder_name(self) -> str:
-        """What its own folder is called."""
-        return self.id
 
 
 COLUMNS = (
@@ -91,14 +87,14 @@ class Jobs:
         with self._lock:
             self._base.close()
 
-    def add(self, command: str, settings: Mapping[str, Any], key: str | None = None, **more: Any) -> Job:
+    def add(self, job_id: str, command: str, settings: Mapping[str, Any], key: str | None = None, **more: Any) -> Job:
         """Put a job at the end of the queue; the one that has this `key` already, where there is one."""
         with self._lock:
-            if key and (found := self._all("WHERE key = ?", [key])):
-                return found[0]
+            if key and (found := self.of_key(key)):
+                return found
             last = self._base.execute("SELECT MAX(position) FROM jobs").fetchone()[0] or 0.0
             job = Job(
-                id=secrets.token_hex(8),
+                id=job_id,
                 command=command,
                 settings=dict(settings),
                 position=last + 1,
@@ -122,6 +118,10 @@ class Jobs:
         """Find a job by its id."""
         return next(iter(self._all("WHERE id = ?", [job_id])), None)
 
+    def of_key(self, key: str) -> Job | None:
+        """Find the job that was submitted with a key."""
+        return next(iter(self._all("WHERE key = ?", [key])), None)
+
     def of_run(self, run_id: str) -> Job | None:
         """Find the last job that works, or worked, on a run."""
         return next(iter(self._all("WHERE run_id = ? ORDER BY position DESC", [run_id])), None)
@@ -131,11 +131,13 @@ class Jobs:
         with self._lock:
             job = self.get(job_id)
             if job is None:
-                raise InputError("no such job", "it was deleted; load the list again")
+                raise Missing("job")
             if only and job.status not in only:
-                raise InputError(f"the job is {job.status}", f"this is for jobs that are {' or '.join(only)}")
+                raise Refusal(f"the job is {job.status}", f"this is for jobs that are {' or '.join(only)}", 409)
             changed = Job.model_validate({**dict(job), **changes})
             values = _row(changed)
+            if not changes:
+                return changed
             sets = ", ".join(f"{name} = ?" for name in changes)
             self._base.execute(
                 f"UPDATE jobs SET {sets} WHERE id = ?",  # noqa: S608

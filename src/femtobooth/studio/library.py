@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel
 
+from ..core.names import shown
 from ..core.run import FILE, Progress, Run
 from ..workflows.runs import next_command
 
@@ -28,6 +29,10 @@ KINDS = {
     ".onnx": "application/octet-stream",
 }
 """Endings of the files that are given out, and what they are."""
+
+
+PICTURES = ("samples/step-*.png", "images/*/*-seed*.png", "overview.png")
+"""Where the pictures lie of which the newest stands for a run."""
 
 
 class Artifact(BaseModel):
@@ -86,42 +91,53 @@ class Library:
                 return Run.peek(path)
         return None
 
+    @staticmethod
+    def title(run: Run) -> str:
+        """Give what people call a run, fit to be shown."""
+        return shown(run.folder.name)
+
     def facts(self, run: Run) -> RunFacts:
         """Tell how a run stands."""
-        pictures = [one for one in self.artifacts(run) if one.type.startswith("image/png")]
-        newest = max(pictures, key=lambda one: one.changed, default=None)
-        known: dict[str, Any] = {name: getattr(run, name) for name in RunFacts.model_fields if hasattr(run, name)}
+        pictures = [path for pattern in PICTURES for path in run.folder.glob(pattern)]
+        newest = max(pictures, key=lambda path: path.stat().st_mtime, default=None)
         return RunFacts(
-            **known,
             id=id_of(run.folder.name),
-            next=next_command(run),
-            picture=newest.id if newest else None,
+            name=self.title(run),
+            kind=run.kind,
+            status=run.status,
+            progress=run.progress,
+            created=run.created,
+            seconds=run.seconds,
+            error=shown(run.error, keep="\n") if run.error else None,
+            command=shown(run.command),
+            next=shown(next_command(run)),
+            picture=id_of(newest.relative_to(run.folder).as_posix()) if newest else None,
         )
 
-    def artifacts(self, run: Run) -> list[Artifact]:
-        """List the files of a run that are given out, by name."""
-        found = []
-        for path in sorted(run.folder.rglob("*")):
-            name = path.relative_to(run.folder)
-            hidden = any(part.startswith(".") for part in name.parts)
-            if hidden or path.is_symlink() or path.suffix not in KINDS or not path.is_file():
-                continue
-            facts = path.stat()
-            found.append(
-                Artifact(
-                    id=id_of(name.as_posix()),
-                    name=name.as_posix(),
-                    type=KINDS[path.suffix],
-                    size=facts.st_size,
-                    changed=datetime.fromtimestamp(facts.st_mtime).astimezone(),
-                )
-            )
-        return found
 
-    def file(self, run: Run, artifact_id: str) -> tuple[Path, Artifact] | None:
-        """Find a file of a run by its id; None where it is not listed."""
-        for one in self.artifacts(run):
-            if one.id == artifact_id:
-                path = (run.folder / one.name).resolve()
-                return (path, one) if path.is_relative_to(run.folder.resolve()) else None
-        return None
+def artifacts(folder: Path) -> list[Artifact]:
+    """List the files of a folder that are given out, by name; links and what is hidden are not."""
+    return [one for one, _ in _files(folder)]
+
+
+def artifact(folder: Path, artifact_id: str) -> tuple[Artifact, Path] | None:
+    """Find a file of a folder by its id; None where it is not listed."""
+    return next((found for found in _files(folder) if found[0].id == artifact_id), None)
+
+
+def _files(folder: Path) -> Iterator[tuple[Artifact, Path]]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in name.parts)
+        linked = any((folder / above).is_symlink() for above in [name, *name.parents][:-1])
+        if hidden or linked or path.suffix not in KINDS or not path.is_file():
+            continue
+        facts = path.stat()
+        known = Artifact(
+            id=id_of(name.as_posix()),
+            name=shown(name.as_posix()),
+            type=KINDS[path.suffix],
+            size=facts.st_size,
+            changed=datetime.fromtimestamp(facts.st_mtime).astimezone(),
+        )
+        yield known, path

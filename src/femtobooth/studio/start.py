@@ -5,7 +5,6 @@ Nothing of the extra `studio` is imported before it is known to be here.
 
 from __future__ import annotations
 
-import ipaddress
 import secrets
 import socket
 import threading
@@ -30,6 +29,7 @@ def run(settings: StudioSettings) -> None:
     import uvicorn
 
     from .app import create_app
+    from .security import is_loopback
     from .state import Studio
 
     place = Path(settings.folder).absolute()
@@ -58,16 +58,6 @@ def run(settings: StudioSettings) -> None:
             timeout_graceful_shutdown=3,
         )
         uvicorn.Server(config).run(sockets=[listener])
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches a host's address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _listening(settings: StudioSettings) -> socket.socket:

@@ -13,8 +13,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..workflows.settings import StudioSettings
+from .catalog import Catalog
+from .desk import Desk
 from .jobs import Jobs
 from .library import Library
+from .runner import Runner
+from .uploads import Uploads
 
 
 class Studio:
@@ -29,10 +33,16 @@ class Studio:
         self.private.mkdir(parents=True, exist_ok=True)
         self.jobs = Jobs(self.private / "jobs.sqlite")
         self.library = Library(self.folder)
+        self.uploads = Uploads(self.private)
+        self.catalog = Catalog(self.library, self.uploads)
+        self.runner = Runner(self.jobs, self.folder, self.private, settings.jobs)
+        self.desk = Desk(self.jobs, self.runner, self.library, self.uploads, self.catalog, self.private)
 
     def begin(self) -> None:
         """Find out what became of jobs since the studio last ran, and go on with the queue."""
+        self.runner.begin()
 
     def end(self) -> None:
         """Let go of everything but the jobs that run, which go on."""
+        self.runner.end()
         self.jobs.close()

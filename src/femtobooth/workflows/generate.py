@@ -44,11 +44,18 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
 
     Each batch is written as it is finished, so that an interrupted run keeps what it has made.
     """
+    return write(settings)
+
+
+def write(settings: GenerateSettings, model: Family | None = None) -> dict[str, Any]:
+    """Do what `run` does, with a `model` that is loaded already: what `load` gave for the same model, precision and
+    device.
+    """
     prompts = _prompts(settings)
     output = output_of(settings)
     output.check()
     original = read_start(settings)
-    model, settings = load(settings)
+    model, settings = load(settings, model)
     prompts = _as_read(prompts, settings, model)
     start = fit(original, settings)
     with output.claimed() as folder:

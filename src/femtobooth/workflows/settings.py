@@ -36,7 +36,7 @@ class CaptionSettings(Settings):
 class EvaluateSettings(Settings):
     run: Annotated[str, Argument("?", names="run", needed=True)] = Field(min_length=1)
     """Run folder that `femtobooth personalize` made."""
-    encoders: Annotated[Words, Flag("--encoders", common=True, group="scores")] = []
+    encoders: Annotated[Words, Flag("--encoders", common=True, group="scores", names="path")] = []
     """What scores: dino, clip, bundled, tf_efficientnet_lite0, a path or timm's name. If not given, those of dino and
     clip \
 that are in the hub's cache, else those that need no hub."""

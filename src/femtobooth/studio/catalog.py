@@ -1,0 +1,98 @@
+"""The models that are here: what can be a base, what can generate, what recognizes; each with what stands for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel
+
+from ..core.run import Run
+from ..generator import locate
+from .library import Library, id_of
+from .uploads import Uploads
+
+KEEP = 30.0  # seconds after which caches are looked at again
+
+
+class Model(BaseModel):
+    """A model that is here."""
+
+    reference: str
+    """What stands for it in settings."""
+    title: str
+    kind: Literal["base", "generator", "adapter", "recognizer"]
+    """generator: a run of personalize whose model is whole; adapter: one whose model is a LoRA."""
+    source: str
+    """Where it comes from: built in, run, upload, hub cache."""
+    run_id: str | None = None
+    class_noun: str | None = None
+    """What the subject of a generator is."""
+
+
+class Catalog:
+    """Lists what is here; hub caches are read again after `KEEP` seconds."""
+
+    def __init__(self, library: Library, uploads: Uploads) -> None:
+        self.library, self.uploads = library, uploads
+        self._lock, self._read, self._cached = threading.Lock(), 0.0, list[Model]()
+
+    def models(self) -> list[Model]:
+        """List everything: built in, runs (the newest first), uploads, then what hub caches hold."""
+        return [*BUILT_IN, *self._runs(), *self._sent(), *self._hub()]
+
+    def known(self, reference: str) -> bool:
+        """Tell whether a name stands for a model of the hub's cache."""
+        return any(one.reference == reference for one in self._hub())
+
+    def _runs(self) -> Iterator[Model]:
+        for run in self.library.runs():
+            if found := self._of_run(run):
+                yield found
+
+    def _of_run(self, run: Run) -> Model | None:
+        model = run.folder / "model"
+        title, run_id = self.library.title(run), id_of(run.folder.name)
+        if run.kind == "finetune" and any(model.glob("*.safetensors")):
+            return Model(reference=f"run:{run_id}", title=title, kind="recognizer", source="run", run_id=run_id)
+        if run.kind != "personalize" or not locate.is_model(model):
+            return None
+        photos = run.settings.get("photos")
+        noun = photos.get("class_noun") if isinstance(photos, dict) else None
+        kind: Literal["adapter", "generator"] = "adapter" if locate.adapter_in(model) else "generator"
+        return Model(reference=f"run:{run_id}", title=title, kind=kind, source="run", run_id=run_id, class_noun=noun)
+
+    def _sent(self) -> Iterator[Model]:
+        for one in self.uploads.listed():
+            if one.kind == "model":
+                yield Model(reference=one.in_settings(), title=one.name, kind="base", source="upload")
+
+    def _hub(self) -> list[Model]:
+        with self._lock:
+            if time.monotonic() - self._read > KEEP or not self._read:
+                self._cached, self._read = list(_in_hub_cache()), time.monotonic()
+            return self._cached
+
+
+BUILT_IN = (
+    Model(reference=locate.BUNDLED, title="bundled", kind="base", source="built in"),
+    Model(reference=locate.BUNDLED, title="bundled", kind="recognizer", source="built in"),
+)
+
+
+def _in_hub_cache() -> Iterator[Model]:
+    """Find the whole Stable Diffusions and timm's recognizers in the local hub cache."""
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE)
+    for folder in sorted(place.glob("models--*--*")):
+        name = "/".join(folder.name.split("--")[1:])
+        for index in folder.glob(f"snapshots/*/{locate.INDEX}"):
+            if any((index.parent / "unet").glob("*.safetensors")):
+                yield Model(reference=name, title=name, kind="base", source="hub cache")
+                break
+        if name.startswith("timm/") and any(folder.glob("snapshots/*/model.safetensors")):
+            yield Model(reference=name[5:], title=name[5:], kind="recognizer", source="hub cache")

@@ -1,0 +1,153 @@
+"""Begin the jobs of the queue, a process each, watch them, and note how they end.
+
+A process is known by its number and when it began, so that one that outlived the server is found again. The thread
+looks once a second while a job runs; else it sleeps until somebody calls `wake`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+
+from ..core import children, locks
+from ..core.files import read_object
+from ..core.run import Run
+from .job import END, LOG, RESULT, SETTINGS
+from .jobs import ACTIVE, Job, Jobs, Problem, now
+
+LOOK = 1.0  # seconds between two looks at jobs that run
+TAIL = 20_000  # bytes of a log that may hold why a job failed
+GONE = Problem(problem="its process ended without a word, as if it was killed or the machine was restarted")
+
+
+class Runner:
+    """The thread that keeps the queue moving."""
+
+    def __init__(self, jobs: Jobs, runs: Path, private: Path, at_once: int = 1) -> None:
+        self.jobs, self.runs, self.folder, self.at_once = jobs, runs, private / "jobs", at_once
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._awake, self._ended = threading.Event(), False
+        self._thread = threading.Thread(target=self._watch, name="jobs", daemon=True)
+
+    def begin(self) -> None:
+        """Find out what became of the jobs that ran, then go on with the queue."""
+        for job in self.jobs.listed(("queued",)):  # begun by a server that died before it could say so
+            if found := locks.holder(self.place(job)):
+                self.jobs.change(job.id, status="running", process=found, started=now())
+        self.look()
+        self._thread.start()
+
+    def end(self) -> None:
+        """Stop watching; jobs that run go on."""
+        self._ended = True
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(5)
+
+    def wake(self) -> None:
+        """Look at the queue now."""
+        self._awake.set()
+
+    def place(self, job: Job) -> Path:
+        """Say where a job's own files lie."""
+        return self.folder / job.id
+
+    def _watch(self) -> None:
+        while not self._ended:
+            self._awake.wait(LOOK if self._children or self.jobs.listed(ACTIVE) else None)
+            self._awake.clear()
+            if not self._ended:
+                with contextlib.suppress(OSError):  # a full disk; it is looked at again
+                    self.look()
+
+    def look(self) -> None:
+        """Note which jobs have ended, and begin those whose turn it is."""
+        busy: dict[str, int] = {}
+        for job in self.jobs.listed(ACTIVE):
+            if self._lives(job):
+                busy[job.device] = busy.get(job.device, 0) + 1
+            else:
+                self._conclude(job)
+        for job in self.jobs.listed(("queued",)):
+            if busy.get(job.device, 0) < self.at_once:
+                busy[job.device] = busy.get(job.device, 0) + 1
+                self._launch(job)
+
+    def _lives(self, job: Job) -> bool:
+        child = self._children.get(job.id)
+        if child is not None:
+            return child.poll() is None
+        return job.process is not None and not job.process.gone
+
+    def _launch(self, job: Job) -> None:
+        place = self.place(job)
+        (place / END).unlink(missing_ok=True)
+        what = ["--resume", str(self.runs / str(job.run_name))] if job.resumes else ["--config", str(place / SETTINGS)]
+        try:
+            with open(place / RESULT, "wb") as result, open(place / LOG, "ab") as log:
+                child = subprocess.Popen(  # noqa: S603
+                    children.command("femtobooth.studio.job", str(place), job.command, *what, "--json"),
+                    stdin=subprocess.DEVNULL,
+                    stdout=result,
+                    stderr=log,
+                    env=children.environment(),
+                    start_new_session=True,  # Ctrl-C in the server's terminal is not for it
+                )
+        except OSError as error:
+            why = Problem(problem=f"its process could not be started ({error.strerror})", way_out="try it again")
+            self.jobs.change(job.id, status="failed", ended=now(), error=why)
+            return
+        self._children[job.id] = child
+        process = locks.described(child.pid, f"femtobooth {job.command}")
+        self.jobs.change(job.id, status="running", process=process, started=now(), ended=None, error=None, paused=False)
+
+    def _conclude(self, job: Job) -> None:
+        self._children.pop(job.id, None)
+        code = read_object(self.place(job) / END).get("code")
+        run = Run.peek(self.runs / job.run_name) if job.run_name else None
+        if code == 0 or (code is None and run is not None and run.status == "done"):
+            self.jobs.change(job.id, status="done", ended=now(), error=None)
+        elif code is None or code >= 128:
+            why = GONE if code is None else None
+            self.jobs.change(job.id, status="interrupted", ended=now(), error=why)
+        else:
+            self.jobs.change(job.id, status="failed", ended=now(), error=why_failed(self.place(job) / LOG))
+
+    def signal(self, job: Job, save: bool = False) -> None:
+        """Ask a job's process to save and end, or to save and go on. A second time it ends at once."""
+        if job.process is None or job.process.gone:
+            return
+        number = getattr(signal, "SIGUSR1", None) if save else signal.SIGINT
+        if sys.platform == "win32":
+            if not save:  # which knows no signal that another console's process could be sent
+                psutil.Process(job.process.pid).terminate()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(job.process.pid, number)  # type: ignore[arg-type]
+
+
+def why_failed(log: Path) -> Problem:
+    """Read what a command line said last: its problem and the way out."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(log.stat().st_size - TAIL, 0))
+            lines = file.read().decode("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    starts = [number for number, line in enumerate(lines) if line.startswith("femtobooth: ")]
+    if not starts:
+        last = children.last_line("\n".join(lines).encode(), "its process said nothing")
+        return Problem(problem=last, way_out="its log has the rest")
+    first, *rest = lines[starts[-1] :]
+    ways = [line.strip().removeprefix("-> ") for line in rest if re.match(r"\s+-> ", line)]
+    details = [line.strip() for line in rest if re.match(r"\s+(?!-> )\S", line)]
+    problem = " ".join([first.removeprefix("femtobooth: "), *details])
+    return Problem(problem=problem, way_out=ways[0] if ways else None)
