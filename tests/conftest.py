@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening
 from femtobooth.generator import locate
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
 from femtobooth.generator.formats.folder import load_tokenizer, save_folder
 from femtobooth.recognizer.exporting import graph
 from femtobooth.recognizer.model import artifact
@@ -54,25 +56,47 @@ def terminal() -> Iterator[None]:
         yield
 
 
-def _tiny(folder: Path, *, second: bool) -> Path:
-    torch.manual_seed(7)
+SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+
+
+def _tokenizer() -> CLIPTokenizer:
     tokenizer = load_tokenizer(locate.bundled_folder() / "tokenizer")
     tokenizer.model_max_length = TOKENS
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=128,
-            projection_dim=32,
-            num_hidden_layers=3 if second else 2,
-            num_attention_heads=2,
-            max_position_embeddings=TOKENS,
-            hidden_act="gelu" if second else "quick_gelu",
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+    return tokenizer
+
+
+def _text_config(tokenizer: CLIPTokenizer, layers: int, open_clip: bool, width: int = 32) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=4 * width,
+        projection_dim=width,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        max_position_embeddings=TOKENS,
+        hidden_act="gelu" if open_clip else "quick_gelu",
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )
+
+
+def _vae(**more: Any) -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=2,
+        norm_num_groups=4,
+        sample_size=64,
+        **more,
+    ).eval()
+
+
+def _tiny(folder: Path, *, second: bool) -> Path:
+    torch.manual_seed(7)
+    tokenizer = _tokenizer()
+    text_encoder = CLIPTextModel(_text_config(tokenizer, 3 if second else 2, second))
     unet = UNet2DConditionModel(
         sample_size=8,
         block_out_channels=(32, 32, 64, 64),
@@ -81,26 +105,58 @@ def _tiny(folder: Path, *, second: bool) -> Path:
         use_linear_projection=second,
         norm_num_groups=8,
     )
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 16, 16),
-        layers_per_block=2,
-        norm_num_groups=4,
-        sample_size=64,
-    )
-    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+    vae = _vae()
     scheduler = (
-        DDIMScheduler(**schedule, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False)
+        DDIMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False)
         if second
-        else PNDMScheduler(**schedule, skip_prk_steps=True)
+        else PNDMScheduler(**SCHEDULE, skip_prk_steps=True)
     )
     model = StableDiffusion(
         tokenizer=tokenizer,
         text_encoder=text_encoder.eval(),
-        vae=vae.eval(),
+        vae=vae,
         unet=unet.eval(),
         scheduler=scheduler,
+        source=folder.name,
+        hash="",
+    )
+    save_folder(model, folder, card="# tiny\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the shape of Stable Diffusion XL: three levels, two text encoders of widths 32 and 48, the second
+    padded with "!", six numbers of 8 each beside its projection of 40; 64x64 pixels.
+    """
+    folder = tmp_path_factory.mktemp("models") / "tiny-xl"
+    torch.manual_seed(7)
+    first, second = _tokenizer(), _tokenizer()
+    second.pad_token = second.convert_ids_to_tokens(0)
+    of_second = _text_config(second, 3, True, width=48)
+    of_second.projection_dim = 40
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 32, 64),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 1, 2),
+        cross_attention_dim=32 + 48,
+        attention_head_dim=(2, 2, 4),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=40 + 6 * 8,
+        norm_num_groups=8,
+    )
+    model = StableDiffusionXL(
+        tokenizer=first,
+        tokenizer_2=second,
+        text_encoder=CLIPTextModel(_text_config(first, 2, False)).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(of_second).eval(),
+        vae=_vae(scaling_factor=0.13025),
+        unet=unet.eval(),
+        scheduler=EulerDiscreteScheduler(**SCHEDULE),
         source=folder.name,
         hash="",
     )

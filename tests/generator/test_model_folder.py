@@ -227,7 +227,7 @@ def test_a_broken_subject_blocks_nothing(folder: Path, capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("StableDiffusionXLPipeline", "a Stable Diffusion XL"),
+        ("StableDiffusionXLImg2ImgPipeline", "a Stable Diffusion XL refiner"),
         ("StableDiffusion3Pipeline", "a Stable Diffusion 3"),
         ("FluxPipeline", "a FLUX"),
         ("StableUnCLIPImg2ImgPipeline", "an unCLIP"),
@@ -239,7 +239,7 @@ def test_other_families_are_named_by_their_index(kind: str, says: str, folder: P
     _config(folder, "model_index.json", _class_name=kind)
     with pytest.raises(ModelError, match=says) as caught:
         load(str(folder))
-    assert caught.value.way_out == "give a text-to-image Stable Diffusion 1.x or 2.x"
+    assert caught.value.way_out == "give a text-to-image Stable Diffusion 1.x, 2.x or XL"
 
 
 @pytest.mark.parametrize(

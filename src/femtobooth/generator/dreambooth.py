@@ -77,7 +77,7 @@ class DreamBooth(NumberedSteps):
         if "lora" in self.settings.train.parts:
             adapter_layers.cast_frozen(self.model, machine.dtype(self.settings.train.frozen_precision))
         self.model.vae.to("cpu")
-        self.empty = self.model.tokenize([""])  # what sampling guides away from
+        self.empty = self.model.no_prompt()  # what sampling guides away from
         if self.teacher:
             for network in self.teacher.trainable.values():
                 network.to(device)

@@ -34,7 +34,7 @@ def generate_missing(
     Whole batches are generated where one picture of them is missing or damaged, since a picture is exact only in its
     own batch; `bar` moves by one for each denoising step of each picture.
     """
-    how = {"model": model.hash, "size": size, "batch": batch_size, **settings.model_dump()}
+    how = {"model": model.hash, "size": size, "batch": batch_size, **settings.keyed(model.empty_is_none)}
     keys = [
         hashlib.sha256(json.dumps({**how, "prompt": text, "seed": seed}, sort_keys=True).encode()).hexdigest()
         for text, seed in jobs

@@ -7,11 +7,12 @@ from functools import partial
 from . import adapted_folder
 from .families.family import Family
 from .families.stable_diffusion import StableDiffusion
+from .families.stable_diffusion_xl import StableDiffusionXL
 from .formats.folder import load_folder, pipeline_name
 from .formats.single_file import load_single_file
 from .locate import adapter_in, locate
 
-FAMILIES: tuple[type[Family], ...] = (StableDiffusion,)
+FAMILIES: tuple[type[Family], ...] = (StableDiffusion, StableDiffusionXL)
 """Every family, the first of which is that of a folder whose index says nothing."""
 
 

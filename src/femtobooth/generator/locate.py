@@ -21,6 +21,8 @@ from . import cards
 BUNDLED = "bundled"
 SUBJECT_FILE = "femtobooth.json"  # lies in a personalized model's folder: token, class noun, provenance
 PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+SECOND = ("tokenizer_2", "text_encoder_2")
+"""What a Stable Diffusion XL has beside those."""
 INDEX = "model_index.json"
 WAY_OUT = "give `bundled`, a run, a Stable Diffusion folder, or a .safetensors or .ckpt file"
 METADATA = "femtobooth"  # in the safetensors header: JSON of what `single_file._describe` returns
@@ -88,11 +90,16 @@ def hub_folder(repo: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = [INDEX, cards.README, *(f"{part}/*{end}" for part in PARTS for end in (".json", ".txt", ".safetensors"))]
+    wanted = [
+        INDEX,
+        cards.README,
+        *(f"{part}/*{end}" for part in (*PARTS, *SECOND) for end in (".json", ".txt", ".safetensors")),
+    ]
     unwanted = ["*.fp16.*", "*non_ema*", "*.bin"]
     try:
         folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
-        bare = [part for part in ("unet", "vae", "text_encoder") if not any((folder / part).glob("*.safetensors"))]
+        networks = ["unet", "vae", "text_encoder", *["text_encoder_2"] * (folder / "text_encoder_2").is_dir()]
+        bare = [part for part in networks if not any((folder / part).glob("*.safetensors"))]
         if bare:  # some repositories have weights of half precision only, under names of their own
             snapshot_download(repo, allow_patterns=[f"{part}/*fp16*" for part in bare], ignore_patterns=["*.bin"])
         return folder

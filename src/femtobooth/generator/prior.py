@@ -49,7 +49,7 @@ def recipe(model: Family, prompt: str, settings: PriorSettings, size: int) -> di
         "prompt": prompt,
         "size": size,
         "first_seed": settings.seed,
-        **settings.sampling.model_dump(),
+        **settings.sampling.keyed(model.empty_is_none),
     }
 
 

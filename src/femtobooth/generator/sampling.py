@@ -62,9 +62,10 @@ def sample(
 
     images = np.empty((len(prompts), height, width, 3), np.uint8)
     with _ready(model):
-        texts = {
-            text: model.condition(model.tokenize([text])) for text in dict.fromkeys([settings.negative, *prompts])
-        }  # each alone: no row sways another
+        texts = {  # each alone: no row sways another
+            text: model.condition(model.no_prompt() if text is None else model.tokenize([text]))
+            for text in dict.fromkeys([settings.negative, *prompts])
+        }
         start = _encode(model, init) if init is not None else None  # (1, C, h, w)
         for first in range(0, len(prompts), batch_size):
             rows = slice(first, first + batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -23,8 +23,10 @@ class SamplingSettings(Settings):
     """Classifier-free guidance scale; 1 and below turn guidance off."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1), Flag("--guidance-rescale", unit="share")] = 0.0
     """How far guided predictions are scaled back to the unguided contrast (arXiv 2305.08891, eq. 15-16), 0 to 1."""
-    negative: Annotated[str, Flag("--negative", common=True)] = ""
-    """What the pictures should not show; needs guidance above 1."""
+    negative: Annotated[str | None, Flag("--negative", common=True)] = None
+    """What the pictures should not show; needs guidance above 1. Without it guidance starts from no prompt: for Stable
+    Diffusion 1.x and 2.x from the empty one, for XL from zeros, which `""` is not.
+    """
 
     def without_effect(self) -> dict[str, str]:
         """Name what guidance brings, where there is none."""
@@ -32,3 +34,9 @@ class SamplingSettings(Settings):
             return {}
         why = f"at guidance {self.guidance:g}, which turns guidance off; it starts above 1"
         return {name: why for name in ("negative", "guidance_rescale") if getattr(self, name)}
+
+    def keyed(self, empty_is_none: bool) -> dict[str, Any]:
+        """Give what of it decides what a picture shows, for the keys of caches: the same for the empty negative prompt
+        and none, where the model says that they are.
+        """
+        return self.model_dump() | ({"negative": self.negative or ""} if empty_is_none else {})

@@ -19,7 +19,7 @@ from .. import __version__
 from ..core import machine
 from ..core.claims import Output
 from ..core.errors import InputError
-from ..core.events import conclude, progress_bar, warn
+from ..core.events import conclude, note, progress_bar, warn
 from ..core.files import sha256_of, timestamp, write_json
 from ..core.paths import expanded
 from ..core.run import run_of
@@ -161,9 +161,12 @@ def _prompts(settings: GenerateSettings) -> list[str]:
 def _as_read(prompts: list[str], settings: GenerateSettings, model: Family) -> list[str]:
     """Put the identifier in place of [V], and warn of what the model will not see or does not know."""
     prompts = [_with_subject(prompt, model, settings.run) for prompt in prompts]
-    for text in [*prompts, settings.sampling.negative]:
+    texts = [*prompts, settings.sampling.negative or ""]
+    for text in texts:
         _warn_of_cut(text, model)
-    warn_of_unseen([*prompts, settings.sampling.negative], model.tokenizer)
+    warn_of_unseen(texts, model.tokenizer)
+    if settings.sampling.negative == "" and not model.empty_is_none:
+        note("negative prompt: the empty one, which this model does not take for none")
     return prompts
 
 

@@ -127,7 +127,8 @@ def _class_images(settings: PersonalizeSettings, run: PersonalizedRun) -> list[C
 
 def _cached(prompt: str, settings: PersonalizeSettings, run: PersonalizedRun) -> Path:
     recipe = {"base": run.base_hash, "prompt": prompt, "size": run.size, "first_seed": settings.prior.seed}
-    return prior.folder_of(recipe | settings.prior.sampling.model_dump())
+    folders = [prior.folder_of(recipe | settings.prior.sampling.keyed(known)) for known in (True, False)]
+    return next((folder for folder in folders if folder.is_dir()), folders[0])
 
 
 def _metrics(folder: Path) -> list[dict[str, str]]:

@@ -90,6 +90,20 @@ class Family(ABC):
 
     # What a family has of its own
 
+    @classmethod
+    def of_index(cls, index: Mapping[str, Any]) -> dict[str, Any]:
+        """Read from a folder's model_index.json what no part of it says: fields of the family, none of most."""
+        return {}
+
+    def no_prompt(self) -> Tensor:
+        """Give the tokens (1, ...) that stand for no prompt at all, from which guidance starts: the empty prompt's."""
+        return self.tokenize([""])
+
+    @property
+    def empty_is_none(self) -> bool:
+        """Whether the empty prompt is the same as none."""
+        return torch.equal(self.no_prompt(), self.tokenize([""]))
+
     @property
     @abstractmethod
     def process(self) -> NoiseProcess:

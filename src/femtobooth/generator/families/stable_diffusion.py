@@ -66,11 +66,7 @@ class StableDiffusion(Family):
 
     @property
     def cells(self) -> int:
-        """Native latent width and height; of a model that is not square the smaller one, of one that does not say
-        64.
-        """
-        given = self.unet.config.sample_size
-        return min(given) if isinstance(given, (list, tuple)) else int(given or 64)
+        return native_cells(self.unet, 64)
 
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Turn prompts into token ids (B, L), cut and padded to the tokenizer's length."""
@@ -109,43 +105,54 @@ class StableDiffusion(Family):
         what they are.
         """
         unet, vae, text = (networks[part].config for part in ("unet", "vae", "text_encoder"))
-        what = _other_kind(unet, vae)
-        if what:
-            reads = f": its UNet reads {unet.in_channels} channels, its VAE makes {vae.latent_channels}"
-            raise ModelError(
-                f"{where}: {what} model{reads if unet.in_channels != vae.latent_channels else ''}",
-                "give a text-to-image Stable Diffusion 1.x or 2.x (generate has `mask` for inpainting)",
-            )
-        cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 1]
-        if not cells or not all(isinstance(side, int) and side > 0 for side in cells):
-            raise ModelError(f"{where}: sample_size {str(unet.sample_size)[:40]} is no size of a latent", DAMAGED)
-        if not unet.in_channels == unet.out_channels == vae.latent_channels:
-            channels = f"UNet ({unet.in_channels} channels to {unet.out_channels}) and VAE ({vae.latent_channels})"
-            raise ModelError(f"{where}: {channels} do not fit together", "take all parts from one model")
-        read = unet.cross_attention_dim
-        widths = set(read) if isinstance(read, (list, tuple)) else {read}
-        if widths != {text.hidden_size}:
-            reads = " and ".join(map(str, sorted(widths, key=str)))
-            raise ModelError(
-                f"{where}: UNet ({reads}) and text encoder ({text.hidden_size}) do not fit together",
-                "take all parts from one model",
-            )
-        scale = vae.scaling_factor
-        if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale <= 0 or vae.shift_factor:
-            raise ModelError(
-                f"{where}: its VAE scales latents by {scale} and shifts them by {vae.shift_factor}", "give another base"
-            )
+        is_xl = unet.addition_embed_type == "text_time"
+        refuse_unfit(unet, vae, text.hidden_size, "a Stable Diffusion XL" if is_xl else other_kind(unet, vae), where)
 
 
-def _other_kind(unet: Any, vae: Any) -> str | None:
+def native_cells(unet: Any, otherwise: int) -> int:
+    """Give a UNet's native latent width and height; of one that is not square the smaller one."""
+    given = unet.config.sample_size
+    return min(given) if isinstance(given, (list, tuple)) else int(given or otherwise)
+
+
+def refuse_unfit(unet: Any, vae: Any, text_width: int, other: str | None, where: object) -> None:
+    """Raise ModelError where the configs of UNet and VAE do not fit each other or a text of this width, or where they
+    are of a model of the kind `other`.
+    """
+    if other:
+        reads = f": its UNet reads {unet.in_channels} channels, its VAE makes {vae.latent_channels}"
+        raise ModelError(
+            f"{where}: {other} model{reads if unet.in_channels != vae.latent_channels else ''}",
+            "give a text-to-image Stable Diffusion 1.x, 2.x or XL (generate has `mask` for inpainting)",
+        )
+    cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 1]
+    if not cells or not all(isinstance(side, int) and side > 0 for side in cells):
+        raise ModelError(f"{where}: sample_size {str(unet.sample_size)[:40]} is no size of a latent", DAMAGED)
+    if not unet.in_channels == unet.out_channels == vae.latent_channels:
+        channels = f"UNet ({unet.in_channels} channels to {unet.out_channels}) and VAE ({vae.latent_channels})"
+        raise ModelError(f"{where}: {channels} do not fit together", "take all parts from one model")
+    read = unet.cross_attention_dim
+    widths = set(read) if isinstance(read, (list, tuple)) else {read}
+    if widths != {text_width}:
+        reads = " and ".join(map(str, sorted(widths, key=str)))
+        raise ModelError(
+            f"{where}: UNet ({reads}) and text encoder ({text_width}) do not fit together",
+            "take all parts from one model",
+        )
+    scale = vae.scaling_factor
+    if not isinstance(scale, (int, float)) or not math.isfinite(scale) or scale <= 0 or vae.shift_factor:
+        raise ModelError(
+            f"{where}: its VAE scales latents by {scale} and shifts them by {vae.shift_factor}", "give another base"
+        )
+
+
+def other_kind(unet: Any, vae: Any) -> str | None:
     """Name the kind of model that a UNet's config tells, where it is none of text to image."""
     if known := CLASS_EMBEDDINGS.get(str(unet.class_embed_type)):
         return known
     if unet.num_class_embeds is not None:
         return "an upscaling"
-    if unet.addition_embed_type == "text_time":
-        return "a Stable Diffusion XL"
-    if unet.addition_embed_type is not None or unet.encoder_hid_dim_type is not None:
+    if unet.addition_embed_type not in (None, "text_time") or unet.encoder_hid_dim_type is not None:
         return "a Kandinsky or DeepFloyd IF"
     if unet.time_cond_proj_dim is not None:
         return "a latent consistency (LCM)"

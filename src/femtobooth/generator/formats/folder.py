@@ -25,7 +25,11 @@ from .part_folder import build_part, fill_part, read_json, save_text_encoder
 from .schedule import load_scheduler
 
 OTHER_KINDS = {  # by the beginning of `_class_name` in model_index.json
-    "StableDiffusionXL": "a Stable Diffusion XL",
+    "StableDiffusionXLImg2Img": "a Stable Diffusion XL refiner, which goes on from an image",
+    "StableDiffusionXLInpaint": "a Stable Diffusion XL inpainting model, whose UNet also reads a mask",
+    "StableDiffusionXLInstructPix2Pix": "a Stable Diffusion XL editing model (instruct-pix2pix)",
+    "StableDiffusionXLControlNet": "a Stable Diffusion XL with a ControlNet",
+    "StableDiffusionXL": "a Stable Diffusion XL of another kind",
     "StableDiffusion3": "a Stable Diffusion 3",
     "StableUnCLIP": "an unCLIP model, which also reads an image",
     "UnCLIP": "an unCLIP model",
@@ -41,7 +45,7 @@ OTHER_KINDS = {  # by the beginning of `_class_name` in model_index.json
 }
 OTHER_FOLDERS = {
     "text_encoder_2": "a Stable Diffusion XL or later, with a second text encoder",
-    "transformer": "a diffusion transformer (Stable Diffusion 3, FLUX or alike), not a Stable Diffusion 1.x or 2.x",
+    "transformer": "a diffusion transformer (Stable Diffusion 3, FLUX or alike), not a Stable Diffusion 1.x, 2.x or XL",
     "image_noising_scheduler": "an unCLIP model, which also reads an image",
     "prior": "a Kandinsky or unCLIP model",
     "controlnet": "a Stable Diffusion with a ControlNet",
@@ -66,26 +70,30 @@ def load_folder(family: type[Family], folder: Path, source: str | None = None, w
         parts.fit_tokenizer(tokenizer, loaded[text_encoder], folder / name, "put this model's own tokenizer there")
         loaded[name] = tokenizer
     readme = cards.read_readme(folder)
+    said = family.of_index(_index(folder))
+    files = (path for part in family.folders() for path in (folder / part).iterdir() if _shapes_pictures(path))
     return family(
         scheduler=load_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler"),
         source=source or str(folder),
-        hash=content_hash(
-            (path for part in family.folders() for path in (folder / part).iterdir() if _shapes_pictures(path)), folder
-        )
-        if weights
-        else "",
+        hash=content_hash([*files, *[folder / INDEX] * bool(said)], folder) if weights else "",
         card=cards.parse_card(readme, folder / cards.README, RECOMMENDABLE),
         readme=readme,
         subject=_read_subject(folder),
+        **said,
         **loaded,
     )
 
 
 def pipeline_name(folder: Path) -> str:
     """Read the name of the pipeline that a folder is of from its index; "" where that says none."""
-    with contextlib.suppress(ModelError):  # not needed for anything else
-        return str(read_json(folder / INDEX).get("_class_name", ""))
-    return ""
+    return str(_index(folder).get("_class_name", ""))
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """Read a folder's index; {} where it cannot be read, as its parts say all that most families need."""
+    with contextlib.suppress(ModelError):
+        return read_json(folder / INDEX)
+    return {}
 
 
 def _refuse_other_family(family: type[Family], folder: Path) -> None:
@@ -95,7 +103,7 @@ def _refuse_other_family(family: type[Family], folder: Path) -> None:
     known = None if kind in family.PIPELINES else known
     others = (words for name, words in OTHER_FOLDERS.items() if (folder / name).is_dir() and name not in wanted)
     if known := known or next(others, None):
-        raise ModelError(f"{folder}: {known}", "give a text-to-image Stable Diffusion 1.x or 2.x")
+        raise ModelError(f"{folder}: {known}", "give a text-to-image Stable Diffusion 1.x, 2.x or XL")
     named = f" but a {kind[:80]}" if kind and not kind.startswith("StableDiffusion") else ""
     for part in wanted:
         if not (folder / part).is_dir():

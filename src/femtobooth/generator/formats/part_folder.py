@@ -12,7 +12,7 @@ from typing import Any
 from diffusers import ModelMixin
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from ...core import tensors as stored
 from ...core.errors import ModelError
@@ -49,7 +49,7 @@ def build_part(folder: Path, kind: Any) -> Any:
     wanted = kind.__name__
     named = config.get("_class_name") or next(iter(config.get("architectures") or ()), wanted)
     if named not in _HOLD.get(wanted, (wanted,)):
-        raise ModelError(f"{folder}: a {str(named)[:80]}, not a {wanted}", "give a Stable Diffusion 1.x or 2.x")
+        raise ModelError(f"{folder}: a {str(named)[:80]}, not a {wanted}", "give a Stable Diffusion 1.x, 2.x or XL")
     if "quantization_config" in config:
         raise ModelError(f"{folder}: quantized weights", "quantized models cannot be trained; take the plain one")
     config = config["text_config"] if kind is CLIPTextModel and isinstance(config.get("text_config"), dict) else config
@@ -73,13 +73,14 @@ def fill_part(built: Any, folder: Path) -> None:
         )
 
 
-def save_text_encoder(text_encoder: CLIPTextModel, folder: Path) -> None:
+def save_text_encoder(text_encoder: CLIPTextModel | CLIPTextModelWithProjection, folder: Path) -> None:
     """Write a text encoder's config and tensors, these under the names that transformers 4 and other programs read:
 
     `text_model.…`.
     """
     text_encoder.save_pretrained(folder)
-    named = {TEXT_MODEL + name: tensor.contiguous() for name, tensor in text_encoder.state_dict().items()}
+    before = TEXT_MODEL if isinstance(text_encoder, CLIPTextModel) else ""
+    named = {before + name: tensor.contiguous() for name, tensor in text_encoder.state_dict().items()}
     save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
 
 

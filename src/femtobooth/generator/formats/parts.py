@@ -15,7 +15,7 @@ import diffusers
 import torch
 import transformers
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ...core.errors import ModelError, first_line
 from ...core.tensors import DAMAGED, numbers
@@ -25,6 +25,7 @@ diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
+TEXT_ENCODERS = (CLIPTextModel, CLIPTextModelWithProjection)
 MAX_NUMBER = 1 << 20  # of whole numbers in a config: channels, tokens, ...
 MAX_LENGTH = 64  # of lists in a config: levels, blocks
 MAX_LAYERS = 512  # of a part: levels x layers of each x transformer layers of each; Stable Diffusion XL has 60
@@ -36,14 +37,14 @@ def build(kind: Any, config: Mapping[str, Any], where: object) -> Any:
     _refuse_absurd(config, where)
     try:
         with torch.device("meta"):
-            if kind is CLIPTextModel:
+            if kind in TEXT_ENCODERS:
                 plain = {
                     key: value
                     for key, value in config.items()
                     if key[:1] != "_" and key not in ("dtype", "torch_dtype")
                 }
                 # Said here and not by the file: an implementation can also be the name of code on a hub.
-                built = CLIPTextModel._from_config(
+                built = kind._from_config(
                     CLIPTextConfig(**plain | {"attn_implementation": "sdpa"}), dtype=torch.float32
                 )
             else:
@@ -88,8 +89,9 @@ def fill(part: Any, tensors: Mapping[str, Tensor], places: Mapping[str, Place], 
                 f"{where}: {key} holds NaN or infinite values", "take another copy: training has broken this one"
             )
     part.load_state_dict(state, assign=True)
-    if isinstance(part, CLIPTextModel):  # a buffer that is in no state dict
-        part.embeddings.position_ids = torch.arange(part.config.max_position_embeddings)[None]  # (1, L)
+    for module in part.modules() if isinstance(part, TEXT_ENCODERS) else ():
+        if hasattr(module, "position_ids"):  # a buffer that is in no state dict
+            module.position_ids = torch.arange(part.config.max_position_embeddings)[None]  # (1, L)
 
 
 def fit_tokenizer(tokenizer: CLIPTokenizer, text_encoder: Any, where: object, way_out: str) -> None:
