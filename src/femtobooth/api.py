@@ -245,6 +245,21 @@ class Recognizer:
             raise ModelError(f"{self.reference}: this export gives no embeddings", "load the weights it was made from")
         return outputs["embedding"]
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the pictures that it reads, in pixels."""
+        height, width = self._engine.preprocess.size
+        return height, width
+
+    def pixels(self, pictures: PathLike | Image.Image | Sequence[PathLike | Image.Image]) -> np.ndarray:
+        """Resize and crop pictures to what it reads: uint8 (n, H, W, 3). Raises PhotoError for what is no picture."""
+        return self._pixels(pictures)[0]
+
+    def outputs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        """Run it on what `pixels` gave: float32 `logits` and calibrated `probabilities` (n, C), `embedding` (n, D)."""
+        found = self._engine.run(pixels)
+        return {"probabilities": self._engine.labels.probabilities(found["logits"], self._engine.temperature), **found}
+
     def network(self) -> Network:
         """Load its weights as a `torch.nn.Module` (frozen), of which timm's model is `.model`.
 

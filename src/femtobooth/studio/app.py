@@ -16,7 +16,8 @@ from starlette.exceptions import HTTPException
 from .. import __version__
 from ..core.errors import FemtoboothError, shortened
 from . import api, views
-from .refusals import Busy, described, status_of
+from .facades import a1111, open_inference, openai_images
+from .refusals import Busy, as_read_by, described, status_of
 from .security import Guard, refusal
 from .state import Studio
 
@@ -45,6 +46,8 @@ def create_app(studio: Studio) -> FastAPI:
     app.add_exception_handler(HTTPException, _as_json)
     app.add_exception_handler(Exception, _broken)
     app.include_router(api.router)
+    for facade in (openai_images, a1111, open_inference):
+        app.include_router(facade.router)
     app.include_router(views.router)
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
     return app
@@ -53,7 +56,7 @@ def create_app(studio: Studio) -> FastAPI:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, FemtoboothError)  # noqa: S101
     headers = {"retry-after": str(error.seconds)} if isinstance(error, Busy) else {}
-    return _told(status_of(error), described(error), headers)
+    return _told(request, status_of(error), described(error), headers)
 
 
 async def _not_understood(request: Request, error: Exception) -> Response:
@@ -67,17 +70,17 @@ async def _not_understood(request: Request, error: Exception) -> Response:
         }
         for fault in error.errors()[:10]
     ]
-    return _told(422, {"error": faults[0], "errors": faults})
+    return _told(request, 422, {"error": faults[0], "errors": faults})
 
 
 async def _as_json(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
-    return _told(error.status_code, refusal(str(error.detail)), dict(error.headers or {}))
+    return _told(request, error.status_code, refusal(str(error.detail)), dict(error.headers or {}))
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    return _told(500, refusal("something went wrong in the studio", "what it said stands in its terminal"))
+    return _told(request, 500, refusal("something went wrong in the studio", "what it said stands in its terminal"))
 
 
-def _told(status: int, told: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(told, status, headers)
+def _told(request: Request, status: int, told: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse(as_read_by(request.url.path, told), status, headers)

@@ -12,7 +12,7 @@ from .state import Studio
 
 
 class Refused(BaseModel):
-    """What every error looks like."""
+    """What every error of /api/v1 looks like."""
 
     error: Problem
     errors: list[Problem] = []

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from ..core.names import shown
 from ..core.run import Run
 from ..generator import locate
 from .library import Library, id_of
@@ -27,7 +28,7 @@ class Model(BaseModel):
     kind: Literal["base", "generator", "adapter", "recognizer"]
     """generator: a run of personalize whose model is whole; adapter: one whose model is a LoRA."""
     source: str
-    """Where it comes from: built in, run, upload, hub cache."""
+    """Where it comes from: built in, run, models/, upload, hub cache."""
     run_id: str | None = None
     class_noun: str | None = None
     """What the subject of a generator is."""
@@ -41,8 +42,8 @@ class Catalog:
         self._lock, self._read, self._cached = threading.Lock(), 0.0, list[Model]()
 
     def models(self) -> list[Model]:
-        """List everything: built in, runs (the newest first), uploads, then what hub caches hold."""
-        return [*BUILT_IN, *self._runs(), *self._sent(), *self._hub()]
+        """List everything: built in, runs (the newest first), FOLDER/models/, uploads, then what hub caches hold."""
+        return [*BUILT_IN, *self._runs(), *self._placed(), *self._sent(), *self._hub()]
 
     def known(self, reference: str) -> bool:
         """Tell whether a name stands for a model of the hub's cache."""
@@ -64,6 +65,20 @@ class Catalog:
         noun = photos.get("class_noun") if isinstance(photos, dict) else None
         kind: Literal["adapter", "generator"] = "adapter" if locate.adapter_in(model) else "generator"
         return Model(reference=f"run:{run_id}", title=title, kind=kind, source="run", run_id=run_id, class_noun=noun)
+
+    def placed(self, model_id: str) -> Path | None:
+        """Find what somebody put into FOLDER/models/, by its id."""
+        return next((path for path in self._folder() if id_of(path.name) == model_id), None)
+
+    def _folder(self) -> Iterator[Path]:
+        for path in sorted((self.library.folder / "models").glob("*")):
+            if path.suffix == ".safetensors" or locate.is_model(path):
+                yield path
+
+    def _placed(self) -> Iterator[Model]:
+        for path in self._folder():
+            reference = f"model:{id_of(path.name)}"
+            yield Model(reference=reference, title=shown(path.name), kind="base", source="models/")
 
     def _sent(self) -> Iterator[Model]:
         for one in self.uploads.listed():

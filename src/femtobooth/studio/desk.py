@@ -239,6 +239,15 @@ class Desk:
         with contextlib.suppress(ProcessLookupError):
             os.kill(worker.pid, signal.SIGINT)
 
+    def save_run(self, run_id: str) -> None:
+        """Have the process of a run write a checkpoint and go on, also one of the command line."""
+        run = self.run(run_id)
+        worker = run.worker
+        if worker is None or worker.elsewhere or not self.resumes_runs(run.kind) or not hasattr(signal, "SIGUSR1"):
+            raise Refusal(f"the run is {run.status}, or not of this machine", "only one that runs here saves", 409)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, signal.SIGUSR1)
+
     def resume_run(self, run_id: str) -> Job:
         """Go on with an interrupted run, also one of the command line, as a job."""
         run = self.run(run_id)
@@ -282,6 +291,8 @@ class Desk:
             return str(found)
         if kind == "run" and (run := self.library.run(what)):
             return str(run.folder)
+        if kind == "model" and (model := self.catalog.placed(what)):
+            return str(model)
         if kind == "job":
             job_id, _, file = what.partition(":")
             job = self.jobs.get(job_id)

@@ -38,7 +38,7 @@ WITH_NUMBER = "loras"
 """The setting whose files may be followed by :0.8."""
 MOST_DEEP = 8
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]{0,100}")
-_REFERENCE = re.compile(r"(upload|set|run|job):[\w:-]{1,80}")
+_REFERENCE = re.compile(r"(upload|set|run|job|model):[\w:-]{1,80}")
 
 Find = Callable[[str, str], str | None]
 """Takes a reference and the dotted name of the setting that it is for; gives the path, None where it leads nowhere."""

@@ -1,10 +1,12 @@
 """What the studio knows while it runs: its folder, its jobs, runs, uploads and warm models, in one object.
 
 FOLDER/NAME/           the runs, those made on the command line among them
+FOLDER/models/         models that somebody put there
 FOLDER/.studio/        what is the studio's own:
     jobs.sqlite        the queue
     jobs/ID/           settings, log, events and end of each job
     uploads/ID.png     pictures that were sent here, decoded and written anew
+    drawn/             pictures of models that are no run's; those of runs lie in RUN/images/
     trash/             what was deleted
 """
 
@@ -12,9 +14,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..core.machine import size_in_bytes
 from ..workflows.settings import StudioSettings
 from .catalog import Catalog
 from .desk import Desk
+from .drawing import Drawer
 from .jobs import Jobs
 from .library import Library
 from .runner import Runner
@@ -37,6 +41,7 @@ class Studio:
         self.catalog = Catalog(self.library, self.uploads)
         self.runner = Runner(self.jobs, self.folder, self.private, settings.jobs)
         self.desk = Desk(self.jobs, self.runner, self.library, self.uploads, self.catalog, self.private)
+        self.drawer = Drawer(self.desk, self.private, size_in_bytes(settings.memory))
 
     def begin(self) -> None:
         """Find out what became of jobs since the studio last ran, and go on with the queue."""

@@ -223,10 +223,13 @@ class Uploads:
                         one.crop(area).save(temporary, format="PNG", pnginfo=chunks)
         return self._kept(upload.model_copy(update={"crop": box, "width": width, "height": height}))
 
-    def remove(self, upload: Upload) -> None:
-        """Move it to the trash."""
+    def remove(self, upload: Upload, for_good: bool = False) -> None:
+        """Move it to the trash, or take it away where it was only passing through."""
         for path in sorted(self.folder.glob(f"{upload.id}.*"), key=lambda path: path.suffix != ".json"):
-            path.rename(self.trash / path.name)
+            if for_good:
+                path.unlink()
+            else:
+                path.rename(self.trash / path.name)
 
     # --- sets
 
