@@ -81,31 +81,34 @@ def _text_config(tokenizer: CLIPTokenizer, layers: int, open_clip: bool, width: 
     )
 
 
-def _vae(**more: Any) -> AutoencoderKL:
+def _vae(layers: int = 2, **more: Any) -> AutoencoderKL:
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(8, 8, 16, 16),
-        layers_per_block=2,
+        layers_per_block=layers,
         norm_num_groups=4,
         sample_size=64,
         **more,
     ).eval()
 
 
-def _tiny(folder: Path, *, second: bool) -> Path:
+def _tiny(folder: Path, *, second: bool, blocks: int = 4, layers: int = 2) -> Path:
     torch.manual_seed(7)
     tokenizer = _tokenizer()
     text_encoder = CLIPTextModel(_text_config(tokenizer, 3 if second else 2, second))
     unet = UNet2DConditionModel(
         sample_size=8,
-        block_out_channels=(32, 32, 64, 64),
+        block_out_channels=(32, 32, 64, 64)[-blocks:],
+        down_block_types=("CrossAttnDownBlock2D",) * (blocks - 1) + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (blocks - 1),
+        layers_per_block=layers,
         cross_attention_dim=32,
         attention_head_dim=(2, 2, 4, 4) if second else 2,
         use_linear_projection=second,
         norm_num_groups=8,
     )
-    vae = _vae()
+    vae = _vae(layers)
     scheduler = (
         DDIMScheduler(**SCHEDULE, prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=False)
         if second
@@ -168,6 +171,12 @@ def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the shape of Stable Diffusion 1.x: epsilon, 4 latent channels, factor 8; 64x64 pixels."""
     return _tiny(tmp_path_factory.mktemp("models") / "tiny-sd1", second=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a third of the layers, where a story does not depend on the layout of the blocks."""
+    return _tiny(tmp_path_factory.mktemp("models") / "tiny-base", second=False, blocks=2, layers=1)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick_start
 from PIL import Image
 
 from femtobooth.cli import VARIABLES
@@ -151,7 +152,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("block", [block for block in PYTHON if not LONG.search(block)])
 def test_a_snippet_runs(block: str, place: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    told = subprocess.run(
+    told = quick_start.run(
         [sys.executable, "-c", block], capture_output=True, text=True, check=False, cwd=place, env=environment
     )
     assert told.returncode == 0, told.stderr

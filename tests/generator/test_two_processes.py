@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick_start
+import torch
 
 from femtobooth.core import cache
 from femtobooth.core.files import TEMPORARY
@@ -54,10 +56,14 @@ def _by_two(folder: Path, base: Path, recognizer: Path) -> list[dict[str, np.nda
     """Let two processes fill the cache in `folder` from the same moment on; what each of them got."""
     folder.mkdir()
     gate, outs = folder / "gate", [folder / "0.npz", folder / "1.npz"]
-    environment = {**os.environ, "FEMTOBOOTH_CACHE": str(folder / "cache")}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "FEMTOBOOTH_CACHE": str(folder / "cache"),
+    }
     command = [sys.executable, "-c", FILL + CHILD, base, recognizer]
     running = [
-        subprocess.Popen([*command, out, gate], env=environment, stderr=subprocess.PIPE, text=True) for out in outs
+        quick_start.start([*command, out, gate], env=environment, stderr=subprocess.PIPE, text=True) for out in outs
     ]
     try:
         while not all(out.with_suffix(".ready").exists() for out in outs):

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import IO
 
 import pytest
+import quick_start
 
 from femtobooth.core.run import Run, list_runs
 from femtobooth.workflows.runs import next_command
@@ -42,8 +43,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def unbroken(benchmark: ModuleType, femtobooth: FemtoBooth, photos: Path, tiny_sd1: Path, runs: Path) -> object:
-    command = benchmark.command(photos, str(tiny_sd1), runs, "whole")
+def unbroken(benchmark: ModuleType, femtobooth: FemtoBooth, photos: Path, tiny_base: Path, runs: Path) -> object:
+    command = benchmark.command(photos, str(tiny_base), runs, "whole")
     with (
         pytest.MonkeyPatch.context() as patch
     ):  # its copy is killed before its end, where other steps may still become the model
@@ -53,16 +54,16 @@ def unbroken(benchmark: ModuleType, femtobooth: FemtoBooth, photos: Path, tiny_s
 
 
 def start(command: list[str], errors: IO[bytes] | int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    return quick_start.start(
         command, stdout=subprocess.DEVNULL, stderr=errors, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
 
 
 def test_killed_in_a_save(
-    benchmark: ModuleType, unbroken: object, femtobooth: FemtoBooth, photos: Path, tiny_sd1: Path, runs: Path
+    benchmark: ModuleType, unbroken: object, femtobooth: FemtoBooth, photos: Path, tiny_base: Path, runs: Path
 ) -> None:
     """kill -9 while a checkpoint is being written; `benchmarks/kill_resume.py --tries 20` does more of these."""
-    process = start(benchmark.command(photos, str(tiny_sd1), runs, "killed"))
+    process = start(benchmark.command(photos, str(tiny_base), runs, "killed"))
     benchmark.kill_at(process, runs / "killed", 0.5, during_save=True)
     assert not (runs / "killed" / "model").exists(), "it was not killed in time"
     assert json.loads((runs / "killed" / "run.json").read_text())["status"] == "running"  # nobody could say otherwise
@@ -91,7 +92,7 @@ def test_stopped_by_a_signal(
     unbroken: object,
     femtobooth: FemtoBooth,
     photos: Path,
-    tiny_sd1: Path,
+    tiny_base: Path,
     runs: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -101,7 +102,7 @@ def test_stopped_by_a_signal(
     """
     run = runs / "stopped"
     with (tmp_path / "errors").open("wb") as errors:
-        process = start(benchmark.command(photos, str(tiny_sd1), runs, "stopped"), errors)
+        process = start(benchmark.command(photos, str(tiny_base), runs, "stopped"), errors)
         try:
             _wait_for((run / "checkpoints" / "step-000003").is_dir, process)
             seen = Run.open(run)

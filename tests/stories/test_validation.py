@@ -32,7 +32,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def validated(personalize: Personalize, tiny_sd1: Path, tiny: Path, runs: Path) -> Callable[..., Path]:
+def validated(personalize: Personalize, tiny_base: Path, tiny: Path, runs: Path) -> Callable[..., Path]:
     """`validated(name, *flags)`: a run that is scored every other step."""
 
     def call(name: str, *flags: object) -> Path:
@@ -48,7 +48,7 @@ def validated(personalize: Personalize, tiny_sd1: Path, tiny: Path, runs: Path) 
             "--set",
             "validation.loss_every=1",
         )
-        return personalize(tiny_sd1, runs, name, *given, "--checkpoint-every", 2, *flags)
+        return personalize(tiny_base, runs, name, *given, "--checkpoint-every", 2, *flags)
 
     return call
 
@@ -170,10 +170,10 @@ def test_scorings_are_fewer_where_they_decide_nothing(steps: int, validation: di
 
 
 def test_validation_never_disturbs_training(
-    personalize: Personalize, tiny_sd1: Path, runs: Path, whole: Path, curve: Curve
+    personalize: Personalize, tiny_base: Path, runs: Path, whole: Path, curve: Curve
 ) -> None:
     without = personalize(
-        tiny_sd1, runs, "without", "--steps", STEPS, "--validate-every", 0, "--set", "validation.loss_every=0"
+        tiny_base, runs, "without", "--steps", STEPS, "--validate-every", 0, "--set", "validation.loss_every=0"
     )
     assert same(state(without)["state_dict"], state(whole)["state_dict"])
     losses = [[row["loss/instance"] for row in curve(run) if row["loss/instance"]] for run in (without, whole)]
@@ -189,7 +189,7 @@ def test_the_chosen_step_becomes_the_model(
     step: int,
     validated: Callable[..., Path],
     personalize: Personalize,
-    tiny_sd1: Path,
+    tiny_base: Path,
     runs: Path,
     weights: Weights,
     monkeypatch: Any,
@@ -199,7 +199,7 @@ def test_the_chosen_step_becomes_the_model(
     monkeypatch.setattr(selection, "choose", lambda _: choice)
     monkeypatch.setattr(selection, "pareto_front", list)
     run = validated(f"chosen-{step}")
-    ended = personalize(tiny_sd1, runs, f"ended-{step}", "--steps", step)
+    ended = personalize(tiny_base, runs, f"ended-{step}", "--steps", step)
     assert same(weights(run / "model"), weights(ended / "model"))
     facts = json.loads((run / "run.json").read_text())
     assert (facts["steps"], facts["trained_steps"]) == (step, STEPS)
@@ -310,9 +310,9 @@ def test_it_ends_when_done(
 
 
 def test_stopping_needs_validation(
-    personalize: Personalize, femtobooth: Callable[..., int], photos: Path, tiny_sd1: Path, capsys: Any
+    personalize: Personalize, femtobooth: Callable[..., int], photos: Path, tiny_base: Path, capsys: Any
 ) -> None:
-    command = ("personalize", photos, "--class-noun", "robot", "--base", tiny_sd1)
+    command = ("personalize", photos, "--class-noun", "robot", "--base", tiny_base)
     assert femtobooth(*command, "--stop-when-done", "--validate-every", 0) == 2
     assert "--validate-every 50" in capsys.readouterr().err
     assert femtobooth(*command, "--validation-encoder", "no/such/file.safetensors") == 2
@@ -333,9 +333,9 @@ def test_photos_held_out_are_scored_and_never_trained_on(validated: Callable[...
 
 
 def test_two_photos_must_be_left(
-    femtobooth: Callable[..., int], photos: Path, tiny_sd1: Path, runs: Path, capsys: Any
+    femtobooth: Callable[..., int], photos: Path, tiny_base: Path, runs: Path, capsys: Any
 ) -> None:
-    command = ("personalize", photos, "--class-noun", "robot", "--base", tiny_sd1, "--runs", runs, "--name", "few")
+    command = ("personalize", photos, "--class-noun", "robot", "--base", tiny_base, "--runs", runs, "--name", "few")
     assert femtobooth(*command, "--hold-out", 3) == 2
     assert "hold out at most 2" in capsys.readouterr().err
     assert not (runs / "few").exists()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import quick_start
 import torch
 from PIL import Image
 
@@ -32,9 +35,18 @@ from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.workflows import compare, export
-from femtobooth.workflows.comparing import candidates
+from femtobooth.workflows.comparing import candidates, worker
 from femtobooth.workflows.comparing.settings import CompareSettings
 from femtobooth.workflows.comparing.worker import Worker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_workers() -> Iterator[None]:
+    """Processes that have imported their libraries already; what memory they hold is not theirs alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "subprocess", SimpleNamespace(Popen=quick_start.start, PIPE=subprocess.PIPE))
+        yield
+
 
 QUICK = {"rounds": 6, "batch_size": 2, "threads": 1}
 
@@ -232,7 +244,10 @@ def test_generated_pictures_test_nothing(models: dict[str, Path], data: Path, tm
     assert "22 pictures" in row(report, "top-1 accuracy")[0]["how"]["what"]
 
 
-def test_an_export_beside_its_original(tiny: Path, tiny_onnx: Path, tmp_path: Path) -> None:
+def test_an_export_beside_its_original(
+    tiny: Path, tiny_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "subprocess", subprocess)  # memory is looked at
     report = compare.run(CompareSettings(models=[str(tiny), str(tiny_onnx)], out=str(tmp_path / "page.html"), **QUICK))
     assert [one["value"] for one in row(report, "runs in")] == ["torch", "ort"]
     assert [one["value"] for one in row(report, "runs without PyTorch")] == [False, True]

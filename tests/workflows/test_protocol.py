@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quick_start
 import torch
 from PIL import Image
 
@@ -177,7 +178,7 @@ def test_killed_anywhere_it_goes_on(data: Path, tiny_sd1: Path, tiny: Path, tmp_
         "OMP_NUM_THREADS": str(torch.get_num_threads()),
     }  # other numbers of threads round otherwise
     for awaited in (runs / "ball" / "run.json", runs / "ball" / "evaluation" / "pictures" / "tuned"):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=threads)
+        process = quick_start.start(command, stderr=subprocess.DEVNULL, env=threads)
         limit = time.monotonic() + 120
         while not awaited.exists() and process.poll() is None and time.monotonic() < limit:
             time.sleep(0.01)
