@@ -7,6 +7,7 @@ FOLDER/.studio/        what is the studio's own:
     jobs/ID/           settings, log, events and end of each job
     uploads/ID.png     pictures that were sent here, decoded and written anew
     drawn/             pictures of models that are no run's; those of runs lie in RUN/images/
+    drafts/ID.json     subjects that are being prepared
     trash/             what was deleted
 """
 
@@ -18,6 +19,7 @@ from ..core.machine import size_in_bytes
 from ..workflows.settings import StudioSettings
 from .catalog import Catalog
 from .desk import Desk
+from .drafts import Drafts
 from .drawing import Drawer
 from .jobs import Jobs
 from .library import Library
@@ -38,6 +40,7 @@ class Studio:
         self.jobs = Jobs(self.private / "jobs.sqlite")
         self.library = Library(self.folder)
         self.uploads = Uploads(self.private)
+        self.drafts = Drafts(self.private / "drafts")
         self.catalog = Catalog(self.library, self.uploads)
         self.runner = Runner(self.jobs, self.folder, self.private, settings.jobs)
         self.desk = Desk(self.jobs, self.runner, self.library, self.uploads, self.catalog, self.private)

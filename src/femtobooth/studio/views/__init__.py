@@ -1,0 +1,14 @@
+"""The pages of the studio: HTML that Jinja2 renders from what the studio knows; one file a page."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from . import drawing, home, running, subject
+from .rendering import error_page
+
+__all__ = ["error_page", "router"]
+
+router = APIRouter(include_in_schema=False)
+for part in (home, subject, running, drawing):
+    router.include_router(part.router)

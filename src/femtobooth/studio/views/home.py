@@ -1,0 +1,116 @@
+"""The first page: what was taught, what is being taught, and where photos can be dropped to begin."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse
+
+from ...core.run import Run
+from ...pages.html import style
+from ..jobs import Job
+from ..library import id_of
+from ..state import Studio
+from .rendering import file_address, page, picture_of, plain, studio_of
+
+router = APIRouter()
+MOST_DRAFTS = 4
+
+
+@dataclass(frozen=True)
+class Card:
+    """Hold what a card shows of a run, or of a job that has no run yet."""
+
+    id: str
+    address: str
+    name: str
+    about: str
+    status: str
+    picture: str | None
+    small: bool
+    """Whether the picture has few pixels, which are then shown as they are."""
+    step: int
+    steps: int | None
+    created: datetime
+    error: str
+
+
+@router.get("/style.css")
+def style_sheet() -> Response:
+    """Give the look of all pages."""
+    return Response(style(), media_type="text/css", headers={"cache-control": "no-cache"})
+
+
+@router.get("/", response_class=HTMLResponse)
+async def home(request: Request) -> HTMLResponse:
+    """Show the runs and jobs."""
+    studio = studio_of(request)
+    found = await run_in_threadpool(cards, studio)
+    return page(
+        "home.html", title="Home", here="home", cards=found, seen=_mark(found), drafts=studio.drafts.listed()[:4]
+    )
+
+
+@router.get("/cards", response_class=HTMLResponse)
+async def newer_cards(request: Request, seen: str = "") -> Response:
+    """Give the cards again where they changed, for a page that asks every few seconds."""
+    found = await run_in_threadpool(cards, studio_of(request))
+    mark = _mark(found)
+    return Response(status_code=204) if mark == seen else page("cards.html", cards=found, seen=mark)
+
+
+def cards(studio: Studio) -> list[Card]:
+    """Make the cards: jobs without a run first, then the runs, the newest first."""
+    runs = studio.library.runs()
+    known = {id_of(run.folder.name) for run in runs}
+    waiting = [
+        _of_job(job)
+        for job in studio.jobs.listed()
+        if job.run_id not in known and job.command in ("personalize", "finetune") and job.status != "done"
+    ]
+    return [*reversed(waiting), *map(run_card, runs)]
+
+
+def run_card(run: Run, address: str | None = None) -> Card:
+    """Make the card of a run, which leads to its page, or to another `address`."""
+    run_id = id_of(run.folder.name)
+    picture = picture_of(run.folder)
+    noun = plain(run.settings, "photos.class_noun", "")
+    return Card(
+        id=run_id,
+        address=address or f"/runs/{run_id}",
+        name=run.name,
+        about=f"a {noun}" if noun else "a recognizer" if run.kind == "finetune" else run.kind,
+        status=run.status,
+        picture=file_address(run_id, picture) if picture else None,
+        small=bool(run.model_extra and run.model_extra.get("size", 512) <= 128),
+        step=run.progress.step,
+        steps=run.progress.steps,
+        created=run.created,
+        error=(run.error or "").splitlines()[0] if run.status == "failed" and run.error else "",
+    )
+
+
+def _of_job(job: Job) -> Card:
+    noun = plain(job.settings, "photos.class_noun", "")
+    return Card(
+        id=job.id,
+        address=f"/jobs/{job.id}",
+        name=job.title or job.command,
+        about=f"a {noun}" if noun else job.command,
+        status="running" if job.status == "stopping" else job.status,
+        picture=None,
+        small=False,
+        step=0,
+        steps=None,
+        created=job.created,
+        error=job.error.problem if job.error else "",
+    )
+
+
+def _mark(found: list[Card]) -> str:
+    return hashlib.sha256(repr(found).encode()).hexdigest()[:16]

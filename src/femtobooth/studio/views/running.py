@@ -1,0 +1,183 @@
+"""A run while it learns and afterwards, and a job that has no run yet."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse
+
+from ...core.errors import FemtoboothError, InputError
+from ...core.run import Run
+from ..jobs import Job
+from ..library import id_of
+from ..state import Studio
+from ..watching import class_noun, has_model, photos, watched
+from .rendering import error_page, file_address, go, not_here, page, plain, studio_of
+
+router = APIRouter()
+
+
+@router.get("/runs/{run_id}", response_class=HTMLResponse)
+async def show(request: Request, run_id: str) -> Response:
+    """Show a run."""
+    studio = studio_of(request)
+    run = await run_in_threadpool(studio.library.run, run_id)
+    if run is None:
+        return not_here()
+    extra = run.model_extra or {}
+    return page(
+        "run.html",
+        title=run.name,
+        here="run",
+        run=run,
+        **_head(studio, run),
+        photos=photos(run),
+        report=file_address(run_id, "report.html") if (run.folder / "report.html").is_file() else None,
+        verdict=found if isinstance(found := extra.get("verdict"), dict) and "sentence" in found else None,
+        selected=extra.get("selected"),
+        small=extra.get("size", 512) <= 128,
+        facts=_facts(run),
+    )
+
+
+@router.get("/runs/{run_id}/state")
+async def state(request: Request, run_id: str) -> Any:
+    """Give all that the page shows of a run, from where it goes on with the stream of events."""
+    studio = studio_of(request)
+    run = await run_in_threadpool(studio.library.run, run_id)
+    return not_here() if run is None else await run_in_threadpool(watched, run)
+
+
+@router.get("/runs/{run_id}/head", response_class=HTMLResponse)
+async def head(request: Request, run_id: str, seen: str = "") -> Response:
+    """Give how a run stands and what can be done with it, where that changed."""
+    studio = studio_of(request)
+    run = await run_in_threadpool(studio.library.run, run_id)
+    if run is None:
+        return Response(status_code=286)  # tells htmx to ask no more
+    values = _head(studio, run)
+    return Response(status_code=204) if values["seen"] == seen else page("head.html", run=run, **values)
+
+
+def _head(studio: Studio, run: Run) -> dict[str, Any]:
+    run_id = id_of(run.folder.name)
+    job = studio.jobs.of_run(run_id)
+    status = (
+        "queued" if job and job.status == "queued" else "stopping" if job and job.status == "stopping" else run.status
+    )
+    error = run.error if run.status == "failed" else None
+    seen = hashlib.sha256(repr((status, error, has_model(run))).encode()).hexdigest()[:16]
+    return {
+        "run_id": run_id,
+        "status": status,
+        "noun": class_noun(run),
+        "drawable": has_model(run),
+        "error": error,
+        "seen": seen,
+    }
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    """Say what a run was made with, for those who want to know."""
+    settings, extra = run.settings, run.model_extra or {}
+    found = [
+        ("Taught to", str(settings.get("base", settings.get("model", ""))).rpartition("/")[2]),
+        ("Word that stands for it", plain(extra, "subjects.V.token", "")),
+        ("Pictures", f"{extra['size']} by {extra['size']} pixels" if "size" in extra else ""),
+        ("Steps", str(plain(settings, "training.steps", ""))),
+        ("Seed", str(plain(settings, "training.seed", ""))),
+        ("Memory at most", f"{extra['peak_memory_gib']} GiB" if extra.get("peak_memory_gib") else ""),
+        ("Time", ""),
+    ]
+    return [(name, value) for name, value in found if value]
+
+
+@router.post("/runs/{run_id}/{what}")
+async def act(request: Request, run_id: str, what: str) -> Response:
+    """Stop, save, resume or delete a run."""
+    studio = studio_of(request)
+    run = await run_in_threadpool(studio.library.run, run_id)
+    actions = {
+        "stop": studio.desk.stop_run,
+        "save": lambda run_id: _save(studio, run_id),
+        "resume": studio.desk.resume_run,
+        "delete": studio.desk.remove_run,
+    }
+    if run is None or what not in actions:
+        return not_here()
+    try:
+        await run_in_threadpool(actions[what], run_id)
+    except FemtoboothError as error:
+        return _refused(request, error)
+    if what == "delete":
+        return go("/")
+    if request.headers.get("hx-request"):
+        run = studio.library.run(run_id) or run
+        return page("head.html", run=run, **_head(studio, run))
+    return go(f"/runs/{run_id}")
+
+
+@router.get("/jobs/{job_id}", response_class=HTMLResponse)
+def waiting(request: Request, job_id: str) -> Response:
+    """Show a job until it has a run."""
+    studio = studio_of(request)
+    job = studio.jobs.get(job_id)
+    if job is None:
+        return not_here()
+    if job.run_id and studio.library.run(job.run_id):
+        return go(f"/runs/{job.run_id}")
+    return page("job.html", title=job.title or job.command, here="run", **_job(studio, job))
+
+
+@router.get("/jobs/{job_id}/state", response_class=HTMLResponse)
+def job_state(request: Request, job_id: str, seen: str = "") -> Response:
+    """Give how a job stands, where that changed, or send the page on to its run."""
+    studio = studio_of(request)
+    job = studio.jobs.get(job_id)
+    if job is None:
+        return Response(status_code=286)
+    if job.run_id and studio.library.run(job.run_id):
+        return Response(headers={"hx-redirect": f"/runs/{job.run_id}"})
+    values = _job(studio, job)
+    return Response(status_code=204) if values["seen"] == seen else page("job_state.html", **values)
+
+
+def _job(studio: Studio, job: Job) -> dict[str, Any]:
+    before = [one for one in studio.jobs.listed(("queued", "running", "stopping")) if one.position < job.position]
+    draft = next((one for one in [str(plain(job.settings, "photos.paths", [""])[0])] if one.startswith("draft:")), "")
+    seen = hashlib.sha256(repr((job.status, len(before), job.error)).encode()).hexdigest()[:16]
+    noun = plain(job.settings, "photos.class_noun", "")
+    return {"job": job, "before": len(before), "draft": draft.removeprefix("draft:"), "seen": seen, "noun": noun}
+
+
+@router.post("/jobs/{job_id}/{what}")
+async def act_on_job(request: Request, job_id: str, what: str) -> Response:
+    """Stop, retry or delete a job."""
+    studio = studio_of(request)
+    job = studio.jobs.get(job_id)
+    actions = {"stop": studio.desk.stop, "resume": studio.desk.resume, "delete": studio.desk.remove}
+    if job is None or what not in actions:
+        return not_here()
+    try:
+        await run_in_threadpool(actions[what], job_id)
+    except FemtoboothError as error:
+        return _refused(request, error)
+    return go("/" if what == "delete" else f"/jobs/{job_id}")
+
+
+def _save(studio: Studio, run_id: str) -> None:
+    """Have the job of a run keep a checkpoint."""
+    job = studio.jobs.of_run(run_id)
+    if job is None:
+        raise InputError("this run was started on the command line", "stop it, which saves, and go on here")
+    studio.desk.save(job.id)
+
+
+def _refused(request: Request, error: FemtoboothError) -> Response:
+    problem = str(getattr(error, "problem", error))
+    if request.headers.get("hx-request"):
+        return page("told.html", status_code=200, text=problem)
+    return error_page(409, "That did not work", problem, error.way_out)

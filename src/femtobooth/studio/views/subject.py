@@ -1,0 +1,398 @@
+"""A new subject: its photos and what was found in them, what it is, what it is taught to, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import psutil
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse
+from PIL import Image
+from starlette.datastructures import FormData, UploadFile
+
+from ...core.config import merge, nested
+from ...core.errors import FemtoboothError
+from ...core.run import is_run
+from ...generator.settings import PersonalizeSettings
+from ...generator.subject_settings import PhotoSettings
+from .. import bases, fieldsets
+from ..drafts import Draft, Found, look
+from ..presets import presets
+from ..state import Studio
+from ..uploads import Upload
+from .arriving import in_a_file, take_picture
+from .rendering import error_page, go, not_here, page, plain, studio_of
+
+router = APIRouter()
+MASCOT = Path(__file__).parents[2] / "assets" / "mascot"
+NOUNS = (
+    *("backpack", "bag", "ball", "bear", "bird", "boot", "bottle", "bowl", "camera", "candle", "car", "cat", "chair"),
+    *("clock", "cup", "dog", "doll", "duck", "figurine", "flower", "glasses", "guitar", "hat", "horse", "house"),
+    *("jacket", "lamp", "mug", "plant", "rabbit", "robot", "shoe", "sneaker", "stuffed animal", "teapot", "teddy bear"),
+    *("toy", "vase", "watch"),
+)
+OWN = ("photos.class_noun", "photos.crop", "photos.mask", "name")
+"""Settings that have a place of their own on the page."""
+LEFT_OUT = (
+    *OWN, "photos.paths", "photos.hold_out", "overwrite", "plan", "memory", "training.devices", "training.nodes",
+    "training.strategy", "training.trackers", "training.accelerator", "training.log_every",
+)  # fmt: skip
+CROPS = {
+    "subject": "close around the subject",
+    "smart": "the part with most in it",
+    "center": "the middle",
+    "pad": "all of it, with borders",
+}
+THUMBNAIL = 640
+CROP = ("left", "top", "width", "height")
+MOST_PHOTOS, CAPTION_LENGTH, MOST_LOOKED = 60, 300, 16
+
+
+@router.get("/new", response_class=HTMLResponse)
+def begin(request: Request) -> HTMLResponse:
+    """Ask for photos."""
+    return page("begin.html", title="New subject", here="new")
+
+
+@router.post("/new")
+async def take(request: Request) -> Response:
+    """Begin a draft from photos that were dropped or chosen, or from the mascot's."""
+    studio = studio_of(request)
+    form = await request.form()
+    draft = studio.drafts.new()
+    problems = await run_in_threadpool(_take, studio, draft, form)
+    if not draft.photos:
+        told = "; ".join(problems) or "No photo came along."
+        return error_page(400, "That did not work", told, "Choose JPEG, PNG or WebP photos.")
+    return go(f"/new/{draft.id}")
+
+
+@router.post("/new/{draft_id}/photos")
+async def take_more(request: Request, draft_id: str) -> Response:
+    """Take further photos into a draft."""
+    studio = studio_of(request)
+    if not (draft := studio.drafts.get(draft_id)):
+        return not_here()
+    problems = await run_in_threadpool(_take, studio, draft, await request.form())
+    if problems:
+        return error_page(400, "Not all photos could be used", "; ".join(problems), "The others were added.")
+    return go(f"/new/{draft.id}")
+
+
+def _take(studio: Studio, draft: Draft, form: FormData) -> list[str]:
+    """Add what a form brought; returns what could not be used, and why."""
+    problems: list[str] = []
+    if form.get("example") == "mascot":
+        for path in sorted(MASCOT.glob("*.jpg")):
+            upload = studio.uploads.add_picture(path, path.name)
+            caption = path.with_suffix(".txt")
+            if caption.is_file():
+                studio.uploads.caption(upload, caption.read_text(encoding="utf-8"))
+            draft.photos.append(upload.id)
+        draft.settings = {"photos": {"class_noun": "robot"}, "name": "femto"}
+    for sent in form.getlist("photos"):
+        if not isinstance(sent, UploadFile) or not sent.filename:
+            continue
+        if len(draft.photos) >= MOST_PHOTOS:
+            problems.append(f"{sent.filename}: more than {MOST_PHOTOS} photos; 3 to 5 different ones are best")
+            break
+        try:
+            draft.photos.append(take_picture(studio, sent).id)
+        except FemtoboothError as error:
+            problems.append(f"{Path(sent.filename).name}: {error.problem}")
+    if draft.photos:
+        studio.drafts.keep(draft)
+    return problems
+
+
+@router.get("/new/{draft_id}", response_class=HTMLResponse)
+async def show(request: Request, draft_id: str) -> Response:
+    """Show a draft."""
+    studio = studio_of(request)
+    draft = studio.drafts.get(draft_id)
+    if draft is None:
+        return not_here()
+    if draft.job and (job := studio.jobs.get(draft.job)):
+        return go(f"/jobs/{job.id}")
+    return await _page(studio, draft, draft.settings, {})
+
+
+async def _page(studio: Studio, draft: Draft, given: Mapping[str, Any], errors: Mapping[str, str]) -> HTMLResponse:
+    """Render the whole page of a draft."""
+    here = bases.bases(studio)
+    base = bases.find(here, draft.base)
+    recommended = PersonalizeSettings.recommended({"base": base.path})
+    ways = presets(recommended)
+    below = merge(recommended, ways[draft.preset].settings)
+    noun = plain(given, "photos.class_noun", "")
+    crop = plain(given, "photos.crop") or plain(below, "photos.crop", "smart")
+    listed = fieldsets.offered(PersonalizeSettings, LEFT_OUT)
+    return page(
+        "subject.html",
+        status_code=422 if errors else 200,
+        title="New subject",
+        here="new",
+        draft=draft,
+        photos=photos_of(studio, draft),
+        found=await run_in_threadpool(_look, studio, draft, crop, base.side),
+        noun=noun,
+        name=given.get("name") or "",
+        crop=crop,
+        crops=CROPS,
+        nouns=bases.bundled_nouns() if base.reference == "bundled" else NOUNS,
+        bases=here,
+        base=base,
+        ways=list(ways.values()),
+        common=fieldsets.groups(PersonalizeSettings, [one for one in listed if one.common], given, below, errors),
+        groups=fieldsets.groups(PersonalizeSettings, [one for one in listed if not one.common], given, below, errors),
+        errors=errors,
+        deeper=bool(errors.keys() - {"photos.class_noun", "name", "base", ""}),
+    )
+
+
+def photos_of(studio: Studio, draft: Draft) -> list[Upload]:
+    """Give the photos of a draft that are still here."""
+    return [one for one in map(studio.uploads.get, draft.photos) if one]
+
+
+def _look(studio: Studio, draft: Draft, crop: str, side: int) -> Found:
+    """Look at the photos once for all the requests of a page."""
+    photos = photos_of(studio, draft)
+    key = (str([(one.id, one.crop, one.mask, one.caption) for one in photos]), crop, side)
+    if key not in _looked:
+        while len(_looked) >= MOST_LOOKED:
+            _looked.pop(next(iter(_looked)), None)
+        settings = PhotoSettings(paths=["-"], class_noun="thing", crop=crop)  # type: ignore[arg-type]
+        _looked[key] = look(photos, studio.uploads, settings, side)
+    return _looked[key]
+
+
+_looked: dict[tuple[str, str, int], Found] = {}
+
+
+@router.get("/new/{draft_id}/found", response_class=HTMLResponse)
+async def found(request: Request, draft_id: str) -> Response:
+    """Look at the photos again, after another crop or base was chosen."""
+    studio = studio_of(request)
+    draft = studio.drafts.get(draft_id)
+    if draft is None:
+        return not_here()
+    crop = request.query_params.get("photos.crop", "smart")
+    crop = crop if crop in CROPS else "smart"
+    noun = " ".join(request.query_params.get("photos.class_noun", "").split())[:60]
+    base = bases.find(bases.bases(studio), request.query_params.get("base", draft.base))
+    draft = draft.model_copy(update={"base": base.reference})
+    made = await run_in_threadpool(_look, studio, draft, crop, base.side)
+    return page("photos.html", draft=draft, photos=photos_of(studio, draft), found=made, noun=noun, crop=crop)
+
+
+@router.get("/new/{draft_id}/plan", response_class=HTMLResponse)
+async def plan(request: Request, draft_id: str) -> Response:
+    """Say what it would need of memory."""
+    studio = studio_of(request)
+    draft = studio.drafts.get(draft_id)
+    if draft is None:
+        return not_here()
+    texts = {key: request.query_params.getlist(key) for key in request.query_params}
+    given, way = _chosen(studio, draft, texts)
+    settings = merge(way, given, {"base": draft.base}, nested("photos.paths", _references(draft)))
+    settings = merge({"photos": {"class_noun": "thing"}}, settings)
+    settings.pop("name", None)
+    try:
+        found = await run_in_threadpool(studio.desk.plan, settings)
+    except FemtoboothError as error:
+        return page("told.html", text=error.problem)
+    return page("plan.html", plan=found, free=psutil.virtual_memory().available)
+
+
+@router.get("/photos/{upload_id}")
+async def photo(request: Request, upload_id: str, side: int = THUMBNAIL, whole: bool = False) -> Response:
+    """Give an upload shrunk to `side` pixels: as it is learned from, or the `whole` of it."""
+    uploads = studio_of(request).uploads
+    upload = uploads.get(upload_id)
+    if upload is None or upload.kind != "picture":
+        return not_here()
+    path = bases.whole(uploads, upload) if whole else uploads.path(upload)
+    data = await run_in_threadpool(_shrunk, path, min(max(side, 16), 2048))
+    return Response(data, media_type="image/webp", headers={"cache-control": "no-cache"})
+
+
+@router.get("/new/{draft_id}/photos/{upload_id}/square")
+async def square(request: Request, draft_id: str, upload_id: str, crop: str = "smart") -> Response:
+    """Give a photo as the model will see it."""
+    studio = studio_of(request)
+    draft = studio.drafts.get(draft_id)
+    if draft is None or crop not in CROPS:
+        return not_here()
+    side = bases.find(bases.bases(studio), request.query_params.get("base", draft.base)).side
+    made = await run_in_threadpool(_look, studio, draft, crop, side)
+    if upload_id not in made.squares:
+        return not_here()
+    stored = BytesIO()
+    Image.fromarray(made.squares[upload_id]).save(stored, format="PNG")
+    return Response(stored.getvalue(), media_type="image/png", headers={"cache-control": "no-cache"})
+
+
+def _shrunk(path: Path, side: int) -> bytes:
+    with Image.open(path) as image:
+        image.thumbnail((side, side), Image.Resampling.LANCZOS)
+        stored = BytesIO()
+        image.save(stored, format="WEBP", quality=88)
+    return stored.getvalue()
+
+
+def _photo(studio: Studio, draft_id: str, upload_id: str) -> tuple[Draft, Upload] | None:
+    draft = studio.drafts.get(draft_id)
+    upload = studio.uploads.get(upload_id) if draft and upload_id in draft.photos else None
+    return (draft, upload) if draft and upload else None
+
+
+@router.post("/new/{draft_id}/photos/{upload_id}/caption")
+async def caption(request: Request, draft_id: str, upload_id: str) -> Response:
+    """Change a caption; the page sends it as it is typed."""
+    studio = studio_of(request)
+    if not (known := _photo(studio, draft_id, upload_id)):
+        return not_here()
+    text = str((await request.form()).get(f"caption-{upload_id}", ""))
+    studio.uploads.caption(known[1], text[:CAPTION_LENGTH])
+    return Response(status_code=204)
+
+
+@router.post("/new/{draft_id}/photos/{upload_id}/remove")
+async def remove(request: Request, draft_id: str, upload_id: str) -> Response:
+    """Take a photo out of a draft."""
+    studio = studio_of(request)
+    if not (known := _photo(studio, draft_id, upload_id)):
+        return not_here()
+    draft, upload = known
+    draft.photos.remove(upload.id)
+    studio.drafts.keep(draft)
+    studio.uploads.remove(upload)
+    if request.headers.get("hx-request"):
+        crop = str((await request.form()).get("photos.crop", "smart"))
+        crop = crop if crop in CROPS else "smart"
+        side = bases.find(bases.bases(studio), draft.base).side
+        made = await run_in_threadpool(_look, studio, draft, crop, side)
+        noun = plain(draft.settings, "photos.class_noun", "")
+        return page("photos.html", draft=draft, photos=photos_of(studio, draft), found=made, noun=noun, crop=crop)
+    return go(f"/new/{draft.id}")
+
+
+@router.get("/new/{draft_id}/photos/{upload_id}/edit", response_class=HTMLResponse)
+async def edit(request: Request, draft_id: str, upload_id: str) -> Response:
+    """Show a photo to cut it, or to paint over what counts in it."""
+    studio = studio_of(request)
+    if not (known := _photo(studio, draft_id, upload_id)):
+        return not_here()
+    draft, upload = known
+    with Image.open(bases.whole(studio.uploads, upload)) as image:
+        size = image.size
+    box = upload.crop or (0, 0, *size)
+    return page("photo.html", title=f"Edit {upload.name}", here="new", draft=draft, photo=upload, size=size, box=box)
+
+
+@router.get("/new/{draft_id}/photos/{upload_id}/mask")
+async def mask(request: Request, draft_id: str, upload_id: str) -> Response:
+    """Give the mask of a photo."""
+    studio = studio_of(request)
+    known = _photo(studio, draft_id, upload_id)
+    if not known or not known[1].mask:
+        return not_here()
+    path = studio.uploads.path(known[1]).with_suffix(".mask.png")
+    return Response(path.read_bytes(), media_type="image/png", headers={"cache-control": "no-cache"})
+
+
+@router.post("/new/{draft_id}/photos/{upload_id}/edit")
+async def edited(request: Request, draft_id: str, upload_id: str) -> Response:
+    """Cut a photo as chosen, or keep the mask that was painted."""
+    studio = studio_of(request)
+    if not (known := _photo(studio, draft_id, upload_id)):
+        return not_here()
+    upload, form = known[1], await request.form()
+    try:
+        if form.get("do") == "crop":
+            left, top, width, height = (
+                round(float(str(form.get(key, "")))) for key in ("left", "top", "width", "height")
+            )
+            await run_in_threadpool(studio.uploads.crop, upload, (left, top, width, height))
+        elif form.get("do") == "whole":
+            await run_in_threadpool(studio.uploads.crop, upload, None)
+        elif form.get("do") == "unmask":
+            studio.uploads.mask(upload, None)
+        elif isinstance(painted := form.get("mask"), UploadFile):
+            await run_in_threadpool(in_a_file, painted, lambda path: studio.uploads.mask(upload, path))
+    except FemtoboothError as error:
+        return error_page(400, "That did not work", error.problem, error.way_out)
+    except ValueError:
+        return error_page(400, "That did not work", "This is no part of the photo.")
+    return go(f"/new/{draft_id}")
+
+
+@router.post("/new/{draft_id}/delete")
+def delete(request: Request, draft_id: str) -> Response:
+    """Throw a draft away, and its photos."""
+    studio = studio_of(request)
+    if draft := studio.drafts.get(draft_id):
+        for upload in photos_of(studio, draft):
+            studio.uploads.remove(upload)
+        studio.drafts.remove(draft)
+    return go("/")
+
+
+@router.post("/new/{draft_id}")
+async def start(request: Request, draft_id: str) -> Response:
+    """Check what was chosen and begin to teach it, or show what is to be mended, at its field."""
+    studio = studio_of(request)
+    draft = studio.drafts.get(draft_id)
+    if draft is None:
+        return not_here()
+    form = await request.form()
+    given, way = _chosen(studio, draft, {key: [str(one) for one in form.getlist(key)] for key in form})
+    studio.drafts.keep(draft)
+    if errors := _missing(studio, draft, given):
+        return await _page(studio, draft, given, errors)
+    settings = merge(way, given, nested("photos.paths", _references(draft)), {"base": draft.base})
+    try:
+        job = await run_in_threadpool(studio.desk.submit, "personalize", settings, draft.id)
+    except FemtoboothError as error:
+        return await _page(studio, draft, given, fieldsets.blame(PersonalizeSettings, error))
+    draft.job = job.id
+    studio.drafts.keep(draft)
+    return go(f"/jobs/{job.id}")
+
+
+def _chosen(
+    studio: Studio, draft: Draft, texts: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Read the form into a draft; returns what was given, and the settings of the preset."""
+    base = bases.find(bases.bases(studio), "".join(texts.get("base", [draft.base])))
+    recommended = PersonalizeSettings.recommended({"base": base.path})
+    ways = presets(recommended)
+    way = "".join(texts.get("preset", [draft.preset]))
+    draft.base, draft.preset = base.reference, way if way in ways else "balanced"
+    below = ways[draft.preset].settings
+    given = fieldsets.read(PersonalizeSettings, texts, merge(recommended, below))
+    given.pop("base", None)
+    draft.settings = given
+    return given, below
+
+
+def _references(draft: Draft) -> list[str]:
+    return [f"upload:{one}" for one in draft.photos]
+
+
+def _missing(studio: Studio, draft: Draft, given: dict[str, Any]) -> dict[str, str]:
+    """Say what is to be mended before the rest is looked at, by setting."""
+    found = {}
+    if not photos_of(studio, draft):
+        found[""] = "There is no photo yet."
+    if not plain(given, "photos.class_noun"):
+        found["photos.class_noun"] = "Say in a word or two what it is."
+    name = str(given.get("name") or "")
+    if name and "/" not in name and is_run(studio.folder / name):
+        found["name"] = "There is one of this name already."
+    return found
