@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from femtobooth.core.config import resolve
 from femtobooth.generator import locate
-from femtobooth.generator.deterministic import fixed_batch
+from femtobooth.generator.deterministic import fixed_batches
 from femtobooth.generator.dreambooth import DreamBooth
 from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.latents import LatentSet, MicroBatch
@@ -79,7 +79,7 @@ def test_the_training_step_drops_them_and_the_deterministic_loss_does_not(
         module.training_step(micro_step)
     rows = [torch.equal(row, module.empty[0]) for batch in seen for row in batch.tokens]
     assert 8 < sum(rows) < 24
-    assert not (fixed_batch(module.instance, model, 0).tokens == module.empty).all(1).any()
+    assert not (fixed_batches(module.instance, model, 0)[0].tokens == module.empty).all(1).any()
 
 
 def test_each_photo_is_seen_in_proportion_to_its_repeats(tiny_sd1: Path) -> None:

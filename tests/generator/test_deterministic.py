@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from femtobooth.core import config
-from femtobooth.generator.deterministic import SAMPLES, deterministic_loss, fixed_batch
+from femtobooth.generator.deterministic import SAMPLES, deterministic_loss, fixed_batches
 from femtobooth.generator.dreambooth import DreamBooth
 from femtobooth.generator.latents import LatentSet
 from femtobooth.generator.load import load
@@ -59,8 +59,8 @@ def test_it_leaves_random_state_modes_and_gradients_alone(module: Any) -> None:
 
 
 def test_its_timesteps_cover_the_schedule(module: Any) -> None:
-    drawn = fixed_batch(module.instance, module.model, 0)
+    drawn = fixed_batches(module.instance, module.model, 0)[0]
     assert drawn.timesteps.tolist() == [125, 375, 625, 875]
     assert len(drawn.latents) == SAMPLES
-    assert torch.equal(drawn.noise, fixed_batch(module.instance, module.model, 0).noise)
-    assert not torch.equal(drawn.noise, fixed_batch(module.instance, module.model, 1).noise)
+    assert torch.equal(drawn.noise, fixed_batches(module.instance, module.model, 0)[0].noise)
+    assert not torch.equal(drawn.noise, fixed_batches(module.instance, module.model, 1)[0].noise)

@@ -29,17 +29,17 @@ def _settings(images: int = 5, batch: int = 2, **changes: object) -> PriorSettin
 
 
 def _files(model: StableDiffusion, settings: PriorSettings) -> dict[str, float]:
-    folder = folder_of(recipe(model, PROMPT, settings, 64))
+    folder = folder_of(recipe(model.hash, model.empty_is_none, PROMPT, settings, (64, 64)))
     return {path.name: path.stat().st_mtime_ns for path in sorted(folder.glob("*.png"))}
 
 
 def test_reused_and_topped_up(model: StableDiffusion) -> None:
-    first = class_images(model, PROMPT, _settings(3), 64)
+    first = class_images(model, PROMPT, _settings(3), (64, 64))
     files = _files(model, _settings(3))
     assert len(files) == 3
-    assert np.array_equal(class_images(model, PROMPT, _settings(3), 64), first)
+    assert np.array_equal(class_images(model, PROMPT, _settings(3), (64, 64)), first)
     assert _files(model, _settings(3)) == files
-    more = class_images(model, PROMPT, _settings(5), 64)
+    more = class_images(model, PROMPT, _settings(5), (64, 64))
     assert len(more) == 5
     assert np.array_equal(more[:3], first)
 
@@ -47,26 +47,26 @@ def test_reused_and_topped_up(model: StableDiffusion) -> None:
 def test_an_image_depends_on_its_seed_alone(
     model: StableDiffusion, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    whole = class_images(model, PROMPT, _settings(5, batch=2), 64)
+    whole = class_images(model, PROMPT, _settings(5, batch=2), (64, 64))
     assert len({picture.tobytes() for picture in whole}) == 5
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "other"))
-    other = class_images(model, PROMPT, _settings(5, batch=5), 64)
+    other = class_images(model, PROMPT, _settings(5, batch=5), (64, 64))
     assert np.abs(whole.astype(int) - other.astype(int)).max() <= 1  # another batch shape may round differently
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "shifted"))
-    shifted = class_images(model, PROMPT, _settings(2, seed=3), 64)
+    shifted = class_images(model, PROMPT, _settings(2, seed=3), (64, 64))
     assert np.abs(whole[3:].astype(int) - shifted.astype(int)).max() <= 1
 
 
 def test_an_interrupted_or_damaged_cache_is_completed_exactly(model: StableDiffusion) -> None:
-    whole = class_images(model, PROMPT, _settings(), 64)
-    folder = folder_of(recipe(model, PROMPT, _settings(), 64))
+    whole = class_images(model, PROMPT, _settings(), (64, 64))
+    folder = folder_of(recipe(model.hash, model.empty_is_none, PROMPT, _settings(), (64, 64)))
     (folder / "000001.png").unlink()
     data = (folder / "000002.png").read_bytes()
     (folder / "000002.png").write_bytes(data[: len(data) // 2])
     Image.fromarray(whole[0]).save(folder / "000004.png")  # a stray picture under the right name
     (folder / "000003.png").rename(folder / "000000.png")  # a right picture under the wrong name
     (folder / "holiday.png").write_bytes(b"not one of ours")
-    assert np.array_equal(class_images(model, PROMPT, _settings(), 64), whole)
+    assert np.array_equal(class_images(model, PROMPT, _settings(), (64, 64)), whole)
 
 
 def test_processes_share_the_work_without_duplicates(model: StableDiffusion, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,7 +85,7 @@ def test_processes_share_the_work_without_duplicates(model: StableDiffusion, mon
 
         monkeypatch.setattr(prior, "_write", lambda folder, index, *_, calls=calls: calls.append(index))
         with pytest.raises(Waiting):
-            class_images(model, PROMPT, _settings(5), 64, Processes(rank, 2, wait))
+            class_images(model, PROMPT, _settings(5), (64, 64), Processes(rank, 2, wait))
         drawn[rank] = calls
     monkeypatch.setattr(prior, "_write", real)
     assert sorted(drawn[0] + drawn[1]) == [0, 1, 2, 3, 4]  # type: ignore[comparison-overlap]
@@ -105,7 +105,7 @@ def test_processes_share_the_work_without_duplicates(model: StableDiffusion, mon
     ],
 )
 def test_every_part_of_the_recipe_has_a_folder_of_its_own(model: StableDiffusion, change: dict[str, object]) -> None:
-    facts = recipe(model, PROMPT, _settings(), 64)
+    facts = recipe(model.hash, model.empty_is_none, PROMPT, _settings(), (64, 64))
     assert set(change) <= set(facts)
     assert folder_of({**facts, **change}) != folder_of(facts)
 

@@ -32,7 +32,7 @@ def fill(base, recognizer, wait=lambda: None):
     model, sampling = load.load(str(base)), SamplingSettings(steps=1)
     jobs = [(prompt, seed) for prompt in ("a dog", "a cat") for seed in range(4)]
     wait()
-    images = prior.class_images(model, "a dog", PriorSettings(images=7, sampling_batch=2, sampling=sampling), 64)
+    images = prior.class_images(model, "a dog", PriorSettings(images=7, sampling_batch=2, sampling=sampling), (64, 64))
     with progress_bar("pictures", len(jobs)) as bar:
         folder = cache.cache_folder() / "pictures"
         pictures, _ = image_cache.generate_missing(model, folder, jobs, sampling, 2, 64, bar)

@@ -40,18 +40,18 @@ def test_what_is_written_is_read_again(kind: records.Kind, tmp_path: Path) -> No
         "femtobooth": __version__, "kind": kind, "key": "key 1", "prompt": "a dög, red", "seed": 7,
         "model": {"hash": "a" * 64}, "settings": SETTINGS,
     }  # fmt: skip
-    assert np.array_equal(records.decode(path.read_bytes(), kind, "key 1", 8), PICTURE)  # type: ignore[arg-type]
+    assert np.array_equal(records.decode(path.read_bytes(), kind, "key 1", (8, 8)), PICTURE)  # type: ignore[arg-type]
     assert path.read_bytes() == records.encode(PICTURE, made(kind))
     assert Provenance().generated(path)
 
 
 def test_no_other_picture_is_taken_for_it() -> None:
     png = records.encode(PICTURE, made())
-    assert records.decode(png, "cached", "key 2", 8) is None
-    assert records.decode(png, "class image", "key 1", 8) is None
-    assert records.decode(png, "cached", "key 1", 16) is None
-    assert records.decode(png[:60], "cached", "key 1", 8) is None
-    assert records.decode(None, "cached", "key 1", 8) is None
+    assert records.decode(png, "cached", "key 2", (8, 8)) is None
+    assert records.decode(png, "class image", "key 1", (8, 8)) is None
+    assert records.decode(png, "cached", "key 1", (16, 8)) is None
+    assert records.decode(png[:60], "cached", "key 1", (8, 8)) is None
+    assert records.decode(None, "cached", "key 1", (8, 8)) is None
 
 
 def test_the_parameters_are_what_a1111_reads() -> None:
@@ -86,7 +86,7 @@ def test_pictures_of_older_caches_are_still_known(chunk: str, kind: records.Kind
     info.add_text(chunk, "key 1")
     Image.fromarray(PICTURE).save(tmp_path / "1.png", pnginfo=info)
     assert records.read(tmp_path / "1.png") == {"kind": kind, "key": "key 1"}
-    assert np.array_equal(records.decode((tmp_path / "1.png").read_bytes(), kind, "key 1", 8), PICTURE)  # type: ignore[arg-type]
+    assert np.array_equal(records.decode((tmp_path / "1.png").read_bytes(), kind, "key 1", (8, 8)), PICTURE)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""How pictures become squares, and their masks with them."""
+"""How pictures become squares or other shapes, and their masks with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from femtobooth.pictures.squares import SUBJECT_SHARE, make_square, placement
+from femtobooth.pictures.squares import SUBJECT_SHARE, make_square, placement, shapes_of
 
 
 def scene(seed: int, width: int = 96, height: int = 96) -> Image.Image:
@@ -120,15 +120,15 @@ def test_scaling_down_is_antialiased() -> None:
 
 @pytest.mark.parametrize("crop", ["center", "smart", "pad", "subject"])
 @pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (240, 240), (101, 77), (640, 96)])
-@pytest.mark.parametrize("size", [64, 120])
-def test_a_mask_follows_its_picture(crop: str, width: int, height: int, size: int) -> None:
+@pytest.mark.parametrize("shapes", [[(64, 64)], [(120, 120)], [(64, 64), (80, 48), (48, 80)]])
+def test_a_mask_follows_its_picture(crop: str, width: int, height: int, shapes: list[tuple[int, int]]) -> None:
     """A white rectangle on black is its own mask: where the square of the one is white, so is that of the other."""
     pixels = np.zeros((height, width), np.uint8)
     pixels[height // 5 : height // 2, width // 3 : width // 2] = 255
     image = Image.fromarray(pixels).convert("RGB")
-    place = placement(image, size, crop, pixels > 0)
+    place = placement(image, shapes, crop, pixels > 0)
     picture, mask = np.asarray(place.picture(image))[..., 0].astype(int), place.mask(pixels).astype(int)
-    assert picture.shape == mask.shape == (size, size)
+    assert picture.shape == mask.shape == place.shape[::-1]
     assert set(np.unique(mask)) <= {0, 255}
     edge = np.abs(np.diff(mask, axis=0, prepend=0)) + np.abs(np.diff(mask, axis=1, prepend=0)) > 0
     near = edge | np.roll(edge, -1, 0) | np.roll(edge, -1, 1) | np.roll(edge, 1, 0) | np.roll(edge, 1, 1)
@@ -159,3 +159,73 @@ def test_an_enlarged_mask_has_the_nearest_values() -> None:
     mask = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) % 251
     place = placement(Image.new("RGB", (64, 64)), 128, "center")
     assert np.array_equal(place.mask(mask), mask.repeat(2, 0).repeat(2, 1))
+
+
+# --- aspect-ratio buckets ---
+
+
+def test_shapes_are_steps_of_the_model_within_its_area() -> None:
+    assert shapes_of(64, 16, 2.0) == [(64, 64), (80, 48), (48, 80)]
+    assert shapes_of(512, 64, 2.0) == [(512, 512), (576, 448), (448, 576), (640, 384), (384, 640)]
+    assert shapes_of(512, 64, 2.5)[5:] == [(704, 320), (320, 704), (768, 320), (320, 768)]
+    lying = [(832, 704), (896, 640), (960, 576), (1024, 576)]
+    assert shapes_of(768, 64, 2.0)[1::2] == lying
+    assert all(width * height <= 768 * 768 for width, height in lying)
+    assert shapes_of(64, 64, 2.0) == [(64, 64)]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "shape", "kept"),
+    [
+        (600, 600, (512, 512), 1.0),
+        (640, 600, (512, 512), 15 / 16),
+        (700, 600, (576, 448), 49 / 54),  # a square would keep 6 / 7
+        (800, 600, (576, 448), 27 / 28),
+        (900, 600, (640, 384), 0.9),  # 576x448 would keep 6 / 7
+        (600, 900, (384, 640), 0.9),
+        (1600, 900, (640, 384), 15 / 16),
+        (3000, 600, (640, 384), 1 / 3),  # no further than 2:1
+    ],
+)
+@pytest.mark.parametrize("crop", ["center", "smart"])
+def test_a_picture_takes_the_shape_whose_crop_keeps_most(
+    crop: str, width: int, height: int, shape: tuple[int, int], kept: float
+) -> None:
+    image = scene(0, width, height)
+    place = placement(image, shapes_of(512, 64, 2.0), crop)
+    assert place.shape == shape
+    assert place.kept(image) == pytest.approx(kept, abs=0.002)
+    assert place.picture(image).size == shape
+
+
+@pytest.mark.parametrize("standing", [False, True])
+@pytest.mark.parametrize("where", [50, 300, 550])
+def test_a_bucket_holds_what_is_off_centre_unsquashed(where: int, standing: bool) -> None:
+    image = _ball(600, 200, where, 100)
+    shapes = [(64, 64), (80, 48), (48, 80)]
+    if standing:
+        image = image.transpose(Image.Transpose.TRANSPOSE)
+    place = placement(image, shapes, "smart")
+    assert place.shape == ((48, 80) if standing else (80, 48))
+    width, height = _red_extent(place.picture(image))
+    assert abs(width - 80 * 48 / 200) <= 2
+    assert abs(height - 80 * 48 / 200) <= 2
+
+
+def test_the_shape_around_a_subject_is_the_subjects() -> None:
+    subject = np.zeros((300, 600), bool)
+    subject[40:260, 420:500] = True  # 80 wide, 220 high, in a picture twice as wide as high
+    image, shapes = scene(0, 600, 300), [(64, 64), (80, 48), (48, 80)]
+    place = placement(image, shapes, "subject", subject)
+    assert place.shape == (48, 80)
+    assert place.cut == (370, 0, 550, 300)  # 220 / 0.7 is more than there is: all of its height, 48:80 of it wide
+    assert placement(image, shapes, "subject", np.zeros((300, 600), bool)).shape == (80, 48)  # no subject: the picture
+
+
+def test_padding_to_a_bucket_shows_all_of_it() -> None:
+    image = Image.new("RGB", (200, 100), "white")
+    place = placement(image, [(64, 64), (80, 48)], "pad")
+    assert place.shape == (80, 48)
+    mask = place.mask(np.full((100, 200), 255, np.uint8))
+    assert (mask[4:44] == 255).all()  # 80 wide is 40 high
+    assert mask[:4].max() == mask[44:].max() == 0

@@ -13,32 +13,36 @@ import torch
 
 from .dreambooth import DreamBooth
 from .families.family import Family
-from .latents import LatentSet, MicroBatch
+from .latents import Latents, LatentSet, MicroBatch
 
 SAMPLES = 4
 
 
-def fixed_batch(pictures: LatentSet, model: Family, seed: int) -> MicroBatch:
-    """Sample the same `SAMPLES` photos, noises and captions at every call; their timesteps are the middles of equal
-    parts of the noise process.
+def fixed_batches(pictures: Latents, model: Family, seed: int) -> list[MicroBatch]:
+    """Sample the same `SAMPLES` photos, noises and captions at every call, one by one where shapes differ; their
+    timesteps are the middles of equal parts of the noise process.
     """
-    sampled = pictures.micro_batch(model, "deterministic loss", seed, 0, 0, 1, SAMPLES)
-    return replace(sampled, timesteps=model.process.middles(SAMPLES))
+    several = 1 if isinstance(pictures, LatentSet) else SAMPLES
+    timesteps = model.process.middles(SAMPLES).split(SAMPLES // several)
+    return [
+        replace(pictures.micro_batch(model, "deterministic loss", seed, turn, 0, 1, len(middles)), timesteps=middles)
+        for turn, middles in enumerate(timesteps)
+    ]
 
 
 @torch.no_grad()
 def deterministic_loss(module: DreamBooth) -> float:
-    """Measure the mean weighted loss of the module's current weights on the fixed batch; random state and modes are
+    """Measure the mean weighted loss of the module's current weights on the fixed photos; random state and modes are
     left as they were.
     """
-    batch = fixed_batch(module.instance, module.model, module.settings.training.seed)
+    batches = fixed_batches(module.instance, module.model, module.settings.training.seed)
     networks = module.model.trainable.values()
     modes = [(part, part.training) for network in networks for part in network.modules()]
     try:
         for network in networks:
             network.eval()
         with torch.autocast(module.device.type, enabled=False):
-            losses = module.losses(batch)
+            losses = torch.cat([module.losses(batch) for batch in batches])
     finally:
         for part, mode in modes:
             part.training = mode

@@ -84,7 +84,7 @@ class DreamBooth(NumberedSteps):
 
     def on_fit_start(self) -> None:
         """Encode the captions now where no text encoder trains: Lightning has moved everything to the device."""
-        sets = [one.tokens.flatten(0, 1) for one in (self.instance, self.prior) if one is not None]
+        sets = [one.captions for one in (self.instance, self.prior) if one is not None]
         tokens = torch.cat([*sets, self.empty] if self.settings.photos.caption_dropout else sets)
         if not can_be_kept(self.model, tokens):
             return

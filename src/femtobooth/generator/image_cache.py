@@ -65,4 +65,4 @@ def _write(path: Path, picture: np.ndarray, record: dict[str, Any]) -> None:
 
 
 def _read(path: Path, key: str, size: int) -> np.ndarray | None:
-    return records.decode(cache.read(path), "cached", key, size)
+    return records.decode(cache.read(path), "cached", key, (size, size))

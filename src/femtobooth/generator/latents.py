@@ -50,6 +50,11 @@ class LatentSet:
     def __len__(self) -> int:
         return len(self.mean)
 
+    @property
+    def captions(self) -> Tensor:
+        """The tokens of all captions, (N K, ...)."""
+        return self.tokens.flatten(0, 1)
+
     def __add__(self, other: LatentSet) -> LatentSet:
         """Put the pictures of both together, which have as many views and captions each."""
         return LatentSet(
@@ -63,13 +68,15 @@ class LatentSet:
         tokens = torch.stack([model.tokenize(own) for own in _evened(captions)])
         return LatentSet(self.mean, self.log_variance, tokens, mask, torch.tensor(True), self.repeats)
 
-    def background(self, model: Family, pictures: np.ndarray, caption: str) -> LatentSet:
+    def background(
+        self, model: Family, pictures: np.ndarray, caption: str, subjects: Sequence[np.ndarray] | None = None
+    ) -> LatentSet:
         """Take the first n of these, whose pixels are `pictures` uint8 (n, H, W, 3), with another caption; only the
-        background counts, and there the target is the teacher's prediction.
+        background (of `subjects`: `loss_mask`) counts, and there the target is the teacher's prediction.
         """
         count = len(pictures)
         tokens = model.tokenize([caption] * count)[:, None]
-        mask = loss_mask(pictures, model.vae_factor, "background")[:, None]
+        mask = loss_mask(pictures, model.vae_factor, "background", subjects=subjects)[:, None]
         return LatentSet(self.mean[:count], self.log_variance[:count], tokens, mask, torch.tensor(True))
 
     def micro_batch(
@@ -121,12 +128,25 @@ class LatentSets:
     def __len__(self) -> int:
         return sum(map(len, self.sets))
 
+    @property
+    def captions(self) -> Tensor:
+        """The tokens of all captions, (M, ...)."""
+        return torch.cat([one.captions for one in self.sets])
+
     def micro_batch(
         self, model: Family, purpose: str, seed: int, micro_step: int, rank: int, world: int, size: int
     ) -> MicroBatch:
         """Sample as a `LatentSet` does, from the set whose turn it is: a function of the arguments alone."""
         number, turn = chosen_group(seed, "shape", self.counts, micro_step * world + rank)
         return self.sets[number].micro_batch(model, purpose, seed, micro_step, rank, world, size, turn)
+
+
+Latents = LatentSet | LatentSets
+
+
+def together(sets: Sequence[LatentSet], counts: Sequence[int]) -> Latents:
+    """Put sets of several shapes together, which take turns in proportion to `counts`; the only one stays as it is."""
+    return sets[0] if len(sets) == 1 else LatentSets(sets, counts)
 
 
 @dataclass
@@ -177,12 +197,14 @@ def encode(
     repeats: Sequence[int] | None = None,
     masks: Sequence[np.ndarray | None] = (),
     outside: float = 0.0,
+    subjects: Sequence[Sequence[np.ndarray]] = (),
 ) -> LatentSet:
     """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU.
 
     Each of the N has its own captions, and is seen as often in a pass as `repeats` says, once if not given. Only
     `region` of every picture will count in the loss, or its mask of `masks`, and what is outside of that by `outside`
-    (`loss_mask`); the target is the truth or, if `taught`, the teacher's prediction.
+    (`loss_mask`); `subjects` says for each view what was found, where that was among more pictures. The target is the
+    truth or, if `taught`, the teacher's prediction.
     """
     views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
     means, variances = [], []
@@ -192,7 +214,10 @@ def encode(
         variances.append(torch.stack([log_variance for _, log_variance in posteriors], dim=1).cpu())
     tokens = torch.stack([model.tokenize(own) for own in _evened(captions)])
     over = [masks, [None if one is None else one[:, ::-1] for one in masks]][: len(views)]
-    weights = [loss_mask(view, model.vae_factor, region, ours, outside) for view, ours in zip(views, over, strict=True)]
+    weights = [
+        loss_mask(view, model.vae_factor, region, ours, outside, subjects[number] if subjects else None)
+        for number, (view, ours) in enumerate(zip(views, over, strict=True))
+    ]
     mask = torch.stack(weights, dim=1)
     times = torch.tensor(repeats) if repeats else _once()
     return LatentSet(torch.cat(means), torch.cat(variances), tokens, mask, torch.tensor(taught), times)

@@ -17,7 +17,12 @@ MAX_WEIGHT = 5.0  # of a cell of a subject that was found: a smaller one is like
 
 
 def loss_mask(
-    pictures: np.ndarray, factor: int, region: Region, masks: Sequence[np.ndarray | None] = (), outside: float = 0.0
+    pictures: np.ndarray,
+    factor: int,
+    region: Region,
+    masks: Sequence[np.ndarray | None] = (),
+    outside: float = 0.0,
+    subjects: Sequence[np.ndarray] | None = None,
 ) -> Tensor:
     """Weigh the latent cells of uint8 (N, H, W, 3) pictures, of which only `region` is to count; float32 (N, 1, H /
     factor, W / factor).
@@ -26,11 +31,14 @@ def loss_mask(
     The mean is 1, so that a smaller subject is learned as fast as a large one; but no cell counts more than
     `MAX_WEIGHT` times. Outside of a subject, cells count `outside` (0..1) of what they do inside.
 
+    `subjects`, bool (H, W) each, is what was found among more pictures than these, if it was.
+
     A picture whose mask of `masks`, uint8 (H, W), is not None counts as that says, whatever `region` is: `masked`.
     """
     weights = torch.ones(len(pictures), 1, pictures.shape[1] // factor, pictures.shape[2] // factor)
     if region != "all":
-        found = torch.from_numpy(np.stack(subject_masks(list(pictures)))).float()[:, None]  # (N, 1, H, W)
+        subjects = subject_masks(list(pictures)) if subjects is None else subjects
+        found = torch.from_numpy(np.stack(subjects)).float()[:, None]  # (N, 1, H, W)
         subject = functional.max_pool2d(functional.max_pool2d(found, factor), 3, stride=1, padding=1)
         wanted = outside + (1 - outside) * subject if region == "subject" else 1 - subject
         weights = wanted / wanted.mean(dim=(1, 2, 3), keepdim=True).clamp(min=1 / MAX_WEIGHT)

@@ -1,9 +1,9 @@
-"""Subject photos: checked, cropped to squares, captioned; and those that are kept out of training."""
+"""Subject photos: checked, cropped to squares or to aspect-ratio buckets, captioned; and those kept out of training."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from ..core.errors import PhotoError
 from ..core.names import shown
 from ..pictures.images import Picture, Skipped, decode, find_pictures
 from ..pictures.masks import HALF, is_mask_folder, without_masks
-from ..pictures.squares import make_square, placement
+from ..pictures.squares import Shape, placement
 from .captions import STYLES, captions_of, class_captions
 from .kohya_folders import read_layout
 from .mask_model import MaskModel
@@ -34,7 +34,7 @@ class Photo:
 
     path: Path
     pixels: np.ndarray
-    """(size, size, 3), uint8 sRGB."""
+    """(height, width, 3), uint8 sRGB; both the size, but in buckets."""
     captions: tuple[str, ...]
     """Templates, one of which is drawn at each visit: `{token}` and `{class}` are still to be filled in."""
     notes: tuple[str, ...]
@@ -44,11 +44,20 @@ class Photo:
     repeats: int = 1
     """How often it is seen in one pass over all photos."""
     mask: np.ndarray | None = None
-    """(size, size), uint8: 255 where all of it counts; None where nothing but the photo was given."""
+    """(height, width), uint8: 255 where all of it counts; None where nothing but the photo was given."""
+
+    @property
+    def shape(self) -> Shape:
+        """Width and height in pixels."""
+        return self.pixels.shape[1], self.pixels.shape[0]
 
 
-def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[dict[str, Any]]]:
+def load_photos(
+    settings: PhotoSettings, size: int, shapes: Sequence[Shape] = ()
+) -> tuple[list[Photo], list[dict[str, Any]]]:
     """Find, check, crop and caption the subject's photos, and print the preflight table.
+
+    They become squares of `size` pixels, or each the one of `shapes` in which its crop loses least.
 
     Returns the photos and the table as data, a row for each file found: file, width, height, format, status (`used`
     or `skipped`), notes (with the reason), captions. Exact duplicates are skipped; near-duplicates stay, with a
@@ -91,7 +100,7 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
                 f"{shown(path.name)} is nearly the same as {shown(twins[0].name)}; varied photos teach more"
             )
         subject = subjects[path].mask if path in subjects else None
-        square, mask, done = _squared(picture, settings, size, masker, subject)
+        square, mask, done = _placed(picture, settings, shapes or size, masker, subject)
         notes += done
         own = captions.texts[path]
         notes += captions.note(path)
@@ -112,17 +121,26 @@ def load_photos(settings: PhotoSettings, size: int) -> tuple[list[Photo], list[d
     return photos, rows
 
 
-def _squared(
-    picture: Picture, settings: PhotoSettings, size: int, masker: MaskModel | None, subject: np.ndarray | None
+def _placed(
+    picture: Picture,
+    settings: PhotoSettings,
+    size: int | Sequence[Shape],
+    masker: MaskModel | None,
+    subject: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    """Make a photo and its mask square, and say what was done; `subject` is what was found, where it has no mask."""
+    """Crop a photo and its mask, and say what was done; `subject` is what was found, where it has no mask."""
     mask, source = mask_of(picture, settings, masker) or (None, "")
     place = placement(picture.image, size, settings.crop, subject if mask is None else mask >= HALF)
-    square = np.array(place.picture(picture.image))
+    pixels = np.array(place.picture(picture.image))
+    notes = [*([] if isinstance(size, int) else [_bucket(place.shape, place.kept(picture.image))]), *place.notes]
     if mask is None:
-        return square, None, list(place.notes)
+        return pixels, None, notes
     placed = place.mask(mask)
-    return square, placed, [*place.notes, f"{source}, {covered(placed):.0%}"]
+    return pixels, placed, [*notes, f"{source}, {covered(placed):.0%}"]
+
+
+def _bucket(shape: Shape, kept: float) -> str:
+    return f"{shape[0]}x{shape[1]}, {kept:.0%} of it"
 
 
 def _doubts(photos: Sequence[Photo], size: int) -> list[str]:
@@ -130,28 +148,35 @@ def _doubts(photos: Sequence[Photo], size: int) -> list[str]:
     warnings = []
     enlarged = [shown(photo.path.name) for photo in photos if any(note.startswith("enlarged") for note in photo.notes)]
     if enlarged:
-        warnings.append(f"smaller than {size} px and enlarged, which blurs them: {', '.join(enlarged)}")
+        what = f"{size} px" if all(photo.shape == (size, size) for photo in photos) else "their bucket"
+        warnings.append(f"smaller than {what} and enlarged, which blurs them: {', '.join(enlarged)}")
     if len(photos) < MIN_PHOTOS:
         count = "1 usable photo" if len(photos) == 1 else f"{len(photos)} usable photos"
         warnings.append(f"only {count}; 3 to 5 varied ones keep the subject apart from its background")
     return warnings + doubtful_masks([(photo.path, photo.mask) for photo in photos if photo.mask is not None])
 
 
-def load_class_images(folder: str, size: int) -> list[Photo]:
-    """Load one's own class images, as `load_photos` but for what is asked of photos of a subject. Raises PhotoError."""
+def load_class_images(folder: str, size: int | Mapping[Shape, int]) -> list[Photo]:
+    """Load one's own class images, as `load_photos` but for what is asked of photos of a subject.
+
+    Where `size` is counts of shapes, they are cropped to those, in that proportion, and each shape has one at least.
+    Raises PhotoError.
+    """
     pictures, skipped = find_pictures([folder])
     paths = without_masks(pictures)
     captions = class_captions(paths)
     found, rows = [], [file_row(left.path, reason=left.reason) for left in skipped if left.path not in captions.files]
+    shapes = {} if isinstance(size, int) else _shapes_in_proportion(folder, paths, size)
     for path in paths:
         picture = decode(path)
         if isinstance(picture, Skipped):
             rows.append(file_row(path, reason=picture.reason))
             continue
-        square, notes = make_square(picture.image, size, "center")
+        place = placement(picture.image, size if isinstance(size, int) else [shapes[path]], "center")
+        bucket = [] if isinstance(size, int) else [_bucket(place.shape, place.kept(picture.image))]
         own = captions.texts[path]
-        notes = [*picture.notes, *notes, *["own caption"] * bool(own)]
-        found.append(Photo(path, np.array(square), own, tuple(notes), bool(own)))
+        notes = [*picture.notes, *bucket, *place.notes, *["own caption"] * bool(own)]
+        found.append(Photo(path, np.array(place.picture(picture.image)), own, tuple(notes), bool(own)))
         rows.append(file_row(path, picture, notes=notes, captions=own))
     print_table(rows, "class images")
     for problem in captions.problems:
@@ -161,6 +186,48 @@ def load_class_images(folder: str, size: int) -> list[Photo]:
             f"`prior.folder={folder}`: no usable picture in it", "leave it out to have class images generated"
         )
     return found
+
+
+def _shapes_in_proportion(folder: str, paths: Sequence[Path], counts: Mapping[Shape, int]) -> dict[Path, Shape]:
+    """Give each picture a shape, so that shapes are as common as in `counts`, and crops lose as little as that allows:
+    the widest pictures have the widest shapes.
+
+    Raises PhotoError for fewer pictures than shapes.
+    """
+    decoded = ((path, decode(path)) for path in paths)
+    aspects = {path: one.image.width / one.image.height for path, one in decoded if isinstance(one, Picture)}
+    if len(aspects) < len(counts):
+        raise PhotoError(
+            f"`prior.folder={folder}`: {len(aspects)} pictures for the {len(counts)} shapes that the photos have",
+            f"put {len(counts)} there at least, or leave out `photos.shapes`",
+        )
+    often = in_proportion(counts, len(aspects))
+    wide = sorted(counts, key=lambda shape: shape[0] / shape[1])
+    return dict(
+        zip(
+            sorted(aspects, key=aspects.__getitem__),
+            (shape for shape in wide for _ in range(often[shape])),
+            strict=True,
+        )
+    )
+
+
+def in_proportion(counts: Mapping[Shape, int], total: int) -> dict[Shape, int]:
+    """Share out `total` things among shapes in the proportion of `counts`: one each, then each next one to the shape
+    that has the least for its count.
+    """
+    found = dict.fromkeys(counts, 1)
+    for _ in range(total - len(counts)):
+        found[min(counts, key=lambda shape: found[shape] / counts[shape])] += 1
+    return found
+
+
+def shape_counts(photos: Sequence[Photo]) -> dict[Shape, int]:
+    """Count the visits to photos of each shape in one pass over all photos; in the same order, whatever theirs."""
+    return {
+        shape: sum(photo.repeats for photo in photos if photo.shape == shape)
+        for shape in sorted({photo.shape for photo in photos})
+    }
 
 
 def hold_out(photos: list[Photo], count: int) -> tuple[list[Photo], list[Photo]]:

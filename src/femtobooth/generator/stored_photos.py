@@ -36,16 +36,25 @@ def counted(photos: Sequence[Photo], background: str) -> list[np.ndarray | None]
     ]
 
 
+def size_of(photo: Photo) -> str:
+    """Say how large a photo is as it is trained on, such as 640x384."""
+    return "x".join(map(str, photo.shape))
+
+
 def crops_sheet(photos: Sequence[Photo], background: str = "photos") -> Image.Image:
-    """Lay out all photos as they are trained on, with their names, and below them what of them counts."""
+    """Lay out all photos as they are trained on, with their names, and below them what of them counts; in buckets also
+    their sizes.
+    """
     columns, below = min(len(photos), 6), counted(photos, background)
+    buckets = any(photo.shape[0] != photo.shape[1] for photo in photos)
     sheets = []
     for first in range(0, len(photos), columns):
         some, parts = photos[first : first + columns], below[first : first + columns]
         rows: list[list[np.ndarray | None]] = [[photo.pixels for photo in some]]
         if any(part is not None for part in parts):
             rows.append(parts)
-        sheets.append(sheet(rows, [], [photo.path.name for photo in some], cell=192))
+        names = [f"{photo.path.name} {size_of(photo)}" if buckets else photo.path.name for photo in some]
+        sheets.append(sheet(rows, [], names, cell=192))
     return stacked(sheets)
 
 

@@ -19,9 +19,14 @@ class PhotoSettings(Settings):
     class_noun: Annotated[str, Flag("--class-noun", common=True)] = Field(min_length=1)
     """What the subject is, in one or two words: dog, toy, backpack."""
     crop: Annotated[Literal["center", "smart", "pad", "subject"], Flag("--crop")] = "smart"
-    """How a picture becomes square: its middle, its most detailed part, whole with padded borders, or close around the
-    subject.
+    """How a picture becomes square, or what its bucket asks for: its middle, its most detailed part, whole with padded
+    borders, or close around the subject.
     """
+    shapes: Annotated[Literal["square", "buckets"], Flag("--shapes")] = "square"
+    """What photos become: square, or each the aspect-ratio bucket that keeps most of it, of at most the square's area.
+    """
+    max_aspect: Annotated[float, Flag("--max-aspect", unit="ratio")] = Field(2.0, gt=1, le=4)
+    """The longest bucket: longer over shorter side; what is longer is cropped."""
     mask: Annotated[Literal["auto", "alpha", "files", "none"], Flag("--mask")] = "auto"
     """What says which part of a photo counts: files is name.mask.png beside it or masks/name.png, alpha its
     transparency, auto whichever there is, files first.
@@ -49,6 +54,8 @@ class PhotoSettings(Settings):
     def without_effect(self) -> dict[str, str]:
         """Name the tags to keep, where none moves, and the model that makes masks, where none are made."""
         idle = {} if self.shuffle_tags else dict.fromkeys({"keep_tags"} & self.model_fields_set, "without shuffle_tags")
+        if self.shapes == "square":
+            idle |= dict.fromkeys({"max_aspect"} & self.model_fields_set, "without shapes=buckets")
         if self.mask_model and self.mask != "auto":
             idle["mask_model"] = f"with `photos.mask={self.mask}`"
         return idle

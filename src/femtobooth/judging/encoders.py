@@ -13,6 +13,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from ..core.errors import ModelError, needs
+from ..pictures.squares import make_square
 from ..recognizer.model import artifact, hub_config, weights
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.model.preprocess import Preprocess
@@ -33,7 +34,8 @@ class Encoder:
     trained_on: frozenset[str]
     """SHA-256 of the files it was trained on, as far as its manifest says."""
     images: Callable[[Sequence[np.ndarray]], np.ndarray]
-    """uint8 pictures (H, W, 3) to float32 (N, D)."""
+    """uint8 pictures (H, W, 3) to float32 (N, D); of what is no square the most detailed square is looked at, as what
+    is compared with it is square."""
     texts: Callable[[Sequence[str]], np.ndarray] | None = None
     """Texts to float32 (N, D) in the space of the pictures."""
     network: nn.Module | None = None
@@ -80,13 +82,16 @@ def open_encoder(name: str) -> Encoder:
         parts, device = [], _device(network)
         with torch.inference_mode():
             for start in range(0, len(pictures), BATCH):
-                pixels = np.stack(
-                    [preprocess.pixels(Image.fromarray(picture)) for picture in pictures[start : start + BATCH]]
-                )
+                pixels = np.stack([preprocess.pixels(_square(picture)) for picture in pictures[start : start + BATCH]])
                 parts.append(embed(preprocess.normalize(torch.from_numpy(pixels).to(device))).float().cpu().numpy())
         return np.concatenate(parts)
 
     return Encoder(name, found.source, trained_on, images, network=network)
+
+
+def _square(picture: np.ndarray) -> Image.Image:
+    """Make a picture uint8 (H, W, 3) the largest square of it that has most detail."""
+    return make_square(Image.fromarray(picture), min(picture.shape[:2]), "smart")[0]
 
 
 def _device(network: nn.Module) -> torch.device:
@@ -173,7 +178,7 @@ def _clip() -> Encoder:
         with torch.inference_mode():
             for start in range(0, len(pictures), BATCH):
                 given = processor(
-                    images=[Image.fromarray(one) for one in pictures[start : start + BATCH]], return_tensors="pt"
+                    images=[_square(one) for one in pictures[start : start + BATCH]], return_tensors="pt"
                 ).to(_device(model))
                 parts.append(projected(model.get_image_features(**given)))
         return np.concatenate(parts)

@@ -60,12 +60,19 @@ def near_copies(pictures: Sequence[np.ndarray], photos: Sequence[np.ndarray]) ->
 
 
 def nearest(pictures: Sequence[np.ndarray], photos: Sequence[np.ndarray]) -> list[Nearest]:
-    """Find for each picture uint8 (H, W, 3) the one of the photos uint8 (H, W, 3) that it copies, or else fits best."""
+    """Find for each picture uint8 (H, W, 3) the one of the photos uint8 (H, W, 3) that it copies, or else fits best.
+
+    What is no square counts by its squares: of a picture the middle one, of a photo all.
+    """
+    cut = [(number, part) for number, photo in enumerate(photos) for part in _squares(photo)]
+    if len(cut) > len(photos):
+        best = nearest(pictures, [part for _, part in cut])
+        return [one._replace(photo=cut[one.photo][0]) for one in best]
     known = [duplicates.views(Image.fromarray(photo)) for photo in photos]
     details = np.stack([_details(photo, THUMBNAIL_SIDE) for photo in photos])  # (M, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
     spectra = rfft2(details, (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
     found = []
-    for picture in progress(pictures, "near-copies"):
+    for picture in progress([_squares(one)[0] for one in pictures], "near-copies"):
         parts = _best_parts(picture, details, spectra)
         fits = np.array([part.fit for part in parts])
         looks = [
@@ -76,6 +83,17 @@ def nearest(pictures: Sequence[np.ndarray], photos: Sequence[np.ndarray]) -> lis
         photo = int(np.where(copied, 2 + fits, fits).argmax())  # a copy before what is none, whatever their fits
         found.append(Nearest(photo, float(fits[photo]), bool(copied[photo])))
     return found
+
+
+def _squares(photo: np.ndarray) -> list[np.ndarray]:
+    """Cut what is no square into three that overlap, the middle one first: squashed, none would fit its copy."""
+    height, width = photo.shape[:2]
+    side = min(height, width)
+    if height == width:
+        return [photo]
+    rest = max(height, width) - side
+    starts = [rest // 2, 0, rest]
+    return [photo[:, at : at + side] if width > height else photo[at : at + side] for at in starts]
 
 
 class _Part(NamedTuple):

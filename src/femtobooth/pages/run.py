@@ -12,11 +12,11 @@ from PIL import Image
 
 from ..core import config
 from ..core.errors import command
-from ..generator.photos import Photo
+from ..generator.photos import Photo, shape_counts
 from ..generator.prompts import filled
 from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
-from ..generator.stored_photos import counted
+from ..generator.stored_photos import counted, size_of
 from ..judging import memorization
 from ..judging.memorization import Nearest
 from ..judging.scoring import PHOTOS
@@ -217,7 +217,9 @@ def _spent(run: TrainedRun) -> list[Tile]:
     """Make the tiles of what it took."""
     known, settings = run.known, run.settings
     step, last = known.steps or "–", known.trained_steps or settings.training.steps  # noqa: RUF001
-    tiles = [Tile("steps", step, f"of {last}, on {_count(len(run.photos), 'photo')} of {known.size} px")]
+    shapes = shape_counts(run.photos)
+    of = f"of {known.size} px" if [*shapes] == [(known.size, known.size)] else f"in {_count(len(shapes), 'bucket')}"
+    tiles = [Tile("steps", step, f"of {last}, on {_count(len(run.photos), 'photo')} {of}")]
     if known.seconds:
         rates = _column(run.metrics, "photos_per_second")[1]
         speed = f"{np.median(rates):.1f} photos/s" if rates else "with class images and samples"
@@ -291,6 +293,7 @@ def _photos(run: TrainedRun) -> list[Strip]:
     strips = []
     for index, photo in enumerate(run.photos):
         caption = " / ".join(filled(text, subject.token, subject.class_noun) for text in photo.captions[:3])
+        caption += f" ({size_of(photo)})" if run.settings.photos.shapes == "buckets" else ""
         shots = [_shot(photo.pixels, f"photo {index + 1} as it was trained on: {caption}")]
         if (part := below[index]) is not None:
             what = "its subject and what touches it" if photo.mask is None else "its mask"

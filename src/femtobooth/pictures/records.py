@@ -115,15 +115,17 @@ def read(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def decode(png: bytes | None, kind: Kind, key: str, size: int) -> np.ndarray | None:
-    """Read the picture uint8 (size, size, 3) of a PNG whose record is of this kind and key; None for any other."""
+def decode(png: bytes | None, kind: Kind, key: str, shape: tuple[int, int]) -> np.ndarray | None:
+    """Read the picture uint8 (H, W, 3) of a PNG of this shape (W, H) whose record is of this kind and key; None for any
+    other.
+    """
     if png is None:
         return None
     try:
         with Image.open(BytesIO(png)) as image:
             image.load()
             found = of_text(getattr(image, "text", {})) or {}
-            sound = image.size == (size, size) and image.mode == "RGB"
+            sound = image.size == shape and image.mode == "RGB"
             return np.asarray(image) if sound and (found.get("kind"), found.get("key")) == (kind, key) else None
     except (OSError, SyntaxError, ValueError):
         return None

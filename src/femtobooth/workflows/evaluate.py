@@ -167,7 +167,7 @@ def _real_photos(
     if settings.photos:
         paths = without_masks(find_pictures(settings.photos)[0])
         hashes = {sha256_of(path) for path in paths}
-        squares = _squares(paths, trained[0].shape[0], made_with.photos.crop)
+        squares = _squares(paths, run.size, made_with.photos.crop)
         of_squares: list[np.ndarray | None] = [None] * len(squares)
         if not squares:
             raise PhotoError(f"`photos={', '.join(settings.photos)}`: no picture in it", "give photos of the subject")

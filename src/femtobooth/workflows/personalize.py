@@ -34,7 +34,7 @@ from ..generator import kohya_folders, locate, prior, sampling, tokens
 from ..generator.captions import class_captions, fitted, of_class
 from ..generator.dreambooth import DreamBooth
 from ..generator.families.family import Family
-from ..generator.latents import LatentSet
+from ..generator.latents import Latents
 from ..generator.load import load
 from ..generator.memory import peak_memory
 from ..generator.photos import Photo, hold_out, load_photos
@@ -46,6 +46,7 @@ from ..generator.stored_photos import crops_sheet, mask_place, store_photos
 from ..generator.subject_crops import CROPS
 from ..judging.encoders import Encoder
 from ..pictures.images import find_pictures
+from ..pictures.squares import Shape, shapes_of
 from ..training import averages, trainer
 from ..training.optimizers import KINDS
 from ..training.session import fit
@@ -92,8 +93,9 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     with stage("photos"):
         for line in kohya_folders.told(settings.photos.paths, settings.prior.folder):
             note(line)
-        photos, preflight = load_photos(settings.photos, size)
+        photos, preflight = load_photos(settings.photos, size, _shapes(settings, model, size))
         photos, held_out = hold_out(photos, settings.photos.hold_out)
+        told.shapes(settings, photos)
         encoder = _encoder(settings, [*photos, *held_out])
         _warn_of_masks(settings, photos)
     with stage("identifier"):
@@ -207,6 +209,22 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
         class_captions(pictures)
 
 
+def _shapes(settings: PersonalizeSettings, model: Family, size: int) -> list[Shape]:
+    """List the buckets that photos may be put in; none where all become squares. Raises SettingsError for the square
+    alone.
+    """
+    if settings.photos.shapes == "square":
+        return []
+    found = shapes_of(size, model.step, settings.photos.max_aspect)
+    if len(found) == 1:
+        raise SettingsError(
+            f"`photos.shapes=buckets`: at {size} px, in steps of this base's {model.step}, there is no shape but the "
+            f"square up to {settings.photos.max_aspect:g}:1",
+            "give a larger `size` or `photos.max_aspect`, or leave it out",
+        )
+    return found
+
+
 def _refuse_too_strong_a_pull(settings: PersonalizeSettings) -> None:
     """Raise SettingsError where every step would take all that was learned away again."""
     name, rate = max(settings.rates.items(), key=lambda item: item[1])
@@ -287,7 +305,7 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
     """
     settings, training = task.settings, task.settings.training
 
-    def prepare(lightning: Trainer) -> tuple[LatentSet, LatentSet | None]:
+    def prepare(lightning: Trainer) -> tuple[Latents, Latents | None]:
         return latents(lightning, settings, task.model, task.token, task.photos, task.size)
 
     module = DreamBooth(task.model, settings, task.token, prepare)

@@ -172,6 +172,11 @@ class Family(ABC):
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
+    def step(self) -> int:
+        """Pixels that sides of pictures are multiples of, so that nothing is left over at any level of the networks."""
+        return self.vae_factor
+
+    @property
     def size(self) -> int:
         """Native picture width and height in pixels."""
         return self.cells * self.vae_factor

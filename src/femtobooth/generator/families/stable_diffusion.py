@@ -68,6 +68,11 @@ class StableDiffusion(Family):
     def cells(self) -> int:
         return native_cells(self.unet, 64)
 
+    @property
+    def step(self) -> int:
+        """Pixels that are one cell at the UNet's coarsest level: 64 in Stable Diffusion, 16 in the bundled base."""
+        return self.vae_factor * coarsest_cell(self.unet)
+
     def tokenize(self, prompts: Sequence[str]) -> Tensor:
         """Turn prompts into token ids (B, L), cut and padded to the tokenizer's length."""
         return self.tokenizer(
@@ -107,6 +112,11 @@ class StableDiffusion(Family):
         unet, vae, text = (networks[part].config for part in ("unet", "vae", "text_encoder"))
         is_xl = unet.addition_embed_type == "text_time"
         refuse_unfit(unet, vae, text.hidden_size, "a Stable Diffusion XL" if is_xl else other_kind(unet, vae), where)
+
+
+def coarsest_cell(unet: Any) -> int:
+    """Count the cells of a latent, along one side, that are one at a UNet's coarsest level."""
+    return int(2 ** (len(unet.config.block_out_channels) - 1))
 
 
 def native_cells(unet: Any, otherwise: int) -> int:

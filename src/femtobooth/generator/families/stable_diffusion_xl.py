@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from ...core.errors import ModelError
 from ..process import DDPM
 from .family import Condition, Family, TokenTable
-from .stable_diffusion import native_cells, other_kind, refuse_unfit
+from .stable_diffusion import coarsest_cell, native_cells, other_kind, refuse_unfit
 
 ABSENT = -1
 """In the place of every token where there is no prompt at all."""
@@ -71,6 +71,10 @@ class StableDiffusionXL(Family):
     @property
     def cells(self) -> int:
         return native_cells(self.unet, 128)
+
+    @property
+    def step(self) -> int:
+        return self.vae_factor * coarsest_cell(self.unet)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """Move all networks; the VAE stays in 32 bits, as it overflows in 16. Returns self."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 
 from ...core import machine
-from ...core.events import table
+from ...core.events import note, table
 from ...generator.dreambooth import DreamBooth
 from ...generator.memory import Part, parts, told
+from ...generator.photos import Photo, in_proportion, shape_counts
 from ...generator.settings import PersonalizeSettings
 from ...training.optimizers import KINDS
 
@@ -23,6 +24,20 @@ def memory(module: DreamBooth, settings: PersonalizeSettings, cast: bool = True)
 def frozen(settings: PersonalizeSettings) -> torch.dtype:
     """Say in which number format weights are held that do not train."""
     return machine.dtype(settings.train.frozen_precision if "lora" in settings.train.parts else "fp32")
+
+
+def shapes(settings: PersonalizeSettings, photos: Sequence[Photo]) -> None:
+    """Tell which buckets photos and class images are in, where there are buckets."""
+    if settings.photos.shapes == "square":
+        return
+    counts = shape_counts(photos)
+    images = in_proportion(counts, settings.prior.images) if settings.prior.uses_images else {}
+    each = [
+        f"{width}x{height}: {sum(photo.shape == (width, height) for photo in photos)}"
+        + (f" with {images[width, height]} class images" if images and not settings.prior.folder else "")
+        for width, height in counts
+    ]
+    note(f"buckets of photos: {', '.join(each)}; a micro-batch is of one, and every photo is seen equally often")
 
 
 def what_trains(module: DreamBooth) -> None:

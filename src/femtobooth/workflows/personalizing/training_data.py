@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,12 +13,14 @@ from ...core.events import stage, warn
 from ...generator import prior
 from ...generator.captions import of_class
 from ...generator.families.family import Family
-from ...generator.latents import LatentSet, encode
-from ...generator.loss_masks import MAX_WEIGHT, Region
-from ...generator.photos import Photo, load_class_images
+from ...generator.latents import Latents, LatentSet, encode, together
+from ...generator.loss_masks import MAX_WEIGHT
+from ...generator.photos import Photo, in_proportion, load_class_images, shape_counts
 from ...generator.prompts import filled
 from ...generator.settings import PersonalizeSettings
 from ...generator.tags import shuffled
+from ...pictures.regions import subject_masks
+from ...pictures.squares import Shape
 
 
 def latents(
@@ -27,48 +30,98 @@ def latents(
     token: str,
     photos: list[Photo],
     size: int,
-) -> tuple[LatentSet, LatentSet | None]:
+) -> tuple[Latents, Latents | None]:
     """Encode photos and class images with the VAE, once; the class images are drawn first where they are missing.
 
-    With `prior.target` photos the second set is that of the photos under captions of their class.
+    With `prior.target` photos the second set is that of the photos under captions of their class. Of photos in buckets
+    there is a set for each shape, and class images have the photos' shapes in the photos' proportion.
     """
     noun = settings.photos.class_noun
     captions = [[filled(text, token, noun) for text in own] for own in _orders(settings, model, token, photos)]
-    pictures = np.stack([photo.pixels for photo in photos])
-    apart = settings.loss.background == "class"
-
-    def subject() -> LatentSet:
-        region: Region = "subject" if apart else "all"
-        repeats = [photo.repeats for photo in photos]
-        masks, outside = [photo.mask for photo in photos], settings.loss.unmasked_weight
-        return encode(
-            model, pictures, captions, settings.photos.flip, region, repeats=repeats, masks=masks, outside=outside
+    if settings.prior.weight and settings.prior.target == "photos":
+        named = [(photo.path, own) for photo, own in zip(photos, captions, strict=True)]
+        plain = of_class(named, model.tokenizer, token, noun)
+    counts, apart = shape_counts(photos), settings.loss.background == "class"
+    views = [[photo.pixels for photo in photos]]
+    if settings.photos.flip:
+        views.append([one[:, ::-1] for one in views[0]])
+    found = [subject_masks(view) for view in views] if apart else []  # by what photos of all shapes have in common
+    images = _class_images(lightning, settings, model, token, counts, size) if settings.prior.uses_images else {}
+    # All encoded after the class images, whose drawing must see the base as it is.
+    around_them = subject_masks([one for some in images.values() for one in some.of_noun]) if apart and images else []
+    taught: list[LatentSet] = []
+    kept: list[LatentSet] = []
+    for shape in counts:
+        rows = [row for row, photo in enumerate(photos) if photo.shape == shape]
+        some, said = [photos[row] for row in rows], [captions[row] for row in rows]
+        taught.append(
+            encode(
+                model,
+                np.stack([photo.pixels for photo in some]),
+                said,
+                settings.photos.flip,
+                "subject" if apart else "all",
+                repeats=[photo.repeats for photo in some],
+                masks=[photo.mask for photo in some],
+                outside=settings.loss.unmasked_weight,
+                subjects=[[view[row] for row in rows] for view in found],
+            )
         )
+        if settings.prior.weight and settings.prior.target == "photos":
+            kept.append(_as_their_class(taught[-1], model, said, [plain[row] for row in rows], apart))
+        elif images:
+            one = images[shape]
+            kept.append(encode(model, one.pixels, one.captions, taught=settings.prior.target == "base"))
+            if apart:  # class images as they are twice, so that they keep two thirds of the samples
+                ours, around_them = around_them[: len(one.of_noun)], around_them[len(one.of_noun) :]
+                caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, noun)
+                kept[-1] += kept[-1] + kept[-1].background(model, one.of_noun, caption, ours)
+    visits = list(counts.values())
+    return together(taught, visits), together(kept, visits) if kept else None
 
-    if settings.prior.weight == 0:
-        return subject(), None
-    if settings.prior.target == "photos":
-        return _as_their_class(subject(), settings, model, token, photos, captions)
-    strategy = lightning.strategy
+
+@dataclass(frozen=True)
+class _ClassImages:
+    """Class images of one shape."""
+
+    pixels: np.ndarray
+    """(N, H, W, 3), uint8; those of the class noun first."""
+    captions: list[list[str]]
+    count: int
+    """How many are of the class noun."""
+
+    @property
+    def of_noun(self) -> np.ndarray:
+        """Those of the class noun."""
+        return self.pixels[: self.count]
+
+
+def _class_images(
+    lightning: Trainer, settings: PersonalizeSettings, model: Family, token: str, counts: Mapping[Shape, int], size: int
+) -> dict[Shape, _ClassImages]:
+    """Load or draw the class images of each shape, as many as its share of `counts` is."""
+    noun, strategy = settings.photos.class_noun, lightning.strategy
     processes = prior.Processes(lightning.global_rank, lightning.world_size, strategy.barrier, strategy.broadcast)
-    images: list[np.ndarray] = []
-    prompts: list[list[str]] = []
+    images: dict[Shape, list[np.ndarray]] = {shape: [] for shape in counts}
+    captions: dict[Shape, list[list[str]]] = {shape: [] for shape in counts}
     wanted = prior.prompts(settings.prior, noun)
     if settings.prior.folder:
-        own = load_class_images(settings.prior.folder, size)
-        images = [np.stack([one.pixels for one in own])]
-        prompts = [[filled(text, token, noun) for text in one.captions] or [wanted[0]] for one in own]
-        wanted = wanted[1:]
+        for one in load_class_images(settings.prior.folder, size if settings.photos.shapes == "square" else counts):
+            images[one.shape].append(one.pixels[None])
+            captions[one.shape].append([filled(text, token, noun) for text in one.captions] or [wanted[0]])
+    of_noun = {shape: len(some) for shape, some in images.items()}
     with stage("class images"):
-        for prompt in wanted:
-            images.append(prior.class_images(model, prompt, settings.prior, size, processes))
-            prompts += [[prompt]] * len(images[-1])
-    # All encoded after the class images, whose drawing must see the base as it is.
-    kept = encode(model, np.concatenate(images), prompts, taught=settings.prior.target == "base")
-    if apart:  # class images as they are twice, so that they keep two thirds of the samples
-        caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, noun)
-        kept += kept + kept.background(model, images[0], caption)
-    return subject(), kept
+        for number, prompt in enumerate(wanted):
+            if number == 0 and settings.prior.folder:
+                continue
+            for shape, count in in_proportion(counts, settings.prior.images).items():
+                some = settings.prior.model_copy(update={"images": count})
+                images[shape].append(prior.class_images(model, prompt, some, shape, processes))
+                captions[shape] += [[prompt]] * count
+                of_noun[shape] = of_noun[shape] or count
+    return {
+        shape: _ClassImages(np.concatenate(some), captions[shape], of_noun[shape]) for shape, some in images.items()
+    }
 
 
 def _orders(settings: PersonalizeSettings, model: Family, token: str, photos: list[Photo]) -> list[Sequence[str]]:
@@ -86,24 +139,17 @@ def _orders(settings: PersonalizeSettings, model: Family, token: str, photos: li
 
 
 def _as_their_class(
-    subject: LatentSet,
-    settings: PersonalizeSettings,
-    model: Family,
-    token: str,
-    photos: list[Photo],
-    captions: list[list[str]],
-) -> tuple[LatentSet, LatentSet]:
-    """Give the photos, and the same for the prior: whole, under captions of their class, the target the teacher's.
+    subject: LatentSet, model: Family, captions: list[list[str]], plain: list[tuple[str, ...]], apart: bool
+) -> LatentSet:
+    """Give the photos for the prior: whole, under the captions `plain` of their class, the target the teacher's.
 
-    With `loss.background` class, a third of what the prior samples has the photos' own captions and counts in their
-    background only.
+    With `apart` (`loss.background` class) a third of what the prior samples has the photos' own captions and counts in
+    their background only.
     """
-    named = [(photo.path, own) for photo, own in zip(photos, captions, strict=True)]
-    plain = of_class(named, model.tokenizer, token, settings.photos.class_noun)
     kept = subject.relabelled(model, plain, torch.ones(()))
-    if settings.loss.background == "class":
+    if apart:
         most = subject.mask.amax(dim=(2, 3, 4), keepdim=True)
         around = 1 - subject.mask / most.clamp(min=1e-9)  # (N, F, 1, h, w): what the photos do not teach
         around /= around.mean(dim=(2, 3, 4), keepdim=True).clamp(min=1 / MAX_WEIGHT)
         kept += kept + subject.relabelled(model, captions, around)
-    return subject, kept
+    return kept
