@@ -83,4 +83,17 @@ async def _broken(request: Request, error: Exception) -> Response:
 
 
 def _told(request: Request, status: int, told: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    if _by_a_person(request):
+        error = told["error"]
+        page = views.error_page(
+            status, views.TITLES.get(status, "That did not work"), error["problem"], error["way_out"]
+        )
+        page.headers.update(headers or {})
+        return page
     return JSONResponse(as_read_by(request.url.path, told), status, headers)
+
+
+def _by_a_person(request: Request) -> bool:
+    """Tell whether a page was asked for, which then says what went wrong."""
+    path, wanted = request.url.path, request.headers.get("accept", "")
+    return "text/html" in wanted and not path.startswith(("/api/", "/v1/", "/v2/", "/sdapi/", "/static/"))

@@ -1,22 +1,22 @@
-"""Find the pictures that were drawn with a run: those of jobs, those of the command line, and those on their way."""
+"""Find the pictures that were drawn with a run, here or on the command line, and what each was made with."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ..core.files import read_object
+from ..core.files import read_object, timestamp
 from ..core.run import Run
-from .jobs import Job
 from .library import id_of
 from .state import Studio
 
 MANIFEST, GRID = "manifest.json", "grid.png"
-FILE = re.compile(r"(\d+)-.*seed(\d+)\.png")
+ROW = re.compile(r"(\d+)-")
 SHAPING = ("sampler", "steps", "guidance", "guidance_rescale", "negative")
 
 
@@ -43,81 +43,56 @@ class Set:
     settings: dict[str, Any]
     """What a form needs to ask for the like again."""
     grid: str | None
-    status: str
-    total: int
-    done: int
-    error: str
-    job: str | None
 
 
-def sets(studio: Studio, run: Run) -> list[Set]:
+def sets(run: Run) -> list[Set]:
     """List what was drawn with a run, the newest first."""
-    return sorted([*_of_jobs(studio, run), *_of_command_line(run)], key=lambda one: one.when, reverse=True)
+    found = [_set(run, manifest) for manifest in run.folder.glob(f"images/*/{MANIFEST}")]
+    return sorted((one for one in found if one.shots), key=lambda one: one.when, reverse=True)
 
 
-def _of_command_line(run: Run) -> Iterator[Set]:
-    run_id = id_of(run.folder.name)
+def throw_away(studio: Studio, run: Run, set_id: str) -> bool:
+    """Move the pictures of a set to the trash; tells whether there were any."""
     for manifest in run.folder.glob(f"images/*/{MANIFEST}"):
-        folder = manifest.parent
-
-        def address(name: str, folder: Path = folder) -> str:
-            inside = (folder / name).relative_to(run.folder).as_posix()
-            return f"/api/v1/runs/{run_id}/artifacts/{id_of(inside)}"
-
-        known = read_object(manifest)
-        when = datetime.fromtimestamp(manifest.stat().st_mtime, UTC)
-        yield _set(id_of(folder.name), when, folder, known.get("settings", {}), address, "done", None)
+        if id_of(manifest.parent.name) == set_id:
+            trash = studio.private / "trash"
+            trash.mkdir(exist_ok=True)
+            manifest.parent.rename(trash / f"{timestamp()}-{secrets.token_hex(3)}-{manifest.parent.name}")
+            return True
+    return False
 
 
-def _of_jobs(studio: Studio, run: Run) -> Iterator[Set]:
-    reference = f"run:{id_of(run.folder.name)}"
-    for job in studio.jobs.listed():
-        if job.command != "generate" or job.settings.get("run") != reference:
-            continue
-        made = studio.desk.made(job)
-        folder = made / "out"
+def _set(run: Run, manifest: Path) -> Set:
+    folder, known = manifest.parent, read_object(manifest)
+    settings = known.get("settings", {})
+    sampling: Mapping[str, Any] = settings.get("sampling", {})
+    prompts = [str(one) for one in settings.get("prompts", [])]
 
-        def address(name: str, job: Job = job) -> str:
-            return f"/api/v1/jobs/{job.id}/artifacts/{id_of(f'out/{name}')}"
+    def address(name: str) -> str:
+        inside = (folder / name).relative_to(run.folder).as_posix()
+        return f"/api/v1/runs/{id_of(run.folder.name)}/artifacts/{id_of(inside)}"
 
-        yield _set(job.id, job.created, folder, job.settings, address, job.status, studio.desk.told(job))
-
-
-def _set(
-    name: str,
-    when: datetime,
-    folder: Path,
-    asked: Mapping[str, Any],
-    address: Any,
-    status: str,
-    job: Job | None,
-) -> Set:
-    settings = read_object(folder / MANIFEST).get("settings", asked)
-    prompts = [str(one) for one in asked.get("prompts", [])]
     shots = []
-    for path in sorted(folder.glob("*.png")):
-        if found := FILE.fullmatch(path.name):
-            row = int(found[1])
-            prompt = prompts[row] if row < len(prompts) else ""
-            shots.append(Shot(address(path.name), path.name, prompt, int(found[2])))
-    sampling = settings.get("sampling", {})
+    for one in known.get("images", []):
+        name = str(one.get("file", ""))
+        row = ROW.match(name)
+        as_asked = prompts[int(row[1])] if row and int(row[1]) < len(prompts) else str(one.get("prompt", ""))
+        shots.append(Shot(address(name), name, as_asked, int(one.get("seed", 0))))
     facts = {key.replace("_", " "): str(sampling[key]) for key in SHAPING if sampling.get(key) not in (None, "", 0.0)}
-    if settings.get("size"):
-        facts["size"] = str(settings["size"])
-    if settings.get("init_image"):
-        facts["begun from"] = "a picture"
-    total = len(prompts) * int(asked.get("count", 4))
+    facts |= {"size": str(settings["size"])} if settings.get("size") else {}
+    facts |= {"begun from": "a picture", "may change": f"{settings.get('strength', 1):.0%}"} if _begun(settings) else {}
+    if settings.get("loras"):
+        facts["adapters"] = ", ".join(Path(str(one)).name for one in settings["loras"])
     return Set(
-        id=name,
-        when=when,
+        id=id_of(folder.name),
+        when=datetime.fromtimestamp(manifest.stat().st_mtime, UTC),
         prompts=prompts,
         shots=shots,
         facts=facts,
         settings={"size": settings.get("size") or "", **{key: sampling.get(key, "") for key in SHAPING}},
         grid=address(GRID) if (folder / GRID).is_file() else None,
-        status=status,
-        total=total,
-        done=job.progress.step if job and job.progress.steps else len(shots),
-        error=job.error.problem if job and job.error else "",
-        job=job.id if job else None,
     )
+
+
+def _begun(settings: Mapping[str, Any]) -> bool:
+    return bool(settings.get("init_image"))

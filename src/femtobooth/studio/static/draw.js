@@ -48,10 +48,9 @@ form.addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = form.querySelector("button.main");
   button.disabled = true;
+  coming(true);
   try {
     const asked = new FormData(form);
-    const made = crypto.getRandomValues(new Uint32Array(4));
-    asked.set("key", [...made].map((one) => one.toString(16)).join(""));
     if (start.files.length && brush?.painted) {
       asked.set("mask_file", await brush.blob(picture.naturalWidth, picture.naturalHeight), "mask.png");
     }
@@ -68,8 +67,41 @@ form.addEventListener("submit", async (event) => {
     say("The studio does not answer. Is it still running?");
   } finally {
     button.disabled = false;
+    coming(false);
   }
 });
+
+// What is being drawn, also for a page that was loaded meanwhile
+
+let watch = null;
+function coming(begun) {
+  clearInterval(watch);
+  watch = null;
+  by("coming").hidden = !begun;
+  if (!begun) return;
+  by("coming-text").textContent = "Getting ready to draw";
+  by("coming-bar").removeAttribute("value");
+  if (matchMedia("(max-width: 860px)").matches) by("coming").scrollIntoView({ behavior: "smooth", block: "center" });
+  watch = setInterval(async () => {
+    const now = await progress();
+    if (!now) return;
+    if (now.active && now.total) {
+      by("coming-text").textContent = `Drawing: ${Math.floor(now.done)} of ${now.total}`;
+      by("coming-bar").max = now.total;
+      by("coming-bar").value = now.done;
+    }
+    if (!now.active && !now.waiting && !form.querySelector("button.main").disabled) { coming(false); refresh(); }
+  }, 500);
+}
+
+async function progress() {
+  try {
+    const answer = await fetch("/api/v1/generate/progress");
+    return answer.ok ? await answer.json() : null;
+  } catch { return null; }
+}
+progress().then((now) => { if (now && (now.active || now.waiting)) coming(true); });
+by("coming-stop").addEventListener("click", () => fetch("/api/v1/generate/stop", { method: "POST" }));
 
 function mend(page) {
   document.querySelectorAll("#draw .wrong").forEach((one) => one.remove());

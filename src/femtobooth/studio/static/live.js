@@ -86,20 +86,25 @@ function show(index) {
   by("at").textContent = steps;
   by("scrub").setAttribute("aria-valuetext", steps);
   const box = by("shown");
-  const wanted = shot.rows.flatMap((urls, row) => urls.map((url) => [url, state.prompts[row] || ""]));
-  if (box.querySelectorAll("figure").length !== wanted.length) {
-    box.replaceChildren(...wanted.map(() => {
-      const figure = document.createElement("figure");
-      figure.append(document.createElement("img"), document.createElement("figcaption"));
+  // a row for each prompt; pictures that are there already are only given another address
+  const shape = shot.rows.map((urls) => urls.length).join();
+  if (box.dataset.shape !== shape) {
+    box.dataset.shape = shape;
+    box.replaceChildren(...shot.rows.map((urls) => {
+      const figure = document.createElement("figure"), strip = document.createElement("div"), text = document.createElement("figcaption");
+      strip.className = "pictures";
+      strip.append(...urls.map(() => document.createElement("img")));
+      figure.append(strip, text);
       return figure;
     }));
   }
-  box.querySelectorAll("figure").forEach((figure, place) => {
-    const [url, prompt] = wanted[place];
-    const image = figure.firstChild;
-    if (image.getAttribute("src") !== url) image.src = url;
-    image.alt = `${prompt}, ${steps}`;
+  shot.rows.forEach((urls, row) => {
+    const figure = box.children[row], prompt = state.prompts[row] || "";
     figure.lastChild.textContent = prompt;
+    [...figure.firstChild.children].forEach((image, place) => {
+      if (image.getAttribute("src") !== urls[place]) image.src = urls[place];
+      image.alt = `${prompt}, ${steps}`;
+    });
   });
   shown = index;
 }

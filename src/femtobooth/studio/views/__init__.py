@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from . import drawing, home, running, subject
-from .rendering import error_page
+from . import comparing, drawing, home, keeping, recognizing, running, subject
+from .rendering import TITLES, error_page
 
-__all__ = ["error_page", "router"]
+__all__ = ["TITLES", "error_page", "router"]
 
 router = APIRouter(include_in_schema=False)
-for part in (home, subject, running, drawing):
+for part in (home, subject, running, drawing, comparing, recognizing, keeping):
     router.include_router(part.router)

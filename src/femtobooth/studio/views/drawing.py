@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -16,7 +16,7 @@ from ...core.errors import FemtoboothError
 from ...core.run import Run
 from ...generator.settings import GenerateSettings
 from .. import fieldsets
-from ..gallery import sets
+from ..gallery import sets, throw_away
 from ..library import id_of
 from ..state import Studio
 from ..watching import class_noun, has_model
@@ -56,7 +56,6 @@ async def show(request: Request, run_id: str) -> Response:
 def _page(studio: Studio, run: Run, given: Mapping[str, Any], errors: Mapping[str, str]) -> HTMLResponse:
     recommended = GenerateSettings.recommended({"run": str(run.folder)})
     listed = fieldsets.offered(GenerateSettings, LEFT_OUT)
-    found = sets(studio, run)
     noun = class_noun(run)
     return page(
         "draw.html",
@@ -72,16 +71,15 @@ def _page(studio: Studio, run: Run, given: Mapping[str, Any], errors: Mapping[st
         adapters=[one for one in studio.catalog.models() if one.kind == "adapter" and one.run_id != _id(run)],
         groups=fieldsets.groups(GenerateSettings, listed, given, recommended, errors),
         others=[(_id(other), other.name) for other in studio.library.runs() if has_model(other)],
-        **_gallery(run, found),
+        **_gallery(run),
     )
 
 
-def _gallery(run: Run, found: list[Any]) -> dict[str, Any]:
-    shown = found[:MOST_SETS]
-    mark = hashlib.sha256(repr([(one.id, one.status, len(one.shots), one.done) for one in shown]).encode()).hexdigest()
-    busy = any(one.status in ("queued", "running", "stopping") for one in shown)
+def _gallery(run: Run) -> dict[str, Any]:
+    shown = sets(run)[:MOST_SETS]
+    mark = hashlib.sha256(repr([(one.id, one.when) for one in shown]).encode()).hexdigest()
     small = (run.model_extra or {}).get("size", 512) <= 128
-    return {"run_id": _id(run), "sets": shown, "seen": mark[:16], "busy": busy, "small": small}
+    return {"run_id": _id(run), "sets": shown, "seen": mark[:16], "small": small}
 
 
 def _id(run: Run) -> str:
@@ -95,7 +93,7 @@ async def gallery(request: Request, run_id: str, seen: str = "") -> Response:
     run = await run_in_threadpool(studio.library.run, run_id)
     if run is None:
         return Response(status_code=286)
-    values = _gallery(run, await run_in_threadpool(sets, studio, run))
+    values = await run_in_threadpool(_gallery, run)
     return Response(status_code=204) if values["seen"] == seen else page("gallery.html", **values)
 
 
@@ -110,8 +108,7 @@ async def draw(request: Request, run_id: str) -> Response:
     given, errors = await run_in_threadpool(_asked, studio, run, form)
     if not errors:
         try:
-            key = str(form.get("key", ""))[:40] or None
-            await run_in_threadpool(studio.desk.submit, "generate", given, key)
+            await run_in_threadpool(studio.drawer.draw, given)
             return go(f"/draw/{run_id}")
         except FemtoboothError as error:
             errors = fieldsets.blame(GenerateSettings, error)
@@ -143,12 +140,11 @@ def _asked(studio: Studio, run: Run, form: FormData) -> tuple[dict[str, Any], di
     return merge(given, files, {"run": f"run:{_id(run)}"}, {"loras": loras} if loras else {}), errors
 
 
-@router.post("/draw/{run_id}/{job_id}/{what}")
-async def act(request: Request, run_id: str, job_id: str, what: str) -> Response:
-    """Stop drawing, or throw a set of pictures away."""
+@router.post("/draw/{run_id}/{set_id}/delete")
+async def delete(request: Request, run_id: str, set_id: str) -> Response:
+    """Throw a set of pictures away."""
     studio = studio_of(request)
-    actions: dict[str, Callable[[str], Any]] = {"stop": studio.desk.stop, "delete": studio.desk.remove}
-    if what not in actions or studio.jobs.get(job_id) is None:
+    run = await run_in_threadpool(studio.library.run, run_id)
+    if run is None or not await run_in_threadpool(throw_away, studio, run, set_id):
         return not_here()
-    await run_in_threadpool(actions[what], job_id)
     return go(f"/draw/{run_id}")

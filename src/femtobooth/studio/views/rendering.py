@@ -16,6 +16,7 @@ from ...core.names import shown
 from ..library import id_of
 from ..state import Studio
 
+TITLES = {404: "Not here", 413: "Too large", 429: "Too much at a time", 500: "That is our fault", 503: "Busy"}
 NOT_HERE = ("Not here", "There is nothing at this address: it may have been deleted.")
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from ...core.errors import FemtoboothError, InputError
 from ...core.run import Run
 from ..jobs import Job
-from ..library import id_of
+from ..library import artifacts, id_of
 from ..state import Studio
 from ..watching import class_noun, has_model, photos, watched
 from .rendering import error_page, file_address, go, not_here, page, plain, studio_of
@@ -147,10 +147,10 @@ def job_state(request: Request, job_id: str, seen: str = "") -> Response:
 
 def _job(studio: Studio, job: Job) -> dict[str, Any]:
     before = [one for one in studio.jobs.listed(("queued", "running", "stopping")) if one.position < job.position]
-    draft = next((one for one in [str(plain(job.settings, "photos.paths", [""])[0])] if one.startswith("draft:")), "")
     seen = hashlib.sha256(repr((job.status, len(before), job.error)).encode()).hexdigest()[:16]
-    noun = plain(job.settings, "photos.class_noun", "")
-    return {"job": job, "before": len(before), "draft": draft.removeprefix("draft:"), "seen": seen, "noun": noun}
+    photos = [str(one).removeprefix("upload:") for one in plain(job.settings, "photos.paths", [])]
+    made = artifacts(studio.desk.made(job)) if job.status == "done" else []
+    return {"job": job, "before": len(before), "photos": photos, "made": made, "seen": seen}
 
 
 @router.post("/jobs/{job_id}/{what}")
