@@ -256,9 +256,12 @@ class Recognizer:
         return self._pixels(pictures)[0]
 
     def outputs(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
-        """Run it on what `pixels` gave: float32 `logits` and calibrated `probabilities` (n, C), `embedding` (n, D)."""
+        """Run it on what `pixels` gave: float32 `logits` (n, C) and, where it gives one, `embedding` (n, D); calibrated
+        `probabilities` (n, C), which sum to 1 in each group of labels; `label` (n), the likeliest of the first group.
+        """
         found = self._engine.run(pixels)
-        return {"probabilities": self._engine.labels.probabilities(found["logits"], self._engine.temperature), **found}
+        probabilities = self._engine.labels.probabilities(found["logits"], self._engine.temperature)
+        return {"label": self._engine.labels.top(probabilities, 1)[0][:, 0], "probabilities": probabilities, **found}
 
     def network(self) -> Network:
         """Load its weights as a `torch.nn.Module` (frozen), of which timm's model is `.model`.

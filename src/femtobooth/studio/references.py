@@ -3,6 +3,7 @@
 upload:ID         a picture or a file that was sent here
 set:ID            a folder of such pictures, or a list of them with their labels
 run:ID            a run of the studio's folder
+model:ID          a model that lies in models/ there
 job:ID:FILE       a file that a job made, by the ids of both
 bundled, dino     what is no path but a name, where nothing of that name lies here
 """

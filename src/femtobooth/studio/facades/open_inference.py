@@ -113,7 +113,7 @@ def infer(name: str, asked: Inference, studio: Here) -> dict[str, Any]:
         else:
             raise Refusal(f"there is no input {given.name}", "image or picture", 422)
         found = recognizer.outputs(pixels)
-    found["label"] = np.array([recognizer.labels[one] for one in found["logits"].argmax(1)], dtype=object)
+    found["label"] = np.array([recognizer.labels[one] for one in found["label"]], dtype=object)
     names = [one.name for one in asked.outputs or ()] or list(found)
     if unknown := [one for one in names if one not in found]:
         raise Refusal(f"there is no output {unknown[0]}", f"one of {', '.join(found)}", 422)

@@ -9,7 +9,7 @@ import base64
 import time
 from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..asked import REFUSALS, Here
@@ -61,7 +61,7 @@ def model(name: str, studio: Here) -> dict[str, Any]:
 
 
 @router.post("/images/generations")
-def generations(asked: Images, studio: Here) -> dict[str, Any]:
+def generations(asked: Images, studio: Here, request: Request) -> dict[str, Any]:
     """Generate pictures."""
     if asked.stream:
         raise Refusal("`stream`: pictures are not streamed", "leave it out", 422)
@@ -81,8 +81,7 @@ def generations(asked: Images, studio: Here) -> dict[str, Any]:
     data: list[dict[str, Any]] = []
     for one, file in zip(drawing.images, files, strict=True):
         if asked.response_format == "url":
-            name = f"[{studio.host}]" if ":" in studio.host else studio.host
-            data.append({"url": f"http://{name}:{studio.port}{one.url}"})
+            data.append({"url": f"{str(request.base_url).rstrip('/')}{one.url}"})
         else:
             data.append({"b64_json": base64.b64encode(file.read_bytes()).decode()})
     size = f"{drawing.width}x{drawing.height}"
