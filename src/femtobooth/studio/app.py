@@ -49,8 +49,17 @@ def create_app(studio: Studio) -> FastAPI:
     for facade in (openai_images, a1111, open_inference):
         app.include_router(facade.router)
     app.include_router(views.router)
-    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"), name="static")
+    app.mount("/static", _Asked(directory=Path(__file__).parent / "static"), name="static")
     return app
+
+
+class _Asked(StaticFiles):
+    """Files that a browser asks for again each time, so that it never mixes those of two versions."""
+
+    def file_response(self, *given: Any, **named: Any) -> Response:
+        answer = super().file_response(*given, **named)
+        answer.headers["cache-control"] = "no-cache"
+        return answer
 
 
 async def _refused(request: Request, error: Exception) -> Response:

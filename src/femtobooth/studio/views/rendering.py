@@ -11,7 +11,6 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ... import __version__
 from ...core.names import shown
 from ..library import id_of
 from ..state import Studio
@@ -110,7 +109,7 @@ _environment = Environment(
     lstrip_blocks=True,
     finalize=_visible,
 )
-_environment.globals.update(version=__version__, file_address=file_address)
+_environment.globals.update(file_address=file_address)
 _environment.filters.update(ago=ago, duration=duration, size=size, count=_count)
 
 
