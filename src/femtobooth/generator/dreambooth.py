@@ -125,7 +125,8 @@ class DreamBooth(NumberedSteps):
         latents, noise, timesteps, mask = batch.on(self.device)
         dtype = self.model.denoiser.dtype  # of frozen weights
         noisy = process.add_noise(latents, noise, timesteps).to(dtype)  # (B, c, h, w)
-        prediction = self.model.denoise(noisy, timesteps, self.model.condition_once(batch.tokens))
+        condition = self.model.framed(self.model.condition_once(batch.tokens), batch.framing)
+        prediction = self.model.denoise(noisy, timesteps, condition)
         target = process.target(latents, noise, timesteps)
         taught = batch.taught.nonzero().flatten()  # on the CPU: no accelerator is waited for
         if self.teacher and len(taught):
@@ -133,6 +134,7 @@ class DreamBooth(NumberedSteps):
             itself = self.teacher is self.model
             with torch.no_grad(), adapter_layers.switched_off(self.model) if itself else nullcontext():
                 condition = self.teacher.condition_once(batch.tokens[taught])
+                condition = self.teacher.framed(condition, batch.framing[taught])
                 said = self.teacher.denoise(noisy[rows], timesteps[rows], condition)
             target = target.index_copy(0, rows, said.to(target.dtype))
         return sample_losses(prediction, target, process.weights(timesteps, self.settings.loss), mask)

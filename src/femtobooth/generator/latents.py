@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.events import progress
+from ..pictures.framing import Framing
 from ..training.randomness import chosen_group, generator, shuffled_indices
 from .families.family import Family
 from .loss_masks import Region, loss_mask
@@ -26,6 +27,10 @@ def _none() -> Tensor:
     return torch.zeros((), dtype=torch.bool)
 
 
+def _unknown() -> Tensor:
+    return torch.zeros(6, dtype=torch.int64)
+
+
 def _once() -> Tensor:
     return torch.ones((), dtype=torch.int64)
 
@@ -40,12 +45,14 @@ class LatentSet:
     mask: Tensor = field(default_factory=_ones)  # (N, F, 1, h, w): how much each cell counts in the loss; all alike
     taught: Tensor = field(default_factory=_none)  # (N,) bool: whether the target is the teacher's prediction; none
     repeats: Tensor = field(default_factory=_once)  # (N,) int64: how often each is seen in one pass; once
+    framing: Tensor = field(default_factory=_unknown)  # (N, F, 6): `Framing.numbers` of each; zeros
 
     def __post_init__(self) -> None:
         pictures, views, _, height, width = self.mean.shape
         self.mask = self.mask.expand(pictures, views, 1, height, width)
         self.taught = self.taught.expand(pictures)
         self.repeats = self.repeats.expand(pictures)
+        self.framing = self.framing.expand(pictures, views, 6)
 
     def __len__(self) -> int:
         return len(self.mean)
@@ -66,7 +73,7 @@ class LatentSet:
         own; the target is the teacher's prediction.
         """
         tokens = torch.stack([model.tokenize(own) for own in _evened(captions)])
-        return LatentSet(self.mean, self.log_variance, tokens, mask, torch.tensor(True), self.repeats)
+        return LatentSet(self.mean, self.log_variance, tokens, mask, torch.tensor(True), self.repeats, self.framing)
 
     def background(
         self, model: Family, pictures: np.ndarray, caption: str, subjects: Sequence[np.ndarray] | None = None
@@ -77,7 +84,8 @@ class LatentSet:
         count = len(pictures)
         tokens = model.tokenize([caption] * count)[:, None]
         mask = loss_mask(pictures, model.vae_factor, "background", subjects=subjects)[:, None]
-        return LatentSet(self.mean[:count], self.log_variance[:count], tokens, mask, torch.tensor(True))
+        taught, framing = torch.tensor(True), self.framing[:count]
+        return LatentSet(self.mean[:count], self.log_variance[:count], tokens, mask, taught, framing=framing)
 
     def micro_batch(
         self,
@@ -110,6 +118,7 @@ class LatentSet:
             tokens=self.tokens[indices, captions],
             mask=self.mask[indices, views],
             taught=self.taught[indices],
+            framing=self.framing[indices, views],
         )
 
 
@@ -159,6 +168,7 @@ class MicroBatch:
     tokens: Tensor  # (B, ...)
     mask: Tensor  # (B, 1, h, w)
     taught: Tensor  # (B,) bool
+    framing: Tensor  # (B, 6)
 
     def __len__(self) -> int:
         return len(self.latents)
@@ -198,13 +208,15 @@ def encode(
     masks: Sequence[np.ndarray | None] = (),
     outside: float = 0.0,
     subjects: Sequence[Sequence[np.ndarray]] = (),
+    framings: Sequence[Framing | None] = (),
 ) -> LatentSet:
     """Encode (N, H, W, 3) uint8 pictures with the frozen VAE, on the device it is on; the result is on the CPU.
 
     Each of the N has its own captions, and is seen as often in a pass as `repeats` says, once if not given. Only
     `region` of every picture will count in the loss, or its mask of `masks`, and what is outside of that by `outside`
     (`loss_mask`); `subjects` says for each view what was found, where that was among more pictures. The target is the
-    truth or, if `taught`, the teacher's prediction.
+    truth or, if `taught`, the teacher's prediction. `framings` say how each was framed; those of which that is not
+    known are whole pictures.
     """
     views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
     means, variances = [], []
@@ -220,7 +232,14 @@ def encode(
     ]
     mask = torch.stack(weights, dim=1)
     times = torch.tensor(repeats) if repeats else _once()
-    return LatentSet(torch.cat(means), torch.cat(variances), tokens, mask, torch.tensor(taught), times)
+    framing = _framing(framings or [None] * len(pictures), pictures.shape[1:3], len(views))
+    return LatentSet(torch.cat(means), torch.cat(variances), tokens, mask, torch.tensor(taught), times, framing)
+
+
+def _framing(framings: Sequence[Framing | None], now: tuple[int, int], views: int) -> Tensor:
+    """Give the numbers of how pictures of this height and width were framed, and mirrored: (N, F, 6)."""
+    known = [one or Framing(*now) for one in framings]
+    return torch.tensor([[view.numbers(*now) for view in (one, one.mirrored())[:views]] for one in known])
 
 
 def _evened(captions: Sequence[Sequence[str]]) -> list[list[str]]:

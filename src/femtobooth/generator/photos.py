@@ -14,6 +14,7 @@ from PIL import Image
 from ..core import events
 from ..core.errors import PhotoError
 from ..core.names import shown
+from ..pictures.framing import Framing
 from ..pictures.images import Picture, Skipped, decode, find_pictures
 from ..pictures.masks import HALF, is_mask_folder, without_masks
 from ..pictures.squares import Shape, placement
@@ -45,6 +46,8 @@ class Photo:
     """How often it is seen in one pass over all photos."""
     mask: np.ndarray | None = None
     """(height, width), uint8: 255 where all of it counts; None where nothing but the photo was given."""
+    framing: Framing | None = None
+    """How it was framed; None where that is not known."""
 
     @property
     def shape(self) -> Shape:
@@ -100,12 +103,12 @@ def load_photos(
                 f"{shown(path.name)} is nearly the same as {shown(twins[0].name)}; varied photos teach more"
             )
         subject = subjects[path].mask if path in subjects else None
-        square, mask, done = _placed(picture, settings, shapes or size, masker, subject)
+        square, mask, framing, done = _placed(picture, settings, shapes or size, masker, subject)
         notes += done
         own = captions.texts[path]
         notes += captions.note(path)
         often = repeats.get(path.parent, 1)
-        photos.append(Photo(path, square, own or styles, tuple(notes), bool(own), often, mask))
+        photos.append(Photo(path, square, own or styles, tuple(notes), bool(own), often, mask, framing))
         rows.append(file_row(path, picture, notes=notes, captions=own or styles))
     rows += unused_masks(paths, set(found) - set(paths), settings)
     others = [left for left in skipped if left.path not in captions.files and not is_mask_folder(left.path)]
@@ -127,16 +130,17 @@ def _placed(
     size: int | Sequence[Shape],
     masker: MaskModel | None,
     subject: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    """Crop a photo and its mask, and say what was done; `subject` is what was found, where it has no mask."""
+) -> tuple[np.ndarray, np.ndarray | None, Framing, list[str]]:
+    """Crop a photo and its mask, and say how and what was done; `subject` is what was found, where it has no mask."""
     mask, source = mask_of(picture, settings, masker) or (None, "")
     place = placement(picture.image, size, settings.crop, subject if mask is None else mask >= HALF)
     pixels = np.array(place.picture(picture.image))
     notes = [*([] if isinstance(size, int) else [_bucket(place.shape, place.kept(picture.image))]), *place.notes]
+    framing = Framing.of(picture.image.size, place)
     if mask is None:
-        return pixels, None, notes
+        return pixels, None, framing, notes
     placed = place.mask(mask)
-    return pixels, placed, [*notes, f"{source}, {covered(placed):.0%}"]
+    return pixels, placed, framing, [*notes, f"{source}, {covered(placed):.0%}"]
 
 
 def _bucket(shape: Shape, kept: float) -> str:
@@ -176,7 +180,8 @@ def load_class_images(folder: str, size: int | Mapping[Shape, int]) -> list[Phot
         bucket = [] if isinstance(size, int) else [_bucket(place.shape, place.kept(picture.image))]
         own = captions.texts[path]
         notes = [*picture.notes, *bucket, *place.notes, *["own caption"] * bool(own)]
-        found.append(Photo(path, np.array(place.picture(picture.image)), own, tuple(notes), bool(own)))
+        pixels, framing = np.array(place.picture(picture.image)), Framing.of(picture.image.size, place)
+        found.append(Photo(path, pixels, own, tuple(notes), bool(own), framing=framing))
         rows.append(file_row(path, picture, notes=notes, captions=own))
     print_table(rows, "class images")
     for problem in captions.problems:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ..core.errors import PhotoError
 from ..core.files import atomic_folder
+from ..pictures.framing import Framing
 from ..pictures.images import find_pictures, read_picture
 from ..pictures.masks import show_mask, without_masks
 from ..pictures.regions import only_subject, subject_masks
@@ -17,6 +19,8 @@ from ..pictures.sheets import sheet, stacked
 from .captions import own_captions
 from .photos import Photo
 from .prompts import SUBJECT
+
+FRAMING = "framing"  # the text in a PNG file that says how the photo was framed
 
 
 def counted(photos: Sequence[Photo], background: str) -> list[np.ndarray | None]:
@@ -64,15 +68,18 @@ def mask_place(photo: Path) -> Path:
 
 
 def store_photos(photos: Sequence[Photo], folder: Path) -> list[Path]:
-    """Write photos as they are trained on, losslessly: `00.png`, its captions `00.txt` and its mask, if any,
-    `00.mask.png`, fit to be given as photos again; returns the first.
+    """Write photos losslessly as they are trained on, and how they were framed: `00.png`, its captions `00.txt` and its
+    mask, if any, `00.mask.png`, fit to be given as photos again; returns the first.
 
     Raises ExistsError if `folder` already holds something.
     """
     with atomic_folder(folder) as temporary:
         for index, photo in enumerate(photos):
             image = temporary / f"{index:02d}.png"
-            Image.fromarray(photo.pixels).save(image)
+            chunks = PngInfo()
+            if photo.framing:
+                chunks.add_text(FRAMING, photo.framing.text())
+            Image.fromarray(photo.pixels).save(image, pnginfo=chunks)
             if photo.mask is not None:
                 Image.fromarray(photo.mask).save(mask_place(image))
             image.with_suffix(".txt").write_text(
@@ -98,7 +105,10 @@ def restore_photos(folder: Path, masks: Collection[str] | None = None) -> list[P
     for path in paths:
         place = mask_place(path)
         mask = np.array(read_picture(place).image.convert("L")) if place.name in masks else None
-        photos.append(Photo(path, np.array(read_picture(path).image), own_captions(path), (), mask=mask))
+        pixels = np.array(read_picture(path).image)
+        with Image.open(path) as image:
+            framing = Framing.of_text(getattr(image, "text", {}).get(FRAMING))
+        photos.append(Photo(path, pixels, own_captions(path), (), mask=mask, framing=framing))
     for photo in photos:
         if not photo.captions:
             raise PhotoError(f"{photo.path.with_suffix('.txt')}: missing or empty", "put it back, or start a new run")

@@ -133,6 +133,10 @@ class TokenEmbedding(nn.Module):
             if len(tokenizer.tokenize(token)) > 1:
                 tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=False)])
                 text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+                if hasattr(text_encoder, "text_projection"):
+                    # What is projected is the state at the end, which configs of 2023 (eos_token_id 2) have found as
+                    # the largest number: from now on that is the new word's.
+                    text_encoder.text_model.eos_token_id = text_encoder.config.eos_token_id = tokenizer.eos_token_id
             token_id = tokenizer(token, add_special_tokens=False).input_ids[0]
             noun_ids = tokenizer(class_noun, add_special_tokens=False).input_ids
             table = embeddings.token_embedding.requires_grad_(False)

@@ -25,6 +25,8 @@ class TrainSettings(Settings):
     """Learning rate of the UNet or its attention layers."""
     text_encoder_learning_rate: Annotated[float, Flag("--text-encoder-lr", unit="rate")] = Field(2e-6, gt=0)
     """Learning rate of the text encoder."""
+    text_encoder_2_learning_rate: Annotated[float | None, Flag("--text-encoder-2-lr", unit="rate")] = Field(None, gt=0)
+    """Learning rate of a second text encoder, as Stable Diffusion XL has one; the first's if not given."""
     token_learning_rate: Annotated[float, Flag("--token-lr", unit="rate")] = Field(5e-3, gt=0)
     """Learning rate of the token embedding."""
     frozen_precision: Annotated[FloatPrecision, Flag("--frozen-precision")] = "fp32"
@@ -46,7 +48,8 @@ class TrainSettings(Settings):
     def without_effect(self) -> dict[str, str]:
         """Name the learning rates of what does not train."""
         users = {"unet": {"unet", "attention"}, "text_encoder": {"text_encoder"}, "token": {"token"}}
-        idle = [f"{part}_learning_rate" for part, needed in users.items() if not needed & set(self.parts)]
+        users["text_encoder_2"] = users["text_encoder"]
+        idle = [f"{part}{RATE}" for part, needed in users.items() if not needed & set(self.parts)]
         rates = " (`lora` has rates of its own)" if "lora" in self.parts else ""
         found = {
             name: f"as only {' and '.join(self.parts)} is trained{rates}"
@@ -77,12 +80,17 @@ class LoraSettings(Settings):
     """Learning rate of the UNet's."""
     text_encoder_learning_rate: Annotated[float, Flag("--lora-text-encoder-lr", unit="rate")] = Field(5e-5, gt=0)
     """Learning rate of the text encoder's."""
+    text_encoder_2_learning_rate: Annotated[float | None, Flag("--lora-text-encoder-2-lr", unit="rate")] = Field(
+        None, gt=0
+    )
+    """Learning rate of a second text encoder's; the first's if not given."""
 
     def without_effect(self) -> dict[str, str]:
         """Name what the other settings leave without a use."""
-        found = {}
+        found: dict[str, str] = {}
         if not self.text_encoder:
-            found["text_encoder_learning_rate"] = "without lora.text_encoder"
+            names = ("text_encoder_learning_rate", "text_encoder_2_learning_rate")
+            found |= dict.fromkeys(names, "without lora.text_encoder")
         if self.kind == "oft":
             found |= dict.fromkeys(("alpha", "rank_stabilised"), "with oft, which turns weights and scales nothing")
         return {name: why for name, why in found.items() if name in self.model_fields_set}
@@ -93,7 +101,8 @@ Rates = TypeVar("Rates", TrainSettings, LoraSettings)
 
 def with_rates(settings: Rates, value: float) -> Rates:
     """Give settings in which the learning rates that nobody gave are `value`."""
-    free = {name for name in type(settings).model_fields if name.endswith(RATE)} - settings.model_fields_set
+    rates = {name for name in type(settings).model_fields if name.endswith(RATE)}
+    free = {name for name in rates - settings.model_fields_set if getattr(settings, name) is not None}
     return settings.model_copy(update=dict.fromkeys(free, value))
 
 
@@ -102,4 +111,6 @@ def learning_rates(train: TrainSettings, lora: LoraSettings) -> dict[str, float]
     of = {"attention": ["train.unet"], "lora": ["lora.unet", *["lora.text_encoder"] * lora.text_encoder]}
     names = [f"{name}{RATE}" for part in train.parts for name in of.get(part, [f"train.{part}"])]
     groups = {"train": train, "lora": lora}
-    return {name: getattr(groups[name.partition(".")[0]], name.partition(".")[2]) for name in dict.fromkeys(names)}
+    names += [name.replace("text_encoder", "text_encoder_2") for name in names if "text_encoder" in name]
+    found = {name: getattr(groups[name.partition(".")[0]], name.partition(".")[2]) for name in dict.fromkeys(names)}
+    return {name: rate for name, rate in found.items() if rate is not None}

@@ -12,6 +12,7 @@ from . import adapter_layers
 from .families.family import Family
 from .settings import PersonalizeSettings
 from .tokens import TokenEmbedding
+from .train_settings import RATE
 
 
 def select(model: Family, settings: PersonalizeSettings, token: str) -> None:
@@ -28,6 +29,10 @@ def select(model: Family, settings: PersonalizeSettings, token: str) -> None:
         adapter_layers.install(model, settings.lora, settings.training.seed)
     if "token" in wanted:
         TokenEmbedding.install(model, token, settings.photos.class_noun)
+    for name, network in model.trainable.items():
+        for path, parameter in network.named_parameters():
+            if f"{name}.{path}".startswith(model.unread()):
+                parameter.requires_grad_(False)
     if settings.training.gradient_checkpointing:
         checkpoint(model)
 
@@ -50,7 +55,8 @@ def optimizer_groups(model: Family, settings: PersonalizeSettings) -> list[dict[
     for name, network in model.trainable.items():
         words = _words(network)
         others = [one for one in network.parameters() if one.requires_grad and all(one is not word for word in words)]
-        rate = rates.unet_learning_rate if name == model.DENOISER else rates.text_encoder_learning_rate
+        own = getattr(rates, f"{name}{RATE}", None) or rates.text_encoder_learning_rate
+        rate = rates.unet_learning_rate if name == model.DENOISER else own
         if others:
             found.append({"name": name, "params": others, "lr": rate})
         if words:

@@ -200,6 +200,9 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
     if validation.interval(settings):
         sampling.check(model, validation.image_settings(settings).sampling, "validation")
     _refuse_too_strong_a_pull(settings)
+    second = [name for name in settings.rates if "text_encoder_2" in name]
+    if second and "text_encoder_2" not in model.text_encoders:
+        raise SettingsError(f"`{second[0]}`: {settings.base} has one text encoder", "leave it out")
     if settings.prior.uses_images and settings.prior.folder:
         pictures = find_pictures([settings.prior.folder])[0]
         if not pictures:

@@ -99,6 +99,10 @@ class Family(ABC):
         """Give the tokens (1, ...) that stand for no prompt at all, from which guidance starts: the empty prompt's."""
         return self.tokenize([""])
 
+    def unread(self) -> tuple[str, ...]:
+        """Name the beginnings, `NETWORK.path`, of parameters that `condition` and `denoise` never compute with."""
+        return ()
+
     @property
     def empty_is_none(self) -> bool:
         """Whether the empty prompt is the same as none."""
@@ -126,6 +130,12 @@ class Family(ABC):
     @abstractmethod
     def condition(self, tokens: Tensor) -> Condition:
         """Encode what `tokenize` returned for B prompts, on the text encoders' device."""
+
+    def framed(self, condition: Condition, framing: Tensor) -> Condition:
+        """Add to the condition of B pictures how they were framed, int64 (B, 6) on the CPU: original height and width,
+        top and left of the crop, height and width now, in pixels. Most families are not told.
+        """
+        return condition
 
     @abstractmethod
     def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:

@@ -112,6 +112,15 @@ class StableDiffusionXL(Family):
             }
         return Condition(found)
 
+    def framed(self, condition: Condition, framing: Tensor) -> Condition:
+        told = framing.to(self.device, torch.float32, non_blocking=True)
+        return Condition({**condition.tensors, FRAMING: told})
+
+    def unread(self) -> tuple[str, ...]:
+        """Name the first text encoder's last layer and its norm: its states before them are read."""
+        last = self.text_encoder.config.num_hidden_layers - 1
+        return (f"text_encoder.encoder.layers.{last}.", "text_encoder.final_layer_norm.")
+
     def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """Predict (B, c, h, w); what does not say how its pictures were framed is of whole ones of this size."""
         told = dict(condition.tensors)

@@ -19,6 +19,7 @@ from ...generator.photos import Photo, in_proportion, load_class_images, shape_c
 from ...generator.prompts import filled
 from ...generator.settings import PersonalizeSettings
 from ...generator.tags import shuffled
+from ...pictures.framing import Framing
 from ...pictures.regions import subject_masks
 from ...pictures.squares import Shape
 
@@ -65,13 +66,15 @@ def latents(
                 masks=[photo.mask for photo in some],
                 outside=settings.loss.unmasked_weight,
                 subjects=[[view[row] for row in rows] for view in found],
+                framings=[photo.framing for photo in some],
             )
         )
         if settings.prior.weight and settings.prior.target == "photos":
             kept.append(_as_their_class(taught[-1], model, said, [plain[row] for row in rows], apart))
         elif images:
             one = images[shape]
-            kept.append(encode(model, one.pixels, one.captions, taught=settings.prior.target == "base"))
+            by_base = settings.prior.target == "base"
+            kept.append(encode(model, one.pixels, one.captions, taught=by_base, framings=one.framings))
             if apart:  # class images as they are twice, so that they keep two thirds of the samples
                 ours, around_them = around_them[: len(one.of_noun)], around_them[len(one.of_noun) :]
                 caption = filled(settings.prior.prompt.replace("{class}", "{token} {class}"), token, noun)
@@ -87,6 +90,7 @@ class _ClassImages:
     pixels: np.ndarray
     """(N, H, W, 3), uint8; those of the class noun first."""
     captions: list[list[str]]
+    framings: list[Framing | None]
     count: int
     """How many are of the class noun."""
 
@@ -104,10 +108,12 @@ def _class_images(
     processes = prior.Processes(lightning.global_rank, lightning.world_size, strategy.barrier, strategy.broadcast)
     images: dict[Shape, list[np.ndarray]] = {shape: [] for shape in counts}
     captions: dict[Shape, list[list[str]]] = {shape: [] for shape in counts}
+    framings: dict[Shape, list[Framing | None]] = {shape: [] for shape in counts}
     wanted = prior.prompts(settings.prior, noun)
     if settings.prior.folder:
         for one in load_class_images(settings.prior.folder, size if settings.photos.shapes == "square" else counts):
             images[one.shape].append(one.pixels[None])
+            framings[one.shape].append(one.framing)
             captions[one.shape].append([filled(text, token, noun) for text in one.captions] or [wanted[0]])
     of_noun = {shape: len(some) for shape, some in images.items()}
     with stage("class images"):
@@ -118,9 +124,11 @@ def _class_images(
                 some = settings.prior.model_copy(update={"images": count})
                 images[shape].append(prior.class_images(model, prompt, some, shape, processes))
                 captions[shape] += [[prompt]] * count
+                framings[shape] += [None] * count  # they are whole
                 of_noun[shape] = of_noun[shape] or count
     return {
-        shape: _ClassImages(np.concatenate(some), captions[shape], of_noun[shape]) for shape, some in images.items()
+        shape: _ClassImages(np.concatenate(some), captions[shape], framings[shape], of_noun[shape])
+        for shape, some in images.items()
     }
 
 
