@@ -33,6 +33,14 @@ def test_a_recognizer_encodes_as_it_embeds(tiny: Path) -> None:
     assert encoder.texts is None
 
 
+def test_of_what_is_no_square_the_most_detailed_one_is_encoded(tiny: Path) -> None:
+    encoder, plain = open_encoder(str(tiny)), np.full((40, 30, 3), 90, np.uint8)
+    lying = np.concatenate([plain, PICTURES[0]], axis=1)
+    standing = lying.transpose(1, 0, 2)
+    expected = encoder.images([PICTURES[0], PICTURES[0].transpose(1, 0, 2)])
+    assert np.array_equal(encoder.images([lying, standing]), expected)
+
+
 def test_a_network_without_classes_encodes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("vit_small_patch16_224.dino", pretrained=False, num_classes=0).eval()

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from femtobooth.generator.photos import load_photos
 from femtobooth.generator.subject_settings import PhotoSettings
-from femtobooth.judging.memorization import near_copies
+from femtobooth.judging.memorization import near_copies, nearest
 
 
 def scene(seed: int, subject: tuple[int, int] = (60, 70)) -> Image.Image:
@@ -51,6 +51,18 @@ def test_copies_are_found(how: str, size: int) -> None:
     photos = [np.array(scene(seed)) for seed in range(3)]
     copy = COPIES[how](scene(1)).resize((size, size), Image.Resampling.LANCZOS)
     assert near_copies([np.array(copy)], photos) == [True]
+
+
+@pytest.mark.parametrize("end", [0, 72])
+def test_a_copy_of_any_end_of_a_lying_photo_is_found(end: int) -> None:
+    """Of its thumbnail, squashed to a square, no square would be like the copy."""
+    lying = scene(1).crop((0, 60, 192, 180))  # 192x120
+    copy = lying.crop((end, 0, end + 120, 120)).resize((64, 64), Image.Resampling.LANCZOS)
+    others = [np.array(scene(seed)) for seed in (0, 2)]
+    found = nearest([np.array(copy)], [others[0], np.array(lying), others[1]])
+    assert [(one.photo, one.copied) for one in found] == [(1, True)]
+    standing = [np.array(one.transpose(Image.Transpose.ROTATE_90)) for one in (copy, lying)]
+    assert near_copies(standing[:1], [*others, standing[1]]) == [True]
 
 
 def test_the_subject_elsewhere_is_no_copy() -> None:
