@@ -59,8 +59,8 @@ def test_each_photo_and_its_mask_are_cropped_to_the_photos_bucket(folder: Path, 
     photos, rows = loaded(folder)
     assert [photo.shape for photo in photos] == [(128, 128), (192, 64), (64, 192), (192, 64)]
     notes = {Path(row["file"]).name: row["notes"][0] for row in rows}
-    assert notes["a.png"] == "128x128, 93% of it"
-    assert notes["b.png"] == "192x64, 100% of it"
+    assert notes["a.png"] == "bucket 128x128 keeps 93%"
+    assert notes["b.png"] == "bucket 192x64 keeps 100%"
     mask = photos[2].mask
     assert mask is not None
     assert mask.shape == (192, 64)

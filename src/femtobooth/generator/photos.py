@@ -17,7 +17,7 @@ from ..core.names import shown
 from ..pictures.framing import Framing
 from ..pictures.images import Picture, Skipped, decode, find_pictures
 from ..pictures.masks import HALF, is_mask_folder, without_masks
-from ..pictures.squares import Shape, placement
+from ..pictures.squares import Placement, Shape, placement
 from .captions import STYLES, captions_of, class_captions
 from .kohya_folders import read_layout
 from .mask_model import MaskModel
@@ -135,7 +135,7 @@ def _placed(
     mask, source = mask_of(picture, settings, masker) or (None, "")
     place = placement(picture.image, size, settings.crop, subject if mask is None else mask >= HALF)
     pixels = np.array(place.picture(picture.image))
-    notes = [*([] if isinstance(size, int) else [_bucket(place.shape, place.kept(picture.image))]), *place.notes]
+    notes = [*([] if isinstance(size, int) else [_bucket(place, picture.image)]), *place.notes]
     framing = Framing.of(picture.image.size, place)
     if mask is None:
         return pixels, None, framing, notes
@@ -143,8 +143,10 @@ def _placed(
     return pixels, placed, framing, [*notes, f"{source}, {covered(placed):.0%}"]
 
 
-def _bucket(shape: Shape, kept: float) -> str:
-    return f"{shape[0]}x{shape[1]}, {kept:.0%} of it"
+def _bucket(place: Placement, image: Image.Image) -> str:
+    """Say which bucket a picture is in, and what that keeps of it, unless a crop around the subject says so."""
+    width, height = place.shape
+    return f"bucket {width}x{height}" + ("" if place.cut else f" keeps {place.kept(image):.0%}")
 
 
 def _doubts(photos: Sequence[Photo], size: int) -> list[str]:
@@ -177,7 +179,7 @@ def load_class_images(folder: str, size: int | Mapping[Shape, int]) -> list[Phot
             rows.append(file_row(path, reason=picture.reason))
             continue
         place = placement(picture.image, size if isinstance(size, int) else [shapes[path]], "center")
-        bucket = [] if isinstance(size, int) else [_bucket(place.shape, place.kept(picture.image))]
+        bucket = [] if isinstance(size, int) else [_bucket(place, picture.image)]
         own = captions.texts[path]
         notes = [*picture.notes, *bucket, *place.notes, *["own caption"] * bool(own)]
         pixels, framing = np.array(place.picture(picture.image)), Framing.of(picture.image.size, place)
