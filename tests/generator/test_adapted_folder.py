@@ -29,7 +29,7 @@ def saved(
         tokens.TokenEmbedding.install(module.model, word, "robot")
     adapting.learn(module)
     settings = module.settings.model_copy(update={"base": str(base)})
-    learned = Learned.take(module.model, settings, word, dtype)
+    learned = Learned.take(module.model, settings, [word], dtype)
     subject = {"token": word, "class_noun": "robot", "base_hash": module.model.hash, "run": run.name}
     model = learned.put_into(module.model)
     model.subject = {**subject, "adapter": adapted_folder.describe(settings, run.name, learned)}

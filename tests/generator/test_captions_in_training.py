@@ -25,6 +25,7 @@ from femtobooth.generator.photos import load_photos
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.generator.stored_photos import restore_photos, store_photos
 from femtobooth.generator.tags import ORDERS, shuffled
+from femtobooth.generator.taught import Taught
 from femtobooth.workflows.personalizing.training_data import latents
 
 TOKENIZER = load_tokenizer(locate.bundled_folder() / "tokenizer")  # reads 22 words or word pieces
@@ -141,18 +142,19 @@ def test_the_latents_hold_every_order_and_no_step_tokenizes(
     settings = settings_of(tiny_sd1, photo_folder, photos={"shuffle_tags": True})
     first, *others = load_photos(settings.photos, 64)[0]
     photos = [replace(first, repeats=3), *others]
-    made, none = latents(lightning, settings, model, "sks", photos, 64)
+    made, none = latents(lightning, settings, model, [Taught(settings, "sks", photos, [])], 64)
     assert none is None and made.tokens.shape == (4, ORDERS, 77)
     assert torch.equal(made.tokens[0, 0], model.tokenize(["a sks dog, red, round, small"])[0])
     assert made.repeats.tolist() == [3, 1, 1, 1]
     assert len(made.tokens[0].unique(dim=0)) == 6 and len(made.tokens[3].unique(dim=0)) == 1
-    without = latents(lightning, settings_of(tiny_sd1, photo_folder), model, "sks", photos, 64)[0]
+    plain = settings_of(tiny_sd1, photo_folder)
+    without = latents(lightning, plain, model, [Taught(plain, "sks", photos, [])], 64)[0]
     assert without.tokens.shape == (4, 1, 77)
     store_photos(photos, photo_folder / "run")  # as a run does, and reads again to go on
     restored = [
         replace(one, repeats=was.repeats) for one, was in zip(restore_photos(photo_folder / "run"), photos, strict=True)
     ]
-    resumed = latents(lightning, settings, model, "sks", restored, 64)[0]
+    resumed = latents(lightning, settings, model, [Taught(settings, "sks", restored, [])], 64)[0]
     assert all(torch.equal(getattr(made, one.name), getattr(resumed, one.name)) for one in fields(LatentSet))
     monkeypatch.setattr(type(model), "tokenize", None)
     made.micro_batch(model, "instance", 0, 0, 0, 1, 2)

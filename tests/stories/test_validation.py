@@ -17,8 +17,10 @@ from femtobooth.core import config
 from femtobooth.core.errors import SettingsError
 from femtobooth.core.files import write_json
 from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.generator.taught import Taught
 from femtobooth.judging import selection
-from femtobooth.workflows.personalizing.validation import Validator, interval, outside_prompts
+from femtobooth.workflows.personalizing.scored import interval, outside_prompts
+from femtobooth.workflows.personalizing.validation import Validator
 
 Weights = Callable[[Path], dict[str, torch.Tensor]]
 Personalize = Callable[..., Path]
@@ -128,7 +130,7 @@ def test_what_names_the_class_is_not_outside_of_it(noun: str, left: int) -> None
 
 def test_a_run_of_an_older_version_goes_on_without_what_is_outside(tmp_path: Path) -> None:
     settings = config.resolve(PersonalizeSettings, {"photos": {"paths": ["x"], "class_noun": "dog"}})
-    validator = Validator(tmp_path, settings, None, [], str, 64, None)
+    validator = Validator(tmp_path, settings, None, {"V": Taught(settings, "sks", [], [])}, 64, None)
     point = {"step": 0, "fidelity": [0.5], "prompt": [1.0], "drift": 0.0, "moved": [0.0]}
     seconds = {"validation": 1.0, "training": 2.0}
     older = {"points": [point], "base": torch.zeros(7, 2, 3), "losses": [], "seconds": seconds}

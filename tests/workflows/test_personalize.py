@@ -20,6 +20,7 @@ from femtobooth.generator.photos import Photo
 from femtobooth.generator.run import PersonalizedRun
 from femtobooth.generator.sampling_settings import SamplingSettings
 from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.generator.taught import Taught
 from femtobooth.training.checkpoints import Signals
 from femtobooth.workflows import personalize
 from femtobooth.workflows.personalizing.training_data import latents
@@ -88,7 +89,7 @@ def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1:
     pixels[24:48, 24:48] = (220, 30, 30)
     photos = [Photo(tmp_path / "photo.png", pixels, ("a {token} {class}",), ())]
     process: Any = SimpleNamespace(strategy=alone, global_rank=0, world_size=1)
-    subject, kept = latents(process, settings, model, "sks", photos, 64)
+    subject, kept = latents(process, settings, model, [Taught(settings, "sks", photos, [])], 64)
     assert kept is not None
     captions = [*(["a photo of a dog"] * 2 + ["a photo of a cat"] * 2) * 2, *["a photo of a sks dog"] * 2]
     assert torch.equal(kept.tokens[:, 0], model.tokenize(captions))
@@ -112,7 +113,7 @@ def _of_photos(tmp_path: Path, model: Any, background: str, outside: float = 0.0
         Photo(tmp_path / "b.png", pixels[1], ("my {token} {class}",), (), mask=mask),
     ]
     process: Any = SimpleNamespace(global_rank=0, world_size=1)
-    return latents(process, settings, model, "sks", photos, 64)
+    return latents(process, settings, model, [Taught(settings, "sks", photos, [])], 64)
 
 
 def test_the_photos_are_their_own_prior(tmp_path: Path, tiny_sd1: Path) -> None:

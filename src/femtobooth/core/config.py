@@ -17,7 +17,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from .errors import SettingsError, shortened
-from .fields import choices, dotted_keys, field_at, help_text, holds_words, leaf_types
+from .fields import choices, dotted_keys, field_at, help_text, holds_words, leaf_types, named_model
 from .strict_yaml import dump_yaml, parse_with_lines, parse_yaml, read_bytes
 
 MOST_FAULTS = 10  # that one error lists
@@ -46,6 +46,11 @@ class Settings(BaseModel):
     def narrowed(cls, given: Mapping[str, Any]) -> type[Settings]:
         """Give the class that settles what is given: this one, or another where what is given decides."""
         return cls
+
+    @classmethod
+    def of_text(cls, text: str) -> dict[str, Any]:
+        """Read what the command line gives for one of several such settings. Raises SettingsError."""
+        raise NotImplementedError
 
     @classmethod
     def implied(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -111,12 +116,19 @@ def parse_value(model: type[Settings], path: str, texts: Sequence[str]) -> Any:
     """Read what the command line gave, once or several times, as the field at `path` wants it.
 
     Text is taken as it was typed. Of a list each text is one item, or a JSON list of them, or, where its items are
-    words, several with commas between. Nothing at all leaves an optional setting out.
+    words, several with commas between; of settings by name it is NAME=TEXT. Nothing at all leaves an optional setting
+    out.
     """
     field = field_at(model, path)
     if field is None:  # unknown, or in a mapping that takes anything
         return parse_yaml(texts[-1], path)
-    kinds = leaf_types(field)
+    if kind := named_model(field):
+        return _by_name(kind, path, texts)
+    return _of_types(field, leaf_types(field), texts)
+
+
+def _of_types(field: Any, kinds: set[Any], texts: Sequence[str]) -> Any:
+    """Read texts as a field of these plain types wants them."""
     if list in kinds:
         return [item for text in texts for item in _items(text, words=holds_words(field))]
     text = texts[-1]
@@ -127,6 +139,17 @@ def parse_value(model: type[Settings], path: str, texts: Sequence[str]) -> Any:
     if bool in kinds:
         return {"true": True, "false": False}.get(text.lower(), text)
     return _number(text, kinds)
+
+
+def _by_name(kind: Any, path: str, texts: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, given = text.partition("=")
+        if not equals or name in found:
+            why = f"{name} was given already" if equals else "expected NAME=..."
+            raise SettingsError(f"`{path}={shortened(text)}`: {why}", "give each once, by its name")
+        found[name] = kind.of_text(given)
+    return found
 
 
 def _items(text: str, words: bool) -> list[Any]:

@@ -114,7 +114,7 @@ class Setting:
     @property
     def is_list(self) -> bool:
         """Whether it takes several values."""
-        return list in leaf_types(self.field)
+        return list in leaf_types(self.field) or named_model(self.field) is not None
 
 
 def metavar(path: str) -> str:
@@ -171,9 +171,18 @@ def field_at(model: type[BaseModel], path: str) -> FieldInfo | None:
     field = model.model_fields.get(parent)
     if not rest or field is None:
         return field
+    if named := named_model(field):
+        return field_at(named, rest.partition(".")[2])
     held = _mark(field, SettingsOf)
     inside = held.model if held else _model(field.annotation)
     return field_at(inside, rest) if inside else None
+
+
+def named_model(field: FieldInfo | None) -> type[BaseModel] | None:
+    """Give the model of a mapping that holds settings of one kind by names of the user's own; None for other fields."""
+    if field is None or typing.get_origin(field.annotation) is not dict:
+        return None
+    return _model(typing.get_args(field.annotation)[1])
 
 
 def leaf_types(field: FieldInfo | None) -> set[Any]:

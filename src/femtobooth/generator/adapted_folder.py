@@ -4,7 +4,7 @@ README.md, overview.png               as every personalized model has them
 femtobooth.json                       the subject, and `adapter`: what it is, its files, and its base by name and hash
 NAME.safetensors                      the adapter in kohya's layout, which femtobooth and most programs read
 pytorch_lora_weights.safetensors      the same for diffusers, of a LoRA
-embeddings/TOKEN.safetensors          the word that trained beside it, where one did, as a textual-inversion file
+embeddings/TOKEN.safetensors          a word that trained beside it, where one did, as a textual-inversion file
 
 A folder that was copied elsewhere says no more than the name of a base that is a path; in a run, run.json says where it
 lies.
@@ -15,8 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from .formats import adapter_header, adapter_reading, adapter_writing
 from .formats.adapter_header import About
 from .formats.folder import checked_subject
 from .locate import BUNDLED, SUBJECT_FILE
+from .lora_reference import embeddings
 from .settings import RECOMMENDABLE, PersonalizeSettings
 from .tokens import TokenEmbedding
 
@@ -45,37 +46,43 @@ WORDS = "embeddings"  # the folder that other programs keep them in, where the n
 
 @dataclass(frozen=True)
 class Learned:
-    """What a run has learned beside a base: small changes of its layers, and the embedding of a word."""
+    """What a run has learned beside a base: small changes of its layers, and the embeddings of words."""
 
     adapter: Adapter
-    word: str = ""
-    rows: tuple[Tensor, ...] = ()
-    """(D,) for each text encoder; none where no word trained."""
+    words: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """(D,) for each text encoder, by word; none where no word trained."""
 
     @staticmethod
-    def take(model: Family, settings: PersonalizeSettings, word: str, dtype: torch.dtype) -> Learned:
-        """Take what trained out of a model, which is its base again; as exact as it will be in files of `dtype`."""
-        words = [table.embeddings.token_embedding for table in model.token_tables()]
-        rows = tuple(one.row.detach().cpu() for one in words if isinstance(one, TokenEmbedding))
+    def take(model: Family, settings: PersonalizeSettings, words: Sequence[str], dtype: torch.dtype) -> Learned:
+        """Take what trained out of a model, which is its base again; as exact as it will be in files of `dtype`.
+
+        `words` are those that stand for subjects, in their order.
+        """
+        rows = TokenEmbedding.rows(model)
+        taken = {
+            word: tuple(row.cpu().to(dtype).float() for row in own)
+            for word, own in (zip(words, rows, strict=True) if rows else ())
+        }
         held = adapter_layers.read(model).modules
         modules = {
             name: {kind: tensor.to(dtype).float() for kind, tensor in tensors.items()} for name, tensors in held.items()
         }
         adapter_layers.remove(model)
         TokenEmbedding.remove(model, write=False)
-        return Learned(Adapter(modules), word if rows else "", tuple(row.to(dtype).float() for row in rows))
+        return Learned(Adapter(modules), taken)
 
     def put_into(self, model: Family) -> Family:
         """Merge it into its base, in place, and return that. Raises ModelError where it does not fit."""
         adapters.apply(model, self.adapter)
-        if self.rows:
-            TokenEmbedding.teach(model, self.word, self.rows)
+        for word, rows in self.words.items():
+            TokenEmbedding.teach(model, word, rows)
         return model
 
 
 def describe(settings: PersonalizeSettings, name: str, learned: Learned) -> dict[str, Any]:
     """Say what femtobooth.json says of an adapter: what it is, which files hold it, and its base, without a path."""
     lora = settings.lora
+    words = [f"{WORDS}/{word}.safetensors" for word in learned.words]
     return {
         "kind": lora.kind,
         "rank": lora.rank,
@@ -83,7 +90,7 @@ def describe(settings: PersonalizeSettings, name: str, learned: Learned) -> dict
         "targets": lora.targets,
         "base": Path(settings.base).name if settings.base != BUNDLED and existing(settings.base) else settings.base,
         "weights": f"{name}.safetensors",
-        "embedding": f"{WORDS}/{learned.word}.safetensors" if learned.rows else None,
+        "embedding": words if len(words) > 1 else next(iter(words), None),
     }
 
 
@@ -102,10 +109,9 @@ def save(
         if described["kind"] == "lora":
             path = temporary / adapter_writing.DIFFUSERS_NAME
             adapter_writing.write_diffusers(path, learned.adapter, metadata, dtype)
-        if learned.rows:
-            path = temporary / described["embedding"]
-            path.parent.mkdir()
-            save_file({learned.word: learned.rows[0].to(dtype)[None].contiguous()}, path)
+        for (word, rows), path in zip(learned.words.items(), embeddings(temporary, described), strict=True):
+            path.parent.mkdir(exist_ok=True)
+            save_file({word: rows[0].to(dtype)[None].contiguous()}, path)
         (temporary / cards.README).write_text(card, encoding="utf-8")
         if picture.is_file():
             shutil.copyfile(picture, temporary / cards.PICTURE)
@@ -123,19 +129,20 @@ def load(folder: Path, source: str, load_base: Callable[[str, str | None], Famil
         subject = checked_subject(given)
         described, wanted = dict(given["adapter"]), str(subject["base_hash"])
         weights = folder / str(described["weights"])
-        word = folder / str(described["embedding"]) if described.get("embedding") else None
+        words = embeddings(folder, described)
     except (ValueError, TypeError, KeyError):
         raise ModelError(f"{folder / SUBJECT_FILE}: says too little of its adapter, or is damaged", DAMAGED) from None
-    if missing := next((path for path in (weights, word) if path and not path.is_file()), None):
+    if missing := next((path for path in (weights, *words) if not path.is_file()), None):
         raise ModelError(f"{missing}: missing", DAMAGED)
     base = _base(folder, source, described, wanted, load_base, tokenizer)
     if not base.hash:  # shapes alone, which an adapter leaves as they are
         return replace(base, source=source)
     learned = Learned(
-        adapter_reading.read(weights, base), str(subject.get("token", "")), _read_word(word) if word else ()
+        adapter_reading.read(weights, base),
+        {word: rows for path in words for word, rows in _read_words(path).items()},
     )
     readme = cards.read_readme(folder)
-    files = content_hash([path for path in (weights, word) if path], folder)
+    files = content_hash([weights, *words], folder)
     return replace(
         learned.put_into(base),
         source=source,
@@ -173,6 +180,6 @@ def _base(
     raise ModelError(f"{source}: made for {name}, {why}", way_out)
 
 
-def _read_word(path: Path) -> tuple[Tensor, ...]:
-    """Read the rows of a textual-inversion file: (D,) for each text encoder."""
-    return tuple(row.float().reshape(-1) for row in load_file(path).values())
+def _read_words(path: Path) -> dict[str, tuple[Tensor, ...]]:
+    """Read a textual-inversion file: of its word the row (D,) for the text encoder."""
+    return {word: (row.float().reshape(-1),) for word, row in load_file(path).items()}

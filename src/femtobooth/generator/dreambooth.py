@@ -18,7 +18,7 @@ is the same as with the same noise and timesteps, and twice as many timesteps ar
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -50,14 +50,22 @@ def sample_losses(prediction: Tensor, target: Tensor, weights: Tensor, mask: Ten
 class DreamBooth(NumberedSteps):
     """Fine-tunes the networks of `model`, or parts of them, in place; the VAE takes no part.
 
-    `instance` and `prior` are what `prepare` returns, called once in every process before the first step.
+    `token` is the identifier, or several with the class noun of each. `instance` and `prior` are what `prepare`
+    returns, called once in every process before the first step.
     """
 
-    def __init__(self, model: Family, settings: PersonalizeSettings, token: str, prepare: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        model: Family,
+        settings: PersonalizeSettings,
+        token: str | Mapping[str, str],
+        prepare: Callable[..., Any],
+    ) -> None:
         super().__init__(settings.training)
         self.strict_loading = False  # checkpoints hold only what trains; the rest comes from the base
         self.model, self.settings, self.prepare = model, settings, prepare
-        trainable.select(model, settings, token)
+        nouns = {token: settings.photos.class_noun} if isinstance(token, str) else token
+        trainable.select(model, settings, nouns)
         self.teacher = trainable.teacher(model, settings)
         held = self.teacher.trainable if self.teacher else {}
         self.anchor = Anchor(model.trainable, settings.prior.weights, held) if settings.prior.weights else None

@@ -68,6 +68,10 @@ class LatentSet:
             *(torch.cat([getattr(one, field.name) for one in (self, other)]) for field in fields(LatentSet))
         )
 
+    def some(self, first: int, count: int) -> LatentSet:
+        """Take `count` of these pictures from the `first` on."""
+        return LatentSet(*(getattr(self, field.name)[first : first + count] for field in fields(LatentSet)))
+
     def relabelled(self, model: Family, captions: Sequence[Sequence[str]], mask: Tensor) -> LatentSet:
         """Take the same pictures with as many other captions each and another mask, of any shape that expands to its
         own; the target is the teacher's prediction.
@@ -76,16 +80,21 @@ class LatentSet:
         return LatentSet(self.mean, self.log_variance, tokens, mask, torch.tensor(True), self.repeats, self.framing)
 
     def background(
-        self, model: Family, pictures: np.ndarray, caption: str, subjects: Sequence[np.ndarray] | None = None
+        self,
+        model: Family,
+        pictures: np.ndarray,
+        caption: str,
+        subjects: Sequence[np.ndarray] | None = None,
+        first: int = 0,
     ) -> LatentSet:
-        """Take the first n of these, whose pixels are `pictures` uint8 (n, H, W, 3), with another caption; only the
-        background (of `subjects`: `loss_mask`) counts, and there the target is the teacher's prediction.
+        """Take n of these from the `first` on, whose pixels are `pictures` uint8 (n, H, W, 3), with another caption;
+        only the background (of `subjects`: `loss_mask`) counts, and there the target is the teacher's prediction.
         """
-        count = len(pictures)
+        count, end = len(pictures), first + len(pictures)
         tokens = model.tokenize([caption] * count)[:, None]
         mask = loss_mask(pictures, model.vae_factor, "background", subjects=subjects)[:, None]
-        taught, framing = torch.tensor(True), self.framing[:count]
-        return LatentSet(self.mean[:count], self.log_variance[:count], tokens, mask, taught, framing=framing)
+        taught, framing = torch.tensor(True), self.framing[first:end]
+        return LatentSet(self.mean[first:end], self.log_variance[first:end], tokens, mask, taught, framing=framing)
 
     def micro_batch(
         self,

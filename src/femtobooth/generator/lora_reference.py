@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from ..core.errors import ModelError, shortened
 from ..core.files import content_hash, read_object, sha256_of
 from ..core.paths import existing, expanded, nearest
 from .locate import SUBJECT_FILE, adapter_in
+from .prompts import called_in, known_of
 
 DIFFUSERS_NAME = "pytorch_lora_weights.safetensors"
 """What diffusers calls the file of an adapter in a folder."""
@@ -30,10 +32,10 @@ class Lora:
     """As it was given: a file, a run, or a folder."""
     strength: float
     weights: Path
-    word: Path | None = None
-    """Where the embedding of a word that trained beside it lies."""
+    words: tuple[Path, ...] = ()
+    """Where the embeddings of words that trained beside it lie."""
     subject: dict[str, Any] | None = None
-    """What it has learned, where a run of femtobooth says so: token and class noun."""
+    """What it has learned, where a run of femtobooth says so: token and class noun, or those of several `subjects`."""
 
     @property
     def name(self) -> str:
@@ -43,10 +45,10 @@ class Lora:
 
     @property
     def hash(self) -> str:
-        """SHA-256 of its file; with a word's, over both."""
-        if self.word is None:
+        """SHA-256 of its file; with those of words, over all."""
+        if not self.words:
             return sha256_of(self.weights)
-        return content_hash([self.weights, self.word], self.weights.parent)
+        return content_hash([self.weights, *self.words], self.weights.parent)
 
     def record(self) -> dict[str, Any]:
         """Say which it is, for the record of a picture."""
@@ -86,18 +88,32 @@ def find(text: str) -> Lora:
     for folder in (path / "model", path):
         if described := adapter_in(folder):
             subject = read_object(folder / SUBJECT_FILE)
-            word = folder / str(described["embedding"]) if described.get("embedding") else None
-            known = {key: subject[key] for key in ("token", "class_noun") if isinstance(subject.get(key), str)}
+            words = embeddings(folder, described)
             weights = folder / str(described.get("weights"))
-            if missing := next((one for one in (weights, word) if one and not one.is_file()), None):
+            if missing := next((one for one in (weights, *words) if not one.is_file()), None):
                 raise ModelError(f"{missing}: missing", "copy or download it again")
-            return Lora(reference, strength, weights, word, known or None)
+            return Lora(reference, strength, weights, words, _known(subject) or None)
         for name in NAMES:
             if (folder / name).is_file():
                 return Lora(reference, strength, folder / name)
     raise ModelError(
         f"{path}: holds no adapter", f"give a .safetensors file, a run with an adapter, or a folder with {NAMES[0]}"
     )
+
+
+def embeddings(folder: Path, described: Mapping[str, Any]) -> tuple[Path, ...]:
+    """Say where the words lie that trained beside an adapter, by what its folder's femtobooth.json says of it."""
+    given = described.get("embedding") or []
+    return tuple(folder / str(name) for name in (given if isinstance(given, list) else [given]))
+
+
+def _known(subject: Mapping[str, Any]) -> dict[str, Any]:
+    """Take what it has learned, and nothing where that is no text."""
+    try:
+        found = called_in(subject)
+    except ValueError:
+        return {}
+    return known_of(found) if found else {}
 
 
 def tensors_hash(path: Path) -> str:

@@ -56,9 +56,9 @@ class Photo:
 
 
 def load_photos(
-    settings: PhotoSettings, size: int, shapes: Sequence[Shape] = ()
+    settings: PhotoSettings, size: int, shapes: Sequence[Shape] = (), title: str = "photos"
 ) -> tuple[list[Photo], list[dict[str, Any]]]:
-    """Find, check, crop and caption the subject's photos, and print the preflight table.
+    """Find, check, crop and caption the subject's photos, and print the preflight table under this title.
 
     They become squares of `size` pixels, or each the one of `shapes` in which its crop loses least.
 
@@ -113,7 +113,7 @@ def load_photos(
     rows += unused_masks(paths, set(found) - set(paths), settings)
     others = [left for left in skipped if left.path not in captions.files and not is_mask_folder(left.path)]
     rows += [file_row(left.path, reason=left.reason) for left in others]
-    print_table(rows)
+    print_table(rows, title)
     if not photos:
         where = ", ".join(map(shown, settings.paths))
         raise PhotoError(f"no usable photo in {where}", "give 3 to 5 JPEG, PNG or WebP photos of the subject")

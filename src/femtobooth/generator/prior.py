@@ -38,9 +38,12 @@ class Processes:
     """Gives every process what the first one has."""
 
 
-def prompts(settings: PriorSettings, class_noun: str) -> list[str]:
-    """Give the class prompt, and the same for each of the other classes to keep."""
-    return [settings.prompt.replace("{class}", noun) for noun in (class_noun, *settings.other_classes)]
+def prompts(settings: PriorSettings, *class_nouns: str) -> list[str]:
+    """Give the class prompt of each noun, and the same for each of the other classes to keep; of several nouns each
+    prompt once.
+    """
+    made = [settings.prompt.replace("{class}", noun) for noun in (*class_nouns, *settings.other_classes)]
+    return list(dict.fromkeys(made)) if len(class_nouns) > 1 else made
 
 
 def recipe(base_hash: str, empty_is_none: bool, prompt: str, settings: PriorSettings, shape: Shape) -> dict[str, Any]:

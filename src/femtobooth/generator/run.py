@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, Field
 
 from ..core.claims import Output
-from ..core.errors import ModelError
+from ..core.errors import ModelError, PhotoError
 from ..core.run import AGAIN, Run
 from . import locate
+from .prompts import ONLY, Called
 from .settings import PersonalizeSettings
 
 if TYPE_CHECKING:
     from .families.family import Family
     from .photos import Photo
 
-SUBJECT = "V"
-"""The name of the one subject of a run: `[V]` in a prompt stands for it."""
+SUBJECT = ONLY
+"""The name of the one subject of a run that gives it none: `[V]` in a prompt stands for it."""
 
 
 class Subject(BaseModel):
@@ -36,6 +37,13 @@ class Subject(BaseModel):
     """How often each of them is seen in one pass; none where that is once."""
     masks: list[str] = []
     """The masks that came with photos, as paths in the run folder."""
+    held_out: list[str] = []
+    """The photos of it that were kept out of training, as paths in the run folder; of one without a name all are."""
+
+    @property
+    def called(self) -> Called:
+        """What it is called in prompts."""
+        return Called(self.token, self.class_noun)
 
 
 class PersonalizedRun(Run):
@@ -57,8 +65,8 @@ class PersonalizedRun(Run):
         "watch/step-*.png", "watch/weights/step-*.safetensors",
     )  # fmt: skip
 
-    subjects: dict[str, Subject] = Field(min_length=1, max_length=1)
-    """What it teaches, by the name that stands in brackets in prompts; one today."""
+    subjects: dict[str, Subject] = Field(min_length=1)
+    """What it teaches, by the name that stands in brackets in prompts: V of one without a name."""
     base: str
     base_hash: str
     size: int
@@ -74,20 +82,36 @@ class PersonalizedRun(Run):
     validation: dict[str, Any] | None = None
     """What scored during training, and what that cost."""
     verdict: dict[str, Any] | None = None
-    """What `judging.verdict` says of the result."""
+    """What `judging.verdict` says of the result; of several subjects that of which least was learned."""
+    verdicts: dict[str, dict[str, Any]] | None = None
+    """The same of each of several subjects, by name."""
     peak_memory_gib: float | None = None
 
     @classmethod
     def place(cls, settings: PersonalizeSettings) -> Output:
         """Say where a run with these settings goes."""
-        stem = re.sub(r"[^\w-]+", "-", settings.photos.class_noun)
-        inputs = [*settings.photos.paths, settings.base, settings.prior.folder, settings.tokenizer]
+        stem = re.sub(r"[^\w-]+", "-", "-".join(settings.subjects)[:60] or settings.photos.class_noun)
+        photos = [path for one in settings.each.values() for path in one.photos.paths]
+        inputs = [*photos, settings.base, settings.prior.folder, settings.tokenizer]
         return cls.output(settings.runs, settings.name, stem, settings.overwrite, inputs)
 
     @property
     def subject(self) -> Subject:
-        """The one subject."""
+        """The only subject. Raises ModelError where there are several."""
+        if len(self.subjects) > 1:
+            raise ModelError(f"{self.folder}: teaches {', '.join(self.subjects)}", "name one of them")
         return next(iter(self.subjects.values()))
+
+    @property
+    def called(self) -> dict[str, Called]:
+        """What the subjects are called in prompts, by name."""
+        return {name: one.called for name, one in self.subjects.items()}
+
+    @property
+    def asking(self) -> str:
+        """Give a prompt to try: of several subjects one that shows the first."""
+        name, one = next(iter(self.called.items()))
+        return f"a {'[V]' if len(self.subjects) == 1 else f'[V:{name}]'} {one.noun} on the moon"
 
     @classmethod
     def open_finished(cls, place: str, instead: str = AGAIN) -> Self:
@@ -101,14 +125,19 @@ class PersonalizedRun(Run):
         return self.read_settings(PersonalizeSettings)
 
     def photos(self) -> list[Photo]:
-        """Read the photos as they are trained on. Raises PhotoError where one is missing or damaged."""
+        """Read the photos of all subjects as they are trained on. Raises PhotoError where one is missing or damaged."""
+        return [photo for photos, _ in self.photos_of_each().values() for photo in photos]
+
+    def photos_of_each(self) -> dict[str, tuple[list[Photo], list[Photo]]]:
+        """Read the photos of each subject as they are trained on, and those that were kept out of training.
+
+        Raises PhotoError where one is missing or damaged.
+        """
         from .stored_photos import restore_photos
 
-        masks, repeats = [Path(mask).name for mask in self.subject.masks], self.subject.repeats
+        masks = [Path(mask).name for one in self.subjects.values() for mask in one.masks]
         photos = restore_photos(self.folder / "photos", masks)
-        return [
-            replace(photo, repeats=often) for photo, often in zip(photos, repeats or [1] * len(photos), strict=True)
-        ]
+        return dealt(self.subjects, photos, self.held_out_photos())
 
     def held_out_photos(self) -> list[Photo]:
         """Read the photos that were kept out of training. Raises PhotoError where one is missing or damaged."""
@@ -131,3 +160,30 @@ class PersonalizedRun(Run):
                 "put the same base back, or start a new run",
             )
         return model
+
+
+def dealt(
+    subjects: Mapping[str, Subject], photos: Sequence[Photo], held_out: Sequence[Photo]
+) -> dict[str, tuple[list[Photo], list[Photo]]]:
+    """Deal restored photos, and those kept out of training, to the subjects whose they are.
+
+    Raises PhotoError where one is missing. Runs of older versions list none for their only subject: all are its own.
+    """
+    found = {}
+    alone = len(subjects) == 1
+    for name, one in subjects.items():
+        ours, kept = (
+            list(some) if alone else [_named(some, path) for path in paths]
+            for some, paths in ((photos, one.photos), (held_out, one.held_out))
+        )
+        often = one.repeats or [1] * len(ours)
+        again = [replace(photo, repeats=count) for photo, count in zip(ours, often, strict=True)]
+        found[name] = (again, kept)
+    return found
+
+
+def _named(photos: Sequence[Photo], path: str) -> Photo:
+    name = Path(path).name
+    if found := next((photo for photo in photos if photo.path.name == name), None):
+        return found
+    raise PhotoError(f"{path}: missing or damaged", "put it back, or start a new run")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ..core.config import Seed, Settings
 from ..core.errors import shortened
@@ -18,9 +18,17 @@ from . import locate
 from .cards import Recommendable
 from .lora_reference import Loras
 from .loss_settings import LossSettings, PriorSettings
-from .prompts import names_subject
+from .prompts import ONLY, names_subject
 from .sampling_settings import Sampler, SamplingSettings
-from .subject_settings import IdentifierSettings, PhotoSettings, implied_by_folders
+from .subject_settings import (
+    IdentifierSettings,
+    PhotoSettings,
+    SubjectSettings,
+    empty_faults,
+    implied_by_folders,
+    plain_names,
+    refuse_missing_photos,
+)
 from .train_settings import RATE, LoraSettings, TrainSettings, learning_rates, with_rates
 
 
@@ -113,6 +121,10 @@ class PersonalizeSettings(Settings):
     """Train nothing: say what each part and phase would need of memory, before any weights are loaded."""
     memory: Annotated[str | None, Flag("--memory", unit="size", group="memory")] = Field(None, exclude=True)
     """Memory to fit into, such as 8GiB: a plan then names the cheapest sets of savings that do."""
+    subjects: Annotated[dict[str, SubjectSettings], Flag("--subject", unit="name=path:noun", group="subject")] = {}
+    """Several subjects in one run, by the names that stand for them in prompts, as [V:rex]; in place of PHOTOS and
+    --class-noun.
+    """
     photos: Annotated[PhotoSettings, Flags("subject")]
     identifier: Annotated[IdentifierSettings, Flags("subject")] = IdentifierSettings()
     prior: Annotated[PriorSettings, Flags("class images")] = PriorSettings()
@@ -122,6 +134,36 @@ class PersonalizeSettings(Settings):
     samples: Annotated[SampleSettings, Flags("samples")] = SampleSettings()
     validation: Annotated[ValidationSettings, Flags("validation")] = ValidationSettings()
     training: Annotated[TrainingSettings, Flags("training")] = TrainingSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_photos_of_one(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping) or not given.get("subjects"):
+            return given
+        photos = given.get("photos", {})
+        none = {"paths": [], "class_noun": ""}
+        return {**given, "photos": {**none, **photos} if isinstance(photos, Mapping) else photos}
+
+    @field_validator("subjects")
+    @classmethod
+    def _plain_names(cls, subjects: dict[str, SubjectSettings]) -> dict[str, SubjectSettings]:
+        plain_names(subjects)
+        return subjects
+
+    @field_validator("photos", mode="wrap")
+    @classmethod
+    def _of_one(cls, given: Any, handler: Callable[[Any], PhotoSettings], info: ValidationInfo) -> PhotoSettings:
+        several = info.data.get("subjects", {"wrong": None})
+        faults: list[Any] = [] if several or not isinstance(given, Mapping) else empty_faults(given)
+        try:
+            photos = handler(given)
+        except ValidationError as error:
+            faults += [{"ctx": {}, **one} for one in error.errors(include_url=False)]
+        if faults:
+            raise ValidationError.from_exception_data("photos", faults)
+        if several and (photos.paths or photos.class_noun) and "wrong" not in several:
+            raise ValueError("`subjects` says the photos and the noun of each; give these without others")
+        return photos
 
     @field_validator("memory")
     @classmethod
@@ -141,6 +183,8 @@ class PersonalizeSettings(Settings):
         found = super().without_effect()
         if self.photos.mask == "none" and self.loss.background == "photos" and self.loss.unmasked_weight:
             found["loss.unmasked_weight"] = "with `photos.mask=none` and `loss.background=photos`"
+        if self.subjects and self.identifier.token != IdentifierSettings().token:
+            found["identifier.token"] = "beside `subjects`, each of which has its own (`token`)"
         if self.memory and not self.plan:
             found["memory"] = "without plan"
         if "lora" not in self.train.parts:
@@ -155,6 +199,27 @@ class PersonalizeSettings(Settings):
         return self
 
     @property
+    def each(self) -> dict[str, PersonalizeSettings]:
+        """Give what each subject alone would be trained with, by name; `V` is the name of one without any."""
+        if not self.subjects:
+            return {ONLY: self}
+        return {
+            name: self.model_copy(
+                update={
+                    "subjects": {},
+                    "photos": self.photos.model_copy(update={"paths": one.paths, "class_noun": one.class_noun}),
+                    "identifier": IdentifierSettings(token=one.token),
+                }
+            )
+            for name, one in self.subjects.items()
+        }
+
+    @property
+    def nouns(self) -> list[str]:
+        """List the class nouns, each once."""
+        return list(dict.fromkeys(one.photos.class_noun for one in self.each.values()))
+
+    @property
     def rates(self) -> dict[str, float]:
         """Give the learning rates of what trains, by their dotted names."""
         return learning_rates(self.train, self.lora)
@@ -163,6 +228,7 @@ class PersonalizeSettings(Settings):
         """Raise InputError for what cannot be done here, and for learning rates that the optimizer cannot take."""
         super().refuse_at_once()
         refuse_rates(self.training.optimizer, self.rates)
+        refuse_missing_photos(self.subjects)
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

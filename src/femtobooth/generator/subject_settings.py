@@ -1,4 +1,4 @@
-"""Settings of `personalize` that say what the subject is: photos, their captions, the word that stands for it."""
+"""Settings of `personalize` that say what the subjects are: photos, their captions, the words that stand for them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..core.config import Settings
-from ..core.errors import shortened
+from ..core.errors import PhotoError, SettingsError, shortened
 from ..core.fields import Argument, Flag
+from ..core.paths import existing
+from .prompts import ONLY
+
+AUTO = "auto"
+"""In place of an identifier: the base chooses."""
 
 
 class PhotoSettings(Settings):
-    paths: Annotated[list[str], Argument("*", names="file", needed=True)] = Field(min_length=1)
+    paths: Annotated[list[str], Argument("*", names="file", needed=True, unless="subjects")]
     """Photo files or folders of the subject; 3 to 5 pictures are best."""
-    class_noun: Annotated[str, Flag("--class-noun", common=True)] = Field(min_length=1)
+    class_noun: Annotated[str, Flag("--class-noun", common=True)]
     """What the subject is, in one or two words: dog, toy, backpack."""
     crop: Annotated[Literal["center", "smart", "pad", "subject"], Flag("--crop")] = "smart"
     """How a picture becomes square, or what its bucket asks for: its middle, its most detailed part, whole with padded
@@ -68,9 +73,81 @@ class IdentifierSettings(Settings):
     @field_validator("token")
     @classmethod
     def _one_word(cls, token: str) -> str:
-        if not token.strip() or re.search(r"[\s\[\]{}]", token):
-            raise ValueError(f"{shortened(repr(token))} is not one word without spaces or brackets")
-        return token
+        return one_word(token)
+
+
+def one_word(token: str) -> str:
+    """Give back what can be an identifier. Raises ValueError."""
+    if not token.strip() or re.search(r"[\s\[\]{}]", token):
+        raise ValueError(f"{shortened(repr(token))} is not one word without spaces or brackets")
+    return token
+
+
+class SubjectSettings(Settings):
+    """One of several subjects: in a file also as the text PATH:NOUN."""
+
+    paths: list[str] = Field(min_length=1)
+    """Photo files or folders of this subject."""
+    class_noun: str = Field(min_length=1)
+    """What it is, in one or two words."""
+    token: str = AUTO
+    """Rare word that will stand for it; `auto` lets the base choose one far from those of the others."""
+
+    @classmethod
+    def of_text(cls, text: str) -> dict[str, Any]:
+        """Read PATH:NOUN. Raises SettingsError where there is no noun."""
+        path, colon, noun = text.rpartition(":")
+        if not colon or not path.strip() or not noun.strip() or re.search(r"[/\\]", noun):
+            raise SettingsError(
+                f"`subjects`: {shortened(repr(text))} does not say what the subject is",
+                "PATH:NOUN, such as rex=photos/rex:dog",
+            )
+        return {"paths": [path], "class_noun": noun.strip()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_text(cls, given: Any) -> Any:
+        try:
+            return cls.of_text(given) if isinstance(given, str) else given
+        except SettingsError as error:
+            raise ValueError(f"{error.problem.removeprefix('`subjects`: ')}: {error.way_out}") from None
+
+    @field_validator("token")
+    @classmethod
+    def _one_word(cls, token: str) -> str:
+        return one_word(token)
+
+
+def empty_faults(photos: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """List the faults of photos of one subject that are given as none, and of a noun without letters."""
+    short = {"field_type": "List", "min_length": 1, "actual_length": 0}
+    none = {"type": "too_short", "loc": ("paths",), "input": [], "ctx": short}
+    unnamed = {"type": "string_too_short", "loc": ("class_noun",), "input": "", "ctx": {"min_length": 1}}
+    return [*([none] if photos.get("paths") == [] else []), *([unnamed] if photos.get("class_noun") == "" else [])]
+
+
+def plain_names(subjects: Mapping[str, SubjectSettings]) -> None:
+    """Raise ValueError for names of subjects that are no plain words or that prompts could not tell apart, and for
+    equal identifiers.
+    """
+    for name in subjects:
+        if not re.fullmatch(r"[^\W\d_][\w-]{0,31}", name) or name.casefold() == ONLY.casefold():
+            raise ValueError(
+                f"{shortened(repr(name))} is no name: a word of letters, digits, _ and - that begins with a letter"
+                + (", other than V" if len(name) == 1 else "")
+            )
+    for what, given in (("name", list(subjects)), ("token", [one.token for one in subjects.values()])):
+        words = [word.casefold() for word in given if (what, word) != ("token", AUTO)]
+        if twice := next((word for word in words if words.count(word) > 1), None):
+            raise ValueError(f"two subjects with the {what} {shortened(twice)}")
+
+
+def refuse_missing_photos(subjects: Mapping[str, SubjectSettings]) -> None:
+    """Raise PhotoError for a path of a subject that is not there."""
+    for name, one in subjects.items():
+        for path in one.paths:
+            if not existing(path):
+                raise PhotoError(f"{shortened(path, 200)}: no such file or folder", f"check the path of {name}")
 
 
 def implied_by_folders(given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +16,13 @@ from ..core.errors import ModelError, SettingsError
 from ..core.events import progress
 from ..training.randomness import generator
 from .families.family import Condition, Family
+from .subject_settings import AUTO
 
 # Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
 # base's predictions less than these do.
 EVERYDAY_WORDS = ("red", "big", "blue", "small", "old", "green", "happy", "wooden")
 TIMESTEPS = 3  # at which a prediction is taken
+SHORTLIST = 12  # candidates of least meaning, among which those far apart are looked for
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,64 @@ def pieces(model: Family, text: str) -> tuple[str, ...]:
 def check(model: Family, token: str, class_noun: str) -> Identifier:
     """Measure what tokenizer and base make of `token`."""
     return rank(model, [token], class_noun)[0]
+
+
+def choose_apart(model: Family, wanted: Mapping[str, tuple[str, str]]) -> dict[str, tuple[Identifier, float]]:
+    """Choose identifiers that are far apart, by name of their subject; `wanted` has the token, or `auto`, and the noun.
+
+    Those that are given stand. The others are taken one by one from the best of `choose`: always the one whose nearest
+    word among those taken is farthest (`distances`; Gonzalez 1985, farthest-point clustering). Each comes with its
+    distance to the nearest other. Raises SettingsError for two that the base reads alike, and for too few words.
+    """
+    given = {name: token for name, (token, _) in wanted.items() if token != AUTO}
+    found: dict[str, Identifier] = {name: check(model, token, wanted[name][1]) for name, token in given.items()}
+    for one, other in itertools.combinations(given, 2):
+        if given[one].casefold() == given[other].casefold() or found[one].pieces == found[other].pieces:
+            raise SettingsError(
+                f"`subjects`: {one} and {other} have identifiers that this base reads alike: "
+                f"{given[one]} and {given[other]}",
+                "give one of them another token, or none, to have it chosen",
+            )
+    ranked: dict[str, list[Identifier]] = {}
+    for name, (token, noun) in wanted.items():
+        if token != AUTO:
+            continue
+        if noun not in ranked:
+            ranked[noun] = choose(model, noun, shown=SHORTLIST)
+        taken = {one.token for one in found.values()}
+        free = [one for one in ranked[noun] if one.token not in taken]
+        if not free:
+            raise SettingsError(
+                f"`subjects`: this base has no more rare words than {len(taken)}", f"give {name} a token of your own"
+            )
+        farthest = 0
+        if found:
+            apart = distances(model, [one.token for one in free], [one.token for one in found.values()])
+            farthest = int(apart.min(dim=1).values.argmax())
+        found[name] = free[farthest]
+    words = [found[name].token for name in wanted]
+    apart = distances(model, words, words).fill_diagonal_(math.inf)
+    return {name: (found[name], float(apart[row].min())) for row, name in enumerate(wanted)}
+
+
+@torch.no_grad()
+def distances(model: Family, first: Sequence[str], second: Sequence[str]) -> Tensor:
+    """Measure how far words are apart in what the text encoders make of them: (N, M), 1 - cosine, 0 to 2.
+
+    Of each word it is the state at its last piece in "a photo of a WORD", less the mean of everyday words there, as
+    all such states have most in common.
+    """
+    words = list(dict.fromkeys([*first, *second]))
+    tokens = model.tokenize([f"a photo of a {word}" for word in words])
+    at = [len(model.tokenizer(f"a photo of a {word}").input_ids) - 2 for word in words]  # before the mark of the end
+    states = next(iter(model.condition(tokens).tensors.values()))  # (N, L, D)
+    rows = torch.stack([states[row, min(place, states.shape[1] - 1)] for row, place in enumerate(at)]).float().cpu()
+    everyday = model.tokenize([f"a photo of a {word}" for word in EVERYDAY_WORDS])
+    usual = next(iter(model.condition(everyday).tensors.values()))[:, 5].float().mean(dim=0).cpu()
+    rows = torch.nn.functional.normalize(rows - usual, dim=1)
+    index = {word: row for row, word in enumerate(words)}
+    ours, theirs = (rows[[index[word] for word in some]] for some in (first, second))
+    return 1 - ours @ theirs.T
 
 
 def choose(model: Family, class_noun: str, shown: int = 5) -> list[Identifier]:
@@ -110,17 +172,23 @@ def rank(model: Family, tokens: list[str], class_noun: str) -> list[Identifier]:
 class TokenEmbedding(nn.Module):
     """The text encoder's embedding table with one row that trains (textual inversion, arXiv 2208.01618).
 
-    Everything but the row is frozen, so the optimizer holds D numbers and weight decay touches no other word.
+    Everything but the row is frozen, so the optimizer holds D numbers and weight decay touches no other word. Several
+    words train in tables around each other.
     """
 
     start: Tensor
 
-    def __init__(self, table: nn.Embedding, token_id: int, start: Tensor) -> None:
+    def __init__(self, table: nn.Embedding | TokenEmbedding, token_id: int, start: Tensor) -> None:
         super().__init__()
         self.table, self.token_id = table, token_id
         self.row = nn.Parameter(start.detach().clone())  # (D,)
         self.register_buffer("start", start.detach().clone(), persistent=False)
         self.is_on = True  # else it is what it was at the start
+
+    @property
+    def weight(self) -> Tensor:
+        """The plain table (V, D), below all rows that train."""
+        return self.table.weight
 
     def forward(self, ids: Tensor) -> Tensor:  # (B, L) -> (B, L, D)
         row = self.row if self.is_on else self.start
@@ -129,28 +197,47 @@ class TokenEmbedding(nn.Module):
     @staticmethod
     def install(model: Family, token: str, class_noun: str) -> None:
         """Make `token` trainable, starting from the mean embedding of the class noun; a token that splits is added."""
+        TokenEmbedding.install_all(model, {token: class_noun})
+
+    @staticmethod
+    def install_all(model: Family, nouns: Mapping[str, str]) -> None:
+        """Do the same for several tokens with a noun each, in their order, the first innermost."""
         for tokenizer, text_encoder, embeddings in model.token_tables():
-            if len(tokenizer.tokenize(token)) > 1:
-                tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=False)])
-                text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-                if hasattr(text_encoder, "text_projection"):
-                    # What is projected is the state at the end, which configs of 2023 (eos_token_id 2) have found as
-                    # the largest number: from now on that is the new word's.
-                    text_encoder.text_model.eos_token_id = text_encoder.config.eos_token_id = tokenizer.eos_token_id
-            token_id = tokenizer(token, add_special_tokens=False).input_ids[0]
-            noun_ids = tokenizer(class_noun, add_special_tokens=False).input_ids
-            table = embeddings.token_embedding.requires_grad_(False)
-            embeddings.token_embedding = TokenEmbedding(table, token_id, table.weight[noun_ids].mean(dim=0))
+            for token in nouns:
+                if len(tokenizer.tokenize(token)) > 1:
+                    tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=False)])
+                    text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+                    if hasattr(text_encoder, "text_projection"):
+                        # What is projected is the state at the end, which configs of 2023 (eos_token_id 2) have found
+                        # as the largest number: from now on that is the new word's.
+                        text_encoder.text_model.eos_token_id = text_encoder.config.eos_token_id = tokenizer.eos_token_id
+            embeddings.token_embedding.requires_grad_(False)
+            for token, noun in nouns.items():
+                token_id = tokenizer(token, add_special_tokens=False).input_ids[0]
+                noun_ids = tokenizer(noun, add_special_tokens=False).input_ids
+                table = embeddings.token_embedding
+                embeddings.token_embedding = TokenEmbedding(table, token_id, table.weight[noun_ids].mean(dim=0))
+
+    @staticmethod
+    def rows(model: Family) -> list[tuple[Tensor, ...]]:
+        """Give what was learned of each token, in the order of `install_all`: a row (D,) for each text encoder."""
+        found = []
+        for _, _, embeddings in model.token_tables():
+            table, ours = embeddings.token_embedding, []
+            while isinstance(table, TokenEmbedding):
+                ours.append(table.row.detach())
+                table = table.table
+            found.append(ours[::-1])
+        return list(zip(*found, strict=True))
 
     @staticmethod
     def remove(model: Family, write: bool = True) -> None:
-        """Write the row into the table, unless it is to be forgotten, and put the plain table back."""
+        """Write every row into the table, unless it is to be forgotten, and put the plain table back."""
         for _, _, embeddings in model.token_tables():
-            trained = embeddings.token_embedding
-            if isinstance(trained, TokenEmbedding):
+            while isinstance(trained := embeddings.token_embedding, TokenEmbedding):
                 with torch.no_grad():
                     if write:
-                        trained.table.weight[trained.token_id] = trained.row
+                        trained.weight[trained.token_id] = trained.row
                 embeddings.token_embedding = trained.table
 
     @staticmethod

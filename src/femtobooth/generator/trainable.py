@@ -4,6 +4,7 @@ fast.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -15,8 +16,11 @@ from .tokens import TokenEmbedding
 from .train_settings import RATE
 
 
-def select(model: Family, settings: PersonalizeSettings, token: str) -> None:
-    """Switch gradients and training mode on for what `settings.train` names, in place, and off for everything else."""
+def select(model: Family, settings: PersonalizeSettings, nouns: Mapping[str, str]) -> None:
+    """Switch gradients and training mode on for what `settings.train` names, in place, and off for everything else.
+
+    `nouns` has the class noun of each identifier.
+    """
     wanted, denoiser = settings.train.parts, model.denoiser
     denoiser.requires_grad_("unet" in wanted).train(bool({"unet", "attention", "lora"} & set(wanted)))
     if "attention" in wanted:
@@ -28,7 +32,7 @@ def select(model: Family, settings: PersonalizeSettings, token: str) -> None:
     if "lora" in wanted:
         adapter_layers.install(model, settings.lora, settings.training.seed)
     if "token" in wanted:
-        TokenEmbedding.install(model, token, settings.photos.class_noun)
+        TokenEmbedding.install_all(model, nouns)
     for name, network in model.trainable.items():
         for path, parameter in network.named_parameters():
             if f"{name}.{path}".startswith(model.unread()):

@@ -7,11 +7,19 @@ prompts from the same noise; so steps are compared picture by picture, which is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+JOINT = (
+    " Of several subjects the worst counts: fidelity is above the untuned base's and in parts of the way from there to "
+    "that of the photos among each other, and of fidelity, prompt fidelity and gain that of the subject with the least "
+    "is taken; drift is that of the class that drifted most. A step is within one standard error of another where it "
+    "is for every subject."
+)
+"""What `RULE` means where there are several subjects."""
+LEAST_ROOM = 0.05  # cosine: the least way from base to photos that is divided by
 RULE = (
     "The untuned base is no candidate. On the Pareto front are the steps that "
     "no other beats in fidelity, prompt fidelity and drift "
@@ -36,6 +44,46 @@ class Point(NamedTuple):
     """The same of each of these pictures, for the spread."""
     outside: tuple[float, ...] = ()
     """How far each picture of things outside the class has moved; told, and no ground for the choice."""
+    of: tuple[tuple[int, float, float], ...] = ()
+    """Of several subjects, in order: how many of these pictures are of each, the fidelity of the untuned base's, and
+    the way from there to that of the photos.
+    """
+
+    def split(self, values: Sequence[float]) -> list[np.ndarray]:
+        """Give a value of each picture by subjects."""
+        ends = np.cumsum([count for count, _, _ in self.of])[:-1]
+        return np.split(np.array(values), ends) if self.of else [np.array(values)]
+
+    @property
+    def rooms(self) -> list[float]:
+        """The way from the untuned base's fidelity to that of the photos, by subjects; 1 where there is one."""
+        return [max(room, LEAST_ROOM) for _, _, room in self.of] or [1.0]
+
+    @property
+    def goods(self) -> tuple[float, float, float]:
+        """Fidelity, prompt fidelity and what is left of the class: of one subject, or of the worst of several."""
+        if not self.of:
+            return float(np.mean(self.fidelity)), float(np.mean(self.prompt)), -self.drift
+        floors = [floor for _, floor, _ in self.of]
+        shares = [
+            (part.mean() - floor) / room
+            for part, floor, room in zip(self.split(self.fidelity), floors, self.rooms, strict=True)
+        ]
+        return float(min(shares)), float(min(part.mean() for part in self.split(self.prompt))), -self.drift
+
+    def gains(self, base: Point) -> list[np.ndarray]:
+        """Fidelity of each picture above that of the base's, times its prompt fidelity, in parts of the room; by
+        subjects.
+        """
+        gains = (np.array(self.fidelity) - base.fidelity) * self.prompt
+        return [part / room for part, room in zip(self.split(list(gains)), self.rooms, strict=True)]
+
+
+def point_of(row: Mapping[str, Any]) -> Point:
+    """Read a point from its plain values; those of older versions have no `moved`, no `outside` and no `of`."""
+    of = tuple((int(count), float(floor), float(room)) for count, floor, room in row.get("of", ()))
+    moved, outside = (tuple(row.get(name, ())) for name in ("moved", "outside"))
+    return Point(row["step"], tuple(row["fidelity"]), tuple(row["prompt"]), row["drift"], moved, outside, of)
 
 
 class Choice(NamedTuple):
@@ -52,9 +100,7 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
     A point that has left the front never comes back to it, however many are added.
     """
-    goods = {
-        point.step: (float(np.mean(point.fidelity)), float(np.mean(point.prompt)), -point.drift) for point in points
-    }
+    goods = {point.step: point.goods for point in points}
 
     def beaten(point: Point) -> bool:
         own = goods[point.step]
@@ -75,9 +121,9 @@ def choose(points: Sequence[Point]) -> Choice:
     if not tuned:
         raise ValueError("nothing to choose from: only the base was scored")
     front = pareto_front(tuned)
-    gains = {point.step: (np.array(point.fidelity) - base.fidelity) * point.prompt for point in front}
-    best = max(front, key=lambda point: (gains[point.step].mean(), -point.drift))
-    close = [point for point in front if within_one_error(gains[best.step], gains[point.step])]
+    gains = {point.step: point.gains(base) for point in front}
+    best = max(front, key=lambda point: (min(part.mean() for part in gains[point.step]), -point.drift))
+    close = [point for point in front if _all_within_one_error(gains[best.step], gains[point.step])]
     taken = min(close, key=lambda point: (point.drift, point.step))
     if len(front) == 1:
         return Choice(taken.step, f"step {taken.step} is alone on the Pareto front", (taken.step,))
@@ -96,20 +142,24 @@ def within_one_error(best: np.ndarray, other: np.ndarray) -> bool:
     return float(np.mean(best - other)) <= _standard_error(best - other)
 
 
+def _all_within_one_error(best: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> bool:
+    return all(within_one_error(one, two) for one, two in zip(best, other, strict=True))
+
+
 def finished(points: Sequence[Point], patience: int = 3) -> bool:
     """Tell whether training can end: fidelity is saturated and the class drifts on.
 
     Saturated: none of the last `patience` points has a fidelity more than one standard error (of the paired difference)
-    above the last point that still had gained. A dip counts as no gain, and a recovery within the patience is waited
-    for; many small gains add up, since all are measured from the same point. Drifting on: the last `patience` points
-    drift more than that one did.
+    above the last point that still had gained; of several subjects none may have. A dip counts as no gain, and a
+    recovery within the patience is waited for; many small gains add up, since all are measured from the same point.
+    Drifting on: the last `patience` points drift more than that one did.
     """
     if len(points) <= patience:
         return False
     gained = 0
     for index in range(1, len(points)):
         change = np.array(points[index].fidelity) - points[gained].fidelity
-        if change.mean() > _standard_error(change):
+        if any(part.mean() > _standard_error(part) for part in points[index].split(list(change))):
             gained = index
     since = points[gained + 1 :]
     return (

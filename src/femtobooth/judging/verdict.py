@@ -6,7 +6,7 @@ A pure function of what was measured.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -115,6 +115,13 @@ def of_run(run: PersonalizedRun) -> Verdict | None:
     return found or read(run.verdict)
 
 
+def of_each(run: PersonalizedRun) -> dict[str, Verdict]:
+    """Find the verdicts of each of several subjects, as `of_run` does; none of one subject."""
+    evaluation = read_json(run.folder / "evaluation" / "evaluation.json")
+    facts = (evaluation.get("verdicts") if isinstance(evaluation, dict) else None) or run.verdicts or {}
+    return {name: found for name, one in facts.items() if (found := read(one))}
+
+
 def unjudged(why: str, advice: str) -> Verdict:
     """Make a verdict where too little could be measured."""
     return Verdict("not judged", MOODS["not judged"], f"Not judged: {why}.", advice)
@@ -153,6 +160,25 @@ def judge(found: Evidence, bundled: bool) -> Verdict:
     weak = outcome in ("partly learned", "not learned")
     advice = ADVICE[next(iter(troubles), "bundled" if bundled and weak else outcome)]
     return Verdict(outcome, mood, sentence, advice, Interval(value, low, high), found)
+
+
+def joint(each: Mapping[str, Verdict]) -> Verdict:
+    """Say of several subjects what came of them, by the one of which least did."""
+    if len(each) == 1:
+        return next(iter(each.values()))
+    order = ("bad", "warn", "info", "good")
+    share = {name: one.share.value if one.share else -1.0 for name, one in each.items()}
+    name = min(each, key=lambda name: (order.index(each[name].mood), share[name]))
+    worst = each[name]
+    parts = [
+        f"{name} {one.outcome}" + (f" ({percent(one.share.value)})" if one.share else "") for name, one in each.items()
+    ]
+    by = worst.evidence.encoder if worst.evidence else ""
+    way = f" of the way from the untuned base to its photos, by {by}" if by and worst.share else ""
+    sentence = f"{worst.outcome.capitalize()}: {', '.join(parts)}{way}."
+    if worst.mood != "good":
+        sentence += f" Of {name}: {worst.sentence}"
+    return replace(worst, sentence=sentence)
 
 
 def percent(share: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 from ..core import config
 from ..core.errors import command
 from ..generator.photos import Photo, shape_counts
-from ..generator.prompts import filled
+from ..generator.prompts import filled, of_templates
 from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
 from ..generator.stored_photos import counted, size_of
@@ -50,7 +50,8 @@ class TrainedRun:
     known: PersonalizedRun
     """What run.json holds."""
     settings: PersonalizeSettings
-    photos: list[Photo]
+    photos_of: Mapping[str, list[Photo]]
+    """The photos of each subject, by name."""
     preflight: list[dict[str, Any]]
     """What was found in the photo folder, a row a file."""
     samples: Mapping[int, Samples]
@@ -60,14 +61,20 @@ class TrainedRun:
     """Rows of logs/metrics.csv."""
     evaluation: Mapping[str, Any] | None
     verdict: Verdict | None
+    verdicts: Mapping[str, Verdict]
+    """Of each of several subjects."""
     nearest: Mapping[tuple[int, int], Nearest]
     """For each last sample of the subject, the training photo that it comes nearest to."""
 
     @property
+    def photos(self) -> list[Photo]:
+        """Those of all subjects."""
+        return [photo for photos in self.photos_of.values() for photo in photos]
+
+    @property
     def prompts(self) -> list[str]:
         """Prompts of the samples, as the model reads them."""
-        subject = self.known.subject
-        return [filled(prompt, subject.token, subject.class_noun) for prompt in self.settings.samples.prompts]
+        return [one.text for one in of_templates(self.settings.samples.prompts, self.known.called)]
 
     @property
     def copies(self) -> int:
@@ -127,15 +134,16 @@ def run_page(run: TrainedRun) -> str:
     """Write the whole page."""
     known, settings, evaluation = run.known, run.settings, run.evaluation or {}
     base = "the bundled base" if settings.base == "bundled" else Path(settings.base).name
-    token, noun = known.subject.token, known.subject.class_noun
     page = RunPage(
-        title=f"{token} {noun}",
+        title=_title(known),
         kind="femtobooth personalize",
-        lead=f"A {noun}, taught to {base} from {_count(len(run.photos), 'photo')}. "
-        f'Write "a {token} {noun}" in a prompt to draw it.',
+        lead=_lead(run, base),
         footer=", ".join(f"{name} {version}" for name, version in known.versions.items()),
         verdict=run.verdict,
-        tiles=[*_learned(run.verdict), *_spent(run)],
+        tiles=[
+            *(tile for name, one in _verdicts(run) for tile in _learned(one, name)),
+            *_spent(run),
+        ],
         warnings=warnings(run),
         pairs=_pairs(run),
         on_the_way=_on_the_way(run),
@@ -163,6 +171,28 @@ def run_page(run: TrainedRun) -> str:
     return render("run.html", page)
 
 
+def _verdicts(run: TrainedRun) -> list[tuple[str, Verdict | None]]:
+    """Give the verdicts of several subjects by name, or that of one."""
+    return [*run.verdicts.items()] or [("", run.verdict)]
+
+
+def _title(known: PersonalizedRun) -> str:
+    if len(known.subjects) == 1:
+        return known.subject.called.phrase
+    return ", ".join(f"{name} ({one.phrase})" for name, one in known.called.items())
+
+
+def _lead(run: TrainedRun, base: str) -> str:
+    """Say what was taught to what from how much, and how to ask for it."""
+    called, photos = run.known.called, _count(len(run.photos), "photo")
+    if len(called) == 1:
+        ((token, noun),) = called.values()
+        return f'A {noun}, taught to {base} from {photos}. Write "a {token} {noun}" in a prompt to draw it.'
+    each = " and ".join(f"{name}, a {one.noun}," for name, one in called.items())
+    forms = " or ".join(f'"a [V:{name}] {one.noun}" ({one.phrase})' for name, one in called.items())
+    return f"{each} taught to {base} from {photos}. Write {forms} in a prompt."
+
+
 def warnings(run: TrainedRun) -> list[str]:
     """Say what a reader has to know before the rest."""
     known, found = run.known, []
@@ -170,11 +200,13 @@ def warnings(run: TrainedRun) -> list[str]:
         found.append(f"The run failed: {known.error or 'no reason is known'}. This shows what there is so far.")
     elif known.status != "done":
         found.append("The run is not finished: this shows what there is so far. Go on with the command below.")
-    if len(run.photos) < 3:
-        found.append(
-            f"{_count(len(run.photos), 'photo')} only: 3 to 5 of different views "
-            "teach the subject rather than one picture of it."
-        )
+    for name, photos in run.photos_of.items():
+        if len(photos) < 3:
+            whose = f" of {name}" if len(run.photos_of) > 1 else ""
+            found.append(
+                f"{_count(len(photos), 'photo')}{whose} only: 3 to 5 of different views "
+                "teach the subject rather than one picture of it."
+            )
     found += [
         f"{Path(row['file']).name} was not used: {'; '.join(row['notes']) or row['status']}."
         for row in run.preflight
@@ -182,7 +214,9 @@ def warnings(run: TrainedRun) -> list[str]:
     ]
     unpreserved = run.settings.prior.weight == 0 and run.settings.prior.weights == 0
     if unpreserved and run.settings.train.parts != ["token"]:
-        found.append(f"Trained without class images: every {known.subject.class_noun} may now look like this one.")
+        found += [
+            f"Trained without class images: every {noun} may now look like this one." for noun in run.settings.nouns
+        ]
     return found
 
 
@@ -194,8 +228,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
-def _learned(found: Verdict | None) -> list[Tile]:
-    """Make the tiles of what came of it."""
+def _learned(found: Verdict | None, name: str = "") -> list[Tile]:
+    """Make the tiles of what came of it, or of the subject of this name."""
+    tiles = _tiles(found)
+    return [replace(tile, name=f"{name}: {tile.name}") for tile in tiles] if name else tiles
+
+
+def _tiles(found: Verdict | None) -> list[Tile]:
     tiles: list[Tile] = []
     if found and found.share:
         value, low, high = found.share
@@ -288,11 +327,12 @@ def _nearest(run: TrainedRun) -> list[Strip]:
 
 def _photos(run: TrainedRun) -> list[Strip]:
     """Show the photos as they were trained on, and what of them counted."""
-    subject = run.known.subject
-    below = counted(run.photos, run.settings.loss.background)
+    below = [part for photos in run.photos_of.values() for part in counted(photos, run.settings.loss.background)]
+    whose = [name for name, photos in run.photos_of.items() for _ in photos]
     strips = []
     for index, photo in enumerate(run.photos):
-        caption = " / ".join(filled(text, subject.token, subject.class_noun) for text in photo.captions[:3])
+        called = run.known.called[whose[index]]
+        caption = " / ".join(filled(text, *called) for text in photo.captions[:3])
         caption += f" ({size_of(photo)})" if run.settings.photos.shapes == "buckets" else ""
         shots = [_shot(photo.pixels, f"photo {index + 1} as it was trained on: {caption}")]
         if (part := below[index]) is not None:
@@ -362,7 +402,8 @@ def _score(row: Mapping[str, Any]) -> tuple[str, ...]:
 
     value, low, high = map(number, row["tuned"])
     ceiling = number(row["ceiling"]) + (f", {row['ceiling_of']}" if row.get("ceiling_of") not in (None, PHOTOS) else "")
-    return row["score"], row["encoder"], row["better"], number(row["base"]), f"{value} ({low} to {high})", ceiling
+    name = f"{row['subject']}: {row['score']}" if row.get("subject") else row["score"]
+    return name, row["encoder"], row["better"], number(row["base"]), f"{value} ({low} to {high})", ceiling
 
 
 def _commands(run: TrainedRun) -> list[tuple[str, str]]:
@@ -371,7 +412,7 @@ def _commands(run: TrainedRun) -> list[tuple[str, str]]:
     commands = [("Train it again, bit for bit on the same machine and versions", again)]
     if run.known.status == "done":
         commands += [
-            ("Draw with it", command("generate", folder, f"a [V] {run.known.subject.class_noun} on the moon")),
+            ("Draw with it", command("generate", folder, run.known.asking)),
             ("Measure it", command("evaluate", folder)),
             ("One file for other programs", command("convert", folder, f"{name}.safetensors")),
         ]

@@ -16,7 +16,7 @@ from ..core import older_runs
 from ..core.files import write_text
 from ..generator.run import PersonalizedRun
 from ..judging import scores
-from ..judging.selection import Choice, Point, pareto_front
+from ..judging.selection import Choice, Point, pareto_front, point_of
 from .charts import HEIGHT, WIDTH, line_chart, scatter_chart
 from .html import Chart, style
 
@@ -28,7 +28,7 @@ COLUMNS = ("step", ">subject fidelity", ">prompt fidelity", ">drift")
 def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, Markup]:
     """Draw a chart for each measure of validation.json, by title; those without values are left out."""
     drawn: dict[str, Markup] = {}
-    points = [Point(**row) for row in curve["points"]]
+    points = [point_of(row) for row in curve["points"]]
     steps = [point.step for point in points]
     shape = (max(1, len(curve["prompts"]) - 1), -1)  # the class's prompt comes last
 
@@ -36,12 +36,14 @@ def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, 
         grid = np.array(values)
         return scores.over_prompts_and_seeds(grid.reshape(shape) if len(grid) % shape[0] == 0 else grid[None])
 
+    if several := curve.get("subjects"):
+        drawn |= _of_each(several, points, choice)
     for title, label, spreads in (
         ("Subject fidelity", "cosine", [interval(point.fidelity) for point in points]),
         ("Prompt fidelity", "prompt fidelity", [interval(point.prompt) for point in points]),
         (DRIFT, "1 - cosine", [_reach(point) for point in points]),
     ):
-        if points:
+        if points and title not in drawn:
             means, low, high = np.array(spreads).T
             lines: dict[str, Any] = {"pictures": (steps, means)}
             if title == "Subject fidelity" and curve.get("ceiling") is not None and len(steps) > 1:
@@ -62,6 +64,31 @@ def charts(curve: Mapping[str, Any], choice: Choice | None = None) -> dict[str, 
         drawn["Deterministic loss"] = line_chart(
             {"": (at, losses)}, "step", "loss", "Deterministic loss over optimizer steps"
         )
+    return drawn
+
+
+def _of_each(
+    subjects: Sequence[Mapping[str, Any]], points: Sequence[Point], choice: Choice | None
+) -> dict[str, Markup]:
+    """Draw likeness and obedience with a line for each of several subjects."""
+    steps, drawn = [point.step for point in points], {}
+    for title, label, values in (
+        ("Subject fidelity", "cosine", [point.split(point.fidelity) for point in points]),
+        ("Prompt fidelity", "prompt fidelity", [point.split(point.prompt) for point in points]),
+    ):
+        lines: dict[str, Any] = {}
+        bands: dict[str, Any] = {}
+        for index, one in enumerate(subjects):
+            spreads = np.array(
+                [scores.over_prompts_and_seeds(parts[index].reshape(one["prompts"], -1)) for parts in values]
+            )
+            lines[one["name"]] = (steps, spreads[:, 0])
+            bands[one["name"]] = (steps, spreads[:, 1], spreads[:, 2])
+        chosen = f"chosen: step {choice.step}" if choice else None
+        if choice and chosen:
+            edges = np.concatenate([edge for band in bands.values() for edge in band[1:]])
+            lines[chosen] = ([choice.step] * 2, [edges.min(), edges.max()])
+        drawn[title] = line_chart(lines, "step", label, f"{title} over optimizer steps", bands=bands, chosen=chosen)
     return drawn
 
 
@@ -86,17 +113,16 @@ def _front(tuned: list[Point], choice: Choice | None) -> Markup:
         chosen = choice is not None and point.step == choice.step
         kinds["chosen" if chosen else "on the front" if point.step in on_front else "beaten"].append(point)
     groups = {
-        name: ([p.drift for p in members], [np.mean(p.fidelity) for p in members])
-        for name, members in kinds.items()
-        if members
+        name: ([p.drift for p in members], [p.goods[0] for p in members]) for name, members in kinds.items() if members
     }
     names = {
         name: [f"step {p.step}" if name == "chosen" else str(p.step) for p in members]
         for name, members in kinds.items()
     }
-    ranges = [_roomy([p.drift for p in tuned]), _roomy([float(np.mean(p.fidelity)) for p in tuned])]
+    ranges = [_roomy([p.drift for p in tuned]), _roomy([p.goods[0] for p in tuned])]
     alt = "Subject fidelity over drift, a dot for each step"
-    labels = ("drift of the class", "subject fidelity")
+    worst = any(p.of for p in tuned)
+    labels = ("drift of the class", "share of the way to the photos, worst subject" if worst else "subject fidelity")
     return scatter_chart(
         groups, *labels, alt, names=names, x_range=ranges[0], y_range=ranges[1], labelled=True, chosen="chosen"
     )
@@ -132,7 +158,7 @@ def section(run: PersonalizedRun) -> Section | None:
         curve = json.loads(older_runs.place(run.folder, "validation/validation.json").read_text(encoding="utf-8"))
         selected = run.selected
         choice = Choice(selected["step"], selected["reason"], tuple(selected["front"])) if selected else None
-        points, drawn = [Point(**row) for row in curve["points"]], charts(curve, choice)
+        points, drawn = [point_of(row) for row in curve["points"]], charts(curve, choice)
         told = _told(curve, points)
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -148,12 +174,12 @@ def section(run: PersonalizedRun) -> Section | None:
         rule=rule,
         cost=_cost(run.validation),
         charts=[Chart(chart, told[title], f"{title}.") for title, chart in drawn.items()],
-        columns=[*COLUMNS, *([f">{OUTSIDE}"] if outside else []), "on the front"],
+        columns=[*_columns(curve), *([f">{OUTSIDE}"] if outside else []), "on the front"],
         rows=[
             (
                 f"{point.step}{' (chosen)' if choice and point.step == choice.step else ''}",
-                f"{np.mean(point.fidelity):.3f}",
-                f"{np.mean(point.prompt):.3f}",
+                *(f"{part.mean():.3f}" for part in point.split(point.fidelity)),
+                *(f"{part.mean():.3f}" for part in point.split(point.prompt)),
                 f"{point.drift:.3f}",
                 *([f"{np.mean(point.outside):.3f}"] if outside else []),
                 "yes" if choice and point.step in choice.front else "",
@@ -163,16 +189,26 @@ def section(run: PersonalizedRun) -> Section | None:
     )
 
 
+def _columns(curve: Mapping[str, Any]) -> list[str]:
+    step, fidelity, prompt, drift = COLUMNS
+    names = [f" of {one['name']}" for one in curve.get("subjects", ())] or [""]
+    return [step, *(fidelity + name for name in names), *(prompt + name for name in names), drift]
+
+
 def _told(curve: Mapping[str, Any], points: Sequence[Point]) -> dict[str, str]:
     """Say what each chart shows, by its title."""
     against = "one photo" if curve["photos"] == 1 else f"{curve['photos']} photos"
+    each = curve.get("subjects") or []
+    ceilings = [f"{one['name']} {one['ceiling']:.3f}" for one in each if one["ceiling"] is not None]
+    whose = "each subject with its own of" if each else "the subject with"
+    photos = f" The photos among each other: {', '.join(ceilings)}." if ceilings else ""
     pictures = f"{len(points[0].fidelity)} pictures" if points else ""
     outside = _outside(points)
     stop = f"would have stopped at step {curve['dvar_step']}" if curve["dvar_step"] else "would not have stopped"
     return {
-        "Subject fidelity": f"Mean cosine of pictures of the subject with {against}, by {curve['encoder']}; the band "
-        f"is its 95 % interval over prompts and seeds, of {pictures} at each step. Higher is better; step 0 is the "
-        "untuned base.",
+        "Subject fidelity": f"Mean cosine of pictures of {whose} {against}, by {curve['encoder']}; the band is its "
+        f"95 % interval over prompts and seeds, of {pictures} at each step. Higher is better; step 0 is the "
+        f"untuned base.{photos}",
         "Prompt fidelity": f"Measured as {curve['prompt_fidelity']} by {curve['encoder']}, with the same interval. "
         "Higher is better.",
         DRIFT: "How far pictures of the class have moved from the base's pictures of the same noise; "

@@ -21,7 +21,7 @@ from ..core.run import is_run, run_of
 from ..generator import cards, locate, lora_reference
 from ..generator.convert_settings import ConvertSettings
 from ..generator.lora_reference import DIFFUSERS_NAME, Lora
-from ..generator.prompts import with_subject
+from ..generator.prompts import bare, called_in, filled, of_templates
 from ..generator.run import PersonalizedRun
 from ..generator.sampling_settings import SamplingSettings
 
@@ -59,11 +59,11 @@ def run(settings: ConvertSettings, output: Output, single: bool) -> dict[str, An
     else:
         with output.folder() as folder:
             adapter_writing.write_diffusers(folder / DIFFUSERS_NAME, found.adapter, metadata, dtype)
-            if lora and lora.word:
-                shutil.copyfile(lora.word, folder / lora.word.name)
-    if lora and lora.word:
-        where = output.path / lora.word.name if not single else lora.word
-        note(f"the word {lora.word.stem} trained beside it: other programs need {where} too, as an embedding")
+            for word in lora.words if lora else ():
+                shutil.copyfile(word, folder / word.name)
+    for word in lora.words if lora else ():
+        where = output.path / word.name if not single else word
+        note(f"the word {word.stem} trained beside it: other programs need {where} too, as an embedding")
     file = output.path if single else output.path / DIFFUSERS_NAME
     published = ldm_configs.is_published(model.unet.config, model.vae.config, model.text_encoder.config)
     written = {
@@ -186,7 +186,7 @@ def _about(settings: ConvertSettings, found: _Found, target: Path) -> Any:
     told, subject = found.adapter.metadata, found.model.subject
     place = expanded(settings.source)
     run = PersonalizedRun.peek(run_of(place))
-    phrase = f"{subject['token']} {subject['class_noun']}" if {"token", "class_noun"} <= set(subject) else ""
+    phrase = ", ".join(one.phrase for one in called_in(subject).values() if one.noun)
     folder = place if (place / cards.PICTURE).is_file() else place / "model"
     made = isinstance(run, PersonalizedRun)
     return About(
@@ -197,16 +197,15 @@ def _about(settings: ConvertSettings, found: _Found, target: Path) -> Any:
         license=told.get("modelspec.license", ""),
         date=told.get("modelspec.date", ""),
         steps=run.steps if made else None,  # type: ignore[union-attr]
-        photos=len(run.subject.photos) if made else None,  # type: ignore[union-attr]
+        photos=sum(len(one.photos) for one in run.subjects.values()) if isinstance(run, PersonalizedRun) else None,
         picture=folder / cards.PICTURE if (folder / cards.PICTURE).is_file() else None,
     )
 
 
 def _prompts(model: Family) -> list[str]:
-    noun = str(model.subject.get("class_noun", "dog"))
-    token = str(model.subject.get("token", ""))
-    texts = [text.replace("{class}", noun) for text in PROMPTS]
-    return [with_subject(text, token) if token else text.replace("[V] ", "") for text in texts]
+    if known := called_in(model.subject):
+        return [prompt.text for prompt in of_templates(PROMPTS, known)]
+    return [filled(bare(text), "", str(model.subject.get("class_noun", "dog"))) for text in PROMPTS]
 
 
 def _draw(model: Family, prompts: list[str], bar: Any) -> np.ndarray:

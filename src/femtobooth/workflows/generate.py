@@ -25,7 +25,7 @@ from ..core.paths import expanded
 from ..core.run import run_of
 from ..generator import lora_reference
 from ..generator.locate import is_model
-from ..generator.prompts import names_subject, warn_of_unseen, with_subject
+from ..generator.prompts import called, called_in, names_subject, warn_of_unseen
 from ..generator.settings import GenerateSettings
 from ..generator.start_picture import Start, fit, read_start
 from ..pictures import records
@@ -159,8 +159,8 @@ def _prompts(settings: GenerateSettings) -> list[str]:
 
 
 def _as_read(prompts: list[str], settings: GenerateSettings, model: Family) -> list[str]:
-    """Put the identifier in place of [V], and warn of what the model will not see or does not know."""
-    prompts = [_with_subject(prompt, model, settings.run) for prompt in prompts]
+    """Put identifiers in place of [V] and [V:name], and warn of what the model will not see or does not know."""
+    prompts = [_with_subjects(prompt, model, settings.run) for prompt in prompts]
     texts = [*prompts, settings.sampling.negative or ""]
     for text in texts:
         _warn_of_cut(text, model)
@@ -170,15 +170,16 @@ def _as_read(prompts: list[str], settings: GenerateSettings, model: Family) -> l
     return prompts
 
 
-def _with_subject(prompt: str, model: Family, reference: str) -> str:
+def _with_subjects(prompt: str, model: Family, reference: str) -> str:
     if not names_subject(prompt):
         return prompt
-    if "token" not in model.subject:
+    known = called_in(model.subject)
+    if not known:
         raise InputError(
             f'"{prompt}": {reference} has learned no subject that [V] could stand for',
             "give a run made by femtobooth personalize, or write the prompt without [V]",
         )
-    return with_subject(prompt, str(model.subject["token"]))
+    return called(prompt, {name: one.token for name, one in known.items()})
 
 
 def _warn_of_cut(text: str, model: Family) -> None:

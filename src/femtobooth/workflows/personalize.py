@@ -16,43 +16,47 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 
 from ..core import config, locks, older_runs
 from ..core.errors import PhotoError, SettingsError, command
 from ..core.event_log import remembering
-from ..core.events import note, stage, table, warn
+from ..core.events import note, stage, warn
 from ..core.files import sha256_of, sweep, write_json, write_text
 from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.processes import rank
 from ..core.run import SETTINGS_FILE, Progress
-from ..generator import kohya_folders, locate, prior, sampling, tokens
-from ..generator.captions import class_captions, fitted, of_class
+from ..generator import kohya_folders, locate, prior, sampling, taught
+from ..generator.captions import class_captions
 from ..generator.dreambooth import DreamBooth
 from ..generator.families.family import Family
 from ..generator.latents import Latents
 from ..generator.load import load
 from ..generator.memory import peak_memory
 from ..generator.photos import Photo, hold_out, load_photos
-from ..generator.prompts import filled, warn_of_unseen
-from ..generator.run import SUBJECT, PersonalizedRun, Subject
+from ..generator.prompts import Prompt, bare, filled, of_templates, warn_of_unseen
+from ..generator.run import PersonalizedRun, Subject
 from ..generator.samples import Samples
 from ..generator.settings import PersonalizeSettings
 from ..generator.stored_photos import crops_sheet, mask_place, store_photos
 from ..generator.subject_crops import CROPS
+from ..generator.taught import Taught
 from ..judging.encoders import Encoder
 from ..pictures.images import find_pictures
+from ..pictures.sheets import stacked
 from ..pictures.squares import Shape, shapes_of
 from ..training import averages, trainer
 from ..training.optimizers import KINDS
 from ..training.session import fit
 from ..training.settings import ResumeSettings
 from . import report
-from .personalizing import outcome, told, validation, verdicts
+from .personalizing import outcome, scored, told, validation, verdicts
 from .personalizing.training_data import latents
 
 
@@ -62,16 +66,21 @@ class Task:
 
     settings: PersonalizeSettings
     model: Family
-    token: str
-    photos: list[Photo]
-    held_out: list[Photo]
+    subjects: dict[str, Taught]
+    """By name."""
     size: int
     encoder: Encoder | None
     """What scores during training, in the first process."""
 
-    def fill(self, prompt: str) -> str:
-        """Put identifier and class noun into a prompt."""
-        return filled(prompt, self.token, self.settings.photos.class_noun)
+    @property
+    def photos(self) -> list[Photo]:
+        """Those of all subjects that are trained on."""
+        return [photo for one in self.subjects.values() for photo in one.photos]
+
+    @property
+    def held_out(self) -> list[Photo]:
+        """Those of all subjects that are kept out of training."""
+        return [photo for one in self.subjects.values() for photo in one.held_out]
 
 
 @remembering
@@ -81,7 +90,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     Raises InputError kinds before anything is written.
     """
     settings = _settled(settings)
-    output, noun = PersonalizedRun.place(settings), settings.photos.class_noun
+    output = PersonalizedRun.place(settings)
     if rank() == 0:
         output.check()
     if settings.base == locate.BUNDLED:
@@ -91,52 +100,37 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
         _check(settings, model)
     size = settings.size or model.size
     with stage("photos"):
-        for line in kohya_folders.told(settings.photos.paths, settings.prior.folder):
-            note(line)
-        photos, preflight = load_photos(settings.photos, size, _shapes(settings, model, size))
-        photos, held_out = hold_out(photos, settings.photos.hold_out)
+        found, preflight = _photos(settings, size, _shapes(settings, model, size))
+        photos, held_out = ([photo for pair in found.values() for photo in pair[which]] for which in (0, 1))
         told.shapes(settings, photos)
         encoder = _encoder(settings, [*photos, *held_out])
         _warn_of_masks(settings, photos)
     with stage("identifier"):
-        token = _identifier(model, settings)
-    photos = _fitted(photos, model, token, noun)
-    _check_of_class(photos, settings, model, token)
-    _warn_of_unseen(model, settings, token)
-    task = Task(settings, model, token, photos, held_out, size, encoder)
+        tokens = taught.identifiers(model, settings)
+    subjects = {name: Taught(one, tokens[name], *found[name]) for name, one in settings.each.items()}
+    subjects = taught.captioned(model, subjects)
+    taught.tell_of_class(model, subjects)
+    _warn_of_unseen(model, settings)
+    task = Task(settings, model, subjects, size, encoder)
+    _prompts_of(task)
     if rank():
         return _train(output.path, None, task)
-    for row in preflight:
-        row["status"] = "held out" if row["file"] in {stored(photo.path) for photo in held_out} else row["status"]
 
     def begin(folder: Path) -> None:
         write_text(folder / SETTINGS_FILE, config.dump(settings.model_copy(update={"overwrite": False})))
         write_json(folder / "preflight.json", preflight)
-        often = [photo.repeats for photo in photos]
-        places = [path.relative_to(folder) for path in store_photos(photos, folder / "photos")]
-        masks = [mask_place(path) for path, photo in zip(places, photos, strict=True) if photo.mask is not None]
-        kept, masked = ([path.as_posix() for path in some] for some in (places, masks))
-        if held_out:
-            store_photos(held_out, folder / "held_out")
         PersonalizedRun.create(
             folder,
             settings,
-            subjects={
-                SUBJECT: Subject(
-                    token=token,
-                    class_noun=noun,
-                    photos=kept,
-                    repeats=often if set(often) != {1} else [],
-                    masks=masked,
-                )
-            },
+            subjects=_stored(folder, subjects),
             base=settings.base,
             base_hash=model.hash,
             size=size,
             held_out=[photo.path.name for photo in held_out],
             progress=Progress(steps=settings.training.steps),
         )
-        crops_sheet([*photos, *held_out], settings.loss.background).save(folder / CROPS)
+        sheets = [crops_sheet([*one.photos, *one.held_out], settings.loss.background) for one in task.subjects.values()]
+        (stacked(sheets) if len(sheets) > 1 else sheets[0]).save(folder / CROPS)
 
     with output.claimed(begin) as folder, PersonalizedRun.open(folder).working() as run:
         if held_out:
@@ -166,9 +160,60 @@ def resume(settings: ResumeSettings) -> PersonalizedRun:
 
 def _task_of(run: PersonalizedRun) -> Task:
     settings = run.settings_to_resume(PersonalizeSettings)
-    model, photos, held_out = run.load_base(settings), run.photos(), run.held_out_photos()
-    encoder = _encoder(settings, [*photos, *held_out])
-    return Task(settings, model, run.subject.token, photos, held_out, run.size, encoder)
+    model, photos = run.load_base(settings), run.photos_of_each()
+    encoder = _encoder(settings, [photo for pair in photos.values() for some in pair for photo in some])
+    each = settings.each
+    subjects = {name: Taught(each[name], one.token, *photos[name]) for name, one in run.subjects.items()}
+    return Task(settings, model, subjects, run.size, encoder)
+
+
+def _photos(
+    settings: PersonalizeSettings, size: int, shapes: Sequence[Shape]
+) -> tuple[dict[str, tuple[list[Photo], list[Photo]]], list[dict[str, Any]]]:
+    """Load the photos of each subject: those to train on and those kept out of it; and the rows of all their files.
+
+    Raises PhotoError where two subjects share a photo.
+    """
+    found, rows = {}, []
+    whose: dict[bytes, str] = {}
+    for name, one in settings.each.items():
+        for line in kohya_folders.told(one.photos.paths, settings.prior.folder):
+            note(line)
+        photos, preflight = load_photos(one.photos, size, shapes, f"photos of {name}" if settings.subjects else "photos")
+        for photo in photos if settings.subjects else ():
+            if (other := whose.setdefault(photo.pixels.tobytes(), name)) != name:
+                raise PhotoError(
+                    f"{shown(photo.path.name)}: is a photo of {other} and of {name}", "give it to one of them"
+                )
+        found[name] = hold_out(photos, settings.photos.hold_out)
+        kept = {stored(photo.path) for photo in found[name][1]}
+        for row in preflight:
+            row["status"] = "held out" if row["file"] in kept else row["status"]
+        rows += [{**row, "subject": name} for row in preflight] if settings.subjects else preflight
+    return found, rows
+
+
+def _stored(folder: Path, subjects: Mapping[str, Taught]) -> dict[str, Subject]:
+    """Write the photos of all subjects into a run folder; returns what run.json says of them."""
+    photos, held_out = (
+        [photo for one in subjects.values() for photo in some(one)]
+        for some in (lambda one: one.photos, lambda one: one.held_out)
+    )
+    places = iter(store_photos(photos, folder / "photos"))
+    kept = iter(store_photos(held_out, folder / "held_out") if held_out else [])
+    found = {}
+    for name, one in subjects.items():
+        ours = [(next(places).relative_to(folder), photo) for photo in one.photos]
+        often = [photo.repeats for photo in one.photos]
+        found[name] = Subject(
+            token=one.token,
+            class_noun=one.called.noun,
+            photos=[path.as_posix() for path, _ in ours],
+            repeats=often if set(often) != {1} else [],
+            masks=[mask_place(path).as_posix() for path, photo in ours if photo.mask is not None],
+            held_out=[next(kept).relative_to(folder).as_posix() for _ in one.held_out],
+        )
+    return found
 
 
 def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
@@ -182,12 +227,16 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
     given = settings.photos
     update = {"paths": [absolute(path) for path in given.paths], "mask_model": absolute(given.mask_model)}
     photos = given.model_copy(update=update)
+    subjects = {
+        name: one.model_copy(update={"paths": [absolute(path) for path in one.paths]})
+        for name, one in settings.subjects.items()
+    }
     prior = settings.prior.model_copy(update={"folder": absolute(settings.prior.folder)})
     if settings.train.parts == ["token"] and prior.weight:
         note("class preservation: none, as class prompts do not hold the only word that trains")
         prior = prior.model_copy(update={"weight": 0.0})
     paths = {"base": absolute(settings.base), "tokenizer": absolute(settings.tokenizer)}
-    return settings.model_copy(update={"photos": photos, "prior": prior, **paths})
+    return settings.model_copy(update={"subjects": subjects, "photos": photos, "prior": prior, **paths})
 
 
 def _check(settings: PersonalizeSettings, model: Family) -> None:
@@ -197,12 +246,17 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
     sampling.check(model, settings.samples.sampling, "samples.sampling")
     if settings.prior.uses_images and (settings.prior.folder is None or settings.prior.other_classes):
         sampling.check(model, settings.prior.sampling, "prior.sampling")
-    if validation.interval(settings):
-        sampling.check(model, validation.image_settings(settings).sampling, "validation")
+    if scored.interval(settings):
+        sampling.check(model, scored.image_settings(settings).sampling, "validation")
     _refuse_too_strong_a_pull(settings)
     second = [name for name in settings.rates if "text_encoder_2" in name]
     if second and "text_encoder_2" not in model.text_encoders:
         raise SettingsError(f"`{second[0]}`: {settings.base} has one text encoder", "leave it out")
+    if settings.prior.uses_images and settings.prior.folder and len(settings.nouns) > 1:
+        raise SettingsError(
+            f"`prior.folder={settings.prior.folder}`: holds images of one class, not of {', '.join(settings.nouns)}",
+            "leave it out to have class images drawn",
+        )
     if settings.prior.uses_images and settings.prior.folder:
         pictures = find_pictures([settings.prior.folder])[0]
         if not pictures:
@@ -239,31 +293,15 @@ def _refuse_too_strong_a_pull(settings: PersonalizeSettings) -> None:
         )
 
 
-def _check_of_class(photos: list[Photo], settings: PersonalizeSettings, model: Family, token: str) -> None:
-    """Tell the captions that photos have as pictures of their class, where that is asked for. Raises PhotoError."""
-    if settings.prior.weight and settings.prior.target == "photos":
-        named = [(photo.path, photo.captions) for photo in photos]
-        found = of_class(named, model.tokenizer, token, settings.photos.class_noun)
-        texts = list(dict.fromkeys(text for own in found for text in own))
-        more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-        note(f"the photos as any {settings.photos.class_noun}: {'; '.join(map(repr, texts[:3]))}{more}\n")
-
-
 def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | None:
     """Open what scores during training, in the first process.
 
     Raises ModelError where it is missing or was trained on these photos.
     """
-    encoder = validation.chosen_encoder(settings) if rank() == 0 else None
+    encoder = scored.chosen_encoder(settings) if rank() == 0 else None
     if encoder:
         encoder.refuse_trained_on(sha256_of(photo.path) for photo in photos)
     return encoder
-
-
-def _fitted(photos: list[Photo], model: Family, token: str, noun: str) -> list[Photo]:
-    """Fit the captions of photos, so that the text encoder reads the identifier."""
-    captions = fitted([(photo.path, photo.captions) for photo in photos], model.tokenizer, token, noun)
-    return [replace(photo, captions=ours) for photo, ours in zip(photos, captions, strict=True)]
 
 
 def _warn_of_masks(settings: PersonalizeSettings, photos: list[Photo]) -> None:
@@ -277,29 +315,19 @@ def _warn_of_masks(settings: PersonalizeSettings, photos: list[Photo]) -> None:
         warn("`loss.unmasked_weight` has no effect: no photo has a mask")
 
 
-def _warn_of_unseen(model: Family, settings: PersonalizeSettings, token: str) -> None:
-    """Name the words of the class noun and of what will be drawn that a small base has never seen."""
-    noun = settings.photos.class_noun
-    texts = [noun, *settings.samples.prompts, *settings.validation.prompts, *prior.prompts(settings.prior, noun)]
-    texts += validation.outside_prompts(settings) if validation.interval(settings) else []
-    warn_of_unseen([filled(text, "", noun) for text in texts], model.tokenizer)
+def _warn_of_unseen(model: Family, settings: PersonalizeSettings) -> None:
+    """Name the words of the class nouns and of what will be drawn that a small base has never seen."""
+    texts = []
+    for noun in settings.nouns:
+        prompts = [*settings.samples.prompts, *settings.validation.prompts, *prior.prompts(settings.prior, noun)]
+        texts += [filled(bare(text), "", noun) for text in (noun, *prompts)]
+    texts += scored.outside_prompts(settings) if scored.interval(settings) else []
+    warn_of_unseen(texts, model.tokenizer)
 
 
-def _identifier(model: Family, settings: PersonalizeSettings) -> str:
-    noun, wanted = settings.photos.class_noun, settings.identifier.token
-    if wanted != "auto":
-        found = tokens.check(model, wanted, noun)
-        adds_it = "token" in settings.train.parts and len(found.pieces) > 1
-        for text in [] if adds_it else found.warnings:
-            warn(text)
-        return wanted
-    best = tokens.choose(model, noun)
-    table(
-        "Identifier: rare single tokens, least meaning first (1 = the effect of an everyday word)",
-        ["token", ">response"],
-        [(one.token, f"{one.response:.2f}") for one in best],
-    )
-    return best[0].token
+def _prompts_of(task: Task) -> list[Prompt]:
+    """Make the prompts of the samples. Raises SettingsError for one that could mean any of several subjects."""
+    return of_templates(task.settings.samples.prompts, taught.called(task.subjects))
 
 
 def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> PersonalizedRun:
@@ -309,17 +337,13 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
     settings, training = task.settings, task.settings.training
 
     def prepare(lightning: Trainer) -> tuple[Latents, Latents | None]:
-        return latents(lightning, settings, task.model, task.token, task.photos, task.size)
+        return latents(lightning, settings, task.model, [*task.subjects.values()], task.size)
 
-    module = DreamBooth(task.model, settings, task.token, prepare)
+    module = DreamBooth(task.model, settings, {one.token: one.called.noun for one in task.subjects.values()}, prepare)
     told.what_trains(module)
-    prompts = [task.fill(prompt) for prompt in settings.samples.prompts]
-    average = averages.average_of(training)
-    scored = [photo.pixels for photo in task.held_out or task.photos]
-    validator = validation.Validator(
-        folder / "validation", settings, task.encoder, scored, task.fill, task.size, average
-    )
-    samples = Samples(folder / "samples", prompts, settings.samples, task.size, average)
+    prompts, average = _prompts_of(task), averages.average_of(training)
+    validator = validation.Validator(folder / "validation", settings, task.encoder, task.subjects, task.size, average)
+    samples = Samples(folder / "samples", [one.text for one in prompts], settings.samples, task.size, average)
     with fit(
         module,
         training,
@@ -338,7 +362,7 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
             peak_memory_gib=round(peak_memory(fitted.device) / 2**30, 2),
         )
         with stage("result"):
-            return outcome.write(run, settings, module, fitted, validator, task.photos, prompts)
+            return outcome.write(run, settings, module, fitted, validator, task.subjects, prompts)
 
 
 def _calmer(settings: PersonalizeSettings) -> str:

@@ -18,8 +18,8 @@ from ..core.events import artifact, conclude
 from ..core.files import read_json, write_text
 from ..generator import prior
 from ..generator.photos import Photo, in_proportion, shape_counts
-from ..generator.prompts import filled
-from ..generator.run import PersonalizedRun, Subject
+from ..generator.prompts import of_templates
+from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
 from ..judging import memorization, verdict
 from ..judging.memorization import Nearest
@@ -61,20 +61,22 @@ def write(folder: Path) -> dict[str, Any]:
 
 def _opened(folder: Path) -> TrainedRun:
     run = _run(folder)
-    settings, photos, samples = run.made_with(), run.photos(), _samples(folder)
+    settings, samples = run.made_with(), _samples(folder)
+    photos = {name: ours for name, (ours, _) in run.photos_of_each().items()}
     if run.steps in samples:  # what was sampled after the step that became the model is not of it
         samples = {step: shots for step, shots in samples.items() if step <= run.steps}
     return TrainedRun(
         known=run,
         settings=settings,
-        photos=photos,
+        photos_of=photos,
         preflight=read_json(folder / "preflight.json") or [],
         samples=samples,
         class_images=_class_images(settings, run, photos),
         metrics=_metrics(folder),
         evaluation=read_json(folder / "evaluation" / "evaluation.json"),
         verdict=verdict.of_run(run),
-        nearest=_nearest(samples, settings, photos, run.subject),
+        verdicts=verdict.of_each(run),
+        nearest=_nearest(samples, settings, photos, run),
     )
 
 
@@ -95,27 +97,41 @@ def _samples(folder: Path) -> dict[int, Samples]:
 
 
 def _nearest(
-    samples: Mapping[int, Samples], settings: PersonalizeSettings, photos: list[Photo], subject: Subject
+    samples: Mapping[int, Samples],
+    settings: PersonalizeSettings,
+    photos: Mapping[str, list[Photo]],
+    run: PersonalizedRun,
 ) -> dict[tuple[int, int], Nearest]:
-    """Find for each last sample of the subject the training photo that it comes nearest to."""
+    """Find for each last sample of a subject the training photo of it that it comes nearest to; photos are numbered
+    through all subjects.
+    """
     last = samples[max(samples)] if samples and max(samples) > 0 else {}
-    prompts = [filled(prompt, subject.token, subject.class_noun) for prompt in settings.samples.prompts]
-    token = re.compile(rf"\b{re.escape(subject.token)}\b")
-    of_subject = [place for place in last if place[0] < len(prompts) and token.search(prompts[place[0]])]
-    if not of_subject:
-        return {}
-    pictures = [np.asarray(last[place]) for place in of_subject]
-    found = memorization.nearest(pictures, [photo.pixels for photo in photos])
-    return dict(zip(of_subject, found, strict=True))
+    prompts, first = of_templates(settings.samples.prompts, run.called), 0
+    found: dict[tuple[int, int], Nearest] = {}
+    for name, one in run.subjects.items():
+        token = re.compile(rf"\b{re.escape(one.token)}\b")
+        rows = {
+            row
+            for row, prompt in enumerate(prompts)
+            if token.search(prompt.text) and (prompt.of == name or len(run.subjects) == 1)
+        }
+        places = [place for place in last if place[0] in rows]
+        pictures = [np.asarray(last[place]) for place in places]
+        near = memorization.nearest(pictures, [photo.pixels for photo in photos[name]]) if places else []
+        found |= {place: known._replace(photo=known.photo + first) for place, known in zip(places, near, strict=True)}
+        first += len(photos[name])
+    return found
 
 
-def _class_images(settings: PersonalizeSettings, run: PersonalizedRun, photos: list[Photo]) -> list[ClassImages]:
+def _class_images(
+    settings: PersonalizeSettings, run: PersonalizedRun, photos: Mapping[str, list[Photo]]
+) -> list[ClassImages]:
     """Read class images from the cache or the user's folder; those that are gone are not generated again for this."""
     if not settings.prior.uses_images:
         return []
     found = []
-    counts = in_proportion(shape_counts(photos), settings.prior.images)
-    for index, prompt in enumerate(prior.prompts(settings.prior, run.subject.class_noun)):
+    counts = in_proportion(shape_counts([photo for some in photos.values() for photo in some]), settings.prior.images)
+    for index, prompt in enumerate(prior.prompts(settings.prior, *settings.nouns)):
         if own := settings.prior.folder if index == 0 else None:
             found.append(_shown(prompt, Path(own), None, f"from {own}"))
             continue

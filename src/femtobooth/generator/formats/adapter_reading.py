@@ -61,8 +61,8 @@ def add(model: Family, lora: Lora) -> None:
     """
     if lora.strength:
         apply(model, read(lora.weights, model), lora.strength)
-    if lora.strength and lora.word:
-        contents, _ = _contents(lora.word)
+    for path in lora.words if lora.strength else ():
+        contents, _ = _contents(path)
         for word, rows in contents.items():
             TokenEmbedding.teach(model, word, tuple(row.float().reshape(-1) for row in rows.reshape(1, -1)))
     model.subject = model.subject or dict(lora.subject or {})

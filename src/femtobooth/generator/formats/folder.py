@@ -19,6 +19,7 @@ from ...core.older_runs import with_base_of_today
 from .. import cards
 from ..families.family import Family
 from ..locate import INDEX, SUBJECT_FILE
+from ..prompts import called_in
 from ..settings import RECOMMENDABLE
 from . import parts
 from .part_folder import build_part, fill_part, read_json, save_text_encoder
@@ -201,7 +202,10 @@ def _read_subject(folder: Path) -> dict[str, Any]:
 
 
 def checked_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
-    """Check what is known of a subject, and return it. Raises ValueError where token or class noun is no text."""
+    """Check what is known of a subject, or of several, and return it. Raises ValueError where token or class noun is no
+    text.
+    """
+    called_in(subject)
     if any(not isinstance(subject.get(key, ""), str) for key in ("token", "class_noun")):
         raise ValueError("token and class_noun must be text")
     return with_base_of_today(subject)

@@ -15,7 +15,7 @@ from ...core.errors import ModelError, SettingsError
 from ...core.files import content_hash
 from ...core.paths import expanded
 from ...core.run import is_run
-from ...generator import locate
+from ...generator import locate, lora_reference
 from ...generator.run import PersonalizedRun
 from ...recognizer.model import artifact, formats, weights
 
@@ -151,8 +151,8 @@ def _generator(given: str, reference: str) -> Candidate:
     form = "folder of diffusers"
     if adapter := locate.adapter_in(path):
         form = f"{adapter.get('kind')} beside {adapter.get('base')}"
-        held = (locate.SUBJECT_FILE, adapter.get("weights"), adapter.get("embedding"))
-        files = tuple(path / str(name) for name in held if name)
+        held = (locate.SUBJECT_FILE, adapter.get("weights"))
+        files = (*(path / str(name) for name in held if name), *lora_reference.embeddings(path, adapter))
     if not files:
         raise ModelError(
             f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in locate.PARTS)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from ...generator.dreambooth import DreamBooth
 from ...generator.families.family import Family
 from ...generator.formats.adapter_header import About
 from ...generator.formats.folder import save_folder
-from ...generator.photos import Photo
+from ...generator.prompts import Prompt, known_of
 from ...generator.run import PersonalizedRun
 from ...generator.samples import generate_samples, save_samples
 from ...generator.settings import PersonalizeSettings
-from ...judging.selection import RULE, Choice
+from ...generator.taught import Taught
+from ...judging import verdict
+from ...judging.selection import JOINT, RULE, Choice
 from ...pictures.sheets import sheet, stacked
 from ...training import averages
 from ...training.session import Fitted
@@ -39,8 +42,8 @@ def write(
     module: DreamBooth,
     fitted: Fitted,
     validator: Validator,
-    photos: list[Photo],
-    prompts: list[str],
+    subjects: Mapping[str, Taught],
+    prompts: list[Prompt],
 ) -> PersonalizedRun:
     """Choose a step and write model/ and what shows it; only then is the run done. Returns the run.
 
@@ -59,13 +62,13 @@ def write(
         "step": choice.step,
         "reason": choice.reason,
         "front": list(choice.front),
-        "rule": RULE if choice.front else None,
+        "rule": RULE + (JOINT if len(subjects) > 1 else "") if choice.front else None,
     }
 
     model = weights_from(state, module, weights)
     learned, dtype = None, machine.dtype(settings.save_precision)
     if "lora" in settings.train.parts:
-        learned = Learned.take(model, settings, run.subject.token, dtype)
+        learned = Learned.take(model, settings, [one.token for one in subjects.values()], dtype)
         if settings.train.frozen_precision != "fp32":  # the base as it is, not as it was held
             module.to("meta")
             model = run.load_base(settings)
@@ -73,17 +76,15 @@ def write(
     else:
         tokens.TokenEmbedding.remove(model)
     model = model.to(fitted.device)
-    after = generate_samples(model, prompts, settings.samples, run.size)
-    save_samples(folder / "samples", f"step-{choice.step:06d}", prompts, after)
+    texts = [one.text for one in prompts]
+    after = generate_samples(model, texts, settings.samples, run.size)
+    save_samples(folder / "samples", f"step-{choice.step:06d}", texts, after)
     before = _before(folder, after)
-    _overview(folder, photos, prompts, before, after)
-    found = verdicts.of_samples(
-        settings, photos, run.held_out_photos(), before, after, validator.encoder, fitted.device
-    )
-    subject = run.subject
-    model.subject = {"token": subject.token, "class_noun": subject.class_noun, "base_hash": run.base_hash}
-    model.subject |= {"steps": choice.step, "run": run.name}
-    card, overview = _card(run, choice.step, settings, model, prompts[0] if prompts else ""), folder / "overview.png"
+    _overview(folder, subjects, texts, before, after)
+    each = verdicts.of_samples(subjects, prompts, before, after, validator.encoder, fitted.device)
+    found = verdict.joint(each)
+    model.subject = {**known_of(run.called), "base_hash": run.base_hash, "steps": choice.step, "run": run.name}
+    card, overview = _card(run, choice.step, settings, model, texts[0] if texts else ""), folder / "overview.png"
     if learned:
         model.subject["adapter"] = adapted_folder.describe(settings, run.name, learned)
         about = _about(run, choice.step, settings, model)
@@ -91,14 +92,19 @@ def write(
     else:
         save_folder(model.to("cpu"), folder / "model", card, dtype, overwrite=True, picture=overview)
     run.update(
-        status="done", steps=choice.step, selected=selected, validation=validator.summary(), verdict=found.plain()
+        status="done",
+        steps=choice.step,
+        selected=selected,
+        validation=validator.summary(),
+        verdict=found.plain(),
+        verdicts={name: one.plain() for name, one in each.items()} if len(each) > 1 else None,
     )
     validator.remove_weights()
     artifact(folder / "model", "model")
     picture(folder / "overview.png", tag="overview", step=choice.step)
     report.write(folder)
     (conclude if found.mood in ("good", "info") else warn)(found.told)
-    again = command("generate", folder, f"a [V] {subject.class_noun} on the moon")
+    again = command("generate", folder, run.asking)
     conclude(f"{folder / 'report.html'} shows it; draw with\n  {again}", run=folder, status=run.status, steps=run.steps)
     return run
 
@@ -122,12 +128,15 @@ def _before(folder: Path, after: np.ndarray) -> np.ndarray:
     return before
 
 
-def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.ndarray, after: np.ndarray) -> None:
-    """Write overview.png: photos on top, then each prompt before and after training."""
+def _overview(
+    folder: Path, subjects: Mapping[str, Taught], prompts: list[str], before: np.ndarray, after: np.ndarray
+) -> None:
+    """Write overview.png: photos of each subject on top, then each prompt before and after training."""
     half = after.shape[1]
-    top = sheet(
-        [[photo.pixels for photo in photos[: 2 * half]]], [f"{len(photos)} photos"], [], cell=max(128, before.shape[2])
-    )
+    rows = [[photo.pixels for photo in one.photos[: 2 * half]] for one in subjects.values()]
+    named = [f"{name}, {one.called.phrase}: " if len(subjects) > 1 else "" for name, one in subjects.items()]
+    labels = [f"{name}{len(one.photos)} photos" for name, one in zip(named, subjects.values(), strict=True)]
+    top = sheet(rows, labels, [], cell=max(128, before.shape[2]))
     below = sheet(
         [[*before[row], *after[row]] for row in range(len(prompts))], prompts, ["before"] * half + ["after"] * half
     )
@@ -139,35 +148,47 @@ def _overview(folder: Path, photos: list[Photo], prompts: list[str], before: np.
 def _about(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model: Family) -> About:
     """Say what the header of an adapter's files says of it: the same for the same run, whenever it is written."""
     owed, _ = cards.inherited(model.readme, settings.base)
-    subject = f"{run.subject.token} {run.subject.class_noun}"
+    phrases = [one.phrase for one in run.called.values()]
+    quoted = " and ".join(f'"{phrase}"' for phrase in phrases)
+    what = f"a subject that is called {quoted}" if len(phrases) == 1 else f"subjects that are called {quoted}"
     return About(
         title=run.name,
-        description=f'DreamBooth of a subject that is called "{subject}"',
-        trigger_phrase=subject,
+        description=f"DreamBooth of {what}",
+        trigger_phrase=", ".join(phrases),
         merged_from=owed["base_model"],
         license=owed.get("license", ""),
         date=run.created.isoformat(timespec="seconds"),
         steps=steps,
         seed=settings.training.seed,
-        photos=len(run.subject.photos),
+        photos=sum(len(one.photos) for one in run.subjects.values()),
         picture=next(iter(sorted((run.folder / "samples" / f"step-{steps:06d}").glob("*.png"))), None),
     )
 
 
 def _card(run: PersonalizedRun, steps: int, settings: PersonalizeSettings, model: Family, prompt: str) -> str:
     """Write the model card: what it is, how to use it, the settings it draws best with, and what it owes its base."""
-    subject = f"{run.subject.token} {run.subject.class_noun}"
+    phrases = {name: one.phrase for name, one in run.called.items()}
+    subject = ", ".join(phrases.values())
     matter, owed = cards.inherited(model.readme, settings.base)
     adapted = "lora" in settings.train.parts
     tags = [*cards.ON_HUB["tags"], *(["lora"] if adapted else []), "dreambooth", "femtobooth"]
     matter |= cards.ON_HUB | {"tags": tags}
-    matter |= {"instance_prompt": f"a {subject}", "widget": [{"text": prompt, "output": {"url": cards.PICTURE}}]}
+    asked = " and ".join(f"a {phrase}" for phrase in phrases.values())
+    matter |= {"instance_prompt": asked, "widget": [{"text": prompt, "output": {"url": cards.PICTURE}}]}
     matter["femtobooth"] = {"generate": model.card.get("generate", {})}
     base = matter["base_model"] + (f" ({matter['license']})" if "license" in matter else "")
     shape = f" ({settings.lora.kind} of rank {settings.lora.rank})" if adapted else ""
     body = (
         f"# {subject}\n\n![photos, and pictures before and after]({cards.PICTURE})\n\n"
         f"DreamBooth on {base}: {steps} steps; what trained: {', '.join(settings.train.parts)}{shape}.\n\n"
-        f'Write "a {subject} ..." in a prompt. Made with femtobooth {run.versions.get("femtobooth", "")}.\n'
+        f"{_how_to_ask(phrases)} Made with femtobooth {run.versions.get('femtobooth', '')}.\n"
     )
     return cards.card(matter, f"{body}\n# Of the base\n\n{owed}\n" if owed else body)
+
+
+def _how_to_ask(phrases: Mapping[str, str]) -> str:
+    """Say what to write into a prompt."""
+    if len(phrases) == 1:
+        return f'Write "a {next(iter(phrases.values()))} ..." in a prompt.'
+    lines = [f'- {name}: "a {phrase} ...", with femtobooth also `[V:{name}]`' for name, phrase in phrases.items()]
+    return "\n".join(["It knows several subjects; write in a prompt", "", *lines, "", ""]).rstrip("\n") + "\n\n"

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -25,13 +26,15 @@ from ...generator.families.family import Family
 from ...generator.latents import AT_ONCE
 from ...generator.memory import Part, held, parts
 from ...generator.settings import PersonalizeSettings
+from ...generator.subject_settings import AUTO
 from ...training.averages import average_of
 from ...training.settings import TrainingSettings
-from . import told, validation
+from . import scored, told
 
 Where = Literal["accelerator", "process"]
 """What is to hold a training: the memory of an accelerator, or main memory, where a CPU trains."""
 Found = TypeVar("Found")
+WORDS = ("sks", *tokens.EVERYDAY_WORDS)  # in the place of identifiers that the base would choose
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ class Planner:
         drawn = max(self._sampled(settings.samples.batch_size, settings.samples.sampling.guidance), decoding)
         aside = gradients if average_of(training) else 0  # of the weights that the average takes the place of
         phase("samples", total, aside + drawn)
-        if validation.interval(settings):
+        if scored.interval(settings):
             phase("validation", total, max(aside + drawn, self._sampled(SAMPLES, guidance=1)))
         kept = total - gradients - _sum(rows, "optimizer")
         written = 0 if "lora" in settings.train.parts else max(part.weights for part in rows) + gradients
@@ -129,13 +132,17 @@ class Planner:
 
     def _module(self, settings: PersonalizeSettings) -> DreamBooth:
         """Make what trains, of networks that have shapes alone."""
-        prior, word = settings.prior, settings.identifier.token
+        prior = settings.prior
         key = (settings.train, settings.lora, prior.target, prior.weight, prior.weights, settings.loss.background)
 
         def make() -> DreamBooth:
             training = settings.training.model_copy(update={"gradient_checkpointing": False})
             plain = settings.model_copy(update={"training": training})
-            return DreamBooth(copy.deepcopy(self.base), plain, "sks" if word == "auto" else word, lambda _: None)
+            nouns = {
+                any_word if one.identifier.token == AUTO else one.identifier.token: one.photos.class_noun
+                for one, any_word in zip(settings.each.values(), cycle(WORDS), strict=False)
+            }
+            return DreamBooth(copy.deepcopy(self.base), plain, nouns, lambda _: None)
 
         return self._once(key, make)
 
@@ -205,4 +212,5 @@ def rows_of(settings: PersonalizeSettings) -> tuple[int, int]:
 def captions_of(settings: PersonalizeSettings) -> int:
     """Say how many different captions a micro-step has, at the most; one a photo, where files may say them."""
     rows, others = rows_of(settings)
-    return rows - others + min(others, 1 + len(settings.prior.other_classes) + (settings.loss.background == "class"))
+    of_class = len(settings.nouns) + (len(settings.each) if settings.loss.background == "class" else 0)
+    return rows - others + min(others, of_class + len(settings.prior.other_classes))

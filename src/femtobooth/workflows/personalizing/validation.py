@@ -12,10 +12,9 @@ RUN/validation/validation.json   the curve: fidelity, drift and prompt fidelity 
 from __future__ import annotations
 
 import math
-import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -27,72 +26,31 @@ from lightning.pytorch import LightningModule, Trainer
 from safetensors.torch import load_file, save_file
 
 from ...core import machine
-from ...core.errors import NotFiniteError, SettingsError
+from ...core.errors import NotFiniteError
 from ...core.events import note, warn
 from ...core.files import atomic_file, write_json
+from ...generator import taught
 from ...generator.deterministic import deterministic_loss
-from ...generator.prompts import bare
+from ...generator.prompts import of_templates
 from ...generator.samples import as_it_is, generate_samples, save_samples
-from ...generator.settings import PersonalizeSettings, SampleSettings
+from ...generator.settings import PersonalizeSettings
+from ...generator.taught import Taught
 from ...judging import scores, selection
-from ...judging.encoders import Encoder, open_encoder, usable
+from ...judging.encoders import Encoder
 from ...judging.selection import Choice, Point
 from ...pages import validation as charts
 from ...pictures.regions import without_subject
 from ...training.averages import Average, ScheduleFree, trained
 from ...training.callbacks import StepCallback
 from ...training.tracking import log_picture
+from .scored import Scored, image_settings, interval, outside_prompts, scored_of
 
-POINTS = 6  # scorings of a run by default, half of it where they decide nothing
-MIN_STEPS = 30  # optimizer steps from which on a run is scored
 WINDOW = 100  # optimizer steps over which DVAR looks back
-
-
-def interval(settings: PersonalizeSettings) -> int:
-    """Give the optimizer steps between scorings; 0 without validation.
-
-    Raises SettingsError for stop_when_done without any.
-    """
-    steps, given = settings.training.steps, settings.validation
-    every = given.every
-    if every is None:
-        points = POINTS if given.select == "best" or given.stop_when_done else POINTS // 2
-        every = -(-steps // points) if steps >= MIN_STEPS else 0
-    if given.stop_when_done and not every:
-        raise SettingsError(
-            "`validation.stop_when_done`: this run has no validation",
-            "give such as `validation.every=50`",
-        )
-    return every
-
-
-def chosen_encoder(settings: PersonalizeSettings) -> Encoder | None:
-    """Choose the encoder that scores; None without validation. Raises ModelError where it is not available."""
-    return open_encoder(settings.validation.encoder or usable(())[0]) if interval(settings) else None
-
-
-def image_settings(settings: PersonalizeSettings) -> SampleSettings:
-    """Say how validation images are sampled; prompts are templates, the class last."""
-    given = settings.validation
-    sampling = settings.samples.sampling.model_copy(update={"sampler": given.sampler, "steps": given.steps})
-    prompts = [*given.prompts, settings.prior.prompt]
-    return settings.samples.model_copy(
-        update={"prompts": prompts, "images": given.images, "seed": given.seed, "sampling": sampling}
-    )
-
-
-def outside_prompts(settings: PersonalizeSettings) -> list[str]:
-    """Give the prompts of things outside the class: those that name none of the class noun's words."""
-    words = "|".join(map(re.escape, settings.photos.class_noun.split()))
-    named = re.compile(rf"(?<!\w)(?:{words})(?:e?s)?(?!\w)", re.IGNORECASE)
-    return [prompt for prompt in settings.validation.outside if not named.search(prompt)]
 
 
 class Validator(StepCallback):
     """Scores every `interval` steps and after the last, in the first process only. Its state travels in the
     checkpoints.
-
-    `fill` makes a prompt of a template, `photos` (H, W, 3) is what pictures of the subject are compared with.
     """
 
     def __init__(
@@ -100,19 +58,18 @@ class Validator(StepCallback):
         folder: Path,
         settings: PersonalizeSettings,
         encoder: Encoder | None,
-        photos: Sequence[np.ndarray],
-        fill: Callable[[str], str],
+        subjects: Mapping[str, Taught],
         size: int,
         average: Average | None,
     ) -> None:
         self.folder, self.settings, self.encoder, self.size, self.average = folder, settings, encoder, size, average
         self.every, self.images = interval(settings), image_settings(settings)
-        self.prompts = [fill(prompt) for prompt in self.images.prompts]
-        self.texts = [fill(bare(prompt)) for prompt in settings.validation.prompts]
+        self.subjects = scored_of(settings, subjects) if self.every else []
+        self.classes = [one.text for one in of_templates([settings.prior.prompt], taught.called(subjects))]
+        self.prompts = [*(prompt.text for one in self.subjects for prompt in one.prompts), *self.classes]
         self.outside = outside_prompts(settings)
-        self.photos = list(photos)
         self.points: list[Point] = []
-        self.base: torch.Tensor | None = None  # (2P + 1, S, D) what `_embedded` makes of the untuned base's pictures
+        self.base: torch.Tensor | None = None  # (2P + C, S, D) what `_embedded` makes of the untuned base's pictures
         self.base_outside: torch.Tensor | None = None  # (Q S, D) its pictures of things outside the class
         self.losses: list[tuple[int, float]] = []
         self.seconds = {"validation": 0.0, "training": 0.0}
@@ -133,11 +90,7 @@ class Validator(StepCallback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.points = [
-            Point(row["step"], tuple(row["fidelity"]), tuple(row["prompt"]), row["drift"], *map(tuple, rest))
-            for row in state_dict["points"]
-            for rest in [(row.get("moved", ()), row.get("outside", ()))]
-        ]
+        self.points = [selection.point_of(row) for row in state_dict["points"]]
         self.base_outside = state_dict.get("base_outside")
         if self.points and self.base_outside is None:  # a run that was started without them
             self.outside = []
@@ -241,6 +194,9 @@ class Validator(StepCallback):
             "prompt": float(np.mean(point.prompt)),
             "drift": point.drift,
         }
+        if len(self.subjects) > 1:
+            each = zip(self.subjects, point.split(point.fidelity), strict=True)
+            measured |= {f"fidelity of {one.name}": float(part.mean()) for one, part in each}
         if point.outside:
             measured["outside"] = float(np.mean(point.outside))
         for logger in trainer.loggers:
@@ -255,17 +211,23 @@ class Validator(StepCallback):
         return max(2, WINDOW // max(self.settings.validation.loss_every, 1))
 
     @cached_property
-    def _real(self) -> np.ndarray:
-        """(N, D) embeddings of the photos."""
+    def _real(self) -> list[np.ndarray]:
+        """(N, D) embeddings of the photos of each subject."""
         assert self.encoder is not None  # noqa: S101
-        return self.encoder.images(self.photos)
+        return [self.encoder.images(one.photos) for one in self.subjects]
+
+    @cached_property
+    def _ceilings(self) -> list[float | None]:
+        """How alike the photos of each subject are; None for one photo."""
+        return [float(scores.leave_one_out(real).mean()) if len(real) > 1 else None for real in self._real]
 
     def _embedded(self, pictures: np.ndarray) -> np.ndarray:
-        """Embed pictures (P + 1, S, H, W, 3), the class last, as (2P + 1, S, D): last come those of the subject without
+        """Embed pictures (P + C, S, H, W, 3), the classes last, as (2P + C, S, D): last come those of subjects without
         their subject.
         """
         assert self.encoder is not None  # noqa: S101
-        surroundings = np.array([[without_subject(one) for one in row] for row in pictures[:-1]])
+        of_subjects = pictures[: -len(self.classes)]
+        surroundings = np.array([[without_subject(one) for one in row] for row in of_subjects])
         shown = np.concatenate([pictures, surroundings])
         return self.encoder.images(list(shown.reshape(-1, *shown.shape[2:]))).reshape(*shown.shape[:2], -1)
 
@@ -286,18 +248,43 @@ class Validator(StepCallback):
     def _point(self, step: int, embedded: np.ndarray) -> Point:
         assert self.encoder is not None  # noqa: S101
         assert self.base is not None  # noqa: S101
-        base, prompts, seeds = self.base.numpy(), len(embedded) // 2, embedded.shape[1]
-        subject = embedded[:prompts].reshape(prompts * seeds, -1)
+        base = self.base.numpy()
+        fidelity: list[np.ndarray] = []
+        prompt: list[np.ndarray] = []
+        of: list[tuple[int, float, float]] = []
+        total = len(self.prompts) - len(self.classes)
+        apart, first = len(self.prompts), 0  # where pictures without their subject begin
+        for one, real, ceiling in zip(self.subjects, self._real, self._ceilings, strict=True):
+            rows = slice(first, first := first + len(one.prompts))
+            around = slice(apart + rows.start, apart + rows.stop)
+            likeness = scores.subject_fidelity(_flat(embedded[rows]), real)
+            floor = float(scores.subject_fidelity(_flat(base[rows]), real).mean())
+            fidelity.append(likeness)
+            prompt.append(self._prompt_fidelity(one, embedded[rows], embedded[around], base[around]))
+            of.append((len(likeness), floor, (1.0 if ceiling is None else ceiling) - floor))
+        moved = [_moved(embedded[row], base[row]) for row in range(total, total + len(self.classes))]
+        return Point(
+            step,
+            tuple(map(float, np.concatenate(fidelity))),
+            tuple(map(float, np.concatenate(prompt))),
+            max(float(np.array(part).mean()) for part in moved),
+            tuple(one for part in moved for one in part),
+            of=tuple(of) if len(of) > 1 else (),
+        )
+
+    def _prompt_fidelity(
+        self, subject: Scored, pictures: np.ndarray, around: np.ndarray, around_base: np.ndarray
+    ) -> np.ndarray:
+        """Measure how far each picture of a subject shows what its prompt asks for: (P, S, D) -> (P S,)."""
+        assert self.encoder is not None  # noqa: S101
+        prompts, seeds = pictures.shape[:2]
         if self.encoder.texts:
-            prompt = scores.prompt_fidelity(subject, np.repeat(self.encoder.texts(self.texts), seeds, axis=0))
-        elif prompts > 1 and seeds > 1:
+            texts = self.encoder.texts([one.bare for one in subject.prompts])
+            return scores.prompt_fidelity(_flat(pictures), np.repeat(texts, seeds, axis=0))
+        if prompts > 1 and seeds > 1:
             # Whole pictures, most of which is now the subject, would match by what the base happened to put there.
-            prompt = scores.prompt_match(embedded[prompts + 1 :], base[prompts + 1 :]).ravel()
-        else:
-            prompt = np.ones(prompts * seeds)  # one prompt or one seed: nothing to tell prompts apart by
-        fidelity = scores.subject_fidelity(subject, self._real)
-        moved = _moved(embedded[prompts], base[prompts])
-        return Point(step, tuple(map(float, fidelity)), tuple(map(float, prompt)), float(np.array(moved).mean()), moved)
+            return scores.prompt_match(around, around_base).ravel()
+        return np.ones(prompts * seeds)  # one prompt or one seed: nothing to tell prompts apart by
 
     # --- weights that may become the model
 
@@ -359,13 +346,21 @@ class Validator(StepCallback):
             "prompts": self.prompts,
             "outside": self.outside,
             "prompt_fidelity": "prompt fidelity (CLIP-T)" if encoder.texts else "prompt match, without region",
-            "photos": len(self.photos),
-            "ceiling": float(scores.leave_one_out(self._real).mean()) if len(self.photos) > 1 else None,
+            "photos": sum(len(one.photos) for one in self.subjects),
+            "ceiling": self._ceilings[0] if len(self.subjects) == 1 else None,
+            **({"subjects": self._told()} if len(self.subjects) > 1 else {}),
             "points": self.state_dict()["points"],
             "deterministic": self.state_dict()["losses"],
             "dvar_step": self.losses[count - 1][0] if count else None,
             "seconds": {name: round(value, 2) for name, value in self.seconds.items()},
         }
+
+    def _told(self) -> list[dict[str, Any]]:
+        """Say of each of several subjects what its charts need to know."""
+        return [
+            {"name": one.name, "prompts": len(one.prompts), "photos": len(one.photos), "ceiling": ceiling}
+            for one, ceiling in zip(self.subjects, self._ceilings, strict=True)
+        ]
 
     def summary(self) -> dict[str, Any] | None:
         """Give what run.json says of it: `share` is the time it took over that of the optimizer steps."""
@@ -387,6 +382,11 @@ class Validator(StepCallback):
         write_json(self.folder / "validation.json", curve)
         charts.write(self.folder / "curve.svg", curve, choice)
         return curve
+
+
+def _flat(grid: np.ndarray) -> np.ndarray:
+    """Reshape (P, S, D) to (P S, D)."""
+    return grid.reshape(-1, grid.shape[-1])
 
 
 def _moved(now: np.ndarray, before: np.ndarray) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -10,9 +10,8 @@ import torch
 from ...core.errors import InputError
 from ...core.files import sha256_of
 from ...generator import locate
-from ...generator.photos import Photo
-from ...generator.prompts import bare, filled, names_subject
-from ...generator.settings import PersonalizeSettings
+from ...generator.prompts import Prompt
+from ...generator.taught import Taught
 from ...judging import verdict
 from ...judging.encoders import Encoder, open_encoder, usable
 from ...judging.memorization import near_copies
@@ -25,25 +24,45 @@ UNKNOWN_BASE = (
 
 
 def of_samples(
-    settings: PersonalizeSettings,
-    photos: Sequence[Photo],
-    held_out: Sequence[Photo],
+    subjects: Mapping[str, Taught],
+    prompts: Sequence[Prompt],
+    before: np.ndarray,
+    after: np.ndarray,
+    encoder: Encoder | None,
+    device: torch.device,
+) -> dict[str, Verdict]:
+    """Judge the samples (P, S, H, W, 3) of the tuned model, `after`, by those of its base, `before`, and by photos: of
+    each subject.
+
+    `encoder` is what scored during training; where nothing did, the one that would have. It scores on `device`.
+    """
+    tokens = {one.token for one in subjects.values()} if len(subjects) > 1 else set()
+    classes = [row for row, one in enumerate(prompts) if not one.of and not tokens & set(one.text.split())]
+    return {
+        name: _of_subject(name, one, prompts, classes, before, after, encoder, device) for name, one in subjects.items()
+    }
+
+
+def _of_subject(
+    name: str,
+    subject: Taught,
+    prompts: Sequence[Prompt],
+    classes: Sequence[int],
     before: np.ndarray,
     after: np.ndarray,
     encoder: Encoder | None,
     device: torch.device,
 ) -> Verdict:
-    """Judge the samples (P, S, H, W, 3) of the tuned model, `after`, by those of its base, `before`, and by photos.
-
-    `encoder` is what scored during training; where nothing did, the one that would have. It scores on `device`.
-    """
-    ours = [row for row, prompt in enumerate(settings.samples.prompts) if names_subject(prompt)]
+    """Judge the samples of one subject; `classes` are the rows of prompts that show none."""
+    ours = [row for row, prompt in enumerate(prompts) if prompt.of == name]
     if not ours:
         return verdict.unjudged("no sample prompt names the subject ([V])", verdict.EVALUATE)
-    noun, scored = settings.photos.class_noun, held_out or photos
-    texts = [filled(bare(settings.samples.prompts[row]), "", noun) for row in ours]
-    of_others = [row for row in range(len(after)) if row not in ours] if after.shape[1] > 1 else []
-    of_class = {settings.samples.prompts[row]: (after[row], before[row]) for row in of_others}
+    settings, photos, held_out, scored = subject.settings, subject.photos, subject.held_out, subject.scored
+    texts = [prompts[row].bare for row in ours]
+    noun = subject.called.noun
+    own_first = sorted(classes, key=lambda row: len(classes) > 1 and noun not in prompts[row].text)
+    of_others = own_first if after.shape[1] > 1 else []
+    of_class = {prompts[row].text: (after[row], before[row]) for row in of_others}
     pictures = list(after[ours].reshape(-1, *after.shape[2:]))
     try:
         judge = (encoder or open_encoder(settings.validation.encoder or usable(())[0])).to(device)
