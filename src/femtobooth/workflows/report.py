@@ -23,7 +23,8 @@ from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
 from ..judging import memorization, verdict
 from ..judging.memorization import Nearest
-from ..pages.run import ClassImages, Samples, TrainedRun, run_page, warnings
+from ..pages.run import run_page, warnings
+from ..pages.trained_run import ClassImages, Samples, TrainedRun
 from ..pictures.images import Picture, decode, find_pictures
 from ..pictures.masks import without_masks
 from ..pictures.squares import Shape
