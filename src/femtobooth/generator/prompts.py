@@ -67,6 +67,8 @@ class Prompt(NamedTuple):
     """The name of the subject that it shows; None for a class, and for several at once."""
     bare: str
     """The same without identifiers: in words that an encoder, or the untuned base, knows."""
+    told: str = ""
+    """The same with [V] or [V:name] as it was written, for people."""
 
 
 def names_subject(text: str) -> bool:
@@ -142,7 +144,8 @@ def of_templates(templates: Iterable[str], subjects: Mapping[str, Called]) -> li
 
 def _of(text: str, name: str, one: Called, tokens: Mapping[str, str]) -> Prompt:
     plain = filled(bare(text), "", one.noun)
-    return Prompt(filled(named(text, tokens), *one), name if names_subject(text) else None, plain)
+    told = text.replace("{class}", one.noun)
+    return Prompt(filled(named(text, tokens), *one), name if names_subject(text) else None, plain, told)
 
 
 def _of_several(text: str, subjects: Mapping[str, Called]) -> list[Prompt]:
@@ -162,7 +165,8 @@ def _of_several(text: str, subjects: Mapping[str, Called]) -> list[Prompt]:
     read = called(text, tokens)
     one = subjects[meant[0]] if len(meant) == 1 and meant[0] else None
     noun = one.noun if one else ""
-    return [Prompt(read.replace("{class}", noun), meant[0] if one else None, filled(bare(text), "", noun))]
+    of = meant[0] if one else None
+    return [Prompt(read.replace("{class}", noun), of, filled(bare(text), "", noun), text.replace("{class}", noun))]
 
 
 SMALL_VOCABULARY = (

@@ -20,10 +20,10 @@ from .verdict import LEARNED_SHARE
 
 WINDOW_SHARE, STEPS = 0.6, 3  # of a picture's side that a window takes; windows across, and down
 RULE = (
-    f"A picture is looked at through {STEPS} x {STEPS} windows of {WINDOW_SHARE:.0%} of its side. A subject is found where "
-    "one of them is most like it of all subjects and its likeness is at least "
-    f"{LEARNED_SHARE:.0%} of the way from the best window of the untuned base's pictures of the same prompts to its photos "
-    "among each other."
+    f"A picture is looked at through {STEPS} x {STEPS} windows of {WINDOW_SHARE:.0%} of its side. A subject is found "
+    "where one of them is most like it of all subjects and its likeness is at least "
+    f"{LEARNED_SHARE:.0%} of the way from the best window of the untuned base's pictures of the same prompts to its "
+    "photos among each other."
 )
 
 

@@ -19,7 +19,7 @@ from ..generator.stored_photos import counted, size_of
 from ..judging import memorization
 from ..judging.scoring import PHOTOS
 from ..judging.verdict import Verdict, percent
-from . import validation
+from . import validation, who_is_who
 from .charts import line_chart
 from .html import Chart, Page, Shot, Strip, Tile, render
 from .trained_run import ClassImages, TrainedRun
@@ -68,6 +68,8 @@ class RunPage(Page):
     """Score, encoder, which side is better, base, tuned, real photos."""
     scored: str
     """On how many pictures."""
+    who: who_is_who.Section | None
+    """How several subjects are told apart."""
     score_remarks: list[str]
     commands: list[tuple[str, str]]
     """Purpose and command."""
@@ -108,6 +110,7 @@ def run_page(run: TrainedRun) -> str:
         curves=_curves(run.metrics, "class images" if settings.prior.uses_images else "photos as their class"),
         scores=[_score(row) for row in evaluation.get("scores", [])],
         scored=str(evaluation.get("pictures", "")),
+        who=who_is_who.section(known.folder, evaluation),
         score_remarks=list(evaluation.get("remarks", [])),
         commands=_commands(run),
         base=settings.base,

@@ -10,7 +10,7 @@ RUN/report.html                   written anew where there is one, with these sc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from ..core import locks, machine
 from ..core.errors import PhotoError, SettingsError, needs
-from ..core.events import conclude, note, progress, progress_bar, table, warn
+from ..core.events import progress, progress_bar, warn
 from ..core.files import atomic_file, sha256_of, write_json
 from ..core.metrics import wilson
 from ..core.names import restored, shown
@@ -28,19 +28,20 @@ from ..generator import locate, sampling
 from ..generator.image_cache import generate_missing
 from ..generator.load import load
 from ..generator.photos import Photo
-from ..generator.prompts import bare, names_subject, with_subject
+from ..generator.prompts import bare, known_of, of_templates
 from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings
-from ..generator.stored_photos import restore_photos
 from ..judging import lpips, scores, verdict
 from ..judging.encoders import open_encoder, usable
 from ..judging.memorization import near_copies
-from ..judging.scoring import PHOTOS, Generated, Real, Row, diversity_by_lpips, evidence, measure
+from ..judging.scoring import Generated, Real, Row, diversity_by_lpips, evidence, measure
 from ..pictures.images import Skipped, decode, find_pictures
 from ..pictures.masks import without_masks
 from ..pictures.sheets import sheet, stacked
 from ..pictures.squares import make_square
 from . import report
+from .evaluating import telling, told_apart
+from .evaluating.asked import Asked
 from .settings import EvaluateSettings
 
 
@@ -73,57 +74,66 @@ def run(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any]:
-    folder, made_with, noun, size = run.folder, run.made_with(), run.subject.class_noun, run.size
-    prompts = [prompt.replace("{class}", noun) for prompt in settings.prompts]
-    if not prompts or not all(names_subject(prompt) for prompt in prompts):
-        raise SettingsError(
-            "prompts: each needs [V], which stands for the subject", 'for example "a [V] {class} on the beach"'
-        )
+    folder, made_with, size = run.folder, run.made_with(), run.size
+    asked = _asked(settings, run)
     device = machine.device(settings.device)
     encoders = [open_encoder(name).to(device) for name in dict.fromkeys(settings.encoders or usable())]
     remarks: list[str] = []
-    photos = run.photos()
-    trained = [photo.pixels for photo in photos]
-    real = _real_photos(settings, run, made_with, photos, remarks)
-    gallery, others = _gallery(settings, real.hashes, size, made_with.photos.crop)
+    photos = run.photos_of_each()
+    known = _known(run, remarks)
+    real = {name: _real_photos(settings, made_with, *photos[name], known, remarks) for name in run.subjects}
+    hashes = {digest for one in real.values() for digest in one.hashes}
+    gallery, others = _gallery(settings, hashes, size, made_with.photos.crop)
     own = {sha256_of(path) for path in find_pictures([folder], recursive=True)[0]}
     for encoder in encoders:
-        encoder.refuse_trained_on(real.hashes | others)
+        encoder.refuse_trained_on(hashes | others)
         encoder.refuse_trained_on(own, "pictures of this run")
 
-    generated, model_hash = _generate(settings, run, made_with, prompts)
+    generated, model_hash = _generate(settings, run, made_with, asked)
     for encoder in encoders:
         encoder.refuse_trained_on([sha256_of(path) for path in generated.files])
-    texts = [bare(prompt) for prompt in prompts]
-    seen = Real(real.photos, real.others, gallery, real.masks)
-    rows = [
-        row
-        for encoder in progress(encoders, "scoring")
-        for row in measure(encoder, seen, generated, texts, settings.region)
-    ]
-    if settings.count > 1 and lpips.usable():
-        rows.append(diversity_by_lpips(generated, device))
-    copied, by_base = (
-        near_copies(list(one.reshape(-1, *one.shape[2:])), trained) for one in (generated.tuned, generated.base)
-    )
+    several = len(run.subjects) > 1
+    rows: list[Row] = []
+    each: dict[str, verdict.Verdict] = {}
+    copied: list[bool] = []
+    by_base: list[bool] = []
+    for name, against in real.items():
+        trained = [photo.pixels for photo in photos[name][0]]
+        ours = _of(generated, asked, name, settings, run)
+        seen = Real(against.photos, against.others, gallery, against.masks)
+        texts = [bare(prompt) for prompt in asked.prompts[name]]
+        label = f"scoring {name}" if several else "scoring"
+        scored = [
+            row for encoder in progress(encoders, label) for row in measure(encoder, seen, ours, texts, settings.region)
+        ]
+        if settings.count > 1 and lpips.usable():
+            scored.append(diversity_by_lpips(ours, device))
+        copies, of_base = (
+            near_copies(list(one.reshape(-1, *one.shape[2:])), trained) for one in (ours.tuned, ours.base)
+        )
+        each[name] = verdict.judge(evidence(scored, copies), bundled=made_with.base == locate.BUNDLED)
+        rows += [{"subject": name, **row} for row in scored] if several else scored
+        copied += copies
+        by_base += of_base
+    against = next(iter(real.values()))
     remarks += _remarks(
-        settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), real, run
+        settings, [encoder.name for encoder in encoders], any(encoder.texts for encoder in encoders), against, run
     )
     result: dict[str, Any] = {
         "run": str(folder),
         "model_hash": model_hash,
-        "token": run.subject.token,
-        "class_noun": noun,
+        **known_of(run.called),
         "base": run.base,
         "steps": run.steps,
-        "prompts": prompts,
+        "prompts": [prompt for prompts in asked.prompts.values() for prompt in prompts],
         "pictures": len(copied),
-        "photos": len(real.photos),
-        "scored_against": real.source,
-        "held_out": real.held_out,
+        "photos": sum(len(one.photos) for one in real.values()),
+        "scored_against": against.source,
+        "held_out": against.held_out,
         "settings": settings.model_dump(),
         "environment": machine.environment(),
-        "verdict": verdict.judge(evidence(rows, copied), bundled=made_with.base == locate.BUNDLED).plain(),
+        "verdict": verdict.joint(each).plain(),
+        **({"verdicts": {name: one.plain() for name, one in each.items()}} if several else {}),
         "near_copies": {
             "count": sum(copied),
             "of": len(copied),
@@ -134,36 +144,79 @@ def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any
         "published": [dict(zip(("name", "dino", "clip_i", "clip_t"), row, strict=True)) for row in scores.PUBLISHED],
         "remarks": remarks,
     }
-    _grid(folder / "evaluation" / "grid.png", real.photos, generated, prompts)
+    if several:
+        everyone = {name: [photo.pixels for some in pair for photo in some] for name, pair in photos.items()}
+        result |= told_apart.measured(settings, encoders[0], everyone, gallery, generated, asked)
+        told_apart.show(folder / "evaluation" / "together.png", generated, asked)
+    shown_photos = [one.photos for one in real.values()]
+    _grid(folder / "evaluation" / "grid.png", shown_photos, generated, asked.told)
     write_json(folder / "evaluation" / "evaluation.json", result)
-    _tell(result, folder / "evaluation")
+    telling.tell(result, folder / "evaluation")
     if (folder / "report.html").is_file():
         report.write(folder)
     return result
 
 
-def _real_photos(
-    settings: EvaluateSettings,
-    run: PersonalizedRun,
-    made_with: PersonalizeSettings,
-    photos: list[Photo],
-    remarks: list[str],
-) -> Against:
-    """Find the photos to score against, cropped and scaled as those of the run:
+def _asked(settings: EvaluateSettings, run: PersonalizedRun) -> Asked:
+    """Say what is asked of each subject, and of two together. Raises SettingsError."""
+    made = {name: one.noun for name, one in run.called.items()}
+    several = len(made) > 1
+    if several and settings.photos:
+        raise SettingsError(
+            f"`photos`: nobody knows which of {', '.join(made)} they show",
+            "hold photos out of training (`photos.hold_out` of personalize) to score against them",
+        )
+    prompts = of_templates(settings.prompts, run.called)
+    if not prompts or not all(one.of for one in prompts):
+        raise SettingsError(
+            "prompts: each needs [V], which stands for the subject"
+            if not several
+            else "prompts: each needs to show one subject, by [V] and {class} or by [V:name]",
+            'for example "a [V] {class} on the beach"',
+        )
+    if lost := next((name for name in made if name not in {one.of for one in prompts}), None):
+        raise SettingsError(f"prompts: none shows {lost}", 'for example "a [V] {class} on the beach"')
+    return Asked.of(prompts, run.called, settings)
 
-    `photos`, else those held out, else the run's own.
-    """
-    folder, trained, masks = run.folder, [photo.pixels for photo in photos], [photo.mask for photo in photos]
-    copies, held_out = find_pictures([folder / "photos"])[0], folder / "held_out"
+
+def _of(generated: Generated, asked: Asked, name: str, settings: EvaluateSettings, run: PersonalizedRun) -> Generated:
+    """Take what is of one subject: its pictures, and those of its class and of the other classes."""
+    rows = asked.rows(name)
+    noun = run.subjects[name].class_noun
+    own = dict.fromkeys(settings.class_prompt.replace("{class}", word) for word in (noun, *settings.other_classes))
+    return Generated(
+        generated.tuned[rows], generated.base[rows], {text: generated.classes[text] for text in own}, generated.files
+    )
+
+
+def _known(run: PersonalizedRun, remarks: list[str]) -> set[str]:
+    """Hash (SHA-256) every photo that a run has seen, of its copies and of the originals that are still there."""
+    folder = run.folder
+    copies = find_pictures([folder / "photos"])[0]
     preflight = json.loads((folder / "preflight.json").read_text(encoding="utf-8"))
     originals = [Path(restored(row["file"])) for row in preflight if row["status"] != "skipped"]
     there = [path for path in originals if path.is_file()]
-    known = {sha256_of(path) for path in [*copies, *there]}
     if len(there) < len(originals):
         gone = len(originals) - len(there)
         remarks.append(
             f"{gone} original photos are gone: that no encoder was trained on them is known of the run's copies only."
         )
+    return {sha256_of(path) for path in [*copies, *there]}
+
+
+def _real_photos(
+    settings: EvaluateSettings,
+    made_with: PersonalizeSettings,
+    photos: list[Photo],
+    held_out: list[Photo],
+    known: set[str],
+    remarks: list[str],
+) -> Against:
+    """Find the photos to score a subject against, cropped and scaled as those of the run:
+
+    `photos`, else those held out, else the run's own.
+    """
+    trained, masks = [photo.pixels for photo in photos], [photo.mask for photo in photos]
     if settings.photos:
         paths = without_masks(find_pictures(settings.photos)[0])
         hashes = {sha256_of(path) for path in paths}
@@ -172,15 +225,16 @@ def _real_photos(
         if not squares:
             raise PhotoError(f"`photos={', '.join(settings.photos)}`: no picture in it", "give photos of the subject")
         source = "the photos that were given"
-    elif held_out.is_dir():
-        kept = restore_photos(held_out)
-        squares, of_squares = [photo.pixels for photo in kept], [photo.mask for photo in kept]
-        hashes = {sha256_of(path) for path in find_pictures([held_out])[0]}
+    elif held_out:
+        squares, of_squares = [photo.pixels for photo in held_out], [photo.mask for photo in held_out]
+        hashes = {sha256_of(photo.path) for photo in held_out}
         source = "photos held out of training"
     else:
-        remarks.append(
+        remark = (
             "Scored against the photos it was trained on, which flatters it: give others, or hold one out of training."
         )
+        if remark not in remarks:
+            remarks.append(remark)
         return Against(trained, [], masks, known, held_out=False, source="the photos it was trained on")
     seen = sum(near_copies(squares, trained))
     if seen:
@@ -260,21 +314,16 @@ def _remarks(
 
 
 def _generate(
-    settings: EvaluateSettings,
-    run: PersonalizedRun,
-    made_with: PersonalizeSettings,
-    prompts: list[str],
+    settings: EvaluateSettings, run: PersonalizedRun, made_with: PersonalizeSettings, asked: Asked
 ) -> tuple[Generated, str]:
     """Generate, or read, everything: first by the tuned model, then by the base it came from; and the tuned model's
     hash.
 
     Raises ModelError for another base.
     """
-    texts = [with_subject(prompt, run.subject.token) for prompt in prompts]
-    classes = [
-        settings.class_prompt.replace("{class}", noun)
-        for noun in dict.fromkeys((run.subject.class_noun, *settings.other_classes))
-    ]
+    texts = asked.texts
+    nouns = dict.fromkeys((*(one.noun for one in run.called.values()), *settings.other_classes))
+    classes = list(dict.fromkeys(settings.class_prompt.replace("{class}", noun) for noun in nouns))
     jobs = [(text, settings.seed + shot) for text in texts for shot in range(settings.count)]
     jobs += [(text, settings.seed + shot) for text in classes for shot in range(settings.class_count)]
     size, files, results = run.size, [], []
@@ -299,51 +348,11 @@ def _generate(
     ].hash
 
 
-def _grid(path: Path, photos: Sequence[np.ndarray], generated: Generated, prompts: Sequence[str]) -> None:
+def _grid(path: Path, photos: Sequence[Sequence[np.ndarray]], generated: Generated, prompts: Sequence[str]) -> None:
     count = min(generated.tuned.shape[1], 4)
-    top = sheet([photos[: 2 * count]], [f"{len(photos)} photo{'' if len(photos) == 1 else 's'}"], [], cell=128)
+    counted = [f"{len(some)} photo{'' if len(some) == 1 else 's'}" for some in photos]
+    top = sheet([some[: 2 * count] for some in photos], counted, [], cell=128)
     rows = [[*generated.base[row, :count], *generated.tuned[row, :count]] for row in range(len(prompts))]
     with atomic_file(path) as temporary:
         below = sheet(rows, prompts, ["base"] * count + ["tuned"] * count, cell=128)
         stacked([top, below]).save(temporary, format="PNG")
-
-
-def _tell(result: Mapping[str, Any], folder: Path) -> None:
-    for remark in result["remarks"]:
-        warn(remark)
-
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.3f}"
-
-    def end(row: Row) -> str:
-        """Give the other end of the scale, and what has it where that is not the photos."""
-        return number(row["ceiling"]) + (
-            f" ({row['ceiling_of']})" if row["ceiling"] is not None and row["ceiling_of"] != PHOTOS else ""
-        )
-
-    scored = f"{result['pictures']} pictures of {len(result['prompts'])} prompts"
-    note(f"{result['run']}: {scored}, scored against {result['photos']} photos: {result['scored_against']}\n")
-    for encoder in dict.fromkeys(row["encoder"] for row in result["scores"]):
-        rows = []
-        for row in result["scores"]:
-            if row["encoder"] == encoder:
-                value, low, high = row["tuned"]
-                name = row["score"] + (" \u2191" if row["better"] == "higher" else " \u2193")
-                rows.append((name, number(value), f"{number(low)} to {number(high)}", number(row["base"]), end(row)))
-        table(f"Scored by {encoder}", ["score", ">tuned", ">95 % interval", ">base", "photos"], rows, result=True)
-    note(
-        "base: before training, the floor; photos: real photos of the subject in "
-        "place of pictures, the ceiling, or what stands beside it"
-    )
-    copies = result["near_copies"]
-    conclude(f"near-copies of training photos: {copies['count']} of {copies['of']} (by the base: {copies['base']})")
-    if any(row["encoder"] in ("dino", "clip") for row in result["scores"]):
-        published = [[name, *(number(value) for value in values)] for name, *values in scores.PUBLISHED]
-        table(
-            "Published: 30 subjects x 25 prompts x 4 pictures of 512 pixels",
-            ["", ">DINO", ">CLIP-I", ">CLIP-T"],
-            published,
-        )
-    conclude(f"all of it: {folder / 'evaluation.json'}; pictures: {folder / 'grid.png'}")
-    if found := verdict.read(result["verdict"]):
-        note(f"\n{found.told}")

@@ -61,6 +61,8 @@ that are in the hub's cache, else those that need no hub."""
     """Further classes whose drift is measured."""
     gallery: Annotated[str | None, Flag("--gallery", common=True, group="scores", names="folder")] = None
     """Folder with a folder of photos for each look-alike, among which the subject is ranked."""
+    together: Annotated[str, Flag("--together", group="pictures")] = "a {first} next to a {second}"
+    """Prompt of pictures of two of several subjects; {first} and {second} stand for them, noun and all."""
     region: Annotated[bool, Flag("--region", group="scores")] = True
     """Also compare the subject's region alone, so that copied backgrounds earn nothing."""
     seed: Annotated[Seed, Flag("--seed", common=True, group="pictures")] = 500
