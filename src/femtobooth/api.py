@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from .core import config
 from .core.config import Model
 from .core.errors import ModelError, SettingsError
+from .given import PathLike, many, of_photos, opened, plain
 from .results import Classification, Embeddings, Export, Guess
 
 if TYPE_CHECKING:
@@ -27,13 +28,11 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from .generator.families.family import Family
-    from .generator.run import PersonalizedRun
+    from .generator.run import PersonalizedRun, Subject
     from .recognizer.finetuning.run import FinetunedRun
     from .recognizer.inference.outputs import Row
     from .recognizer.model.backbone import Recognizer as Network
     from .recognizer.model.engine import Engine
-
-PathLike = str | os.PathLike[str]
 
 
 # --- the generator
@@ -79,17 +78,22 @@ class Generator:
         return path
 
     @property
+    def subjects(self) -> dict[str, Subject]:
+        """What it was taught, by name: V where there is one subject without any. Raises ModelError for a base."""
+        return self.run.subjects
+
+    @property
     def token(self) -> str:
-        """The word that stands for the subject, such as sks. Raises ModelError for a base."""
+        """The word that stands for the subject, such as sks. Raises ModelError for a base, and for several subjects."""
         return self.run.subject.token
 
     @property
     def class_noun(self) -> str:
-        """What the subject is: dog, toy, backpack. Raises ModelError for a base."""
+        """What the subject is: dog, toy, backpack. Raises ModelError for a base, and for several subjects."""
         return self.run.subject.class_noun
 
     def generate(self, prompts: str | Sequence[str], **settings: Any) -> list[Image.Image]:
-        """Generate pictures; `[V]` in a prompt stands for the subject.
+        """Generate pictures; `[V]` in a prompt stands for the subject, `[V:name]` for one of several.
 
         Settings are those of `femtobooth generate`: count, seed, batch_size, size, loras, init_image, strength,
         mask, precision, device, sampling={"sampler", "steps", "guidance", "guidance_rescale", "negative"}.
@@ -101,7 +105,7 @@ class Generator:
         from .generator.settings import GenerateSettings
         from .workflows import generate as workflow
 
-        found = _settings(GenerateSettings, {"run": self.reference, "prompts": _many(prompts), **settings})
+        found = _settings(GenerateSettings, {"run": self.reference, "prompts": many(prompts), **settings})
         if found.out:
             made = workflow.run(found)
             return [Image.open(Path(made["folder"]) / one["file"]).convert("RGB") for one in made["images"]]
@@ -130,21 +134,21 @@ class Generator:
 
 
 def personalize(
-    photos: PathLike | Sequence[PathLike] | Mapping[str, Any], class_noun: str | None = None, **settings: Any
+    photos: PathLike | Sequence[PathLike] | Mapping[str, Any] | None = None,
+    class_noun: str | None = None,
+    **settings: Any,
 ) -> Generator:
-    """Teach a Stable Diffusion one subject from 3 to 5 photos (DreamBooth).
+    """Teach a Stable Diffusion one subject from 3 to 5 photos (DreamBooth), or several at once.
 
-    `photos` are files and folders, or the whole group (`{"paths": [...], "crop": "subject"}`). Further settings are
-    those of `femtobooth personalize`: base, name, runs, training={"steps": ...}, prior={...}, ...
+    `photos` are files and folders, or the whole group (`{"paths": [...], "crop": "subject"}`). Several stand in
+    `subjects` instead, by name: `subjects={"rex": "photos/rex:dog", "mug": {"paths": [...], "class_noun": "mug"}}`.
+    Further settings are those of `femtobooth personalize`: base, name, runs, training={"steps": ...}, prior={...}, ...
     Raises PhotoError, SettingsError, ModelError and further InputError kinds before anything is written.
     """
     from .generator.settings import PersonalizeSettings
     from .workflows import personalize as workflow
 
-    group: dict[str, Any] = dict(photos) if isinstance(photos, Mapping) else {"paths": _many(photos)}
-    if class_noun is not None:
-        group["class_noun"] = class_noun
-    found = _settings(PersonalizeSettings, {"photos": group, **settings})
+    found = _settings(PersonalizeSettings, {**of_photos(photos, class_noun), **settings})
     if found.plan:
         raise SettingsError("`plan`: trains nothing, and this returns what was trained", "use `femtobooth.plan`")
     run = workflow.run(found)
@@ -152,7 +156,9 @@ def personalize(
 
 
 def plan(
-    photos: PathLike | Sequence[PathLike] | Mapping[str, Any], class_noun: str | None = None, **settings: Any
+    photos: PathLike | Sequence[PathLike] | Mapping[str, Any] | None = None,
+    class_noun: str | None = None,
+    **settings: Any,
 ) -> dict[str, Any]:
     """Say what `personalize` would need of memory with the same arguments; nothing is trained, no weights are loaded.
 
@@ -163,10 +169,7 @@ def plan(
     from .generator.settings import PersonalizeSettings
     from .workflows import plan as workflow
 
-    group: dict[str, Any] = dict(photos) if isinstance(photos, Mapping) else {"paths": _many(photos)}
-    if class_noun is not None:
-        group["class_noun"] = class_noun
-    return workflow.run(_settings(PersonalizeSettings, {"photos": group, **settings, "plan": True}))
+    return workflow.run(_settings(PersonalizeSettings, {**of_photos(photos, class_noun), **settings, "plan": True}))
 
 
 def open_run(folder: PathLike) -> Generator:
@@ -281,7 +284,7 @@ class Recognizer:
 
         preprocess = self._engine.preprocess
         several = [pictures] if isinstance(pictures, str | os.PathLike | Image.Image) else list(pictures)
-        pixels = [preprocess.pixels(_opened(one)) for one in several]
+        pixels = [preprocess.pixels(opened(one)) for one in several]
         names = [None if isinstance(one, Image.Image) else os.fspath(one) for one in several]
         return np.stack(pixels) if pixels else np.empty((0, *preprocess.size, 3), np.uint8), names
 
@@ -296,7 +299,7 @@ def classify(paths: PathLike | Sequence[PathLike], **settings: Any) -> Iterator[
     from .workflows import classify as workflow
 
     _refuse(settings, "classify", ("out", "overwrite", "format", "csv_safe"))
-    rows = workflow.rows(_settings(ClassifySettings, {"paths": _many(paths), **settings}))
+    rows = workflow.rows(_settings(ClassifySettings, {"paths": many(paths), **settings}))
     return (_classification(row, row["path"]) for row in rows)
 
 
@@ -313,7 +316,7 @@ def embed(paths: PathLike | Sequence[PathLike], **settings: Any) -> Embeddings:
     from .recognizer.settings import EmbedSettings
 
     _refuse(settings, "embed", ("out", "overwrite", "format", "prelogits", "stages"))
-    found = _settings(EmbedSettings, {"paths": _many(paths), **settings})
+    found = _settings(EmbedSettings, {"paths": many(paths), **settings})
     reading = Reading(found)
     engine = open_engine(found.model, found.engine, device=found.device, many=reading.many, trust=found.trust)
     good: list[str] = []
@@ -374,7 +377,7 @@ def showing_progress() -> Iterator[None]:
 
 
 def _settings(model: type[Model], given: Mapping[str, Any]) -> Model:
-    return config.settle(model, _plain(given))
+    return config.settle(model, plain(given))
 
 
 def _refuse(given: Mapping[str, Any], command: str, names: Sequence[str]) -> None:
@@ -382,34 +385,6 @@ def _refuse(given: Mapping[str, Any], command: str, names: Sequence[str]) -> Non
     for name in names:
         if name in given:
             raise SettingsError(f"{name}: of what is written, and this returns it", f"use `femtobooth {command}`")
-
-
-def _many(given: PathLike | Sequence[PathLike]) -> list[str]:
-    return [os.fspath(given)] if isinstance(given, str | os.PathLike) else [os.fspath(one) for one in given]
-
-
-def _plain(given: Any) -> Any:
-    """Give values as a settings file could hold them: text for paths, lists for tuples."""
-    if isinstance(given, Mapping):
-        return {str(name): _plain(value) for name, value in given.items()}
-    if isinstance(given, os.PathLike):
-        return os.fspath(given)
-    return [_plain(value) for value in given] if isinstance(given, list | tuple) else given
-
-
-def _opened(picture: PathLike | Image.Image) -> Image.Image:
-    """Open a picture as one of mode RGB, upright, over white."""
-    from PIL import Image, ImageOps
-
-    from .pictures.images import read_picture
-
-    if not isinstance(picture, Image.Image):
-        return read_picture(Path(picture)).image
-    upright = ImageOps.exif_transpose(picture)
-    if not upright.has_transparency_data:
-        return upright.convert("RGB")
-    clear = upright.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear).convert("RGB")
 
 
 def _classification(row: Row, path: str | None) -> Classification:

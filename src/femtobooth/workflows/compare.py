@@ -19,6 +19,7 @@ from ..core.errors import SettingsError
 from ..core.events import conclude, table, warn
 from ..core.files import timestamp
 from ..core.machine import environment
+from ..generator.prompts import called_in
 from ..generator.run import PersonalizedRun
 from ..judging import verdict
 from ..recognizer.inference.engines import refuse_program
@@ -135,10 +136,9 @@ def _untaught(first: Measured, second: Measured) -> dict[str, Any]:
     other, subject = second if tuned is first else first, tuned.facts["subject"]
     run = PersonalizedRun.peek(tuned.candidate.run)
     found = verdict.of_run(run) if run else None
-    said = (
-        f"{other.candidate.name} was never taught {subject.get('token')} "
-        f"{subject.get('class_noun')}, and is no choice for drawing it; "
-    )
+    phrases = [known.phrase for known in called_in(subject).values()]
+    them = "it" if len(phrases) == 1 else "them"
+    said = f"{other.candidate.name} was never taught {', '.join(phrases)}, and is no choice for drawing {them}; "
     if found is None:
         return {
             "choose": f"{said}femtobooth evaluate says whether {tuned.candidate.name} has learned it.",

@@ -110,9 +110,10 @@ class ProtocolSettings(EvaluateSettings):
 
 class SynthesizeSettings(Settings):
     runs: Annotated[list[str], Argument("*", names="run", needed=True)] = Field(min_length=1)
-    """Run folders that `femtobooth personalize` made, one for each subject."""
+    """Run folders that `femtobooth personalize` made; each subject of them becomes a class."""
     labels: Annotated[Words, Flag("--labels", common=True, group="output")] = []
-    """Class name of each run, in order; the runs' names if not given."""
+    """Class name of each run, in order; if not given the runs' names, and those of the subjects of runs with several.
+    """
     out: Annotated[str, Flag("--out", common=True, group="output", names="path")] = Field("synthesized", min_length=1)
     """Folder for the labelled pictures."""
     template: Annotated[str, Flag(group="prompts")] = "a {scale} {style} [V] {class} {background}"

@@ -51,6 +51,8 @@ class Subject:
     """A run to generate from, and what comes of it: N pictures by its model and M by its base."""
 
     label: str
+    name: str
+    """What the run calls it."""
     run: PersonalizedRun
     made_with: PersonalizeSettings
     photos: list[np.ndarray]
@@ -68,7 +70,7 @@ class Subject:
 
     @property
     def noun(self) -> str:
-        return self.run.subject.class_noun
+        return self.run.subjects[self.name].class_noun
 
 
 def run(settings: SynthesizeSettings) -> dict[str, Any]:
@@ -137,31 +139,27 @@ def _subjects(settings: SynthesizeSettings) -> list[Subject]:
 
     Raises ModelError for what is no finished run, SettingsError for unusable labels.
     """
-    if settings.labels and len(settings.labels) != len(settings.runs):
-        raise SettingsError(
-            f"`labels`: {len(settings.labels)} for {len(settings.runs)} runs", "give one for each run, in order"
-        )
     if not names_subject(settings.template):
         raise SettingsError(
             f'template "{settings.template}": needs [V], which stands for the subject',
             'for example "a {style} [V] {class}"',
         )
-    subjects = []
-    for place, label in zip(
-        settings.runs, settings.labels or [Path(run).resolve().name for run in settings.runs], strict=True
-    ):
+    subjects: list[Subject] = []
+    for place in settings.runs:
         run = PersonalizedRun.open_finished(place, "only such a run can draw a subject")
-        photos = [photo.pixels for photo in run.photos()]
-        subjects.append(
-            Subject(
-                label,
-                run,
-                run.made_with(),
-                photos,
-                _hashes(run),
-                _prompts(settings, run.subject.class_noun),
-            )
-        )
+        made_with, hashes = run.made_with(), _hashes(run)
+        for name, (taught, _) in run.photos_of_each().items():
+            label = Path(place).resolve().name if len(run.subjects) == 1 else name
+            photos = [photo.pixels for photo in taught]
+            prompts = _prompts(settings, run.subjects[name].class_noun)
+            subjects.append(Subject(label, name, run, made_with, photos, hashes, prompts))
+    if settings.labels and len(settings.labels) != len(subjects):
+        runs, each = f"{len(settings.runs)} runs", "run"
+        if len(subjects) > len(settings.runs):
+            runs, each = f"{len(subjects)} subjects of {runs}", "subject"
+        raise SettingsError(f"`labels`: {len(settings.labels)} for {runs}", f"give one for each {each}, in order")
+    for subject, given in zip(subjects, settings.labels, strict=False):
+        subject.label = given
     names = [subject.label for subject in subjects]
     for name in [*names, *(subject.noun for subject in subjects if settings.negatives)]:
         if not name.strip() or name.startswith(".") or re.search(r"[/\\\0]", name):
@@ -240,7 +238,8 @@ def _generate(subjects: Sequence[Subject], settings: SynthesizeSettings, folder:
         settings.seed
     )  # one of its own for every picture: those from one start look alike, whatever their prompts
     for subject in subjects:
-        texts = [filled(prompt, subject.run.subject.token, subject.noun) for prompt in subject.prompts]
+        called = subject.run.called[subject.name]
+        texts = [filled(prompt, *called) for prompt in subject.prompts]
         subject.jobs = [(text, next(seeds)) for text in texts for _ in range(settings.count)]
         without = [bare(prompt) for prompt in subject.prompts]
         subject.base_jobs = [
@@ -271,7 +270,7 @@ def _file_subject(
     facts = {
         "label": subject.label,
         "run": str(subject.run.folder),
-        "subject": subject.run.subject.token,
+        "subject": subject.run.subjects[subject.name].token,
         "class_noun": subject.noun,
         "encoder": judge,
         "threshold": found.threshold,

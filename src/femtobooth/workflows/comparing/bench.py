@@ -19,7 +19,7 @@ from ...core.events import progress_bar
 from ...core.files import sha256_of
 from ...core.machine import environment, processor
 from ...core.names import shown
-from ...generator.prompts import bare, with_subject
+from ...generator.prompts import Called, bare, called_in, named, with_subject
 from ...pictures.provenance import Provenance
 from ...recognizer import evaluation
 from ...recognizer.finetuning import dataset
@@ -304,22 +304,29 @@ def _truth(data: str, models: Sequence[Measured], labels: Sequence[str]) -> dict
     return found
 
 
+def _read(text: str, subjects: Mapping[str, Called], noun: str) -> str:
+    """Give a prompt as a model reads it: of several subjects [V] is the first of this noun, or the first."""
+    tokens = {name: one.token for name, one in subjects.items()}
+    if not tokens:
+        return bare(text)
+    same = [one.token for one in subjects.values() if one.noun == noun]
+    return with_subject(named(text, tokens), (same or [*tokens.values()])[0])
+
+
 def drawings(bench: Bench, measured: Mapping[str, Measured]) -> Drawings | None:
     """Draw the same prompts and seeds by every generator."""
     these = [one for one in measured.values() if one.candidate.task == GENERATOR]
     if not these or not bench.settings.prompts:
         return None
-    noun = bench.settings.class_noun or next(
-        (str(n) for one in these if (n := one.facts["subject"].get("class_noun"))), "cat"
-    )
+    known = [called for one in these for called in called_in(one.facts["subject"]).values()]
+    noun = bench.settings.class_noun or next((one.noun for one in known if one.noun), "cat")
     prompts = [prompt.replace("{class}", noun) for prompt in bench.settings.prompts]
     seeds = [bench.settings.seed + shot for shot in range(bench.settings.count)]
     drawn: dict[str, list[bytes]] = {}
     asked: dict[str, list[str]] = {}
     with progress_bar("pictures", len(these) * len(prompts) * len(seeds)) as bar:
         for one in these:
-            token = str(one.facts["subject"].get("token", ""))
-            asked[one.candidate.hash] = [with_subject(text, token) if token else bare(text) for text in prompts]
+            asked[one.candidate.hash] = [_read(text, called_in(one.facts["subject"]), noun) for text in prompts]
             jobs = [(text, seed) for text in asked[one.candidate.hash] for seed in seeds]
             paths = [
                 bench.path("picture", one.candidate.hash, job, bench.options["sampling"], end="png") for job in jobs

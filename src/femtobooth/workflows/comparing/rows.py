@@ -10,6 +10,7 @@ import numpy as np
 
 from ...core import metrics
 from ...core.metrics import Interval
+from ...generator.prompts import called_in
 from ...recognizer.model import artifact
 from . import figures
 from .candidates import GENERATOR
@@ -161,7 +162,7 @@ def _scored(score: Score | None, why: How) -> Figure:
 
 def _subject(one: Measured) -> Figure:
     subject = one.facts["subject"]
-    named = f"yes: {subject.get('token')} {subject.get('class_noun')}" if subject else "no"
+    named = f"yes: {', '.join(known.phrase for known in called_in(subject).values())}" if subject else "no"
     return Figure(named, one.counted, bool(subject))
 
 
