@@ -61,7 +61,9 @@ def two(
     }
     settings["validation"] = {**QUICK["validation"], "encoder": str(tiny)}
     (folder / "two.yaml").write_text(strict_yaml.dump_yaml(settings))
-    assert femtobooth("personalize", "--config", folder / "two.yaml", "--name", "two") == 0
+    with pytest.MonkeyPatch.context() as patch:  # its copy is killed before its end, where other steps may be taken
+        patch.setattr("femtobooth.workflows.personalizing.validation.Validator.remove_weights", lambda _: None)
+        assert femtobooth("personalize", "--config", folder / "two.yaml", "--name", "two") == 0
     return folder / "two"
 
 
