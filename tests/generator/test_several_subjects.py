@@ -157,8 +157,8 @@ def test_what_a_model_folder_says_is_read_again() -> None:
 # --- words
 
 
-def test_words_are_chosen_far_apart(tiny_sd1: Path) -> None:
-    model = load(str(tiny_sd1))
+def test_words_are_chosen_far_apart(tiny_base: Path) -> None:
+    model = load(str(tiny_base))
     found = tokens.choose_apart(model, {"a": ("auto", "dog"), "b": ("auto", "dog"), "c": ("sks", "mug")})
     words = [found[name][0].token for name in "abc"]
     assert len(set(words)) == 3 and words[2] == "sks"
@@ -172,13 +172,13 @@ def test_words_are_chosen_far_apart(tiny_sd1: Path) -> None:
     assert torch.equal(apart, apart.T) and 0 < float(apart.min()) <= 2
 
 
-def test_words_that_the_base_reads_alike_are_refused(tiny_sd1: Path) -> None:
+def test_words_that_the_base_reads_alike_are_refused(tiny_base: Path) -> None:
     with pytest.raises(SettingsError, match="a and b have identifiers that this base reads alike: sks and SKS"):
-        tokens.choose_apart(load(str(tiny_sd1)), {"a": ("sks", "dog"), "b": ("SKS", "mug")})
+        tokens.choose_apart(load(str(tiny_base)), {"a": ("sks", "dog"), "b": ("SKS", "mug")})
 
 
-def test_several_new_words_train_and_stay(tiny_sd1: Path) -> None:
-    model = load(str(tiny_sd1))
+def test_several_new_words_train_and_stay(tiny_base: Path) -> None:
+    model = load(str(tiny_base))
     plain = model.text_encoder.embeddings.token_embedding.weight.detach().clone()
     tokens.TokenEmbedding.install_all(model, {"<a>": "dog", "sks": "mug"})
     table = model.text_encoder.embeddings.token_embedding
@@ -222,8 +222,8 @@ ALONE: Any = SimpleNamespace(
 )
 
 
-def test_each_photo_is_seen_as_often_whoses_it_is(tmp_path: Path, tiny_sd1: Path) -> None:
-    settings, model = settle(prior={"weight": 0.0}), load(str(tiny_sd1))
+def test_each_photo_is_seen_as_often_whoses_it_is(tmp_path: Path, tiny_base: Path) -> None:
+    settings, model = settle(prior={"weight": 0.0}), load(str(tiny_base))
     subjects = _taught(settings, tmp_path)
     photos, none = latents(ALONE, settings, model, [*subjects.values()], 64)
     assert none is None and photos.repeats.tolist() == [2, 1, 1]
@@ -237,7 +237,9 @@ def test_each_photo_is_seen_as_often_whoses_it_is(tmp_path: Path, tiny_sd1: Path
     assert seen.tolist() == [9, 0, 3]
 
 
-def test_class_images_are_made_once_for_a_noun(tmp_path: Path, tiny_sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_images_are_made_once_for_a_noun(
+    tmp_path: Path, tiny_base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     drawn: list[str] = []
     made = prior.class_images
 
@@ -263,7 +265,7 @@ def test_class_images_are_made_once_for_a_noun(tmp_path: Path, tiny_sd1: Path, m
     ):  # fmt: skip
         drawn.clear()
         settings = settle(subjects=subjects, prior=wanted, loss={"background": background})
-        model = load(str(tiny_sd1))
+        model = load(str(tiny_base))
         photos, kept = latents(ALONE, settings, model, [*_taught(settings, tmp_path).values()], 64)
         assert len(photos) == 3 and kept is not None
         assert drawn == prompts_of
@@ -272,8 +274,8 @@ def test_class_images_are_made_once_for_a_noun(tmp_path: Path, tiny_sd1: Path, m
     torch.testing.assert_close(kept.mean[18:], kept.mean[10:12], rtol=1e-3, atol=1e-4)
 
 
-def test_captions_may_name_other_subjects(tmp_path: Path, tiny_sd1: Path) -> None:
-    settings, model = settle(prior={"target": "photos"}, loss={"background": "class"}), load(str(tiny_sd1))
+def test_captions_may_name_other_subjects(tmp_path: Path, tiny_base: Path) -> None:
+    settings, model = settle(prior={"target": "photos"}, loss={"background": "class"}), load(str(tiny_base))
     subjects = _taught(settings, tmp_path)
 
     def with_caption(text: str) -> dict[str, Taught]:

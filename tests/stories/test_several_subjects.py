@@ -53,7 +53,7 @@ def two(
     settings = {
         **QUICK,
         "subjects": {
-            "rex": f"{folder / 'rex'}:robot",
+            "rex": {"paths": [str(folder / "rex")], "class_noun": "robot", "token": "sks"},
             "mug": {"paths": [str(folder / "mug")], "class_noun": "robot", "token": "<mug>"},
         },
         "base": str(tiny_base),
@@ -77,7 +77,7 @@ def test_each_is_kept_with_its_own_photos_and_word(two: Path) -> None:
     rex, mug = run.subjects.values()
     assert (rex.photos, mug.photos) == (["photos/00.png", "photos/01.png"], ["photos/02.png", "photos/03.png"])
     assert (rex.held_out, mug.held_out) == (["held_out/00.png"], ["held_out/01.png"])
-    assert mug.token == "<mug>" and rex.token not in ("<mug>", "auto")
+    assert (rex.token, mug.token) == ("sks", "<mug>")
     assert (two / "photos" / "00.txt").read_text() == "the [V] {class} by a <mug> mug\n"
     rows = json.loads((two / "preflight.json").read_text())
     assert [(row["subject"], row["status"]) for row in rows if row["file"].endswith("photo2.png")] == [
@@ -86,7 +86,7 @@ def test_each_is_kept_with_its_own_photos_and_word(two: Path) -> None:
     ]
     assert {path.name for path in (two / "model" / "embeddings").iterdir()} == {
         "<mug>.safetensors",
-        f"{rex.token}.safetensors",
+        "sks.safetensors",
     }
     known = read_json(two / "model" / "femtobooth.json")
     assert isinstance(known, dict) and known["subjects"]["mug"] == {"token": "<mug>", "class_noun": "robot"}
@@ -124,13 +124,12 @@ def test_it_goes_on_to_the_bit_where_it_was_killed(two: Path, femtobooth: FemtoB
 
 
 def test_prompts_name_the_subject(two: Path, femtobooth: FemtoBooth, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
-    run = PersonalizedRun.open(two)
     quick = ("-n", 1, "--steps", 1)
     assert femtobooth("generate", two, "a [V] robot", *quick) == 2
     assert "[V] could be any of 2 subjects\n  -> write [V:rex] or [V:mug]" in capsys.readouterr().err
     assert femtobooth("generate", two, "a [v:rex] robot by [V:Mug]", *quick, "--out", tmp_path / "out") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert manifest["images"][0]["prompt"] == f"a {run.subjects['rex'].token} robot by <mug>"
+    assert manifest["images"][0]["prompt"] == "a sks robot by <mug>"
     lora = lora_reference.find(str(two))
     assert len(lora.words) == 2 and lora.subject and set(lora.subject["subjects"]) == {"rex", "mug"}
     flags = ("--lora", two, *quick, "--out", tmp_path / "lora")
