@@ -21,6 +21,7 @@ from femtobooth.generator.photos import Photo, in_proportion, load_class_images,
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.generator.stored_photos import restore_photos, store_photos
 from femtobooth.generator.subject_settings import PhotoSettings
+from femtobooth.generator.taught import Taught
 from femtobooth.pictures.regions import subject_masks
 from femtobooth.workflows import personalize
 from femtobooth.workflows.personalizing.training_data import latents
@@ -104,7 +105,7 @@ def trained_on(folder: Path, base: Path, **changes: Any) -> tuple[Any, Any, Any,
     strategy = SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
     process: Any = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1)
     model = load(str(base))
-    return model, *latents(process, settings, model, "sks", loaded(folder)[0], 128), settings
+    return model, *latents(process, settings, model, [Taught(settings, "sks", loaded(folder)[0], [])], 128), settings
 
 
 def test_class_images_have_the_photos_shapes(folder: Path, tiny_sd1: Path) -> None:

@@ -81,7 +81,7 @@ def _evaluate(settings: EvaluateSettings, run: PersonalizedRun) -> dict[str, Any
     remarks: list[str] = []
     photos = run.photos_of_each()
     known = _known(run, remarks)
-    real = {name: _real_photos(settings, made_with, *photos[name], known, remarks) for name in run.subjects}
+    real = {name: _real_photos(settings, run, *photos[name], known, remarks) for name in run.subjects}
     hashes = {digest for one in real.values() for digest in one.hashes}
     gallery, others = _gallery(settings, hashes, size, made_with.photos.crop)
     own = {sha256_of(path) for path in find_pictures([folder], recursive=True)[0]}
@@ -206,7 +206,7 @@ def _known(run: PersonalizedRun, remarks: list[str]) -> set[str]:
 
 def _real_photos(
     settings: EvaluateSettings,
-    made_with: PersonalizeSettings,
+    run: PersonalizedRun,
     photos: list[Photo],
     held_out: list[Photo],
     known: set[str],
@@ -220,7 +220,7 @@ def _real_photos(
     if settings.photos:
         paths = without_masks(find_pictures(settings.photos)[0])
         hashes = {sha256_of(path) for path in paths}
-        squares = _squares(paths, run.size, made_with.photos.crop)
+        squares = _squares(paths, run.size, run.made_with().photos.crop)
         of_squares: list[np.ndarray | None] = [None] * len(squares)
         if not squares:
             raise PhotoError(f"`photos={', '.join(settings.photos)}`: no picture in it", "give photos of the subject")

@@ -179,7 +179,9 @@ def _photos(
     for name, one in settings.each.items():
         for line in kohya_folders.told(one.photos.paths, settings.prior.folder):
             note(line)
-        photos, preflight = load_photos(one.photos, size, shapes, f"photos of {name}" if settings.subjects else "photos")
+        photos, preflight = load_photos(
+            one.photos, size, shapes, f"photos of {name}" if settings.subjects else "photos"
+        )
         for photo in photos if settings.subjects else ():
             if (other := whose.setdefault(photo.pixels.tobytes(), name)) != name:
                 raise PhotoError(

@@ -211,7 +211,9 @@ def _class_masks(images: Mapping[Shape, _ClassImages]) -> dict[Shape, dict[str, 
     for noun in next(iter(images.values())).counts:
         places = {shape: one.place(noun) for shape, one in images.items()}
         pictures = [
-            picture for shape, (first, count) in places.items() for picture in images[shape].pixels[first : first + count]
+            picture
+            for shape, (first, count) in places.items()
+            for picture in images[shape].pixels[first : first + count]
         ]
         masks = iter(subject_masks(pictures))
         for shape, (_, count) in places.items():
