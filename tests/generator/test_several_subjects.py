@@ -290,7 +290,5 @@ def test_captions_may_name_other_subjects(tmp_path: Path, tiny_base: Path) -> No
         taught.captioned(model, with_caption("a [V:max] {class}"))
     _, kept = latents(ALONE, settings, model, [*subjects.values()], 64)
     assert kept is not None
-    asked = [["a dog", "a dog", "my mug"]] * 2 + [
-        ["a sks dog", "a sks dog", "my zwx mug"]
-    ]  # background: the last third
+    asked = [*["a dog", "a dog", "my mug"] * 2, "a sks dog", "a sks dog", "my zwx mug"]
     assert torch.equal(kept.tokens[:, 1], model.tokenize(asked))
