@@ -124,7 +124,7 @@ def test_all_that_trains_gets_a_gradient(model: Any, parts: str, checkpointing: 
 def test_both_text_encoders_have_rates_of_their_own(model: Any) -> None:
     given = ("train.unet_learning_rate=2e-6", "train.text_encoder_learning_rate=1e-5")
     chosen = settings(*given, "train.text_encoder_2_learning_rate=3e-6")
-    trainable.select(model, chosen, "sks")
+    trainable.select(model, chosen, {"sks": "dog"})
     rates = {group["name"]: group["lr"] for group in trainable.optimizer_groups(model, chosen)}
     assert rates == {"unet": 2e-6, "text_encoder": 1e-5, "text_encoder_2": 3e-6}
     assert chosen.rates["train.text_encoder_2_learning_rate"] == 3e-6
