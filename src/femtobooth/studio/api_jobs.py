@@ -12,7 +12,7 @@ from ..core.event_log import FILE as EVENTS
 from ..core.files import read_json
 from . import forms
 from .api_runs import given_out
-from .asked import REFUSALS, Here, Id
+from .asked import EVENTS_TOLD, REFUSALS, Here, Id
 from .job import LOG, RESULT
 from .jobs import ACTIVE, Job, Status
 from .library import Artifact, artifact, artifacts
@@ -167,7 +167,7 @@ def duplicate(job_id: Id, asked: Changes, studio: Here, idempotency_key: Key = N
     return studio.desk.retry(job_id, asked.settings, idempotency_key)
 
 
-@router.get("/jobs/{job_id}/events", response_class=Response, responses=REFUSALS)
+@router.get("/jobs/{job_id}/events", response_class=Response, responses=EVENTS_TOLD)
 def events(job_id: Id, studio: Here, request: Request) -> Response:
     """Tell what happens to a job as it happens (server-sent events; `Last-Event-ID` goes on from there)."""
     found = studio.desk.job(job_id)

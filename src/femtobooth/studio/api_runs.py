@@ -10,8 +10,8 @@ from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
 
 from ..core.event_log import FILE as EVENTS
-from .asked import REFUSALS, Here, Id
-from .jobs import Job
+from .asked import EVENTS_TOLD, REFUSALS, Here, Id
+from .jobs import ACTIVE, Job
 from .library import Artifact, RunFacts, artifact, artifacts
 from .live import stream
 from .refusals import Missing, Refusal
@@ -69,12 +69,15 @@ def resume(run_id: Id, studio: Here) -> Job:
     return studio.desk.resume_run(run_id)
 
 
-@router.get("/{run_id}/events", response_class=Response)
+@router.get("/{run_id}/events", response_class=Response, responses=EVENTS_TOLD)
 def events(run_id: Id, studio: Here, request: Request) -> Response:
     """Tell what happens to a run as it happens (server-sent events; `Last-Event-ID` goes on from there)."""
     found = studio.desk.run(run_id)
 
     def status() -> str:
+        job = studio.jobs.of_run(run_id)
+        if job and job.status in ("queued", *ACTIVE):  # its process has not begun yet, or not gone yet
+            return "running"
         now = studio.library.run(run_id)
         return now.status if now else "deleted"
 

@@ -21,6 +21,8 @@ from .refusals import Busy, as_read_by, described, status_of
 from .security import Guard, refusal
 from .state import Studio
 
+ERROR = {"$ref": "#/components/schemas/Refused"}
+
 
 def create_app(studio: Studio) -> FastAPI:
     """Make the application that serves a studio: pages at /, the API at /api/v1."""
@@ -40,6 +42,8 @@ def create_app(studio: Studio) -> FastAPI:
         lifespan=living,
     )
     app.state.studio = studio
+    described_by_fastapi = app.openapi
+    app.openapi = lambda: _with_errors_as_json(described_by_fastapi())  # type: ignore[method-assign]
     app.add_middleware(Guard, studio=studio)
     app.add_exception_handler(FemtoboothError, _refused)
     app.add_exception_handler(RequestValidationError, _not_understood)
@@ -60,6 +64,17 @@ class _Asked(StaticFiles):
         answer = super().file_response(*given, **named)
         answer.headers["cache-control"] = "no-cache"
         return answer
+
+
+def _with_errors_as_json(description: dict[str, Any]) -> dict[str, Any]:
+    """Say in the API's description that errors are JSON, also where what is asked for is not."""
+    for path, methods in description["paths"].items():
+        for operation in methods.values():
+            for code, answer in operation["responses"].items():
+                if code.startswith(("4", "5")):
+                    told = {"type": "object"} if path.startswith("/v2") else ERROR
+                    answer["content"] = {"application/json": {"schema": told}}
+    return description
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -42,3 +42,7 @@ _WHAT = {
 }
 Responses = dict[int | str, dict[str, Any]]
 REFUSALS: Responses = {code: {"model": Refused, "description": what} for code, what in _WHAT.items()}
+EVENTS_TOLD: Responses = {
+    200: {"description": "server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+    204: {"description": "nothing more will come"},
+}

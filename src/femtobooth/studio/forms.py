@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -66,6 +67,7 @@ def model_of(name: str) -> type[Settings]:
     return model
 
 
+@cache
 def described(name: str) -> Described:
     """Describe a command and its settings. Raises Missing."""
     command, model = offered(name), model_of(name)
