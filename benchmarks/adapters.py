@@ -44,9 +44,9 @@ from femtobooth.core.files import write_json
 from femtobooth.core.run import is_run
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.judging.encoders import open_encoder
+from femtobooth.pictures.crops import make_square
 from femtobooth.pictures.images import find_pictures, read_picture
 from femtobooth.pictures.sheets import sheet
-from femtobooth.pictures.squares import make_square
 from femtobooth.training.settings import ResumeSettings
 from femtobooth.workflows import personalize
 

@@ -50,9 +50,9 @@ from femtobooth.generator.sampling_settings import SamplingSettings
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.judging import scores
 from femtobooth.judging.encoders import Encoder, open_encoder
+from femtobooth.pictures.crops import make_square
 from femtobooth.pictures.images import find_pictures, read_picture
 from femtobooth.pictures.sheets import sheet
-from femtobooth.pictures.squares import make_square
 from femtobooth.training import trainer
 from femtobooth.training.settings import ResumeSettings
 from femtobooth.workflows import personalize

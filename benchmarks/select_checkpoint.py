@@ -51,8 +51,8 @@ from femtobooth.generator.settings import PersonalizeSettings, of_card
 from femtobooth.judging import scores, selection
 from femtobooth.judging.encoders import Encoder, open_encoder
 from femtobooth.judging.selection import Point
+from femtobooth.pictures.crops import make_square
 from femtobooth.pictures.images import find_pictures, read_picture
-from femtobooth.pictures.squares import make_square
 from femtobooth.training.checkpoints import STATE
 from femtobooth.training.settings import ResumeSettings
 from femtobooth.workflows import personalize

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from femtobooth.pictures.crops import placement
 from femtobooth.pictures.framing import Framing
-from femtobooth.pictures.squares import placement
 
 
 def lying(width: int = 120, height: int = 80) -> Image.Image:

@@ -14,10 +14,10 @@ from PIL import Image
 from ..core import events
 from ..core.errors import PhotoError
 from ..core.names import shown
+from ..pictures.crops import Placement, Shape, placement
 from ..pictures.framing import Framing
 from ..pictures.images import Picture, Skipped, decode, find_pictures
 from ..pictures.masks import HALF, is_mask_folder, without_masks
-from ..pictures.squares import Placement, Shape, placement
 from .captions import STYLES, captions_of, class_captions
 from .kohya_folders import read_layout
 from .mask_model import MaskModel

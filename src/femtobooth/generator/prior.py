@@ -21,7 +21,7 @@ from ..core import cache
 from ..core.errors import FemtoboothError
 from ..core.events import note, progress_bar
 from ..pictures import records
-from ..pictures.squares import Shape
+from ..pictures.crops import Shape
 from .families.family import Family
 from .loss_settings import PriorSettings
 from .sampling import sample

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..pictures.crops import SUBJECT_SHARE
 from ..pictures.images import Picture, decode
 from ..pictures.regions import find_subjects, likeness_of_subjects, thumbnail
-from ..pictures.squares import SUBJECT_SHARE
 
 CROPS = "crops.png"  # in a run folder: the photos as they are trained on
 MIN_SIDE_PIXELS = 64  # below, there is nothing to learn a subject from

@@ -13,7 +13,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from ..core.errors import ModelError, needs
-from ..pictures.squares import make_square
+from ..pictures.crops import make_square
 from ..recognizer.model import artifact, hub_config, weights
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.model.preprocess import Preprocess

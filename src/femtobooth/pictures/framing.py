@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, Self
 
-from .squares import Placement
+from .crops import Placement
 
 Numbers = tuple[int, int, int, int, int, int]
 

@@ -35,10 +35,10 @@ from ..judging import lpips, scores, verdict
 from ..judging.encoders import open_encoder, usable
 from ..judging.memorization import near_copies
 from ..judging.scoring import Generated, Real, Row, diversity_by_lpips, evidence, measure
+from ..pictures.crops import make_square
 from ..pictures.images import Skipped, decode, find_pictures
 from ..pictures.masks import without_masks
 from ..pictures.sheets import sheet, stacked
-from ..pictures.squares import make_square
 from . import report
 from .evaluating import telling, told_apart
 from .evaluating.asked import Asked

@@ -48,9 +48,9 @@ from ..generator.stored_photos import crops_sheet, mask_place, store_photos
 from ..generator.subject_crops import CROPS
 from ..generator.taught import Taught
 from ..judging.encoders import Encoder
+from ..pictures.crops import Shape, shapes_of
 from ..pictures.images import find_pictures
 from ..pictures.sheets import stacked
-from ..pictures.squares import Shape, shapes_of
 from ..training import averages, trainer
 from ..training.optimizers import KINDS
 from ..training.session import fit

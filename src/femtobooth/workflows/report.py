@@ -25,9 +25,9 @@ from ..judging import memorization, verdict
 from ..judging.memorization import Nearest
 from ..pages.run import run_page, warnings
 from ..pages.trained_run import ClassImages, Samples, TrainedRun
+from ..pictures.crops import Shape
 from ..pictures.images import Picture, decode, find_pictures
 from ..pictures.masks import without_masks
-from ..pictures.squares import Shape
 from .settings import ReportSettings
 
 SHOWN_CLASS_IMAGES = 12  # class images of a prompt that are shown

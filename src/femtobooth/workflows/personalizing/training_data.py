@@ -20,9 +20,9 @@ from ...generator.prompts import filled
 from ...generator.settings import PersonalizeSettings
 from ...generator.tags import shuffled
 from ...generator.taught import Taught
+from ...pictures.crops import Shape
 from ...pictures.framing import Framing
 from ...pictures.regions import subject_masks
-from ...pictures.squares import Shape
 
 
 def latents(

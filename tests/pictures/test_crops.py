@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from femtobooth.pictures.squares import SUBJECT_SHARE, make_square, placement, shapes_of
+from femtobooth.pictures.crops import SUBJECT_SHARE, make_square, placement, shapes_of
 
 
 def scene(seed: int, width: int = 96, height: int = 96) -> Image.Image:
