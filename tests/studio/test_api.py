@@ -28,7 +28,7 @@ from femtobooth.studio.state import Studio
 API = "/api/v1"
 # Settings whose text names nothing: words, prompts, numbers in text.
 PLAIN = {
-    "batch_size", "class_noun", "class_prompt", "classes", "device", "other_classes", "prompt", "prompts", "size", "labels",
+    "batch_size", "class_noun", "class_prompt", "together", "device", "other_classes", "prompt", "prompts", "size", "labels",
     "template", "backgrounds", "scales", "styles", "negative", "sampling.negative", "shard", "stages", "name", "captions",
     "identifier.token", "photos.class_noun", "prior.prompt", "prior.other_classes", "prior.sampling.negative",
     "samples.prompts", "samples.sampling.negative", "validation.prompts", "validation.outside", "memory", "train.parts",
@@ -154,7 +154,23 @@ def test_every_setting_that_can_name_a_file_says_so(name: str) -> None:
     for one in fields.settings(model):
         texts = str in fields.leaf_types(one.field) or "str" in str(one.field.annotation)
         if texts and not one.choices and not one.names and one.path not in REFUSED and not is_place(one):
-            assert one.path in PLAIN, f"{name}: mark {one.path} with what it names"
+            assert one.path in PLAIN or "SubjectSettings" in str(one.field.annotation), (
+                f"{name}: mark {one.path} with what it names"
+            )
+
+
+def test_photos_of_several_subjects_are_references_too(client: TestClient, studio: Studio) -> None:
+    reference = upload(client, png())
+    given = {"rex": {"paths": [reference], "class_noun": "dog"}, "tom": {"paths": ["/etc"], "class_noun": "cat"}}
+    answer = client.post(f"{API}/jobs", json={"command": "personalize", "settings": {"subjects": given}})
+    assert answer.json()["error"]["problem"] == "`paths`: a path of this machine is not taken from a network"
+    given["tom"] = "/etc:cat"  # type: ignore[assignment]
+    answer = client.post(f"{API}/jobs", json={"command": "personalize", "settings": {"subjects": given}})
+    assert (answer.status_code, answer.json()["error"]["problem"]) == (422, "`subjects`: each is given as an object")
+    given["tom"] = {"paths": [upload(client, png(seed=1))], "class_noun": "cat"}
+    job = client.post(f"{API}/jobs", json={"command": "personalize", "settings": {"subjects": given}}).json()
+    written = yaml.safe_load((studio.private / "jobs" / job["id"] / "settings.yaml").read_text())
+    assert written["subjects"]["rex"]["paths"] == [studio.desk.path_of(reference, "")]
 
 
 def test_errors_stand_at_their_fields(client: TestClient) -> None:

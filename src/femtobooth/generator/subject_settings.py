@@ -86,7 +86,7 @@ def one_word(token: str) -> str:
 class SubjectSettings(Settings):
     """One of several subjects: in a file also as the text PATH:NOUN."""
 
-    paths: list[str] = Field(min_length=1)
+    paths: Annotated[list[str], Flag(names="file")] = Field(min_length=1)
     """Photo files or folders of this subject."""
     class_noun: str = Field(min_length=1)
     """What it is, in one or two words."""

@@ -126,7 +126,6 @@ def check(name: str, given: Mapping[str, Any]) -> tuple[Settings, list[str]]:
             notes.append(str(event.data["text"]))
 
     with listening(hear):
-        command = offered(name)
-        found = settle(find(command.settings).narrowed(given), given)
+        found = settle(model_of(name), given)
         found.refuse_at_once()
     return found, notes

@@ -11,6 +11,7 @@ bundled, dino     what is no path but a name, where nothing of that name lies he
 from __future__ import annotations
 
 import re
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,9 +26,6 @@ REFUSED = {
     "overwrite": "replaces what is there",
     "plan": "is asked for at its own address",
     "memory": "is asked for with a plan, at its own address",
-    "protocol": "reads a dataset by its paths",
-    "subjects": "reads a dataset by its paths",
-    "personalize": "reads a dataset by its paths",
     "prompts_file": "reads a file of this machine; give `prompts`",
     "from_file": "reads a file of this machine; give `paths`",
     "training.nodes": "reaches other machines",
@@ -59,7 +57,29 @@ def resolve(model: type[Settings], given: Mapping[str, Any], find: Find) -> dict
             raise SettingsError(f"`{one.path}`: the studio decides where things go", "leave it out")
         if one.names:
             found = merge(found, nested(one.path, _resolved(one, value, find)))
+        elif held := _held(one):
+            found = merge(found, nested(one.path, _each(one, held, value, find)))
     return found
+
+
+def _held(one: Setting) -> type[Settings] | None:
+    """Give the settings that a mapping's values are, such as those of several subjects. Raises for another mapping."""
+    annotation = one.field.annotation
+    if typing.get_origin(annotation) is not dict:
+        return None
+    _, held = typing.get_args(annotation)
+    if not issubclass(held, Settings):
+        raise TypeError(f"{one.path}: what it holds cannot be told")
+    return held
+
+
+def _each(one: Setting, held: type[Settings], value: Any, find: Find) -> Any:
+    """Resolve the settings in a mapping; each has to be a mapping itself, no text that holds a path."""
+    if not isinstance(value, Mapping):  # which validation refuses
+        return value
+    if not all(isinstance(inside, Mapping) for inside in value.values()):
+        raise SettingsError(f"`{one.path}`: each is given as an object", 'such as {"paths": [...], ...}')
+    return {name: resolve(held, inside, find) for name, inside in value.items()}
 
 
 def is_place(one: Setting) -> bool:
