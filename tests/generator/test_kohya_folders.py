@@ -14,6 +14,7 @@ from femtobooth.generator.photos import load_photos
 from femtobooth.generator.run import PersonalizedRun, Subject
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.generator.stored_photos import store_photos
+from femtobooth.workflows import personalize
 
 pytestmark = pytest.mark.usefixtures("terminal")
 
@@ -81,11 +82,36 @@ def test_a_contradiction_is_refused(given: dict, problem: str, tmp_path: Path, p
     assert [photo.repeats for photo in load_photos(alone.photos, 64)[0]] == [1, 1]
 
 
-def test_several_subjects_are_refused(tmp_path: Path, photo_folder: Path) -> None:
-    train = lay(tmp_path / "img", photo_folder, "10_sks dog", "5_zwx mug")
-    with pytest.raises(PhotoError, match=r"img: '5_zwx mug', '10_sks dog' are of several subjects") as raised:
+def test_folders_of_several_subjects_name_them(tmp_path: Path, photo_folder: Path) -> None:
+    train = lay(tmp_path / "img", photo_folder, "10_sks dog", "5_zwx tea pot")
+    settings = settle(train)
+    found = {name: (one.class_noun, one.token, one.repeats) for name, one in settings.subjects.items()}
+    assert found == {"zwx": ("tea pot", "zwx", 1), "sks": ("dog", "sks", 2)}
+    assert settings.photos.paths == [] and settings.subjects["sks"].paths == [str(train / "10_sks dog")]
+    _, rows = load_photos(settings.each["sks"].photos, 64)
+    assert [Path(row["file"]).name for row in rows] == ["photo0.png", "photo1.png"]
+    photos = personalize._photos(settings, 64, [])[0]
+    assert {name: [photo.repeats for photo in ours] for name, (ours, _) in photos.items()} == {
+        "zwx": [1],
+        "sks": [2, 2],
+    }
+    with pytest.raises(SettingsError, match="says the photos and the noun of each"):
+        settle(train, photos={"class_noun": "dog"})
+
+
+@pytest.mark.parametrize(
+    "folders", [("10_sks dog", "5_sks mug"), ("10_sks dog", "4_sks dog", "5_zwx mug"), ("5_a", "6_b")]
+)
+def test_folders_that_do_not_tell_subjects_apart_are_refused(
+    folders: tuple[str, ...], tmp_path: Path, photo_folder: Path
+) -> None:
+    train = lay(tmp_path / "img", photo_folder, *folders)
+    if folders[0] == "5_a":  # nothing says that these are two
+        assert settle(train, photos={"class_noun": "dog"}).subjects == {}
+        return
+    with pytest.raises(PhotoError, match="are of several subjects, which their names do not tell apart") as raised:
         settle(train)
-    assert str(train / "5_zwx mug") in raised.value.lines[1]
+    assert "--subject" in raised.value.lines[1]
 
 
 def test_one_word_says_repeats_alone(tmp_path: Path, photo_folder: Path) -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..core.errors import PhotoError, SettingsError, command, shortened
 from ..core.paths import expanded
@@ -69,8 +70,54 @@ class Layout:
 def read_layout(paths: Iterable[str]) -> Layout:
     """Look for kohya's folders in the given ones that hold no picture of their own.
 
-    Raises PhotoError where they name several subjects, and one run teaches one.
+    Raises PhotoError where they name several subjects, which `several` cannot tell apart.
     """
+    found = _layout(paths)
+    subjects = _subjects(found)
+    if len(subjects) > 1:
+        names = [some[0].path.name for some in subjects.values()]
+        one = command("personalize", "--subject", f"NAME={found.folders[0].path}:NOUN", "--subject", "...")
+        raise PhotoError(
+            f"{found.folders[0].path.parent}: {shortened(', '.join(map(repr, names)))} are of several subjects, "
+            "which their names do not tell apart",
+            f"name each: {one}",
+        )
+    return found
+
+
+def _subjects(layout: Layout) -> dict[tuple[str | None, str | None], list[Folder]]:
+    found: dict[tuple[str | None, str | None], list[Folder]] = {}
+    for folder in layout.folders:
+        found.setdefault((folder.identifier, folder.class_noun), []).append(folder)
+    return found
+
+
+def several(paths: Sequence[str]) -> dict[str, Any]:
+    """Give `subjects` as the names of folders say them, each called by its identifier; {} where there is one, or where
+    they do not tell identifier, class noun and repeats of each.
+    """
+    layout = _layout(map(str, paths))
+    subjects = _subjects(layout)
+    plain = len(layout.folders) == len(layout.paths) and all(
+        identifier and noun and len({folder.repeats for folder in some}) == 1
+        for (identifier, noun), some in subjects.items()
+    )
+    words = [str(identifier).casefold() for identifier, _ in subjects]
+    if len(subjects) < 2 or not plain or len(set(words)) < len(words):
+        return {}
+    most = math.gcd(*(folder.repeats for folder in layout.folders))
+    return {
+        str(identifier): {
+            "paths": [str(folder.path) for folder in some],
+            "class_noun": noun,
+            "token": identifier,
+            "repeats": some[0].repeats // most,
+        }
+        for (identifier, noun), some in subjects.items()
+    }
+
+
+def _layout(paths: Iterable[str]) -> Layout:
     found = Layout([], [], [])
     for path in map(expanded, paths):
         inside = _inside(path)
@@ -82,14 +129,6 @@ def read_layout(paths: Iterable[str]) -> Layout:
         beside = path.resolve().parent / CLASS_IMAGES
         if ours and beside != path.resolve():
             found.class_images.extend(folder for folder in _inside(beside) if folder.words in classes)
-    subjects = {(folder.identifier, folder.class_noun): folder for folder in reversed(found.folders)}
-    if len(subjects) > 1:
-        names = [folder.path.name for folder in reversed(subjects.values())]
-        one = command("personalize", found.folders[0].path, "--class-noun", "NOUN", "--token", "WORD")
-        raise PhotoError(
-            f"{found.folders[0].path.parent}: {shortened(', '.join(map(repr, names)))} are of several subjects",
-            f"give the folder of one: {one}",
-        )
     return found
 
 

@@ -28,6 +28,7 @@ from .subject_settings import (
     implied_by_folders,
     plain_names,
     refuse_missing_photos,
+    without_parents,
 )
 from .train_settings import RATE, LoraSettings, TrainSettings, learning_rates, with_rates
 
@@ -142,7 +143,9 @@ class PersonalizeSettings(Settings):
             return given
         photos = given.get("photos", {})
         none = {"paths": [], "class_noun": ""}
-        return {**given, "photos": {**none, **photos} if isinstance(photos, Mapping) else photos}
+        if isinstance(photos, Mapping):
+            photos = {**none, **without_parents(photos, given["subjects"])}
+        return {**given, "photos": photos}
 
     @field_validator("subjects")
     @classmethod

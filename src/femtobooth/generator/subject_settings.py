@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from ..core.config import Settings
 from ..core.errors import PhotoError, SettingsError, shortened
 from ..core.fields import Argument, Flag
-from ..core.paths import existing
+from ..core.paths import existing, expanded
 from .prompts import ONLY
 
 AUTO = "auto"
@@ -92,6 +93,8 @@ class SubjectSettings(Settings):
     """What it is, in one or two words."""
     token: str = AUTO
     """Rare word that will stand for it; `auto` lets the base choose one far from those of the others."""
+    repeats: int = Field(1, ge=1)
+    """How often each of its photos is seen, where others are seen once."""
 
     @classmethod
     def of_text(cls, text: str) -> dict[str, Any]:
@@ -124,6 +127,17 @@ def empty_faults(photos: Mapping[str, Any]) -> list[dict[str, Any]]:
     none = {"type": "too_short", "loc": ("paths",), "input": [], "ctx": short}
     unnamed = {"type": "string_too_short", "loc": ("class_noun",), "input": "", "ctx": {"min_length": 1}}
     return [*([none] if photos.get("paths") == [] else []), *([unnamed] if photos.get("class_noun") == "" else [])]
+
+
+def without_parents(photos: Mapping[str, Any], subjects: Any) -> dict[str, Any]:
+    """Give photos without paths of folders that hold those of all subjects, as kohya's do."""
+    paths = photos.get("paths")
+    if not isinstance(paths, list) or not isinstance(subjects, Mapping):
+        return dict(photos)
+    inside = [one.get("paths") for one in subjects.values() if isinstance(one, Mapping)]
+    parents = {str(Path(path).parent) for some in inside if isinstance(some, list) for path in map(str, some)}
+    whole = paths and {str(expanded(str(path))) for path in paths} == parents
+    return {name: value for name, value in photos.items() if name != "paths" or not whole}
 
 
 def plain_names(subjects: Mapping[str, SubjectSettings]) -> None:
@@ -163,6 +177,8 @@ def implied_by_folders(given: Mapping[str, Any]) -> Mapping[str, Any]:
         return {}
     from . import kohya_folders
 
+    if not given.get("subjects") and (subjects := kohya_folders.several(paths)):
+        return {"subjects": subjects}
     found = kohya_folders.implied(paths, identifier.get("token"), photos.get("class_noun"))
     token = {"identifier": {"token": found["token"]}} if "token" in found else {}
     return token | ({"photos": {"class_noun": found["class_noun"]}} if "class_noun" in found else {})

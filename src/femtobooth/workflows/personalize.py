@@ -17,7 +17,7 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +179,11 @@ def _photos(
     for name, one in settings.each.items():
         for line in kohya_folders.told(one.photos.paths, settings.prior.folder):
             note(line)
-        photos, preflight = load_photos(
-            one.photos, size, shapes, f"photos of {name}" if settings.subjects else "photos"
-        )
+        title = f"photos of {name}" if settings.subjects else "photos"
+        photos, preflight = load_photos(one.photos, size, shapes, title)
+        if name in settings.subjects:
+            often = settings.subjects[name].repeats
+            photos = [replace(photo, repeats=photo.repeats * often) for photo in photos]
         for photo in photos if settings.subjects else ():
             if (other := whose.setdefault(photo.pixels.tobytes(), name)) != name:
                 raise PhotoError(
