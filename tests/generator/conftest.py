@@ -39,7 +39,8 @@ def settings(*sets: str) -> PersonalizeSettings:
 def training(folder: Path, *sets: str) -> Offline:
     """A module that trains an adapter, and pictures for it: three of the subject, four of the class."""
     wanted = sets if any(one.startswith("train.parts") for one in sets) else ("train.parts=lora", *sets)
-    module = Offline(load(str(folder)), settings("lora.rank=4", *wanted), "sks", lambda _: None)
+    given = settings("lora.rank=4", *wanted)
+    module = Offline(load(str(folder), held=given.train.held), given, "sks", lambda _: None)
     random = torch.Generator().manual_seed(1)
     sets_of = {}
     for count, caption in ((3, "a sks robot"), (4, "a robot")):

@@ -113,3 +113,11 @@ def test_every_part_of_the_recipe_has_a_folder_of_its_own(model: StableDiffusion
 def test_other_classes_have_prompts_of_their_own() -> None:
     settings = _settings(prompt="a photo of a {class}", other_classes=["cat", "teapot"])
     assert prior.prompts(settings, "dog") == ["a photo of a dog", "a photo of a cat", "a photo of a teapot"]
+
+
+def test_what_a_rounded_base_draws_is_kept_apart() -> None:
+    plain = recipe("abc", False, PROMPT, PriorSettings(), (64, 64))
+    facts = [plain, *(recipe("abc", False, PROMPT, PriorSettings(), (64, 64), held) for held in ("bf16", "int8"))]
+    assert len({folder_of(one) for one in facts}) == 3
+    assert plain == {name: one for name, one in facts[1].items() if name != "held"}
+    assert plain == recipe("abc", False, PROMPT, PriorSettings(), (64, 64), "fp32")

@@ -19,13 +19,15 @@ from .errors import InputError, shortened
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["fp32", "fp16", "bf16", "int8"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "nf4"]
 """Every number format, by the one name that settings, records and exports call it.
 
 A setting takes those of them that make sense there.
 """
 FloatPrecision = Literal["fp32", "fp16", "bf16"]
 """What a model computes in; training in fp16 or bf16 is mixed precision, whose weights stay fp32."""
+FrozenPrecision = Precision
+"""What weights are held in that do not train, beside a LoRA."""
 WeightPrecision = Literal["fp32", "fp16"]
 """What the weights of a generator are stored in."""
 ExportPrecision = Literal["fp32", "fp16", "int8"]

@@ -18,6 +18,7 @@ from .errors import ModelError, UnsafeFileError
 DAMAGED = "copy or download it again"
 LARGEST_HEADER = 32 << 20  # bytes of a safetensors header; a Stable Diffusion's takes a tenth of a million
 LARGEST_PICKLE = 64 << 20  # bytes of what a torch file says of its tensors
+MAPPED = 32 << 20  # bytes of a file that are in memory at a time, beside one tensor
 SHARED = 4  # how many times a file's size its tensors may take in memory; more than one where some share their numbers
 _WRAPPERS = {
     "_orig_mod",
@@ -68,7 +69,8 @@ def read(path: Path, weights: bool = True) -> tuple[dict[Any, Any], dict[str, st
             raise ModelError(f"{path}: its header is larger than that of any model", DAMAGED)
         try:
             with safetensors.safe_open(path, "pt") as opened:
-                take = opened.get_tensor if weights else lambda key: _shape(path, key, opened.get_slice(key))
+                mapped = _Mapped(path)
+                take = opened.get_tensor if weights else lambda key: _shape(mapped, key, opened.get_slice(key))
                 return {key: take(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118  (not a dict)
         except Exception as error:  # the library's own error type, and struct, memory or UTF-8 errors
             raise ModelError(f"{path}: damaged or cut off ({error})", DAMAGED) from None
@@ -97,34 +99,47 @@ def read(path: Path, weights: bool = True) -> tuple[dict[Any, Any], dict[str, st
     return contents, {}
 
 
+class _Mapped:
+    """A safetensors file whose tensors are read when they are needed. What was read of a file counts as this process's
+    memory for as long as it is mapped, so that it is mapped anew after every `MAPPED` bytes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.opened: Any = None
+        self.taken = 0
+
+    def numbers(self, key: str) -> torch.Tensor:
+        """Read a tensor. Raises ModelError."""
+        try:
+            if self.opened is None or self.taken > MAPPED:
+                self.opened, self.taken = safetensors.safe_open(self.path, "pt"), 0
+            tensor: torch.Tensor = self.opened.get_tensor(key)
+        except Exception as error:  # it was whole a moment ago
+            raise ModelError(f"{self.path}: damaged or cut off ({error})", DAMAGED) from None
+        self.taken += tensor.numel() * tensor.element_size()
+        return tensor
+
+
 class _Described(torch.Tensor):
     """A tensor without numbers that says where they are."""
 
-    place: tuple[Path, str]
+    file: _Mapped
+    key: str
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
-def _shape(path: Path, key: str, described: Any) -> torch.Tensor:
+def _shape(file: _Mapped, key: str, described: Any) -> torch.Tensor:
     """Make a tensor without numbers of what a header says of one."""
     dtype = safetensors.torch._TYPES[described.get_dtype()]
     made = torch.empty(described.get_shape(), dtype=dtype, device="meta").as_subclass(_Described)
-    made.place = (path, key)
+    made.file, made.key = file, key
     return made
 
 
 def numbers(tensor: torch.Tensor) -> torch.Tensor:
-    """Read the numbers of a tensor that `read` gave without; others are returned as they are.
-
-    The file is opened for each, as what was read of it counts as this process's memory until it is closed.
-    """
-    if not isinstance(tensor, _Described):
-        return tensor
-    path, key = tensor.place
-    try:
-        with safetensors.safe_open(path, "pt") as opened:
-            return opened.get_tensor(key)
-    except Exception as error:  # it was whole a moment ago
-        raise ModelError(f"{path}: damaged or cut off ({error})", DAMAGED) from None
+    """Read the numbers of a tensor that `read` gave without; others are returned as they are. Raises ModelError."""
+    return tensor.file.numbers(tensor.key) if isinstance(tensor, _Described) else tensor
 
 
 def state_dict(path: Path, contents: dict[Any, Any]) -> dict[str, torch.Tensor]:

@@ -148,7 +148,6 @@ def training_pass(
     captions: int,
     size: int,
     precision: FloatPrecision,
-    frozen: torch.dtype = torch.float32,
     checkpointing: bool = False,
 ) -> Pass:
     """Go forward and back with `rows` pictures of `size` pixels, for `taught` of which the teacher says the target.
@@ -156,8 +155,6 @@ def training_pass(
     `captions` of them are different, and go through the text encoders where those train; 0 says that the text states
     are kept. `model` and `teacher`, which were loaded without weights, are of no other use afterwards.
     """
-    if frozen != torch.float32:
-        adapter_layers.cast_frozen(model, frozen)
     latents, timesteps, condition = _inputs(model, rows, size)
     kernels = Kernels(None if precision == "fp32" else dtype(precision))
     if checkpointing:

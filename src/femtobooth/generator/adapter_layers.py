@@ -14,7 +14,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..core.errors import SettingsError
 from ..training.randomness import generator
-from . import tokens
+from . import frozen, tokens
 from .adapters import Adapter
 from .families.family import Family
 from .train_settings import LoraSettings
@@ -47,7 +47,12 @@ def install(model: Family, settings: LoraSettings, seed: int) -> None:
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             torch.manual_seed(generator(seed, "adapter", name).initial_seed())  # from which peft draws, layer by layer
             warnings.simplefilter("ignore")  # oft's blocks get the nearest size that divides a layer
-            inject_adapter_in_model(_config(settings, wanted), network, NAME)
+            with nullcontext() if model.held == "fp32" else frozen.looking_plain(network):
+                inject_adapter_in_model(_config(settings, wanted), network, NAME)
+        for _, layer in layers(network) if settings.kind == "dora" and model.held != "fp32" else ():
+            norms, down, up = layer.lora_magnitude_vector[NAME], layer.lora_A[NAME], layer.lora_B[NAME]
+            how = {"base_layer": layer.get_base_layer(), "scaling": layer.scaling[NAME]}
+            norms.update_layer(**how, lora_A=down.weight, lora_B=up.weight)  # of the weights that are there
 
 
 def targets(network: nn.Module, settings: LoraSettings, wanted: str) -> str:
@@ -167,11 +172,3 @@ def remove(model: Family) -> None:
         for name, layer in [*layers(network)]:
             network.set_submodule(name, layer.get_base_layer())
         network.__dict__.pop("peft_config", None)
-
-
-def cast_frozen(model: Family, dtype: torch.dtype) -> None:
-    """Hold what does not train of the networks that could in this number format, in place."""
-    for network in model.trainable.values():
-        for parameter in network.parameters():
-            if not parameter.requires_grad:
-                parameter.data = parameter.data.to(dtype)

@@ -25,7 +25,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import machine
 from ..training import optimizers
 from ..training.module import NumberedSteps
 from . import adapter_layers, trainable
@@ -82,8 +81,8 @@ class DreamBooth(NumberedSteps):
         self.model.to(device)
         with adapter_layers.switched_off(self.model):  # class images are the base's
             self.instance, self.prior = self.prepare(self.trainer)
-        if "lora" in self.settings.train.parts:
-            adapter_layers.cast_frozen(self.model, machine.dtype(self.settings.train.frozen_precision))
+        if "lora" in self.settings.train.parts:  # nor is the VAE written
+            self.model.drop_encoder()
         self.model.vae.to("cpu")
         self.empty = self.model.no_prompt()  # what sampling guides away from
         if self.teacher:

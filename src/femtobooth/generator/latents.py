@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.events import progress
+from ..core.machine import FrozenPrecision
 from ..pictures.framing import Framing
 from ..training.randomness import chosen_group, generator, shuffled_indices
 from .families.family import Family
@@ -204,6 +205,11 @@ class MicroBatch:
         return latents, noise, timesteps, mask
 
 
+def at_once(held: FrozenPrecision) -> int:
+    """Say how many pictures the VAE encodes at a time: one, where weights are held in less to need less memory."""
+    return AT_ONCE if held == "fp32" else 1
+
+
 @torch.no_grad()
 def encode(
     model: Family,
@@ -212,7 +218,7 @@ def encode(
     mirrored: bool = False,
     region: Region = "all",
     taught: bool = False,
-    batch: int = AT_ONCE,
+    batch: int | None = None,
     repeats: Sequence[int] | None = None,
     masks: Sequence[np.ndarray | None] = (),
     outside: float = 0.0,
@@ -225,8 +231,10 @@ def encode(
     `region` of every picture will count in the loss, or its mask of `masks`, and what is outside of that by `outside`
     (`loss_mask`); `subjects` says for each view what was found, where that was among more pictures. The target is the
     truth or, if `taught`, the teacher's prediction. `framings` say how each was framed; those of which that is not
-    known are whole pictures.
+    known are whole pictures. `batch` pictures
+    are encoded at a time, `at_once` if not given.
     """
+    batch = batch or at_once(model.held)
     views = [pictures, pictures[:, :, ::-1]] if mirrored else [pictures]
     means, variances = [], []
     for start in progress(range(0, len(pictures), batch), "encoding"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import adapted_folder
+from ..core.machine import FrozenPrecision
+from . import adapted_folder, frozen
 from .families.family import Family
 from .families.stable_diffusion import StableDiffusion
 from .families.stable_diffusion_xl import StableDiffusionXL
@@ -16,20 +17,24 @@ FAMILIES: tuple[type[Family], ...] = (StableDiffusion, StableDiffusionXL)
 """Every family, the first of which is that of a folder whose index says nothing."""
 
 
-def load(reference: str, tokenizer: str | None = None, weights: bool = True) -> Family:
+def load(reference: str, tokenizer: str | None = None, weights: bool = True, held: FrozenPrecision = "fp32") -> Family:
     """Load what `reference` names, tried in this order:
 
     `bundled`; a path (a model folder, a run folder, a single `.safetensors`/`.ckpt` file); a hub id such as
     `owner/name` (the local hub cache first). A run's adapter comes merged into its
     base. `tokenizer` (a folder or hub id) serves single files without one. Without `weights` the networks have shapes
-    alone, on torch's meta device: nothing can be computed with them.
+    alone, on torch's meta device: nothing can be computed with them. What can train is `held` in this number format,
+    the VAE in 32 bits; files are read tensor by tensor, and no more than one is in memory beside what is held.
     Raises ModelError saying what to do where none fits.
     """
     path = locate(reference)
     if not path.is_dir():
-        return load_single_file(path, tokenizer, weights)
-    if adapter_in(path) is not None:
-        return adapted_folder.load(path, reference, partial(load, weights=weights), tokenizer)
+        return load_single_file(path, tokenizer, weights, held)
+    if adapter_in(path) is not None:  # which is merged in 32 bits: fewer would lose some of it
+        model = adapted_folder.load(path, reference, partial(load, weights=weights), tokenizer)
+        if weights:
+            frozen.hold(model, held)
+        return model
     kind = pipeline_name(path)
     family = next((family for family in FAMILIES if kind in family.PIPELINES), FAMILIES[0])
-    return load_folder(family, path, source=reference, weights=weights)
+    return load_folder(family, path, source=reference, weights=weights, held=held)

@@ -15,6 +15,7 @@ from ..core import machine
 from ..training.optimizers import state_bytes
 from ..training.settings import TrainingSettings
 from .families.family import Family
+from .frozen import Rounded
 
 
 def peak_memory(device: torch.device) -> int:
@@ -51,28 +52,25 @@ def parts(
     teacher: Family | None,
     groups: Sequence[Mapping[str, Any]],
     training: TrainingSettings,
-    frozen: torch.dtype,
 ) -> list[Part]:
     """Count what training holds of each network: those that can train, and the VAE.
 
-    `groups` are the optimizer's, `frozen` the number format in which weights will be held that do not train, of
-    networks that can. A teacher's networks count where they are copies.
+    `groups` are the optimizer's. A teacher's networks count where they are copies.
     """
     rates = {group["name"]: group["lr"] for group in groups}
     found = []
     for name, network in {**model.trainable, "vae": model.vae}.items():
         trained = [one for one in network.parameters() if one.requires_grad]
         others = [one for one in network.parameters() if not one.requires_grad]
-        size = frozen.itemsize if name in model.trainable else None
-        weights = held(trained) + held(network.buffers()) + held(others, size)
+        rounded = [one.shape.numel() for one in network.modules() if isinstance(one, Rounded)]
         copy = getattr(teacher, name) if teacher else network
         found.append(
             Part(
                 name=name,
                 trained=sum(one.numel() for one in trained),
-                frozen=sum(one.numel() for one in others),
+                frozen=sum(one.numel() for one in others) + sum(rounded),
                 learning_rate=rates.get(name),
-                weights=weights,
+                weights=held([*network.parameters(), *network.buffers()]),
                 gradients=held(trained),
                 optimizer=state_bytes(training.optimizer, [one.shape for one in trained]),
                 average=held(trained) if training.ema else 0,
@@ -82,9 +80,9 @@ def parts(
     return found
 
 
-def held(tensors: Iterable[Tensor], itemsize: int | None = None) -> int:
-    """Count the bytes of tensors, each as it is or with so many bytes a number."""
-    return sum(one.numel() * (itemsize or one.element_size()) for one in tensors)
+def held(tensors: Iterable[Tensor]) -> int:
+    """Count the bytes of tensors."""
+    return sum(one.numel() * one.element_size() for one in tensors)
 
 
 def told(count: float) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 from ..core import cache
 from ..core.errors import FemtoboothError
 from ..core.events import note, progress_bar
+from ..core.machine import FrozenPrecision
 from ..pictures import records
 from ..pictures.crops import Shape
 from .families.family import Family
@@ -46,12 +47,20 @@ def prompts(settings: PriorSettings, *class_nouns: str) -> list[str]:
     return list(dict.fromkeys(made)) if len(class_nouns) > 1 else made
 
 
-def recipe(base_hash: str, empty_is_none: bool, prompt: str, settings: PriorSettings, shape: Shape) -> dict[str, Any]:
-    """Gather everything that decides what the class images of one prompt look like, drawn by the base of this hash, to
-    which the empty negative prompt is none or not.
+def recipe(
+    base_hash: str,
+    empty_is_none: bool,
+    prompt: str,
+    settings: PriorSettings,
+    shape: Shape,
+    held: FrozenPrecision = "fp32",
+) -> dict[str, Any]:
+    """Gather everything that decides what the class images of one prompt look like, drawn by the base of this hash and
+    `held` in this number format, to which the empty negative prompt is none or not.
     """
     return {
         "base": base_hash,
+        **({} if held == "fp32" else {"held": held}),
         "prompt": prompt,
         "size": shape[0] if shape[0] == shape[1] else list(shape),
         "first_seed": settings.seed,
@@ -78,7 +87,7 @@ def class_images(
     With several processes each makes its share of the missing batches, and all return all images.
     """
     processes = processes or Processes()
-    facts = recipe(model.hash, model.empty_is_none, prompt, settings, shape)
+    facts = recipe(model.hash, model.empty_is_none, prompt, settings, shape, model.held)
     key, folder, batch = key_of(facts), folder_of(facts), settings.sampling_batch
     batches = range(0, settings.images, batch)
     missing = [

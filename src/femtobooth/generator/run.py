@@ -18,6 +18,7 @@ from .prompts import ONLY, Called
 from .settings import PersonalizeSettings
 
 if TYPE_CHECKING:
+    from ..core.machine import FrozenPrecision
     from .families.family import Family
     from .photos import Photo
 
@@ -145,15 +146,16 @@ class PersonalizedRun(Run):
 
         return restore_photos(self.folder / "held_out") if self.held_out else []
 
-    def load_base(self, settings: PersonalizeSettings | None = None) -> Family:
-        """Load the base that it was started from; `settings` say where that lies, if not as they were then.
+    def load_base(self, settings: PersonalizeSettings | None = None, held: FrozenPrecision = "fp32") -> Family:
+        """Load the base that it was started from; `settings` say where that lies, if not as they were then. What can
+        train is `held` in this number format.
 
         Raises ModelError where another one is in its place.
         """
         from .load import load
 
         settings = settings or self.made_with()
-        model = load(settings.base, settings.tokenizer)
+        model = load(settings.base, settings.tokenizer, held=held)
         if model.hash != self.base_hash:
             raise ModelError(
                 f"{settings.base}: not the base that {self.folder} was started from",

@@ -152,10 +152,10 @@ def rank(model: Family, tokens: list[str], class_noun: str) -> list[Identifier]:
     condition = model.condition(model.tokenize(prompts))
     timesteps = model.process.noisiest(TIMESTEPS).to(model.device)
     shape = (len(timesteps), model.latent_channels, model.cells, model.cells)
-    noise = torch.randn(shape, generator=generator(0, "token response")).to(model.device)
+    noise = torch.randn(shape, generator=generator(0, "token response")).to(model.device, model.denoiser.dtype)
 
     def prediction(one: Condition) -> Tensor:
-        return model.denoise(noise, timesteps, one.expand(len(timesteps)))
+        return model.denoise(noise, timesteps, one.expand(len(timesteps))).float()
 
     plain = prediction(condition[:1])
     moved = [
@@ -216,7 +216,7 @@ class TokenEmbedding(nn.Module):
                 token_id = tokenizer(token, add_special_tokens=False).input_ids[0]
                 noun_ids = tokenizer(noun, add_special_tokens=False).input_ids
                 table = embeddings.token_embedding
-                embeddings.token_embedding = TokenEmbedding(table, token_id, table.weight[noun_ids].mean(dim=0))
+                embeddings.token_embedding = TokenEmbedding(table, token_id, table.weight[noun_ids].float().mean(dim=0))
 
     @staticmethod
     def rows(model: Family) -> list[tuple[Tensor, ...]]:

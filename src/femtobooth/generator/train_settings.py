@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from ..core.config import Settings
+from ..core.errors import SettingsError, needs
 from ..core.fields import Flag
-from ..core.machine import FloatPrecision
+from ..core.machine import FrozenPrecision
 
+ROUNDING = "bitsandbytes"
+"""What rounds frozen weights."""
 RATE = "_learning_rate"
 """What the names of learning rates end with."""
 
@@ -29,10 +33,15 @@ class TrainSettings(Settings):
     """Learning rate of a second text encoder, as Stable Diffusion XL has one; the first's if not given."""
     token_learning_rate: Annotated[float, Flag("--token-lr", unit="rate")] = Field(5e-3, gt=0)
     """Learning rate of the token embedding."""
-    frozen_precision: Annotated[FloatPrecision, Flag("--frozen-precision")] = "fp32"
-    """Number format of the weights beside a LoRA, which do not train: fp16 and bf16 take half the memory; the LoRA
-    itself stays fp32.
+    frozen_precision: Annotated[FrozenPrecision, Flag("--frozen-precision")] = "fp32"
+    """Number format of the weights beside a LoRA, which do not train: fp16 and bf16 take half the memory, int8 a
+    quarter and nf4 an eighth (extra 8bit); the LoRA itself stays fp32.
     """
+
+    @property
+    def held(self) -> FrozenPrecision:
+        """What the weights of the networks that can train are held in."""
+        return self.frozen_precision if "lora" in self.parts else "fp32"
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainSettings:
@@ -44,6 +53,14 @@ class TrainSettings(Settings):
         if whole and "lora" in self.parts:
             raise ValueError(f"lora trains beside frozen weights, {sorted(whole)[0]} trains those; name one of them")
         return self
+
+    def refuse_at_once(self) -> None:
+        """Raise SettingsError where the package is missing that rounds weights to 8 or 4 bits."""
+        super().refuse_at_once()
+        if self.held in ("int8", "nf4") and find_spec(ROUNDING) is None:
+            raise SettingsError(
+                f"`train.frozen_precision={self.held}`: {ROUNDING} is not installed", f"{needs('8bit')}, or use bf16"
+            )
 
     def without_effect(self) -> dict[str, str]:
         """Name the learning rates of what does not train."""

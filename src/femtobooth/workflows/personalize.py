@@ -96,7 +96,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     if settings.base == locate.BUNDLED:
         note(f"{verdicts.UNKNOWN_BASE}\n")
     with stage("base"):
-        model = load(settings.base, settings.tokenizer)
+        model = load(settings.base, settings.tokenizer, held=settings.train.held)
         _check(settings, model)
     size = settings.size or model.size
     with stage("photos"):
@@ -160,7 +160,7 @@ def resume(settings: ResumeSettings) -> PersonalizedRun:
 
 def _task_of(run: PersonalizedRun) -> Task:
     settings = run.settings_to_resume(PersonalizeSettings)
-    model, photos = run.load_base(settings), run.photos_of_each()
+    model, photos = run.load_base(settings, settings.train.held), run.photos_of_each()
     encoder = _encoder(settings, [photo for pair in photos.values() for some in pair for photo in some])
     each = settings.each
     subjects = {name: Taught(each[name], one.token, *photos[name]) for name, one in run.subjects.items()}

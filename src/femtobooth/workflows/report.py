@@ -145,7 +145,8 @@ def _class_images(
 
 
 def _cached(prompt: str, settings: PersonalizeSettings, run: PersonalizedRun, shape: Shape) -> Path:
-    recipes = [prior.recipe(run.base_hash, known, prompt, settings.prior, shape) for known in (True, False)]
+    held = settings.train.held
+    recipes = [prior.recipe(run.base_hash, known, prompt, settings.prior, shape, held) for known in (True, False)]
     folders = [prior.folder_of(one) for one in recipes]
     return next((folder for folder in folders if folder.is_dir()), folders[0])
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from ...core.machine import FrozenPrecision
 from ..process import NoiseProcess
 
 
@@ -85,6 +86,8 @@ class Family(ABC):
     """The whole model card."""
     subject: dict[str, Any] = field(default_factory=dict)
     """For a personalized model: token and class_noun, with provenance."""
+    held: FrozenPrecision = "fp32"
+    """What the weights of the networks that can train are held in (`frozen`)."""
     states: Callable[[Tensor], Condition] | None = None
     """What knows the conditions of captions, while text encoders that do not train are away (`text_states`)."""
 
@@ -169,7 +172,12 @@ class Family(ABC):
     @property
     def trainable(self) -> dict[str, nn.Module]:
         """The networks that can train, by name: denoiser and text encoders, never the VAE."""
-        return {self.DENOISER: self.denoiser, **self.text_encoders}
+        return {name: getattr(self, name) for name in self.can_train()}
+
+    @classmethod
+    def can_train(cls) -> tuple[str, ...]:
+        """Name the networks that can train."""
+        return (cls.DENOISER, *cls.TEXT_ENCODERS)
 
     @classmethod
     def folders(cls) -> tuple[str, ...]:
@@ -211,6 +219,10 @@ class Family(ABC):
         """Shift and scale what the VAE encodes to what the denoiser sees."""
         shift = self.vae.config.shift_factor
         return (latents - shift if shift else latents) * self.vae.config.scaling_factor
+
+    def drop_encoder(self) -> None:
+        """Free the half of the VAE that encodes: what is left of the model draws and trains, and cannot be written."""
+        self.vae.encoder = self.vae.quant_conv = None
 
     def decode(self, latents: Tensor) -> Tensor:
         """Decode scaled latents (B, c, h, w) to pixels (B, 3, H, W), about [-1, 1]."""

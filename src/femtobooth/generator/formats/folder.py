@@ -15,6 +15,7 @@ from transformers import CLIPTokenizer
 from ...core.errors import ModelError, first_line
 from ...core.events import warn
 from ...core.files import atomic_folder, content_hash
+from ...core.machine import FrozenPrecision
 from ...core.older_runs import with_base_of_today
 from .. import cards
 from ..families.family import Family
@@ -54,8 +55,16 @@ OTHER_FOLDERS = {
 MAX_TOKENIZER_BYTES = 64 << 20  # of the largest file of a tokenizer
 
 
-def load_folder(family: type[Family], folder: Path, source: str | None = None, weights: bool = True) -> Family:
+def load_folder(
+    family: type[Family],
+    folder: Path,
+    source: str | None = None,
+    weights: bool = True,
+    held: FrozenPrecision = "fp32",
+) -> Family:
     """Load a model of this family from a folder in diffusers' layout (safetensors only).
+
+    What can train is `held` in this number format, the VAE in 32 bits.
 
     Without `weights` its networks have shapes alone, on torch's meta device, and its hash is "".
     Raises ModelError naming the part that is missing, incomplete, damaged or of another kind.
@@ -65,7 +74,7 @@ def load_folder(family: type[Family], folder: Path, source: str | None = None, w
     family.refuse_misfits(loaded, folder)
     for name, built in loaded.items():
         if weights:
-            fill_part(built, folder / name)
+            fill_part(built, folder / name, held if name in family.can_train() else "fp32")
     for text_encoder, name in family.TEXT_ENCODERS.items():
         tokenizer = load_tokenizer(folder / name)
         parts.fit_tokenizer(tokenizer, loaded[text_encoder], folder / name, "put this model's own tokenizer there")
@@ -76,6 +85,7 @@ def load_folder(family: type[Family], folder: Path, source: str | None = None, w
     return family(
         scheduler=load_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler"),
         source=source or str(folder),
+        held=held if weights else "fp32",
         hash=content_hash([*files, *[folder / INDEX] * bool(said)], folder) if weights else "",
         card=cards.parse_card(readme, folder / cards.README, RECOMMENDABLE),
         readme=readme,

@@ -17,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 from ...core import tensors as stored
 from ...core.errors import ModelError
 from ...core.events import note
+from ...core.machine import FrozenPrecision
 from ...core.tensors import DAMAGED
 from . import parts
 from .ldm_keys import Place
@@ -56,15 +57,17 @@ def build_part(folder: Path, kind: Any) -> Any:
     return parts.build(kind, config, folder)
 
 
-def fill_part(built: Any, folder: Path) -> None:
-    """Give a part that was built the weights in its folder. Raises ModelError naming what is wrong with them."""
+def fill_part(built: Any, folder: Path, precision: FrozenPrecision = "fp32") -> None:
+    """Give a part that was built the weights in its folder, held in this number format. Raises ModelError naming what
+    is wrong with them.
+    """
     tensors: dict[str, Tensor] = {}
     for path in weight_files(folder, "diffusion_pytorch_model" if isinstance(built, ModelMixin) else "model"):
         contents, _ = stored.read(path, weights=False)
         tensors |= stored.state_dict(path, contents)
     tensors = _renamed(built, tensors)
     places = {name: Place(name) for name in built.state_dict()}
-    parts.fill(built, tensors, places, folder)
+    parts.fill(built, tensors, places, folder, precision)
     extra = [name for name in tensors if name not in places and not _HARMLESS.search(name)]
     if extra:
         raise ModelError(

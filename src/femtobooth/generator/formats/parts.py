@@ -18,7 +18,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ...core.errors import ModelError, first_line
+from ...core.machine import FrozenPrecision
 from ...core.tensors import DAMAGED, numbers
+from .. import frozen
 from .ldm_keys import Place
 
 diffusers.utils.logging.set_verbosity_error()
@@ -54,8 +56,14 @@ def build(kind: Any, config: Mapping[str, Any], where: object) -> Any:
         raise ModelError(f"{where}: its {kind.__name__} cannot be built ({first_line(error)})", DAMAGED) from error
 
 
-def fill(part: Any, tensors: Mapping[str, Tensor], places: Mapping[str, Place], where: object) -> None:
-    """Give a part its tensors as 32-bit floats; `places` says what each is called in the file.
+def fill(
+    part: Any,
+    tensors: Mapping[str, Tensor],
+    places: Mapping[str, Place],
+    where: object,
+    precision: FrozenPrecision = "fp32",
+) -> None:
+    """Give a part its tensors, held in this number format; `places` says what each is called in the file.
 
     Raises ModelError naming the first tensor that is missing, of another shape, no number, or not finite.
     """
@@ -83,11 +91,12 @@ def fill(part: Any, tensors: Mapping[str, Tensor], places: Mapping[str, Place], 
         # Read here, one after the other, so that no more of the file is held beside the part. A copy of its own: mapped
         # from the file it starts at any byte, where kernels round otherwise; results depend on values alone.
         tensor = numbers(given) if third is None else numbers(given).chunk(3)[third]
-        state[name] = tensor.reshape(wanted.shape).to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-        if not state[name].isfinite().all():
-            raise ModelError(
-                f"{where}: {key} holds NaN or infinite values", "take another copy: training has broken this one"
-            )
+        held = frozen.kept(part, name, tensor.reshape(wanted.shape), precision)
+        if held is not None:
+            state[name] = held
+        if not (tensor if held is None else held).isfinite().all():
+            told = "holds NaN or infinite values" if not tensor.isfinite().all() else f"is too large for {precision}"
+            raise ModelError(f"{where}: {key} {told}", "take another copy: training has broken this one")
     part.load_state_dict(state, assign=True)
     for module in part.modules() if isinstance(part, TEXT_ENCODERS) else ():
         if hasattr(module, "position_ids"):  # a buffer that is in no state dict

@@ -24,6 +24,7 @@ from ...core import tensors as stored
 from ...core.errors import ModelError
 from ...core.events import warn
 from ...core.files import atomic_file, refuse_existing, sha256_of
+from ...core.machine import FrozenPrecision
 from ...core.paths import existing, hub_id, refuse_missing_path
 from ...core.tensors import DAMAGED
 from ..cards import parse_card
@@ -38,13 +39,17 @@ CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 TOKENIZER_WAY_OUT = "give a CLIP tokenizer's folder (vocab.json and merges.txt)"
 
 
-def load_single_file(path: Path, tokenizer: str | None = None, weights: bool = True) -> StableDiffusion:
+def load_single_file(
+    path: Path, tokenizer: str | None = None, weights: bool = True, held: FrozenPrecision = "fp32"
+) -> StableDiffusion:
     """Load a single-file Stable Diffusion 1.x/2.x: `.safetensors`, or `.ckpt` unpickled without running any code of it.
 
     `tokenizer` (a folder or hub id) goes before the file's own, which only femtobooth's files have; without both,
     CLIP's comes from the hub or its local cache. Averaged weights (`model_ema.*`) are left out. What a file of others
     predicts is told by `noise_markers`; a 2.x file that says nothing predicts v (768 pixels), unless its `global_step`
     is that of 2.0-base. Without `weights` its networks have shapes alone, on torch's meta device, and its hash is "".
+
+    What can train is `held` in this number format, the VAE in 32 bits.
 
     Raises UnsafeFileError for a pickle of anything but tensors, ModelError saying what the file seems to be instead.
     """
@@ -67,22 +72,24 @@ def load_single_file(path: Path, tokenizer: str | None = None, weights: bool = T
             f"{path}: of another architecture, {extra[0]} has no place in Stable Diffusion 1.x or 2.x",
             "give another base",
         )
-    for part in loaded.values() if weights else ():
-        parts.fill(part, tensors, ldm_keys.places(part, tensors), path)
+    for name, part in loaded.items() if weights else ():
+        precision = held if name in StableDiffusion.can_train() else "fp32"
+        parts.fill(part, tensors, ldm_keys.places(part, tensors), path, precision)
     try:
         subject = checked_subject(described.get("subject", {}))
         files = {Path(name).name: str(text) for name, text in described.get("tokenizer", {}).items()}
     except ValueError:
         raise ModelError(f"{path}: its `{METADATA}` description is damaged", DAMAGED) from None
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory() as own:
         for file, text in files.items():
-            (Path(name) / file).write_text(text, encoding="utf-8")
+            (Path(own) / file).write_text(text, encoding="utf-8")
         return StableDiffusion(
             tokenizer=_tokenizer(
-                path, tokenizer or (name if described else None), loaded["text_encoder"], foreign=not described
+                path, tokenizer or (own if described else None), loaded["text_encoder"], foreign=not described
             ),
             scheduler=load_scheduler(configs["scheduler"], path),
             source=str(path),
+            held=held if weights else "fp32",
             hash=sha256_of(path) if weights else "",
             card=parse_card(described.get("readme", ""), path, RECOMMENDABLE),
             readme=described.get("readme", ""),

@@ -30,6 +30,7 @@ from ...judging import verdict
 from ...judging.selection import JOINT, RULE, Choice
 from ...pictures.sheets import sheet, stacked
 from ...training import averages
+from ...training.averages import trained
 from ...training.session import Fitted
 from .. import report
 from . import verdicts
@@ -67,14 +68,15 @@ def write(
 
     model = weights_from(state, module, weights)
     learned, dtype = None, machine.dtype(settings.save_precision)
-    if "lora" in settings.train.parts:
-        learned = Learned.take(model, settings, [one.token for one in subjects.values()], dtype)
-        if settings.train.frozen_precision != "fp32":  # the base as it is, not as it was held
-            module.to("meta")
-            model = run.load_base(settings)
-        model = learned.put_into(model)
-    else:
+    beside = model.held != "fp32"  # drawn with as it trained: fewer bits would lose what is merged into them
+    if "lora" not in settings.train.parts:
         tokens.TokenEmbedding.remove(model)
+    elif beside:
+        for parameter in trained(module).values():
+            parameter.data = parameter.data.to(dtype).to(parameter.dtype)  # as exact as it will be in the files
+    else:
+        learned = Learned.take(model, settings, [one.token for one in subjects.values()], dtype)
+        model = learned.put_into(model)
     model = model.to(fitted.device)
     texts = [one.text for one in prompts]
     after = generate_samples(model, texts, settings.samples, run.size)
@@ -84,6 +86,8 @@ def write(
     each = verdicts.of_samples(subjects, prompts, before, after, validator.encoder, fitted.device)
     found = verdict.joint(each)
     model.subject = {**known_of(run.called), "base_hash": run.base_hash, "steps": choice.step, "run": run.name}
+    if beside:
+        learned = Learned.take(model, settings, [one.token for one in subjects.values()], dtype)
     card, overview = _card(run, choice.step, settings, model, texts[0] if texts else ""), folder / "overview.png"
     if learned:
         model.subject["adapter"] = adapted_folder.describe(settings, run.name, learned)

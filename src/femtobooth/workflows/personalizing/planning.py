@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import psutil
-import torch
 
-from ...generator import activations, tokens
+from ...core import tensors as stored
+from ...generator import activations, frozen, tokens
 from ...generator.deterministic import SAMPLES
 from ...generator.dreambooth import DreamBooth
 from ...generator.families.family import Family
-from ...generator.latents import AT_ONCE
+from ...generator.latents import at_once
 from ...generator.memory import Part, held, parts
 from ...generator.settings import PersonalizeSettings
 from ...generator.subject_settings import AUTO
@@ -84,9 +84,12 @@ class Planner:
         rows = told.memory(module, settings)
         vae = next(part for part in rows if part.name == "vae")
         encoders = [part for part in rows if part.name in self.base.TEXT_ENCODERS]
-        away = vae.total + (0 if any(part.trained for part in encoders) else sum(part.total for part in encoders))
-        total, gradients = _sum(rows, "total"), _sum(rows, "gradients")
-        before = _sum(told.memory(module, settings, cast=False), "weights") + _sum(rows, "teacher")
+        freed = self._encoder if "lora" in settings.train.parts else 0
+        away = (
+            vae.total - freed + (0 if any(part.trained for part in encoders) else sum(part.total for part in encoders))
+        )
+        total, gradients = _sum(rows, "total") - freed, _sum(rows, "gradients")
+        before = _sum(rows, "weights") + _sum(rows, "teacher")
         apart = self.libraries + (module.anchor.kept_bytes if module.anchor else 0)
         phases: list[Phase] = []
 
@@ -96,22 +99,27 @@ class Planner:
         def in_main_memory(name: str, bytes_: int, passing: int) -> None:
             phases.append(Phase(name, passing, 0, self.libraries + bytes_ + passing))
 
-        in_main_memory("loading", *self._loading)
-        in_main_memory("identifier", _sum(self._plain, "weights"), self._row * tokens.TIMESTEPS)
+        base = _sum(parts(self._base(settings), None, [], TrainingSettings()), "weights")
+        in_main_memory("loading", base, self._loading)
+        in_main_memory("identifier", base, self._row(settings) * tokens.TIMESTEPS)
         encoding, decoding = self._pictures
         if draws_class_images(settings):
-            phase("class images", before, max(self._sampled(prior.sampling_batch, prior.sampling.guidance), decoding))
-        phase("encoding photos", before, encoding * AT_ONCE)
+            phase(
+                "class images",
+                before,
+                max(self._sampled(settings, prior.sampling_batch, prior.sampling.guidance), decoding),
+            )
+        phase("encoding photos", before, encoding * at_once(settings.train.held))
 
         passed = self._pass(settings, module, *rows_of(settings))
         # The gradients of a step lie there until the next one knows its loss; with accumulation they stay.
         steady = 0 if training.accumulate > 1 else gradients
         phase("training", total, max(passed.forward, passed.backward - steady), away)
-        drawn = max(self._sampled(settings.samples.batch_size, settings.samples.sampling.guidance), decoding)
+        drawn = max(self._sampled(settings, settings.samples.batch_size, settings.samples.sampling.guidance), decoding)
         aside = gradients if average_of(training) else 0  # of the weights that the average takes the place of
         phase("samples", total, aside + drawn)
         if scored.interval(settings):
-            phase("validation", total, max(aside + drawn, self._sampled(SAMPLES, guidance=1)))
+            phase("validation", total, max(aside + drawn, self._sampled(settings, SAMPLES, guidance=1)))
         kept = total - gradients - _sum(rows, "optimizer")
         written = 0 if "lora" in settings.train.parts else max(part.weights for part in rows) + gradients
         phase("result", kept, max(drawn, written))  # copied to be written, and read from the last checkpoint
@@ -142,7 +150,7 @@ class Planner:
                 any_word if one.identifier.token == AUTO else one.identifier.token: one.photos.class_noun
                 for one, any_word in zip(settings.each.values(), cycle(WORDS), strict=False)
             }
-            return DreamBooth(copy.deepcopy(self.base), plain, nouns, lambda _: None)
+            return DreamBooth(copy.deepcopy(self._base(settings)), plain, nouns, lambda _: None)
 
         return self._once(key, make)
 
@@ -156,39 +164,49 @@ class Planner:
 
         def find() -> activations.Pass:
             model, teacher = copy.deepcopy((module.model, module.teacher))
-            return activations.training_pass(
-                model, teacher, *facts, frozen=told.frozen(settings), checkpointing=training.gradient_checkpointing
-            )
+            return activations.training_pass(model, teacher, *facts, checkpointing=training.gradient_checkpointing)
 
         return self._once((id(module), facts, training.gradient_checkpointing), find)
 
-    def _sampled(self, pictures: int, guidance: float) -> int:
-        """Count what the denoiser holds to draw pictures; guidance takes two rows for each."""
-        return self._row * pictures * (2 if guidance > 1 else 1)
+    def _base(self, settings: PersonalizeSettings) -> Family:
+        """Give the base as it is held beside what trains."""
 
-    @cached_property
-    def _row(self) -> int:
-        return activations.sampling_pass(self.base, self.size)
+        def make() -> Family:
+            base = copy.deepcopy(self.base)
+            frozen.hold(base, settings.train.held)
+            return base
+
+        return self._once(("base", settings.train.held), make)
+
+    def _sampled(self, settings: PersonalizeSettings, pictures: int, guidance: float) -> int:
+        """Count what the denoiser holds to draw pictures; guidance takes two rows for each."""
+        return self._row(settings) * pictures * (2 if guidance > 1 else 1)
+
+    def _row(self, settings: PersonalizeSettings) -> int:
+        base = self._base(settings)
+        return self._once(("row", base.held), lambda: activations.sampling_pass(base, self.size))
 
     @cached_property
     def _pictures(self) -> tuple[int, int]:
         return activations.picture_passes(self.base, self.size)
 
     @cached_property
-    def _plain(self) -> list[Part]:
-        """The parts of the base as it is loaded."""
-        return parts(self.base, None, [], TrainingSettings(), torch.float32)
+    def _encoder(self) -> int:
+        """Count what is freed of the VAE when an adapter begins to train."""
+        vae = self.base.vae
+        less = copy.deepcopy(self.base)
+        less.drop_encoder()
+        return held(vae.parameters()) - held(less.vae.parameters())
 
     @cached_property
-    def _loading(self) -> tuple[int, int]:
-        """Count what lies in main memory when most does while the base is loaded: its weights, and a tensor as it is
-        read and as it is held, or the whole file where that is a pickle, which is mapped.
+    def _loading(self) -> int:
+        """Count what lies in main memory beside weights when most does while the base is loaded: a tensor as it is read
+        and as it is held, or the whole file where that is a pickle, which is mapped.
         """
         if self.files.is_file() and self.files.suffix != ".safetensors":
-            return _sum(self._plain, "weights"), self.files.stat().st_size
+            return self.files.stat().st_size
         networks = (getattr(self.base, name) for name in self.base.NETWORKS)
-        largest = max(held([one]) for network in networks for one in network.parameters())
-        return _sum(self._plain, "weights"), 2 * largest
+        return stored.MAPPED + 2 * max(held([one]) for network in networks for one in network.parameters())
 
 
 def _sum(parts: list[Part], kind: str) -> int:

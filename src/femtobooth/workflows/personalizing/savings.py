@@ -16,6 +16,7 @@ from ...generator.settings import PersonalizeSettings
 from .planning import Planner, Where
 
 SHOWN = 3  # sets
+ROUNDED = "slower; extra 8bit"
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +64,8 @@ def possible(settings: PersonalizeSettings, where: Where) -> list[Saving]:
         where == "accelerator" and training.precision == "fp32",
         training__precision="bf16",
     )
-    eight = where == "accelerator" and training.optimizer == "adamw"
-    add("optimizer", 2, "rounds the optimizer's state; NVIDIA only", eight, training__optimizer="adamw8bit")
+    optimizer8 = where == "accelerator" and training.optimizer == "adamw"
+    add("optimizer", 2, "rounds the optimizer's state; NVIDIA only", optimizer8, training__optimizer="adamw8bit")
     add("optimizer", 3, "another optimizer", training.optimizer != "adafactor", training__optimizer="adafactor")
     add("average", 3, "no moving average", training.ema > 0, training__ema=0.0)
     teacher = prior.target == "base" and prior.weight > 0 and settings.loss.background != "class"
@@ -72,6 +73,19 @@ def possible(settings: PersonalizeSettings, where: Where) -> list[Saving]:
     whole = bool({"unet", "attention", "text_encoder"} & set(train))
     adapter = {"train__parts": ["lora"], "train__frozen_precision": "bf16"}
     add("train", 3, "trains an adapter beside a base of 16 bits", whole, **adapter)
+    eight = {"train__parts": ["lora"], "train__frozen_precision": "int8"}
+    add("train", 4, f"trains an adapter beside a base of 8 bits ({ROUNDED})", whole, **eight)
+    held = settings.train.held
+    add("base", 2, "rounds the base to 16 bits", "lora" in train and held == "fp32", train__frozen_precision="bf16")
+    more = "lora" in train and held not in ("int8", "nf4")
+    add("base", 3, f"rounds the base to 8 bits ({ROUNDED})", more, train__frozen_precision="int8")
+    add(
+        "base",
+        4,
+        f"rounds the base to 4 bits ({ROUNDED})",
+        "lora" in train and held != "nf4",
+        train__frozen_precision="nf4",
+    )
     add("train", 4, "trains no text encoder", {"unet", "text_encoder"} <= set(train), train__parts=["unet"])
     add("train", 5, "trains attention layers alone", "unet" in train, train__parts=["attention"])
     return sorted(found, key=lambda saving: saving.price)

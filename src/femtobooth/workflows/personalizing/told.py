@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
-from ...core import machine
 from ...core.events import note, table
 from ...generator.dreambooth import DreamBooth
 from ...generator.memory import Part, parts, told
@@ -15,15 +12,9 @@ from ...generator.settings import PersonalizeSettings
 from ...training.optimizers import KINDS
 
 
-def memory(module: DreamBooth, settings: PersonalizeSettings, cast: bool = True) -> list[Part]:
-    """Count what a training with these settings holds of each part; without `cast` before frozen weights are cast."""
-    dtype = frozen(settings) if cast else torch.float32
-    return parts(module.model, module.teacher, module.optimizer_groups(), settings.training, dtype)
-
-
-def frozen(settings: PersonalizeSettings) -> torch.dtype:
-    """Say in which number format weights are held that do not train."""
-    return machine.dtype(settings.train.frozen_precision if "lora" in settings.train.parts else "fp32")
+def memory(module: DreamBooth, settings: PersonalizeSettings) -> list[Part]:
+    """Count what a training with these settings holds of each part."""
+    return parts(module.model, module.teacher, module.optimizer_groups(), settings.training)
 
 
 def shapes(settings: PersonalizeSettings, photos: Sequence[Photo]) -> None:
