@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _each_graph_once() -> Iterator[None]:
+    """Tracing a network takes torch five seconds: the same weights with the same description are traced once."""
+    made: dict[object, bytes] = {}
+    trace = graph.to_onnx
+
+    def to_onnx(one: graph.Graph) -> Any:
+        try:
+            import onnx
+            import onnxscript  # noqa: F401
+        except ImportError:
+            return trace(one)
+        described = one.recognizer.describe()
+        key = (described.hash, json.dumps(graph.metadata(described)), one.inside, one.dtype)
+        if key not in made:
+            made[key] = trace(one).SerializeToString()
+        return onnx.ModelProto.FromString(made[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "to_onnx", to_onnx)
+        yield
 
 
 @pytest.fixture

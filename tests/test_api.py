@@ -25,13 +25,13 @@ QUICK = {
 
 
 @pytest.fixture(scope="module")
-def run(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> femtobooth.Generator:
+def run(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> femtobooth.Generator:
     folder = tmp_path_factory.mktemp("api")
     for index in range(3):
         pixels = np.random.default_rng(index).integers(0, 256, (6, 6, 3), np.uint8)
         Image.fromarray(pixels.repeat(16, axis=0).repeat(16, axis=1)).save(folder / f"photo{index}.png")
     files = sorted(folder.iterdir())
-    return femtobooth.personalize(files, "robot", base=tiny_sd1, runs=folder / "runs", name="rex", **QUICK)
+    return femtobooth.personalize(files, "robot", base=tiny_base, runs=folder / "runs", name="rex", **QUICK)
 
 
 def test_importing_is_light() -> None:
@@ -85,23 +85,23 @@ def test_a_pipeline_of_diffusers(run: femtobooth.Generator) -> None:
     assert drawn.shape == (1, 64, 64, 3)
 
 
-def test_a_base_generates_too(tiny_sd1: Path) -> None:
-    base = femtobooth.Generator.load(tiny_sd1)
-    assert base.folder == tiny_sd1
+def test_a_base_generates_too(tiny_base: Path) -> None:
+    base = femtobooth.Generator.load(tiny_base)
+    assert base.folder == tiny_base
     assert len(base.generate("a robot", count=1, sampling=STEPS)) == 1
     with pytest.raises(ModelError, match="learned no subject"):
         _ = base.token
 
 
-def test_a_mistake_names_the_setting(tiny_sd1: Path, photo_folder: Path, tmp_path: Path) -> None:
+def test_a_mistake_names_the_setting(tiny_base: Path, photo_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"training\.step: no such setting; did you mean training\.steps\?"):
         femtobooth.personalize(photo_folder, "robot", training={"step": 3})
     with pytest.raises(SettingsError, match=r"photos\.class_noun: not given"):
         femtobooth.personalize(photo_folder)
     with pytest.raises(PhotoError, match="no such file"):
-        femtobooth.personalize(tmp_path / "none", "robot", base=tiny_sd1, runs=tmp_path)
+        femtobooth.personalize(tmp_path / "none", "robot", base=tiny_base, runs=tmp_path)
     with pytest.raises(ModelError, match="not a run"):
-        femtobooth.open_run(tiny_sd1)
+        femtobooth.open_run(tiny_base)
     with pytest.raises(SettingsError, match="out: of what is written"):
         femtobooth.classify(photo_folder, out="rows.csv")
 

@@ -80,14 +80,14 @@ def _by_two(folder: Path, base: Path, recognizer: Path) -> list[dict[str, np.nda
 
 
 def test_two_processes_fill_one_cache(
-    tiny_sd1: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(one / "cache"))
     namespace: dict[str, object] = {}
     exec(FILL, namespace)  # noqa: S102  (what the two run, here in this process alone)
-    alone = namespace["fill"](tiny_sd1, tiny)  # type: ignore[operator]
-    for got in _by_two(two, tiny_sd1, tiny):
+    alone = namespace["fill"](tiny_base, tiny)  # type: ignore[operator]
+    for got in _by_two(two, tiny_base, tiny):
         for name in ("images", "pictures", "graph"):
             assert np.array_equal(got[name], alone[name]), name
     files = {place: sorted(path.relative_to(place) for path in (place / "cache").rglob("*")) for place in (one, two)}

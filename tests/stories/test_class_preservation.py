@@ -26,7 +26,7 @@ def test_photos_alone_keep_the_class_and_the_pull_holds_back(
     personalize: Callable[..., Path],
     femtobooth: Callable[..., int],
     photos: Path,
-    tiny_sd1: Path,
+    tiny_base: Path,
     tmp_path: Path,
     weights: Weights,
     monkeypatch: pytest.MonkeyPatch,
@@ -34,7 +34,7 @@ def test_photos_alone_keep_the_class_and_the_pull_holds_back(
 ) -> None:
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "cache"))
     by_photos = ("--prior-target", "photos")
-    free = personalize(tiny_sd1, tmp_path, "free", *FLAGS, *by_photos, "--steps", 1)
+    free = personalize(tiny_base, tmp_path, "free", *FLAGS, *by_photos, "--steps", 1)
     told = " ".join(capsys.readouterr().err.split())
     assert "the photos as any robot: 'a photo of a robot'" in told
     assert not list((tmp_path / "cache").rglob("*.png"))
@@ -42,12 +42,12 @@ def test_photos_alone_keep_the_class_and_the_pull_holds_back(
     assert "the target was what the base predicts" in page
     assert "Loss on photos and on photos as their class" in page
     pulled = ("--prior-pull", SHARE / 1e-3, "--checkpoint-every", 1)
-    held = personalize(tiny_sd1, tmp_path, "held", *FLAGS, *by_photos, *pulled, "--steps", 1)
-    moved, back = (offset(weights, run, tiny_sd1) for run in (free, held))
+    held = personalize(tiny_base, tmp_path, "held", *FLAGS, *by_photos, *pulled, "--steps", 1)
+    moved, back = (offset(weights, run, tiny_base) for run in (free, held))
     assert moved.abs().max() > 5e-4
     torch.testing.assert_close(back, (1 - SHARE) * moved, rtol=0, atol=1e-6)
 
-    whole = personalize(tiny_sd1, tmp_path, "whole", *FLAGS, *pulled, "--prior-weight", 0, "--steps", 2)
+    whole = personalize(tiny_base, tmp_path, "whole", *FLAGS, *pulled, "--prior-weight", 0, "--steps", 2)
     copy = tmp_path / "killed"
     shutil.copytree(whole, copy, ignore=shutil.ignore_patterns("model", "overview.png", "report.html", "step-000002*"))
     facts = json.loads((copy / "run.json").read_text())
@@ -59,7 +59,7 @@ def test_photos_alone_keep_the_class_and_the_pull_holds_back(
 
 
 def test_a_caption_of_no_subject_is_refused_before_anything_is_written(
-    femtobooth: Callable[..., int], photos: Path, tiny_sd1: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    femtobooth: Callable[..., int], photos: Path, tiny_base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos" / "photo2.txt").write_text("a robot on the beach")
@@ -69,7 +69,7 @@ def test_a_caption_of_no_subject_is_refused_before_anything_is_written(
         "--class-noun",
         "robot",
         "--base",
-        tiny_sd1,
+        tiny_base,
         "--runs",
         tmp_path / "r",
     )

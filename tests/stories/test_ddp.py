@@ -20,7 +20,7 @@ STEPS, ACCUMULATE, CLASS_IMAGES = 2, 2, 5
 
 @pytest.fixture(scope="module")
 def story(
-    tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path, photos: Path
+    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, photos: Path
 ) -> tuple[Path, list[list[dict[str, Any]]]]:
     """The runs folder, and what each of two processes wrote down."""
     folder = tmp_path_factory.mktemp("ddp")
@@ -40,7 +40,7 @@ def story(
     ]
     command += [
         "--base",
-        str(tiny_sd1),
+        str(tiny_base),
         "--runs",
         str(folder / "runs"),
         "--steps",
@@ -74,13 +74,13 @@ def test_every_process_draws_its_own_randomness(story: tuple[Path, list[list[dic
 
 
 def test_all_processes_end_with_the_same_parameters(
-    story: tuple[Path, list[list[dict[str, Any]]]], weights: Callable[[Path], dict[str, torch.Tensor]], tiny_sd1: Path
+    story: tuple[Path, list[list[dict[str, Any]]]], weights: Callable[[Path], dict[str, torch.Tensor]], tiny_base: Path
 ) -> None:
     first, second = ([entry for entry in log if entry["kind"] == "trained"] for log in story[1])
     assert first == second
     assert len(first) == 1
     (run,) = story[0].iterdir()
-    old, new = weights(tiny_sd1), weights(run / "model")
+    old, new = weights(tiny_base), weights(run / "model")
     assert sum(not torch.equal(old[name], new[name]) for name in old) == first[0]["count"]
 
 

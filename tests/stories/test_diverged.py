@@ -21,7 +21,7 @@ QUICK = {
 
 
 @pytest.fixture
-def train(femtobooth: FemtoBooth, photos: Path, tiny_sd1: Path, tmp_path: Path) -> Callable[..., int]:
+def train(femtobooth: FemtoBooth, photos: Path, tiny_base: Path, tmp_path: Path) -> Callable[..., int]:
     def call(*flags: object) -> int:
         sets = [part for key, value in QUICK.items() for part in ("--set", f"{key}={value}")]
         start = (
@@ -30,7 +30,7 @@ def train(femtobooth: FemtoBooth, photos: Path, tiny_sd1: Path, tmp_path: Path) 
             "--class-noun",
             "robot",
             "--base",
-            tiny_sd1,
+            tiny_base,
             "--runs",
             tmp_path,
             "--name",

@@ -18,7 +18,7 @@ from femtobooth.training import checkpoints
 def told(
     personalize: Callable[..., Path],
     femtobooth: Callable[..., int],
-    tiny_sd1: Path,
+    tiny_base: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, list[dict[str, Any]]]:
     """A run that a signal stops in its last save, and that is resumed."""
@@ -34,7 +34,7 @@ def told(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "save", interrupted)
         with pytest.raises(AssertionError, match="assert 143 == 0"):
-            personalize(tiny_sd1, runs, "run", "--set", "training.trackers=")
+            personalize(tiny_base, runs, "run", "--set", "training.trackers=")
     run = runs / "run"
     assert read_events(run / event_log.FILE)[-1]["status"] == "interrupted"
     assert femtobooth("personalize", "--resume", run) == 0
@@ -77,9 +77,9 @@ def test_it_ends_with_the_result(told: tuple[Path, list[dict[str, Any]]]) -> Non
 
 
 def test_a_run_with_it_may_be_replaced(
-    told: tuple[Path, list[dict[str, Any]]], personalize: Callable[..., Path], tiny_sd1: Path
+    told: tuple[Path, list[dict[str, Any]]], personalize: Callable[..., Path], tiny_base: Path
 ) -> None:
     run, events = told
-    personalize(tiny_sd1, run.parent, "run", "--overwrite", "--steps", 1)
+    personalize(tiny_base, run.parent, "run", "--overwrite", "--steps", 1)
     assert next(event["seq"] for event in read_events(run / event_log.FILE)) == 1
     assert len(read_events(run / event_log.FILE)) < len(events)

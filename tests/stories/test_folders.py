@@ -27,10 +27,10 @@ Weights = Callable[[Path], dict[str, torch.Tensor]]
 
 
 @pytest.fixture(scope="module")
-def run(personalize: Callable[..., Path], tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(personalize: Callable[..., Path], tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
     flags = ("--set", "training.checkpoint_every=1")
-    return personalize(tiny_sd1, tmp_path_factory.mktemp("runs"), "run", *flags)
+    return personalize(tiny_base, tmp_path_factory.mktemp("runs"), "run", *flags)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_a_run_has_one_writer(
     busy: subprocess.Popen[str],
     femtobooth: FemtoBooth,
     photos: Path,
-    tiny_sd1: Path,
+    tiny_base: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Whoever comes second is told who is there, and harms nothing; killed, the first one holds nothing any more."""
@@ -94,7 +94,7 @@ def test_a_run_has_one_writer(
         "--class-noun",
         "robot",
         "--base",
-        tiny_sd1,
+        tiny_base,
         "--runs",
         unfinished.parent,
         "--name",
@@ -123,7 +123,7 @@ def test_a_full_disk_in_a_checkpoint(
     run: Path,
     personalize: Callable[..., Path],
     femtobooth: FemtoBooth,
-    tiny_sd1: Path,
+    tiny_base: Path,
     weights: Weights,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -142,7 +142,7 @@ def test_a_full_disk_in_a_checkpoint(
 
     monkeypatch.setattr(checkpoints, "save", save)
     with pytest.raises(AssertionError, match="assert 2 == 0"):
-        personalize(tiny_sd1, tmp_path, "run", "--set", "training.checkpoint_every=1")
+        personalize(tiny_base, tmp_path, "run", "--set", "training.checkpoint_every=1")
     monkeypatch.undo()
     place = tmp_path / "run" / "checkpoints"
     assert f"{place}: cannot be written (File too large)\n  -> make room" in capsys.readouterr().err
@@ -221,7 +221,7 @@ def test_two_runs_of_the_same_second(
     personalize: Callable[..., Path],
     femtobooth: FemtoBooth,
     photos: Path,
-    tiny_sd1: Path,
+    tiny_base: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -232,7 +232,7 @@ def test_two_runs_of_the_same_second(
         "--class-noun",
         "robot",
         "--base",
-        tiny_sd1,
+        tiny_base,
         "--runs",
         tmp_path,
         "--prior-weight",

@@ -45,13 +45,13 @@ def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_with_masks(
-    femtobooth: Callable[..., int], given: Path, tiny_sd1: Path, runs: Path, weights: Weights
+    femtobooth: Callable[..., int], given: Path, tiny_base: Path, runs: Path, weights: Weights
 ) -> None:
     settings = runs / "quick.yaml"
     quick = {**QUICK, "training": {**QUICK["training"], "checkpoint_every": 1}, "photos": {"flip": True}}
     settings.write_text(strict_yaml.dump_yaml(quick))
     for name in ("files", "alpha"):
-        command = ["personalize", given / name, "--class-noun", "robot", "--base", tiny_sd1, "--runs", runs]
+        command = ["personalize", given / name, "--class-noun", "robot", "--base", tiny_base, "--runs", runs]
         assert femtobooth(*command, "--name", name, "--config", settings, "--background", "photos") == 0
     by_files, wanted = runs / "files", weights(runs / "alpha" / "model")
 

@@ -24,7 +24,7 @@ FLAGS: dict[str, list[object]] = {
 
 
 @pytest.fixture(scope="module")
-def run(personalize: Callable[..., Path], tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def run(personalize: Callable[..., Path], tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """`run(optimizer)`: a run of four steps with a sample sheet, made once."""
     runs, made = tmp_path_factory.mktemp("optimizers"), dict[str, Path]()
 
@@ -35,7 +35,7 @@ def run(personalize: Callable[..., Path], tiny_sd1: Path, tmp_path_factory: pyte
         quick += ["validation.loss_every=2"]
         flags += [part for one in quick for part in ("--set", one)]
         if name not in made:
-            made[name] = personalize(tiny_sd1, runs, name, *flags)
+            made[name] = personalize(tiny_base, runs, name, *flags)
         return made[name]
 
     return call

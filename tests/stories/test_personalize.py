@@ -31,9 +31,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plain(personalize: Personalize, tiny_sd1: Path, runs: Path) -> Path:
+def plain(personalize: Personalize, tiny_base: Path, runs: Path) -> Path:
     """The run that variants are compared with."""
-    return personalize(tiny_sd1, runs, "plain")
+    return personalize(tiny_base, runs, "plain")
 
 
 def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
@@ -56,11 +56,7 @@ def test_photos_become_a_model_that_draws(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     base = locate.bundled_folder() if kind == "bundled" else request.getfixturevalue(kind)
-    run = (
-        request.getfixturevalue("plain")
-        if kind == "tiny_sd1"
-        else personalize("bundled" if kind == "bundled" else base, runs, kind)
-    )
+    run = personalize("bundled" if kind == "bundled" else base, runs, kind)
     assert {path.name for path in run.iterdir()} >= {
         "config.yaml", "run.json", "preflight.json", "crops.png",
         "photos", "logs", "samples", "checkpoints", "overview.png", "model", "report.html",
@@ -119,7 +115,7 @@ def test_its_config_repeats_a_run(femtobooth: Callable[..., int], plain: Path, r
 
 
 def test_samples_never_disturb_training(
-    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, weights: Weights
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, weights: Weights
 ) -> None:
     more = (
         "--sample-every",
@@ -131,7 +127,7 @@ def test_samples_never_disturb_training(
         "--set",
         "samples.images=2",
     )
-    run = personalize(tiny_sd1, runs, "samples", *more)
+    run = personalize(tiny_base, runs, "samples", *more)
     assert {path.stem for path in (run / "samples").iterdir()} == {f"step-{step:06d}" for step in range(3)}
     assert same(weights(run / "model"), weights(plain / "model"))
 
@@ -153,22 +149,22 @@ def _attention(name: str) -> bool:
     ids=["attention+text_encoder", "attention+token"],
 )
 def test_only_the_named_parts_train(
-    parts: str, trains: Callable[[str], bool], personalize: Personalize, tiny_sd1: Path, runs: Path, weights: Weights
+    parts: str, trains: Callable[[str], bool], personalize: Personalize, tiny_base: Path, runs: Path, weights: Weights
 ) -> None:
-    run = personalize(tiny_sd1, runs, parts.replace(",", "+"), "--train", parts)
-    old, new = weights(tiny_sd1), weights(run / "model")
+    run = personalize(tiny_base, runs, parts.replace(",", "+"), "--train", parts)
+    old, new = weights(tiny_base), weights(run / "model")
     assert {name for name in new if not torch.equal(old[name], new[name])} == {name for name in old if trains(name)}
     if "token" in parts:
         assert (old[TABLE] != new[TABLE]).any(dim=1).sum() == 1
 
 
 def test_a_new_word_is_added_and_drawn(
-    personalize: Personalize, femtobooth: Callable[..., int], tiny_sd1: Path, runs: Path, weights: Weights, capsys: Any
+    personalize: Personalize, femtobooth: Callable[..., int], tiny_base: Path, runs: Path, weights: Weights, capsys: Any
 ) -> None:
     """Textual inversion of a word that the tokenizer would have split."""
-    run = personalize(tiny_sd1, runs, "new-word", "--train", "token", "--token", "<femto>", "--token-lr", 0.1)
+    run = personalize(tiny_base, runs, "new-word", "--train", "token", "--token", "<femto>", "--token-lr", 0.1)
     assert "splits into" not in capsys.readouterr().err
-    old, new = weights(tiny_sd1), weights(run / "model")
+    old, new = weights(tiny_base), weights(run / "model")
     assert {name for name in old if not torch.equal(old[name], new[name][: len(old[name])])} == set()
     assert len(new[TABLE]) == len(old[TABLE]) + 1
     for loaded in (
@@ -184,8 +180,8 @@ def test_a_new_word_is_added_and_drawn(
     assert not np.array_equal(*pictures)
 
 
-def test_without_prior(personalize: Personalize, tiny_sd1: Path, runs: Path, curve: Curve) -> None:
-    run = personalize(tiny_sd1, runs, "no-prior", "--prior-weight", 0, "--set", "prior.prompt=never drawn {class}")
+def test_without_prior(personalize: Personalize, tiny_base: Path, runs: Path, curve: Curve) -> None:
+    run = personalize(tiny_base, runs, "no-prior", "--prior-weight", 0, "--set", "prior.prompt=never drawn {class}")
     for row in curve(run):
         assert not [name for name in row if "prior" in name]
         assert float(row["loss/total"]) == float(row["loss/instance"])
@@ -197,11 +193,11 @@ def _cached(pattern: str) -> list[Path]:
 
 
 def test_the_base_as_prior_target(
-    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, curve: Curve
 ) -> None:
     """Before its first step the model is the base, so the first prior loss is zero; then they part."""
     first, second = curve(
-        personalize(tiny_sd1, runs, "base-target", "--prior-target", "base", "--other-classes", "teapot")
+        personalize(tiny_base, runs, "base-target", "--prior-target", "base", "--other-classes", "teapot")
     )
     assert float(first["loss/prior"]) == pytest.approx(0, abs=1e-9)
     assert float(second["loss/prior"]) > 1e-9
@@ -210,13 +206,13 @@ def test_the_base_as_prior_target(
 
 
 def test_background_of_the_class(
-    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, curve: Curve
 ) -> None:
     """The same draws of photos count in other places; class images are the same ones, some of them with the
     identifier.
     """
     before = _cached("*")
-    first, expected = curve(personalize(tiny_sd1, runs, "background", "--background", "class"))[0], curve(plain)[0]
+    first, expected = curve(personalize(tiny_base, runs, "background", "--background", "class"))[0], curve(plain)[0]
     assert _cached("*") == before
     for term in ("instance", "prior"):
         assert float(first[f"loss/{term}"]) == pytest.approx(float(expected[f"loss/{term}"]), rel=0.5)
@@ -224,10 +220,10 @@ def test_background_of_the_class(
 
 
 def test_own_class_images(
-    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, photos: Path, curve: Curve
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, photos: Path, curve: Curve
 ) -> None:
     before = _cached("*")
-    run = personalize(tiny_sd1, runs, "own-class-images", "--class-folder", photos, "--set", "prior.seed=99")
+    run = personalize(tiny_base, runs, "own-class-images", "--class-folder", photos, "--set", "prior.seed=99")
     assert _cached("*") == before
     first, expected = curve(run)[0], curve(plain)[0]
     assert first["loss/instance"] == expected["loss/instance"]
@@ -235,19 +231,19 @@ def test_own_class_images(
 
 
 def test_gradient_checkpointing_changes_nothing(
-    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, curve: Curve
 ) -> None:
     for row, expected in zip(
-        curve(personalize(tiny_sd1, runs, "checkpointing", "--gradient-checkpointing")), curve(plain), strict=True
+        curve(personalize(tiny_base, runs, "checkpointing", "--gradient-checkpointing")), curve(plain), strict=True
     ):
         for name in ("loss/instance", "loss/prior", "gradient_norm"):
             assert float(row[name]) == pytest.approx(float(expected[name]), rel=1e-3)
 
 
 def test_half_precision_passes(
-    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve, weights: Weights
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, curve: Curve, weights: Weights
 ) -> None:
-    run = personalize(tiny_sd1, runs, "bf16", "--precision", "bf16", "--save-precision", "fp16")
+    run = personalize(tiny_base, runs, "bf16", "--precision", "bf16", "--save-precision", "fp16")
     found, expected = float(curve(run)[0]["loss/total"]), float(curve(plain)[0]["loss/total"])
     assert found != expected
     assert found == pytest.approx(expected, rel=0.02)
@@ -255,17 +251,17 @@ def test_half_precision_passes(
 
 
 def test_min_snr_weighs_the_same_draws_less(
-    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, curve: Curve
 ) -> None:
-    row, expected = curve(personalize(tiny_sd1, runs, "snr", "--snr-gamma", 0.01))[0], curve(plain)[0]
+    row, expected = curve(personalize(tiny_base, runs, "snr", "--snr-gamma", 0.01))[0], curve(plain)[0]
     assert 0 < float(row["loss/instance"]) < float(expected["loss/instance"])
     assert 0 < float(row["loss/prior"]) < float(expected["loss/prior"])
 
 
 def test_the_moving_average_is_the_result(
-    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, weights: Weights
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, weights: Weights
 ) -> None:
-    run = personalize(tiny_sd1, runs, "ema", "--ema", 0.9)
+    run = personalize(tiny_base, runs, "ema", "--ema", 0.9)
     state = torch.load(run / "checkpoints" / "step-000002" / "state.ckpt", weights_only=True)
     average, last = state["callbacks"]["MovingAverage"]["average"], state["state_dict"]
     found, unaveraged = weights(run / "model"), weights(plain / "model")
@@ -277,11 +273,11 @@ def test_the_moving_average_is_the_result(
 
 
 def test_accumulated_steps_count_once(
-    personalize: Personalize, tiny_sd1: Path, plain: Path, runs: Path, curve: Curve
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, curve: Curve
 ) -> None:
     """Two micro-steps of one photo: a row a step, whose loss is the mean over both."""
     rows = curve(
-        personalize(tiny_sd1, runs, "accumulate", "--accumulate", 2, "--batch-size", 1, "--schedule", "linear")
+        personalize(tiny_base, runs, "accumulate", "--accumulate", 2, "--batch-size", 1, "--schedule", "linear")
     )
     assert [row["step"] for row in rows] == ["1", "2"]
     assert [float(row["learning_rate/unet"]) for row in rows] == pytest.approx([1e-3, 5e-4])
@@ -293,7 +289,7 @@ def test_accumulated_steps_count_once(
 def test_nothing_is_overwritten_unasked(
     personalize: Personalize,
     femtobooth: Callable[..., int],
-    tiny_sd1: Path,
+    tiny_base: Path,
     photos: Path,
     plain: Path,
     runs: Path,
@@ -301,11 +297,11 @@ def test_nothing_is_overwritten_unasked(
 ) -> None:
     run = shutil.copytree(plain, runs / "twice")
     before, command = snapshot(run), ["personalize", photos, "--class-noun", "robot", "--runs", runs, "--name", "twice"]
-    assert femtobooth(*command, "--base", tiny_sd1) == 2
+    assert femtobooth(*command, "--base", tiny_base) == 2
     assert (
         femtobooth(*command, "--overwrite", "--base", "nowhere") == 2
     )  # bad input costs nothing, even with --overwrite
     assert snapshot(run) == before
     old = weights(run / "model")
-    personalize(tiny_sd1, runs, "twice", "--overwrite", "--seed", 1)
+    personalize(tiny_base, runs, "twice", "--overwrite", "--seed", 1)
     assert not same(weights(run / "model"), old)

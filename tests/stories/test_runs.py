@@ -36,8 +36,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def personalized(personalize: Callable[..., Path], tiny_sd1: Path, runs: Path) -> Path:
-    return personalize(tiny_sd1, runs, "rex", "--checkpoint-every", 1, "--hold-out", 1)
+def personalized(personalize: Callable[..., Path], tiny_base: Path, runs: Path) -> Path:
+    return personalize(tiny_base, runs, "rex", "--checkpoint-every", 1, "--hold-out", 1)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def finetuned(femtobooth: FemtoBooth, tiny: Path, runs: Path, tmp_path_factory: 
     return runs / "colours"
 
 
-def test_a_real_personalize_run_is_read_by_its_owner(personalized: Path, tiny_sd1: Path) -> None:
+def test_a_real_personalize_run_is_read_by_its_owner(personalized: Path, tiny_base: Path) -> None:
     run = PersonalizedRun.open_finished(str(personalized))
     assert (run.kind, run.status, run.name, run.error) == ("personalize", "done", "rex", None)
     assert list(run.subjects) == [SUBJECT] == ["V"]
@@ -63,7 +63,7 @@ def test_a_real_personalize_run_is_read_by_its_owner(personalized: Path, tiny_sd
     assert run.held_out == ["photo3.png"]
     assert len(run.held_out_photos()) == 1
     base = run.load_base()
-    assert (run.base, run.base_hash, run.size) == (str(tiny_sd1), base.hash, base.size)
+    assert (run.base, run.base_hash, run.size) == (str(tiny_base), base.hash, base.size)
     assert load(str(personalized)).subject["token"] == run.subject.token
     assert run.steps == run.trained_steps == run.progress.step == run.progress.steps == 2
     assert (run.selected or {})["step"] == 2

@@ -33,8 +33,8 @@ MOMENTS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.fixture(scope="module")
-def whole(personalize: Callable[..., Path], tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return personalize(tiny_sd1, tmp_path_factory.mktemp("runs"), "whole")
+def whole(personalize: Callable[..., Path], tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return personalize(tiny_base, tmp_path_factory.mktemp("runs"), "whole")
 
 
 @pytest.mark.parametrize(("moment", "signum"), list(zip(MOMENTS, [signal.SIGTERM, signal.SIGINT] * 3, strict=True)))
@@ -44,7 +44,7 @@ def test_a_signal_at_any_moment(
     signum: signal.Signals,
     femtobooth: FemtoBooth,
     personalize: Callable[..., Path],
-    tiny_sd1: Path,
+    tiny_base: Path,
     weights: Weights,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -63,7 +63,7 @@ def test_a_signal_at_any_moment(
         monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(place, name, interrupted)
     with pytest.raises(AssertionError, match=f"assert {128 + signum} == 0"):
-        personalize(tiny_sd1, tmp_path, "run")
+        personalize(tiny_base, tmp_path, "run")
     run = tmp_path / "run"
     assert f"femtobooth personalize --resume {run}" in capsys.readouterr().err
     assert not (run / LOCK).exists()

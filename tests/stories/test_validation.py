@@ -60,6 +60,25 @@ def whole(validated: Callable[..., Path]) -> Path:
     return validated("whole")
 
 
+@pytest.fixture(scope="module")
+def asked() -> list[list[int]]:
+    """The steps that the choice was between when `kept` was trained."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def kept(validated: Callable[..., Path], asked: list[list[int]]) -> Path:
+    """The same run, every step of which is on the front, as it is before it removes what it kept to choose from."""
+    choose = selection.choose
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            selection, "choose", lambda points: (asked.append([one.step for one in points]), choose(points))[1]
+        )
+        patch.setattr(selection, "pareto_front", list)
+        patch.setattr(Validator, "remove_weights", lambda _: None)
+        return validated("kept")
+
+
 def state(run: Path, step: int = STEPS) -> dict[str, Any]:
     return dict(torch.load(run / "checkpoints" / f"step-{step:06d}" / "state.ckpt", weights_only=True))
 
@@ -225,20 +244,19 @@ def stored(name: str) -> str:
     return name.replace(".", "/", 1).replace("text_encoder/", "text_encoder/text_model.")
 
 
-@pytest.mark.parametrize(("selected", "kept"), [("final", False), ("best", True)])
 def test_final_keeps_no_weights(
-    selected: str, kept: bool, validated: Callable[..., Path], weights: Weights, monkeypatch: Any
+    validated: Callable[..., Path], kept: Path, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing lies in validation/weights even while the run goes on, where those of the best step would."""
     monkeypatch.setattr(Validator, "remove_weights", lambda _: None)  # as they are before the run is done
     monkeypatch.setattr(selection, "pareto_front", list)
-    run = validated(f"kept-by-{selected}", "--select", selected)
-    there = sorted(path.name for path in run.glob("validation/weights/*"))
-    assert there == (["step-000002.safetensors", "step-000004.safetensors"] if kept else [])
-    if not kept:
-        found, last = weights(run / "model"), state(run)["state_dict"]
-        assert all(torch.equal(found[stored(name)], value) for name, value in last.items())
-        assert json.loads((run / "run.json").read_text())["selected"]["reason"] == "select final takes the last step"
+    run = validated("final", "--select", "final")
+    assert not list(run.glob("validation/weights/*"))
+    there = sorted(path.name for path in kept.glob("validation/weights/*"))
+    assert there == ["step-000002.safetensors", "step-000004.safetensors"]
+    found, last = weights(run / "model"), state(run)["state_dict"]
+    assert all(torch.equal(found[stored(name)], value) for name, value in last.items())
+    assert json.loads((run / "run.json").read_text())["selected"]["reason"] == "select final takes the last step"
 
 
 def broken_at(run: Path, copy: Path, step: int) -> Path:
@@ -256,45 +274,37 @@ def broken_at(run: Path, copy: Path, step: int) -> Path:
 
 @pytest.mark.parametrize("step", [4, 5])
 def test_a_resumed_run_has_the_same_curve(
-    step: int,
-    validated: Callable[..., Path],
-    femtobooth: Callable[..., int],
-    runs: Path,
-    weights: Weights,
-    monkeypatch: Any,
+    step: int, kept: Path, femtobooth: Callable[..., int], runs: Path, weights: Weights, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(Validator, "remove_weights", lambda _: None)  # as they are when a run is killed
-    run = validated(f"to-resume-{step}")
-    copy = broken_at(run, runs / f"resumed-{step}", step)
+    monkeypatch.setattr(selection, "pareto_front", list)
+    copy = broken_at(kept, runs / f"resumed-{step}", step)
     assert femtobooth("personalize", "--resume", copy) == 0
-    assert seen(copy) == seen(run)
-    assert same(weights(copy / "model"), weights(run / "model"))
+    assert seen(copy) == seen(kept)
+    assert same(weights(copy / "model"), weights(kept / "model"))
 
 
 def test_lost_weights_leave_the_others_to_choose_from(
-    validated: Callable[..., Path], femtobooth: Callable[..., int], runs: Path, monkeypatch: Any, capsys: Any
+    kept: Path, asked: list[list[int]], femtobooth: Callable[..., int], runs: Path, monkeypatch: Any, capsys: Any
 ) -> None:
     """Every step is on the front; then the weights of one are lost, and then those of all but the last."""
-    asked: list[list[int]] = []
+    assert asked == [[0, 2, 4, STEPS]]
+    between: list[list[int]] = []
 
     def choose(points: list[selection.Point]) -> selection.Choice:
-        asked.append([point.step for point in points])
+        between.append([point.step for point in points])
         return selection.Choice(points[-1].step, "the test wants it", ())
 
     monkeypatch.setattr(selection, "choose", choose)
     monkeypatch.setattr(selection, "pareto_front", list)
-    monkeypatch.setattr(Validator, "remove_weights", lambda _: None)
-    run = validated("to-lose")
     for lost, told, others in (([2], "2 are gone", [0, 4, STEPS]), ([2, 4], "2, 4 are gone", [0, STEPS])):
-        copy = broken_at(run, runs / f"lost-{len(lost)}", STEPS)
+        copy = broken_at(kept, runs / f"lost-{len(lost)}", STEPS)
         for step in lost:
             (copy / "validation" / "weights" / f"step-{step:06d}.safetensors").unlink()
         capsys.readouterr()
         assert femtobooth("personalize", "--resume", copy) == 0
         assert f"the weights of step {told}; choosing from the others" in capsys.readouterr().err
-        assert asked[-1] == others
+        assert between[-1] == others
         assert json.loads((copy / "run.json").read_text())["steps"] == STEPS
-    assert asked[0] == [0, 2, 4, STEPS]
 
 
 def test_it_ends_when_done(

@@ -100,7 +100,7 @@ def pictures(model: Any, caption: str, taught: bool) -> LatentSet:
     return LatentSet(mean, mean - 9, model.tokenize([caption] * 3)[:, None], taught=torch.tensor(taught))
 
 
-def personalizing(tiny_sd1: Path, log_every: int = 100) -> Any:
+def personalizing(tiny_base: Path, log_every: int = 100) -> Any:
     given = {
         "photos": {"paths": ["x"], "class_noun": "robot"},
         "prior": {"target": "base"},
@@ -109,7 +109,7 @@ def personalizing(tiny_sd1: Path, log_every: int = 100) -> Any:
         "training": training(log_every=log_every),
     }
     settings = config.resolve(PersonalizeSettings, given)
-    model = load(str(tiny_sd1))
+    model = load(str(tiny_base))
     sets = pictures(model, "a sks robot", taught=False), pictures(model, "a robot", taught=True)
     return Prepared(model, settings, "sks", lambda _: sets)
 
@@ -147,9 +147,9 @@ def fit(module: Any, folder: Path) -> Watched:
 
 
 @pytest.fixture
-def module(request: pytest.FixtureRequest, tiny_sd1: Path, tiny: Path, photo_folder: Path) -> Callable[..., Any]:
+def module(request: pytest.FixtureRequest, tiny_base: Path, tiny: Path, photo_folder: Path) -> Callable[..., Any]:
     made: dict[str, Callable[..., Any]] = {
-        "personalize": lambda **how: personalizing(tiny_sd1, **how),
+        "personalize": lambda **how: personalizing(tiny_base, **how),
         "finetune": lambda **how: finetuning(tiny, photo_folder, **how),
     }
     return made[request.param]

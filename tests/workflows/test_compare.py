@@ -274,11 +274,11 @@ def test_photos_that_set_8_bit_ranges_are_spoken_of(
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path:
+def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path) -> Path:
     """A run whose model differs from its base, with an evaluation whose pictures were really drawn by it."""
     run = tmp_path_factory.mktemp("runs") / "rex"
-    origin = load(str(tiny_sd1))
-    model = load(str(tiny_sd1))
+    origin = load(str(tiny_base))
+    model = load(str(tiny_base))
     with torch.no_grad():
         model.unet.conv_out.weight.mul_(1.5)
     model.subject = {"token": "sks", "class_noun": "dog", "base_hash": origin.hash, "steps": 3}
@@ -287,7 +287,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path
     Image.new("RGB", (64, 64), (200, 30, 30)).save(run / "photos" / "00.png")
     given = config.resolve(PersonalizeSettings, {"photos": {"paths": ["x"], "class_noun": "dog"}})
     subject = Subject(token="sks", class_noun="dog", photos=["photos/00.png"])
-    known = {"subjects": {SUBJECT: subject}, "base": str(tiny_sd1), "base_hash": origin.hash, "size": 64}
+    known = {"subjects": {SUBJECT: subject}, "base": str(tiny_base), "base_hash": origin.hash, "size": 64}
     PersonalizedRun.create(run, given, **known).update(status="done", seconds=12.0, steps=3)
     sampling = SamplingSettings(steps=1)
     settings = {"count": 2, "seed": 5, "batch_size": 2, "sampling": sampling.model_dump()}
@@ -335,8 +335,8 @@ def generators(*given: object, out: Path, **more: Any) -> dict[str, Any]:
     return compare.run(CompareSettings(models=[str(one) for one in given], out=str(out), **quick))
 
 
-def test_a_run_against_its_base(run_folder: Path, tiny_sd1: Path, tmp_path: Path) -> None:
-    report = generators(tiny_sd1, run_folder, out=tmp_path / "page.html")
+def test_a_run_against_its_base(run_folder: Path, tiny_base: Path, tmp_path: Path) -> None:
+    report = generators(tiny_base, run_folder, out=tmp_path / "page.html")
     assert [one["value"] for one in row(report, "subject fidelity by e", "generator")] == [0.4, 0.7]
     verdict = report["verdicts"][0]
     assert "subject fidelity by e" in verdict["better"]
@@ -347,7 +347,7 @@ def test_a_run_against_its_base(run_folder: Path, tiny_sd1: Path, tmp_path: Path
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "tiny-sd1 draws &#39;a dog&#39; with seed 500" in page
     assert "rex draws &#39;a sks dog&#39; with seed 500" in page
-    swapped = generators(run_folder, tiny_sd1, out=tmp_path / "swapped.html")["verdicts"][0]
+    swapped = generators(run_folder, tiny_base, out=tmp_path / "swapped.html")["verdicts"][0]
     assert "subject fidelity by e" in swapped["worse"]
     assert "drift of its class (KID) by e" in swapped["better"]
     for one in (verdict, swapped):
@@ -357,14 +357,14 @@ def test_a_run_against_its_base(run_folder: Path, tiny_sd1: Path, tmp_path: Path
         )
 
 
-def test_an_evaluation_of_other_weights_is_not_read(run_folder: Path, tiny_sd1: Path, tmp_path: Path) -> None:
+def test_an_evaluation_of_other_weights_is_not_read(run_folder: Path, tiny_base: Path, tmp_path: Path) -> None:
     later = tmp_path / "rex"
     shutil.copytree(run_folder, later)
     model = load(str(later / "model"))
     with torch.no_grad():
         model.unet.conv_out.weight.mul_(1.1)
     save_folder(model, later / "model", card="# rex, trained on\n", overwrite=True)
-    report = generators(tiny_sd1, later, out=tmp_path / "page.html", prompts=[])
+    report = generators(tiny_base, later, out=tmp_path / "page.html", prompts=[])
     assert not any("by e" in line["name"] for line in report["tables"]["generator"])
     assert "femtobooth evaluate says whether rex has learned it" in report["verdicts"][0]["choose"]
 

@@ -32,7 +32,7 @@ PROMPTS = ["a [V] {class}", "a [V] {class} on the moon"]
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 2 steps on three photos."""
     folder = tmp_path_factory.mktemp("evaluate")
     for index in range(3):
@@ -45,7 +45,7 @@ def finished(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         config.settle(
             PersonalizeSettings,
             {
-                "base": str(tiny_sd1),
+                "base": str(tiny_base),
                 "name": "run",
                 "runs": str(folder),
                 "photos": {"paths": [str(folder / "photos")], "class_noun": "toy"},

@@ -78,13 +78,13 @@ def test_a_lone_token_needs_no_class_images(tmp_path: Path) -> None:
     assert personalize._settled(_settings(tmp_path, train={"parts": ["token", "attention"]})).prior.weight == 1
 
 
-def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_sd1: Path) -> None:
+def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_base: Path) -> None:
     settings = _settings(tmp_path, loss={"background": "class"})
     settings.prior = settings.prior.model_copy(
         update={"images": 2, "other_classes": ["cat"], "prompt": "a photo of a {class}"}
     )
     settings.prior.sampling = SamplingSettings(steps=1)
-    model, alone = load(str(tiny_sd1)), SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
+    model, alone = load(str(tiny_base)), SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
     pixels = np.full((64, 64, 3), 200, np.uint8)
     pixels[24:48, 24:48] = (220, 30, 30)
     photos = [Photo(tmp_path / "photo.png", pixels, ("a {token} {class}",), ())]
@@ -116,8 +116,8 @@ def _of_photos(tmp_path: Path, model: Any, background: str, outside: float = 0.0
     return latents(process, settings, model, [Taught(settings, "sks", photos, [])], 64)
 
 
-def test_the_photos_are_their_own_prior(tmp_path: Path, tiny_sd1: Path) -> None:
-    model = load(str(tiny_sd1))
+def test_the_photos_are_their_own_prior(tmp_path: Path, tiny_base: Path) -> None:
+    model = load(str(tiny_base))
     subject, kept = _of_photos(tmp_path, model, "photos")
     captions = ["a dog", "dog in the snow", "my dog", "my dog"]
     assert torch.equal(kept.tokens.reshape(4, -1), model.tokenize(captions))
@@ -128,8 +128,8 @@ def test_the_photos_are_their_own_prior(tmp_path: Path, tiny_sd1: Path) -> None:
     assert not subject.taught.any()
 
 
-def test_without_class_images_the_photos_teach_the_background_of_the_base(tmp_path: Path, tiny_sd1: Path) -> None:
-    subject, kept = _of_photos(tmp_path, load(str(tiny_sd1)), "class")
+def test_without_class_images_the_photos_teach_the_background_of_the_base(tmp_path: Path, tiny_base: Path) -> None:
+    subject, kept = _of_photos(tmp_path, load(str(tiny_base)), "class")
     assert len(kept) == 6
     assert kept.taught.all()
     assert (kept.mask[:4] == 1).all()
@@ -140,10 +140,10 @@ def test_without_class_images_the_photos_teach_the_background_of_the_base(tmp_pa
 
 
 @pytest.mark.parametrize("outside", [0.0, 0.25])
-def test_what_a_mask_leaves_out_the_base_teaches(tmp_path: Path, tiny_sd1: Path, outside: float) -> None:
+def test_what_a_mask_leaves_out_the_base_teaches(tmp_path: Path, tiny_base: Path, outside: float) -> None:
     mask = np.zeros((64, 64), np.uint8)
     mask[:32] = 255
-    subject, kept = _of_photos(tmp_path, load(str(tiny_sd1)), "class", outside, mask)
+    subject, kept = _of_photos(tmp_path, load(str(tiny_base)), "class", outside, mask)
     taught, learned = kept.mask[5, 0, 0], subject.mask[1, 0, 0]
     assert torch.equal(taught, torch.tensor([0.0, 2.0]).repeat_interleave(4)[:, None].expand(8, 8))
     assert torch.equal(

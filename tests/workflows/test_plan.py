@@ -33,7 +33,7 @@ def settings(**groups: Any) -> PersonalizeSettings:
 
 
 def test_a_plan_is_told_without_weights_device_or_package(
-    tiny_sd1: Path,
+    tiny_base: Path,
     photo_folder: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -47,7 +47,7 @@ def test_a_plan_is_told_without_weights_device_or_package(
         "--class-noun",
         "robot",
         "--base",
-        str(tiny_sd1),
+        str(tiny_base),
         "--runs",
         str(tmp_path),
     ]
@@ -71,8 +71,8 @@ def test_a_plan_is_told_without_weights_device_or_package(
     assert "What trains" in err and "validation" in err
 
 
-def test_frozen_parts_and_averages_are_where_they_are_told_to_be(tiny_sd1: Path) -> None:
-    plans = planner(tiny_sd1)
+def test_frozen_parts_and_averages_are_where_they_are_told_to_be(tiny_base: Path) -> None:
+    plans = planner(tiny_base)
     known = {one.name: one for one in plans.plan(settings()).parts}
     frozen = {one.name: one for one in plans.plan(settings(train={"parts": ["unet"]})).phases}
     training, samples = frozen["training"], frozen["samples"]
@@ -86,8 +86,8 @@ def test_frozen_parts_and_averages_are_where_they_are_told_to_be(tiny_sd1: Path)
     assert averaged["samples"].accelerator - samples.accelerator == 2 * known["unet"].weights
 
 
-def test_loading_holds_the_base_and_a_tensor_of_its_file(tiny_sd1: Path) -> None:
-    plans = planner(tiny_sd1)
+def test_loading_holds_the_base_and_a_tensor_of_its_file(tiny_base: Path) -> None:
+    plans = planner(tiny_base)
     loading = plans.plan(settings(train={"parts": ["unet"]})).phases[0]
     tensors = [one for name in plans.base.NETWORKS for one in getattr(plans.base, name).parameters()]
     largest = max(tensors, key=torch.numel)
@@ -96,8 +96,8 @@ def test_loading_holds_the_base_and_a_tensor_of_its_file(tiny_sd1: Path) -> None
     assert loading.process == 4 * sum(map(torch.numel, tensors)) + buffer + loading.passing
 
 
-def test_the_cheapest_savings_fit_and_none_could_be_left_out(tiny_sd1: Path) -> None:
-    plans, given = planner(tiny_sd1), settings(training={"batch_size": 4, "ema": 0.9})
+def test_the_cheapest_savings_fit_and_none_could_be_left_out(tiny_base: Path) -> None:
+    plans, given = planner(tiny_base), settings(training={"batch_size": 4, "ema": 0.9})
     needs = plans.plan(given).peak("process").process
     assert [one.savings for one in cheapest(plans, given, needs, "process")] == [()]
     found = cheapest(plans, given, needs // 2, "process")
@@ -110,8 +110,8 @@ def test_the_cheapest_savings_fit_and_none_could_be_left_out(tiny_sd1: Path) -> 
             assert plans.plan(with_changes(given, *rest)).peak("process").process > needs // 2
 
 
-def test_flags_of_savings_can_be_typed(tiny_sd1: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    typed = ["personalize", str(photo_folder), "--class-noun", "robot", "--base", str(tiny_sd1), "--batch-size", "4"]
+def test_flags_of_savings_can_be_typed(tiny_base: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["personalize", str(photo_folder), "--class-noun", "robot", "--base", str(tiny_base), "--batch-size", "4"]
     typed += ["--accelerator", "gpu", "--prior-weight", "0", "--plan", "--json"]
     cli.main([*typed, "--memory", "24MiB"])
     first = json.loads(capsys.readouterr().out)
@@ -123,9 +123,9 @@ def test_flags_of_savings_can_be_typed(tiny_sd1: Path, photo_folder: Path, capsy
 
 
 def test_where_nothing_fits_the_least_is_named(
-    tiny_sd1: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
+    tiny_base: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = ["personalize", str(photo_folder), "--class-noun", "robot", "--base", str(tiny_sd1), "--plan"]
+    typed = ["personalize", str(photo_folder), "--class-noun", "robot", "--base", str(tiny_base), "--plan"]
     with pytest.raises(SystemExit) as stop:
         cli.main([*typed, "--accelerator", "gpu", "--memory", "1MiB"])
     assert stop.value.code == 2
@@ -134,10 +134,10 @@ def test_where_nothing_fits_the_least_is_named(
     assert "the least is" in way_out and "--train lora" in way_out
 
 
-def test_a_plan_is_no_run(photo_folder: Path, tiny_sd1: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_plan_is_no_run(photo_folder: Path, tiny_base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SettingsError, match=r"femtobooth\.plan"):
-        femtobooth.personalize(photo_folder, "robot", base=tiny_sd1, plan=True)
-    typed = ["personalize", str(photo_folder), "--class-noun", "robot", "--base", str(tiny_sd1), "--memory", "8GiB"]
+        femtobooth.personalize(photo_folder, "robot", base=tiny_base, plan=True)
+    typed = ["personalize", str(photo_folder), "--class-noun", "robot", "--base", str(tiny_base), "--memory", "8GiB"]
     with pytest.raises(SystemExit) as stop:
         cli.main(typed)
     assert stop.value.code == 2

@@ -104,9 +104,9 @@ def test_the_lists_are_read_and_not_executed(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("terminal")
 def test_every_subject_is_trained_drawn_and_scored_once(
-    data: Path, tiny_sd1: Path, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    data: Path, tiny_base: Path, tiny: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    result = protocol.run(settings(data, tiny_sd1, tiny))
+    result = protocol.run(settings(data, tiny_base, tiny))
     assert [row["subject"] for row in result["subjects"]] == ["ball", "rex"]
     assert not result["whole"]
     shown = capsys.readouterr().err
@@ -133,44 +133,44 @@ def test_every_subject_is_trained_drawn_and_scored_once(
 
     for module, name in ((personalize, "run"), (personalize, "resume"), (evaluate, "run")):
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("done again"))
-    assert protocol.run(settings(data, tiny_sd1, tiny)) == result
-    other = given(data, tiny_sd1, tiny)
+    assert protocol.run(settings(data, tiny_base, tiny)) == result
+    other = given(data, tiny_base, tiny)
     other["personalize"] = {**other["personalize"], "training": {**other["personalize"]["training"], "steps": 3}}
     with pytest.raises(ExistsError, match="begun with other settings of personalize"):
         protocol.run(config.settle(ProtocolSettings, other))
 
 
 def test_what_was_measured_before_stays_in_the_table(
-    data: Path, tiny_sd1: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tiny_base: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = data.parent / "runs" / "protocol.json"
-    alone = protocol.run(settings(data, tiny_sd1, tiny, subjects=["rex"]))
-    both = protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball"]))
+    alone = protocol.run(settings(data, tiny_base, tiny, subjects=["rex"]))
+    both = protocol.run(settings(data, tiny_base, tiny, subjects=["ball"]))
     assert [row["subject"] for row in both["subjects"]] == ["ball", "rex"]
     assert both["subjects"][1] == alone["subjects"][0]
     assert all(mean["subjects"] == 2 for mean in both["means"])
     assert json.loads(file.read_text()) == both
-    assert protocol.run(settings(data, tiny_sd1, tiny))["subjects"] == both["subjects"]
+    assert protocol.run(settings(data, tiny_base, tiny))["subjects"] == both["subjects"]
 
     same = tmp_path / "same"  # an encoder of another name has other columns
     shutil.copytree(tiny, same)
     for change, named in (({"count": 1}, "count"), ({"encoders": [str(same)]}, "encoders")):
         with pytest.raises(ExistsError, match=rf"rex: measured with other settings \({named}\)") as refused:
-            protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball"], **change))
+            protocol.run(settings(data, tiny_base, tiny, subjects=["ball"], **change))
         assert "`subjects=ball,rex`" in str(refused.value)
         assert json.loads(file.read_text()) == both
-    again = protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball", "rex"], encoders=[str(same)]))
+    again = protocol.run(settings(data, tiny_base, tiny, subjects=["ball", "rex"], encoders=[str(same)]))
     assert {mean["encoder"] for mean in again["means"]} == {str(same)}
 
     monkeypatch.setattr(personalize, "run", lambda _: pytest.fail("trained from another base"))
     file.write_text(json.dumps(again | {"base_hash": "f" * 64}))
     with pytest.raises(ExistsError, match="another base of the same name"):
-        protocol.run(settings(data, tiny_sd1, tiny))
+        protocol.run(settings(data, tiny_base, tiny))
 
 
-def test_killed_anywhere_it_goes_on(data: Path, tiny_sd1: Path, tiny: Path, tmp_path: Path) -> None:
+def test_killed_anywhere_it_goes_on(data: Path, tiny_base: Path, tiny: Path, tmp_path: Path) -> None:
     config = tmp_path / "protocol.yaml"
-    config.write_text(json.dumps(given(data, tiny_sd1, tiny)), encoding="utf-8")  # JSON is YAML
+    config.write_text(json.dumps(given(data, tiny_base, tiny)), encoding="utf-8")  # JSON is YAML
     command = [sys.executable, "-m", "femtobooth", "evaluate", "--config", str(config), "--subjects", "ball"]
     runs = data.parent / "runs"
     threads = {
@@ -185,26 +185,26 @@ def test_killed_anywhere_it_goes_on(data: Path, tiny_sd1: Path, tiny: Path, tmp_
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert awaited.exists()
-    result = protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball"]))
-    fresh = protocol.run(settings(data, tiny_sd1, tiny, subjects=["ball"], runs=str(data.parent / "again")))
+    result = protocol.run(settings(data, tiny_base, tiny, subjects=["ball"]))
+    fresh = protocol.run(settings(data, tiny_base, tiny, subjects=["ball"], runs=str(data.parent / "again")))
     assert result["means"] == fresh["means"]
     (mean,) = (mean for mean in result["means"] if mean["score"] == "subject fidelity")
     assert mean["tuned"][1] < mean["tuned"][0] < mean["tuned"][2]  # one subject does not make its mean certain
 
 
 def test_what_the_protocol_cannot_use_is_named(
-    data: Path, tiny_sd1: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: Path, tiny_base: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SettingsError, match="`subjects=absent`: not in"):
-        protocol.run(settings(data, tiny_sd1, tiny, subjects=["absent"]))
+        protocol.run(settings(data, tiny_base, tiny, subjects=["absent"]))
     with pytest.raises(SettingsError, match="takes those of the dataset"):
-        protocol.run(settings(data, tiny_sd1, tiny, prompts=["a [V] dog"]))
+        protocol.run(settings(data, tiny_base, tiny, prompts=["a [V] dog"]))
     with pytest.raises(SettingsError, match=r"personalize\.name: the protocol"):
-        protocol.run(settings(data, tiny_sd1, tiny, personalize={"name": "mine"}))
+        protocol.run(settings(data, tiny_base, tiny, personalize={"name": "mine"}))
     (data.parent / "runs" / "rex").mkdir(parents=True)
     (data.parent / "runs" / "rex" / "mine.txt").write_text("kept")
     with pytest.raises(ExistsError, match="rex already exists"):
-        protocol.run(settings(data, tiny_sd1, tiny))
+        protocol.run(settings(data, tiny_base, tiny))
     (data / protocol.LISTS).unlink()
     for arguments, said in (
         ([str(data), "--protocol", "dreambooth"], protocol.LISTS),

@@ -31,7 +31,7 @@ from femtobooth.workflows.settings import SynthesizeSettings
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def runs(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs of two steps, `rex` and `max`, on three photos each."""
     folder = tmp_path_factory.mktemp("synthesize")
     for number, name in enumerate(("rex", "max")):
@@ -44,7 +44,7 @@ def runs(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             config.settle(
                 PersonalizeSettings,
                 {
-                    "base": str(tiny_sd1),
+                    "base": str(tiny_base),
                     "name": name,
                     "runs": str(folder),
                     "photos": {"paths": [str(folder / "photos" / name)], "class_noun": "dog"},
@@ -89,7 +89,7 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*.png"))}
 
 
-def test_two_subjects_and_their_class(call: Synthesize, runs: Path, tiny: Path, tiny_sd1: Path, tmp_path: Path) -> None:
+def test_two_subjects_and_their_class(call: Synthesize, runs: Path, tiny: Path, tiny_base: Path, tmp_path: Path) -> None:
     report = call("rex", "max", negatives=True)
     out = tmp_path / "data"
     assert json.loads((out / "synthesized.json").read_text()) == report
@@ -129,11 +129,11 @@ def test_two_subjects_and_their_class(call: Synthesize, runs: Path, tiny: Path, 
 
 
 @pytest.fixture(scope="module")
-def chosen(runs: Path, tiny_sd1: Path, tiny: Path) -> Path:
+def chosen(runs: Path, tiny_base: Path, tiny: Path) -> Path:
     """A run on two of rex's photos, whose step was chosen by the third."""
     few = {"images": 1, "prompts": ["a [V] {class}"]}
     given = {
-        "base": str(tiny_sd1), "name": "chosen", "runs": str(runs), "prior": {"weight": 0.0},
+        "base": str(tiny_base), "name": "chosen", "runs": str(runs), "prior": {"weight": 0.0},
         "photos": {"paths": [str(runs / "photos" / "rex")], "class_noun": "dog", "hold_out": 1},
         "samples": {**few, "every": 0, "sampling": {"steps": 1}}, "validation": {**few, "every": 1, "encoder": str(tiny), "steps": 1},
         "training": {"steps": 2, "accelerator": "cpu", "trackers": []},
