@@ -161,6 +161,7 @@ def _import() -> None:
     """Import what the commands import, and forget what is femtobooth's own."""
     import importlib
 
+    gc.disable()  # a sixth of the time
     import lightning.pytorch
     import numpy as np
     import sklearn.linear_model
@@ -182,6 +183,7 @@ def _import() -> None:
     os.register_at_fork(after_in_child=np.random.seed)  # as a new process, it is seeded by chance
     gc.collect()
     gc.freeze()
+    gc.enable()
     if len(threads := [(task / "comm").read_text() for task in Path("/proc/self/task").iterdir()]) > 1:
         sys.exit(f"a library started threads, which no child would have: {threads}")
 

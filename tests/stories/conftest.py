@@ -52,12 +52,14 @@ def femtobooth() -> Callable[..., int]:
 
 @pytest.fixture(scope="session")
 def personalize(
-    femtobooth: Callable[..., int], photos: Path, tmp_path_factory: pytest.TempPathFactory
+    femtobooth: Callable[..., int], photos: Path, tiny: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:
-    """`personalize(base, runs, name, *flags)`: a short run on the photos that must succeed; returns its folder."""
+    """`personalize(base, runs, name, *flags)`: a short run on the photos, judged by a tiny recognizer, that must
+    succeed; returns its folder.
+    """
 
     quick = tmp_path_factory.mktemp("settings") / "quick.yaml"
-    quick.write_text(strict_yaml.dump_yaml(QUICK))
+    quick.write_text(strict_yaml.dump_yaml(QUICK | {"validation": {"encoder": str(tiny)}}))
 
     def call(base: Path | str, runs: Path, name: str, *flags: object) -> Path:
         command = ["personalize", photos, "--class-noun", "robot", "--base", base, "--runs", runs, "--name", name]

@@ -22,9 +22,9 @@ FLAGS = (
 
 
 @pytest.fixture(scope="module")
-def run(personalize: Callable[..., Path], tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(personalize: Callable[..., Path], tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("bases") / "base"
-    shutil.copytree(tiny_sd1, base)
+    shutil.copytree(tiny_base, base)
     return personalize(base, tmp_path_factory.mktemp("runs"), "rex", *FLAGS)
 
 

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import quick_start
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -581,7 +581,7 @@ def test_two_processes_train_one_network(data: Path, base: Path, tmp_path: Path)
         "--name",
         "run",
     ]
-    ended = subprocess.run(
+    ended = quick_start.run(
         [*start, str(data), *options], env=environment, capture_output=True, text=True, timeout=400, check=False
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
@@ -601,7 +601,7 @@ def test_two_processes_train_one_network(data: Path, base: Path, tmp_path: Path)
     shutil.rmtree(run / "model")
     shutil.rmtree(run / "checkpoints" / "step-000008")
     (run / "run.json").write_text(json.dumps(json.loads((run / "run.json").read_text()) | {"status": "running"}))
-    ended = subprocess.run(
+    ended = quick_start.run(
         [*start, "--resume", str(run)], env=environment, capture_output=True, text=True, timeout=400, check=False
     )
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -89,7 +89,9 @@ def files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256_of(path) for path in sorted(folder.rglob("*.png"))}
 
 
-def test_two_subjects_and_their_class(call: Synthesize, runs: Path, tiny: Path, tiny_base: Path, tmp_path: Path) -> None:
+def test_two_subjects_and_their_class(
+    call: Synthesize, runs: Path, tiny: Path, tiny_base: Path, tmp_path: Path
+) -> None:
     report = call("rex", "max", negatives=True)
     out = tmp_path / "data"
     assert json.loads((out / "synthesized.json").read_text()) == report
