@@ -265,6 +265,14 @@ class TestBeyondThisMachine:
         for path in ("/api/v1/runs", "/", "/static/studio.css", "/v2/health/live"):
             assert client.get(path, headers=headers).status_code == status, path
 
+    def test_a_name_that_was_given_is_ours(self, tmp_path: Path) -> None:
+        settings = StudioSettings(folder=str(tmp_path), names=["Studio.example"])
+        app = create_app(Studio(settings, host="0.0.0.0", token=TOKEN))  # noqa: S104
+        told = {"authorization": f"Bearer {TOKEN}", "origin": "https://studio.example"}
+        with TestClient(app, base_url="http://studio.example") as found:
+            assert found.get("/api/v1/runs", headers=told).status_code == 200
+            assert found.get("/api/v1/runs", headers={**told, "host": "other.example"}).status_code == 403
+
     def test_a_link_logs_in(self, client: TestClient) -> None:
         answer = client.get(f"/login?token={TOKEN}")
         assert (answer.status_code, answer.headers["location"]) == (303, "/")

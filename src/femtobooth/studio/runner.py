@@ -7,8 +7,10 @@ looks once a second while a job runs; else it sleeps until somebody calls `wake`
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from ..core.run import Run
 from .job import END, LOG, RESULT, SETTINGS
 from .jobs import ACTIVE, Job, Jobs, Problem, now
 
+_log = logging.getLogger("femtobooth")
 LOOK = 1.0  # seconds between two looks at jobs that run
 TAIL = 20_000  # bytes of a log that may hold why a job failed
 GONE = Problem(problem="its process ended without a word, as if it was killed or the machine was restarted")
@@ -39,6 +42,10 @@ class Runner:
 
     def begin(self) -> None:
         """Find out what became of the jobs that ran, then go on with the queue."""
+        known = {job.id for job in self.jobs.listed()}
+        for place in [*self.folder.iterdir()] if self.folder.is_dir() else []:
+            if place.name not in known and locks.holder(place) is None:  # it ended before the queue knew of it
+                shutil.rmtree(place, ignore_errors=True)
         for job in self.jobs.listed(("queued",)):  # begun by a server that died before it could say so
             if found := locks.holder(self.place(job)):
                 self.jobs.change(job.id, status="running", process=found, started=now())
@@ -65,8 +72,11 @@ class Runner:
             self._awake.wait(LOOK if self._children or self.jobs.listed(ACTIVE) else None)
             self._awake.clear()
             if not self._ended:
-                with contextlib.suppress(OSError):  # a full disk; it is looked at again
+                try:
                     self.look()
+                except Exception:  # a full disk, say: whatever it is, the queue is looked at again
+                    _log.exception("the studio could not look after its jobs")
+                    self._awake.wait(LOOK)
 
     def look(self) -> None:
         """Note which jobs have ended, and begin those whose turn it is."""

@@ -92,7 +92,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, studio: Studio) -> None:
         self.app, self.studio = app, studio
-        self.names = {"localhost", studio.host.strip("[]").lower()}
+        self.names = {"localhost", studio.host.strip("[]").lower(), *map(str.lower, studio.settings.names)}
         self.beyond = not is_loopback(studio.host)
         if self.beyond:
             self.names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..core.files import sweep
 from ..core.machine import size_in_bytes
 from ..workflows.settings import StudioSettings
 from .catalog import Catalog
@@ -48,6 +49,7 @@ class Studio:
 
     def begin(self) -> None:
         """Find out what became of jobs since the studio last ran, and go on with the queue."""
+        sweep(self.uploads.folder)
         self.runner.begin()
 
     def end(self) -> None:

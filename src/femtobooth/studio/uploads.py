@@ -99,7 +99,11 @@ class Uploads:
         if not _ID.fullmatch(upload_id):
             return None
         facts = read_object(self.folder / f"{upload_id}.json")
-        return Upload.model_validate(facts) if facts else None
+        if not facts:
+            return None
+        written = self.folder / f"{upload_id}.txt"  # by somebody here, or by a captioner
+        caption = written.read_text(encoding="utf-8").strip() if written.is_file() else None
+        return Upload.model_validate({**facts, "caption": caption or None})
 
     def found(self, upload_id: str) -> Upload:
         """Find one by its id. Raises Missing."""

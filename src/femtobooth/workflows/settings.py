@@ -188,6 +188,8 @@ class StudioSettings(Settings):
     """Address to answer at; from any other than this machine's own a token is asked for."""
     port: Annotated[int, Flag("--port", common=True, unit="port")] = Field(8765, ge=0, le=65535)
     """Port to answer at; 0 takes any that is free."""
+    names: Annotated[Words, Flag("--names")] = []
+    """Names under which a network, or a proxy in front, knows this machine, beside its own."""
     folder: Annotated[str, Flag("--folder", common=True, names="path")] = Field("runs", min_length=1)
     """Folder of the runs that are shown and made; uploads and the queue lie there too, in .studio/."""
     browser: Annotated[bool, Flag("--browser", common=True)] = True
