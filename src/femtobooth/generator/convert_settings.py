@@ -13,9 +13,9 @@ from .lora_reference import Loras
 
 
 class ConvertSettings(Settings):
-    source: Annotated[str, Argument(None, names="model")] = Field(min_length=1)
+    source: Annotated[str, Argument("?", names="model", needed=True)] = Field(min_length=1)
     """A run, a model folder, a single file, a hub id, or `bundled`."""
-    target: Annotated[str, Argument(None, names="path")] = Field(min_length=1)
+    target: Annotated[str, Argument("?", names="path", needed=True)] = Field(min_length=1)
     """FILE.safetensors, or a folder for diffusers' layout."""
     form: Annotated[Literal["model", "lora"], Flag("--as", common=True)] = "model"
     """What to write: a whole model, with any adapter merged into it, or a LoRA: that of a run, of another file, or

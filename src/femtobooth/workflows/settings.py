@@ -164,7 +164,7 @@ class SynthesizeSettings(Settings):
 
 
 class ReportSettings(Settings):
-    run: Annotated[str, Argument(None, names="run")] = Field(min_length=1)
+    run: Annotated[str, Argument("?", names="run", needed=True)] = Field(min_length=1)
     """Run folder, finished or not."""
 
 
