@@ -18,8 +18,9 @@ from femtobooth.core.tensors import MAPPED
 from femtobooth.generator.formats import folder, parts
 from femtobooth.generator.load import load
 from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.workflows.personalizing import told
 from femtobooth.workflows.personalizing.planning import Planner
-from femtobooth.workflows.personalizing.savings import cheapest, with_changes
+from femtobooth.workflows.personalizing.savings import cheapest, possible, with_changes
 
 MIB = 1 << 20
 
@@ -108,6 +109,25 @@ def test_the_cheapest_savings_fit_and_none_could_be_left_out(tiny_base: Path) ->
         for left_out in one.savings:
             rest = [saving.changes for saving in one.savings if saving is not left_out]
             assert plans.plan(with_changes(given, *rest)).peak("process").process > needs // 2
+
+
+@pytest.mark.parametrize(
+    ("held", "lower"), [("fp32", ["bf16", "int8", "nf4"]), ("bf16", ["int8", "nf4"]), ("int8", ["nf4"]), ("nf4", [])]
+)
+def test_a_base_beside_a_lora_can_be_held_in_less(held: str, lower: list[str]) -> None:
+    found = possible(settings(train={"parts": ["lora"], "frozen_precision": held}), "process")
+    assert [one.changes for one in found if one.of == "base"] == [{"train.frozen_precision": name} for name in lower]
+
+
+def test_a_base_is_counted_as_it_is_held(tiny_base: Path) -> None:
+    """Without the package that rounds; in 8 and 4 bits scales, norms, biases and words come on top."""
+    plans = planner(tiny_base)
+    numbers = sum(one.numel() for one in plans.base.denoiser.parameters())
+    for held, bits, more in (("fp32", 32, 0), ("bf16", 16, 0), ("int8", 8, 2), ("nf4", 4, 2)):
+        given = settings(train={"parts": ["lora"], "frozen_precision": held}, lora={"text_encoder": False, "rank": 1})
+        (unet,) = (one for one in told.memory(plans._module(given), given) if one.name == "unet")
+        assert unet.frozen == numbers
+        assert numbers * bits <= 8 * (unet.weights - 4 * unet.trained) <= numbers * (bits + more)
 
 
 def test_flags_of_savings_can_be_typed(tiny_base: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
