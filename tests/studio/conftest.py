@@ -1,12 +1,14 @@
-"""A studio in this process, whose queue stands still."""
+"""A studio in this process, whose queue stands still; and a browser."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from studio_browser import ARGUMENTS, CHROMIUM
 from studio_client import ADDRESS
 
 from femtobooth.studio.app import create_app
@@ -26,3 +28,15 @@ def client(studio: Studio) -> Iterator[TestClient]:
     studio.runner.begin = lambda: None  # type: ignore[method-assign]
     with TestClient(create_app(studio), base_url=ADDRESS) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A browser, for the tests of a file: its event loop is not to be in the way of others'."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM} (apt-get install chromium): the studio's pages are left out")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()

@@ -154,7 +154,7 @@ def _named(model: type[Settings], problem: str) -> str:
 
 def _said(path: str, problem: str, way_out: str | None) -> str:
     text = re.sub(rf"^`?{re.escape(path)}(=[^`]*)?`?:\s*", "", problem) if path else problem
-    text = text.removeprefix("input should be ").removesuffix(".")
+    text = text.removeprefix("input ").removesuffix(".")
     return f"{text[:1].upper()}{text[1:]}" + (f". {way_out[:1].upper()}{way_out[1:]}." if way_out and not path else ".")
 
 

@@ -27,6 +27,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .state import Studio
+from .views.rendering import login_page
 
 HEADERS = {
     "content-security-policy": (
@@ -54,6 +55,8 @@ BODIES = (  # largest bodies by what an address begins with
     ("/v2/", 64 * MIB),
     ("/", MIB),
 )
+LOOKS = ("/static/", "/style.css")
+"""What anybody may have: it is the same in every studio, and the way in needs it."""
 SILENCE = 15.0  # seconds without a byte of a body
 SLOWEST = 10_000  # bytes a second of a body, after the first `SILENCE`
 LONGEST = 2048  # characters of an address
@@ -180,13 +183,15 @@ class Guard:
         token = self.studio.token
         if scope["path"] == "/login":
             return self._login(Request(scope), client)
-        if token is None or self._knows(headers, token):
+        if token is None or self._knows(headers, token) or scope["path"].startswith(LOOKS):
             return None
         if headers.get("authorization") or headers.get("cookie", "").find(COOKIE) >= 0:
             if self.tries.left(client) < 1:
                 return _refused(429, "too many wrong tokens", "wait a minute", {"retry-after": "60"})
             self.tries.take(client)
         asks = {"www-authenticate": 'Bearer realm="femtobooth studio"'}
+        if _by_a_person(scope, headers):
+            return login_page("")
         return _refused(401, "a token is needed", "open the address that `femtobooth studio` printed", asks)
 
     def _knows(self, headers: Headers, token: str) -> bool:
@@ -213,11 +218,20 @@ class Guard:
                 return _refused(429, "too many wrong tokens", "wait a minute", {"retry-after": "60"})
             if not _same(request.query_params.get("token", ""), token):
                 self.tries.take(client)
+                if _by_a_person(request.scope, request.headers):
+                    return login_page("This is not the token." if "token" in request.query_params else "")
                 return _refused(401, "this is not the token", "open the address that `femtobooth studio` printed")
         answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
         if token is not None:
             answer.set_cookie(COOKIE, self._cookie(token), httponly=True, samesite="strict", path="/")
         return answer
+
+
+def _by_a_person(scope: Scope, headers: Headers) -> bool:
+    """Tell whether a page was asked for, in place of which the way in is shown."""
+    return (
+        scope["method"] == "GET" and "text/html" in headers.get("accept", "") and not scope["path"].startswith("/api/")
+    )
 
 
 def _limited(receive: Receive, most: int) -> Receive:

@@ -19,6 +19,7 @@ from ..core.files import writing
 from ..workflows.settings import StudioSettings
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
+BACKLOG = 128
 
 
 def run(settings: StudioSettings) -> None:
@@ -67,6 +68,7 @@ def _listening(settings: StudioSettings) -> socket.socket:
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host.strip("[]"), settings.port))
+        listener.listen(BACKLOG)  # who reads the address and asks at once waits, and is not refused
         return listener
     except OSError as error:
         problem = f"`host={settings.host}`, `port={settings.port}`: cannot be listened on ({error.strerror or error})"

@@ -11,6 +11,7 @@ from ..core.event_log import FILE as EVENTS
 from ..core.event_log import read_events
 from ..core.run import Run
 from ..generator.prompts import filled
+from .jobs import Job
 from .library import id_of
 
 SERIES = {
@@ -28,18 +29,23 @@ LAST_TIMES = 40  # of finished steps, from which the time that is left is reckon
 LAST_TOLD = 200
 
 
-def watched(run: Run) -> dict[str, Any]:
+def status_of(run: Run, job: Job | None) -> str:
+    """Say how a run stands: as its job does while that waits or works, also before its process says so itself."""
+    return job.status if job and job.status in ("queued", "running", "stopping") else run.status
+
+
+def watched(run: Run, status: str) -> dict[str, Any]:
     """Say all that a page needs to know of a run, as JSON values."""
     events = read_events(run.folder / EVENTS)
     measured = ({"step": row.get("step", 0), "values": row} for row in run.curve()) if not events else ()
     found: dict[str, Any] = {
-        "status": run.status,
+        "status": status,
         "step": run.progress.step,
         "steps": run.progress.steps,
         "seconds": run.seconds,
         "seq": events[-1]["seq"] if events else 0,
         "charts": curves([*measured, *(one for one in events if one["kind"] == "metrics")]),
-        "doing": doing(events) if run.status == "running" else None,
+        "doing": doing(events) if status == "running" else None,
         "times": times(events),
         "told": told(events),
         "shots": shots(run),

@@ -22,6 +22,7 @@ const WORDS = [
   [/^near-copies/, "Looking for copies of your photos"], [/^latents/, "Preparing the photos"],
 ];
 const MOST_TIMES = 40;
+const WORKING = ["queued", "running", "stopping"];
 let state, source, shown = -1, follow = true, plots = {}, waiting = false;
 
 function words(what) {
@@ -228,7 +229,7 @@ function listen() {
   source = new EventSource(`/api/v1/runs/${run}/events?after=${state.seq}`);
   source.addEventListener("message", (message) => hear(JSON.parse(message.data)));
   source.addEventListener("open", () => live.removeAttribute("data-lost"));
-  source.addEventListener("end", () => { source.close(); source = null; changed(); reload(); });
+  source.addEventListener("end", () => { source.close(); source = null; changed(); again(); });
   source.onerror = () => {
     if (!source) return;
     live.dataset.lost = "1";
@@ -280,7 +281,7 @@ async function load() {
   tellState();
   tellShots();
   drawSoon();
-  if (state.status === "running" || state.status === "queued") listen();
+  if (WORKING.includes(state.status)) listen();
 }
 
 by("scrub")?.addEventListener("input", (event) => {
@@ -296,10 +297,8 @@ addEventListener("resize", () => { if (width !== window.innerWidth) { width = wi
 document.body.addEventListener("htmx:afterSettle", () => {
   const status = by("head")?.dataset.status;
   if (!state || !status) return;
-  const mine = status === "stopping" ? "running" : status;
-  if (mine === state.status) return;
-  const before = state.status;
-  if (mine === "done" && before !== "done") location.reload();
+  if (status === state.status) return;
+  if (status === "done") location.reload();
   else load();
 });
 load();

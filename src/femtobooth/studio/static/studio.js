@@ -59,6 +59,15 @@ document.addEventListener("submit", (event) => {
 }, true);
 addEventListener("pageshow", () => document.querySelectorAll("[data-sent]").forEach((form) => delete form.dataset.sent));
 
+// A suggestion fills the field that it is for.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-fill]");
+  if (!button) return;
+  const field = document.getElementById(button.dataset.fill);
+  field.value = button.textContent;
+  field.dispatchEvent(new Event("change", { bubbles: true }));
+});
+
 // A short message at the foot of the page.
 export function say(text) {
   const note = document.createElement("p");

@@ -37,9 +37,9 @@ async def choose(request: Request) -> Response:
     """Ask which subject is to be drawn, where there are several."""
     studio = studio_of(request)
     found = [run for run in await run_in_threadpool(studio.library.runs) if has_model(run)]
-    if len(found) == 1:
+    if len(found) == 1 and not request.query_params:
         return go(f"/draw/{id_of(found[0].folder.name)}")
-    cards = [run_card(run, f"/draw/{id_of(run.folder.name)}") for run in found]
+    cards = [run_card(run, studio, f"/draw/{id_of(run.folder.name)}") for run in found]
     return page("choose.html", title="Draw", here="draw", cards=cards)
 
 

@@ -15,6 +15,7 @@ from ...pages.html import style
 from ..jobs import Job
 from ..library import id_of
 from ..state import Studio
+from ..watching import status_of
 from .rendering import file_address, page, picture_of, plain, studio_of
 
 router = APIRouter()
@@ -72,26 +73,26 @@ def cards(studio: Studio) -> list[Card]:
         for job in studio.jobs.listed()
         if job.run_id not in known and job.command in ("personalize", "finetune") and job.status != "done"
     ]
-    return [*reversed(waiting), *map(run_card, runs)]
+    return [*reversed(waiting), *(run_card(run, studio) for run in runs)]
 
 
-def run_card(run: Run, address: str | None = None) -> Card:
+def run_card(run: Run, studio: Studio, address: str | None = None) -> Card:
     """Make the card of a run, which leads to its page, or to another `address`."""
     run_id = id_of(run.folder.name)
-    picture = picture_of(run.folder)
+    picture, status = picture_of(run.folder), status_of(run, studio.jobs.of_run(run_id))
     noun = plain(run.settings, "photos.class_noun", "")
     return Card(
         id=run_id,
         address=address or f"/runs/{run_id}",
         name=run.name,
         about=f"a {noun}" if noun else "a recognizer" if run.kind == "finetune" else run.kind,
-        status=run.status,
+        status="running" if status == "stopping" else status,
         picture=file_address(run_id, picture) if picture else None,
         small=bool(run.model_extra and run.model_extra.get("size", 512) <= 128),
         step=run.progress.step,
         steps=run.progress.steps,
         created=run.created,
-        error=(run.error or "").splitlines()[0] if run.status == "failed" and run.error else "",
+        error=(run.error or "").splitlines()[0] if status == "failed" and run.error else "",
     )
 
 

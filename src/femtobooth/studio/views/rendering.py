@@ -40,6 +40,11 @@ def error_page(status: int, title: str, text: str, way_out: str | None = None) -
     return page("error.html", status_code=status, title=title, text=text, way_out=way_out, here="")
 
 
+def login_page(error: str) -> HTMLResponse:
+    """Ask a person for the token."""
+    return page("login.html", status_code=401, title="Come in", here="login", error=error)
+
+
 def not_here() -> HTMLResponse:
     """Say that there is nothing at this address."""
     return error_page(404, *NOT_HERE)

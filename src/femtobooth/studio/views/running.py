@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
-from ...core.errors import FemtoboothError, InputError
+from ...core.errors import FemtoboothError
 from ...core.run import Run
 from ..jobs import Job
 from ..library import artifacts, id_of
 from ..state import Studio
-from ..watching import class_noun, has_model, photos, watched
+from ..watching import class_noun, has_model, photos, status_of, watched
 from .rendering import error_page, file_address, go, not_here, page, plain, studio_of
 
 router = APIRouter()
@@ -48,7 +48,9 @@ async def state(request: Request, run_id: str) -> Any:
     """Give all that the page shows of a run, from where it goes on with the stream of events."""
     studio = studio_of(request)
     run = await run_in_threadpool(studio.library.run, run_id)
-    return not_here() if run is None else await run_in_threadpool(watched, run)
+    if run is None:
+        return not_here()
+    return await run_in_threadpool(watched, run, status_of(run, studio.jobs.of_run(run_id)))
 
 
 @router.get("/runs/{run_id}/head", response_class=HTMLResponse)
@@ -64,17 +66,15 @@ async def head(request: Request, run_id: str, seen: str = "") -> Response:
 
 def _head(studio: Studio, run: Run) -> dict[str, Any]:
     run_id = id_of(run.folder.name)
-    job = studio.jobs.of_run(run_id)
-    status = (
-        "queued" if job and job.status == "queued" else "stopping" if job and job.status == "stopping" else run.status
-    )
-    error = run.error if run.status == "failed" else None
+    status = status_of(run, studio.jobs.of_run(run_id))
+    error = run.error if status == "failed" else None
     seen = hashlib.sha256(repr((status, error, has_model(run))).encode()).hexdigest()[:16]
     return {
         "run_id": run_id,
         "status": status,
         "noun": class_noun(run),
         "drawable": has_model(run),
+        "again": status == "done" and bool(_uploads(studio, run_id)),
         "error": error,
         "seen": seen,
     }
@@ -100,9 +100,11 @@ async def act(request: Request, run_id: str, what: str) -> Response:
     """Stop, save, resume or delete a run."""
     studio = studio_of(request)
     run = await run_in_threadpool(studio.library.run, run_id)
+    if run is not None and what == "again":
+        return _again(studio, run_id)
     actions = {
         "stop": studio.desk.stop_run,
-        "save": lambda run_id: _save(studio, run_id),
+        "save": studio.desk.save_run,
         "resume": studio.desk.resume_run,
         "delete": studio.desk.remove_run,
     }
@@ -118,6 +120,27 @@ async def act(request: Request, run_id: str, what: str) -> Response:
         run = studio.library.run(run_id) or run
         return page("head.html", run=run, **_head(studio, run))
     return go(f"/runs/{run_id}")
+
+
+def _again(studio: Studio, run_id: str) -> Response:
+    """Begin a draft with the photos of a run, to teach them in another way."""
+    photos = _uploads(studio, run_id)
+    if not photos:
+        return not_here()
+    job = studio.jobs.of_run(run_id)
+    draft = studio.drafts.new()
+    draft.photos, draft.preset = photos, "best"
+    draft.base = str(plain(job.settings if job else {}, "base", "bundled"))
+    draft.settings = {"photos": {"class_noun": plain(job.settings if job else {}, "photos.class_noun", "")}}
+    studio.drafts.keep(draft)
+    return go(f"/new/{draft.id}")
+
+
+def _uploads(studio: Studio, run_id: str) -> list[str]:
+    """List the uploads that a run was taught from, as far as they are here."""
+    job = studio.jobs.of_run(run_id)
+    named = [str(one).removeprefix("upload:") for one in plain(job.settings if job else {}, "photos.paths", [])]
+    return [one for one in named if studio.uploads.get(one)]
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
@@ -168,16 +191,10 @@ async def act_on_job(request: Request, job_id: str, what: str) -> Response:
     return go("/" if what == "delete" else f"/jobs/{job_id}")
 
 
-def _save(studio: Studio, run_id: str) -> None:
-    """Have the job of a run keep a checkpoint."""
-    job = studio.jobs.of_run(run_id)
-    if job is None:
-        raise InputError("this run was started on the command line", "stop it, which saves, and go on here")
-    studio.desk.save(job.id)
-
-
 def _refused(request: Request, error: FemtoboothError) -> Response:
     problem = str(getattr(error, "problem", error))
     if request.headers.get("hx-request"):
-        return page("told.html", status_code=200, text=problem)
+        answer = page("told.html", text=problem)
+        answer.headers.update({"hx-retarget": "#told", "hx-reswap": "innerHTML"})
+        return answer
     return error_page(409, "That did not work", problem, error.way_out)

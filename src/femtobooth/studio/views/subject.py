@@ -35,6 +35,8 @@ NOUNS = (
     *("jacket", "lamp", "mug", "plant", "rabbit", "robot", "shoe", "sneaker", "stuffed animal", "teapot", "teddy bear"),
     *("toy", "vase", "watch"),
 )
+EVERYDAY = ("dog", "cat", "teddy bear", "backpack", "mug", "toy", "clock", "shoe")
+"""Nouns that are suggested where the names of the photos say none."""
 OWN = ("photos.class_noun", "photos.crop", "photos.mask", "name")
 """Settings that have a place of their own on the page."""
 LEFT_OUT = (
@@ -49,7 +51,7 @@ CROPS = {
 }
 THUMBNAIL = 640
 CROP = ("left", "top", "width", "height")
-MOST_PHOTOS, CAPTION_LENGTH, MOST_LOOKED = 60, 300, 16
+MOST_PHOTOS, CAPTION_LENGTH, MOST_LOOKED, MOST_SUGGESTED = 60, 300, 16, 6
 
 
 @router.get("/new", response_class=HTMLResponse)
@@ -131,6 +133,7 @@ async def _page(studio: Studio, draft: Draft, given: Mapping[str, Any], errors: 
     noun = plain(given, "photos.class_noun", "")
     crop = plain(given, "photos.crop") or plain(below, "photos.crop", "smart")
     listed = fieldsets.offered(PersonalizeSettings, LEFT_OUT)
+    known = bases.bundled_nouns() if base.reference == "bundled" else list(NOUNS)
     return page(
         "subject.html",
         status_code=422 if errors else 200,
@@ -143,7 +146,8 @@ async def _page(studio: Studio, draft: Draft, given: Mapping[str, Any], errors: 
         name=given.get("name") or "",
         crop=crop,
         crops=CROPS,
-        nouns=bases.bundled_nouns() if base.reference == "bundled" else NOUNS,
+        nouns=known,
+        suggested=_suggested(photos_of(studio, draft), known),
         bases=here,
         base=base,
         ways=list(ways.values()),
@@ -152,6 +156,12 @@ async def _page(studio: Studio, draft: Draft, given: Mapping[str, Any], errors: 
         errors=errors,
         deeper=bool(errors.keys() - {"photos.class_noun", "name", "base", ""}),
     )
+
+
+def _suggested(photos: Sequence[Upload], known: Sequence[str]) -> list[str]:
+    """Suggest nouns: those in the names of the photos, then everyday ones that the base knows."""
+    names = " ".join(one.name.lower() for one in photos)
+    return [*(noun for noun in known if noun in names), *(noun for noun in EVERYDAY if noun in known)][:MOST_SUGGESTED]
 
 
 def photos_of(studio: Studio, draft: Draft) -> list[Upload]:

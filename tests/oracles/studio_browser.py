@@ -1,0 +1,74 @@
+"""A studio in a process of its own, and a browser in front of it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+Found = TypeVar("Found")
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+FAR = 180.0  # seconds, on a machine that is busy with other tests
+
+
+class Server:
+    """`femtobooth studio` over a folder; begun again, it answers at the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Start it, and wait until it says where it answers."""
+        command = [sys.executable, "-m", "femtobooth", "studio", "--no-browser", "--folder", str(self.folder)]
+        self.log = self.folder.parent / "studio.log"
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port)], stderr=log, stdout=log, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            )
+        found = until(lambda: re.search(r"http://localhost:(\d+)/", self.log.read_text()))
+        self.port = int(found[1])
+        self.address = f"http://localhost:{self.port}"
+
+    def kill(self) -> None:
+        """End it as kill -9 does."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """Stop it as Ctrl-C does."""
+        self.process.terminate()
+        self.process.wait(30)
+
+
+def until(look: Callable[[], Found | None], seconds: float = FAR) -> Found:
+    """Wait until something is there."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := look():
+            return found
+        time.sleep(0.2)
+    raise AssertionError(f"still not so after {seconds:.0f} s: {look}")
+
+
+class Watched:
+    """A page of which everything that goes wrong is kept."""
+
+    def __init__(self, page: Any) -> None:
+        self.page, self.wrong = page, list[str]()
+        page.on("pageerror", lambda error: self.wrong.append(f"{page.url}: {error}"))
+        page.on("console", self._hear)
+        page.set_default_timeout(FAR * 1000)
+
+    def _hear(self, message: Any) -> None:
+        if message.type in ("error", "warning"):
+            self.wrong.append(f"{self.page.url}: {message.text}")
