@@ -144,7 +144,8 @@ class PersonalizedRun(Run):
         """Read the photos that were kept out of training. Raises PhotoError where one is missing or damaged."""
         from .stored_photos import restore_photos
 
-        return restore_photos(self.folder / "held_out") if self.held_out else []
+        folder = self.folder / "held_out"
+        return restore_photos(folder) if self.held_out or folder.is_dir() else []
 
     def load_base(self, settings: PersonalizeSettings | None = None, held: FrozenPrecision = "fp32") -> Family:
         """Load the base that it was started from; `settings` say where that lies, if not as they were then. What can
