@@ -61,7 +61,8 @@ class PersonalizedRun(Run):
         "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*",
         "model/overview.png", "model/*.safetensors",
         "model/embeddings/*.safetensors", "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*",
-        "evaluation/evaluation.json", "evaluation/grid.png", "evaluation/pictures/*.png", "images/*-seed*.png",
+        "evaluation/evaluation.json", "evaluation/grid.png", "evaluation/together.png", "evaluation/pictures/*.png",
+        "images/*-seed*.png",
         "images/*/grid.png", "images/*/manifest.json", "previews/step-*.png", "watch/watch.json", "watch/curve.svg",
         "watch/step-*.png", "watch/weights/step-*.safetensors",
     )  # fmt: skip

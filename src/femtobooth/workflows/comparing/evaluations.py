@@ -70,7 +70,7 @@ def _scores(one: Measured, report: Mapping[str, Any], floor: bool) -> list[Score
     shaping = {
         key: value
         for key, value in report.get("settings", {}).items()
-        if key not in ("run", "encoders", "device", "batch_size")
+        if key not in ("run", "encoders", "device", "batch_size", "together")
     }
     setup = json.dumps([shaping, report.get("prompts"), photos], sort_keys=True)
     against = report.get("scored_against", "those of the run")
@@ -80,13 +80,14 @@ def _scores(one: Measured, report: Mapping[str, Any], floor: bool) -> list[Score
         if floor and row.get("base") is None:
             continue
         value, *interval = [row["base"]] if floor else row["tuned"]
+        subject = row.get("subject")  # of several
         what = (
             f"{'of its base, the floor' if floor else 'of the tuned model'}; "
             f"encoder {row['encoder']} ({row.get('weights', '')})"
         )
         found.append(
             Score(
-                name=f"{row['score']} by {row['encoder']}",
+                name=f"{row['score']}{f' of {subject}' if subject else ''} by {row['encoder']}",
                 value=float(value),
                 interval=(float(interval[0]), float(interval[1])) if interval else None,
                 higher=row["better"] == "higher",
