@@ -77,7 +77,7 @@ def _mistakes() -> dict[tuple[str, str], tuple[list[str], str]]:
             [name, *example, "--config", "nowhere.yaml"],
             "nowhere.yaml: cannot be read (No such file or directory)",
         )
-        if command.example and name != "export":  # which has a default
+        if command.example and name not in ("export", "studio"):  # which have defaults
             mistakes[name, "nothing"] = [name], f"{name}: no "
         files = any(one.names in ("file", "folder", "run") for one in fields.settings(find(command.settings)))
         if files and name != "search":
