@@ -23,10 +23,12 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from femtobooth.generator.adapters import Adapter, delta, layers
+from femtobooth.generator.families.family import Family
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
 from femtobooth.generator.formats import adapter_keys, ldm_keys
 
 KOHYA_UNET, KOHYA_CONV = ("Transformer2DModel",), ("ResnetBlock2D", "Downsample2D", "Upsample2D")
@@ -38,6 +40,45 @@ FULL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "hidden_act": "gelu"},
     ),
 }
+
+
+def published_xl() -> StableDiffusionXL:
+    """Stable Diffusion XL at its own size, without weights."""
+    texts = ({"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+             {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20,
+              "hidden_act": "gelu", "projection_dim": 1280})  # fmt: skip
+    first, second = (CLIPTextConfig(vocab_size=49408, **text) for text in texts)
+    with torch.device("meta"):
+        return StableDiffusionXL(
+            tokenizer=None,
+            tokenizer_2=None,
+            text_encoder=CLIPTextModel(first),
+            text_encoder_2=CLIPTextModelWithProjection(second),
+            vae=AutoencoderKL(
+                block_out_channels=(128, 256, 512, 512),
+                layers_per_block=2,
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                scaling_factor=0.13025,
+                sample_size=1024,
+            ),
+            unet=UNet2DConditionModel(
+                sample_size=128,
+                block_out_channels=(320, 640, 1280),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                transformer_layers_per_block=(1, 2, 10),
+                attention_head_dim=(5, 10, 20),
+                cross_attention_dim=2048,
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=256,
+                projection_class_embeddings_input_dim=2816,
+            ),
+            scheduler=DDIMScheduler(prediction_type="epsilon"),
+            source="XL",
+            hash="",
+        )
 
 
 def published(version: str) -> StableDiffusion:
@@ -65,18 +106,33 @@ def published(version: str) -> StableDiffusion:
 
 def kohya_names(model: StableDiffusion, conv: bool = False) -> dict[str, nn.Module]:
     """The layers that kohya's trainer wraps, by its names; in transformers 4 a CLIPTextModel has `text_model`."""
+    unet = _inside(model.unet, KOHYA_UNET + (KOHYA_CONV if conv else ()), "lora_unet")
+    return unet | _inside(model.text_encoder, KOHYA_TEXT, "lora_te.text_model")
 
-    def inside(root: nn.Module, kinds: tuple[str, ...], prefix: str) -> dict[str, nn.Module]:
-        return {
-            f"{prefix}.{name}.{child}".replace(".", "_"): layer
-            for name, module in root.named_modules()
-            if type(module).__name__ in kinds
-            for child, layer in module.named_modules()
-            if type(layer).__name__ in ("Linear", "Conv2d", "LoRACompatibleLinear", "LoRACompatibleConv")
-        }
 
-    unet = inside(model.unet, KOHYA_UNET + (KOHYA_CONV if conv else ()), "lora_unet")
-    return unet | inside(model.text_encoder, KOHYA_TEXT, "lora_te.text_model")
+def _inside(root: nn.Module, kinds: tuple[str, ...], prefix: str) -> dict[str, nn.Module]:
+    return {
+        f"{prefix}.{name}.{child}".replace(".", "_"): layer
+        for name, module in root.named_modules()
+        if type(module).__name__ in kinds
+        for child, layer in module.named_modules()
+        if type(layer).__name__ in ("Linear", "Conv2d", "LoRACompatibleLinear", "LoRACompatibleConv")
+    }
+
+
+def kohya_names_of_xl(model: StableDiffusionXL, conv: bool = False) -> dict[str, nn.Module]:
+    """The same of Stable Diffusion XL, whose UNet kohya has in the original code's names: by the rules of where blocks
+    lie there, not by a table.
+    """
+    unet = _inside(model.unet, KOHYA_UNET + (KOHYA_CONV if conv else ()), "lora_unet")
+    found = {
+        a1111_layer(name, second=False)
+        .replace("diffusion_model_", "lora_unet_")
+        .replace("output_blocks_2_1_conv", "output_blocks_2_2_conv"): layer
+        for name, layer in unet.items()
+    }
+    found |= _inside(model.text_encoder, KOHYA_TEXT, "lora_te1.text_model")
+    return found | _inside(model.text_encoder_2, KOHYA_TEXT, "lora_te2")
 
 
 def a1111_layer(key: str, second: bool) -> str:  # noqa: PLR0911
@@ -169,7 +225,7 @@ def comfy_left_over(keys: Iterable[str], names: Mapping[str, str]) -> set[str]:
 # What adapters are made of here
 
 
-def random_lora(model: StableDiffusion, names: Iterable[str], rank: int = 2, alpha: float | None = 1.0) -> Adapter:
+def random_lora(model: Family, names: Iterable[str], rank: int = 2, alpha: float | None = 1.0) -> Adapter:
     shapes = {name: layer.weight.shape for name, layer in layers(model)}
     generator = torch.Generator().manual_seed(3)
     modules: dict[str, dict[str, Tensor]] = {}
@@ -190,7 +246,7 @@ def everything(model: StableDiffusion) -> list[str]:
     return [name for name, _ in layers(model) if adapter_keys.kohya(name) in known]
 
 
-def changes(model: StableDiffusion, adapter: Adapter) -> dict[str, Tensor]:
+def changes(model: Family, adapter: Adapter) -> dict[str, Tensor]:
     weights = {name: layer.weight for name, layer in layers(model)}
     return {name: delta(tensors, weights[name]) for name, tensors in adapter.modules.items()}
 

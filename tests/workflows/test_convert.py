@@ -10,11 +10,12 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
-from transformers import CLIPTextConfig
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from femtobooth.core.errors import ExistsError, FemtoboothError, SettingsError
 from femtobooth.generator import cards
 from femtobooth.generator.convert_settings import ConvertSettings
+from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats import ldm_configs
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.formats.single_file import save_single_file
@@ -97,12 +98,12 @@ def test_the_published_sizes_are_what_other_programs_load() -> None:
         levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
         vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **levels)
     text = CLIPTextConfig(vocab_size=49408, hidden_size=768, num_hidden_layers=12)
-    assert ldm_configs.is_published(unet.config, vae.config, text)
-    assert not ldm_configs.is_published(
-        unet.config, vae.config, CLIPTextConfig(vocab_size=49409, hidden_size=768, num_hidden_layers=12)
-    )
-    bundled = load("bundled")
-    assert not ldm_configs.is_published(bundled.unet.config, bundled.vae.config, bundled.text_encoder.config)
+    other = CLIPTextConfig(vocab_size=49409, hidden_size=768, num_hidden_layers=12)
+    known = {"tokenizer": None, "vae": vae, "unet": unet, "scheduler": None, "source": "", "hash": ""}
+    with torch.device("meta"):
+        assert ldm_configs.is_published(StableDiffusion(text_encoder=CLIPTextModel(text), **known))
+        assert not ldm_configs.is_published(StableDiffusion(text_encoder=CLIPTextModel(other), **known))
+    assert not ldm_configs.is_published(load("bundled"))
 
 
 def test_16_bits(tiny_sd1: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.errors import ModelError
@@ -32,8 +32,7 @@ from ..core.tensors import DAMAGED
 from . import adapter_layers, adapters, cards
 from .adapters import Adapter
 from .families.family import Family
-from .families.stable_diffusion import StableDiffusion
-from .formats import adapter_header, adapter_reading, adapter_writing
+from .formats import adapter_header, adapter_keys, adapter_reading, adapter_writing, word_files
 from .formats.adapter_header import About
 from .formats.folder import checked_subject
 from .locate import BUNDLED, SUBJECT_FILE
@@ -101,17 +100,18 @@ def save(
 
     Raises ModelError for a family whose adapters have no files yet.
     """
-    if not isinstance(model, StableDiffusion):
+    if not model.KOHYA:
         raise ModelError(f"{model.source}: adapters of this family of models have no files yet", "train another part")
     described, metadata = model.subject["adapter"], adapter_header.header(learned.adapter, model, about)
     with atomic_folder(folder, overwrite=True) as temporary:
-        adapter_writing.write_kohya(temporary / described["weights"], learned.adapter, metadata, dtype)
+        weights, names = temporary / described["weights"], adapter_keys.kohya_names(model)
+        adapter_writing.write_kohya(weights, learned.adapter, metadata, dtype, names=names)
         if described["kind"] == "lora":
             path = temporary / adapter_writing.DIFFUSERS_NAME
             adapter_writing.write_diffusers(path, learned.adapter, metadata, dtype)
         for (word, rows), path in zip(learned.words.items(), embeddings(temporary, described), strict=True):
             path.parent.mkdir(exist_ok=True)
-            save_file({word: rows[0].to(dtype)[None].contiguous()}, path)
+            word_files.write(path, model, word, rows, dtype)
         (temporary / cards.README).write_text(card, encoding="utf-8")
         if picture.is_file():
             shutil.copyfile(picture, temporary / cards.PICTURE)
@@ -181,5 +181,5 @@ def _base(
 
 
 def _read_words(path: Path) -> dict[str, tuple[Tensor, ...]]:
-    """Read a textual-inversion file: of its word the row (D,) for the text encoder."""
-    return {word: (row.float().reshape(-1),) for word, row in load_file(path).items()}
+    """Read a textual-inversion file: of its word the rows (D,) for each text encoder."""
+    return word_files.words(path, load_file(path))

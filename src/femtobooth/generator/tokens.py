@@ -245,6 +245,11 @@ class TokenEmbedding(nn.Module):
         """Give `token` what was learned for it elsewhere, a row (D,) for each text encoder. Raises ModelError where the
         model's words are of another width.
         """
+        if len(rows) != len(model.token_tables()):
+            raise ModelError(
+                f"{token}: has {len(rows)} vectors, {model.source} has {len(model.token_tables())} text encoders",
+                "it was made for another base",
+            )
         TokenEmbedding.install(model, token, token)
         for (_, text_encoder, embeddings), row in zip(model.token_tables(), rows, strict=True):
             if row.shape != embeddings.token_embedding.row.shape:

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import machine
 from ..core.claims import Output
-from ..core.errors import ExistsError, SettingsError
+from ..core.errors import ExistsError, ModelError, SettingsError
 from ..core.events import conclude, note
 from ..core.paths import expanded
 from ..generator import lora_reference
@@ -35,26 +35,31 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
         return convert_lora.run(settings, output, _is_single(target))
 
     from ..generator import cards
-    from ..generator.formats import ldm_configs, ldm_keys
+    from ..generator.families.stable_diffusion import StableDiffusion
+    from ..generator.formats import ldm_configs
     from ..generator.formats.adapter_reading import add
     from ..generator.formats.folder import write_folder
     from ..generator.formats.single_file import save_single_file
+    from ..generator.load import load
     from ..generator.locate import locate
 
-    model = convert_lora.load_model(source, tokenizer)
+    model = load(source, tokenizer)
     for lora in merged:
         add(model, lora)
     dtype = machine.dtype(settings.precision)
     single = _is_single(target)
     if single:
+        if not isinstance(model, StableDiffusion):
+            raise ModelError(
+                f"{source}: only Stable Diffusion 1.x and 2.x are written as single files", "name a folder"
+            )
         save_single_file(model, target, dtype, overwrite)
     else:
         with output.folder() as folder:
             write_folder(model, folder, model.readme or _card(source), dtype, picture=locate(source) / cards.PICTURE)
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
-    published = ldm_configs.is_published(model.unet.config, model.vae.config, model.text_encoder.config)
-    layout = "Stable Diffusion 2.x" if ldm_keys.is_second(model.text_encoder) else "Stable Diffusion 1.x"
+    published, layout = ldm_configs.is_published(model), f"Stable Diffusion {ldm_configs.version(model)}"
     written = {
         "target": str(target),
         "layout": layout if published else f"{layout} layout, sizes of its own",

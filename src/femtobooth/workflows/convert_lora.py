@@ -28,7 +28,6 @@ from ..generator.sampling_settings import SamplingSettings
 if TYPE_CHECKING:
     from ..generator.adapters import Adapter
     from ..generator.families.family import Family
-    from ..generator.families.stable_diffusion import StableDiffusion
 
 PROMPTS = ("a photo of a [V] {class}", "a [V] {class} on the beach", "a photo of a {class}")
 STEPS = 15  # of the pictures by which a model and what was extracted from it are compared
@@ -38,7 +37,7 @@ BATCH = 4
 @dataclass(frozen=True)
 class _Found:
     adapter: Adapter
-    model: StableDiffusion
+    model: Family
     """A model of the family that it is for."""
     base: str
     """The base's name, for people."""
@@ -48,14 +47,15 @@ class _Found:
 
 def run(settings: ConvertSettings, output: Output, single: bool) -> dict[str, Any]:
     """Write the adapter, and return what was written. Raises ModelError, SettingsError."""
-    from ..generator.formats import adapter_header, adapter_writing, ldm_configs
+    from ..generator.formats import adapter_header, adapter_keys, adapter_writing, ldm_configs
 
     lora = _adapter_of(settings.source)
     found = _read(settings, lora) if lora else _extract(settings)
     dtype, model = machine.dtype(settings.precision), found.model
     metadata = adapter_header.header(found.adapter, model, _about(settings, found, output.path))
     if single:
-        adapter_writing.write_kohya(output.path, found.adapter, metadata, dtype, settings.overwrite)
+        names = adapter_keys.kohya_names(model)
+        adapter_writing.write_kohya(output.path, found.adapter, metadata, dtype, settings.overwrite, names)
     else:
         with output.folder() as folder:
             adapter_writing.write_diffusers(folder / DIFFUSERS_NAME, found.adapter, metadata, dtype)
@@ -65,7 +65,7 @@ def run(settings: ConvertSettings, output: Output, single: bool) -> dict[str, An
         where = output.path / word.name if not single else word
         note(f"the word {word.stem} trained beside it: other programs need {where} too, as an embedding")
     file = output.path if single else output.path / DIFFUSERS_NAME
-    published = ldm_configs.is_published(model.unet.config, model.vae.config, model.text_encoder.config)
+    published = ldm_configs.is_published(model)
     written = {
         "target": str(output.path),
         "kind": found.adapter.kind,
@@ -108,6 +108,7 @@ def _adapter_of(source: str) -> Lora | None:
 
 def _read(settings: ConvertSettings, lora: Lora) -> _Found:
     from ..generator.formats import adapter_reading
+    from ..generator.load import load
 
     if {"rank", "pictures"} & settings.model_fields_set:
         raise SettingsError(f"`rank`: {settings.source} is an adapter, which has its own", "leave `rank` out")
@@ -115,7 +116,7 @@ def _read(settings: ConvertSettings, lora: Lora) -> _Found:
     if base is None and not (lora.weights.parent / locate.SUBJECT_FILE).is_file():
         raise SettingsError(f"{settings.source}: is an adapter, and does not say for which base", "give `base`")
     # a run's adapter comes merged: its layers have the names and shapes of its base all the same
-    model = load_model(base or str(lora.weights.parent), settings.tokenizer)
+    model = load(base or str(lora.weights.parent), settings.tokenizer)
     adapter = adapter_reading.read(lora.weights, model)
     told = locate.adapter_in(lora.weights.parent) or {}
     name = adapter.metadata.get("modelspec.merged_from") or str(told.get("base") or "") or _name(base or "")
@@ -125,13 +126,14 @@ def _read(settings: ConvertSettings, lora: Lora) -> _Found:
 def _extract(settings: ConvertSettings) -> _Found:
     from ..generator.adapter_extraction import extract
     from ..generator.adapters import apply
+    from ..generator.load import load
 
-    tuned = load_model(settings.source, settings.tokenizer)
+    tuned = load(settings.source, settings.tokenizer)
     run = run_of(expanded(settings.source))
     if settings.base is None and not is_run(run):
         raise SettingsError(f"{settings.source}: does not say which base it was tuned from", "give `base`")
     name = settings.base or PersonalizedRun.open(run).base
-    base = load_model(settings.base, settings.tokenizer) if settings.base else _base_of(run)
+    base = load(settings.base, settings.tokenizer) if settings.base else PersonalizedRun.open(run).load_base()
     found = extract(tuned, base, settings.rank)
     more: dict[str, Any] = {"rank": settings.rank, "energy": found.kept, "energy_in_layers": found.reach}
     told = f"rank {settings.rank} keeps {found.kept:.1%} of what the layers have learned"
@@ -153,25 +155,6 @@ def _extract(settings: ConvertSettings) -> _Found:
     if found.kept < 0.5:
         warn(f"`rank={settings.rank}`: keeps less than half of what was learned; a higher one keeps more")
     return _Found(found.adapter, replace(base, subject=tuned.subject), _name(name), more)
-
-
-def _base_of(run: Path) -> StableDiffusion:
-    return _checked(PersonalizedRun.open(run).load_base(), str(run))
-
-
-def load_model(reference: str, tokenizer: str | None) -> StableDiffusion:
-    """Load what can be converted. Raises ModelError for a model of another family."""
-    from ..generator.load import load
-
-    return _checked(load(reference, tokenizer), reference)
-
-
-def _checked(model: Family, reference: str) -> StableDiffusion:
-    from ..generator.families.stable_diffusion import StableDiffusion
-
-    if not isinstance(model, StableDiffusion):
-        raise ModelError(f"{reference}: only Stable Diffusion 1.x and 2.x are converted", "give one of these")
-    return model
 
 
 def _name(reference: str) -> str:

@@ -67,6 +67,14 @@ class Family(ABC):
     """The networks that read prompts, each with the folder of its tokenizer; also the names of the fields."""
     ATTENTION: ClassVar[Sequence[str]]
     """What the names of the denoiser's attention layers hold: what `attention` trains."""
+    NAME: ClassVar[str] = ""
+    """What people call it."""
+    KOHYA: ClassVar[Mapping[str, str]] = {}
+    """How the names of each network's layers begin in kohya's adapter files; a family without has no such files."""
+    IN_ORIGINAL_NAMES: ClassVar[bool] = False
+    """Whether the denoiser's layers are called as in the original code there."""
+    CLIPS: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """What ComfyUI calls each text encoder; by the first, files of words do too where there are several."""
     ADAPTED: ClassVar[Mapping[str, Mapping[str, str]]] = {}
     """Where adapters sit: by network and choice of `lora.targets`, a regular expression over whole names of layers."""
 

@@ -32,6 +32,14 @@ def _within(*ends: str) -> str:
     return rf".*\.({'|'.join(ends)})"
 
 
+ADAPTED_IN_UNET = {
+    "attention": _within(_CROSS),
+    "attention+ff": _within(_CROSS, _FF),
+    "all": _within(_CROSS, _FF, _REST),
+}
+ADAPTED_IN_CLIP = {"attention": _within(_SELF), **dict.fromkeys(("attention+ff", "all"), _within(_SELF, _MLP))}
+
+
 @dataclass(kw_only=True)
 class StableDiffusion(Family):
     """The five parts of a Stable Diffusion 1.x/2.x text-to-image model, and what is known about it."""
@@ -41,14 +49,10 @@ class StableDiffusion(Family):
     DENOISER = "unet"
     TEXT_ENCODERS = {"text_encoder": "tokenizer"}
     ATTENTION = (".attn1.", ".attn2.")
-    ADAPTED = {
-        "unet": {
-            "attention": _within(_CROSS),
-            "attention+ff": _within(_CROSS, _FF),
-            "all": _within(_CROSS, _FF, _REST),
-        },
-        "text_encoder": {"attention": _within(_SELF), **dict.fromkeys(("attention+ff", "all"), _within(_SELF, _MLP))},
-    }
+    NAME = "Stable Diffusion 1.x or 2.x"
+    KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
+    CLIPS = {"text_encoder": ("clip_l", "clip_h")}
+    ADAPTED = {"unet": ADAPTED_IN_UNET, "text_encoder": ADAPTED_IN_CLIP}
 
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel

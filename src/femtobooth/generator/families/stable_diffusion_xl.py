@@ -20,7 +20,14 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokeniz
 from ...core.errors import ModelError
 from ..process import DDPM
 from .family import Condition, Family, TokenTable
-from .stable_diffusion import coarsest_cell, native_cells, other_kind, refuse_unfit
+from .stable_diffusion import (
+    ADAPTED_IN_CLIP,
+    ADAPTED_IN_UNET,
+    coarsest_cell,
+    native_cells,
+    other_kind,
+    refuse_unfit,
+)
 
 ABSENT = -1
 """In the place of every token where there is no prompt at all."""
@@ -45,6 +52,11 @@ class StableDiffusionXL(Family):
     DENOISER = "unet"
     TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     ATTENTION = (".attn1.", ".attn2.")
+    NAME = "Stable Diffusion XL"
+    KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
+    IN_ORIGINAL_NAMES = True
+    CLIPS = {"text_encoder": ("clip_l",), "text_encoder_2": ("clip_g",)}
+    ADAPTED = {"unet": ADAPTED_IN_UNET, "text_encoder": ADAPTED_IN_CLIP, "text_encoder_2": ADAPTED_IN_CLIP}
 
     tokenizer: CLIPTokenizer
     tokenizer_2: CLIPTokenizer

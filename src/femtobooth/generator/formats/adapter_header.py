@@ -16,8 +16,8 @@ from pathlib import Path
 
 from ... import __version__
 from ..adapters import Adapter, Tensors
-from ..families.stable_diffusion import StableDiffusion
-from . import ldm_configs, ldm_keys
+from ..families.family import Family
+from . import ldm_configs
 
 THUMBNAIL = 256  # pixels along its longer side
 KOHYA_MODULE = "networks.lora"
@@ -46,20 +46,22 @@ class About:
     """A picture of what it draws, which becomes a small thumbnail."""
 
 
-def header(adapter: Adapter, model: StableDiffusion, about: About) -> dict[str, str]:
+def header(adapter: Adapter, model: Family, about: About) -> dict[str, str]:
     """Say what an adapter is, for this model or one like it; the hashes are added when it is written."""
-    second, pixels = ldm_keys.is_second(model.text_encoder), model.size
-    predicts_v = model.process.prediction_type == "v_prediction"
-    published = ldm_configs.is_published(model.unet.config, model.vae.config, model.text_encoder.config)
-    architecture = ("stable-diffusion-v2-768-v" if predicts_v else "stable-diffusion-v2-512") if second else None
-    architecture = architecture or "stable-diffusion-v1"
+    pixels, predicts_v = model.size, model.process.prediction_type == "v_prediction"
+    version, published = ldm_configs.version(model), ldm_configs.is_published(model)
+    architecture, base = {
+        "1.x": ("stable-diffusion-v1", "sd_v1"),
+        "2.x": ("stable-diffusion-v2-768-v" if predicts_v else "stable-diffusion-v2-512", "sd_v2"),
+        "XL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+    }[version]
     ranks = Counter(map(_rank, adapter.modules.values()))
     alphas = Counter(map(_alpha, adapter.modules.values()))
     plain = adapter.kind == "LoRA"
     spec = {
         "sai_model_spec": "1.0.1",
         "architecture": f"{architecture}{'' if published else '-other-size'}/lora",
-        "implementation": "diffusers",
+        "implementation": "sgm" if version == "XL" else "diffusers",
         "title": about.title,
         "resolution": f"{pixels}x{pixels}",
         "description": about.description,
@@ -72,8 +74,8 @@ def header(adapter: Adapter, model: StableDiffusion, about: About) -> dict[str, 
         "prediction_type": "v" if predicts_v else "epsilon",
     }
     kohya = {
-        "base_model_version": ("sd_v2" if second else "sd_v1") if published else "",
-        "v2": str(second) if published else "",
+        "base_model_version": base if published else "",
+        "v2": str(version == "2.x") if published else "",
         "network_module": KOHYA_MODULE if plain else LYCORIS_MODULE,
         "network_args": "" if plain else json.dumps({"algo": _algorithm(adapter)}),
         "network_dim": next(iter(ranks)) if len(ranks) == 1 else "Dynamic",

@@ -5,6 +5,9 @@
     diffusers   text_encoder.text_model.encoder.layers.0.mlp.fc1                .lora_A.weight
     ComfyUI     text_encoders.clip_l.transformer.text_model.encoder.layers.…    .lora_A.weight
 
+Of Stable Diffusion XL kohya's files call text encoders `lora_te1_` and `lora_te2_`, and the UNet's layers as the
+original code does: `lora_unet_input_blocks_4_1_…`.
+
 Files call a CLIP text encoder's layers `text_model.…`, which transformers 5 has dropped. What is read is looked up in a
 table of all names that a layer of this model goes by, so that nothing is guessed from a name.
 """
@@ -19,11 +22,10 @@ from torch import Tensor
 
 from ..adapters import layers
 from ..families.family import Family
+from ..families.stable_diffusion import StableDiffusion
 from . import ldm_keys
 from .part_folder import TEXT_MODEL
 
-KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-"""How the names of a network's layers begin in kohya's files."""
 _TENSORS = (
     ("lora_down", r"\.lora_down\.weight|\.lora_A(\.default)?(\.weight)?|[._]lora\.down\.weight"),
     ("lora_down", r"\.lora_linear_layer\.down\.weight"),
@@ -55,10 +57,19 @@ def in_files(name: str) -> str:
     return f"{network}.{TEXT_MODEL if network == 'text_encoder' else ''}{path}"
 
 
-def kohya(name: str) -> str:
-    """Give a layer's name in kohya's files."""
+def kohya(name: str, family: type[Family] = StableDiffusion) -> str:
+    """Give a layer's name in kohya's files, where that is made of its own."""
     network, _, path = in_files(name).partition(".")
-    return KOHYA[network] + path.replace(".", "_")
+    return family.KOHYA[network] + path.replace(".", "_")
+
+
+def kohya_names(model: Family) -> dict[str, str]:
+    """Give the names that all layers of this model have in kohya's files."""
+    ldm = _ldm_names(model) if model.IN_ORIGINAL_NAMES else {}
+    return {
+        name: f"lora_unet_{ldm[name]}".replace(".", "_") if name in ldm else kohya(name, type(model))
+        for name, _ in layers(model)
+    }
 
 
 def kohya_tensor(kind: str) -> str:
@@ -79,8 +90,8 @@ def split(key: str) -> tuple[str, str] | None:
 
 def names(model: Family) -> dict[str, str]:
     """Give every name that a layer of this model goes by in files, and our name of it."""
-    ldm = _ldm_names(model)
-    return {alias: name for name, _ in layers(model) for alias in _aliases(name, ldm)}
+    ldm, family = _ldm_names(model), type(model)
+    return {alias: name for name, _ in layers(model) for alias in _aliases(name, family, ldm)} if family.KOHYA else {}
 
 
 def _ldm_names(model: Family) -> dict[str, str]:
@@ -100,23 +111,24 @@ def _ldm_names(model: Family) -> dict[str, str]:
     return {ours: theirs.removesuffix(".weight") for ours, theirs in found.items()}
 
 
-def _aliases(name: str, ldm: Mapping[str, str]) -> Iterator[str]:
+def _aliases(name: str, family: type[Family], ldm: Mapping[str, str]) -> Iterator[str]:
     network, _, path = name.partition(".")
-    yield kohya(name)
+    yield kohya(name, family)
     yield in_files(name)
-    yield f"base_model.model.{path}"  # peft's own files, one a network
-    if network == "text_encoder":
+    if network in family.TEXT_ENCODERS:
+        full = in_files(name).partition(".")[2]
         yield name  # as transformers 5 has it, which diffusers then saves
-        full = TEXT_MODEL + path
-        yield f"base_model.model.{full}"
-        yield f"lora_te_{path}".replace(".", "_")
-        for each in (path, full):
-            yield f"lora_te1_{each}".replace(".", "_")  # diffusers' converter
-        for clip in ("clip_l", "clip_h"):
+        yield f"{family.KOHYA[network]}{path}".replace(".", "_")
+        if len(family.TEXT_ENCODERS) == 1:  # else they do not tell which
+            for each in (path, full):
+                yield f"base_model.model.{each}"  # peft's own files, one a network
+                yield f"lora_te1_{each}".replace(".", "_")  # diffusers' converter
+        for clip in family.CLIPS[network]:
             yield f"text_encoders.{clip}.transformer.{full}"
         if old := re.fullmatch(r"(.*\.self_attn\.)(q|k|v|out)_proj", full):
-            yield f"text_encoder.{old[1]}to_{old[2]}"  # of 2023
+            yield f"{network}.{old[1]}to_{old[2]}"  # of 2023
         return
+    yield f"base_model.model.{path}"
     plain = path.replace(".", "_")
     yield from (path, f"lycoris_{plain}", f"oft_unet_{plain}")
     if ".attn" in path:  # of 2023, which kept them in attention processors
@@ -127,10 +139,11 @@ def _aliases(name: str, ldm: Mapping[str, str]) -> Iterator[str]:
         yield f"lora_unet_{ldm[name]}".replace(".", "_")
 
 
-def other_family(keys: Iterable[str]) -> str | None:
-    """Name the family of models that a file is for by its tensors' names; None where they do not tell."""
+def other_family(keys: Iterable[str], own: str = "") -> str | None:
+    """Name the family of models, not `own`, that a file is for by its tensors' names; None where they do not tell."""
     keys = list(keys)
-    found = (family for family, pattern in _OTHER_FAMILIES if any(re.search(pattern, key) for key in keys))
+    others = ((family, pattern) for family, pattern in _OTHER_FAMILIES if family != own)
+    found = (family for family, pattern in others if any(re.search(pattern, key) for key in keys))
     return next(found, None)
 
 

@@ -24,7 +24,7 @@ from ..adapters import Adapter, apply, layers, refuse_misfit
 from ..families.family import Family
 from ..lora_reference import Lora, tensors_hash
 from ..tokens import TokenEmbedding
-from . import adapter_keys
+from . import adapter_keys, word_files
 from .adapter_writing import CONFIG
 
 MOST_NAMED = 5
@@ -38,10 +38,12 @@ def read(path: Path, model: Family) -> Adapter:
     """
     tensors, metadata = _contents(path)
     modules, unknown = _sorted(path, tensors, adapter_keys.names(model))
-    if unknown:
-        _refuse(path, model, list(tensors), unknown, metadata)
     known = {name: layer.weight for name, layer in layers(model)}
+    if unknown:
+        _refuse_other_family(path, model, list(tensors), unknown, metadata)
     _refuse_other_width(path, model, modules, known)
+    if unknown:
+        _refuse(path, model, len(tensors), unknown)
     for name, held in modules.items():
         if "magnitude" in held:  # one norm an output, whatever its shape
             held["dora_scale"] = held.pop("magnitude").reshape(-1, *(1,) * (known[name].ndim - 1))
@@ -63,8 +65,8 @@ def add(model: Family, lora: Lora) -> None:
         apply(model, read(lora.weights, model), lora.strength)
     for path in lora.words if lora.strength else ():
         contents, _ = _contents(path)
-        for word, rows in contents.items():
-            TokenEmbedding.teach(model, word, tuple(row.float().reshape(-1) for row in rows.reshape(1, -1)))
+        for word, rows in word_files.words(path, contents).items():
+            TokenEmbedding.teach(model, word, rows)
     model.subject = model.subject or dict(lora.subject or {})
 
 
@@ -103,20 +105,26 @@ def _sorted(
     return modules, unknown
 
 
-def _refuse(path: Path, model: Family, keys: list[str], unknown: list[str], metadata: Mapping[str, str]) -> None:
-    """Say of what family of models a file is, else which of its tensors have no place. Raises ModelError."""
+def _refuse_other_family(
+    path: Path, model: Family, keys: list[str], unknown: list[str], metadata: Mapping[str, str]
+) -> None:
+    """Raise ModelError where the names of tensors, or the header, say of what other family of models a file is."""
     if not any(adapter_keys.split(key) for key in keys):
         what = f"its first tensor is {shortened(keys[0], 80)}" if keys else "it is empty"
         raise ModelError(f"{path}: no adapter, {what}", "give a LoRA's .safetensors file")
-    family = adapter_keys.other_family(unknown)
+    family = adapter_keys.other_family(unknown, model.NAME)
     if not family and len(unknown) == len(keys):
         family = shortened(metadata.get("modelspec.architecture") or metadata.get("ss_base_model_version") or "")
     if family:
         raise ModelError(f"{path}: an adapter for {family}, not for {model.source}", "give one that was made for it")
+
+
+def _refuse(path: Path, model: Family, count: int, unknown: list[str]) -> None:
+    """Say which of a file's tensors have no place. Raises ModelError."""
     named = [shortened(key, 120) for key in unknown[:MOST_NAMED]]
     more = [f"and {len(unknown) - MOST_NAMED} more"] if len(unknown) > MOST_NAMED else []
     raise ModelError(
-        f"{path}: {len(unknown)} of its {len(keys)} tensors have no place in {model.source}:",
+        f"{path}: {len(unknown)} of its {count} tensors have no place in {model.source}:",
         "give an adapter that was made for this base",
         details=[*named, *more],
     )

@@ -34,13 +34,15 @@ def write_kohya(
     metadata: Mapping[str, str],
     dtype: torch.dtype = torch.float32,
     overwrite: bool = False,
+    names: Mapping[str, str] | None = None,
 ) -> None:
-    """Write an adapter in kohya's layout, with an `alpha` of each layer.
+    """Write an adapter in kohya's layout, with an `alpha` of each layer, under the names that the model's layers have
+    there (`adapter_keys.kohya_names`); those of Stable Diffusion 1.x and 2.x if not given.
 
     Raises ExistsError where `path` exists, ModelError where a tensor does not fit `dtype`.
     """
     tensors = {
-        adapter_keys.kohya(name) + adapter_keys.kohya_tensor(kind): tensor
+        (names[name] if names else adapter_keys.kohya(name)) + adapter_keys.kohya_tensor(kind): tensor
         for name, held in adapter.modules.items()
         for kind, tensor in _with_alpha(held).items()
     }

@@ -13,6 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..families.stable_diffusion_xl import StableDiffusionXL
+from . import ldm_keys
 from .ldm_keys import CLIP, OPEN_CLIP, UNET, VAE
 
 Shapes = Mapping[str, Tensor]
@@ -76,17 +78,28 @@ def is_second(tensors: Shapes) -> bool:
     return next(projected, False)
 
 
-def is_published(unet: Any, vae: Any, text: Any) -> bool:
-    """Tell whether configs have the sizes of the published 1.x or 2.x, which other programs take for granted in a
-    single file.
-    """
-    widths, depth, cross = tuple(unet.block_out_channels), unet.layers_per_block, unet.cross_attention_dim
-    sizes = (text.vocab_size, text.max_position_embeddings, text.hidden_size, text.num_hidden_layers)
-    return (
-        (widths, depth, unet.in_channels) == ((320, 640, 1280, 1280), 2, 4)
-        and (tuple(vae.block_out_channels), vae.layers_per_block, vae.latent_channels) == ((128, 256, 512, 512), 2, 4)
-        and (cross, *sizes) in ((768, 49408, 77, 768, 12), (1024, 49408, 77, 1024, OPEN_CLIP_LAYERS))
-    )
+def version(model: Any) -> str:
+    """Name the version of Stable Diffusion that a model is of: 1.x, 2.x or XL."""
+    if isinstance(model, StableDiffusionXL):
+        return "XL"
+    return "2.x" if ldm_keys.is_second(model.text_encoder) else "1.x"
+
+
+def is_published(model: Any) -> bool:
+    """Tell whether a model has the sizes of the published 1.x, 2.x or XL, which other programs take for granted."""
+    unet, vae = model.unet.config, model.vae.config
+    widths = (tuple(unet.block_out_channels), unet.layers_per_block, unet.in_channels, unet.cross_attention_dim)
+    texts = [
+        (text.vocab_size, text.max_position_embeddings, text.hidden_size, text.num_hidden_layers)
+        for text in (encoder.config for encoder in model.text_encoders.values())
+    ]
+    known = {
+        "1.x": (((320, 640, 1280, 1280), 2, 4, 768), [(49408, 77, 768, 12)]),
+        "2.x": (((320, 640, 1280, 1280), 2, 4, 1024), [(49408, 77, 1024, OPEN_CLIP_LAYERS)]),
+        "XL": (((320, 640, 1280), 2, 4, 2048), [(49408, 77, 768, 12), (49408, 77, 1280, 32)]),
+    }
+    latents = (tuple(vae.block_out_channels), vae.layers_per_block, vae.latent_channels)
+    return (widths, texts) == known[version(model)] and latents == ((128, 256, 512, 512), 2, 4)
 
 
 def infer(tensors: Shapes, process: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -124,6 +124,8 @@ def _unet_modules(unet: Any) -> dict[str, str]:
     modules = {
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
+        "add_embedding.linear_1": "label_emb.0.0",  # of Stable Diffusion XL
+        "add_embedding.linear_2": "label_emb.0.2",
         "conv_in": "input_blocks.0.0",
         "mid_block.attentions.0": "middle_block.1",
         "conv_norm_out": "out.0",
