@@ -186,7 +186,7 @@ def test_wrappers_around_a_file_and_around_its_parts(prefix: str, inside: bool, 
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("conditioner.embedders.0.transformer.a", "Stable Diffusion XL family"),
+        ("conditioner.embedders.0.transformer.a", "a Stable Diffusion XL without its first text encoder"),
         ("noise_augmentor.data_mean", "an unCLIP model"),
         ("embedder.model.visual.proj", "an unCLIP model"),
         ("control_model.a", "with a ControlNet"),

@@ -487,7 +487,7 @@ FIRST = "model.diffusion_model.input_blocks.0.0.weight"
         ({"model.diffusion_model.out.2.bias": torch.zeros(5)}, r"out\.2\.bias has shape \(5,\)"),
         ({"model.diffusion_model.label_emb.0.0.weight": torch.zeros(2)}, r"another architecture, .*label_emb"),
         ({FIRST: torch.zeros(32, 9, 3, 3)}, "inpainting model"),
-        ({FIRST: None}, "no Stable Diffusion 1.x or 2.x"),
+        ({FIRST: None}, "no Stable Diffusion that femtobooth knows"),
     ],
 )
 def test_faulty_tensors(

@@ -133,8 +133,10 @@ def parse_description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]
         **dict.fromkeys(("unet", "vae", "text_encoder", "scheduler", "tokenizer", "subject"), dict),
         "readme": str,
     }
+    second = {f"{part}_2": kind for part, kind in wanted.items() if part in ("tokenizer", "text_encoder")}
     try:
         described = json.loads(metadata[METADATA])
+        wanted |= {part: kind for part, kind in second.items() if part in described}
         sound = all(isinstance(described[key], kind) for key, kind in wanted.items())
     except (ValueError, KeyError, TypeError):
         sound = False

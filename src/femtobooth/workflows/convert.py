@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..core import machine
 from ..core.claims import Output
-from ..core.errors import ExistsError, ModelError, SettingsError
+from ..core.errors import ExistsError, SettingsError
 from ..core.events import conclude, note
 from ..core.paths import expanded
 from ..generator import lora_reference
@@ -35,7 +35,6 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
         return convert_lora.run(settings, output, _is_single(target))
 
     from ..generator import cards
-    from ..generator.families.stable_diffusion import StableDiffusion
     from ..generator.formats import ldm_configs
     from ..generator.formats.adapter_reading import add
     from ..generator.formats.folder import write_folder
@@ -49,10 +48,6 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
     dtype = machine.dtype(settings.precision)
     single = _is_single(target)
     if single:
-        if not isinstance(model, StableDiffusion):
-            raise ModelError(
-                f"{source}: only Stable Diffusion 1.x and 2.x are written as single files", "name a folder"
-            )
         save_single_file(model, target, dtype, overwrite)
     else:
         with output.folder() as folder:

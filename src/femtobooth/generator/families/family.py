@@ -106,6 +106,10 @@ class Family(ABC):
         """Read from a folder's model_index.json what no part of it says: fields of the family, none of most."""
         return {}
 
+    def index(self) -> dict[str, Any]:
+        """Give what `of_index` reads."""
+        return {}
+
     def no_prompt(self) -> Tensor:
         """Give the tokens (1, ...) that stand for no prompt at all, from which guidance starts: the empty prompt's."""
         return self.tokenize([""])

@@ -72,6 +72,9 @@ class StableDiffusionXL(Family):
     def of_index(cls, index: Mapping[str, Any]) -> dict[str, Any]:
         return {"force_zeros": bool(index.get(FORCE_ZEROS, True))}
 
+    def index(self) -> dict[str, Any]:
+        return {FORCE_ZEROS: self.force_zeros}
+
     @property
     def process(self) -> DDPM:
         return DDPM(self.scheduler)
@@ -154,7 +157,7 @@ class StableDiffusionXL(Family):
 
         return StableDiffusionXLPipeline(
             **{name: getattr(self, name) for name in self.folders()},
-            force_zeros_for_empty_prompt=self.force_zeros,
+            **self.index(),
             add_watermarker=False,
         )
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from ..families.stable_diffusion_xl import StableDiffusionXL
+from ..families.stable_diffusion_xl import NUMBERS, StableDiffusionXL
 from . import ldm_keys
-from .ldm_keys import CLIP, OPEN_CLIP, UNET, VAE
+from .ldm_keys import CLIP, OPEN_CLIP, UNET, VAE, XL_CLIP, XL_OPEN_CLIP
 
 Shapes = Mapping[str, Tensor]
 
@@ -34,7 +34,8 @@ HEAD_WIDTH = 64  # of everything else
 OPEN_CLIP_LAYERS = 23  # 2.x reads the last layer but one of 24
 
 _DECISIVE = (  # of files that have all parts of a Stable Diffusion, and more
-    (r"^conditioner\.", "of the Stable Diffusion XL family"),
+    (r"^conditioner\.embedders\.0\.model\.", "a Stable Diffusion XL refiner, which goes on from an image"),
+    (r"^conditioner\.(?!embedders\.[01]\.)", "of the Stable Diffusion XL family, with other conditions"),
     (r"^(noise_augmentor|embedder)\.", "an unCLIP model, which also reads an image"),
     (r"^control_model\.", "a Stable Diffusion with a ControlNet"),
 )
@@ -50,20 +51,28 @@ _KINDS = (  # the first pattern that any key matches decides
     (r"^(text_model\.|embeddings\.|token_embedding)", "a text encoder alone"),
 )
 _PARTS = {"UNet": (UNET,), "VAE": (VAE,), "text encoder": (CLIP, OPEN_CLIP)}
+_XL_PARTS = {"UNet": (UNET,), "VAE": (VAE,), "first text encoder": (XL_CLIP,), "second text encoder": (XL_OPEN_CLIP,)}
+XL_PIXELS = 1024
 
 
 def other_kind(keys: Iterable[str]) -> str | None:
-    """Say what a file is if it is no whole Stable Diffusion 1.x/2.x, in words; None if it looks like one."""
+    """Say what a file is if it is no whole Stable Diffusion 1.x, 2.x or XL, in words; None if it looks like one."""
     keys = list(keys)
-    missing = [name for name, roots in _PARTS.items() if not any(key.startswith(roots) for key in keys)]
+    parts = _XL_PARTS if is_xl(keys) else _PARTS
+    missing = [name for name, roots in parts.items() if not any(key.startswith(roots) for key in keys)]
     for pattern, kind in (*_DECISIVE, *(_KINDS if missing else ())):
         if any(re.search(pattern, key) for key in keys):
             return kind
     if not missing:
         return None
-    if len(missing) < len(_PARTS):
-        return f"a Stable Diffusion without its {' and '.join(missing)}"
+    if len(missing) < len(parts):
+        return f"a Stable Diffusion{' XL' if parts is _XL_PARTS else ''} without its {' and '.join(missing)}"
     return f"something else; its first tensor is {keys[0]}" if keys else "empty"
+
+
+def is_xl(keys: Iterable[str]) -> bool:
+    """Tell whether the file is of Stable Diffusion XL's kind: by where its text encoders lie."""
+    return any(key.startswith("conditioner.") for key in keys)
 
 
 def is_second(tensors: Shapes) -> bool:
@@ -107,14 +116,34 @@ def infer(tensors: Shapes, process: Mapping[str, Any]) -> dict[str, dict[str, An
 
     `process` is what `noise_markers.told` returns: the scheduler's settings, and the picture size in `pixels`.
     """
-    second = is_second(tensors)
+    second, xl = is_second(tensors), is_xl(tensors)
     vae = _vae(tensors)
     pixels = int(process["pixels"])
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    unet = _unet(tensors, second)
+    if xl:
+        vae["scaling_factor"] = 0.13025
+        projected = tensors[f"{XL_OPEN_CLIP}text_projection"].shape[1]
+        read = tensors[f"{UNET}label_emb.0.0.weight"].shape[1]
+        unet |= {
+            "upcast_attention": False,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": (read - projected) // NUMBERS or 1,
+            "projection_class_embeddings_input_dim": read,
+        }
+        texts = {
+            "text_encoder": _text_encoder(tensors, XL_CLIP, open_clip=False),
+            "text_encoder_2": _text_encoder(tensors, XL_OPEN_CLIP, open_clip=True) | {"projection_dim": projected},
+        }
+    else:
+        root = CLIP if any(key.startswith(CLIP) for key in tensors) else OPEN_CLIP
+        text = _text_encoder(tensors, root, open_clip=second)
+        most = OPEN_CLIP_LAYERS if second else text["num_hidden_layers"]
+        texts = {"text_encoder": text | {"num_hidden_layers": min(most, text["num_hidden_layers"])}}
     return {
-        "unet": _unet(tensors, second) | {"sample_size": pixels // factor},
+        "unet": unet | {"sample_size": pixels // factor},
         "vae": vae | {"sample_size": pixels},
-        "text_encoder": _text_encoder(tensors, second),
+        **texts,
         "scheduler": SCHEDULE | {key: value for key, value in process.items() if key != "pixels"},
     }
 
@@ -183,28 +212,21 @@ def _vae(tensors: Shapes) -> dict[str, Any]:
     }
 
 
-def _text_encoder(tensors: Shapes, second: bool) -> dict[str, Any]:
-    if any(key.startswith(CLIP) for key in tensors):
-        root, layer, positions = (
-            f"{CLIP}embeddings.",
-            CLIP + "encoder.layers.{}.mlp.fc1.weight",
-            "position_embedding.weight",
-        )
+def _text_encoder(tensors: Shapes, root: str, open_clip: bool) -> dict[str, Any]:
+    if root in (CLIP, XL_CLIP):  # as transformers has it, which may be OpenCLIP's all the same
+        layer, table, positions = "encoder.layers.{}.mlp.fc1", "embeddings.token_embedding", "position_embedding.weight"
+        positions = f"embeddings.{positions}"
     else:
-        root, layer, positions = (
-            OPEN_CLIP,
-            OPEN_CLIP + "transformer.resblocks.{}.mlp.c_fc.weight",
-            "positional_embedding",
-        )
-    vocabulary, width = tensors[f"{root}token_embedding.weight"].shape
-    layers = _blocks(tensors, layer)
+        layer, table, positions = "transformer.resblocks.{}.mlp.c_fc", "token_embedding", "positional_embedding"
+    vocabulary, width = tensors[f"{root}{table}.weight"].shape
+    layer = f"{root}{layer}.weight"
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "max_position_embeddings": tensors[f"{root}{positions}"].shape[0],
         "intermediate_size": tensors[layer.format(0)].shape[0],
-        "num_hidden_layers": min(OPEN_CLIP_LAYERS, layers) if second else layers,
+        "num_hidden_layers": _blocks(tensors, layer),
         "num_attention_heads": max(1, width // HEAD_WIDTH),
-        "hidden_act": "gelu" if second else "quick_gelu",
+        "hidden_act": "gelu" if open_clip else "quick_gelu",
         "projection_dim": width,
     }

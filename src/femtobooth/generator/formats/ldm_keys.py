@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 UNET, VAE, CLIP, OPEN_CLIP = (
     "model.diffusion_model.",
@@ -22,7 +22,8 @@ UNET, VAE, CLIP, OPEN_CLIP = (
     "cond_stage_model.transformer.text_model.",
     "cond_stage_model.model.",
 )
-POSITION_IDS = CLIP + "embeddings.position_ids"
+XL_CLIP, XL_OPEN_CLIP = "conditioner.embedders.0.transformer.text_model.", "conditioner.embedders.1.model."
+POSITION_IDS = "embeddings.position_ids"
 
 _UNET_RESNET = {
     "norm1": "in_layers.0",
@@ -41,7 +42,7 @@ _OPEN_CLIP_LAYER = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
-_STACKED = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)")
+_STACKED = re.compile(r"(?:text_model\.)?encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.(weight|bias)")
 
 
 class Place(NamedTuple):
@@ -50,6 +51,8 @@ class Place(NamedTuple):
     key: str
     third: int | None = None
     """OpenCLIP stacks query, key and value into one tensor: 0, 1, 2."""
+    turned: bool = False
+    """OpenCLIP's projection of text is the transposed one."""
 
 
 def is_second(text_encoder: CLIPTextModel) -> bool:
@@ -57,9 +60,10 @@ def is_second(text_encoder: CLIPTextModel) -> bool:
     return text_encoder.config.hidden_act == "gelu"
 
 
-def places(part: nn.Module, tensors: Iterable[str] = ()) -> dict[str, Place]:
+def places(part: nn.Module, tensors: Iterable[str] = (), xl: bool = False) -> dict[str, Place]:
     """Give, for each tensor of a UNet, VAE or CLIP text encoder, by its name there, its place in a single file, or in
-    one with these tensors, as some name a 2.x text encoder as transformers does.
+    one with these tensors, as some name a 2.x text encoder as transformers does. `xl` says whether it is part of a
+    Stable Diffusion XL.
 
     Raises KeyError naming a tensor that the single-file layout has no name for.
     """
@@ -67,14 +71,18 @@ def places(part: nn.Module, tensors: Iterable[str] = ()) -> dict[str, Place]:
         root, modules = UNET, _unet_modules(part)
     elif isinstance(part, AutoencoderKL):
         root, modules = VAE, _vae_modules(part)
-    elif is_second(part) and not any(key.startswith(CLIP) for key in tensors):
+    elif isinstance(part, CLIPTextModelWithProjection):
+        root, modules = XL_OPEN_CLIP, _open_clip_modules(part, "text_model.")
+    elif is_second(part) and not xl and not any(key.startswith(CLIP) for key in tensors):
         root, modules = OPEN_CLIP, _open_clip_modules(part)
     else:
-        return {key: Place(CLIP + key) for key in part.state_dict()}
+        return {key: Place((XL_CLIP if xl else CLIP) + key) for key in part.state_dict()}
     found: dict[str, Place] = {}
     for key in part.state_dict():
-        stacked = _STACKED.fullmatch(key) if root == OPEN_CLIP else None
-        if stacked:
+        stacked = _STACKED.fullmatch(key) if root in (OPEN_CLIP, XL_OPEN_CLIP) else None
+        if key == "text_projection.weight":
+            found[key] = Place(f"{root}text_projection", turned=True)
+        elif stacked:
             layer, which, kind = stacked.groups()
             found[key] = Place(f"{root}transformer.resblocks.{layer}.attn.in_proj_{kind}", "qkv".index(which))
         else:
@@ -89,13 +97,13 @@ def unused(keys: Iterable[str], parts: Iterable[nn.Module]) -> list[str]:
     return [key for key in keys if key.startswith((UNET, VAE)) and key not in used and not key.startswith(harmless)]
 
 
-def to_ldm(part: nn.Module) -> dict[str, Tensor]:
+def to_ldm(part: nn.Module, xl: bool = False) -> dict[str, Tensor]:
     """Give the tensors of a part under their single-file names. Raises KeyError as `places` does."""
     written: dict[str, Tensor] = {}
     stacked: dict[str, dict[int, Tensor]] = {}
     state = part.state_dict()
-    for name, (key, third) in places(part).items():
-        tensor = state[name]
+    for name, (key, third, turned) in places(part, xl=xl).items():
+        tensor = state[name].T if turned else state[name]
         if ".mid.attn_1." in key and tensor.ndim == 2:
             tensor = tensor[:, :, None, None]  # the original VAE's attention is made of 1x1 convolutions: (C, C, 1, 1)
         if third is None:
@@ -173,12 +181,12 @@ def _vae_modules(vae: Any) -> dict[str, str]:
     return modules
 
 
-def _open_clip_modules(text_encoder: Any) -> dict[str, str]:
+def _open_clip_modules(text_encoder: Any, before: str = "") -> dict[str, str]:
     modules = {
-        "embeddings.token_embedding": "token_embedding",
-        "embeddings.position_embedding.weight": "positional_embedding",
-        "final_layer_norm": "ln_final",
+        f"{before}embeddings.token_embedding": "token_embedding",
+        f"{before}embeddings.position_embedding.weight": "positional_embedding",
+        f"{before}final_layer_norm": "ln_final",
     }
     for i in range(text_encoder.config.num_hidden_layers):
-        _inside(modules, f"transformer.resblocks.{i}", f"encoder.layers.{i}", _OPEN_CLIP_LAYER)
+        _inside(modules, f"transformer.resblocks.{i}", f"{before}encoder.layers.{i}", _OPEN_CLIP_LAYER)
     return modules

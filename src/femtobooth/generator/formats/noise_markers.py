@@ -36,13 +36,18 @@ MAX_YAML_BYTES = 1 << 20  # of a YAML file beside a model
 
 
 def told(
-    path: Path, keys: Iterable[str], metadata: Mapping[str, str], second: bool, step: int | None
+    path: Path,
+    keys: Iterable[str],
+    metadata: Mapping[str, str],
+    second: bool,
+    step: int | None,
+    pixels: int | None = None,
 ) -> dict[str, Any]:
     """Give the scheduler's settings that say what a file predicts: prediction_type and, for zero terminal SNR, what
     goes with it; picture size in `pixels`.
 
-    `keys` are the names of the file's tensors, `second` is whether it is a Stable Diffusion 2.x. Raises ModelError
-    where what is told cannot be read or is another process.
+    `keys` are the names of the file's tensors, `second` is whether it is a Stable Diffusion 2.x, `pixels` the picture
+    size of its kind where that is one. Raises ModelError where what is told cannot be read or is another process.
     """
     keys = set(keys)
     if any(key.startswith("edm_") for key in keys):
@@ -90,10 +95,10 @@ def told(
         note(f"{path}: {found}{' with zero terminal SNR' if zero else ''}, as {where} says")
     schedule |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"} if zero else {}
     resolution = re.fullmatch(r"(\d{2,4})x(\d{2,4})", given.get("resolution", ""))
-    pixels = min(map(int, resolution.groups())) // 64 * 64 if resolution else 0
+    side = min(map(int, resolution.groups())) // 64 * 64 if resolution else 0
     return schedule | {
         "prediction_type": found,
-        "pixels": pixels or (768 if second and found == "v_prediction" else 512),
+        "pixels": side or pixels or (768 if second and found == "v_prediction" else 512),
     }
 
 

@@ -72,14 +72,14 @@ def fill(
         more = f", and {len(missing) - 1} more of its {len(places)} tensors" if len(missing) > 1 else ""
         raise ModelError(f"{where}: {missing[0]} is missing{more}", DAMAGED)
     state: dict[str, Tensor] = {}
-    for (name, (key, third)), wanted in zip(places.items(), part.state_dict().values(), strict=True):
+    for (name, (key, third, turned)), wanted in zip(places.items(), part.state_dict().values(), strict=True):
         given = tensors[key]
         if not given.is_floating_point():
             raise ModelError(
                 f"{where}: {key} holds whole numbers ({given.dtype})",
                 "quantized models cannot be trained; take the plain one",
             )
-        shape = given.shape if third is None else given.chunk(3)[third].shape
+        shape = given.shape[::-1] if turned else given.shape if third is None else given.chunk(3)[third].shape
         if shape not in (wanted.shape, (*wanted.shape, 1, 1)):
             raise ModelError(
                 (
@@ -91,6 +91,7 @@ def fill(
         # Read here, one after the other, so that no more of the file is held beside the part. A copy of its own: mapped
         # from the file it starts at any byte, where kernels round otherwise; results depend on values alone.
         tensor = numbers(given) if third is None else numbers(given).chunk(3)[third]
+        tensor = tensor.T if turned else tensor
         held = frozen.kept(part, name, tensor.reshape(wanted.shape), precision)
         if held is not None:
             state[name] = held
