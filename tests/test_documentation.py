@@ -77,7 +77,7 @@ def test_flags_and_settings_exist(page: str) -> None:
         for one in build(name, command)._actions:
             known |= set(one.option_strings)
     text = re.sub(r"^```(?!sh|text).*?^```$", "", TEXTS[page], flags=re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"(?<![\w-])(--[a-z][a-z-]+)", text)) - known == set()
+    assert set(re.findall(r"(?<![\w-])(--[a-z][a-z0-9-]+)", text)) - known == set()
 
 
 def test_every_command_and_variable_is_told() -> None:

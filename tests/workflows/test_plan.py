@@ -87,6 +87,16 @@ def test_frozen_parts_and_averages_are_where_they_are_told_to_be(tiny_base: Path
     assert averaged["samples"].accelerator - samples.accelerator == 2 * known["unet"].weights
 
 
+def test_stable_diffusion_xl_is_planned_too(tiny_xl: Path) -> None:
+    plans = planner(tiny_xl)
+    known = {one.name: one for one in plans.plan(settings(train={"parts": ["text_encoder"]})).parts}
+    assert [known[name].trained > 0 for name in ("unet", "text_encoder", "text_encoder_2")] == [False, True, True]
+    last = sum(one.numel() for one in plans.base.text_encoder.encoder.layers[-1].parameters()) + 2 * 32
+    assert known["text_encoder"].frozen == last  # which nothing reads
+    adapted = plans.plan(settings(train={"parts": ["lora"], "frozen_precision": "int8"}))
+    assert adapted.peak("accelerator").accelerator > 0
+
+
 def test_loading_holds_the_base_and_a_tensor_of_its_file(tiny_base: Path) -> None:
     plans = planner(tiny_base)
     loading = plans.plan(settings(train={"parts": ["unet"]})).phases[0]

@@ -119,7 +119,7 @@ class StableDiffusionXL(Family):
         ]
         found = {STATES: torch.cat([one.hidden_states[-2] for one in said], dim=-1), POOLED: said[1].text_embeds}
         absent = (tokens == ABSENT).flatten(1).all(dim=1)  # (B,), on the CPU
-        if absent.any():
+        if not absent.is_meta and absent.any():
             there = (~absent).to(self.text_encoder_2.device, non_blocking=True)
             found = {
                 name: torch.where(there.view(-1, *[1] * (tensor.ndim - 1)), tensor, torch.zeros_like(tensor))
