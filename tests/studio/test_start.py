@@ -10,6 +10,7 @@ import pytest
 
 from femtobooth import cli
 from femtobooth.core import locks
+from femtobooth.core.errors import needs
 from femtobooth.studio import start
 
 
@@ -26,7 +27,7 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         return None if name == "fastapi" else importlib.util.find_spec(name)
 
     monkeypatch.setattr(start, "find_spec", find)
-    assert told(capsys) == ["femtobooth: studio: fastapi not installed", "  -> pip install 'femtobooth[studio]'"]
+    assert told(capsys) == ["femtobooth: studio: fastapi not installed", f"  -> {needs('studio')}"]
 
 
 def test_where_another_studio_has_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

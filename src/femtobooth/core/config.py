@@ -26,6 +26,8 @@ Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 """A seed, to which a number of pictures can still be added: random generators take 64 bits."""
 Words = Annotated[list[str], "words"]
 """A list of names without commas, which the command line may also give as a,b."""
+MaybeEmpty = Annotated[str | None, "empty"]
+"""A text that may be left out, where the empty one is another thing."""
 
 
 class Settings(BaseModel):
@@ -132,7 +134,7 @@ def _of_types(field: Any, kinds: set[Any], texts: Sequence[str]) -> Any:
     if list in kinds:
         return [item for text in texts for item in _items(text, words=holds_words(field))]
     text = texts[-1]
-    if not text and types.NoneType in kinds:
+    if not text and types.NoneType in kinds and "empty" not in field.metadata:
         return None
     if str in kinds:
         return text

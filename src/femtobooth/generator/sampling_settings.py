@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from ..core.config import Settings
+from ..core.config import MaybeEmpty, Settings
 from ..core.fields import Flag
 
 Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
@@ -23,7 +23,7 @@ class SamplingSettings(Settings):
     """Classifier-free guidance scale; 1 and below turn guidance off."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1), Flag("--guidance-rescale", unit="share")] = 0.0
     """How far guided predictions are scaled back to the unguided contrast (arXiv 2305.08891, eq. 15-16), 0 to 1."""
-    negative: Annotated[str | None, Flag("--negative", common=True)] = None
+    negative: Annotated[MaybeEmpty, Flag("--negative", common=True)] = None
     """What the pictures should not show; needs guidance above 1. Without it guidance starts from no prompt: for Stable
     Diffusion 1.x and 2.x from the empty one, for XL from zeros, which `""` is not.
     """

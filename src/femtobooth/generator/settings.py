@@ -123,8 +123,8 @@ class PersonalizeSettings(Settings):
     memory: Annotated[str | None, Flag("--memory", unit="size", group="memory")] = Field(None, exclude=True)
     """Memory to fit into, such as 8GiB: a plan then names the cheapest sets of savings that do."""
     subjects: Annotated[dict[str, SubjectSettings], Flag("--subject", unit="name=path:noun", group="subject")] = {}
-    """Several subjects in one run, by the names that stand for them in prompts, as [V:rex]; in place of PHOTOS and
-    --class-noun.
+    """Several subjects in one run, by the names that stand for them in prompts, as [V:rex]; in place of `photos.paths`
+    and `photos.class_noun`.
     """
     photos: Annotated[PhotoSettings, Flags("subject")]
     identifier: Annotated[IdentifierSettings, Flags("subject")] = IdentifierSettings()

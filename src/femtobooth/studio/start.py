@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..core import locks
-from ..core.errors import InputError, SettingsError
+from ..core.errors import InputError, SettingsError, needs
 from ..core.events import note
 from ..core.files import writing
 from ..workflows.settings import StudioSettings
@@ -26,7 +26,7 @@ def run(settings: StudioSettings) -> None:
     """Serve the studio until it is stopped. Raises InputError where the extra is missing or the address is taken."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
-        raise InputError(f"studio: {', '.join(missing)} not installed", "pip install 'femtobooth[studio]'")
+        raise InputError(f"studio: {', '.join(missing)} not installed", needs("studio"))
     import uvicorn
 
     from .app import create_app

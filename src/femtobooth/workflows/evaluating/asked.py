@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from ...core.errors import SettingsError
-from ...generator.prompts import Called, Prompt
+from ...generator.prompts import Called, Prompt, with_subject
 from ..settings import EvaluateSettings
 
 MOST_PAIRS = 6  # pairs of subjects that are asked for together
@@ -36,7 +36,7 @@ class Asked:
         for one in prompts:
             assert one.of is not None  # noqa: S101
             form = f"[V:{one.of}]" if several else "[V]"
-            read[one.of].append(one.told.replace("[V]", form))
+            read[one.of].append(with_subject(one.told, form))
             texts[one.of].append(one.text)
         template = settings.together
         pairs = list(itertools.combinations(called, 2))[:MOST_PAIRS]
