@@ -75,8 +75,11 @@ def curves(metrics: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[lis
 
 def doing(events: list[dict[str, Any]]) -> dict[str, Any] | None:
     """Say what is being done: the last progress that is not over, else the innermost stage."""
+    over = set[int]()
     for event in reversed(events):
-        if event["kind"] == "progress" and event["state"] == "running":
+        if event["kind"] == "progress" and event["state"] != "running":
+            over.add(event["id"])
+        elif event["kind"] == "progress" and event["id"] not in over:
             return {"what": event["description"], "done": event["done"], "total": event["total"]}
         if event["kind"] == "stage" and event["state"] == "running":
             return {"what": event["stage"][-1] if event["stage"] else "", "done": None, "total": None}

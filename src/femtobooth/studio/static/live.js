@@ -204,7 +204,7 @@ function hear(event) {
     }
     drawSoon();
   } else if (event.kind === "progress") {
-    if (event.state === "running") state.doing = { what: event.description, done: event.done, total: event.total };
+    state.doing = event.state === "running" ? { what: event.description, done: event.done, total: event.total } : null;
     if (event.description === "training") {
       state.step = event.done;
       state.steps = event.total || state.steps;

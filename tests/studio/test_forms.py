@@ -1,0 +1,87 @@
+"""Forms of settings, presets, and the curves of a page, without a browser."""
+
+from __future__ import annotations
+
+import pytest
+
+from femtobooth.core.config import settle
+from femtobooth.core.errors import SettingsError
+from femtobooth.generator.settings import PersonalizeSettings
+from femtobooth.studio import fieldsets
+from femtobooth.studio.presets import presets
+from femtobooth.studio.watching import curves, doing, times
+
+RECOMMENDED = PersonalizeSettings.recommended({"base": "bundled"})
+GIVEN = {"photos": {"paths": ["rex.png"], "class_noun": "dog"}}
+
+
+def test_a_form_gives_what_was_filled_in_and_is_not_in_force_anyway() -> None:
+    form = {
+        "training.steps": ["40"],
+        "training.batch_size": ["8"],  # as the base recommends
+        "training.seed": [""],
+        "photos.flip": ["on", "off"],  # a ticked box, and the hidden field behind it
+        "lora.text_encoder": ["off"],  # a box that was ticked, and is not now
+        "train.parts": ["lora"],
+        "samples.prompts": ["a [V] dog\n\n a [V] dog, on the moon "],
+        "nothing.of.ours": ["1"],
+    }
+    assert fieldsets.read(PersonalizeSettings, form, RECOMMENDED) == {
+        "training": {"steps": 40},
+        "photos": {"flip": True},
+        "lora": {"text_encoder": False},
+        "train": {"parts": ["lora"]},
+        "samples": {"prompts": ["a [V] dog", "a [V] dog, on the moon"]},
+    }
+
+
+def test_no_form_offers_what_names_a_file() -> None:
+    paths = {one.path for one in fieldsets.offered(PersonalizeSettings, ("training.", "size"))}
+    assert not paths & {"photos.paths", "base", "tokenizer", "runs", "prior.folder", "photos.mask_model", "size"}
+    assert "prior.images" in paths
+    assert not any(path.startswith("training.") for path in paths)
+
+
+def test_an_error_stands_at_its_field() -> None:
+    with pytest.raises(SettingsError) as told:
+        settle(
+            PersonalizeSettings, {**GIVEN, "training": {"steps": -1}, "photos": {**GIVEN["photos"], "crop": "round"}}
+        )
+    found = fieldsets.blame(PersonalizeSettings, told.value)
+    assert found.keys() == {"training.steps", "photos.crop"}
+    assert found["training.steps"] == "Should be greater than or equal to 1 (got -1)."
+
+
+def test_presets_are_shares_of_what_the_base_recommends() -> None:
+    found = presets(RECOMMENDED)
+    assert [(one.name, one.steps) for one in found.values()] == [("quick", 75), ("balanced", 300), ("best", 600)]
+    for one in found.values():
+        assert settle(PersonalizeSettings, one.settings, GIVEN).training.steps == one.steps
+
+
+def metric(step: int, loss: float | None) -> dict[str, object]:
+    return {"kind": "metrics", "step": step, "values": {"loss/instance": loss, "learning_rate/unet": 1e-6}}
+
+
+def test_a_curve_takes_the_steps_that_were_done_again() -> None:
+    found = curves([metric(1, 0.5), metric(2, 0.4), metric(3, None), metric(4, 0.2), metric(2, 0.3), metric(3, 0.25)])
+    assert found == {"loss": {"photos": [[1, 0.5], [2, 0.3], [3, 0.25]]}}
+
+
+def progress(what: str, done: int, state: str = "running") -> dict[str, object]:
+    return {
+        "kind": "progress",
+        "id": len(what),
+        "description": what,
+        "done": done,
+        "total": 9,
+        "state": state,
+        "time": 100.0 + done,
+    }
+
+
+def test_what_is_done_now_is_the_last_that_is_not_over() -> None:
+    events = [progress("training", 3), progress("samples", 1), progress("samples", 9, "done")]
+    assert doing(events) == {"what": "training", "done": 3, "total": 9}
+    assert doing([*events, {"kind": "error"}]) is None
+    assert times([progress("training", 3), progress("training", 4), progress("training", 2)]) == [[102.0, 2]]
