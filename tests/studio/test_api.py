@@ -23,6 +23,7 @@ from femtobooth.pictures.provenance import Provenance
 from femtobooth.studio import forms, jobs, live
 from femtobooth.studio.library import id_of
 from femtobooth.studio.references import REFUSED, is_place
+from femtobooth.studio.runner import why_failed
 from femtobooth.studio.state import Studio
 
 API = "/api/v1"
@@ -272,6 +273,17 @@ def test_a_job_that_fails_says_why(client: TestClient, studio: Studio) -> None:
     assert job["status"] == "failed"
     assert job["error"]["problem"].endswith(f"{reference[7:]}.png: no such file or folder")
     assert job["resumable"] is False
+
+
+def test_why_a_job_failed_is_told_by_names_of_settings(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    log.write_text("loading bundled ...\nfemtobooth: --steps: input is wrong\n  -> give --lr, or leave --none out\n")
+    told = why_failed(log, "personalize")
+    assert (told.setting, told.problem) == ("training.steps", "`training.steps`: input is wrong")
+    assert told.way_out == "give --lr, or leave --none out"
+    log.write_text("Traceback:\n  ...\nMemoryError\n")
+    assert why_failed(log, "generate").problem == "MemoryError"
+    assert why_failed(tmp_path / "none", "generate").problem == "its process said nothing"
 
 
 # --- runs

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import psutil
 
-from ..core import children, locks
+from ..core import children, fields, locks
 from ..core.files import read_object
 from ..core.run import Run
+from ..workflows.commands import COMMANDS, find
 from .job import END, LOG, RESULT, SETTINGS
 from .jobs import ACTIVE, Job, Jobs, Problem, now
 
@@ -129,7 +130,7 @@ class Runner:
             why = GONE if code is None else None
             self.jobs.change(job.id, status="interrupted", ended=now(), error=why)
         else:
-            self.jobs.change(job.id, status="failed", ended=now(), error=why_failed(self.place(job) / LOG))
+            self.jobs.change(job.id, status="failed", ended=now(), error=why_failed(self.place(job) / LOG, job.command))
 
     def signal(self, job: Job, save: bool = False) -> None:
         """Ask a job's process to save and end, or to save and go on. A second time it ends at once."""
@@ -144,8 +145,8 @@ class Runner:
             os.kill(job.process.pid, number)  # type: ignore[arg-type]
 
 
-def why_failed(log: Path) -> Problem:
-    """Read what a command line said last: its problem and the way out."""
+def why_failed(log: Path, command: str) -> Problem:
+    """Read what a command line said last: its problem and the way out, settings by their names in place of flags."""
     try:
         with log.open("rb") as file:
             file.seek(max(log.stat().st_size - TAIL, 0))
@@ -159,5 +160,13 @@ def why_failed(log: Path) -> Problem:
     first, *rest = lines[starts[-1] :]
     ways = [line.strip().removeprefix("-> ") for line in rest if re.match(r"\s+-> ", line)]
     details = [line.strip() for line in rest if re.match(r"\s+(?!-> )\S", line)]
-    problem = " ".join([first.removeprefix("femtobooth: "), *details])
-    return Problem(problem=problem, way_out=ways[0] if ways else None)
+    problem, named = _unspoken(" ".join([first.removeprefix("femtobooth: "), *details]), command)
+    return Problem(setting=named, problem=problem, way_out=_unspoken(ways[0], command)[0] if ways else None)
+
+
+def _unspoken(text: str, command: str) -> tuple[str, str | None]:
+    """Put the names of settings in place of flags; says also which stands at the beginning."""
+    row = COMMANDS.get(command)
+    flags = {one.flag: one.path for one in fields.settings(find(row.settings))} if row else {}
+    named = flags.get(re.split(r"[ :]", text, maxsplit=1)[0])
+    return re.sub(r"--[a-z][a-z-]*", lambda flag: f"`{flags[flag[0]]}`" if flag[0] in flags else flag[0], text), named

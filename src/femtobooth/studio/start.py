@@ -42,11 +42,13 @@ def run(settings: StudioSettings) -> None:
     with locks.held(private, "stop it, or give another `folder`"), _listening(settings) as listener:
         port = listener.getsockname()[1]
         studio = Studio(settings, host=settings.host, port=port, token=token)
-        name = "localhost" if own or settings.host in ("0.0.0.0", "::") else settings.host  # noqa: S104
-        address = f"http://{f'[{name}]' if ':' in name else name}:{port}/"
-        note(f"studio: {address}{f'login?token={token}' if token else ''}   (Ctrl-C stops it; jobs go on)")
+        every = settings.host in ("0.0.0.0", "::")  # noqa: S104
+        names = ["localhost"] if own else ["localhost", socket.gethostname()] if every else [settings.host]
+        login = f"login?token={token}" if token else ""
+        addresses = [f"http://{f'[{name}]' if ':' in name else name}:{port}/{login}" for name in names]
+        note(f"studio: {', '.join(addresses)}   (Ctrl-C stops it; jobs go on)")
         if settings.browser:
-            timer = threading.Timer(1.0, webbrowser.open, [f"{address}{f'login?token={token}' if token else ''}"])
+            timer = threading.Timer(1.0, webbrowser.open, addresses[:1])
             timer.daemon = True
             timer.start()
         config = uvicorn.Config(
