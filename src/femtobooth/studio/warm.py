@@ -113,7 +113,7 @@ class Turns:
                 except _Stopped:
                     raise Refusal("it was stopped", "ask again", 409) from None
                 finally:
-                    self.active = False
+                    self.done, self.total, self.active = 0.0, 0, False
         finally:
             with self._lock:
                 self._waiting -= 1
