@@ -218,4 +218,5 @@ def test_every_setting_has_a_help_text() -> None:
     "path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda path: path.stem
 )
 def test_example_configs_are_valid(path: Path) -> None:
-    config.resolve(PersonalizeSettings, NEEDED, config.read_yaml(path))
+    given = config.read_yaml(path)
+    config.resolve(PersonalizeSettings, {} if "subjects" in given else NEEDED, given)
