@@ -136,3 +136,36 @@ def test_dvar_calls_a_flat_tail_converged() -> None:
 
 def test_dvar_does_not_stop_a_falling_loss() -> None:
     assert selection.converged(np.linspace(1.0, 0.1, 40).tolist(), 20) is None
+
+
+def pair(step: int, first: float, second: float, drift: float, prompt: float = 1.0) -> Point:
+    """A step of two subjects, three pictures each: the first could go from 0.2 to 0.6, the second from 0.5 to 0.7."""
+    offsets = np.array([-0.01, 0, 0.01])
+    fidelity = (*(first + offsets), *(second + offsets))
+    return Point(step, tuple(fidelity), (prompt,) * 6, drift, of=((3, 0.2, 0.4), (3, 0.5, 0.2)))
+
+
+def test_of_several_subjects_the_worst_decides() -> None:
+    base, one, both = pair(0, 0.2, 0.5, 0.0), pair(50, 0.6, 0.52, 0.1), pair(100, 0.4, 0.6, 0.2)
+    assert one.goods[0] == pytest.approx(0.1) and both.goods[0] == pytest.approx(0.5)
+    assert [float(part.mean()) for part in one.gains(base)] == pytest.approx([1.0, 0.1])
+    assert np.mean(one.fidelity) > np.mean(both.fidelity) - 0.1  # by the mean of cosines the two are close
+    choice = selection.choose([base, one, both])
+    assert (choice.step, choice.front) == (100, (50, 100))
+    # Less drift counts only where every subject is within one standard error.
+    assert selection.choose([base, pair(50, 0.3, 0.6, 0.1), both]).step == 100
+    assert selection.choose([base, pair(50, 0.4, 0.6, 0.1), both]).step == 50
+    assert selection.choose([base, pair(50, 0.6, 0.7, 0.1), both]).front == (50,)
+
+
+def test_training_of_several_subjects_is_done_when_none_gains() -> None:
+    points = [pair(0, 0.2, 0.5, 0.0), pair(50, 0.4, 0.6, 0.1), pair(100, 0.4, 0.6, 0.2), pair(150, 0.39, 0.6, 0.3)]
+    assert selection.finished(points, patience=2)
+    assert not selection.finished([*points[:3], pair(150, 0.3, 0.7, 0.3)], patience=2)  # the second still does
+
+
+def test_points_of_any_version_are_read_again() -> None:
+    point = pair(50, 0.4, 0.6, 0.1)
+    assert selection.point_of({**point._asdict(), "of": [list(one) for one in point.of]}) == point
+    older = {"step": 0, "fidelity": [0.5], "prompt": [1.0], "drift": 0.0}
+    assert selection.point_of(older) == Point(0, (0.5,), (1.0,), 0.0)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from femtobooth.core.metrics import Interval
-from femtobooth.judging.verdict import Evidence, judge, read
+from femtobooth.judging.verdict import Evidence, joint, judge, read
 
 
 def measured(likeness, floor=0.378, ceiling=0.629, width=0.02, **more):
@@ -98,3 +98,15 @@ def test_another_base_is_advised_only_on_the_bundled_one():
 @pytest.mark.parametrize("damaged", [None, {}, [], "learned", {"outcome": "learned"}, {"outcome": 3, "share": "x"}])
 def test_what_is_no_verdict_is_none(damaged):
     assert read(damaged) is None
+
+
+def test_of_several_subjects_the_least_learned_is_told():
+    good, weak = judge(measured(0.56), bundled=False), judge(measured(0.46), bundled=False)
+    both = joint({"rex": good, "mug": weak})
+    assert (both.outcome, both.mood, both.share) == ("partly learned", "warn", weak.share)
+    assert both.sentence.startswith(
+        "Partly learned: rex learned (73%), mug partly learned (33%) of the way from the untuned base to its photos"
+    )
+    assert "Of mug: Partly learned: likeness came 33%" in both.sentence
+    assert joint({"V": good}) is good
+    assert joint({"rex": good, "max": good}).sentence.startswith("Learned: rex learned (73%), max learned (73%)")
