@@ -104,6 +104,8 @@ def test_one_noun_has_one_set_of_class_images_and_each_subject_is_scored(two: Pa
     base = curve["points"][0]
     assert base["of"][0][1] == pytest.approx(np.mean(base["fidelity"][:6]))
     assert base["of"][1][1] == pytest.approx(np.mean(base["fidelity"][6:]))
+    for subject, (_, floor, room) in zip(curve["subjects"], base["of"], strict=True):
+        assert floor + room == pytest.approx(subject["ceiling"])  # the photos of the training beside the one held out
     page = (two / "report.html").read_text(encoding="utf-8")
     assert "subject fidelity of rex" in page and "subject fidelity of mug" in page and "[V:mug]" in page
     names = [path.name for path in (two / "samples" / "step-000000").iterdir()]

@@ -67,6 +67,8 @@ class Scored:
     prompts: list[Prompt]
     photos: list[np.ndarray]
     """(H, W, 3), uint8."""
+    others: list[np.ndarray]
+    """Further photos of one of several subjects: how alike they are to `photos` is the ceiling, if there are some."""
 
 
 def scored_of(settings: PersonalizeSettings, subjects: Mapping[str, Taught]) -> list[Scored]:
@@ -79,7 +81,8 @@ def scored_of(settings: PersonalizeSettings, subjects: Mapping[str, Taught]) -> 
             raise SettingsError(
                 f"`validation.prompts`: none shows {name}", 'such as "a [V] {class}", which shows each subject'
             )
-        found.append(Scored(name, ours, [photo.pixels for photo in one.scored]))
+        others = one.photos if one.held_out and len(subjects) > 1 else []
+        found.append(Scored(name, ours, [photo.pixels for photo in one.scored], [photo.pixels for photo in others]))
     if lost := next((one for one in prompts if one.of is None), None) if len(subjects) > 1 else None:
         raise SettingsError(
             f"`validation.prompts`: {lost.text!r} shows no single subject", "leave it out; samples.prompts may hold it"

@@ -219,7 +219,13 @@ class Validator(StepCallback):
     @cached_property
     def _ceilings(self) -> list[float | None]:
         """How alike the photos of each subject are; None for one photo."""
-        return [float(scores.leave_one_out(real).mean()) if len(real) > 1 else None for real in self._real]
+        assert self.encoder is not None  # noqa: S101
+        found: list[float | None] = []
+        for one, real in zip(self.subjects, self._real, strict=True):
+            alone = float(scores.leave_one_out(real).mean()) if len(real) > 1 else None
+            others = self.encoder.images(one.others) if one.others else None
+            found.append(alone if others is None else float(scores.subject_fidelity(others, real).mean()))
+        return found
 
     def _embedded(self, pictures: np.ndarray) -> np.ndarray:
         """Embed pictures (P + C, S, H, W, 3), the classes last, as (2P + C, S, D): last come those of subjects without
