@@ -200,8 +200,8 @@ def _info(drawing: Drawing, files: list[Path], name: str) -> dict[str, Any]:
     return {
         "prompt": first["prompt"],
         "all_prompts": [one["prompt"] for one in found],
-        "negative_prompt": sampling["negative"],
-        "all_negative_prompts": [sampling["negative"]] * count,
+        "negative_prompt": sampling["negative"] or "",
+        "all_negative_prompts": [sampling["negative"] or ""] * count,
         "seed": first["seed"],
         "all_seeds": [one["seed"] for one in found],
         "subseed": first["seed"],
