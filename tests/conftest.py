@@ -33,8 +33,8 @@ SLOW = (
     "generator/test_captions_in_training", "generator/test_memory", "generator/test_model_folder", "generator/test_sampling",
     "generator/test_single_file", "generator/test_text_states", "generator/test_two_processes", "recognizer/test_engines",
     "recognizer/test_hub_config", "recognizer/test_quantize", "recognizer/test_child", "recognizer/test_predict",
-    "studio/test_clients", "studio/test_described", "studio/test_story", "test_api", "test_completion", "test_documentation",
-    "test_levels", "test_portable", "training/test_host_reads",
+    "studio/test_browser", "studio/test_clients", "studio/test_described", "studio/test_pages", "studio/test_story",
+    "test_api", "test_completion", "test_documentation", "test_levels", "test_portable", "training/test_host_reads",
 )  # fmt: skip
 
 

@@ -1,0 +1,147 @@
+"""A person with a mouse: photos in, a subject taught through a killed job and a killed server, pictures out."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from studio_browser import Server, Watched, until
+
+from femtobooth.core.files import read_object
+from femtobooth.generator.settings import GenerateSettings
+from femtobooth.workflows import generate
+
+MASCOT = sorted((Path(__file__).parents[2] / "examples" / "mascot").glob("*.jpg"))
+STEPS = 30
+FEW = {  # what keeps the run short
+    "training-steps": STEPS, "training-batch_size": 1, "training-checkpoint_every": 10, "prior-images": 4,
+    "samples-every": 10, "samples-images": 1, "validation-every": 15, "validation-images": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    found = Server(tmp_path / "runs")
+    yield found
+    found.end()
+
+
+def drop(page: Any, files: list[Path]) -> None:
+    """Drop files on the page, as a person does from a folder's window."""
+    import base64
+
+    held = [{"name": one.name, "data": base64.b64encode(one.read_bytes()).decode()} for one in files]
+    page.evaluate(
+        """files => {
+            const held = new DataTransfer();
+            for (const one of files) {
+                const bytes = Uint8Array.from(atob(one.data), (letter) => letter.charCodeAt(0));
+                held.items.add(new File([bytes], one.name, { type: "image/jpeg" }));
+            }
+            for (const kind of ["dragenter", "dragover", "drop"])
+                document.body.dispatchEvent(new DragEvent(kind, { dataTransfer: held, bubbles: true, cancelable: true }));
+        }""",
+        held,
+    )
+
+
+def test_a_subject_is_taught_and_drawn_through_two_kills(chromium: Any, server: Server) -> None:
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    seen = Watched(page)
+    page.goto(server.address)
+    page.get_by_text("Drop 3 to 5 photos here").wait_for()
+    drop(page, MASCOT)
+    page.wait_for_url("**/new/*")
+    assert page.locator(".photo").count() == len(MASCOT)
+
+    # what is wrong stands at its field
+    page.get_by_label("What is it?").fill("robot")
+    page.get_by_label("What do you call it?").fill("femto")
+    page.get_by_text("Everything else").click()
+    page.evaluate("document.querySelectorAll('#teach details details').forEach((one) => { one.open = true; })")
+    for name, value in FEW.items():
+        page.locator(f"#{name}").fill(str(value))
+    page.locator("#training-warmup").fill("-1")
+    page.get_by_role("button", name="Teach it").click()
+    page.locator("#training-warmup-wrong").wait_for()
+    assert "Should be greater than or equal to 0" in page.locator("#training-warmup-wrong").inner_text()
+    assert page.locator("#training-steps").input_value() == str(STEPS)  # the rest is as it was filled in
+    seen.wrong.clear()  # the console tells of the answer's status, 422
+    page.locator("#training-warmup").fill("0")
+    page.get_by_role("button", name="Teach it").click()
+
+    # the curve moves, and a reload in the middle loses nothing
+    page.wait_for_url("**/runs/*")
+    run = server.folder / "femto"
+    chart = page.locator("#chart-loss")
+    until(lambda: int(chart.get_attribute("data-points") or 0) >= 3)
+    page.reload()
+    before = until(lambda: int(chart.get_attribute("data-points") or 0))
+    until(lambda: int(chart.get_attribute("data-points") or 0) > before >= 3)
+
+    # kill -9 of the job, after a checkpoint: paused, and one click goes on
+    until(lambda: any((run / "checkpoints").glob("step-*/manifest.json")))
+    os.kill(read_object(run / "run.json")["process"]["pid"], signal.SIGKILL)
+    page.get_by_role("button", name="Go on").click()
+    page.locator(".chip.running").wait_for()
+    resumed = until(lambda: [line for line in events(run) if '"step": 11' in line])
+    assert len(resumed) >= 1
+
+    # kill -9 of the server: the job goes on, and so does the page once the server is back
+    server.kill()
+    server.begin()
+    page.get_by_role("link", name="Draw with it").wait_for()
+    page.locator("#shown img").first.wait_for()
+    assert read_object(run / "run.json")["status"] == "done"
+    seen.wrong = [one for one in seen.wrong if "Failed to load resource" not in one and "ERR_CONN" not in one]
+
+    # a picture, the same as the command line's, byte for byte
+    page.get_by_role("link", name="Draw with it").click()
+    page.get_by_label("What should it draw?").fill("a [V] robot on the moon")
+    page.get_by_label("How many").fill("1")
+    page.locator("#seed").fill("7")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.locator(".shot img").wait_for()
+    page.locator(".shot button").click()
+    assert page.locator("#look-facts").inner_text().startswith("seed\n7")
+    address = page.locator("#look-picture").get_attribute("src")
+    drawn = page.request.get(address).body()
+    out = server.folder.parent / "typed"
+    generate.run(
+        GenerateSettings.model_validate(
+            {"run": str(run), "prompts": ["a [V] robot on the moon"], "count": 1, "seed": 7, "out": str(out)}
+            | {"sampling": GenerateSettings.recommended({"run": str(run)})["sampling"]}
+        )
+    )
+    assert next(out.glob("00-*seed7.png")).read_bytes() == drawn
+    page.get_by_role("button", name="Close").click()
+
+    # one that waits or runs is stopped, and both are deleted, into the trash
+    page.goto(f"{server.address}/new")
+    page.get_by_role("button", name="Try it with our mascot").click()
+    page.wait_for_url("**/new/*")
+    page.get_by_label("What do you call it?").fill("second")
+    page.get_by_role("button", name="Teach it").click()
+    page.get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Delete").wait_for()
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Delete").click()
+    page.wait_for_url(f"{server.address}/")
+    assert not (server.folder / "second").exists()
+    page.get_by_role("link", name="femto", exact=True).click()
+    page.wait_for_load_state("networkidle")
+    assert seen.wrong == []  # what is deleted while it is shown may fail to load
+    page.get_by_role("button", name="Delete femto").click()
+    page.wait_for_url(f"{server.address}/")
+    page.get_by_text("Teach it somebody, or something").wait_for()
+    assert not run.exists()
+    assert [one for one in (server.folder / ".studio" / "trash").iterdir() if one.name.endswith("-femto")]
+
+
+def events(run: Path) -> list[str]:
+    """Read what a run has told of its steps."""
+    return [line for line in (run / "events.jsonl").read_text().splitlines() if '"metrics"' in line]
