@@ -264,7 +264,7 @@ def test_16_bits_keep_whole_numbers_whole(tiny_sd1: Path, tmp_path: Path) -> Non
     path = tmp_path / "half.safetensors"
     save_single_file(load(str(tiny_sd1)), path, torch.float16)
     tensors = load_file(path)
-    assert torch.equal(tensors.pop(ldm_keys.POSITION_IDS), torch.arange(77)[None])
+    assert torch.equal(tensors.pop(ldm_keys.CLIP + ldm_keys.POSITION_IDS), torch.arange(77)[None])
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float16}
     assert load(str(path)).unet.dtype == torch.float32
 
