@@ -18,6 +18,7 @@ from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
 from femtobooth.generator.sampling import sample
 from femtobooth.generator.sampling_settings import SamplingSettings
+from femtobooth.generator.settings import of_card
 
 PROMPT = "a glossy dog on the beach"
 
@@ -119,6 +120,17 @@ def test_what_is_saved_loads_anywhere(model: StableDiffusionXL, tmp_path: Path) 
     ids = model.tokenize([PROMPT])[:, 1]
     with torch.no_grad():
         assert torch.equal(theirs(ids).text_embeds, model.text_encoder_2(ids).text_embeds)
+
+
+def test_its_folders_recommend_how_it_is_drawn_where_their_cards_do_not(tiny_xl: Path, tmp_path: Path) -> None:
+    usual = {"sampler": "euler", "steps": 30, "guidance": 5.0}
+    model: Any = load(str(tiny_xl), weights=False)
+    assert model.card["generate"] == {"sampling": usual} == of_card(str(tiny_xl), "generate")
+    assert model.card["personalize"] == {"samples": {"sampling": usual}, "prior": {"sampling": usual}}
+    folder = tmp_path / "xl"
+    shutil.copytree(tiny_xl, folder)
+    (folder / "README.md").write_text("---\nfemtobooth: {generate: {sampling: {guidance: 3}}}\n---\n")
+    assert of_card(str(folder), "generate") == {"sampling": usual | {"guidance": 3}}
 
 
 def test_its_vae_stays_in_32_bits(tiny_xl: Path) -> None:

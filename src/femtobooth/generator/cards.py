@@ -42,6 +42,19 @@ class Recommendable(NamedTuple):
     names: tuple[str, ...]
 
 
+_XL = {"sampling": {"sampler": "euler", "steps": 30, "guidance": 5.0}}  # what the published base is drawn with
+OF_PIPELINES: dict[str, dict[str, dict[str, Any]]] = {
+    "StableDiffusionXLPipeline": {"generate": _XL, "personalize": {"samples": _XL, "prior": _XL}},
+}
+"""What is recommended for folders of a pipeline whose cards say nothing else, by command."""
+
+
+def with_pipeline(recommended: dict[str, dict[str, Any]], pipeline: str) -> dict[str, dict[str, Any]]:
+    """Put what a card recommends, by command, over what is recommended for every model of a pipeline."""
+    usual = OF_PIPELINES.get(pipeline, {})
+    return {name: merge(usual.get(name, {}), recommended.get(name, {})) for name in {**usual, **recommended}}
+
+
 def read_readme(folder: Path) -> str:
     """Read the model card in a folder, or "" where there is none that can be read."""
     try:

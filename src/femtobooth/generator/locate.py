@@ -77,7 +77,8 @@ def recommended(reference: str, of: str, allowed: tuple[cards.Recommendable, ...
     """
     path = locate(reference)
     readme, file = (cards.read_readme(path), path / cards.README) if path.is_dir() else (_readme_inside(path), path)
-    return cards.parse_card(readme, file, allowed).get(of, {})
+    pipeline = str(read_object(path / INDEX).get("_class_name", "")) if path.is_dir() else ""
+    return cards.with_pipeline(cards.parse_card(readme, file, allowed), pipeline).get(of, {})
 
 
 def bundled_folder() -> Path:

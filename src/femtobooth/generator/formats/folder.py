@@ -87,7 +87,7 @@ def load_folder(
         source=source or str(folder),
         held=held if weights else "fp32",
         hash=content_hash([*files, *[folder / INDEX] * bool(said)], folder) if weights else "",
-        card=cards.parse_card(readme, folder / cards.README, RECOMMENDABLE),
+        card=cards.with_pipeline(cards.parse_card(readme, folder / cards.README, RECOMMENDABLE), pipeline_name(folder)),
         readme=readme,
         subject=_read_subject(folder),
         **said,
