@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
-from pydantic_core import PydanticUndefined
 
 from ..core import fields
 from ..core.config import Settings, settle
@@ -108,7 +107,7 @@ def _field(one: fields.Setting) -> Field:
         type=kind,
         choices=list(one.choices),
         unit=one.unit,
-        default=None if default is PydanticUndefined else default,
+        default=default,
         needed=one.field.is_required() or bool(one.argument and one.argument.needed),
         names=one.names,
     )
