@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,7 @@ from torch import nn
 
 from femtobooth.core import tensors as stored
 from femtobooth.core.errors import ModelError
-from femtobooth.core.machine import peak_memory
+from femtobooth.core.machine import give_back_freed_memory, peak_memory
 from femtobooth.generator.formats import parts
 from femtobooth.generator.formats.ldm_keys import Place
 
@@ -59,3 +60,18 @@ def test_beside_what_is_held_lies_little(file: Path) -> None:
     parts.fill(part, stored.read(file, weights=False)[0], {name: Place(name) for name in part.state_dict()}, file)
     assert [float(layer.weight[-1, -1]) for layer in part] == [*map(float, range(12))]  # type: ignore[union-attr, index]
     assert peak_memory() - before < (12 + 8) * 8 * MIB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps what is freed")
+def test_what_is_freed_between_what_is_kept_goes_back() -> None:
+    torch.ones(7 << 20).sum()  # glibc now keeps pieces of this size
+    give_back_freed_memory()
+    process, freed, kept = psutil.Process(), [], []
+    before = process.memory_info().rss
+    for _ in range(120):  # more than what earlier tests may have left to use again
+        freed.append(torch.ones(1 << 20))
+        kept.append(torch.ones(1 << 12))
+    assert process.memory_info().rss - before > 200 * MIB
+    freed.clear()
+    assert process.memory_info().rss - before < 20 * MIB
+    assert len(kept) == 120

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..core.machine import FrozenPrecision
+from ..core.machine import FrozenPrecision, give_back_freed_memory
 from . import adapted_folder, frozen
 from .families.family import Family
 from .families.stable_diffusion import StableDiffusion
@@ -27,6 +27,8 @@ def load(reference: str, tokenizer: str | None = None, weights: bool = True, hel
     the VAE in 32 bits; files are read tensor by tensor, and no more than one is in memory beside what is held.
     Raises ModelError saying what to do where none fits.
     """
+    if held != "fp32":  # to need less memory
+        give_back_freed_memory()
     path = locate(reference)
     if not path.is_dir():
         return load_single_file(path, tokenizer, weights, held)
