@@ -43,9 +43,9 @@ def test_every_setting_of_a_number_format_uses_the_same_words() -> None:
         (model.__name__, path): set(fields.choices(fields.field_at(model, path)))
         for model in (PersonalizeSettings, GenerateSettings, ConvertSettings, ExportSettings, TrainingSettings)
         for path in fields.dotted_keys(model)
-        if path.rpartition(".")[2] in ("precision", "save_precision")
+        if path.rpartition(".")[2] in ("precision", "save_precision", "frozen_precision")
     }
-    assert len(found) == 6
+    assert len(found) == 7
     assert all(values and values <= words for values in found.values()), found
     assert set.union(*found.values()) == words
     assert [machine.dtype(word) for word in ("fp32", "fp16", "bf16")] == [torch.float32, torch.float16, torch.bfloat16]

@@ -95,7 +95,7 @@ BAD: dict[str, tuple[str, str, str]] = {
         "samples.sampling.sampler: plms cannot", "dpmpp-2m",
     ),
     "--accelerator": ("{dog} --accelerator gpu", "--accelerator gpu: there is none here", "use auto or cpu"),
-    "--optimizer": ("{dog} --optimizer adamw8bit", "--optimizer: bitsandbytes is not installed", ("pip install " "'bitsandbytes>=")),
+    "--optimizer": ("{dog} --optimizer adamw8bit", "--optimizer: bitsandbytes is not installed", ("pip install " "'bitsandbytes")),
     "--optimizer prodigy": (
         "{dog} --optimizer prodigy --unet-lr 2e-6", "--unet-lr 2e-06: multiplies the learning rate that prodigy finds", "give 1",
     ),
