@@ -13,21 +13,13 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from ...core.errors import ModelError
-from ..process import DDPM
-from .family import Condition, Family, TokenTable
-from .stable_diffusion import (
-    ADAPTED_IN_CLIP,
-    ADAPTED_IN_UNET,
-    coarsest_cell,
-    native_cells,
-    other_kind,
-    refuse_unfit,
-)
+from .family import Condition, TokenTable
+from .unet_family import ADAPTED_IN_CLIP, ADAPTED_IN_UNET, UNetFamily, other_kind, refuse_unfit
 
 ABSENT = -1
 """In the place of every token where there is no prompt at all."""
@@ -39,7 +31,7 @@ NUMBERS = 6
 
 
 @dataclass(kw_only=True)
-class StableDiffusionXL(Family):
+class StableDiffusionXL(UNetFamily):
     """The seven parts of a Stable Diffusion XL text-to-image model, and what is known about it."""
 
     PIPELINES = ("StableDiffusionXLPipeline",)
@@ -49,9 +41,8 @@ class StableDiffusionXL(Family):
         "text_encoder": CLIPTextModel,
         "text_encoder_2": CLIPTextModelWithProjection,
     }
-    DENOISER = "unet"
     TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
-    ATTENTION = (".attn1.", ".attn2.")
+    CELLS = 128
     NAME = "Stable Diffusion XL"
     KOHYA = {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
     IN_ORIGINAL_NAMES = True
@@ -62,9 +53,6 @@ class StableDiffusionXL(Family):
     tokenizer_2: CLIPTokenizer
     text_encoder: CLIPTextModel
     text_encoder_2: CLIPTextModelWithProjection
-    vae: AutoencoderKL
-    unet: UNet2DConditionModel
-    scheduler: SchedulerMixin
     force_zeros: bool = True
     """Whether no prompt at all is zeros, as in the published base; else it is the empty prompt."""
 
@@ -74,22 +62,6 @@ class StableDiffusionXL(Family):
 
     def index(self) -> dict[str, Any]:
         return {FORCE_ZEROS: self.force_zeros}
-
-    @property
-    def process(self) -> DDPM:
-        return DDPM(self.scheduler)
-
-    @property
-    def latent_channels(self) -> int:
-        return int(self.unet.config.in_channels)
-
-    @property
-    def cells(self) -> int:
-        return native_cells(self.unet, 128)
-
-    @property
-    def step(self) -> int:
-        return self.vae_factor * coarsest_cell(self.unet)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Self:
         """Move all networks; the VAE stays in 32 bits, as it overflows in 16. Returns self."""

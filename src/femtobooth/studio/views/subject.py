@@ -21,6 +21,7 @@ from ...generator.settings import PersonalizeSettings
 from ...generator.subject_settings import PhotoSettings
 from .. import bases, fieldsets
 from ..drafts import Draft, Found, look
+from ..nouns import NOUNS, suggested
 from ..presets import presets
 from ..state import Studio
 from ..uploads import Upload
@@ -29,14 +30,6 @@ from .rendering import error_page, go, not_here, page, plain, studio_of
 
 router = APIRouter()
 MASCOT = Path(__file__).parents[2] / "assets" / "mascot"
-NOUNS = (
-    *("backpack", "bag", "ball", "bear", "bird", "boot", "bottle", "bowl", "camera", "candle", "car", "cat", "chair"),
-    *("clock", "cup", "dog", "doll", "duck", "figurine", "flower", "glasses", "guitar", "hat", "horse", "house"),
-    *("jacket", "lamp", "mug", "plant", "rabbit", "robot", "shoe", "sneaker", "stuffed animal", "teapot", "teddy bear"),
-    *("toy", "vase", "watch"),
-)
-EVERYDAY = ("dog", "cat", "teddy bear", "backpack", "mug", "toy", "clock", "shoe")
-"""Nouns that are suggested where the names of the photos say none."""
 OWN = ("photos.class_noun", "photos.crop", "photos.mask", "name")
 """Settings that have a place of their own on the page."""
 LEFT_OUT = (
@@ -51,7 +44,7 @@ CROPS = {
 }
 THUMBNAIL = 640
 CROP = ("left", "top", "width", "height")
-MOST_PHOTOS, CAPTION_LENGTH, MOST_LOOKED, MOST_SUGGESTED = 60, 300, 16, 6
+MOST_PHOTOS, CAPTION_LENGTH, MOST_LOOKED = 60, 300, 16
 
 
 @router.get("/new", response_class=HTMLResponse)
@@ -147,7 +140,7 @@ async def _page(studio: Studio, draft: Draft, given: Mapping[str, Any], errors: 
         crop=crop,
         crops=CROPS,
         nouns=known,
-        suggested=_suggested(photos_of(studio, draft), known),
+        suggested=suggested(photos_of(studio, draft), known),
         bases=here,
         base=base,
         ways=list(ways.values()),
@@ -156,12 +149,6 @@ async def _page(studio: Studio, draft: Draft, given: Mapping[str, Any], errors: 
         errors=errors,
         deeper=bool(errors.keys() - {"photos.class_noun", "name", "base", ""}),
     )
-
-
-def _suggested(photos: Sequence[Upload], known: Sequence[str]) -> list[str]:
-    """Suggest nouns: those in the names of the photos, then everyday ones that the base knows."""
-    names = " ".join(one.name.lower() for one in photos)
-    return [*(noun for noun in known if noun in names), *(noun for noun in EVERYDAY if noun in known)][:MOST_SUGGESTED]
 
 
 def photos_of(studio: Studio, draft: Draft) -> list[Upload]:
