@@ -345,14 +345,14 @@ def test_a_run_against_its_base(run_folder: Path, tiny_base: Path, tmp_path: Pat
         "the base's has no interval and no gain: not compared"
     )
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "tiny-sd1 draws &#39;a dog&#39; with seed 500" in page
+    assert "tiny-base draws &#39;a dog&#39; with seed 500" in page
     assert "rex draws &#39;a sks dog&#39; with seed 500" in page
     swapped = generators(run_folder, tiny_base, out=tmp_path / "swapped.html")["verdicts"][0]
     assert "subject fidelity by e" in swapped["worse"]
     assert "drift of its class (KID) by e" in swapped["better"]
     for one in (verdict, swapped):
         assert one["choose"] == (
-            "tiny-sd1 was never taught sks dog, and is no choice for drawing it; "
+            "tiny-base was never taught sks dog, and is no choice for drawing it; "
             "femtobooth evaluate says whether rex has learned it."
         )
 

@@ -111,14 +111,14 @@ def test_the_cheapest_savings_fit_and_none_could_be_left_out(tiny_base: Path) ->
     plans, given = planner(tiny_base), settings(training={"batch_size": 4, "ema": 0.9})
     needs = plans.plan(given).peak("process").process
     assert [one.savings for one in cheapest(plans, given, needs, "process")] == [()]
-    found = cheapest(plans, given, needs // 2, "process")
+    found = cheapest(plans, given, needs * 4 // 5, "process")
     assert found and [one.price for one in found] == sorted(one.price for one in found)
     for one in found:
         changed = with_changes(given, *(saving.changes for saving in one.savings))
-        assert plans.plan(changed).peak("process").process == one.peak <= needs // 2
+        assert plans.plan(changed).peak("process").process == one.peak <= needs * 4 // 5
         for left_out in one.savings:
             rest = [saving.changes for saving in one.savings if saving is not left_out]
-            assert plans.plan(with_changes(given, *rest)).peak("process").process > needs // 2
+            assert plans.plan(with_changes(given, *rest)).peak("process").process > needs * 4 // 5
 
 
 @pytest.mark.parametrize(

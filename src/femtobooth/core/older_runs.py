@@ -77,8 +77,11 @@ def _upgrade(folder: Path, named: dict[str, Any]) -> None:
     saved = [int(path.name[5:]) for path in folder.glob("checkpoints/step-*") if path.name[5:].isdigit()]
     named["progress"] = {"step": named.get("trained_steps", max(saved, default=0)), "steps": planned}
     if "token" in named:
-        photos = sorted(path.relative_to(folder).as_posix() for path in folder.glob("photos/[0-9]*.png"))
-        subject = {"token": named.pop("token"), "class_noun": named.pop("class_noun", None), "photos": photos}
+        pictures = {
+            name: sorted(path.relative_to(folder).as_posix() for path in folder.glob(f"{name}/[0-9]*.png"))
+            for name in ("photos", "held_out")
+        }
+        subject = {"token": named.pop("token"), "class_noun": named.pop("class_noun", None), **pictures}
         named["subjects"] = {"V": subject}
 
 
