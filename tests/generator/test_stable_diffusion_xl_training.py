@@ -5,7 +5,6 @@ vector of a word in each.
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,34 +12,19 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from femtobooth.core import config
 from femtobooth.generator import trainable
-from femtobooth.generator.dreambooth import DreamBooth
 from femtobooth.generator.latents import LatentSet, encode
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import Photo
-from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.generator.stored_photos import restore_photos, store_photos
 from femtobooth.generator.tokens import TokenEmbedding
-from femtobooth.parsing import overrides
 from femtobooth.pictures.framing import Framing
+
+from .conftest import Offline, settings
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 CAPTIONS = [["a sks robot"], ["a photo of a sks robot"], ["sks robot on the moon"]]
 FRAMINGS = [Framing(800, 1203, 0, 20, 7), None, Framing(96, 96)]
-
-
-class Offline(DreamBooth):
-    """The module without a Trainer around it."""
-
-    global_rank = 0  # type: ignore[assignment]
-    device = torch.device("cpu")  # type: ignore[assignment]
-    trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]
-
-
-def settings(*sets: str) -> PersonalizeSettings:
-    given = config.Layer({"photos": {"paths": ["x"], "class_noun": "robot"}})
-    return config.settle(PersonalizeSettings, given, overrides(PersonalizeSettings, sets, {}))
 
 
 @pytest.fixture

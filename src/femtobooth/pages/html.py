@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -137,14 +138,20 @@ def style() -> str:
     return (resources.files(__package__) / "templates" / "style.css").read_text(encoding="utf-8")
 
 
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("femtobooth", "pages/templates"),
+def environment(package: str, folder: str, **more: Any) -> Environment:
+    """Read templates from a folder of a package: whatever they print is escaped, and what is not there is an error."""
+    return Environment(
+        loader=PackageLoader(package, folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        **more,
     )
-    environment.filters["embedded"] = embedded
-    return environment
+
+
+@cache
+def _environment() -> Environment:
+    made = environment("femtobooth", "pages/templates")
+    made.filters["embedded"] = embedded
+    return made

@@ -22,7 +22,7 @@ from ..state import Studio
 from ..watching import class_noun, has_model
 from .arriving import take_picture
 from .home import run_card
-from .rendering import go, not_here, page, studio_of
+from .rendering import ask_no_more, go, newer, not_here, page, studio_of
 
 router = APIRouter()
 PLACES = ("on the moon", "on the beach", "in the snow", "on the grass", "in the city", "on a blue background")
@@ -92,9 +92,8 @@ async def gallery(request: Request, run_id: str, seen: str = "") -> Response:
     studio = studio_of(request)
     run = await run_in_threadpool(studio.library.run, run_id)
     if run is None:
-        return Response(status_code=286)
-    values = await run_in_threadpool(_gallery, run)
-    return Response(status_code=204) if values["seen"] == seen else page("gallery.html", **values)
+        return ask_no_more()
+    return newer("gallery.html", seen, await run_in_threadpool(_gallery, run))
 
 
 @router.post("/draw/{run_id}")

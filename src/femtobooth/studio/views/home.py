@@ -16,7 +16,7 @@ from ..jobs import Job
 from ..library import id_of
 from ..state import Studio
 from ..watching import status_of
-from .rendering import file_address, page, picture_of, plain, studio_of
+from .rendering import file_address, newer, page, picture_of, plain, studio_of
 
 router = APIRouter()
 MOST_DRAFTS = 4
@@ -60,8 +60,7 @@ async def home(request: Request) -> HTMLResponse:
 async def newer_cards(request: Request, seen: str = "") -> Response:
     """Give the cards again where they changed, for a page that asks every few seconds."""
     found = await run_in_threadpool(cards, studio_of(request))
-    mark = _mark(found)
-    return Response(status_code=204) if mark == seen else page("cards.html", cards=found, seen=mark)
+    return newer("cards.html", seen, {"cards": found, "seen": _mark(found)})
 
 
 def cards(studio: Studio) -> list[Card]:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import Request
-from fastapi.responses import HTMLResponse, RedirectResponse
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from ...core.names import shown
+from ...pages.html import environment, visible
 from ..library import id_of
 from ..state import Studio
 
@@ -28,6 +27,16 @@ def studio_of(request: Request) -> Studio:
 def page(template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
     """Render a template as a page or a part of one."""
     return HTMLResponse(_environment.get_template(template).render(**values), status_code)
+
+
+def newer(template: str, seen: str, values: Mapping[str, Any]) -> Response:
+    """Render a part of a page for one that has `seen` an older state of it; nothing where it is still that state."""
+    return Response(status_code=204) if values["seen"] == seen else page(template, **values)
+
+
+def ask_no_more() -> Response:
+    """Tell a page that what it asks for every few seconds is gone."""
+    return Response(status_code=286)  # which htmx reads so
 
 
 def go(address: str) -> RedirectResponse:
@@ -103,17 +112,10 @@ def _count(number: int, noun: str) -> str:
 
 
 def _visible(value: Any) -> Any:
-    return shown(value, keep="\n\t") if type(value) is str else value
+    return visible(value) if type(value) is str else value
 
 
-_environment = Environment(
-    loader=PackageLoader("femtobooth.studio", "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-    finalize=_visible,
-)
+_environment = environment("femtobooth.studio", "templates", finalize=_visible)
 _environment.globals.update(file_address=file_address)
 _environment.filters.update(ago=ago, duration=duration, size=size, count=_count)
 

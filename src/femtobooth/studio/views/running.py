@@ -15,7 +15,7 @@ from ..jobs import Job
 from ..library import artifacts, id_of
 from ..state import Studio
 from ..watching import class_noun, has_model, photos, status_of, watched
-from .rendering import error_page, file_address, go, not_here, page, plain, studio_of
+from .rendering import ask_no_more, error_page, file_address, go, newer, not_here, page, plain, studio_of
 
 router = APIRouter()
 
@@ -59,9 +59,8 @@ async def head(request: Request, run_id: str, seen: str = "") -> Response:
     studio = studio_of(request)
     run = await run_in_threadpool(studio.library.run, run_id)
     if run is None:
-        return Response(status_code=286)  # tells htmx to ask no more
-    values = _head(studio, run)
-    return Response(status_code=204) if values["seen"] == seen else page("head.html", run=run, **values)
+        return ask_no_more()
+    return newer("head.html", seen, {"run": run, **_head(studio, run)})
 
 
 def _head(studio: Studio, run: Run) -> dict[str, Any]:
@@ -161,11 +160,10 @@ def job_state(request: Request, job_id: str, seen: str = "") -> Response:
     studio = studio_of(request)
     job = studio.jobs.get(job_id)
     if job is None:
-        return Response(status_code=286)
+        return ask_no_more()
     if job.run_id and studio.library.run(job.run_id):
         return Response(headers={"hx-redirect": f"/runs/{job.run_id}"})
-    values = _job(studio, job)
-    return Response(status_code=204) if values["seen"] == seen else page("job_state.html", **values)
+    return newer("job_state.html", seen, _job(studio, job))
 
 
 def _job(studio: Studio, job: Job) -> dict[str, Any]:
