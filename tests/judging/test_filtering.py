@@ -10,7 +10,7 @@ from PIL import Image
 
 from femtobooth.judging import scores
 from femtobooth.judging.encoders import Encoder
-from femtobooth.judging.filtering import COPY, EMPTY, KEPT, TWICE, UNLIKE, filtered, limit, needed, repeated
+from femtobooth.judging.filtering import COPY, EMPTY, KEPT, OTHER, TWICE, UNLIKE, filtered, limit, needed, repeated
 from femtobooth.pictures.regions import only_subject
 
 RED, BLUE = (230, 30, 30), (30, 30, 230)
@@ -57,6 +57,17 @@ def test_each_reason(photos: list[np.ndarray], base: list[np.ndarray]) -> None:
     assert found.scores[[0, 3]].argmax() == [found.verdicts[0], found.verdicts[3]].index(KEPT)
     assert found.verdicts[4:] == [EMPTY, KEPT]
     assert (found.photos_pass, found.base_passes) == (4, 0)
+
+
+def test_what_is_more_like_another_subject_is_not_this_one(photos: list[np.ndarray], base: list[np.ndarray]) -> None:
+    others = [[scene((30, 230, 30), seed) for seed in range(40, 43)], [scene(BLUE, seed) for seed in range(44, 46)]]
+    pictures = [scene(RED, 60), scene((60, 230, 30), 61), scene(BLUE, 62)]
+    alone = filtered(ENCODER, photos, base, pictures, 0.05, threshold=-1.0)
+    assert alone.verdicts == [KEPT] * 3
+    found = filtered(ENCODER, photos, base, pictures, 0.05, threshold=-1.0, others=others)
+    assert found.verdicts == [KEPT, OTHER, OTHER]
+    assert np.array_equal(found.scores, alone.scores)
+    assert filtered(ENCODER, photos, base, pictures, 0.05, threshold=-1.0, others=[photos]).verdicts == [KEPT] * 3
 
 
 def test_scores_are_the_mean_of_whole_and_region(photos: list[np.ndarray], base: list[np.ndarray]) -> None:

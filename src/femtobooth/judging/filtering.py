@@ -1,9 +1,10 @@
-"""Choose the generated pictures that are good enough to train on: like the subject, no copy of a photo, and each only
-once.
+"""Choose the generated pictures that are good enough to train on: like the subject and no other, no copy of a photo,
+and each only once.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from .encoders import Encoder
 from .memorization import near_copies
 from .verdict import PARTLY_SHARE
 
-KEPT, EMPTY, UNLIKE, COPY, TWICE = "kept", "empty", "unlike", "copy of a photo", "twice"
-REASONS = (EMPTY, UNLIKE, COPY, TWICE)
+KEPT, EMPTY, UNLIKE, OTHER, COPY, TWICE = "kept", "empty", "unlike", "another subject", "copy of a photo", "twice"
+REASONS = (EMPTY, UNLIKE, OTHER, COPY, TWICE)
 PROGRESS_PICTURES = 8  # pictures between two moves of the bar
 # Pictures without the subject that a threshold needs, or more where fewer than one in this many may pass.
 MIN_BASE_PICTURES = 20
@@ -31,8 +32,8 @@ class Filtered:
     """What was decided of N generated pictures, and on what grounds. Scores are those of `likeness`."""
 
     verdicts: list[str]
-    """For each picture `kept`, or why not: empty (without structure), unlike (the subject), copy of a photo, twice (a
-    near-duplicate).
+    """For each picture `kept`, or why not: empty (without structure), unlike (the subject), another subject (more like
+    its photos), copy of a photo, twice (a near-duplicate).
     """
     scores: np.ndarray  # (N,)
     threshold: float
@@ -69,35 +70,42 @@ def filtered(
     pictures: Sequence[np.ndarray],
     share: float,
     threshold: float | None = None,
+    others: Sequence[Sequence[np.ndarray]] = (),
 ) -> Filtered:
-    """Judge `pictures` uint8 (H, W, 3) by their likeness to the subject's `photos`.
+    """Judge `pictures` uint8 (H, W, 3) by their likeness to the subject's `photos`, and to those of the `others`.
 
     A score is the mean of two cosines (`scores.subject_fidelity`): of the whole pictures, and of their subjects'
     regions alone, so that a copied background earns half at most. Without a `threshold` it comes from `base`, pictures
     of the same prompts by the untuned model, of which at most `share` may pass; and it is never less than a quarter of
-    the way from their mean to that of the photos among each other, below which a subject counts as not learned. Of
-    near-duplicates the best stays.
+    the way from their mean to that of the photos among each other, below which a subject counts as not learned. What is
+    more like the photos of another subject would be filed under the wrong name. Of near-duplicates the best stays.
     """
-    given = [*photos, *base, *pictures]
+    given = [*photos, *base, *pictures, *itertools.chain(*others)]
     parts = []
     for start in progress(range(0, len(given), PROGRESS_PICTURES), f"judging by {encoder.name}"):
         chunk = given[start : start + PROGRESS_PICTURES]
         parts.append((encoder.images(chunk), encoder.images([only_subject(one) for one in chunk])))
-    ends = np.cumsum([len(photos), len(base)])
-    (real, floor, found), (real_region, floor_region, found_region) = (
+    ends = np.cumsum([len(some) for some in (photos, base, pictures, *others)])[:-1]
+    (real, floor, found, *foreign), (real_region, floor_region, found_region, *foreign_region) = (
         np.split(np.concatenate(side), ends) for side in zip(*parts, strict=True)
     )
 
-    def likeness(whole: np.ndarray, region: np.ndarray) -> np.ndarray:
-        return (scores.subject_fidelity(whole, real) + scores.subject_fidelity(region, real_region)) / 2
+    def likeness(
+        whole: np.ndarray, region: np.ndarray, to: np.ndarray = real, to_region: np.ndarray = real_region
+    ) -> np.ndarray:
+        return (scores.subject_fidelity(whole, to) + scores.subject_fidelity(region, to_region)) / 2
 
     own = (scores.leave_one_out(real) + scores.leave_one_out(real_region)) / 2 if len(real) > 1 else np.zeros(0)
     of_base, ours = likeness(floor, floor_region), likeness(found, found_region)
     quarter = of_base.mean() + PARTLY_SHARE * (own.mean() - of_base.mean()) if len(own) else -1.0
     least = max(limit(of_base, share), float(quarter)) if threshold is None else threshold
+    theirs = np.full(len(pictures), -np.inf)
+    for whole, region in zip(foreign, foreign_region, strict=True):
+        theirs = np.maximum(theirs, likeness(found, found_region, whole, region))
     views = [duplicates.views(Image.fromarray(one)) for one in pictures]
     verdicts = [
-        EMPTY if view is None else UNLIKE if score <= least else KEPT for view, score in zip(views, ours, strict=True)
+        EMPTY if view is None else UNLIKE if score <= least else OTHER if score < other else KEPT
+        for view, score, other in zip(views, ours, theirs, strict=True)
     ]
     passed = [index for index, verdict in enumerate(verdicts) if verdict == KEPT]
     if passed:

@@ -110,6 +110,7 @@ def _fill(
             list(subject.pictures),
             settings.passing,
             settings.threshold,
+            others=[other.photos for other in subjects if other is not subject],
         )
         for subject in subjects
     ]
