@@ -15,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
+from femtobooth.core import requests
+from femtobooth.core.events import RUNNING, Event, listening
 from femtobooth.core.files import content_hash
 from femtobooth.generator import cards, locate
 from femtobooth.generator.load import load
@@ -130,6 +132,21 @@ def test_samples_never_disturb_training(
     run = personalize(tiny_base, runs, "samples", *more)
     assert {path.stem for path in (run / "samples").iterdir()} == {f"step-{step:06d}" for step in range(3)}
     assert same(weights(run / "model"), weights(plain / "model"))
+
+
+def test_samples_that_were_asked_for_never_disturb_training(
+    personalize: Personalize, tiny_base: Path, plain: Path, runs: Path, weights: Weights
+) -> None:
+    def ask(event: Event) -> None:
+        if event.kind == "stage" and event.stage == ("training",) and event.data["state"] == RUNNING:
+            requests.ask(runs / "asked", "sample")
+
+    with listening(ask):
+        run = personalize(tiny_base, runs, "asked")
+    assert {path.stem for path in (run / "samples").iterdir()} == {"step-000000", "step-000001", "step-000002"}
+    assert not (run / "requests").exists()
+    assert same(weights(run / "model"), weights(plain / "model"))
+    assert (run / "samples/step-000002.png").read_bytes() == (plain / "samples/step-000002.png").read_bytes()
 
 
 def _text_encoder(name: str) -> bool:

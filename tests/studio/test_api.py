@@ -233,9 +233,14 @@ def test_jobs_are_ordered_held_taken_up_changed_and_deleted(client: TestClient, 
     ids = [submit(client, settings)["id"] for _ in range(3)]
     order = [ids[2], ids[0], ids[1]]
     assert [one["id"] for one in client.post(f"{API}/jobs/order", json={"ids": order}).json()["jobs"]] == order
-    held = client.post(f"{API}/jobs/{ids[0]}/pause").json()
-    assert (held["status"], held["paused"]) == ("interrupted", True)
+    assert client.post(f"{API}/jobs/{ids[0]}/pause").json()["status"] == "paused"
     assert [job.id for job in studio.jobs.listed(("queued",))] == [ids[2], ids[1]]
+    moves = [("earlier", [ids[0], ids[2], ids[1]]), ("later", order), ("later", [ids[2], ids[1], ids[0]])]
+    for what, then in moves:  # a paused one has its place, and takes another
+        page = client.post(f"/jobs/{ids[0]}/{what}", data={"from": "queue"}, headers={"hx-request": "true"}).text
+        assert [job.id for job in studio.jobs.listed()] == then
+        assert page.index(then[0]) < page.index(then[1]) < page.index(then[2])
+    client.post(f"{API}/jobs/order", json={"ids": order})
     assert client.post(f"{API}/jobs/{ids[0]}/save").status_code == 409
     assert client.post(f"{API}/jobs/{ids[0]}/resume").json()["status"] == "queued"
     other = client.post(f"{API}/jobs/{ids[0]}/duplicate", json={"settings": {"training": {"steps": 9}}}).json()
@@ -303,6 +308,22 @@ def run(studio: Studio) -> Run:
     lines = [{"seq": seq, "kind": "note", "text": f"{seq}"} for seq in range(1, 6)]
     (folder / "events.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn')
     return found
+
+
+def test_what_works_is_asked_by_files_in_its_run(client: TestClient, run: Run) -> None:
+    address = f"/runs/{id_of(run.folder.name)}"
+    for what in ("save", "sample"):
+        assert client.post(f"{API}{address}/{what}").status_code == 202
+    assert sorted(one.name for one in (run.folder / "requests").iterdir()) == ["sample", "save"]
+    page = client.post(f"{address}/save", headers={"hx-request": "true"}).text
+    assert "Saving" in page
+    assert "Pause" not in page  # the queue does not know it
+    assert client.post(f"{address}/pause").status_code == 409
+    with run.working():  # whoever takes it up does not do what another was asked for
+        assert not (run.folder / "requests").exists()
+    locks.release(run.folder)
+    told = client.post(f"{API}{address}/sample").json()["error"]
+    assert told["way_out"] == "only one that runs can be asked"
 
 
 def test_a_run_of_the_command_line_appears_by_itself(client: TestClient, run: Run) -> None:

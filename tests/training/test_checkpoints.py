@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import nn
 
+from femtobooth.core import requests
 from femtobooth.core.errors import CheckpointError, Interrupted, NotFiniteError
 from femtobooth.training import averages, checkpoints, trainer
 from femtobooth.training.callbacks import StepCallback
@@ -58,16 +59,21 @@ class _Look(StepCallback):
 
 
 class _Send(Callback):
-    def __init__(self, signum: int, micro_step: int) -> None:
-        self.signum, self.micro_step = signum, micro_step
+    """Sends a signal, or writes a request into the run's folder, at a micro-step."""
+
+    def __init__(self, what: int | requests.Request, micro_step: int) -> None:
+        self.what, self.micro_step = what, micro_step
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: int, batch_idx: int) -> None:
         if batch == self.micro_step:
-            signal.raise_signal(self.signum)
+            if isinstance(self.what, str):
+                requests.ask(Path(trainer.default_root_dir), self.what)
+            else:
+                signal.raise_signal(self.what)
 
 
 def _fit(
-    folder: Path, steps: int = 10, send: tuple[int, int] | None = None, **changes: Any
+    folder: Path, steps: int = 10, send: tuple[int | requests.Request, int] | None = None, **changes: Any
 ) -> tuple[_Line, checkpoints.Checkpoints]:
     usual = {"schedule": "cosine", "warmup": 2, "ema": 0.9}
     settings = TrainingSettings(
@@ -164,11 +170,22 @@ def test_nothing_takes_an_interruption_for_a_fault() -> None:
             pytest.fail("it was swallowed")
 
 
-def test_usr1_saves_and_goes_on(tmp_path: Path) -> None:
-    module, saver = _fit(tmp_path, steps=2, send=(signal.SIGUSR1, 0))
+@pytest.mark.parametrize("what", [signal.SIGUSR1, "save"])
+def test_what_is_asked_to_save_goes_on(tmp_path: Path, what: int | requests.Request) -> None:
+    module, saver = _fit(tmp_path, steps=2, send=(what, 0))
     assert saver.stopped_by is None
     assert _names(tmp_path) == ["step-000001", "step-000002"]
     assert module.seen == [0, 1, 2, 3]
+    assert not (tmp_path / "requests").exists()
+
+
+def test_a_request_to_stop_is_a_signal_s_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    whole, _ = _fit(tmp_path / "whole")
+    stopped, saver = _fit(tmp_path / "cut", send=("stop", 4))
+    assert (saver.stopped_by, stopped.seen) == (signal.SIGINT, list(range(6)))
+    resumed, _ = _fit(tmp_path / "cut")
+    assert resumed.seen == list(range(6, 20))
+    assert _same(whole, resumed)
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "manifest"])

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
-from . import config, locks, older_runs
+from . import config, locks, older_runs, requests
 from .claims import Output
 from .config import Model
 from .errors import Interrupted, ModelError, SettingsError, command
@@ -123,7 +123,7 @@ class Run(BaseModel):
             cls.KIND,
             overwrite,
             inputs=inputs,
-            owns=[*cls.OWNS, EVENTS],
+            owns=[*cls.OWNS, EVENTS, f"{requests.FOLDER}/*"],
             known=lambda folder: older_runs.facts(folder, read_object(folder / FILE)).get("kind") == cls.KIND,
             numbered=not name,
             option="`name`",
@@ -216,6 +216,7 @@ class Run(BaseModel):
         Where that ends before the run is done it is interrupted, or failed and why.
         """
         self._since = time.monotonic(), self.seconds
+        requests.forget(self.folder)
         self.update(status="running", error=None, process=locks.own(), heartbeat=_now())
         try:
             with self._beating(), logged(self.folder):
@@ -231,6 +232,8 @@ class Run(BaseModel):
                 with suppress(Exception):  # a full disk, which is the error that is on its way
                     self.update(**how)
             raise
+        finally:
+            requests.forget(self.folder)
 
     def at(self, step: int, steps: int | None = None) -> None:
         """Note how far training is; the next heartbeat writes it."""

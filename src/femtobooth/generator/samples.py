@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
+from ..core import requests
 from ..core.events import progress_bar
 from ..core.files import atomic_file, atomic_folder
 from ..pictures.sheets import sheet
@@ -64,7 +65,9 @@ def as_it_is(module: Any, average: Average | None) -> Iterator[Family]:
 
 
 class Samples(StepCallback):
-    """Samples before the first step (`step-000000`) and every `settings.every` steps, in the first process only."""
+    """Samples before the first step (`step-000000`), every `settings.every` steps, and when a request in the run's
+    folder asks for it, in the first process only.
+    """
 
     def __init__(
         self, folder: Path, prompts: list[str], settings: SampleSettings, size: int, average: Average | None
@@ -77,8 +80,12 @@ class Samples(StepCallback):
             self._sample(trainer, pl_module, 0)
 
     def on_optimizer_step(self, trainer: Trainer, module: LightningModule, step: int, outputs: Any) -> None:
-        if self.settings.every and step % self.settings.every == 0 and step < trainer.max_steps:
+        due = self.settings.every and step % self.settings.every == 0
+        asked = trainer.is_global_zero and requests.asked(self.folder.parent, "sample")
+        if (due or asked) and step < trainer.max_steps:
             self._sample(trainer, module, step)
+        if asked:
+            requests.forget(self.folder.parent, "sample")
 
     def _sample(self, trainer: Trainer, module: Any, step: int) -> None:
         if not trainer.is_global_zero:

@@ -43,7 +43,7 @@ class Changes(Asked):
 
 
 class Order(BaseModel):
-    """Jobs that wait, the first to begin first."""
+    """Jobs that wait, or are paused, the first to begin first."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -139,8 +139,8 @@ def stop(job_id: Id, studio: Here) -> Job:
 
 @router.post("/jobs/{job_id}/pause")
 def pause(job_id: Id, studio: Here) -> Job:
-    """Have a job save and end until it is resumed."""
-    return studio.desk.stop(job_id, pause=True)
+    """Have a job save and end; it keeps its place in the queue, and waits until it is resumed."""
+    return studio.desk.pause(job_id)
 
 
 @router.post("/jobs/{job_id}/resume")
@@ -151,8 +151,14 @@ def resume(job_id: Id, studio: Here) -> Job:
 
 @router.post("/jobs/{job_id}/save")
 def save(job_id: Id, studio: Here) -> Job:
-    """Have a training write a checkpoint now, and go on."""
-    return studio.desk.save(job_id)
+    """Have a training write a checkpoint after this step, and go on."""
+    return studio.desk.ask(job_id, "save")
+
+
+@router.post("/jobs/{job_id}/sample")
+def sample(job_id: Id, studio: Here) -> Job:
+    """Have a training sample images after this step, and go on; they change nothing of what it learns."""
+    return studio.desk.ask(job_id, "sample")
 
 
 @router.post("/jobs/{job_id}/retry", status_code=201)

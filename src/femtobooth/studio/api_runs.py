@@ -63,6 +63,20 @@ def stop(run_id: Id, studio: Here) -> RunFacts:
     return studio.library.facts(studio.desk.run(run_id))
 
 
+@router.post("/{run_id}/save", status_code=202)
+def save(run_id: Id, studio: Here) -> RunFacts:
+    """Have a run write a checkpoint after this step and go on, also one that the command line began."""
+    studio.desk.ask_run(run_id, "save")
+    return studio.library.facts(studio.desk.run(run_id))
+
+
+@router.post("/{run_id}/sample", status_code=202)
+def sample(run_id: Id, studio: Here) -> RunFacts:
+    """Have a run sample images after this step and go on, also one that the command line began."""
+    studio.desk.ask_run(run_id, "sample")
+    return studio.library.facts(studio.desk.run(run_id))
+
+
 @router.post("/{run_id}/resume", status_code=201)
 def resume(run_id: Id, studio: Here) -> Job:
     """Go on with an interrupted run as a job, also one that the command line began."""

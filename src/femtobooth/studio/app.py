@@ -17,7 +17,7 @@ from .. import __version__
 from ..core.errors import FemtoboothError, shortened
 from . import api, views
 from .facades import a1111, open_inference, openai_images
-from .refusals import Busy, as_read_by, described, status_of
+from .refusals import Busy, Missing, as_read_by, described, status_of
 from .security import Guard, refusal
 from .state import Studio
 
@@ -79,6 +79,8 @@ def _with_errors_as_json(description: dict[str, Any]) -> dict[str, Any]:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, FemtoboothError)  # noqa: S101
+    if isinstance(error, Missing) and request.method == "GET" and request.headers.get("hx-request"):
+        return views.ask_no_more()
     headers = {"retry-after": str(error.seconds)} if isinstance(error, Busy) else {}
     return _told(request, status_of(error), described(error), headers)
 
@@ -108,6 +110,8 @@ async def _broken(request: Request, error: Exception) -> Response:
 
 def _told(request: Request, status: int, told: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
     if _by_a_person(request):
+        if status == 404:
+            return views.not_here()
         error = told["error"]
         page = views.error_page(
             status, views.TITLES.get(status, "That did not work"), error["problem"], error["way_out"]

@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import shutil
-import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..core import machine
+from ..core import machine, requests
 from ..core.config import merge
 from ..core.event_log import FILE as EVENTS
 from ..core.files import timestamp, write_text
+from ..core.requests import Request
 from ..core.run import Progress, Run, is_run
 from ..core.strict_yaml import dump_yaml
 from ..workflows.commands import COMMANDS, find
 from . import forms
 from .catalog import Catalog
-from .jobs import ACTIVE, ENDED, MOST_QUEUED, Job, Jobs
+from .jobs import ACTIVE, ENDED, MOST_QUEUED, WAITING, Job, Jobs
 from .library import Library, artifact, id_of
 from .references import resolve
 from .refusals import Busy, Missing, Refusal
-from .runner import Runner
+from .runner import Runner, stop
 from .uploads import Uploads
 
-GO_ON = ("interrupted", "failed")
+GO_ON = ("paused", "interrupted", "failed")
 MADE = "made"
 
 
@@ -157,27 +156,36 @@ class Desk:
         return self.runner.place(job) / MADE
 
     def stop(self, job_id: str, pause: bool = False) -> Job:
-        """Have a job save and end, at once if it is asked again; one that waits is taken off the queue."""
+        """Have a job save and end, at once if it is asked again; one that waits is taken off the queue.
+
+        To `pause` is the same, but that the job keeps its place in the queue until it is resumed.
+        """
         job = self.job(job_id)
-        if job.status == "queued":
-            return self.jobs.change(job.id, ("queued",), status="interrupted", paused=pause)
+        if job.status in WAITING:
+            status = "paused" if pause else "interrupted"
+            return self.told(self.jobs.change(job.id, WAITING, status=status, paused=pause))
         job = self.jobs.change(job.id, ACTIVE, status="stopping", paused=pause)
-        self.runner.signal(job)
+        stop(job.process, self.run_folder(job))
         return self.told(job)
 
-    def save(self, job_id: str) -> Job:
-        """Have a job write a checkpoint, and go on."""
+    def pause(self, job_id: str) -> Job:
+        """Have a job save and end, and keep its place in the queue."""
+        return self.stop(job_id, pause=True)
+
+    def ask(self, job_id: str, what: Request) -> Job:
+        """Have a job write a checkpoint, or sample images, between two steps, and go on."""
         job = self.jobs.change(self.job(job_id).id, ("running",))
-        if not self.resumes_runs(job.command):
-            raise Refusal(f"{job.command} writes no checkpoints", "stop it, or wait until it is done", 409)
-        self.runner.signal(job, save=True)
+        if not job.run_id or self.library.run(job.run_id) is None:
+            way_out = "ask once it has begun to learn" if job.run_id else "wait until it is done"
+            raise Refusal(f"the job ({job.command}) works on no run", way_out, 409)
+        self.ask_run(job.run_id, what)
         return self.told(job)
 
     def resume(self, job_id: str) -> Job:
         """Put a job back into the queue: it goes on with its run, or begins anew where it has none yet."""
         job = self.job(job_id)
         if job.status not in GO_ON:
-            raise Refusal(f"the job is {job.status}", "only interrupted and failed ones go on", 409)
+            raise Refusal(f"the job is {job.status}", "only paused, interrupted and failed ones go on", 409)
         resumes = self._resumable(job)
         if not resumes:
             self._put_away(self.made(job))
@@ -196,12 +204,20 @@ class Desk:
         return self.submit(job.command, settings, key)
 
     def order(self, ids: Sequence[str]) -> list[Job]:
-        """Put jobs that wait into this order."""
-        waiting = {job.id for job in self.jobs.listed(("queued",))}
+        """Put jobs that wait, paused ones among them, into this order."""
+        waiting = {job.id for job in self.jobs.listed(WAITING)}
         if set(ids) - waiting or len(set(ids)) != len(ids):
             raise Refusal("one of these does not wait, or stands there twice", "load the list again", 409)
         self.jobs.order(ids)
         return self.jobs.listed()
+
+    def move(self, job_id: str, places: int) -> None:
+        """Let a job that waits begin so many places later; earlier ones where that is negative."""
+        ids = [job.id for job in self.jobs.listed(WAITING)]
+        if job_id in ids:
+            place = ids.index(job_id)
+            ids.insert(min(max(place + places, 0), len(ids)), ids.pop(place))
+            self.order(ids)
 
     def remove(self, job_id: str) -> None:
         """Move a job, and the run that it made, to the trash. Raises Refusal while it runs."""
@@ -234,19 +250,25 @@ class Desk:
         worker = run.worker
         if worker is None:
             raise Refusal(f"the run is {run.status}", "only one that runs can be stopped", 409)
-        if worker.elsewhere:
-            raise Refusal("the run's process is on another machine", "stop it there", 409)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGINT)
+        stop(worker, run.folder)
 
-    def save_run(self, run_id: str) -> None:
-        """Have the process of a run write a checkpoint and go on, also one of the command line."""
+    def pause_run(self, run_id: str) -> None:
+        """Have the job that works on a run save and end, and keep its place in the queue."""
+        job = self.jobs.of_run(run_id)
+        if job is None or job.status not in ACTIVE:
+            raise Refusal("no job of the queue works on the run", "stop it; it can go on all the same", 409)
+        self.pause(job.id)
+
+    def ask_run(self, run_id: str, what: Request) -> None:
+        """Have the process of a run write a checkpoint, or sample images, between two steps, and go on; also one of the
+        command line.
+        """
         run = self.run(run_id)
-        worker = run.worker
-        if worker is None or worker.elsewhere or not self.resumes_runs(run.kind) or not hasattr(signal, "SIGUSR1"):
-            raise Refusal(f"the run is {run.status}, or not of this machine", "only one that runs here saves", 409)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(worker.pid, signal.SIGUSR1)
+        if run.worker is None or not self.resumes_runs(run.kind):
+            raise Refusal(f"the run is {run.status}", "only one that runs can be asked", 409)
+        if what == "sample" and run.kind != "personalize":
+            raise Refusal(f"a run of {run.kind} has no sample images", "only runs of personalize have", 409)
+        requests.ask(run.folder, what)
 
     def resume_run(self, run_id: str) -> Job:
         """Go on with an interrupted run, also one of the command line, as a job."""

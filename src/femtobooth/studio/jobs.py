@@ -16,9 +16,11 @@ from ..core.locks import Holder
 from ..core.run import Progress
 from .refusals import Missing, Refusal
 
-Status = Literal["queued", "running", "stopping", "interrupted", "failed", "done"]
+Status = Literal["queued", "running", "stopping", "paused", "interrupted", "failed", "done"]
 ACTIVE = ("running", "stopping")
-ENDED = ("interrupted", "failed", "done")
+WAITING = ("queued", "paused")
+"""In the queue, at a place of their own; a paused one is passed over until it is resumed."""
+ENDED = ("paused", "interrupted", "failed", "done")
 MOST_QUEUED = 100
 
 
@@ -43,7 +45,7 @@ class Job(BaseModel):
     """What people call it: the run's name, or the command."""
     status: Status = "queued"
     paused: bool = False
-    """Whether it was interrupted by a person who means to go on."""
+    """Whether it is paused, or will be once it has stopped."""
     position: float = 0.0
     """Its place in the queue: lower ones begin first."""
     device: str = "cpu"
@@ -81,6 +83,7 @@ class Jobs:
         self._base.execute("PRAGMA synchronous=FULL")
         columns = ", ".join(f"{name} {'TEXT PRIMARY KEY' if name == 'id' else ''}" for name in COLUMNS)
         self._base.execute(f"CREATE TABLE IF NOT EXISTS jobs ({columns}, key TEXT UNIQUE)")
+        self._base.execute("UPDATE jobs SET status = 'paused' WHERE status = 'interrupted' AND paused")
 
     def close(self) -> None:
         """Close the file."""
@@ -146,7 +149,7 @@ class Jobs:
             return changed
 
     def order(self, ids: Sequence[str]) -> None:
-        """Put queued jobs into this order, at the places that they have among all."""
+        """Put jobs into this order, at the places that they have among all."""
         with self._lock:
             places = sorted(job.position for job in self.listed() if job.id in set(ids))
             for job_id, position in zip(ids, places, strict=False):

@@ -19,9 +19,10 @@ from pathlib import Path
 
 import psutil
 
-from ..core import children, fields, locks
+from ..core import children, fields, locks, requests
 from ..core.files import read_object
-from ..core.run import Run
+from ..core.locks import Holder
+from ..core.run import Run, is_run
 from ..workflows.commands import COMMANDS, find
 from .job import END, LOG, RESULT, SETTINGS
 from .jobs import ACTIVE, Job, Jobs, Problem, now
@@ -126,23 +127,30 @@ class Runner:
         run = Run.peek(self.runs / job.run_name) if job.run_name else None
         if code == 0 or (code is None and run is not None and run.status == "done"):
             self.jobs.change(job.id, status="done", ended=now(), error=None)
-        elif code is None or code >= 128:
-            why = GONE if code is None else None
-            self.jobs.change(job.id, status="interrupted", ended=now(), error=why)
+        elif code is None:
+            self.jobs.change(job.id, status="interrupted", paused=False, ended=now(), error=GONE)
+        elif code >= 128:
+            self.jobs.change(job.id, status="paused" if job.paused else "interrupted", ended=now(), error=None)
         else:
             self.jobs.change(job.id, status="failed", ended=now(), error=why_failed(self.place(job) / LOG, job.command))
 
-    def signal(self, job: Job, save: bool = False) -> None:
-        """Ask a job's process to save and end, or to save and go on. A second time it ends at once."""
-        if job.process is None or job.process.gone:
-            return
-        number = getattr(signal, "SIGUSR1", None) if save else signal.SIGINT
-        if sys.platform == "win32":
-            if not save:  # which knows no signal that another console's process could be sent
-                psutil.Process(job.process.pid).terminate()
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(job.process.pid, number)  # type: ignore[arg-type]
+
+def stop(process: Holder | None, run: Path | None) -> None:
+    """Ask the process that works on a job, or on a run, to save and end. A second time it ends at once.
+
+    One on another machine finds the request in the folder of its run, and so does one on Windows, which knows no signal
+    that another console's process could be sent.
+    """
+    if process is None or process.gone:
+        return
+    if process.elsewhere or sys.platform == "win32":
+        if run is not None and is_run(run) and not requests.asked(run, "stop"):
+            requests.ask(run, "stop")
+        elif not process.elsewhere:
+            psutil.Process(process.pid).terminate()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGINT)
 
 
 def why_failed(log: Path, command: str) -> Problem:

@@ -11,7 +11,7 @@ from ..core.event_log import FILE as EVENTS
 from ..core.event_log import read_events
 from ..core.run import Run
 from ..generator.prompts import filled
-from .jobs import Job
+from .jobs import ACTIVE, Job
 from .library import id_of
 
 SERIES = {
@@ -31,7 +31,9 @@ LAST_TOLD = 200
 
 def status_of(run: Run, job: Job | None) -> str:
     """Say how a run stands: as its job does while that waits or works, also before its process says so itself."""
-    return job.status if job and job.status in ("queued", "running", "stopping") else run.status
+    known = job.status if job else ""
+    ahead = known in ("queued", *ACTIVE) or (known, run.status) == ("paused", "interrupted")
+    return known if ahead else run.status
 
 
 def watched(run: Run, status: str) -> dict[str, Any]:

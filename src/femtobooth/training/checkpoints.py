@@ -20,7 +20,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 
-from ..core import older_runs
+from ..core import older_runs, requests
 from ..core.errors import CheckpointError, Interrupted, NotFiniteError
 from ..core.events import note, warn
 from ..core.files import TEMPORARY, atomic_folder, sha256_of, write_json, writing
@@ -162,10 +162,11 @@ class Signals:
 
 
 class Checkpoints(StepCallback):
-    """Saves every `every` optimizer steps, at the end, where a callback before it ends training, and when a signal asks
-    for it.
+    """Saves every `every` optimizer steps, at the end, where a callback before it ends training, and when a signal or
+    a request in the run's folder (`core.requests`) asks for it.
 
-    After a signal that stops, `stopped_by` is its number, also where it came in the last step or after it.
+    After a signal that stops, `stopped_by` is its number, also where it came in the last step or after it; after a
+    request it is SIGINT's.
     """
 
     def __init__(self, folder: Path, every: int, keep: int, signals: Signals) -> None:
@@ -180,6 +181,9 @@ class Checkpoints(StepCallback):
     def on_optimizer_step(self, trainer: Trainer, module: Any, step: int, outputs: Any) -> None:
         # Every process must agree, wherever the signal arrived; the largest signal number wins.
         asked = 1.0 * (self.signals.stop or 0), 1.0 * self.signals.save
+        if trainer.is_global_zero:
+            ended = signal.SIGINT if requests.asked(self.folder.parent, "stop") else 0
+            asked = max(asked[0], 1.0 * ended), max(asked[1], 1.0 * requests.asked(self.folder.parent, "save"))
         if trainer.world_size > 1:
             agreed = module.all_gather(torch.tensor(asked)).reshape(-1, 2).max(dim=0).values
             asked = float(agreed[0]), float(agreed[1])
@@ -189,9 +193,13 @@ class Checkpoints(StepCallback):
             module.refuse_not_finite(step)
             save(trainer, self.folder, self.keep)
             self.signals.save = False
+            if save_now and trainer.is_global_zero:
+                requests.forget(self.folder.parent, "save")
         if stop:
             self.stopped_by = stop
             trainer.should_stop = True
+            if trainer.is_global_zero:
+                requests.forget(self.folder.parent, "stop")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.signals.stepping = False

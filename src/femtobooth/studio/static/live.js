@@ -50,7 +50,7 @@ function tellState() {
     bar.max = steps;
     bar.value = status === "done" ? steps : step;
   }
-  by("left").textContent = status === "running" ? left() : status === "interrupted" ? "paused; nothing is lost" : "";
+  by("left").textContent = status === "running" ? left() : ["interrupted", "paused"].includes(status) ? "nothing is lost" : "";
   const doing = status === "running" ? state.doing : null;
   by("doing").textContent = doing && doing.what !== "training"
     ? words(doing.what) + (doing.total ? `: ${Math.floor(doing.done)} of ${doing.total}` : "") : "";

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from . import comparing, drawing, home, keeping, recognizing, running, subject
-from .rendering import TITLES, error_page
+from . import comparing, drawing, home, keeping, queueing, recognizing, running, subject
+from .rendering import TITLES, ask_no_more, error_page, not_here
 
-__all__ = ["TITLES", "error_page", "router"]
+__all__ = ["TITLES", "ask_no_more", "error_page", "not_here", "router"]
 
 router = APIRouter(include_in_schema=False)
-for part in (home, subject, running, drawing, comparing, recognizing, keeping):
+for part in (home, subject, running, drawing, comparing, recognizing, keeping, queueing):
     router.include_router(part.router)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
 from ...core.run import Run
+from ..asked import Here
 from ..library import id_of
 from ..state import Studio
 from ..watching import prompts, shots
-from .rendering import page, studio_of
+from .rendering import page
 
 router = APIRouter()
 
@@ -39,10 +39,9 @@ class Pair:
 
 
 @router.get("/compare", response_class=HTMLResponse)
-async def compare(request: Request, left: str = "", right: str = "") -> Response:
+def compare(studio: Here, left: str = "", right: str = "") -> Response:
     """Show two sides, and what else could be compared."""
-    studio = studio_of(request)
-    groups = await run_in_threadpool(_sides, studio)
+    groups = _sides(studio)
     sides = {side.key: side for _, members in groups for side in members}
     newest = groups[0][1] if groups else []
     first = sides.get(left) or (newest[0] if newest else None)

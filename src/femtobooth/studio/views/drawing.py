@@ -16,13 +16,14 @@ from ...core.errors import FemtoboothError
 from ...core.run import Run
 from ...generator.settings import GenerateSettings
 from .. import fieldsets
+from ..asked import Here, ThisRun
 from ..gallery import sets, throw_away
 from ..library import id_of
 from ..state import Studio
 from ..watching import class_noun, has_model
 from .arriving import take_picture
 from .home import run_card
-from .rendering import ask_no_more, go, newer, not_here, page, studio_of
+from .rendering import go, newer, not_here, page
 
 router = APIRouter()
 PLACES = ("on the moon", "on the beach", "in the snow", "on the grass", "in the city", "on a blue background")
@@ -33,10 +34,9 @@ MOST_LORAS = 8
 
 
 @router.get("/draw", response_class=HTMLResponse)
-async def choose(request: Request) -> Response:
+def choose(request: Request, studio: Here) -> Response:
     """Ask which subject is to be drawn, where there are several."""
-    studio = studio_of(request)
-    found = [run for run in await run_in_threadpool(studio.library.runs) if has_model(run)]
+    found = [run for run in studio.library.runs() if has_model(run)]
     if len(found) == 1 and not request.query_params:
         return go(f"/draw/{id_of(found[0].folder.name)}")
     cards = [run_card(run, studio, f"/draw/{id_of(run.folder.name)}") for run in found]
@@ -44,13 +44,9 @@ async def choose(request: Request) -> Response:
 
 
 @router.get("/draw/{run_id}", response_class=HTMLResponse)
-async def show(request: Request, run_id: str) -> Response:
+def show(run: ThisRun, studio: Here) -> HTMLResponse:
     """Show the desk of a run."""
-    studio = studio_of(request)
-    run = await run_in_threadpool(studio.library.run, run_id)
-    if run is None or not has_model(run):
-        return not_here()
-    return await run_in_threadpool(_page, studio, run, {}, {})
+    return _page(studio, run, {}, {}) if has_model(run) else not_here()
 
 
 def _page(studio: Studio, run: Run, given: Mapping[str, Any], errors: Mapping[str, str]) -> HTMLResponse:
@@ -87,28 +83,20 @@ def _id(run: Run) -> str:
 
 
 @router.get("/draw/{run_id}/gallery", response_class=HTMLResponse)
-async def gallery(request: Request, run_id: str, seen: str = "") -> Response:
+def gallery(run: ThisRun, seen: str = "") -> Response:
     """Give the pictures, where there are new ones."""
-    studio = studio_of(request)
-    run = await run_in_threadpool(studio.library.run, run_id)
-    if run is None:
-        return ask_no_more()
-    return newer("gallery.html", seen, await run_in_threadpool(_gallery, run))
+    return newer("gallery.html", seen, _gallery(run))
 
 
 @router.post("/draw/{run_id}")
-async def draw(request: Request, run_id: str) -> Response:
+async def draw(request: Request, run: ThisRun, studio: Here) -> Response:
     """Draw what a form asks for."""
-    studio = studio_of(request)
-    run = await run_in_threadpool(studio.library.run, run_id)
-    if run is None:
-        return not_here()
     form = await request.form()
     given, errors = await run_in_threadpool(_asked, studio, run, form)
     if not errors:
         try:
             await run_in_threadpool(studio.drawer.draw, given)
-            return go(f"/draw/{run_id}")
+            return go(f"/draw/{_id(run)}")
         except FemtoboothError as error:
             errors = fieldsets.blame(GenerateSettings, error)
     return await run_in_threadpool(_page, studio, run, given, errors)
@@ -140,10 +128,6 @@ def _asked(studio: Studio, run: Run, form: FormData) -> tuple[dict[str, Any], di
 
 
 @router.post("/draw/{run_id}/{set_id}/delete")
-async def delete(request: Request, run_id: str, set_id: str) -> Response:
+def delete(set_id: str, run: ThisRun, studio: Here) -> Response:
     """Throw a set of pictures away."""
-    studio = studio_of(request)
-    run = await run_in_threadpool(studio.library.run, run_id)
-    if run is None or not await run_in_threadpool(throw_away, studio, run, set_id):
-        return not_here()
-    return go(f"/draw/{run_id}")
+    return go(f"/draw/{_id(run)}") if throw_away(studio, run, set_id) else not_here()

@@ -6,17 +6,17 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
-from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
+from fastapi import APIRouter, Response
 from fastapi.responses import HTMLResponse
 
 from ...core.run import Run
 from ...pages.html import style
+from ..asked import Here
 from ..jobs import Job
 from ..library import id_of
 from ..state import Studio
 from ..watching import status_of
-from .rendering import file_address, newer, page, picture_of, plain, studio_of
+from .rendering import file_address, newer, page, picture_of, plain
 
 router = APIRouter()
 MOST_DRAFTS = 4
@@ -47,19 +47,17 @@ def style_sheet() -> Response:
 
 
 @router.get("/", response_class=HTMLResponse)
-async def home(request: Request) -> HTMLResponse:
+def home(studio: Here) -> HTMLResponse:
     """Show the runs and jobs."""
-    studio = studio_of(request)
-    found = await run_in_threadpool(cards, studio)
-    return page(
-        "home.html", title="Home", here="home", cards=found, seen=_mark(found), drafts=studio.drafts.listed()[:4]
-    )
+    found = cards(studio)
+    drafts = studio.drafts.listed()[:MOST_DRAFTS]
+    return page("home.html", title="Home", here="home", cards=found, seen=_mark(found), drafts=drafts)
 
 
 @router.get("/cards", response_class=HTMLResponse)
-async def newer_cards(request: Request, seen: str = "") -> Response:
+def newer_cards(studio: Here, seen: str = "") -> Response:
     """Give the cards again where they changed, for a page that asks every few seconds."""
-    found = await run_in_threadpool(cards, studio_of(request))
+    found = cards(studio)
     return newer("cards.html", seen, {"cards": found, "seen": _mark(found)})
 
 

@@ -14,8 +14,10 @@ from fastapi.responses import HTMLResponse
 from ... import __version__
 from ...core import machine
 from ...core.errors import FemtoboothError
+from ..asked import Here
 from ..catalog import Model
-from .rendering import error_page, go, page, studio_of
+from .queueing import queue
+from .rendering import error_page, go, page
 
 router = APIRouter()
 KINDS = {
@@ -34,17 +36,16 @@ WAYS: Mapping[str, list[tuple[str, str]]] = {
 
 
 @router.get("/models", response_class=HTMLResponse)
-async def models(request: Request) -> HTMLResponse:
+def models(studio: Here) -> HTMLResponse:
     """List the models that are here."""
-    found = await run_in_threadpool(studio_of(request).catalog.models)
+    found = studio.catalog.models()
     groups = [(*KINDS[kind], [one for one in found if one.kind == kind]) for kind in KINDS]
     return page("models.html", title="Models", here="models", groups=groups, ways=WAYS)
 
 
 @router.post("/models/take")
-async def take(request: Request) -> Response:
+async def take(request: Request, studio: Here) -> Response:
     """Make a file of a model, as a job whose page then offers it."""
-    studio = studio_of(request)
     form = await request.form()
     reference, way = str(form.get("model", "")), str(form.get("as", ""))
     kind = str(form.get("kind", ""))
@@ -71,9 +72,8 @@ async def take(request: Request) -> Response:
 
 
 @router.get("/settings", response_class=HTMLResponse)
-async def settings(request: Request) -> HTMLResponse:
+def settings(request: Request, studio: Here) -> HTMLResponse:
     """Say how this studio was started, on what it runs, and how other programs reach it."""
-    studio = studio_of(request)
     memory = psutil.virtual_memory()
     facts = [
         ("Folder", str(studio.folder)),
@@ -89,19 +89,6 @@ async def settings(request: Request) -> HTMLResponse:
         ("Graphics card", "one that can be used" if machine.may_accelerate() else "none that can be used"),
         ("System", platform.platform(terse=True)),
     ]
-    waiting = [studio.desk.told(job) for job in studio.jobs.listed(("queued", "running", "stopping"))]
     address = f"http://{request.headers.get('host', '')}"
-    return page(
-        "settings.html", title="Settings", here="settings", facts=facts, machine=here, waiting=waiting, address=address
-    )
-
-
-@router.post("/settings/order")
-async def order(request: Request) -> Response:
-    """Have a job that waits begin before the others."""
-    studio = studio_of(request)
-    first = str((await request.form()).get("job", ""))
-    ids = [job.id for job in studio.jobs.listed(("queued",))]
-    if first in ids:
-        studio.desk.order([first, *(one for one in ids if one != first)])
-    return go("/settings")
+    told = {"facts": facts, "machine": here, "address": address, **queue(studio)}
+    return page("settings.html", title="Settings", here="settings", **told)

@@ -12,10 +12,11 @@ from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
 from ...core.errors import FemtoboothError
+from ..asked import Here
 from ..seeing import Answer, see
 from ..state import Studio
 from .arriving import take_picture
-from .rendering import error_page, go, page, studio_of
+from .rendering import error_page, go, page
 
 router = APIRouter()
 MOST_PICTURES, MOST_LEARNED = 24, 900
@@ -23,9 +24,9 @@ LEAST_CLASSES = 2
 
 
 @router.get("/recognize", response_class=HTMLResponse)
-def show(request: Request, model: str = "bundled") -> HTMLResponse:
+def show(studio: Here, model: str = "bundled") -> HTMLResponse:
     """Ask for pictures."""
-    return _page(studio_of(request), model, [], [])
+    return _page(studio, model, [], [])
 
 
 def _page(studio: Studio, model: str, answers: list[Answer], problems: list[str]) -> HTMLResponse:
@@ -42,13 +43,12 @@ def _page(studio: Studio, model: str, answers: list[Answer], problems: list[str]
 
 
 @router.post("/recognize")
-async def look(request: Request) -> Response:
+async def look(request: Request, studio: Here) -> Response:
     """Say what the pictures of a form show."""
-    studio = studio_of(request)
     form = await request.form()
     model = str(form.get("model", "bundled"))
     answers, problems = await run_in_threadpool(_looked, studio, form, model)
-    return _page(studio, model, answers, problems)
+    return await run_in_threadpool(_page, studio, model, answers, problems)
 
 
 def _looked(studio: Studio, form: FormData, model: str) -> tuple[list[Answer], list[str]]:
@@ -74,9 +74,8 @@ def _looked(studio: Studio, form: FormData, model: str) -> tuple[list[Answer], l
 
 
 @router.post("/recognize/teach")
-async def teach(request: Request) -> Response:
+async def teach(request: Request, studio: Here) -> Response:
     """Teach a recognizer the classes of a folder: one folder a class."""
-    studio = studio_of(request)
     form = await request.form()
     found: Any = await run_in_threadpool(_taught, studio, form)
     return found

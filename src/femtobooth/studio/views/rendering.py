@@ -7,21 +7,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from fastapi import Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from ...pages.html import environment, visible
 from ..library import id_of
-from ..state import Studio
 
 TITLES = {404: "Not here", 413: "Too large", 429: "Too much at a time", 500: "That is our fault", 503: "Busy"}
 NOT_HERE = ("Not here", "There is nothing at this address: it may have been deleted.")
-
-
-def studio_of(request: Request) -> Studio:
-    """Give the studio that a request asks."""
-    studio: Studio = request.app.state.studio
-    return studio
 
 
 def page(template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:

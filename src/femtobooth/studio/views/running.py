@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
+from ...core import requests
 from ...core.errors import FemtoboothError
 from ...core.run import Run
-from ..jobs import Job
+from ..asked import Here, ThisJob, ThisRun
+from ..jobs import ACTIVE, Job
 from ..library import artifacts, id_of
 from ..state import Studio
 from ..watching import class_noun, has_model, photos, status_of, watched
-from .rendering import ask_no_more, error_page, file_address, go, newer, not_here, page, plain, studio_of
+from .queueing import queue
+from .rendering import error_page, file_address, go, newer, not_here, page, plain
 
 router = APIRouter()
 
 
 @router.get("/runs/{run_id}", response_class=HTMLResponse)
-async def show(request: Request, run_id: str) -> Response:
+def show(run: ThisRun, studio: Here) -> HTMLResponse:
     """Show a run."""
-    studio = studio_of(request)
-    run = await run_in_threadpool(studio.library.run, run_id)
-    if run is None:
-        return not_here()
-    extra = run.model_extra or {}
+    extra, run_id = run.model_extra or {}, id_of(run.folder.name)
     return page(
         "run.html",
         title=run.name,
@@ -44,36 +44,33 @@ async def show(request: Request, run_id: str) -> Response:
 
 
 @router.get("/runs/{run_id}/state")
-async def state(request: Request, run_id: str) -> Any:
+def state(run_id: str, run: ThisRun, studio: Here) -> JSONResponse:
     """Give all that the page shows of a run, from where it goes on with the stream of events."""
-    studio = studio_of(request)
-    run = await run_in_threadpool(studio.library.run, run_id)
-    if run is None:
-        return not_here()
-    return await run_in_threadpool(watched, run, status_of(run, studio.jobs.of_run(run_id)))
+    return JSONResponse(watched(run, status_of(run, studio.jobs.of_run(run_id))))
 
 
 @router.get("/runs/{run_id}/head", response_class=HTMLResponse)
-async def head(request: Request, run_id: str, seen: str = "") -> Response:
+def head(run: ThisRun, studio: Here, seen: str = "") -> Response:
     """Give how a run stands and what can be done with it, where that changed."""
-    studio = studio_of(request)
-    run = await run_in_threadpool(studio.library.run, run_id)
-    if run is None:
-        return ask_no_more()
     return newer("head.html", seen, {"run": run, **_head(studio, run)})
 
 
 def _head(studio: Studio, run: Run) -> dict[str, Any]:
     run_id = id_of(run.folder.name)
-    status = status_of(run, studio.jobs.of_run(run_id))
+    job = studio.jobs.of_run(run_id)
+    status = status_of(run, job)
     error = run.error if status == "failed" else None
-    seen = hashlib.sha256(repr((status, error, has_model(run))).encode()).hexdigest()[:16]
+    asked = [what for what in ("save", "sample") if requests.asked(run.folder, what)] if status == "running" else []
+    queued = job is not None and job.status in ACTIVE
+    seen = hashlib.sha256(repr((status, error, has_model(run), asked, queued)).encode()).hexdigest()[:16]
     return {
         "run_id": run_id,
         "status": status,
         "noun": class_noun(run),
         "drawable": has_model(run),
         "again": status == "done" and bool(_uploads(studio, run_id)),
+        "asked": asked,
+        "queued": queued,
         "error": error,
         "seen": seen,
     }
@@ -95,22 +92,22 @@ def _facts(run: Run) -> list[tuple[str, str]]:
 
 
 @router.post("/runs/{run_id}/{what}")
-async def act(request: Request, run_id: str, what: str) -> Response:
-    """Stop, save, resume or delete a run."""
-    studio = studio_of(request)
-    run = await run_in_threadpool(studio.library.run, run_id)
-    if run is not None and what == "again":
-        return _again(studio, run_id)
-    actions = {
+def act(request: Request, run_id: str, what: str, run: ThisRun, studio: Here) -> Response:
+    """Stop, pause, resume or delete a run, or ask it to save or to sample."""
+    actions: dict[str, Callable[[str], object]] = {
         "stop": studio.desk.stop_run,
-        "save": studio.desk.save_run,
+        "pause": studio.desk.pause_run,
+        "save": lambda one: studio.desk.ask_run(one, "save"),
+        "sample": lambda one: studio.desk.ask_run(one, "sample"),
         "resume": studio.desk.resume_run,
         "delete": studio.desk.remove_run,
     }
-    if run is None or what not in actions:
+    if what == "again":
+        return _again(studio, run_id)
+    if what not in actions:
         return not_here()
     try:
-        await run_in_threadpool(actions[what], run_id)
+        actions[what](run_id)
     except FemtoboothError as error:
         return _refused(request, error)
     if what == "delete":
@@ -143,24 +140,16 @@ def _uploads(studio: Studio, run_id: str) -> list[str]:
 
 
 @router.get("/jobs/{job_id}", response_class=HTMLResponse)
-def waiting(request: Request, job_id: str) -> Response:
+def waiting(job: ThisJob, studio: Here) -> Response:
     """Show a job until it has a run."""
-    studio = studio_of(request)
-    job = studio.jobs.get(job_id)
-    if job is None:
-        return not_here()
     if job.run_id and studio.library.run(job.run_id):
         return go(f"/runs/{job.run_id}")
     return page("job.html", title=job.title or job.command, here="run", **_job(studio, job))
 
 
 @router.get("/jobs/{job_id}/state", response_class=HTMLResponse)
-def job_state(request: Request, job_id: str, seen: str = "") -> Response:
+def job_state(job: ThisJob, studio: Here, seen: str = "") -> Response:
     """Give how a job stands, where that changed, or send the page on to its run."""
-    studio = studio_of(request)
-    job = studio.jobs.get(job_id)
-    if job is None:
-        return ask_no_more()
     if job.run_id and studio.library.run(job.run_id):
         return Response(headers={"hx-redirect": f"/runs/{job.run_id}"})
     return newer("job_state.html", seen, _job(studio, job))
@@ -175,18 +164,26 @@ def _job(studio: Studio, job: Job) -> dict[str, Any]:
 
 
 @router.post("/jobs/{job_id}/{what}")
-async def act_on_job(request: Request, job_id: str, what: str) -> Response:
-    """Stop, retry or delete a job."""
-    studio = studio_of(request)
-    job = studio.jobs.get(job_id)
-    actions = {"stop": studio.desk.stop, "resume": studio.desk.resume, "delete": studio.desk.remove}
-    if job is None or what not in actions:
+async def act_on_job(request: Request, what: str, job: ThisJob, studio: Here) -> Response:
+    """Stop, pause, retry or delete a job, or move it in the queue."""
+    desk = studio.desk
+    actions: dict[str, Callable[[str], object]] = {
+        "stop": desk.stop,
+        "pause": desk.pause,
+        "resume": desk.resume,
+        "delete": desk.remove,
+        "earlier": lambda one: desk.move(one, -1),
+        "later": lambda one: desk.move(one, 1),
+    }
+    if what not in actions:
         return not_here()
     try:
-        await run_in_threadpool(actions[what], job_id)
+        await run_in_threadpool(actions[what], job.id)
     except FemtoboothError as error:
         return _refused(request, error)
-    return go("/" if what == "delete" else f"/jobs/{job_id}")
+    if (await request.form()).get("from") == "queue":
+        return page("queue.html", **queue(studio)) if request.headers.get("hx-request") else go("/settings")
+    return go("/" if what == "delete" else f"/jobs/{job.id}")
 
 
 def _refused(request: Request, error: FemtoboothError) -> Response:

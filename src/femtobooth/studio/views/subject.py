@@ -20,13 +20,14 @@ from ...core.run import is_run
 from ...generator.settings import PersonalizeSettings
 from ...generator.subject_settings import PhotoSettings
 from .. import bases, fieldsets
+from ..asked import Here, ThisDraft, ThisPhoto
 from ..drafts import Draft, Found, look
 from ..nouns import NOUNS, suggested
 from ..presets import presets
 from ..state import Studio
 from ..uploads import Upload
 from .arriving import in_a_file, take_picture
-from .rendering import error_page, go, not_here, page, plain, studio_of
+from .rendering import error_page, go, not_here, page, plain
 
 router = APIRouter()
 MASCOT = Path(__file__).parents[2] / "assets" / "mascot"
@@ -48,15 +49,14 @@ MOST_PHOTOS, CAPTION_LENGTH, MOST_LOOKED = 60, 300, 16
 
 
 @router.get("/new", response_class=HTMLResponse)
-def begin(request: Request) -> HTMLResponse:
+def begin() -> HTMLResponse:
     """Ask for photos."""
     return page("begin.html", title="New subject", here="new")
 
 
 @router.post("/new")
-async def take(request: Request) -> Response:
+async def take(request: Request, studio: Here) -> Response:
     """Begin a draft from photos that were dropped or chosen, or from the mascot's."""
-    studio = studio_of(request)
     form = await request.form()
     draft = studio.drafts.new()
     problems = await run_in_threadpool(_take, studio, draft, form)
@@ -67,11 +67,8 @@ async def take(request: Request) -> Response:
 
 
 @router.post("/new/{draft_id}/photos")
-async def take_more(request: Request, draft_id: str) -> Response:
+async def take_more(request: Request, draft: ThisDraft, studio: Here) -> Response:
     """Take further photos into a draft."""
-    studio = studio_of(request)
-    if not (draft := studio.drafts.get(draft_id)):
-        return not_here()
     problems = await run_in_threadpool(_take, studio, draft, await request.form())
     if problems:
         return error_page(400, "Not all photos could be used", "; ".join(problems), "The others were added.")
@@ -105,18 +102,14 @@ def _take(studio: Studio, draft: Draft, form: FormData) -> list[str]:
 
 
 @router.get("/new/{draft_id}", response_class=HTMLResponse)
-async def show(request: Request, draft_id: str) -> Response:
+def show(draft: ThisDraft, studio: Here) -> Response:
     """Show a draft."""
-    studio = studio_of(request)
-    draft = studio.drafts.get(draft_id)
-    if draft is None:
-        return not_here()
     if draft.job and (job := studio.jobs.get(draft.job)):
         return go(f"/jobs/{job.id}")
-    return await _page(studio, draft, draft.settings, {})
+    return _page(studio, draft, draft.settings, {})
 
 
-async def _page(studio: Studio, draft: Draft, given: Mapping[str, Any], errors: Mapping[str, str]) -> HTMLResponse:
+def _page(studio: Studio, draft: Draft, given: Mapping[str, Any], errors: Mapping[str, str]) -> HTMLResponse:
     """Render the whole page of a draft."""
     here = bases.bases(studio)
     base = bases.find(here, draft.base)
@@ -134,7 +127,7 @@ async def _page(studio: Studio, draft: Draft, given: Mapping[str, Any], errors: 
         here="new",
         draft=draft,
         photos=photos_of(studio, draft),
-        found=await run_in_threadpool(_look, studio, draft, crop, base.side),
+        found=_look(studio, draft, crop, base.side),
         noun=noun,
         name=given.get("name") or "",
         crop=crop,
@@ -172,62 +165,53 @@ _looked: dict[tuple[str, str, int], Found] = {}
 
 
 @router.get("/new/{draft_id}/found", response_class=HTMLResponse)
-async def found(request: Request, draft_id: str) -> Response:
+def found(request: Request, draft: ThisDraft, studio: Here) -> Response:
     """Look at the photos again, after another crop or base was chosen."""
-    studio = studio_of(request)
-    draft = studio.drafts.get(draft_id)
-    if draft is None:
-        return not_here()
-    crop = request.query_params.get("photos.crop", "smart")
-    crop = crop if crop in CROPS else "smart"
     noun = " ".join(request.query_params.get("photos.class_noun", "").split())[:60]
-    base = bases.find(bases.bases(studio), request.query_params.get("base", draft.base))
-    draft = draft.model_copy(update={"base": base.reference})
-    made = await run_in_threadpool(_look, studio, draft, crop, base.side)
+    base = request.query_params.get("base", draft.base)
+    return _photos(studio, draft, base, request.query_params.get("photos.crop", "smart"), noun)
+
+
+def _photos(studio: Studio, draft: Draft, base: str, crop: str, noun: str) -> HTMLResponse:
+    crop = crop if crop in CROPS else "smart"
+    found = bases.find(bases.bases(studio), base)
+    draft = draft.model_copy(update={"base": found.reference})
+    made = _look(studio, draft, crop, found.side)
     return page("photos.html", draft=draft, photos=photos_of(studio, draft), found=made, noun=noun, crop=crop)
 
 
 @router.get("/new/{draft_id}/plan", response_class=HTMLResponse)
-async def plan(request: Request, draft_id: str) -> Response:
+def plan(request: Request, draft: ThisDraft, studio: Here) -> Response:
     """Say what it would need of memory."""
-    studio = studio_of(request)
-    draft = studio.drafts.get(draft_id)
-    if draft is None:
-        return not_here()
     texts = {key: request.query_params.getlist(key) for key in request.query_params}
     given, way = _chosen(studio, draft, texts)
     settings = merge(way, given, {"base": draft.base}, nested("photos.paths", _references(draft)))
     settings = merge({"photos": {"class_noun": "thing"}}, settings)
     settings.pop("name", None)
     try:
-        found = await run_in_threadpool(studio.desk.plan, settings)
+        found = studio.desk.plan(settings)
     except FemtoboothError as error:
         return page("told.html", text=error.problem)
     return page("plan.html", plan=found, free=psutil.virtual_memory().available)
 
 
 @router.get("/photos/{upload_id}")
-async def photo(request: Request, upload_id: str, side: int = THUMBNAIL, whole: bool = False) -> Response:
+def photo(upload_id: str, studio: Here, side: int = THUMBNAIL, whole: bool = False) -> Response:
     """Give an upload shrunk to `side` pixels: as it is learned from, or the `whole` of it."""
-    uploads = studio_of(request).uploads
-    upload = uploads.get(upload_id)
+    upload = studio.uploads.get(upload_id)
     if upload is None or upload.kind != "picture":
         return not_here()
-    path = bases.whole(uploads, upload) if whole else uploads.path(upload)
-    data = await run_in_threadpool(_shrunk, path, min(max(side, 16), 2048))
+    path = bases.whole(studio.uploads, upload) if whole else studio.uploads.path(upload)
+    data = _shrunk(path, min(max(side, 16), 2048))
     return Response(data, media_type="image/webp", headers={"cache-control": "no-cache"})
 
 
 @router.get("/new/{draft_id}/photos/{upload_id}/square")
-async def square(request: Request, draft_id: str, upload_id: str, crop: str = "smart") -> Response:
+def square(request: Request, upload_id: str, draft: ThisDraft, studio: Here, crop: str = "smart") -> Response:
     """Give a photo as the model will see it."""
-    studio = studio_of(request)
-    draft = studio.drafts.get(draft_id)
-    if draft is None or crop not in CROPS:
-        return not_here()
     side = bases.find(bases.bases(studio), request.query_params.get("base", draft.base)).side
-    made = await run_in_threadpool(_look, studio, draft, crop, side)
-    if upload_id not in made.squares:
+    made = _look(studio, draft, crop, side) if crop in CROPS else None
+    if made is None or upload_id not in made.squares:
         return not_here()
     stored = BytesIO()
     Image.fromarray(made.squares[upload_id]).save(stored, format="PNG")
@@ -242,97 +226,71 @@ def _shrunk(path: Path, side: int) -> bytes:
     return stored.getvalue()
 
 
-def _photo(studio: Studio, draft_id: str, upload_id: str) -> tuple[Draft, Upload] | None:
-    draft = studio.drafts.get(draft_id)
-    upload = studio.uploads.get(upload_id) if draft and upload_id in draft.photos else None
-    return (draft, upload) if draft and upload else None
-
-
 @router.post("/new/{draft_id}/photos/{upload_id}/caption")
-async def caption(request: Request, draft_id: str, upload_id: str) -> Response:
+async def caption(request: Request, photo: ThisPhoto, studio: Here) -> Response:
     """Change a caption; the page sends it as it is typed."""
-    studio = studio_of(request)
-    if not (known := _photo(studio, draft_id, upload_id)):
-        return not_here()
-    text = str((await request.form()).get(f"caption-{upload_id}", ""))
-    studio.uploads.caption(known[1], text[:CAPTION_LENGTH])
+    text = str((await request.form()).get(f"caption-{photo.id}", ""))
+    studio.uploads.caption(photo, text[:CAPTION_LENGTH])
     return Response(status_code=204)
 
 
 @router.post("/new/{draft_id}/photos/{upload_id}/remove")
-async def remove(request: Request, draft_id: str, upload_id: str) -> Response:
+async def remove(request: Request, draft: ThisDraft, photo: ThisPhoto, studio: Here) -> Response:
     """Take a photo out of a draft."""
-    studio = studio_of(request)
-    if not (known := _photo(studio, draft_id, upload_id)):
-        return not_here()
-    draft, upload = known
-    draft.photos.remove(upload.id)
+    draft.photos.remove(photo.id)
     studio.drafts.keep(draft)
-    studio.uploads.remove(upload)
+    studio.uploads.remove(photo)
     if request.headers.get("hx-request"):
         crop = str((await request.form()).get("photos.crop", "smart"))
-        crop = crop if crop in CROPS else "smart"
-        side = bases.find(bases.bases(studio), draft.base).side
-        made = await run_in_threadpool(_look, studio, draft, crop, side)
         noun = plain(draft.settings, "photos.class_noun", "")
-        return page("photos.html", draft=draft, photos=photos_of(studio, draft), found=made, noun=noun, crop=crop)
+        return await run_in_threadpool(_photos, studio, draft, draft.base, crop, noun)
     return go(f"/new/{draft.id}")
 
 
 @router.get("/new/{draft_id}/photos/{upload_id}/edit", response_class=HTMLResponse)
-async def edit(request: Request, draft_id: str, upload_id: str) -> Response:
+def edit(draft: ThisDraft, photo: ThisPhoto, studio: Here) -> Response:
     """Show a photo to cut it, or to paint over what counts in it."""
-    studio = studio_of(request)
-    if not (known := _photo(studio, draft_id, upload_id)):
-        return not_here()
-    draft, upload = known
-    with Image.open(bases.whole(studio.uploads, upload)) as image:
+    with Image.open(bases.whole(studio.uploads, photo)) as image:
         size = image.size
-    box = upload.crop or (0, 0, *size)
-    return page("photo.html", title=f"Edit {upload.name}", here="new", draft=draft, photo=upload, size=size, box=box)
+    box = photo.crop or (0, 0, *size)
+    return page("photo.html", title=f"Edit {photo.name}", here="new", draft=draft, photo=photo, size=size, box=box)
 
 
 @router.get("/new/{draft_id}/photos/{upload_id}/mask")
-async def mask(request: Request, draft_id: str, upload_id: str) -> Response:
+def mask(photo: ThisPhoto, studio: Here) -> Response:
     """Give the mask of a photo."""
-    studio = studio_of(request)
-    known = _photo(studio, draft_id, upload_id)
-    if not known or not known[1].mask:
+    if not photo.mask:
         return not_here()
-    path = studio.uploads.path(known[1]).with_suffix(".mask.png")
+    path = studio.uploads.path(photo).with_suffix(".mask.png")
     return Response(path.read_bytes(), media_type="image/png", headers={"cache-control": "no-cache"})
 
 
 @router.post("/new/{draft_id}/photos/{upload_id}/edit")
-async def edited(request: Request, draft_id: str, upload_id: str) -> Response:
+async def edited(request: Request, draft: ThisDraft, photo: ThisPhoto, studio: Here) -> Response:
     """Cut a photo as chosen, or keep the mask that was painted."""
-    studio = studio_of(request)
-    if not (known := _photo(studio, draft_id, upload_id)):
-        return not_here()
-    upload, form = known[1], await request.form()
+    form = await request.form()
     try:
         if form.get("do") == "crop":
             left, top, width, height = (
                 round(float(str(form.get(key, "")))) for key in ("left", "top", "width", "height")
             )
-            await run_in_threadpool(studio.uploads.crop, upload, (left, top, width, height))
+            await run_in_threadpool(studio.uploads.crop, photo, (left, top, width, height))
         elif form.get("do") == "whole":
-            await run_in_threadpool(studio.uploads.crop, upload, None)
+            await run_in_threadpool(studio.uploads.crop, photo, None)
         elif form.get("do") == "unmask":
-            studio.uploads.mask(upload, None)
+            studio.uploads.mask(photo, None)
         elif isinstance(painted := form.get("mask"), UploadFile):
-            await run_in_threadpool(in_a_file, painted, lambda path: studio.uploads.mask(upload, path))
+            await run_in_threadpool(in_a_file, painted, lambda path: studio.uploads.mask(photo, path))
     except FemtoboothError as error:
         return error_page(400, "That did not work", error.problem, error.way_out)
     except ValueError:
         return error_page(400, "That did not work", "This is no part of the photo.")
-    return go(f"/new/{draft_id}")
+    return go(f"/new/{draft.id}")
 
 
 @router.post("/new/{draft_id}/delete")
-def delete(request: Request, draft_id: str) -> Response:
+def delete(draft_id: str, studio: Here) -> Response:
     """Throw a draft away, and its photos."""
-    studio = studio_of(request)
     if draft := studio.drafts.get(draft_id):
         for upload in photos_of(studio, draft):
             studio.uploads.remove(upload)
@@ -341,22 +299,24 @@ def delete(request: Request, draft_id: str) -> Response:
 
 
 @router.post("/new/{draft_id}")
-async def start(request: Request, draft_id: str) -> Response:
+async def start(request: Request, draft: ThisDraft, studio: Here) -> Response:
     """Check what was chosen and begin to teach it, or show what is to be mended, at its field."""
-    studio = studio_of(request)
-    draft = studio.drafts.get(draft_id)
-    if draft is None:
-        return not_here()
     form = await request.form()
-    given, way = _chosen(studio, draft, {key: [str(one) for one in form.getlist(key)] for key in form})
+    return await run_in_threadpool(
+        _start, studio, draft, {key: [str(one) for one in form.getlist(key)] for key in form}
+    )
+
+
+def _start(studio: Studio, draft: Draft, texts: Mapping[str, Sequence[str]]) -> Response:
+    given, way = _chosen(studio, draft, texts)
     studio.drafts.keep(draft)
     if errors := _missing(studio, draft, given):
-        return await _page(studio, draft, given, errors)
+        return _page(studio, draft, given, errors)
     settings = merge(way, given, nested("photos.paths", _references(draft)), {"base": draft.base})
     try:
-        job = await run_in_threadpool(studio.desk.submit, "personalize", settings, draft.id)
+        job = studio.desk.submit("personalize", settings, draft.id)
     except FemtoboothError as error:
-        return await _page(studio, draft, given, fieldsets.blame(PersonalizeSettings, error))
+        return _page(studio, draft, given, fieldsets.blame(PersonalizeSettings, error))
     draft.job = job.id
     studio.drafts.keep(draft)
     return go(f"/jobs/{job.id}")
