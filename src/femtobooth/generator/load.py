@@ -6,15 +6,14 @@ from functools import partial
 
 from ..core.machine import FrozenPrecision, give_back_freed_memory
 from . import adapted_folder, frozen
+from .families import known
 from .families.family import Family
-from .families.stable_diffusion import StableDiffusion
-from .families.stable_diffusion_xl import StableDiffusionXL
 from .formats.folder import load_folder, pipeline_name
 from .formats.single_file import load_single_file
 from .locate import adapter_in, locate
 
-FAMILIES: tuple[type[Family], ...] = (StableDiffusion, StableDiffusionXL)
-"""Every family, the first of which is that of a folder whose index says nothing."""
+FAMILIES: tuple[type[Family], ...] = tuple(map(known.opened, known.FAMILIES))
+"""The classes of `known.FAMILIES`."""
 
 
 def load(reference: str, tokenizer: str | None = None, weights: bool = True, held: FrozenPrecision = "fp32") -> Family:

@@ -17,14 +17,14 @@ from ..core.files import read_object
 from ..core.paths import existing, hub_id, nearest, refuse_missing_path
 from ..core.run import Run, is_run
 from . import cards
+from .families import known
 
 BUNDLED = "bundled"
 SUBJECT_FILE = "femtobooth.json"  # lies in a personalized model's folder: token, class noun, provenance
-PARTS = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
-SECOND = ("tokenizer_2", "text_encoder_2")
-"""What a Stable Diffusion XL has beside those."""
+PARTS = known.FAMILIES[0].folders
 INDEX = "model_index.json"
 WAY_OUT = "give `bundled`, a run, a Stable Diffusion folder, or a .safetensors or .ckpt file"
+GATED = "accept them on its page on the hub, then run `hf auth login` where there is a network and try again"
 METADATA = "femtobooth"  # in the safetensors header: JSON of what `single_file._describe` returns
 DAMAGED = "copy or download it again"
 
@@ -77,8 +77,13 @@ def recommended(reference: str, of: str, allowed: tuple[cards.Recommendable, ...
     """
     path = locate(reference)
     readme, file = (cards.read_readme(path), path / cards.README) if path.is_dir() else (_readme_inside(path), path)
-    pipeline = str(read_object(path / INDEX).get("_class_name", "")) if path.is_dir() else ""
+    pipeline = pipeline_of(path) if path.is_dir() else ""
     return cards.with_pipeline(cards.parse_card(readme, file, allowed), pipeline).get(of, {})
+
+
+def pipeline_of(folder: Path) -> str:
+    """Read the name of the pipeline that a folder is of from its index; "" where that says none."""
+    return str(read_object(folder / INDEX).get("_class_name", ""))
 
 
 def bundled_folder() -> Path:
@@ -87,31 +92,76 @@ def bundled_folder() -> Path:
 
 
 def hub_folder(repo: str) -> Path:
-    """Find a hub repository's files, from the local cache where it is complete, else downloaded."""
-    from huggingface_hub import snapshot_download
+    """Find a hub repository's files, from the local cache where it is complete, else downloaded.
+
+    Its index comes first, so that what no family can use is refused before anything large is fetched. Raises
+    ModelError.
+    """
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = [
-        INDEX,
-        cards.README,
-        *(f"{part}/*{end}" for part in (*PARTS, *SECOND) for end in (".json", ".txt", ".safetensors")),
-    ]
-    unwanted = ["*.fp16.*", "*non_ema*", "*.bin"]
     try:
+        family = family_of(repo, read_object(Path(hf_hub_download(repo, INDEX))))
+        ends, folders = (".json", ".txt", ".model", ".safetensors"), (*family.folders, *family.optional)
+        wanted = [INDEX, cards.README, *(f"{part}/*{end}" for part in folders for end in ends)]
+        unwanted = ["*.fp16.*", "*non_ema*", "*.bin"]
         folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
-        networks = ["unet", "vae", "text_encoder", *["text_encoder_2"] * (folder / "text_encoder_2").is_dir()]
+        networks = [part for part in family.networks if part not in family.optional or (folder / part).is_dir()]
         bare = [part for part in networks if not any((folder / part).glob("*.safetensors"))]
         if bare:  # some repositories have weights of half precision only, under names of their own
             snapshot_download(repo, allow_patterns=[f"{part}/*fp16*" for part in bare], ignore_patterns=["*.bin"])
         return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{repo}: not in the local hub cache and the hub cannot be reached ({type(error).__name__})",
-            (
-                f"where there is a network run `hf download {repo} --local-dir FOLDER`, "
-                "copy FOLDER here, and give FOLDER in its place"
-            ),
-        ) from None
+        raise ModelError(*not_to_be_had(repo, error)) from None
+
+
+def family_of(where: object, index: Mapping[str, Any]) -> known.Known:
+    """Find the family of a folder by its index. Raises ModelError where that is of none, saying what it is of."""
+    pipeline = str(index.get("_class_name", ""))
+    family = known.of_pipeline(pipeline) or known.FAMILIES[0]
+    what = known.other(pipeline)
+    missing = [part for part in family.folders if part not in index]
+    if not what and pipeline not in family.pipelines and missing:  # an unheard-of name may stand for a known family
+        what = f"a {pipeline[:80]}" if pipeline else f"no model, as its {INDEX} names none"
+    if what:
+        raise ModelError(f"{where}: {what}", known.WAY_OUT)
+    return family
+
+
+def not_to_be_had(repo: str, error: Exception | None = None) -> tuple[str, str]:
+    """Say why a repository of the hub is not here, as far as is known, and what to do; `error` is what the hub said."""
+    said, there = known.published(repo), known.MOVED.get(repo)
+    if said and said.other:
+        return f"{repo}: {said.other}", known.WAY_OUT
+    if error and (answer := _answer(repo, error)):
+        return answer
+    why = f" and the hub cannot be reached ({type(error).__name__})" if error else ""
+    if there:
+        return f"{repo}: not in the local hub cache, and no longer on the hub", f"give {there}, which has the same"
+    fetch = f"run `hf download {repo} --local-dir FOLDER`, copy FOLDER here, and give FOLDER in its place"
+    if said and said.gated:
+        return f"{repo}: gated, and not in the local hub cache{why}", f"{GATED}; or, there, {fetch}"
+    return f"{repo}: not in the local hub cache{why}", f"where there is a network {fetch}"
+
+
+def _answer(repo: str, error: Exception) -> tuple[str, str] | None:
+    """Put what the hub answered into words; None where it did not answer."""
+    from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RepositoryNotFoundError
+
+    if isinstance(error, GatedRepoError):
+        said = known.published(repo)
+        terms = f" ({said.licence})" if said else ""
+        return f"{repo}: gated, its owner wants terms to be accepted{terms}", GATED
+    if isinstance(error, RepositoryNotFoundError):
+        there = known.MOVED.get(repo)
+        way_out = f"give {there}, which has the same" if there else "check the name; for a private one, `hf auth login`"
+        return f"{repo}: the hub has no such repository, or it is private", way_out
+    if isinstance(error, RemoteEntryNotFoundError):
+        return (
+            f"{repo}: has no {INDEX}, so it holds no model in diffusers' layout",
+            "where it has a single file, download that and give its path",
+        )
+    return None
 
 
 def _readme_inside(path: Path) -> str:

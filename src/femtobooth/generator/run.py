@@ -14,6 +14,7 @@ from ..core.claims import Output
 from ..core.errors import ModelError, PhotoError
 from ..core.run import AGAIN, Run
 from . import locate
+from .families import known
 from .prompts import ONLY, Called
 from .settings import PersonalizeSettings
 
@@ -58,9 +59,9 @@ class PersonalizedRun(Run):
         "validation/validation.json", "validation/curve.svg", "validation/step-*.png",
         "validation/outside/step-*.png",
         "validation/weights/step-*.safetensors", "checkpoints/step-*/state.ckpt",
-        "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md", "model/scheduler/*",
+        "checkpoints/step-*/manifest.json", "model/*.json", "model/README.md",
         "model/overview.png", "model/*.safetensors",
-        "model/embeddings/*.safetensors", "model/text_encoder/*", "model/tokenizer/*", "model/unet/*", "model/vae/*",
+        "model/embeddings/*.safetensors", *(f"model/{part}/*" for part in known.FOLDERS),
         "evaluation/evaluation.json", "evaluation/grid.png", "evaluation/together.png", "evaluation/pictures/*.png",
         "images/*-seed*.png",
         "images/*/grid.png", "images/*/manifest.json", "previews/step-*.png", "watch/watch.json", "watch/curve.svg",

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from ..core.files import read_json
 from ..core.metrics import Interval
+from ..generator.families.known import NAMES
 from ..generator.run import PersonalizedRun
 
 Outcome = Literal["learned", "partly learned", "not learned", "memorized", "not judged"]
@@ -213,7 +214,7 @@ ADVICE = {
         "Next: see on the run's page what of the photos was trained on; then more steps or a higher learning rate."
     ),
     "bundled": "Next: the bundled base draws 64x64 icons and knows no photographs: "
-    "take a Stable Diffusion 1.x or 2.x as the base for them; "
+    f"take a {NAMES} as the base for them; "
     "for drawings, more steps.",
     "copies": "Next: fewer steps, or more and more different photos.",
     "prompts": "Next: fewer steps, or the best checkpoint by validation, which minds the prompts.",

@@ -1,6 +1,6 @@
 """The interface of a family of models: all that femtobooth asks of a text-to-image latent diffusion model.
 
-A new family is one file beside this one and a row in `load.FAMILIES`. Training, the teacher, sampling, the search for
+A new family is one file beside this one and a row in `known.FAMILIES`. Training, the teacher, sampling, the search for
 an identifier and the deterministic loss know a model by this alone; none of them names a UNet or a text encoder.
 """
 

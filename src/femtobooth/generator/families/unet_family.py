@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from ...core.errors import ModelError
 from ...core.tensors import DAMAGED
 from ..process import DDPM
+from . import known
 from .family import Family
 
 CLASS_EMBEDDINGS = {"projection": "an unCLIP", "timestep": "an upscaling", "simple_projection": "an audio"}
@@ -75,7 +76,7 @@ def refuse_unfit(unet: Any, vae: Any, text_width: int, other: str | None, where:
         reads = f": its UNet reads {unet.in_channels} channels, its VAE makes {vae.latent_channels}"
         raise ModelError(
             f"{where}: {other} model{reads if unet.in_channels != vae.latent_channels else ''}",
-            "give a text-to-image Stable Diffusion 1.x, 2.x or XL (generate has `mask` for inpainting)",
+            f"{known.WAY_OUT} (generate has `mask` for inpainting)",
         )
     cells = unet.sample_size if isinstance(unet.sample_size, (list, tuple)) else [unet.sample_size or 1]
     if not cells or not all(isinstance(side, int) and side > 0 for side in cells):

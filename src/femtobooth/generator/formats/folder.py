@@ -18,6 +18,7 @@ from ...core.files import atomic_folder, content_hash
 from ...core.machine import FrozenPrecision
 from ...core.older_runs import with_base_of_today
 from .. import cards
+from ..families import known
 from ..families.family import Family
 from ..locate import INDEX, SUBJECT_FILE
 from ..prompts import called_in
@@ -26,28 +27,9 @@ from . import parts
 from .part_folder import build_part, fill_part, read_json, save_text_encoder
 from .schedule import load_scheduler
 
-OTHER_KINDS = {  # by the beginning of `_class_name` in model_index.json
-    "StableDiffusionXLImg2Img": "a Stable Diffusion XL refiner, which goes on from an image",
-    "StableDiffusionXLInpaint": "a Stable Diffusion XL inpainting model, whose UNet also reads a mask",
-    "StableDiffusionXLInstructPix2Pix": "a Stable Diffusion XL editing model (instruct-pix2pix)",
-    "StableDiffusionXLControlNet": "a Stable Diffusion XL with a ControlNet",
-    "StableDiffusionXL": "a Stable Diffusion XL of another kind",
-    "StableDiffusion3": "a Stable Diffusion 3",
-    "StableUnCLIP": "an unCLIP model, which also reads an image",
-    "UnCLIP": "an unCLIP model",
-    "StableDiffusionInpaint": "an inpainting model, whose UNet also reads a mask",
-    "StableDiffusionDepth2Img": "a depth-to-image model",
-    "StableDiffusionUpscale": "an upscaling model",
-    "StableDiffusionLatentUpscale": "an upscaling model",
-    "StableDiffusionInstructPix2Pix": "an editing model (instruct-pix2pix)",
-    "StableDiffusionControlNet": "a Stable Diffusion with a ControlNet",
-    "LatentConsistency": "a latent consistency model (LCM)",
-    "AltDiffusion": "an AltDiffusion, with another text encoder",
-    "Flux": "a FLUX model",
-}
 OTHER_FOLDERS = {
     "text_encoder_2": "a Stable Diffusion XL or later, with a second text encoder",
-    "transformer": "a diffusion transformer (Stable Diffusion 3, FLUX or alike), not a Stable Diffusion 1.x, 2.x or XL",
+    "transformer": f"a diffusion transformer of another kind, not a {known.NAMES}",
     "image_noising_scheduler": "an unCLIP model, which also reads an image",
     "prior": "a Kandinsky or unCLIP model",
     "controlnet": "a Stable Diffusion with a ControlNet",
@@ -110,11 +92,9 @@ def _index(folder: Path) -> dict[str, Any]:
 def _refuse_other_family(family: type[Family], folder: Path) -> None:
     """Raise ModelError for a folder that lacks a part, or is of another family of models by its index."""
     kind, wanted = pipeline_name(folder), family.folders()
-    known = next((words for start, words in OTHER_KINDS.items() if kind.startswith(start)), None)
-    known = None if kind in family.PIPELINES else known
     others = (words for name, words in OTHER_FOLDERS.items() if (folder / name).is_dir() and name not in wanted)
-    if known := known or next(others, None):
-        raise ModelError(f"{folder}: {known}", "give a text-to-image Stable Diffusion 1.x, 2.x or XL")
+    if what := known.other(kind) or next(others, None):
+        raise ModelError(f"{folder}: {what}", known.WAY_OUT)
     named = f" but a {kind[:80]}" if kind and not kind.startswith("StableDiffusion") else ""
     for part in wanted:
         if not (folder / part).is_dir():

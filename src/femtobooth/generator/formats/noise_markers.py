@@ -16,6 +16,7 @@ from typing import Any
 from ...core.config import parse_yaml
 from ...core.errors import ModelError, SettingsError
 from ...core.events import note
+from ..families import known
 
 SD2_BASE_STEP = 875000  # `global_step` in the published 512-base-ema.ckpt, the one 2.x model that predicts epsilon
 PREDICTIONS = {
@@ -51,9 +52,7 @@ def told(
     """
     keys = set(keys)
     if any(key.startswith("edm_") for key in keys):
-        raise ModelError(
-            f"{path}: an EDM model, which scales noise in another way", "give a Stable Diffusion 1.x or 2.x"
-        )
+        raise ModelError(f"{path}: an EDM model, which scales noise in another way", f"give a {known.IN_SINGLE_FILES}")
     given = {name.rpartition(".")[2].removeprefix("ss_"): str(value) for name, value in metadata.items()}
     prediction, zero = (
         given.get("prediction_type") or given.get("predict_key"),

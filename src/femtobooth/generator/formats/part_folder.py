@@ -19,6 +19,7 @@ from ...core.errors import ModelError
 from ...core.events import note
 from ...core.machine import FrozenPrecision
 from ...core.tensors import DAMAGED
+from ..families import known
 from . import parts
 from .ldm_keys import Place
 
@@ -50,7 +51,7 @@ def build_part(folder: Path, kind: Any) -> Any:
     wanted = kind.__name__
     named = config.get("_class_name") or next(iter(config.get("architectures") or ()), wanted)
     if named not in _HOLD.get(wanted, (wanted,)):
-        raise ModelError(f"{folder}: a {str(named)[:80]}, not a {wanted}", "give a Stable Diffusion 1.x, 2.x or XL")
+        raise ModelError(f"{folder}: a {str(named)[:80]}, not a {wanted}", f"give a {known.NAMES}")
     if "quantization_config" in config:
         raise ModelError(f"{folder}: quantized weights", "quantized models cannot be trained; take the plain one")
     config = config["text_config"] if kind is CLIPTextModel and isinstance(config.get("text_config"), dict) else config

@@ -30,7 +30,7 @@ def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
     kind = str(config.get("_class_name", "DDIMScheduler"))
     if kind.removesuffix("Scheduler").removesuffix("Parallel") not in SCHEDULES:
         what = (
-            "flow matching, which Stable Diffusion 1.x and 2.x do not do"
+            "flow matching, which no Stable Diffusion with a UNet does"
             if "Flow" in kind
             else "no Stable Diffusion noise schedule"
         )

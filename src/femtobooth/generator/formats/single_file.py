@@ -28,6 +28,7 @@ from ...core.machine import FrozenPrecision
 from ...core.paths import existing, hub_id, refuse_missing_path
 from ...core.tensors import DAMAGED
 from ..cards import parse_card
+from ..families import known
 from ..families.family import Family
 from ..families.stable_diffusion import StableDiffusion
 from ..families.stable_diffusion_xl import StableDiffusionXL
@@ -62,7 +63,7 @@ def load_single_file(
     if other:
         raise ModelError(
             f"{path}: seems to be {other}",
-            "give a whole Stable Diffusion 1.x, 2.x or XL: UNet, VAE and text encoders in one file",
+            f"give a whole {known.IN_SINGLE_FILES}: UNet, VAE and text encoders in one file",
         )
     step = contents.get("global_step")
     configs = described or _infer(path, tensors, metadata, step if isinstance(step, int) else None)

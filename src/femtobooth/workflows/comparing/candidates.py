@@ -16,6 +16,7 @@ from ...core.files import content_hash
 from ...core.paths import expanded
 from ...core.run import is_run
 from ...generator import locate, lora_reference
+from ...generator.families import known
 from ...generator.run import PersonalizedRun
 from ...recognizer.model import artifact, formats, weights
 
@@ -147,7 +148,8 @@ def _generator(given: str, reference: str) -> Candidate:
         path = locate.locate(reference)
     if path.is_file():
         return Candidate(given, path.stem, GENERATOR, str(path), path, (path,), f"single file ({path.suffix[1:]})")
-    files = tuple(file for part in locate.PARTS for file in sorted((path / part).glob("*")) if file.is_file())
+    parts = (known.of_pipeline(locate.pipeline_of(path)) or known.FAMILIES[0]).folders
+    files = tuple(file for part in parts for file in sorted((path / part).glob("*")) if file.is_file())
     form = "folder of diffusers"
     if adapter := locate.adapter_in(path):
         form = f"{adapter.get('kind')} beside {adapter.get('base')}"
@@ -155,7 +157,7 @@ def _generator(given: str, reference: str) -> Candidate:
         files = (*(path / str(name) for name in held if name), *lora_reference.embeddings(path, adapter))
     if not files:
         raise ModelError(
-            f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in locate.PARTS)}"
+            f"{given}: not a Stable Diffusion", f"a model folder holds {', '.join(f'{part}/' for part in parts)}"
         )
     run = path.parent if is_run(path.parent) else None
     name = run.resolve().name if run else Path(reference).name

@@ -10,6 +10,7 @@ import torch
 from ...core.errors import InputError
 from ...core.files import sha256_of
 from ...generator import locate
+from ...generator.families.known import NAMES
 from ...generator.prompts import Prompt
 from ...generator.taught import Taught
 from ...judging import verdict
@@ -18,9 +19,7 @@ from ...judging.memorization import near_copies
 from ...judging.scoring import Generated, Real, evidence, measure
 from ...judging.verdict import Verdict
 
-UNKNOWN_BASE = (
-    "The bundled base draws 64x64 icons and knows no photographs; for photos take a Stable Diffusion 1.x or 2.x."
-)
+UNKNOWN_BASE = f"The bundled base draws 64x64 icons and knows no photographs; for photos take a {NAMES}."
 
 
 def of_samples(
