@@ -12,6 +12,7 @@ asked adopts it (PR_SET_CHILD_SUBREAPER, which is Linux's; elsewhere `start` is 
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import io
@@ -21,10 +22,11 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
 import time
 import types
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 ADOPT = 36  # PR_SET_CHILD_SUBREAPER
 LONGEST = 1 << 17  # bytes of a request
@@ -58,7 +60,7 @@ def _server() -> socket.socket:
 
 
 class _Forked(subprocess.Popen):  # type: ignore[type-arg]
-    """`subprocess.Popen` for this interpreter, its flag -P, and -c or -m."""
+    """`subprocess.Popen` for this interpreter, its flag -P, and -c, -m or a file."""
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, _: Any, pass_fds: Any, cwd: Any, env: Any, *rest: Any) -> None:  # fmt: skip
         pipes = rest[3:9]
@@ -104,6 +106,26 @@ def run(args: Any, **given: Any) -> subprocess.CompletedProcess[Any]:
     if check:
         ended.check_returncode()
     return ended
+
+
+def start_more() -> None:
+    """Let this process, which `start` began and which has done nothing yet, `start` others just as fast, of itself."""
+    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        _begin(its)
+    its.close()
+    _servers[:] = [ours]
+
+
+# Python of a process that uses several devices, whose others are Lightning's to start: -c RANKS, and what is to run.
+RANKS = """
+import subprocess, sys, types, quick_start
+quick_start.start_more()
+from lightning.fabric.strategies.launchers import subprocess_script
+subprocess_script.subprocess = types.SimpleNamespace(Popen=quick_start.start)
+quick_start.run_words(sys.argv[1:])
+"""
 
 
 # The server
@@ -188,19 +210,49 @@ def _import() -> None:
         sys.exit(f"a library started threads, which no child would have: {threads}")
 
 
+def _end(code: int) -> NoReturn:
+    """End as Python does, but for freeing one by one what was imported: that costs as much as a short command."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 255)
+
+
+def run_words(words: list[str]) -> NoReturn:
+    """Do what `python` does with these words."""
+    safe = words[0] == "-P"
+    what, *others = words[safe:]
+    try:
+        if what not in ("-c", "-m"):
+            sys.argv[:] = what, *others
+            sys.path.insert(0, str(Path(what).resolve().parent))
+            runpy.run_path(what, run_name="__main__")
+            _end(0)
+        if not safe:
+            sys.path.insert(0, "" if what == "-c" else str(Path.cwd()))
+        named, *sys.argv[1:] = others
+        if what == "-m":
+            runpy.run_module(named, run_name="__main__", alter_sys=True)
+        else:
+            sys.argv[0] = "-c"
+            sys.modules["__main__"] = main = types.ModuleType("__main__")
+            exec(compile(named, "<string>", "exec"), main.__dict__)  # noqa: S102
+    except SystemExit as stop:
+        if not isinstance(stop.code or 0, int):
+            raise
+        _end(int(stop.code or 0))
+    _end(0)
+
+
+def _begin(requests: socket.socket) -> NoReturn:
+    """Serve, and in each new process be what was asked for."""
+    words, streams = _serve(requests)
+    _take(streams)
+    run_words(words)
+
+
 if __name__ == "__main__":
     _import()
-    words, streams = _serve(socket.socket(fileno=int(sys.argv[1])))
-    _take(streams)
-    safe = words[0] == "-P"
-    flag, what, *sys.argv[1:] = words[safe:]
-    if not safe:
-        sys.path.insert(0, "" if flag == "-c" else str(Path.cwd()))
-    if flag == "-m":
-        runpy.run_module(what, run_name="__main__", alter_sys=True)
-    elif flag == "-c":
-        sys.argv[0] = "-c"
-        sys.modules["__main__"] = main = types.ModuleType("__main__")
-        exec(compile(what, "<string>", "exec"), main.__dict__)  # noqa: S102
-    else:
-        raise ValueError(f"only `subprocess` can start Python with {flag}")
+    sys.modules["quick_start"] = sys.modules["__main__"]
+    _begin(socket.socket(fileno=int(sys.argv[1])))

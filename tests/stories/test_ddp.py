@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import quick_start
 import torch
 
 from femtobooth.core.event_log import read_events
@@ -20,7 +20,7 @@ STEPS, ACCUMULATE, CLASS_IMAGES = 2, 2, 5
 
 @pytest.fixture(scope="module")
 def story(
-    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, photos: Path
+    tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, tiny: Path, photos: Path
 ) -> tuple[Path, list[list[dict[str, Any]]]]:
     """The runs folder, and what each of two processes wrote down."""
     folder = tmp_path_factory.mktemp("ddp")
@@ -28,10 +28,12 @@ def story(
         "training.batch_size": 1, "training.trackers": "csv", "training.checkpoint_every": 1, "prior.images": CLASS_IMAGES,
         "prior.sampling_batch": 1, "prior.sampling.steps": 1, "samples.images": 1, "samples.sampling.steps": 1,
         "samples.prompts": "a [V] {class}", "train.unet_learning_rate": "1e-3",
-        "validation.every": 1, "validation.encoder": "bundled", "validation.steps": 1, "validation.select": "final",
+        "validation.every": 1, "validation.encoder": str(tiny), "validation.steps": 1, "validation.select": "final",
     }  # fmt: skip
     command = [
         sys.executable,
+        "-c",
+        quick_start.RANKS,
         str(Path(__file__).with_name("ddp_worker.py")),
         "personalize",
         str(photos),
@@ -56,7 +58,7 @@ def story(
         "FEMTOBOOTH_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": "1",
     }
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    ended = quick_start.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
     logs = [[json.loads(line) for line in (folder / f"rank{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
     return folder / "runs", logs

@@ -563,7 +563,7 @@ def test_two_processes_train_one_network(data: Path, base: Path, tmp_path: Path)
     one.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    start = [sys.executable, "-m", "femtobooth", "finetune"]
+    start = [sys.executable, "-c", quick_start.RANKS, "-m", "femtobooth", "finetune"]
     options = [
         str(part) for part in (*QUICK, "--freeze", 4, "--unfreeze-every", 8, "--result", "finetuned", "--ema", 0)
     ]

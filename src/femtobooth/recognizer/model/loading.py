@@ -21,6 +21,7 @@ import torch
 from timm.data import infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
+from torch.overrides import TorchFunctionMode
 
 from ...core import tensors as stored
 from ...core.errors import ModelError, first_line
@@ -246,7 +247,7 @@ def build(
         if tensors is not None:
             if _sum(model_args) > LARGEST:
                 raise _TooLarge
-            with torch.device("meta"), _bounded(tensors):
+            with torch.device("meta"), _Unfilled(), _bounded(tensors):
                 timm.create_model(name, pretrained=False, num_classes=num_classes, **model_args)
         return timm.create_model(name, pretrained=False, num_classes=num_classes, **model_args)
     except _TooLarge:
@@ -261,6 +262,24 @@ def build(
 
 class _TooLarge(Exception):
     pass
+
+
+class _Unfilled(TorchFunctionMode):
+    """Skip what fills a tensor with first values: on the device "meta" there is nothing to fill, yet it takes time."""
+
+    FILL = frozenset(
+        getattr(place, name)
+        for place in (nn.init, Tensor)
+        for name in ("uniform_", "normal_", "zero_", "fill_", "clamp_", "mul_", "add_", "erfinv_")
+        if hasattr(place, name)
+    )
+
+    def __torch_function__(self, function: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
+        """Return the tensor as it is where it would be filled."""
+        named = named or {}
+        if function in self.FILL:
+            return arguments[0] if arguments else named["tensor"]
+        return function(*arguments, **named)
 
 
 def _sum(value: Any) -> int:
