@@ -11,14 +11,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+)
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening
 from femtobooth.generator import locate
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5
 from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
 from femtobooth.generator.formats.folder import load_tokenizer, save_folder
 from femtobooth.recognizer.exporting import graph
@@ -212,6 +229,78 @@ def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_folder(model, folder, card="# tiny\n")
     return folder
+
+
+def _t5_tokenizer() -> T5TokenizerFast:
+    """A vocabulary in T5's kind: pieces of words by their probability, "</s>" at the end."""
+    letters = "abcdefghijklmnopqrstuvwxyz,.▁"
+    words = ["▁a", "▁photo", "▁of", "▁robot", "▁dog", "▁sks", "▁on", "▁the", "▁beach", "▁glossy"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0)]
+    vocabulary += [(one, -2.0) for one in words] + [(one, -6.0) for one in letters]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+
+
+def _sd3(folder: Path, t5: bool = True) -> Path:
+    torch.manual_seed(7)
+    first, second = _tokenizer(), _tokenizer()
+    second.pad_token = second.convert_ids_to_tokens(0)
+    texts = [_text_config(first, 2, False), _text_config(second, 3, True, width=48)]
+    texts[1].projection_dim = 40
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=3,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=96,
+        caption_projection_dim=32,
+        pooled_projection_dim=32 + 40,
+        pos_embed_max_size=12,
+        dual_attention_layers=(0, 1),
+        qk_norm="rms_norm",
+    )
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.1)
+    parts = {
+        "tokenizer": first,
+        "tokenizer_2": second,
+        "text_encoder": CLIPTextModelWithProjection(texts[0]).eval(),
+        "text_encoder_2": CLIPTextModelWithProjection(texts[1]).eval(),
+        "vae": _vae(
+            latent_channels=16, shift_factor=0.0609, scaling_factor=1.5305,
+            use_quant_conv=False, use_post_quant_conv=False,
+        ),
+        "transformer": transformer.eval(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+        "source": folder.name,
+        "hash": "",
+    }  # fmt: skip
+    if not t5:
+        save_folder(StableDiffusion3WithoutT5(**parts), folder, card="# tiny\n")
+        return folder
+    tokenizer = _t5_tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=96, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu", dropout_rate=0.0,
+    )  # fmt: skip
+    parts |= {"tokenizer_3": tokenizer, "text_encoder_3": T5EncoderModel(config).eval()}
+    save_folder(StableDiffusion3(**parts), folder, card="# tiny\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the shape of Stable Diffusion 3.5: three blocks, two of them with a second attention; CLIPs of widths
+    32 and 48, projected to 32 and 40, a T5 of width 96; 16 latent channels in patches of 2, 64x64 pixels.
+    """
+    return _sd3(tmp_path_factory.mktemp("models") / "tiny-sd3")
+
+
+@pytest.fixture(scope="session")
+def tiny_sd3_without_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same whose T5 was left out."""
+    return _sd3(tmp_path_factory.mktemp("models") / "tiny-sd3-without-t5", t5=False)
 
 
 @pytest.fixture(scope="session")

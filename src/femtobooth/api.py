@@ -24,7 +24,7 @@ from .results import Classification, Embeddings, Export, Guess
 
 if TYPE_CHECKING:
     import numpy as np
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
     from PIL import Image
 
     from .generator.families.family import Family
@@ -114,23 +114,25 @@ class Generator:
             self._loaded = (key, workflow.load(found)[0])
         return [Image.fromarray(picture) for picture in workflow.pictures(found, self._loaded[1])]
 
-    def pipeline(self, **options: Any) -> StableDiffusionPipeline:
+    def pipeline(self, **options: Any) -> DiffusionPipeline:
         """Load the model as a pipeline of diffusers, in which the subject is called by its `token`; a LoRA is merged
         into its base.
 
-        `options` go to `StableDiffusionPipeline.from_pretrained`, such as `torch_dtype=torch.float16`; without that one
+        `options` go to `DiffusionPipeline.from_pretrained`, such as `torch_dtype=torch.float16`; without that one
         the weights are fp32, in whatever format they lie there.
         """
         import torch
-        from diffusers import StableDiffusionPipeline
+        from diffusers import DiffusionPipeline
 
+        from .core.files import read_object
         from .generator import locate
         from .generator.load import load
 
         options = {"torch_dtype": torch.float32, "local_files_only": True} | options
         if locate.adapter_in(self.folder) is not None:
             return load(self.reference).pipeline().to(options["torch_dtype"])
-        return StableDiffusionPipeline.from_pretrained(self.folder, **options)
+        left_out = [name for name, of in read_object(self.folder / locate.INDEX).items() if of == [None, None]]
+        return DiffusionPipeline.from_pretrained(self.folder, **dict.fromkeys(left_out), **options)
 
 
 def personalize(

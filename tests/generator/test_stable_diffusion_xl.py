@@ -168,7 +168,7 @@ def test_others_of_its_kind_are_refused_by_their_index(kind: str, says: str, tin
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": kind}))
     with pytest.raises(ModelError, match=says) as caught:
         load(str(folder))
-    assert caught.value.way_out == "give a text-to-image Stable Diffusion 1.x, 2.x or XL"
+    assert caught.value.way_out == "give a text-to-image Stable Diffusion 1.x, 2.x, XL or 3"
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ BAD: dict[str, tuple[str, str, str]] = {
     "--base truncated": (
         "{dog} --base {tmp}/truncated", ("truncated/unet/diffusion_pytorch_model.safetensors: " "damaged or cut off"), "download it again",
     ),
-    "--base of another family": ("{dog} --base {tmp}/sdxl", "{tmp}/sdxl: a Stable Diffusion XL inpainting", "Stable Diffusion 1.x, 2.x or XL"),
+    "--base of another family": ("{dog} --base {tmp}/sdxl", "{tmp}/sdxl: a Stable Diffusion XL inpainting", "Stable Diffusion 1.x, 2.x, XL or 3"),
     "--base that lacks tensors": ("{dog} --base {tmp}/lacking", "{tmp}/lacking/unet: conv_in.weight is missing", "download it again"),
     "--base of NaN": ("{dog} --base {tmp}/nan", ("{tmp}/nan/vae: quant_conv.bias holds " "NaN or infinite " "values"), "take another copy"),
     "--base absurd": ("{dog} --base {tmp}/absurd", ("{tmp}/absurd/unet: layers_per_block " "is 1000000000"), "download it again"),

@@ -43,8 +43,13 @@ class Recommendable(NamedTuple):
 
 
 _XL = {"sampling": {"sampler": "euler", "steps": 30, "guidance": 5.0}}  # what the published base is drawn with
+_SD3 = {"sampling": {"sampler": "euler", "steps": 28, "guidance": 4.5}}
 OF_PIPELINES: dict[str, dict[str, dict[str, Any]]] = {
     "StableDiffusionXLPipeline": {"generate": _XL, "personalize": {"samples": _XL, "prior": _XL}},
+    "StableDiffusion3Pipeline": {
+        "generate": _SD3,
+        "personalize": {"samples": _SD3, "prior": _SD3, "validation": {"sampler": "euler"}},
+    },
 }
 """What is recommended for folders of a pipeline whose cards say nothing else, by command."""
 

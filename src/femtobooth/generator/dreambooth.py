@@ -64,6 +64,8 @@ class DreamBooth(NumberedSteps):
         self.strict_loading = False  # checkpoints hold only what trains; the rest comes from the base
         self.model, self.settings, self.prepare = model, settings, prepare
         nouns = {token: settings.photos.class_noun} if isinstance(token, str) else token
+        model.process.refuse(settings.loss)
+        model.loss = settings.loss
         trainable.select(model, settings, nouns)
         self.teacher = trainable.teacher(model, settings)
         held = self.teacher.trainable if self.teacher else {}

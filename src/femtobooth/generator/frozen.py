@@ -26,7 +26,7 @@ from .families.family import Family
 
 BESIDE: machine.FloatPrecision = "bf16"
 """What is held where 8 bits are too few, and what layers of 8 and 4 bits compute with."""
-ENDS = ("conv_in", "conv_out")  # of a denoiser: errors would be seen most there
+ENDS = ("conv_in", "conv_out", "pos_embed.proj", "proj_out")  # of a denoiser: errors would be seen most there
 BLOCK = 64  # numbers that share a scale in 4 bits
 AT_ONCE = 1 << 20  # numbers that are rounded or restored at a time
 
@@ -39,8 +39,9 @@ def dtype(precision: FrozenPrecision) -> torch.dtype:
 
 
 def hold(model: Family, precision: FrozenPrecision) -> None:
-    """Hold the networks that could train in this number format, in place; before an adapter is put into them."""
-    for network in model.trainable.values() if precision != "fp32" else ():
+    """Hold all networks but the VAE in this number format, in place; before an adapter is put into them."""
+    networks = [getattr(model, name) for name in model.can_be_rounded()]
+    for network in networks if precision != "fp32" else ():
         for name, parameter in [*network.named_parameters()]:
             if (tensor := kept(network, name, parameter.data, precision)) is not None:
                 parameter.data = tensor

@@ -55,6 +55,11 @@ def is_model(folder: Path) -> bool:
     return (folder / INDEX).is_file() or adapter_in(folder) is not None
 
 
+def has_denoiser(folder: Path) -> bool:
+    """Tell whether a folder holds what a model draws with."""
+    return any((folder / part).is_dir() for part in known.DENOISERS)
+
+
 def adapter_in(folder: Path) -> dict[str, Any] | None:
     """Read what a folder says of the adapter in it (`adapted_folder`); None for any other folder."""
     if (folder / INDEX).is_file():

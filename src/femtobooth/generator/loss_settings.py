@@ -61,12 +61,27 @@ class LossSettings(Settings):
     """Gamma of min-SNR weighting (arXiv 2303.09556; 5 is usual); none weighs all timesteps alike."""
     snr_floor: float = Field(0.05, ge=0)
     """Least min-SNR weight, so that the last step of a zero-terminal-SNR schedule still trains."""
+    timestep_mean: Annotated[float, Flag("--timestep-mean", unit="logit")] = Field(0.0, ge=-10, le=10)
+    """For rectified flows: mean of the logit-normal distribution that times are drawn from (arXiv 2403.03206, section
+    3.1); above 0 there is more noise.
+    """
+    timestep_std: Annotated[float, Flag("--timestep-std", unit="logit")] = Field(1.0, gt=0, le=10)
+    """For rectified flows: standard deviation of the same; 1 leaves out the ends, 1.6 is nearly even."""
+    timestep_shift: Annotated[float | None, Flag("--timestep-shift", unit="factor")] = Field(None, gt=0)
+    """For rectified flows: how far drawn times are shifted towards noise, for large pictures (the same, equation 23);
+    as the base's own scheduler shifts them if not given.
+    """
     background: Annotated[Literal["photos", "class"], Flag("--background")] = "photos"
     """What teaches the background: the photos (the paper), which then leak into every picture, or the base,
     on class images.
     """
     unmasked_weight: Annotated[float, Flag("--unmasked-weight", unit="weight")] = Field(0.0, ge=0, le=1)
     """Weight of the loss on a photo outside of its mask; 0 learns nothing there, 1 as much as inside."""
+
+    def of_flows(self) -> list[str]:
+        """Name what is set of how a rectified flow's timesteps are drawn."""
+        names = ("timestep_mean", "timestep_std", "timestep_shift")
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
     def without_effect(self) -> dict[str, str]:
         """Name the floor of a weighting that is off."""

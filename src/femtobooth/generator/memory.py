@@ -53,13 +53,14 @@ def parts(
     groups: Sequence[Mapping[str, Any]],
     training: TrainingSettings,
 ) -> list[Part]:
-    """Count what training holds of each network: those that can train, and the VAE.
+    """Count what training holds of each network: those that can train, then all others.
 
     `groups` are the optimizer's. A teacher's networks count where they are copies.
     """
     rates = {group["name"]: group["lr"] for group in groups}
     found = []
-    for name, network in {**model.trainable, "vae": model.vae}.items():
+    for name in dict.fromkeys([*model.can_train(), *model.can_be_rounded(), *model.NETWORKS]):
+        network = getattr(model, name)
         trained = [one for one in network.parameters() if one.requires_grad]
         others = [one for one in network.parameters() if not one.requires_grad]
         rounded = [one.shape.numel() for one in network.modules() if isinstance(one, Rounded)]

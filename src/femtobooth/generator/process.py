@@ -57,6 +57,9 @@ class NoiseProcess(ABC):
     def prediction_type(self) -> str:
         """Name what the denoiser predicts, as diffusers calls it."""
 
+    def refuse(self, loss: LossSettings) -> None:  # noqa: B027
+        """Raise SettingsError for settings of the loss that have no meaning for this process."""
+
     @abstractmethod
     def draw_timesteps(self, count: int, random: torch.Generator) -> Tensor:
         """Draw the timesteps (count,) of a micro-batch, on the CPU."""
@@ -117,6 +120,13 @@ class DDPM(NoiseProcess):
     def prediction_type(self) -> str:
         """Name what the denoiser predicts: epsilon, v_prediction or sample."""
         return str(self.scheduler.config.prediction_type)
+
+    def refuse(self, loss: LossSettings) -> None:
+        for name in loss.of_flows():
+            raise SettingsError(
+                f"`loss.{name}={getattr(loss, name):g}`: says how a rectified flow draws timesteps; this base is none",
+                "leave it out; `loss.snr_gamma` weighs them",
+            )
 
     def draw_timesteps(self, count: int, random: torch.Generator) -> Tensor:
         return torch.randint(self.steps, (count,), generator=random)

@@ -52,11 +52,16 @@ def sample(
     if mask is not None and init is None:
         raise InputError("`mask`: there is no picture to redraw", "give `init_image` too")
     width, height = (init.shape[1], init.shape[0]) if init is not None else size or (model.size, model.size)
-    factor = model.vae_factor
-    if width % factor or height % factor:
+    factor, block = model.vae_factor, model.block
+    if width % block or height % block:
         raise InputError(
-            f"`size={width}x{height}`: not multiples of {factor}",
-            f"this model draws in blocks of {factor} pixels",
+            f"`size={width}x{height}`: not multiples of {block}",
+            f"this model draws in blocks of {block} pixels",
+        )
+    if model.largest and max(width, height) > model.largest:
+        raise InputError(
+            f"`size={width}x{height}`: this model knows no positions beyond {model.largest} pixels",
+            "give a smaller one",
         )
     shape = (model.latent_channels, height // factor, width // factor)
 

@@ -26,9 +26,10 @@ def select(model: Family, settings: PersonalizeSettings, nouns: Mapping[str, str
     if "attention" in wanted:
         for name, parameter in denoiser.named_parameters():
             parameter.requires_grad_(any(part in name for part in model.ATTENTION))
-    for text_encoder in model.text_encoders.values():
-        trains = "text_encoder" in wanted
-        text_encoder.requires_grad_(trains).train(trains or ("lora" in wanted and settings.lora.text_encoder))
+    for name, text_encoder in model.text_encoders.items():
+        trains = "text_encoder" in wanted and name not in model.FROZEN
+        adapted = "lora" in wanted and settings.lora.text_encoder and name not in model.FROZEN
+        text_encoder.requires_grad_(trains).train(trains or adapted)
     if "lora" in wanted:
         adapter_layers.install(model, settings.lora, settings.training.seed)
     if "token" in wanted:
@@ -44,8 +45,8 @@ def select(model: Family, settings: PersonalizeSettings, nouns: Mapping[str, str
 def checkpoint(model: Family) -> None:
     """Let the backward pass compute activations again instead of keeping them."""
     model.denoiser.enable_gradient_checkpointing()
-    for text_encoder in model.text_encoders.values():
-        text_encoder.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    for name in set(model.can_train()) - {model.DENOISER}:
+        getattr(model, name).activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
 
 def optimizer_groups(model: Family, settings: PersonalizeSettings) -> list[dict[str, Any]]:

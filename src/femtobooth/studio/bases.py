@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.files import read_object
 from ..core.paths import existing
 from ..generator import locate
+from ..generator.families import known
 from ..recognizer.model import weights
 from .state import Studio
 from .uploads import Upload, Uploads
@@ -68,6 +69,7 @@ def _side(reference: str) -> int:
     folder = locate.bundled_folder() if reference == locate.BUNDLED else existing(reference)
     if folder is None or not folder.is_dir():  # in the hub's cache, or a single file
         return SINGLE_FILE_SIDE
-    latents = read_object(folder / "unet" / "config.json").get("sample_size", 64)
+    configs = (read_object(folder / part / "config.json") for part in known.DENOISERS)
+    latents = next((config["sample_size"] for config in configs if config.get("sample_size")), 64)
     blocks = read_object(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
     return int(latents if isinstance(latents, int) else latents[0]) * int(2 ** (len(blocks) - 1))

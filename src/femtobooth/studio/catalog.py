@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from ..core.names import shown
 from ..core.run import Run
 from ..generator import locate
+from ..generator.families import known
 from .library import Library, id_of
 from .uploads import Uploads
 
@@ -106,7 +107,7 @@ def _in_hub_cache() -> Iterator[Model]:
     for folder in sorted(place.glob("models--*--*")):
         name = "/".join(folder.name.split("--")[1:])
         for index in folder.glob(f"snapshots/*/{locate.INDEX}"):
-            if any((index.parent / "unet").glob("*.safetensors")):
+            if any(any((index.parent / part).glob("*.safetensors")) for part in known.DENOISERS):
                 yield Model(reference=name, title=name, kind="base", source="hub cache")
                 break
         if name.startswith("timm/") and any(folder.glob("snapshots/*/model.safetensors")):

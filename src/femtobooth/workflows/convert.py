@@ -54,7 +54,8 @@ def run(settings: ConvertSettings) -> dict[str, Any]:
             write_folder(model, folder, model.readme or _card(source), dtype, picture=locate(source) / cards.PICTURE)
     files = [target] if target.is_file() else [file for file in target.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
-    published, layout = ldm_configs.is_published(model), f"Stable Diffusion {ldm_configs.version(model)}"
+    published = ldm_configs.is_published(model)
+    layout = model.NAME if model.FLOWS else f"Stable Diffusion {ldm_configs.version(model)}"
     written = {
         "target": str(target),
         "layout": layout if published else f"{layout} layout, sizes of its own",

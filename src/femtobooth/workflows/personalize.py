@@ -247,6 +247,7 @@ def _check(settings: PersonalizeSettings, model: Family) -> None:
     """Raise what else would be found only when class images are drawn or training begins."""
     settings.refuse_at_once()
     trainer.check(settings.training)
+    model.process.refuse(settings.loss)
     sampling.check(model, settings.samples.sampling, "samples.sampling")
     if settings.prior.uses_images and (settings.prior.folder is None or settings.prior.other_classes):
         sampling.check(model, settings.prior.sampling, "prior.sampling")

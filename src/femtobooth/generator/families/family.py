@@ -10,12 +10,14 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from ...core.machine import FrozenPrecision
+from ..loss_settings import LossSettings
 from ..process import NoiseProcess
 
 
@@ -69,6 +71,14 @@ class Family(ABC):
     """What the names of the denoiser's attention layers hold: what `attention` trains."""
     NAME: ClassVar[str] = ""
     """What people call it."""
+    ARCHITECTURE: ClassVar[str] = ""
+    """What modelspec calls it; empty where that depends on the model."""
+    FLOWS: ClassVar[bool] = False
+    """Whether its noise process is a straight flow."""
+    TOKENIZERS: ClassVar[Mapping[str, Any]] = {}
+    """The class of each tokenizer that is not CLIP's, by its folder."""
+    FROZEN: ClassVar[Sequence[str]] = ()
+    """The text encoders that never train."""
     KOHYA: ClassVar[Mapping[str, str]] = {}
     """How the names of each network's layers begin in kohya's adapter files; a family without has no such files."""
     IN_ORIGINAL_NAMES: ClassVar[bool] = False
@@ -98,8 +108,17 @@ class Family(ABC):
     """What the weights of the networks that can train are held in (`frozen`)."""
     states: Callable[[Tensor], Condition] | None = None
     """What knows the conditions of captions, while text encoders that do not train are away (`text_states`)."""
+    loss: LossSettings | None = None
+    """What training minimizes, where that says how timesteps are drawn."""
 
     # What a family has of its own
+
+    @classmethod
+    def of_folder(cls, folder: Path, index: Mapping[str, Any]) -> type[Family]:
+        """Give the class of what lies in a folder of this family: itself, but for families with parts that may be left
+        out.
+        """
+        return cls
 
     @classmethod
     def of_index(cls, index: Mapping[str, Any]) -> dict[str, Any]:
@@ -189,6 +208,11 @@ class Family(ABC):
     @classmethod
     def can_train(cls) -> tuple[str, ...]:
         """Name the networks that can train."""
+        return (cls.DENOISER, *(name for name in cls.TEXT_ENCODERS if name not in cls.FROZEN))
+
+    @classmethod
+    def can_be_rounded(cls) -> tuple[str, ...]:
+        """Name the networks that can be held in fewer bits beside an adapter: all but the VAE."""
         return (cls.DENOISER, *cls.TEXT_ENCODERS)
 
     @classmethod
@@ -205,6 +229,16 @@ class Family(ABC):
     def step(self) -> int:
         """Pixels that sides of pictures are multiples of, so that nothing is left over at any level of the networks."""
         return self.vae_factor
+
+    @property
+    def block(self) -> int:
+        """Pixels that sides of pictures have to be multiples of, to be drawn at all."""
+        return self.vae_factor
+
+    @property
+    def largest(self) -> int | None:
+        """Pixels along a side that it can draw at the most; None where nothing says."""
+        return None
 
     @property
     def size(self) -> int:

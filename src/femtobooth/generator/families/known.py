@@ -59,6 +59,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 _BASE = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+_COMMUNITY = Published("stabilityai-ai-community", gated=True)
 FAMILIES: tuple[Known, ...] = (
     Known(
         versions=("1.x", "2.x"),
@@ -79,14 +80,23 @@ FAMILIES: tuple[Known, ...] = (
         folders=(*_BASE[:2], "tokenizer_2", "text_encoder_2", *_BASE[2:]),
         published={"stabilityai/stable-diffusion-xl-base-1.0": Published("openrail++")},
     ),
+    Known(
+        versions=("3",),
+        kind="stable_diffusion_3:StableDiffusion3",
+        pipelines=("StableDiffusion3Pipeline",),
+        folders=("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "vae", "transformer", "scheduler"),
+        optional=("tokenizer_3", "text_encoder_3"),
+        published={
+            "stabilityai/stable-diffusion-3.5-medium": _COMMUNITY,
+            "stabilityai/stable-diffusion-3.5-large": _COMMUNITY,
+            "stabilityai/stable-diffusion-3-medium-diffusers": _COMMUNITY,
+        },
+        single_files=False,
+    ),
 )
 """Every family, the first of which is that of a folder whose index says nothing."""
 
-_COMMUNITY = Published("stabilityai-ai-community", gated=True, other="a Stable Diffusion 3")
 OTHERS_PUBLISHED = {
-    "stabilityai/stable-diffusion-3-medium-diffusers": _COMMUNITY,
-    "stabilityai/stable-diffusion-3.5-medium": _COMMUNITY,
-    "stabilityai/stable-diffusion-3.5-large": _COMMUNITY,
     "black-forest-labs/FLUX.1-dev": Published("flux-1-dev-non-commercial-license", True, "a FLUX model"),
     "stabilityai/stable-diffusion-xl-refiner-1.0": Published("openrail++", other="a Stable Diffusion XL refiner"),
 }
@@ -105,7 +115,7 @@ OTHER_KINDS = {  # by the beginning of `_class_name` in model_index.json
     "StableDiffusionXLInstructPix2Pix": "a Stable Diffusion XL editing model (instruct-pix2pix)",
     "StableDiffusionXLControlNet": "a Stable Diffusion XL with a ControlNet",
     "StableDiffusionXL": "a Stable Diffusion XL of another kind",
-    "StableDiffusion3": "a Stable Diffusion 3",
+    "StableDiffusion3": "a Stable Diffusion 3 of another kind",
     "StableUnCLIP": "an unCLIP model, which also reads an image",
     "UnCLIP": "an unCLIP model",
     "StableDiffusionInpaint": "an inpainting model, whose UNet also reads a mask",
@@ -129,6 +139,8 @@ def named(families: Sequence[Known] = FAMILIES) -> str:
 
 NAMES = named()
 WAY_OUT = f"give a text-to-image {NAMES}"
+DENOISERS = ("unet", "transformer")
+"""The folders of what predicts, one of which a folder of any family holds."""
 FOLDERS = tuple(dict.fromkeys(folder for one in FAMILIES for folder in (*one.folders, *one.optional)))
 """What folders of any family hold."""
 IN_SINGLE_FILES = named([one for one in FAMILIES if one.single_files])

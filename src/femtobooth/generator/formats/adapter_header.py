@@ -49,11 +49,13 @@ class About:
 def header(adapter: Adapter, model: Family, about: About) -> dict[str, str]:
     """Say what an adapter is, for this model or one like it; the hashes are added when it is written."""
     pixels, predicts_v = model.size, model.process.prediction_type == "v_prediction"
-    version, published = ldm_configs.version(model), ldm_configs.is_published(model)
+    version = "" if model.FLOWS else ldm_configs.version(model)
+    published = ldm_configs.is_published(model)
     architecture, base = {
         "1.x": ("stable-diffusion-v1", "sd_v1"),
         "2.x": ("stable-diffusion-v2-768-v" if predicts_v else "stable-diffusion-v2-512", "sd_v2"),
         "XL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+        "": (model.ARCHITECTURE, ""),
     }[version]
     ranks = Counter(map(_rank, adapter.modules.values()))
     alphas = Counter(map(_alpha, adapter.modules.values()))
@@ -71,11 +73,11 @@ def header(adapter: Adapter, model: Family, about: About) -> dict[str, str]:
         "thumbnail": thumbnail(about.picture) if about.picture else "",
         "merged_from": about.merged_from,
         "trigger_phrase": about.trigger_phrase,
-        "prediction_type": "v" if predicts_v else "epsilon",
+        "prediction_type": "" if model.FLOWS else "v" if predicts_v else "epsilon",
     }
     kohya = {
         "base_model_version": base if published else "",
-        "v2": str(version == "2.x") if published else "",
+        "v2": str(version == "2.x") if published and version else "",
         "network_module": KOHYA_MODULE if plain else LYCORIS_MODULE,
         "network_args": "" if plain else json.dumps({"algo": _algorithm(adapter)}),
         "network_dim": next(iter(ranks)) if len(ranks) == 1 else "Dynamic",

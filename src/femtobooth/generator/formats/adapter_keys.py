@@ -6,7 +6,9 @@
     ComfyUI     text_encoders.clip_l.transformer.text_model.encoder.layers.…    .lora_A.weight
 
 Of Stable Diffusion XL kohya's files call text encoders `lora_te1_` and `lora_te2_`, and the UNet's layers as the
-original code does: `lora_unet_input_blocks_4_1_…`.
+original code does: `lora_unet_input_blocks_4_1_…`. Of Stable Diffusion 3 they call them `lora_unet_joint_blocks_…`,
+where three of ours are one (`mmdit_keys`); what is written has our layers, as OneTrainer and ComfyUI call them:
+`lora_transformer_transformer_blocks_…`.
 
 Files call a CLIP text encoder's layers `text_model.…`, which transformers 5 has dropped. What is read is looked up in a
 table of all names that a layer of this model goes by, so that nothing is guessed from a name.
@@ -17,13 +19,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from diffusers import UNet2DConditionModel
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from torch import Tensor
 
 from ..adapters import layers
 from ..families.family import Family
 from ..families.stable_diffusion import StableDiffusion
-from . import ldm_keys
+from . import ldm_keys, mmdit_keys
 from .part_folder import TEXT_MODEL
 
 _TENSORS = (
@@ -38,10 +40,11 @@ _TENSORS = (
 )  # by kind, the ends of tensors' names in files; without one the kind is the end itself
 _ENDS = [(kind, re.compile(rf"(?:{end})$")) for kind, end in _TENSORS]
 _OTHER_FAMILIES = (
-    ("Stable Diffusion XL", r"^lora_te2_|text_encoder_2\.|clip_g\.|^lora_unet_label_emb|add_embedding"),
-    ("Stable Diffusion XL", r"(attentions|put_blocks|middle_block|mid_block).*transformer_blocks[._][1-9]"),
     ("FLUX", r"double_blocks|single_blocks|single_transformer_blocks"),
     ("Stable Diffusion 3", r"joint_blocks|^lora_te3_|text_encoder_3\."),
+    ("Stable Diffusion 3 or a transformer like it", r"^(lora_)?transformer[._]transformer_blocks"),
+    ("Stable Diffusion XL", r"^lora_te2_|text_encoder_2\.|clip_g\.|^lora_unet_label_emb|add_embedding"),
+    ("Stable Diffusion XL", r"(attentions|put_blocks|middle_block|mid_block).*transformer_blocks[._][1-9]"),
     ("Stable Cascade", r"^lora_prior_"),
     ("a diffusion transformer", r"^transformer\.|^lora_transformer_|^diffusion_model\.(layers|blocks|transformer)"),
 )
@@ -54,7 +57,8 @@ _OTHER_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048
 def in_files(name: str) -> str:
     """Give a layer's name as files have it, with dots: `unet.…`, `text_encoder.text_model.…`."""
     network, _, path = name.partition(".")
-    return f"{network}.{TEXT_MODEL if network == 'text_encoder' else ''}{path}"
+    wrapped = network != "text_encoder" or path.startswith(TEXT_MODEL)  # by classes with a projection
+    return f"{network}.{'' if wrapped else TEXT_MODEL}{path}"
 
 
 def kohya(name: str, family: type[Family] = StableDiffusion) -> str:
@@ -90,7 +94,7 @@ def split(key: str) -> tuple[str, str] | None:
 
 def names(model: Family) -> dict[str, str]:
     """Give every name that a layer of this model goes by in files, and our name of it."""
-    ldm, family = _ldm_names(model), type(model)
+    ldm, family = _ldm_names(model) | _mmdit_names(model), type(model)
     return {alias: name for name, _ in layers(model) for alias in _aliases(name, family, ldm)} if family.KOHYA else {}
 
 
@@ -111,11 +115,32 @@ def _ldm_names(model: Family) -> dict[str, str]:
     return {ours: theirs.removesuffix(".weight") for ours, theirs in found.items()}
 
 
+def fused(model: Family) -> dict[str, tuple[str, ...]]:
+    """Give the names of layers in files that are several of ours, by which each starts, and those in their order."""
+    return {
+        start + (name if "." in start else name.replace(".", "_")): tuple(f"{network}.{one}" for one in several)
+        for network, part in _mmdits(model)
+        for name, several in mmdit_keys.names(part)
+        if len(several) > 1
+        for start in ("diffusion_model.", "lora_unet_")
+    }
+
+
+def _mmdits(model: Family) -> list[tuple[str, SD3Transformer2DModel]]:
+    return [(name, part) for name, part in model.trainable.items() if isinstance(part, SD3Transformer2DModel)]
+
+
+def _mmdit_names(model: Family) -> dict[str, str]:
+    """Give our names of a Stable Diffusion 3's layers and those of the original code, where these are one."""
+    found = ((network, one) for network, part in _mmdits(model) for one in mmdit_keys.names(part))
+    return {f"{network}.{ours[0]}": theirs for network, (theirs, ours) in found if len(ours) == 1}
+
+
 def _aliases(name: str, family: type[Family], ldm: Mapping[str, str]) -> Iterator[str]:
     network, _, path = name.partition(".")
     yield kohya(name, family)
     yield in_files(name)
-    if network in family.TEXT_ENCODERS:
+    if network in family.TEXT_ENCODERS and network in family.KOHYA:
         full = in_files(name).partition(".")[2]
         yield name  # as transformers 5 has it, which diffusers then saves
         yield f"{family.KOHYA[network]}{path}".replace(".", "_")
@@ -123,7 +148,7 @@ def _aliases(name: str, family: type[Family], ldm: Mapping[str, str]) -> Iterato
             for each in (path, full):
                 yield f"base_model.model.{each}"  # peft's own files, one a network
                 yield f"lora_te1_{each}".replace(".", "_")  # diffusers' converter
-        for clip in family.CLIPS[network]:
+        for clip in family.CLIPS.get(network, ()):
             yield f"text_encoders.{clip}.transformer.{full}"
         if old := re.fullmatch(r"(.*\.self_attn\.)(q|k|v|out)_proj", full):
             yield f"{network}.{old[1]}to_{old[2]}"  # of 2023
@@ -131,6 +156,9 @@ def _aliases(name: str, family: type[Family], ldm: Mapping[str, str]) -> Iterato
     yield f"base_model.model.{path}"
     plain = path.replace(".", "_")
     yield from (path, f"lycoris_{plain}", f"oft_unet_{plain}")
+    if network != "unet":  # ai-toolkit's, which is ComfyUI's for what has no names of its own
+        yield f"diffusion_model.{path}"
+        yield f"lora_unet_{plain}"
     if ".attn" in path:  # of 2023, which kept them in attention processors
         old_path = path.replace(".to_", ".processor.to_").removesuffix(".0")
         yield from (old_path, f"unet.{old_path}", path.removesuffix(".0"), f"unet.{path.removesuffix('.0')}")
@@ -142,7 +170,7 @@ def _aliases(name: str, family: type[Family], ldm: Mapping[str, str]) -> Iterato
 def other_family(keys: Iterable[str], own: str = "") -> str | None:
     """Name the family of models, not `own`, that a file is for by its tensors' names; None where they do not tell."""
     keys = list(keys)
-    others = ((family, pattern) for family, pattern in _OTHER_FAMILIES if family != own)
+    others = ((family, pattern) for family, pattern in _OTHER_FAMILIES if not own or own not in family)
     found = (family for family, pattern in others if any(re.search(pattern, key) for key in keys))
     return next(found, None)
 

@@ -36,7 +36,8 @@ def read(path: Path, model: Family) -> Adapter:
     Raises UnsafeFileError for a pickle, ModelError for a file of another family of models, naming that, and for one
     with tensors that have no place in the model or do not fit it, counting and naming these.
     """
-    tensors, metadata = _contents(path)
+    contents, metadata = _contents(path)
+    tensors = _unfused(path, contents, adapter_keys.fused(model))
     modules, unknown = _sorted(path, tensors, adapter_keys.names(model))
     known = {name: layer.weight for name, layer in layers(model)}
     if unknown:
@@ -103,6 +104,27 @@ def _sorted(
             raise ModelError(f"{path}: holds {kind} of {names[layer]} twice, under two names", stored.DAMAGED)
         held[kind] = tensor
     return modules, unknown
+
+
+def _unfused(path: Path, tensors: Mapping[str, Tensor], fused: Mapping[str, tuple[str, ...]]) -> Mapping[str, Tensor]:
+    """Cut the LoRA of layers that are several of ours into one each, under our names. Raises ModelError for an adapter
+    that cannot be cut.
+    """
+    found: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        layer, kind = adapter_keys.split(key) or ("", "")
+        if layer not in fused:
+            found[key] = tensor
+            continue
+        ours = fused[layer]
+        if kind not in ("lora_down", "lora_up", "alpha") or (kind == "lora_up" and len(tensor) % len(ours)):
+            raise ModelError(
+                f"{path}: {shortened(key, 100)} is of {len(ours)} layers together and cannot be cut",
+                "give a plain LoRA",
+            )
+        cut = tensor.chunk(len(ours)) if kind == "lora_up" else [tensor] * len(ours)
+        found |= {name + adapter_keys.kohya_tensor(kind): one for name, one in zip(ours, cut, strict=True)}
+    return found
 
 
 def _refuse_other_family(

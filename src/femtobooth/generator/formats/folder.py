@@ -25,7 +25,7 @@ from ..prompts import called_in
 from ..settings import RECOMMENDABLE
 from . import parts
 from .part_folder import build_part, fill_part, read_json, save_text_encoder
-from .schedule import load_scheduler
+from .schedule import load_flow, load_scheduler
 
 OTHER_FOLDERS = {
     "text_encoder_2": "a Stable Diffusion XL or later, with a second text encoder",
@@ -51,21 +51,22 @@ def load_folder(
     Without `weights` its networks have shapes alone, on torch's meta device, and its hash is "".
     Raises ModelError naming the part that is missing, incomplete, damaged or of another kind.
     """
+    family = family.of_folder(folder, _index(folder))
     _refuse_other_family(family, folder)
     loaded = {name: build_part(folder / name, kind) for name, kind in family.NETWORKS.items()}
     family.refuse_misfits(loaded, folder)
     for name, built in loaded.items():
         if weights:
-            fill_part(built, folder / name, held if name in family.can_train() else "fp32")
+            fill_part(built, folder / name, held if name in family.can_be_rounded() else "fp32")
     for text_encoder, name in family.TEXT_ENCODERS.items():
-        tokenizer = load_tokenizer(folder / name)
+        tokenizer = load_tokenizer(folder / name, family.TOKENIZERS.get(name, CLIPTokenizer))
         parts.fit_tokenizer(tokenizer, loaded[text_encoder], folder / name, "put this model's own tokenizer there")
         loaded[name] = tokenizer
     readme = cards.read_readme(folder)
-    said = family.of_index(_index(folder))
+    said, schedule = family.of_index(_index(folder)), load_flow if family.FLOWS else load_scheduler
     files = (path for part in family.folders() for path in (folder / part).iterdir() if _shapes_pictures(path))
     return family(
-        scheduler=load_scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler"),
+        scheduler=schedule(read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler"),
         source=source or str(folder),
         held=held if weights else "fp32",
         hash=content_hash([*files, *[folder / INDEX] * bool(said)], folder) if weights else "",
@@ -104,17 +105,17 @@ def _refuse_other_family(family: type[Family], folder: Path) -> None:
             )
 
 
-def load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Load the CLIP tokenizer in a folder.
+def load_tokenizer(folder: Path, kind: Any = CLIPTokenizer) -> Any:
+    """Load the tokenizer of this class in a folder, CLIP's if not given.
 
     Raises ModelError; without a vocabulary the library would make one of three tokens.
     """
-    if not (folder / "tokenizer.json").is_file() and not all(
-        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
-    ):
+    what = "CLIP tokenizer" if kind is CLIPTokenizer else kind.__name__
+    files = [("tokenizer.json",), ("vocab.json", "merges.txt"), *[("spiece.model",)] * (kind is not CLIPTokenizer)]
+    if not any(all((folder / name).is_file() for name in own) for own in files):
         raise ModelError(
-            f"{folder}: no CLIP tokenizer there",
-            "a tokenizer folder holds tokenizer.json, or vocab.json and merges.txt",
+            f"{folder}: no {what} there",
+            f"a tokenizer folder holds {', or '.join(' and '.join(own) for own in files)}",
         )
     largest = max((path for path in folder.iterdir() if path.is_file()), key=lambda path: path.stat().st_size)
     if largest.stat().st_size > MAX_TOKENIZER_BYTES:
@@ -123,10 +124,10 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
             "copy or download it again",
         )
     try:
-        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        return kind.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise ModelError(
-            f"{folder}: no CLIP tokenizer there ({first_line(error)})",
+            f"{folder}: no {what} there ({first_line(error)})",
             "a tokenizer folder holds vocab.json and merges.txt",
         ) from error
 
@@ -157,7 +158,8 @@ def write_folder(
         pipeline = pipeline.to(dtype=dtype)
     pipeline.save_pretrained(folder, safe_serialization=True)
     for name, tokenizer in model.TEXT_ENCODERS.items():
-        save_text_encoder(getattr(model, name), folder / name)
+        if isinstance(text_encoder := getattr(model, name), parts.CLIPS):
+            save_text_encoder(text_encoder, folder / name)
         save_tokenizer(getattr(model, tokenizer), folder / tokenizer)
     for path in folder.rglob("*.json"):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -170,13 +172,14 @@ def write_folder(
         (folder / SUBJECT_FILE).write_text(json.dumps(model.subject, indent=2) + "\n", encoding="utf-8")
 
 
-def save_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
-    """Write tokenizer.json, and the vocab.json and merges.txt that older programs read."""
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
+    """Write tokenizer.json, and of CLIP's the vocab.json and merges.txt that older programs read."""
     backend = tokenizer.backend_tokenizer
     backend.no_padding()  # each call sets both anew; the last call's values are no part of the model
     backend.no_truncation()
     tokenizer.save_pretrained(folder)
-    backend.model.save(str(folder))
+    if isinstance(tokenizer, CLIPTokenizer):
+        backend.model.save(str(folder))
 
 
 def _read_subject(folder: Path) -> dict[str, Any]:

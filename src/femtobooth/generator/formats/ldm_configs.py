@@ -88,7 +88,7 @@ def is_second(tensors: Shapes) -> bool:
 
 
 def version(model: Any) -> str:
-    """Name the version of Stable Diffusion that a model is of: 1.x, 2.x or XL."""
+    """Name the version of Stable Diffusion that a model with a UNet is of: 1.x, 2.x or XL."""
     if isinstance(model, StableDiffusionXL):
         return "XL"
     return "2.x" if ldm_keys.is_second(model.text_encoder) else "1.x"
@@ -96,6 +96,8 @@ def version(model: Any) -> str:
 
 def is_published(model: Any) -> bool:
     """Tell whether a model has the sizes of the published 1.x, 2.x or XL, which other programs take for granted."""
+    if model.FLOWS:  # a folder of diffusers', which says all that programs need
+        return True
     unet, vae = model.unet.config, model.vae.config
     widths = (tuple(unet.block_out_channels), unet.layers_per_block, unet.in_channels, unet.cross_attention_dim)
     texts = [

@@ -12,7 +12,7 @@ from typing import Any
 from diffusers import ModelMixin
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
 from ...core import tensors as stored
 from ...core.errors import ModelError
@@ -69,6 +69,8 @@ def fill_part(built: Any, folder: Path, precision: FrozenPrecision = "fp32") -> 
     tensors = _renamed(built, tensors)
     places = {name: Place(name) for name in built.state_dict()}
     parts.fill(built, tensors, places, folder, precision)
+    if isinstance(built, T5EncoderModel):
+        built.tie_weights()
     extra = [name for name in tensors if name not in places and not _HARMLESS.search(name)]
     if extra:
         raise ModelError(
@@ -128,6 +130,8 @@ def _renamed(built: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give the tensors under the names that the libraries use today."""
     if isinstance(built, CLIPTextModel):
         return {name.removeprefix(TEXT_MODEL): tensor for name, tensor in tensors.items()}
+    if isinstance(built, T5EncoderModel) and "shared.weight" in tensors:  # files hold one of the two
+        return {"encoder.embed_tokens.weight": tensors["shared.weight"]} | tensors
     if isinstance(built, ModelMixin):
         built._fix_state_dict_keys_on_load(
             tensors

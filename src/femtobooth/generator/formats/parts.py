@@ -15,7 +15,7 @@ import diffusers
 import torch
 import transformers
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel, T5EncoderModel
 
 from ...core.errors import ModelError, first_line
 from ...core.machine import FrozenPrecision
@@ -27,7 +27,7 @@ diffusers.utils.logging.set_verbosity_error()
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
-TEXT_ENCODERS = (CLIPTextModel, CLIPTextModelWithProjection)
+CLIPS = (CLIPTextModel, CLIPTextModelWithProjection)
 MAX_NUMBER = 1 << 20  # of whole numbers in a config: channels, tokens, ...
 MAX_LENGTH = 64  # of lists in a config: levels, blocks
 MAX_LAYERS = 512  # of a part: levels x layers of each x transformer layers of each; Stable Diffusion XL has 60
@@ -39,15 +39,16 @@ def build(kind: Any, config: Mapping[str, Any], where: object) -> Any:
     _refuse_absurd(config, where)
     try:
         with torch.device("meta"):
-            if kind in TEXT_ENCODERS:
+            if issubclass(kind, PreTrainedModel):
                 plain = {
                     key: value
                     for key, value in config.items()
                     if key[:1] != "_" and key not in ("dtype", "torch_dtype")
                 }
+                attention = {} if kind is T5EncoderModel else {"attn_implementation": "sdpa"}
                 # Said here and not by the file: an implementation can also be the name of code on a hub.
                 built = kind._from_config(
-                    CLIPTextConfig(**plain | {"attn_implementation": "sdpa"}), dtype=torch.float32
+                    (CLIPTextConfig if kind in CLIPS else kind.config_class)(**plain | attention), dtype=torch.float32
                 )
             else:
                 built = kind.from_config(dict(config))
@@ -99,12 +100,12 @@ def fill(
             told = "holds NaN or infinite values" if not tensor.isfinite().all() else f"is too large for {precision}"
             raise ModelError(f"{where}: {key} {told}", "take another copy: training has broken this one")
     part.load_state_dict(state, assign=True)
-    for module in part.modules() if isinstance(part, TEXT_ENCODERS) else ():
+    for module in part.modules() if isinstance(part, CLIPS) else ():
         if hasattr(module, "position_ids"):  # a buffer that is in no state dict
             module.position_ids = torch.arange(part.config.max_position_embeddings)[None]  # (1, L)
 
 
-def fit_tokenizer(tokenizer: CLIPTokenizer, text_encoder: Any, where: object, way_out: str) -> None:
+def fit_tokenizer(tokenizer: Any, text_encoder: Any, where: object, way_out: str) -> None:
     """Cut the tokenizer's length to the text encoder's.
 
     Raises ModelError where their vocabularies do not fit each other.
@@ -115,6 +116,8 @@ def fit_tokenizer(tokenizer: CLIPTokenizer, text_encoder: Any, where: object, wa
         not known / 2 <= count <= known
     ):  # a table may be padded to a round number, or have words that were added to it alone
         raise ModelError(f"{where}: the tokenizer has {count} tokens, the text encoder knows {known}", way_out)
+    if not isinstance(text_encoder, CLIPS):
+        return
     if any(getattr(tokenizer, name) is None for name in ("bos_token_id", "eos_token_id", "pad_token_id")):
         raise ModelError(f"{where}: the tokenizer has no token for start, end or padding", way_out)
     tokenizer.model_max_length = min(tokenizer.model_max_length, config.max_position_embeddings)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import DDIMScheduler, SchedulerMixin
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
 from ...core.errors import ModelError, first_line
 from ...core.tensors import DAMAGED
@@ -51,3 +51,27 @@ def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
     if not sound:
         raise ModelError(f"{where}: its noise schedule is not finite", DAMAGED)
     return scheduler
+
+
+FLOW = "FlowMatchEulerDiscreteScheduler"
+OTHER_FLOWS = ("use_dynamic_shifting", "stochastic_sampling", "invert_sigmas", "shift_terminal")
+"""Kinds of flows that no family has that is known here."""
+
+
+def load_flow(config: Mapping[str, Any], where: object) -> FlowMatchEulerDiscreteScheduler:
+    """Read a straight flow: its timesteps, and how far they are shifted. Raises ModelError for any other kind."""
+    kind = str(config.get("_class_name", FLOW))
+    if kind != FLOW:
+        raise ModelError(
+            f"{where}: {kind[:80]} is no rectified flow, which this family is", "put its own scheduler there"
+        )
+    if given := next((name for name in OTHER_FLOWS if config.get(name)), None):
+        raise ModelError(f"{where}: a flow with {given}, which is not supported", "give another base")
+    steps, shift = config.get("num_train_timesteps", 1000), config.get("shift", 1.0)
+    sound = isinstance(steps, int) and 1 < steps <= MAX_TIMESTEPS and isinstance(shift, (int, float)) and shift > 0
+    if not sound:
+        raise ModelError(f"{where}: {steps!s:.80} timesteps, shifted by {shift!s:.80}", DAMAGED)
+    try:
+        return FlowMatchEulerDiscreteScheduler.from_config(dict(config))
+    except Exception as error:  # whatever a library makes of values it cannot use
+        raise ModelError(f"{where}: cannot be loaded ({first_line(error)})", DAMAGED) from error

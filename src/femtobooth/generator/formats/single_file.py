@@ -119,6 +119,8 @@ def save_single_file(model: Family, path: Path, dtype: torch.dtype = torch.float
     Raises ExistsError where `path` exists, ModelError where the model does not fit the layout or `dtype`.
     """
     refuse_existing(path, overwrite)
+    if model.FLOWS:
+        raise ModelError(f"{model.source}: a {model.NAME} is not written as a single file", "convert it to a folder")
     tensors: dict[str, Tensor] = {}
     xl = isinstance(model, StableDiffusionXL)
     for part in [getattr(model, name) for name in model.NETWORKS]:

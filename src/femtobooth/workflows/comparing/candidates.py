@@ -104,7 +104,7 @@ def _task(reference: str) -> str | None:
         return None
     if path.is_dir():
         places = (path, path / "model")
-        drawn = any((place / "unet").exists() or locate.is_model(place) for place in places)
+        drawn = any(locate.has_denoiser(place) or locate.is_model(place) for place in places)
         return GENERATOR if drawn or PersonalizedRun.peek(path) else RECOGNIZER
     if path.is_file():
         return (
@@ -144,11 +144,12 @@ def _generator(given: str, reference: str) -> Candidate:
     path = expanded(reference)
     if reference == BUNDLED:
         path = Path(str(resources.files("femtobooth") / "assets" / "bundled"))
-    elif not path.exists() or (path.is_dir() and not (path / "unet").is_dir()):
+    elif not path.exists() or (path.is_dir() and not locate.has_denoiser(path)):
         path = locate.locate(reference)
     if path.is_file():
         return Candidate(given, path.stem, GENERATOR, str(path), path, (path,), f"single file ({path.suffix[1:]})")
-    parts = (known.of_pipeline(locate.pipeline_of(path)) or known.FAMILIES[0]).folders
+    row = known.of_pipeline(locate.pipeline_of(path)) or known.FAMILIES[0]
+    parts = (*row.folders, *row.optional)
     files = tuple(file for part in parts for file in sorted((path / part).glob("*")) if file.is_file())
     form = "folder of diffusers"
     if adapter := locate.adapter_in(path):

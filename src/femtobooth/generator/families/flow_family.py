@@ -1,0 +1,71 @@
+"""What families with a transformer that flows share: noise process, sizes, what adapters change in CLIP."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
+
+from ...core.errors import ModelError
+from ..flow import RectifiedFlow
+from ..loss_settings import LossSettings
+from .family import Family
+
+TRANSFORMER = "transformer"
+
+
+@dataclass(kw_only=True)
+class FlowFamily(Family):
+    """A model whose denoiser is a transformer over patches of a VAE's latents, and whose noise process is a straight
+    flow.
+    """
+
+    DENOISER = TRANSFORMER
+    FLOWS = True
+    EVENLY: ClassVar[bool] = False
+    """Whether its pipeline walks in even steps before they are shifted (`RectifiedFlow.evenly`)."""
+
+    vae: AutoencoderKL
+    transformer: Any
+    scheduler: FlowMatchEulerDiscreteScheduler
+
+    @property
+    def process(self) -> RectifiedFlow:
+        return RectifiedFlow(self.scheduler, self.loss or LossSettings(), self.EVENLY)
+
+    @property
+    def latent_channels(self) -> int:
+        return int(self.transformer.config.in_channels)
+
+    @property
+    def cells(self) -> int:
+        return int(self.transformer.config.sample_size)
+
+    @property
+    def step(self) -> int:
+        """Pixels along one side of a patch."""
+        return self.vae_factor * int(self.transformer.config.patch_size)
+
+    @property
+    def block(self) -> int:
+        return self.step
+
+
+def refuse_unfit(transformer: Any, vae: Any, reads: int, text: int, where: object) -> None:
+    """Raise ModelError where the configs of transformer and VAE do not fit each other, or where a transformer that
+    `reads` text of one width gets it in another.
+    """
+    if transformer.in_channels != vae.latent_channels:
+        channels = f"transformer ({transformer.in_channels} channels) and VAE ({vae.latent_channels})"
+        raise ModelError(f"{where}: {channels} do not fit together", "take all parts from one model")
+    if reads != text:
+        raise ModelError(
+            f"{where}: transformer ({reads}) and text encoders ({text}) do not fit together",
+            "take all parts from one model",
+        )
+    sizes = (transformer.sample_size, transformer.patch_size)
+    if not all(isinstance(one, int) and one > 0 for one in sizes) or sizes[0] % sizes[1]:
+        raise ModelError(f"{where}: latents of {sizes[0]} cells in patches of {sizes[1]}", "give another base")
+    if vae.latents_mean is not None or vae.latents_std is not None:
+        raise ModelError(f"{where}: its VAE scales each channel of latents by itself", "give another base")

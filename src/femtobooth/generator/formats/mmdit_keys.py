@@ -1,0 +1,55 @@
+"""What layers of Stable Diffusion 3's transformer are called in the original code, as kohya's and ComfyUI's files have
+them.
+
+    ours     transformer_blocks.0.attn.to_q, .to_k, .to_v         transformer_blocks.0.attn.to_out.0
+    theirs   joint_blocks.0.x_block.attn.qkv                      joint_blocks.0.x_block.attn.proj
+
+Three of ours are one of theirs: an adapter's `lora_up` of that is cut into three, its `lora_down` is that of all.
+Layers whose outputs are in another order there have no name here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+_WHOLE = {
+    "pos_embed.proj": "x_embedder.proj",
+    "context_embedder": "context_embedder",
+    "time_text_embed.timestep_embedder.linear_1": "t_embedder.mlp.0",
+    "time_text_embed.timestep_embedder.linear_2": "t_embedder.mlp.2",
+    "time_text_embed.text_embedder.linear_1": "y_embedder.mlp.0",
+    "time_text_embed.text_embedder.linear_2": "y_embedder.mlp.2",
+    "proj_out": "final_layer.linear",
+}
+_IN_BLOCK = {
+    "x_block.attn.proj": "attn.to_out.0",
+    "x_block.attn2.proj": "attn2.to_out.0",
+    "x_block.mlp.fc1": "ff.net.0.proj",
+    "x_block.mlp.fc2": "ff.net.2",
+    "x_block.adaLN_modulation.1": "norm1.linear",
+    "context_block.attn.proj": "attn.to_add_out",
+    "context_block.mlp.fc1": "ff_context.net.0.proj",
+    "context_block.mlp.fc2": "ff_context.net.2",
+    "context_block.adaLN_modulation.1": "norm1_context.linear",
+}
+_FUSED = {
+    "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+    "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+}
+
+
+def names(transformer: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """List the original code's layers that this transformer has, each with ours that it is made of: one, or three."""
+    own = {name for name, layer in transformer.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
+    last = len(transformer.transformer_blocks) - 1
+    table: list[tuple[str, tuple[str, ...]]] = [(theirs, (ours,)) for ours, theirs in _WHOLE.items()]
+    for block in range(last + 1):
+        ours, theirs = f"transformer_blocks.{block}.", f"joint_blocks.{block}."
+        table += [(theirs + name, (ours + one,)) for name, one in _IN_BLOCK.items()]
+        table += [(theirs + name, tuple(ours + one for one in several)) for name, several in _FUSED.items()]
+    turned = f"joint_blocks.{last}.context_block.adaLN_modulation.1"  # scale and shift change places
+    return ((theirs, several) for theirs, several in table if set(several) <= own and theirs != turned)
