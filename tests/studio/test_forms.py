@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from femtobooth.core.config import settle
@@ -9,7 +12,7 @@ from femtobooth.core.errors import SettingsError
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.studio import fieldsets
 from femtobooth.studio.presets import presets
-from femtobooth.studio.watching import curves, doing, times
+from femtobooth.studio.watching import History
 
 RECOMMENDED = PersonalizeSettings.recommended({"base": "bundled"})
 GIVEN = {"photos": {"paths": ["rex.png"], "class_noun": "dog"}}
@@ -63,11 +66,6 @@ def metric(step: int, loss: float | None) -> dict[str, object]:
     return {"kind": "metrics", "step": step, "values": {"loss/instance": loss, "learning_rate/unet": 1e-6}}
 
 
-def test_a_curve_takes_the_steps_that_were_done_again() -> None:
-    found = curves([metric(1, 0.5), metric(2, 0.4), metric(3, None), metric(4, 0.2), metric(2, 0.3), metric(3, 0.25)])
-    assert found == {"loss": {"photos": [[1, 0.5], [2, 0.3], [3, 0.25]]}}
-
-
 def progress(what: str, done: int, state: str = "running") -> dict[str, object]:
     return {
         "kind": "progress",
@@ -80,8 +78,39 @@ def progress(what: str, done: int, state: str = "running") -> dict[str, object]:
     }
 
 
-def test_what_is_done_now_is_the_last_that_is_not_over() -> None:
+def history(path: Path, *events: dict[str, object]) -> History:
+    with path.open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+    found = History(path)
+    found.read()
+    return found
+
+
+def test_a_curve_takes_the_steps_that_were_done_again(tmp_path: Path) -> None:
+    losses = [(1, 0.5), (2, 0.4), (3, None), (4, 0.2), (2, 0.3), (3, 0.25)]
+    found = history(tmp_path / "events.jsonl", *(metric(*one) for one in losses))
+    assert found.curves() == {"loss": {"photos": [[1, 0.5], [2, 0.3], [3, 0.25]]}}
+
+
+def test_what_is_done_now_is_the_last_that_is_not_over(tmp_path: Path) -> None:
     events = [progress("training", 3), progress("samples", 1), progress("samples", 9, "done")]
-    assert doing(events) == {"what": "training", "done": 3, "total": 9}
-    assert doing([*events, {"kind": "error"}]) is None
-    assert times([progress("training", 3), progress("training", 4), progress("training", 2)]) == [[102.0, 2]]
+    path = tmp_path / "events.jsonl"
+    found = history(path, {"kind": "stage", "state": "running", "stage": ["base"]})
+    assert found.doing == {"what": "base", "done": None, "total": None}
+    assert history(path, *events).doing == {"what": "training", "done": 3, "total": 9}
+    assert history(path, {"kind": "error"}).doing is None
+    assert history(path, progress("training", 4), progress("training", 2)).times == [[102.0, 2]]
+
+
+def test_a_history_goes_on_where_it_was_and_begins_anew_with_another_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    found = history(path, metric(1, 0.5), metric(2, 0.4))
+    with path.open("a") as file:
+        file.write(json.dumps(metric(3, 0.3)) + "\n" + '{"torn')
+    found.read()
+    assert (found.seq, found.curves()["loss"]["photos"]) == (3, [[1, 0.5], [2, 0.4], [3, 0.3]])
+    other = tmp_path / "other"
+    other.write_text(json.dumps(metric(1, 9.0)) + "\n")
+    other.replace(path)
+    found.read()
+    assert (found.seq, found.curves()) == (1, {"loss": {"photos": [[1, 9.0]]}})

@@ -146,6 +146,7 @@ def environment(package: str, folder: str, **more: Any) -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        auto_reload=False,  # they are part of the program: no look at their files each time one is asked for
         **more,
     )
 

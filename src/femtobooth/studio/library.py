@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -68,28 +71,57 @@ class RunFacts(BaseModel):
     """Id of the newest picture in it, for a card."""
 
 
+Stamp = tuple[int, int, int]
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Tell a file or folder from what it was before: when it was changed, its size, its number; None without it."""
+    with suppress(OSError):
+        found = path.stat()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+    return None
+
+
+@lru_cache(maxsize=65_536)
 def id_of(text: str) -> str:
     """Give the id by which a name goes in addresses."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 class Library:
-    """The runs of a folder."""
+    """The runs of a folder. A run.json that has not changed is read once; what it gives is to be read, not changed."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._known: dict[str, tuple[Stamp, Run | None]] = {}
 
     def runs(self) -> list[Run]:
         """Read all runs, the newest first."""
-        found = (Run.peek(path.parent) for path in self.folder.glob(f"*/{FILE}"))
-        return sorted((run for run in found if run), key=lambda run: run.created, reverse=True)
+        names = os.listdir(self.folder)
+        found = [run for name in names if (run := self._read(name))]
+        for name in self._known.keys() - set(names):
+            self._known.pop(name, None)
+        return sorted(found, key=lambda run: run.created, reverse=True)
 
     def run(self, run_id: str) -> Run | None:
         """Find a run by its id; None where there is none, or it is damaged."""
-        for path in self.folder.iterdir():
-            if id_of(path.name) == run_id and not path.is_symlink():
-                return Run.peek(path)
+        for name in os.listdir(self.folder):
+            if id_of(name) == run_id and not (self.folder / name).is_symlink():
+                return self._read(name)
         return None
+
+    def _read(self, name: str) -> Run | None:
+        """Read the run of a folder, unless that is known from before."""
+        stamp = stamp_of(self.folder / name / FILE)
+        if stamp is None:
+            return None
+        before = self._known.get(name)
+        if before is None or before[0] != stamp:
+            before = stamp, Run.peek(self.folder / name)
+            self._known[name] = before
+        run = before[1]
+        killed = run is not None and run.status == "running" and run.worker is None  # which no file tells
+        return Run.peek(self.folder / name) if killed else run
 
     @staticmethod
     def title(run: Run) -> str:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import lru_cache
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from .library import Stamp, stamp_of
 from .refusals import Busy
 
 LOOK = 0.4  # seconds between two looks at a file
+STATE = 1.0  # seconds between two looks at whether more can come
 BEAT = 15.0  # seconds of silence after which a comment says that the connection lives
 PIECE = 2**18  # bytes that are read at a time
 MOST_READERS = 200
@@ -29,30 +33,48 @@ class Tail:
 
     def __init__(self, path: Path, after: int = 0) -> None:
         self.path, self.after = path, after
-        self._place, self._line = 0, 0
+        self._place, self._line, self._number = 0, 0, 0
         self.moved = False
         """Whether the last piece held any lines, also such as nobody asked for."""
 
     def read(self) -> list[tuple[int, str]]:
         """Give the numbers and texts of the whole lines that came since, a piece's worth at most."""
-        try:
-            with self.path.open("rb") as file:
-                file.seek(self._place)
-                piece = file.read(PIECE)
-                if b"\n" not in piece:  # a longer line, or none yet
-                    piece += file.readline() if len(piece) == PIECE else b""
-        except OSError:
-            piece = b""
-        whole = piece[: piece.rfind(b"\n") + 1]
-        self._place += len(whole)
-        self.moved = bool(whole)
-        found = []
-        for line in whole.split(b"\n")[:-1]:
-            self._line += 1
-            text = line.decode("utf-8", "replace")
-            if self._line > self.after and _is_event(text):
-                found.append((self._line, text))
-        return found
+        stamp = stamp_of(self.path)
+        size, lines = _piece(self.path, self._place, stamp) if stamp and stamp[1] > self._place else (0, list[str]())
+        self._number = stamp[2] if stamp else 0
+        self._place += size
+        self.moved = bool(size)
+        first, self._line = self._line + 1, self._line + len(lines)
+        return [(number, text) for number, text in enumerate(lines, first) if number > self.after and text]
+
+    def grown(self) -> bool:
+        """Tell whether the file holds more than was read."""
+        stamp = stamp_of(self.path)
+        return stamp is not None and stamp[1] > self._place
+
+    def replaced(self) -> bool:
+        """Tell whether the file is another one than was read, or lacks what was read."""
+        stamp = stamp_of(self.path)
+        return self._place > 0 and (stamp is None or stamp[2] != self._number or stamp[1] < self._place)
+
+
+@lru_cache(maxsize=16)
+def _piece(path: Path, place: int, stamp: Stamp) -> tuple[int, list[str]]:
+    """Read the whole lines of a piece: its size, and the lines, "" for one that is no event.
+
+    Those who read a file at the same `place` while it is the same share it: one reads, fifty get it.
+    """
+    try:
+        with path.open("rb") as file:
+            file.seek(place)
+            piece = file.read(PIECE)
+            if b"\n" not in piece:  # a longer line, or none yet
+                piece += file.readline() if len(piece) == PIECE else b""
+    except OSError:
+        piece = b""
+    whole = piece[: piece.rfind(b"\n") + 1]
+    texts = (line.decode("utf-8", "replace") for line in whole.split(b"\n")[:-1])
+    return len(whole), [text if _is_event(text) else "" for text in texts]
 
 
 def _is_event(text: str) -> bool:
@@ -93,21 +115,24 @@ async def _lines(path: Path, after: int, status: Callable[[], str], going: tuple
     tail, told = Tail(path, after), time.monotonic()
     try:
         yield "retry: 2000\n\n"
+        known, looked = going[0], -math.inf
         while True:
-            before = await run_in_threadpool(status)
-            found = await run_in_threadpool(tail.read)
+            grown = tail.grown()
+            found = await run_in_threadpool(tail.read) if grown else []
             if found:
                 told = time.monotonic()
                 yield "".join(f"id: {number}\ndata: {text}\n\n" for number, text in found)
+            if grown and tail.moved:
                 continue
-            if tail.moved:
-                continue
-            if before not in going:
-                yield f"event: end\ndata: {json.dumps({'status': before})}\n\n"
+            if known not in going:  # since before this look, which found nothing more
+                yield f"event: end\ndata: {json.dumps({'status': known})}\n\n"
                 return
             if time.monotonic() - told > BEAT:
                 told = time.monotonic()
                 yield ": here\n\n"
-            await asyncio.sleep(LOOK)
+            if time.monotonic() - looked > STATE:
+                known, looked = await run_in_threadpool(status), time.monotonic()
+            if known in going:
+                await asyncio.sleep(LOOK)
     finally:
         _readers -= 1

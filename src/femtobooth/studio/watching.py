@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+import threading
+from collections import deque
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ..core.event_log import FILE as EVENTS
-from ..core.event_log import read_events
 from ..core.run import Run
 from ..generator.prompts import filled
 from .jobs import ACTIVE, Job
-from .library import id_of
+from .library import Stamp, id_of, stamp_of
+from .live import Tail
 
 SERIES = {
     "loss/instance": ("loss", "photos"),
@@ -38,96 +42,141 @@ def status_of(run: Run, job: Job | None) -> str:
 
 def watched(run: Run, status: str) -> dict[str, Any]:
     """Say all that a page needs to know of a run, as JSON values."""
-    events = read_events(run.folder / EVENTS)
-    measured = ({"step": row.get("step", 0), "values": row} for row in run.curve()) if not events else ()
-    found: dict[str, Any] = {
-        "status": status,
-        "step": run.progress.step,
-        "steps": run.progress.steps,
-        "seconds": run.seconds,
-        "seq": events[-1]["seq"] if events else 0,
-        "charts": curves([*measured, *(one for one in events if one["kind"] == "metrics")]),
-        "doing": doing(events) if status == "running" else None,
-        "times": times(events),
-        "told": told(events),
-        "shots": shots(run),
-        "prompts": prompts(run),
-        "chosen": (run.model_extra or {}).get("steps"),
-    }
-    return found
+    history = _history(run.folder / EVENTS)
+    with history.lock:
+        history.read()
+        return {
+            "status": status,
+            "step": run.progress.step,
+            "steps": run.progress.steps,
+            "seconds": run.seconds,
+            "seq": history.seq,
+            "charts": (history if history.seq else _of_file(run)).curves(),
+            "doing": history.doing if status == "running" else None,
+            "times": [*history.times],
+            "told": [*history.told],
+            "shots": shots(run),
+            "prompts": prompts(run),
+            "chosen": (run.model_extra or {}).get("steps"),
+        }
 
 
-def curves(metrics: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, list[list[float]]]]:
-    """Give by chart and name the points (step, value); what was done again after a pause replaces what was done
-    before.
-    """
-    found: dict[str, dict[str, list[list[float]]]] = {}
-    for event in metrics:
-        step = event["step"]
-        for name, value in event["values"].items():
+class History:
+    """What the events of a run come to, event by event; of its file only what is new is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._tail, self.seq = Tail(self.path), 0
+        self.charts: dict[str, dict[str, list[list[float]]]] = {}
+        """By chart and name the points (step, value)."""
+        self.times: list[list[float]] = []
+        """When the last steps of training were finished: (seconds since 1970, step)."""
+        self.told: deque[dict[str, Any]] = deque(maxlen=LAST_TOLD)
+        """What was said, the newest last."""
+        self._open: list[tuple[object, dict[str, Any]]] = []
+
+    def read(self) -> None:
+        """Take the events that came since; all of them where the file is another one."""
+        if self._tail.replaced():
+            self._begin()
+        while True:
+            for number, text in self._tail.read():
+                self.seq = number
+                self.take(json.loads(text))
+            if not self._tail.moved:
+                return
+
+    def take(self, event: Mapping[str, Any]) -> None:
+        """Add an event."""
+        kind = event["kind"]
+        if kind == "metrics":
+            self._take_metrics(event["step"], event["values"])
+        elif kind == "progress":
+            self._take_progress(event)
+        elif kind == "stage" and event["state"] == "running":
+            self._open = [(None, {"what": event["stage"][-1] if event["stage"] else "", "done": None, "total": None})]
+        elif kind == "error":
+            self._open = []
+            self.times.clear()
+        if kind in ("note", "warning", "error", "result") and event.get("text"):
+            self.told.append({"kind": kind, "time": event["time"], "text": event["text"].strip()})
+
+    def _take_metrics(self, step: float, values: Mapping[str, float | None]) -> None:
+        """Add points; what is done again after a pause takes the place of what was done before."""
+        for name, value in values.items():
             if name not in SERIES or value is None:
                 continue
             chart, line = SERIES[name]
-            points = found.setdefault(chart, {}).setdefault(line, [])
+            points = self.charts.setdefault(chart, {}).setdefault(line, [])
             while points and points[-1][0] >= step:
                 points.pop()
             points.append([step, value])
-    return found
+
+    def _take_progress(self, event: Mapping[str, Any]) -> None:
+        self._open = [one for one in self._open if one[0] != event["id"]]
+        if event["state"] == "running":
+            told = {"what": event["description"], "done": event["done"], "total": event["total"]}
+            self._open.append((event["id"], told))
+        if event["description"] == "training":
+            if self.times and event["done"] < self.times[-1][1]:
+                self.times.clear()
+            self.times = [*self.times[-LAST_TIMES + 1 :], [event["time"], event["done"]]]
+
+    def curves(self) -> dict[str, dict[str, list[list[float]]]]:
+        """Give by chart and name the points (step, value) so far."""
+        return {chart: {name: [*points] for name, points in lines.items()} for chart, lines in self.charts.items()}
+
+    @property
+    def doing(self) -> dict[str, Any] | None:
+        """What is being done: the last progress that is not over, else the innermost stage."""
+        return self._open[-1][1] if self._open else None
 
 
-def doing(events: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Say what is being done: the last progress that is not over, else the innermost stage."""
-    over = set[int]()
-    for event in reversed(events):
-        if event["kind"] == "progress" and event["state"] != "running":
-            over.add(event["id"])
-        elif event["kind"] == "progress" and event["id"] not in over:
-            return {"what": event["description"], "done": event["done"], "total": event["total"]}
-        if event["kind"] == "stage" and event["state"] == "running":
-            return {"what": event["stage"][-1] if event["stage"] else "", "done": None, "total": None}
-        if event["kind"] == "error":
-            return None
-    return None
+@lru_cache(maxsize=16)
+def _history(path: Path) -> History:
+    return History(path)
 
 
-def times(events: Iterable[Mapping[str, Any]]) -> list[list[float]]:
-    """Give when the last steps of training were finished: (seconds since 1970, step)."""
-    found: list[list[float]] = []
-    for event in events:
-        if event["kind"] == "progress" and event["description"] == "training":
-            if found and event["done"] < found[-1][1]:
-                found.clear()
-            found.append([event["time"], event["done"]])
-        elif event["kind"] == "error":
-            found.clear()
-    return found[-LAST_TIMES:]
-
-
-def told(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give what was said, the newest last."""
-    said = [
-        {"kind": one["kind"], "time": one["time"], "text": one["text"].strip()}
-        for one in events
-        if one["kind"] in ("note", "warning", "error", "result") and one.get("text")
-    ]
-    return said[-LAST_TOLD:]
+def _of_file(run: Run) -> History:
+    """Take the curve of a run that has no events: of an older version."""
+    history = History(run.folder / EVENTS)
+    for row in run.curve():
+        history.take({"kind": "metrics", "step": row.get("step", 0), "values": row})
+    return history
 
 
 def shots(run: Run, kind: str = "samples") -> list[dict[str, Any]]:
     """List the sampled pictures, step by step: for each prompt the addresses of its pictures."""
-    run_id = id_of(run.folder.name)
+    return _shots(run.folder, kind, stamp_of(run.folder / kind))
+
+
+@lru_cache(maxsize=512)
+def _shots(folder: Path, kind: str, stamp: Stamp | None) -> list[dict[str, Any]]:
+    """List them; a step's folder appears whole, which changes the `stamp` of the one around it."""
+    run_id = id_of(folder.name)
     found = []
-    for folder in sorted((run.folder / kind).glob("step-*/")):
-        if not (number := re.fullmatch(r"step-(\d+)", folder.name)):
+    for step in sorted((folder / kind).glob("step-*/")) if stamp else []:
+        if not (number := re.fullmatch(r"step-(\d+)", step.name)):
             continue
         rows: dict[int, list[str]] = {}
-        for path in sorted(folder.glob("*.png")):
+        for path in sorted(step.glob("*.png")):
             if place := re.fullmatch(r"(\d+)-(\d+)", path.stem):
-                name = path.relative_to(run.folder).as_posix()
+                name = path.relative_to(folder).as_posix()
                 rows.setdefault(int(place[1]), []).append(f"/api/v1/runs/{run_id}/artifacts/{id_of(name)}")
         if rows:
             found.append({"step": int(number[1]), "rows": [rows[row] for row in sorted(rows)]})
     return found
+
+
+def picture_of(run: Run) -> str | None:
+    """Give the address of the picture that stands for a run: the newest of its subject, else a photo."""
+    if drawn := shots(run):
+        return str(drawn[-1]["rows"][0][0])
+    photo = "photos/00.png"
+    return f"/api/v1/runs/{id_of(run.folder.name)}/artifacts/{id_of(photo)}" if (run.folder / photo).is_file() else None
 
 
 def prompts(run: Run) -> list[str]:

@@ -15,8 +15,8 @@ from ..asked import Here
 from ..jobs import Job
 from ..library import id_of
 from ..state import Studio
-from ..watching import status_of
-from .rendering import file_address, newer, page, picture_of, plain
+from ..watching import picture_of, status_of
+from .rendering import newer, page, plain
 
 router = APIRouter()
 MOST_DRAFTS = 4
@@ -76,7 +76,7 @@ def cards(studio: Studio) -> list[Card]:
 def run_card(run: Run, studio: Studio, address: str | None = None) -> Card:
     """Make the card of a run, which leads to its page, or to another `address`."""
     run_id = id_of(run.folder.name)
-    picture, status = picture_of(run.folder), status_of(run, studio.jobs.of_run(run_id))
+    picture, status = picture_of(run), status_of(run, studio.jobs.of_run(run_id))
     noun = plain(run.settings, "photos.class_noun", "")
     return Card(
         id=run_id,
@@ -84,7 +84,7 @@ def run_card(run: Run, studio: Studio, address: str | None = None) -> Card:
         name=run.name,
         about=f"a {noun}" if noun else "a recognizer" if run.kind == "finetune" else run.kind,
         status="running" if status == "stopping" else status,
-        picture=file_address(run_id, picture) if picture else None,
+        picture=picture,
         small=bool(run.model_extra and run.model_extra.get("size", 512) <= 128),
         step=run.progress.step,
         steps=run.progress.steps,

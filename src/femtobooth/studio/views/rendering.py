@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -89,14 +88,6 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "bytes" or count >= 10 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def picture_of(folder: Path) -> str | None:
-    """Find the picture that stands for a run, by its name in the folder: the newest of its subject, else a photo."""
-    for pattern in ("samples/step-*/00-0.png", "photos/00.png"):
-        if found := sorted(folder.glob(pattern)):
-            return found[-1].relative_to(folder).as_posix()
-    return None
 
 
 def _count(number: int, noun: str) -> str:
