@@ -1,4 +1,4 @@
-"""A studio in a process of its own, and a browser in front of it."""
+"""A studio in a process of its own, or in this one, and a browser in front of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,23 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+
+import uvicorn
+
+from femtobooth import cli
+from femtobooth.core.event_log import FILE as EVENTS
+from femtobooth.core.event_log import EventLog
+from femtobooth.core.events import listening
+from femtobooth.core.files import write_json
+from femtobooth.studio.app import create_app
+from femtobooth.studio.job import END
+from femtobooth.studio.state import Studio
 
 Found = TypeVar("Found")
 CHROMIUM = "/usr/bin/chromium"
@@ -48,6 +61,46 @@ class Server:
         """Stop it as Ctrl-C does."""
         self.process.terminate()
         self.process.wait(30)
+
+
+@contextmanager
+def serving(studio: Studio) -> Iterator[str]:
+    """Answer from a thread of this process; gives the address."""
+    server = uvicorn.Server(uvicorn.Config(create_app(studio), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+
+
+class JobHere:
+    """A job that a thread of this process does, which has imported everything already: the same command line with the
+    same settings, to the same files.
+    """
+
+    pid = os.getpid()
+
+    def __init__(self, place: Path, arguments: list[str]) -> None:
+        self.place, self.arguments = place, arguments
+        self.thread = threading.Thread(target=self.work, daemon=True)
+        self.thread.start()
+
+    def work(self) -> None:
+        """Do it."""
+        code: object = 0
+        with listening(EventLog(self.place / EVENTS)):
+            try:
+                cli.main(self.arguments)
+            except SystemExit as stop:
+                code = stop.code or 0
+        write_json(self.place / END, {"code": code})
+
+    def poll(self) -> int | None:
+        """Say whether it has ended."""
+        return None if self.thread.is_alive() else 0
 
 
 def until(look: Callable[[], Found | None], seconds: float = FAR) -> Found:

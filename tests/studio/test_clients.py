@@ -14,15 +14,14 @@ import httpx
 import numpy as np
 import openai
 import pytest
-import uvicorn
 import webuiapi
 from PIL import Image
+from studio_browser import serving
 from studio_client import png
 
 from femtobooth import cli
 from femtobooth.api import Recognizer
 from femtobooth.pictures import records
-from femtobooth.studio.app import create_app
 from femtobooth.studio.library import id_of
 from femtobooth.studio.state import Studio
 from femtobooth.workflows.settings import StudioSettings
@@ -49,14 +48,8 @@ def served(tiny_sd1: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     (folder / "models").mkdir(parents=True)
     (folder / "models" / "tiny").symlink_to(tiny_sd1)
     studio = Studio(StudioSettings(folder=str(folder)))
-    server = uvicorn.Server(uvicorn.Config(create_app(studio), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    yield Served(studio, server.servers[0].sockets[0].getsockname()[1])
-    server.should_exit = True
-    thread.join(10)
+    with serving(studio) as address:
+        yield Served(studio, int(address.rpartition(":")[2]))
 
 
 def generated(served: Served, tmp_path: Path, *arguments: str) -> list[bytes]:

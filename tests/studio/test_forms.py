@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from femtobooth.core.config import settle
+from femtobooth.core.config import merge, settle
 from femtobooth.core.errors import SettingsError
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.studio import fieldsets
-from femtobooth.studio.presets import presets
+from femtobooth.studio.presets import presets, without_preset
 from femtobooth.studio.watching import History
 
 RECOMMENDED = PersonalizeSettings.recommended({"base": "bundled"})
@@ -60,6 +60,14 @@ def test_presets_are_shares_of_what_the_base_recommends() -> None:
     assert [(one.name, one.steps) for one in found.values()] == [("quick", 75), ("balanced", 300), ("best", 600)]
     for one in found.values():
         assert settle(PersonalizeSettings, one.settings, GIVEN).training.steps == one.steps
+
+
+def test_what_a_preset_gave_is_told_from_what_was_chosen() -> None:
+    for name, one in presets(RECOMMENDED).items():
+        chosen = {"training": {"batch_size": 2}, "photos": {"class_noun": "dog"}}
+        assert without_preset(merge(one.settings, chosen), "bundled") == (name, chosen)
+    own = merge(presets(RECOMMENDED)["quick"].settings, {"training": {"steps": 60}})
+    assert without_preset(own, "bundled") == ("quick", {"training": {"steps": 60}})
 
 
 def metric(step: int, loss: float | None) -> dict[str, object]:

@@ -7,21 +7,33 @@ them.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from studio_browser import Server, Watched
+import safetensors
+from PIL import Image
+from studio_browser import JobHere, Watched, serving
 
 from femtobooth import api
 from femtobooth.studio.library import id_of
+from femtobooth.studio.state import Studio
+from femtobooth.workflows.settings import StudioSettings
+
+axe_playwright_python = pytest.importorskip("axe_playwright_python")
 
 MASCOT = sorted((Path(__file__).parents[2] / "examples" / "mascot").glob("*.jpg"))
-WIDTHS = (1400, 390)
+WIDTHS, HEIGHTS = (1400, 390), (900, 844)
 WIDE = "[...document.querySelectorAll('body *')].filter((one) => one.getBoundingClientRect().right > innerWidth + 1)"
-SERIOUS = ("serious", "critical")
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+SERIOUS = """axe.run({resultTypes: ["violations"]}).then((found) => found.violations
+    .filter((one) => ["serious", "critical"].includes(one.impact))
+    .map((one) => `${one.id} (${one.help}): ${one.nodes.slice(0, 3).map((node) => node.html.slice(0, 160))}`))"""
 QUICK: dict[str, Any] = {
     "training": {"steps": 2, "trackers": ["csv"]},
     "prior": {"images": 1, "sampling": {"steps": 1}},
@@ -37,6 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path:
     if ready:
         shutil.copytree(ready, runs / "femto")
         return runs
+    (runs / "models").mkdir(parents=True)
+    (runs / "models" / "tiny").symlink_to(tiny_sd1)
     made = api.personalize(MASCOT, class_noun="robot", base=str(tiny_sd1), runs=str(runs), name="femto", **QUICK)
     from femtobooth.generator.settings import GenerateSettings
     from femtobooth.workflows import generate
@@ -47,22 +61,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_sd1: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path) -> Iterator[Server]:
-    found = Server(folder)
-    yield found
-    found.end()
+def address(folder: Path) -> Iterator[str]:
+    """A studio in this process, which does its jobs in threads: everything is imported once."""
+    studio = Studio(StudioSettings(folder=str(folder), browser=False))
+    studio.runner.process = JobHere  # type: ignore[assignment]
+    with serving(studio) as found:
+        yield found
 
 
-def test_pages(chromium: Any, server: Server) -> None:
-    from axe_playwright_python.sync_playwright import Axe
-
-    axe, page = Axe(), chromium.new_page()
-    seen = Watched(page)
-    run = id_of("femto")
-    page.goto(f"{server.address}/new")
+def begun(page: Any, address: str) -> str:
+    """Begin a subject with the mascot's photos; gives the address of its page."""
+    page.goto(f"{address}/new")
     page.set_input_files("#begin input[type=file]", MASCOT)  # the form sends itself
     page.wait_for_url("**/new/*")
-    draft = page.url.removeprefix(server.address)
+    return str(page.url.removeprefix(address))
+
+
+def test_pages(chromium: Any, address: str) -> None:
+    page = chromium.new_page()
+    seen = Watched(page)
+    run = id_of("femto")
+    draft = begun(page, address)
     edit = page.locator(".photo a").first.get_attribute("href")
     pages = {
         "home": "/", "begin": "/new", "subject": draft, "photo": edit, "run": f"/runs/{run}", "choose": "/draw?all=1",
@@ -70,47 +89,172 @@ def test_pages(chromium: Any, server: Server) -> None:
         "settings": "/settings",
     }  # fmt: skip
     faults: list[str] = []
-    for name, address in pages.items():
+    for name, place in pages.items():
         page.set_viewport_size({"width": WIDTHS[0], "height": 900})
         page.emulate_media(color_scheme="light")
-        page.goto(server.address + address)
-        page.wait_for_load_state("networkidle") if name != "run" else page.locator("#chart-loss canvas").wait_for()
+        page.goto(address + place)
+        page.wait_for_load_state("load") if name != "run" else page.locator("#chart-loss canvas").wait_for()
         if name == "subject":
             page.get_by_text("Everything else").click()
-        for width in WIDTHS:
-            page.set_viewport_size({"width": width, "height": 900 if width > 600 else 844})
+        page.evaluate(AXE)
+        for width, height in zip(WIDTHS, HEIGHTS, strict=True):
+            page.set_viewport_size({"width": width, "height": height})
             for scheme in ("light", "dark"):
                 page.emulate_media(color_scheme=scheme)
                 beyond = page.evaluate(f"document.documentElement.scrollWidth > innerWidth ? {WIDE}.length : 0")
                 faults += [f"{name}, {width} px: {beyond} elements reach beyond the edge"] if beyond else []
                 photographed(page, f"{name}-{width}-{scheme}")
-                if (width, scheme) in ((WIDTHS[0], "light"), (WIDTHS[1], "dark")):
-                    found = axe.run(page).response["violations"]
-                    faults += [f"{name}, {width} px: {told(one)}" for one in found if one["impact"] in SERIOUS]
-    page.goto(f"{server.address}/nothing/here")
+                found = page.evaluate(SERIOUS)
+                faults += [f"{name}, {width} px, {scheme}: {one}" for one in found]
+    page.goto(f"{address}/nothing/here")
     assert page.get_by_role("heading", name="Not here").count() == 1
     seen.wrong = [one for one in seen.wrong if "/nothing/here" not in one]
     assert faults == []
     assert seen.wrong == []
+    page.close()
 
 
-def test_the_keyboard_reaches_everything_that_begins_a_subject(chromium: Any, server: Server) -> None:
+def painted(page: Any, box: Any) -> None:
+    """Drag the brush over the lower half of a picture."""
+    box.scroll_into_view_if_needed()
+    area = box.bounding_box()
+    for row in (0.8, 0.97):
+        page.mouse.move(area["x"] + 1, area["y"] + row * area["height"])
+        page.mouse.down()
+        page.mouse.move(area["x"] + area["width"] - 1, area["y"] + row * area["height"], steps=3)
+        page.mouse.up()
+
+
+def test_a_picture_is_drawn_over_where_it_is_painted(chromium: Any, address: str) -> None:
+    page = chromium.new_page(viewport={"width": 1400, "height": 1400})
+    seen = Watched(page)
+    page.goto(f"{address}/draw/{id_of('femto')}")
+    first = page.locator(".shot img").first
+    before = pixels(page, first.get_attribute("src"))
+    page.locator(".shot button").first.click()
+    page.get_by_role("button", name="Begin from this").click()
+    page.locator("#over").wait_for()
+    page.locator("#brush").fill("20")
+    painted(page, page.locator("#mask canvas"))
+    page.get_by_label("How much may change").fill("1")
+    page.get_by_label("What should it draw?").fill("a [V] robot in the snow")
+    page.get_by_label("How many").fill("1")
+    page.get_by_text("Size and everything else").click()
+    page.locator("#sampling-steps").fill("2")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    drawn = page.get_by_alt_text("a [V] robot in the snow").first
+    drawn.wait_for()
+    after = pixels(page, drawn.get_attribute("src"))
+    assert np.array_equal(after[: len(after) // 2], before[: len(before) // 2])
+    assert not np.array_equal(after[-6:], before[-6:])
+    drawn.click()
+    assert "begun from\na picture" in page.locator("#look-facts").inner_text()
+    assert seen.wrong == []
+    page.close()
+
+
+def test_a_photo_is_cut_and_painted_over(chromium: Any, address: str) -> None:
+    page = chromium.new_page(viewport={"width": 1400, "height": 1400})
+    seen = Watched(page)
+    begun(page, address)
+    page.locator(".photo a").first.click()
+    page.locator("#crop canvas").wait_for()
+    area = page.locator("#crop canvas").bounding_box()
+    page.mouse.move(area["x"] + area["width"] / 4, area["y"] + area["height"] / 4)
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] * 0.75, area["y"] + area["height"] * 0.75, steps=2)
+    page.mouse.up()
+    page.get_by_role("button", name="Keep this part").click()
+    page.wait_for_url("**/new/*")
+    page.get_by_text("cut by hand").wait_for()
+    page.locator(".photo a").first.click()
+    page.locator("#mask canvas").wait_for()
+    painted(page, page.locator("#mask canvas"))
+    page.get_by_role("button", name="Use this mask").click()
+    page.get_by_text("painted over").wait_for()
+    with Image.open(MASCOT[0]) as photo:
+        sides = re.findall(r"\d+", page.locator(".photo li").first.inner_text())
+        assert [*map(int, sides)] == pytest.approx([photo.width / 2, photo.height / 2], abs=1)
+    assert seen.wrong == []
+    page.close()
+
+
+def test_models_go_out_and_come_in(chromium: Any, address: str, tmp_path: Path) -> None:
+    """A whole tune leaves as an adapter, comes back by its file, is mixed in, and leaves merged into a base."""
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    seen = Watched(page)
+
+    def take(title: str, way: str, file: str) -> Path:
+        page.goto(f"{address}/models")
+        form = page.locator("li", has=page.get_by_label(f"{title}: take it away as")).filter(has_text=way)
+        form.get_by_role("combobox").select_option(way)
+        form.get_by_role("button", name="Take away").click()
+        with page.expect_download() as got:
+            page.get_by_role("link", name="Download").click()
+        got.value.save_as(tmp_path / file)
+        return tmp_path / file
+
+    adapter = take("femto", "As an adapter of a few megabytes", "adapter.safetensors")
+    page.goto(f"{address}/models")
+    page.set_input_files("#model-file", adapter)
+    adapters = page.locator("section", has=page.get_by_role("heading", name="Adapters"))
+    adapters.get_by_text("brought in").wait_for()
+    page.goto(f"{address}/draw/{id_of('femto')}")
+    page.get_by_text("Mix in adapters").click()
+    assert page.get_by_label("adapter.safetensors").input_value() == "0"
+    merged = take("adapter.safetensors", "Merged into tiny", "merged.safetensors")
+    with safetensors.safe_open(merged, "numpy") as opened:
+        assert any(name.startswith("model.diffusion_model.") for name in opened.keys())  # noqa: SIM118
+    assert seen.wrong == []
+    page.close()
+
+
+def test_a_folder_of_classes_is_taught(chromium: Any, address: str, tmp_path: Path) -> None:
+    for number, colour in enumerate(("red", "blue")):
+        (tmp_path / "things" / colour).mkdir(parents=True)
+        for seed in range(6):
+            noise = np.random.default_rng(seed + 10 * number).integers(0, 99, (32, 32, 3), np.uint8)
+            noise[..., 2 * number] += 150
+            Image.fromarray(noise).save(tmp_path / "things" / colour / f"{seed}.png")
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    seen = Watched(page)
+    page.goto(f"{address}/recognize")
+    page.get_by_label("It begins from").select_option("bundled")
+    page.set_input_files("#classes input[type=file]", tmp_path / "things")
+    page.wait_for_url("**/runs/*")
+    run = page.locator("h1").inner_text()
+    report = page.get_by_role("link", name="The whole report")
+    report.wait_for()
+    with page.expect_popup() as opened:
+        report.click()
+    opened.value.get_by_text("red").first.wait_for()
+    page.goto(f"{address}/recognize")
+    page.get_by_label("Recognizer", exact=True).select_option(label=run)
+    page.set_input_files("#see input[type=file]", tmp_path / "things" / "blue" / "0.png")
+    page.locator(".answer strong").wait_for()
+    assert page.locator(".answer strong").inner_text() == "blue"
+    assert seen.wrong == []
+    page.close()
+
+
+def pixels(page: Any, address: str) -> np.ndarray:
+    """Give the pixels of a picture, uint8 (H, W, 3)."""
+    host = re.match("http://[^/]+", page.url)[0]  # type: ignore[index]
+    with Image.open(BytesIO(page.request.get(host + address).body())) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_the_keyboard_reaches_everything_that_begins_a_subject(chromium: Any, address: str) -> None:
     page = chromium.new_page()
-    page.goto(server.address)
+    page.goto(address)
     reached = []
-    for _ in range(14):
+    for _ in range(40):
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate("document.activeElement.getAttribute('aria-label') || document.activeElement.innerText")
         )
     assert reached[0] == "Skip to the page"
     assert {"New subject", "Draw", "femto", "Choose photos", "Try it with our mascot"} <= set(reached)
-
-
-def told(violation: dict[str, Any]) -> str:
-    """Say what axe found, and where."""
-    nodes = [node["html"][:160] for node in violation["nodes"][:3]]
-    return f"{violation['id']} ({violation['help']}): {nodes}"
 
 
 def photographed(page: Any, name: str) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +17,13 @@ from ..core.names import shown
 from ..core.run import Run
 from ..generator import locate
 from ..generator.families import known
-from .library import Library, id_of
+from ..recognizer.model import weights
+from .library import Library, Stamp, id_of, stamp_of
 from .uploads import Uploads
 
 KEEP = 30.0  # seconds after which caches are looked at again
+OF_ADAPTERS = re.compile(r"(^|[._])(lora|hada|lokr|oft)[._]")
+"""In the names of an adapter's tensors, in whatever layout, and of no model's."""
 
 
 class Model(BaseModel):
@@ -43,8 +49,10 @@ class Catalog:
         self._lock, self._read, self._cached = threading.Lock(), 0.0, list[Model]()
 
     def models(self) -> list[Model]:
-        """List everything: built in, runs (the newest first), FOLDER/models/, uploads, then what hub caches hold."""
-        return [*BUILT_IN, *self._runs(), *self._placed(), *self._sent(), *self._hub()]
+        """List everything: what is built in or came with a package, runs (the newest first), FOLDER/models/, uploads,
+        then what hub caches hold.
+        """
+        return [*BUILT_IN, *_packaged(), *self._runs(), *self._placed(), *self._sent(), *self._hub()]
 
     def known(self, reference: str) -> bool:
         """Tell whether a name stands for a model of the hub's cache."""
@@ -79,12 +87,13 @@ class Catalog:
     def _placed(self) -> Iterator[Model]:
         for path in self._folder():
             reference = f"model:{id_of(path.name)}"
-            yield Model(reference=reference, title=shown(path.name), kind="base", source="models/")
+            yield Model(reference=reference, title=shown(path.name), kind=_kind(path), source="models/")
 
     def _sent(self) -> Iterator[Model]:
         for one in self.uploads.listed():
             if one.kind == "model":
-                yield Model(reference=one.in_settings(), title=one.name, kind="base", source="upload")
+                kind = _kind(self.uploads.path(one))
+                yield Model(reference=one.in_settings(), title=one.name, kind=kind, source="upload")
 
     def _hub(self) -> list[Model]:
         with self._lock:
@@ -97,6 +106,29 @@ BUILT_IN = (
     Model(reference=locate.BUNDLED, title="bundled", kind="base", source="built in"),
     Model(reference=locate.BUNDLED, title="bundled", kind="recognizer", source="built in"),
 )
+
+
+@cache
+def _packaged() -> list[Model]:
+    """Find the recognizer of photographs that another package brought along."""
+    name = weights.PACKAGED.partition(".")[0]
+    return [Model(reference=name, title=name, kind="recognizer", source="built in")] if weights.packaged_file() else []
+
+
+def _kind(path: Path) -> Literal["base", "adapter"]:
+    """Tell what somebody brought: a whole model, or a file that is an adapter."""
+    stamp = stamp_of(path) if path.is_file() else None
+    return "adapter" if stamp and _holds_adapter(path, stamp) else "base"
+
+
+@lru_cache(maxsize=512)
+def _holds_adapter(path: Path, stamp: Stamp) -> bool:
+    """Tell by the names of its tensors whether a .safetensors file is an adapter; it is read again once it changed."""
+    import safetensors
+
+    with suppress(Exception), safetensors.safe_open(path, "numpy") as opened:
+        return any(OF_ADAPTERS.search(name) for name in opened.keys())  # noqa: SIM118
+    return False
 
 
 def _in_hub_cache() -> Iterator[Model]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..core.config import merge, nested
 from ..core.fields import in_force
 from ..generator.settings import PersonalizeSettings
 
@@ -56,3 +57,24 @@ def presets(recommended: Mapping[str, Any]) -> dict[str, Preset]:
             ),
         )
     }
+
+
+def without_preset(settings: Mapping[str, Any], base: str) -> tuple[str, dict[str, Any]]:
+    """Find the preset that settings were made from: its name, and what was chosen besides."""
+    given = _flat(settings)
+    ways = {name: _flat(one.settings) for name, one in presets(PersonalizeSettings.recommended({"base": base})).items()}
+
+    def agrees(name: str) -> int:
+        return sum(1 if given.get(path) == value else -1 for path, value in ways[name].items())
+
+    found = max(ways, key=agrees)
+    rest = [nested(path, value) for path, value in given.items() if ways[found].get(path) != value]
+    return found, merge({}, *rest)
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Give the settings by their dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, Mapping) else {before + name: value}
+    return found

@@ -104,15 +104,7 @@ class Runner:
         (place / END).unlink(missing_ok=True)
         what = ["--resume", str(self.runs / str(job.run_name))] if job.resumes else ["--config", str(place / SETTINGS)]
         try:
-            with open(place / RESULT, "wb") as result, open(place / LOG, "ab") as log:
-                child = subprocess.Popen(  # noqa: S603
-                    children.command("femtobooth.studio.job", str(place), job.command, *what, "--json"),
-                    stdin=subprocess.DEVNULL,
-                    stdout=result,
-                    stderr=log,
-                    env=children.environment(),
-                    start_new_session=True,  # Ctrl-C in the server's terminal is not for it
-                )
+            child = self.process(place, [job.command, *what, "--json"])
         except OSError as error:
             why = Problem(problem=f"its process could not be started ({error.strerror})", way_out="try it again")
             self.jobs.change(job.id, status="failed", ended=now(), error=why)
@@ -120,6 +112,18 @@ class Runner:
         self._children[job.id] = child
         process = locks.described(child.pid, f"femtobooth {job.command}")
         self.jobs.change(job.id, status="running", process=process, started=now(), ended=None, error=None, paused=False)
+
+    def process(self, place: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
+        """Start the process of a job: a command line with its arguments. Raises OSError."""
+        with open(place / RESULT, "wb") as result, open(place / LOG, "ab") as log:
+            return subprocess.Popen(  # noqa: S603
+                children.command("femtobooth.studio.job", str(place), *arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=result,
+                stderr=log,
+                env=children.environment(),
+                start_new_session=True,  # Ctrl-C in the server's terminal is not for it
+            )
 
     def _conclude(self, job: Job) -> None:
         self._children.pop(job.id, None)

@@ -33,14 +33,22 @@ WAYS: Mapping[str, list[tuple[str, str]]] = {
     "recognizer": [("onnx", "ONNX"), ("openvino", "OpenVINO"), ("torchscript", "TorchScript")],
 }
 """What can be made of a model to take away, by its kind."""
+INTO = "into "
 
 
 @router.get("/models", response_class=HTMLResponse)
 def models(studio: Here) -> HTMLResponse:
     """List the models that are here."""
     found = studio.catalog.models()
-    groups = [(*KINDS[kind], [one for one in found if one.kind == kind]) for kind in KINDS]
-    return page("models.html", title="Models", here="models", groups=groups, ways=WAYS)
+    groups = [(*KINDS[kind], [(one, _ways(one, found)) for one in found if one.kind == kind]) for kind in KINDS]
+    return page("models.html", title="Models", here="models", groups=groups)
+
+
+def _ways(model: Model, found: list[Model]) -> list[tuple[str, str]]:
+    """Say what can be made of a model; of an adapter that was brought in, which base it belongs to is for a person."""
+    if model.kind != "adapter" or model.run_id:
+        return WAYS[model.kind]
+    return [(f"{INTO}{one.reference}", f"Merged into {one.title}") for one in found if one.kind == "base"]
 
 
 @router.post("/models/take")
@@ -49,19 +57,15 @@ async def take(request: Request, studio: Here) -> Response:
     form = await request.form()
     reference, way = str(form.get("model", "")), str(form.get("as", ""))
     kind = str(form.get("kind", ""))
-    known: Model | None = next(
-        (
-            one
-            for one in await run_in_threadpool(studio.catalog.models)
-            if (one.reference, one.kind) == (reference, kind)
-        ),
-        None,
-    )
-    if known is None or way not in dict(WAYS[known.kind]):
+    found = await run_in_threadpool(studio.catalog.models)
+    known = next((one for one in found if (one.reference, one.kind) == (reference, kind)), None)
+    if known is None or way not in dict(_ways(known, found)):
         return error_page(404, "Not here", "This model is not here any more.")
     command, settings = "convert", dict[str, Any](source=reference, form=way)
     if known.kind == "recognizer":
         command, settings = "export", {"model": reference, "format": way}
+    elif way.startswith(INTO):
+        settings = {"source": way.removeprefix(INTO), "loras": [f"{reference}:1"], "precision": "fp16"}
     elif way == "model":
         settings["precision"] = "fp16"
     try:

@@ -12,6 +12,7 @@ from PIL import Image
 from starlette.datastructures import FormData, UploadFile
 
 from ...core.errors import FemtoboothError
+from ...recognizer.settings import DEFAULT
 from ..asked import Here
 from ..seeing import Answer, see
 from ..state import Studio
@@ -31,12 +32,16 @@ def show(studio: Here, model: str = "bundled") -> HTMLResponse:
 
 def _page(studio: Studio, model: str, answers: list[Answer], problems: list[str]) -> HTMLResponse:
     models = [one for one in studio.catalog.models() if one.kind == "recognizer"]
+    starts = [one for one in models if not one.run_id]
+    photographs = next((one for one in starts if one.reference == DEFAULT), starts[-1])
     return page(
         "recognize.html",
         title="Recognize",
         here="recognize",
         models=models,
         model=model if any(one.reference == model for one in models) else "bundled",
+        starts=starts,
+        start=photographs.reference,
         answers=answers,
         problems=problems,
     )
@@ -98,7 +103,7 @@ def _taught(studio: Studio, form: FormData) -> Response:
     for upload, _ in items:  # the set has copies
         studio.uploads.remove(upload, for_good=True)
     try:
-        job = studio.desk.submit("finetune", {"data": f"set:{made.id}"})
+        job = studio.desk.submit("finetune", {"data": f"set:{made.id}", "model": str(form.get("start", "bundled"))})
     except FemtoboothError as error:
         return error_page(400, "That did not work", error.problem, error.way_out)
     return go(f"/jobs/{job.id}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import re
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -13,9 +16,11 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from ...core import requests
 from ...core.errors import FemtoboothError
 from ...core.run import Run
+from .. import bases
 from ..asked import Here, ThisJob, ThisRun
 from ..jobs import ACTIVE, Job
 from ..library import artifacts, id_of
+from ..presets import without_preset
 from ..state import Studio
 from ..watching import class_noun, has_model, photos, status_of, watched
 from .queueing import queue
@@ -68,7 +73,7 @@ def _head(studio: Studio, run: Run) -> dict[str, Any]:
         "status": status,
         "noun": class_noun(run),
         "drawable": has_model(run),
-        "again": status == "done" and bool(_uploads(studio, run_id)),
+        "again": status not in ("queued", *ACTIVE) and bool(_uploads(studio, run_id)),
         "asked": asked,
         "queued": queued,
         "error": error,
@@ -119,15 +124,18 @@ def act(request: Request, run_id: str, what: str, run: ThisRun, studio: Here) ->
 
 
 def _again(studio: Studio, run_id: str) -> Response:
-    """Begin a draft with the photos of a run, to teach them in another way."""
-    photos = _uploads(studio, run_id)
-    if not photos:
+    """Begin a draft with the photos and settings of a run, to teach them again with changes."""
+    photos, job = _uploads(studio, run_id), studio.jobs.of_run(run_id)
+    if not photos or job is None:
         return not_here()
-    job = studio.jobs.of_run(run_id)
     draft = studio.drafts.new()
-    draft.photos, draft.preset = photos, "best"
-    draft.base = str(plain(job.settings if job else {}, "base", "bundled"))
-    draft.settings = {"photos": {"class_noun": plain(job.settings if job else {}, "photos.class_noun", "")}}
+    settings = copy.deepcopy(job.settings)
+    draft.photos, draft.base = photos, str(settings.pop("base", draft.base))
+    settings["photos"].pop("paths")
+    name = re.sub(r"-\d+$", "", str(settings.pop("name", "") or ""))
+    draft.preset, draft.settings = without_preset(settings, bases.find(bases.bases(studio), draft.base).path)
+    numbers = (number for number in count(2) if not (studio.folder / f"{name}-{number}").exists())
+    draft.settings |= {"name": f"{name}-{next(numbers)}"} if name else {}
     studio.drafts.keep(draft)
     return go(f"/new/{draft.id}")
 
