@@ -109,7 +109,7 @@ def hub_folder(repo: str) -> Path:
         family = family_of(repo, read_object(Path(hf_hub_download(repo, INDEX))))
         ends, folders = (".json", ".txt", ".model", ".safetensors"), (*family.folders, *family.optional)
         wanted = [INDEX, cards.README, *(f"{part}/*{end}" for part in folders for end in ends)]
-        unwanted = ["*.fp16.*", "*non_ema*", "*.bin"]
+        unwanted = ["*.fp16.*", "*.fp16-*", "*non_ema*", "*.bin"]
         folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))
         networks = [part for part in family.networks if part not in family.optional or (folder / part).is_dir()]
         bare = [part for part in networks if not any((folder / part).glob("*.safetensors"))]

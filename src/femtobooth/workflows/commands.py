@@ -200,11 +200,12 @@ COMMANDS: dict[str, Command] = {
         "workflows.runs:run",
     ),
     "models": Command(
-        "the recognizers that are available here and now",
-        "List the recognizers that are available here and now, and how to get the others.",
+        "the generators and recognizers that are available here and now",
+        "List the generators and recognizers that are available here and now, what trains in how much memory, and how "
+        "to get others.",
         "workflows.settings:ModelsSettings",
         "workflows.models:run",
-        begins="looking for recognizers",
+        begins="looking for models",
     ),
     "studio": Command(
         "all of this in a browser, and an API for other programs",

@@ -174,6 +174,8 @@ class RunsSettings(Settings):
 
 
 class ModelsSettings(Settings):
+    bases: Annotated[list[str], Argument("*", names="base")] = []
+    """Bases to tell of beside those that are here: folders, single files, runs, hub ids. Nothing is fetched."""
     runs: Annotated[str, Flag("--runs", names="path")] = "runs"
     """Folder that holds the runs."""
 

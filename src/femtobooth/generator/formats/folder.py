@@ -24,8 +24,9 @@ from ..locate import INDEX, SUBJECT_FILE
 from ..prompts import called_in
 from ..settings import RECOMMENDABLE
 from . import parts
-from .part_folder import build_part, fill_part, read_json, save_text_encoder
+from .part_folder import build_part, fill_part, save_text_encoder
 from .schedule import load_flow, load_scheduler
+from .weight_files import read_json
 
 OTHER_FOLDERS = {
     "text_encoder_2": "a Stable Diffusion XL or later, with a second text encoder",

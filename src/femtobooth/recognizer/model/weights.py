@@ -7,12 +7,14 @@ Importing it needs neither torch nor timm, so that exported models can run witho
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import resources, util
+from importlib import metadata, resources, util
 from pathlib import Path
 
+from ...core import cache
 from ...core.errors import ModelError, command, needs
 from ...core.events import warn
 from ...core.paths import RUNS, existing, expanded, refuse_missing_path
@@ -283,10 +285,9 @@ def available(runs: Path | None = None) -> list[Available]:
     packaged = packaged_file()
     cached = set(_cached_names())
     for name in (DEFAULT, PACKAGED, *sorted(cached - {DEFAULT, PACKAGED})):
-        repo = hub_id(name)
         ready = name in cached or (name == PACKAGED and packaged is not None)
         source = "PyPI package" if name == PACKAGED and packaged else "local hub cache" if name in cached else "hub"
-        listed.append(_timm_line(name, source, ready, "" if ready else how_to_get(name, repo)))
+        listed.append(_timm_line(name, source, ready, "" if ready else how_to_get(name, f"timm/{name}")))
     return listed
 
 
@@ -300,28 +301,51 @@ def _artifact_line(name: str, folder: Path) -> Available:
     return Available(name, source, described.parameters, described.preprocess.size, licence, True, "")
 
 
+FACTS: dict[str, tuple[int, tuple[int, int], str]] = {
+    DEFAULT: (5217784, (224, 224), "apache-2.0"),
+    PACKAGED: (4652008, (224, 224), "apache-2.0"),
+}
+"""Parameters, size and licence of what is always listed: importing timm, to ask it, takes seconds."""
+
+
 def _timm_line(name: str, source: str, ready: bool, how: str) -> Available:
+    count, size, licence = FACTS.get(name) or _timm_facts(name)
+    return Available(name, source, count, size, licence, ready, how)
+
+
+def _timm_facts(name: str) -> tuple[int, tuple[int, int], str]:
+    """Ask timm for parameters, size and licence, once for each of its versions."""
+    place = _facts_of(name)
+    if (data := cache.read(place)) is not None:
+        count, size, licence = json.loads(data)
+        return count, (size[0], size[1]), licence
     import timm
     import torch
 
     with torch.device("meta"):  # shapes only
         model = timm.create_model(name)
     config = model.pretrained_cfg
-    count = sum(parameter.numel() for parameter in model.parameters())
-    return Available(name, source, count, config["input_size"][1:], config.get("license") or "", ready, how)
+    height, width = config["input_size"][1:]
+    found = sum(parameter.numel() for parameter in model.parameters()), (height, width), config.get("license") or ""
+    cache.write(place, json.dumps(found).encode())
+    return found
+
+
+def _facts_of(name: str) -> Path:
+    return cache.cache_folder() / "timm" / f"{metadata.version('timm')}-{name}.json"
 
 
 def _cached_names() -> Iterator[str]:
     """List the timm names of the weights in the local hub cache."""
-    import timm
-    from huggingface_hub import constants, scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
+    from huggingface_hub import constants
 
-    try:
-        repos = scan_cache_dir(constants.HF_HUB_CACHE).repos
-    except CacheNotFound:
-        return
-    for repo in repos:
-        owner, _, name = repo.repo_id.partition("/")
-        if owner == "timm" and timm.is_model_pretrained(name) and cached_file(repo.repo_id):
+    for place in sorted(Path(constants.HF_HUB_CACHE).glob("models--timm--*")):
+        name = place.name.removeprefix("models--timm--")
+        if cached_file(f"timm/{name}") and (name in FACTS or _facts_of(name).is_file() or _is_timms(name)):
             yield name
+
+
+def _is_timms(name: str) -> bool:
+    import timm
+
+    return bool(timm.is_model_pretrained(name))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import ModelError, SettingsError
 from ...core.files import content_hash
@@ -17,6 +14,7 @@ from ...core.paths import expanded
 from ...core.run import is_run
 from ...generator import locate, lora_reference
 from ...generator.families import known
+from ...generator.formats.weight_files import header
 from ...generator.run import PersonalizedRun
 from ...recognizer.model import artifact, formats, weights
 
@@ -124,16 +122,6 @@ def _cached(repo: str) -> bool:
         return isinstance(try_to_load_from_cache(repo, "model_index.json"), str)
     except HFValidationError:
         return False
-
-
-def header(path: Path) -> dict[str, Any]:
-    """Read a safetensors file's header: name to dtype and shape; {} for any other file."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            return dict(json.loads(file.read(length))) if length < 10**8 else {}
-    except (OSError, struct.error, ValueError, TypeError, RecursionError):
-        return {}
 
 
 def _tensor_names(path: Path) -> list[str]:

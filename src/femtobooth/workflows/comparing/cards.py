@@ -16,9 +16,10 @@ from ...core.errors import SettingsError
 from ...core.files import read_json
 from ...core.older_runs import read_settings
 from ...core.run import FILE
+from ...generator.formats.weight_files import header
 from ...generator.run import PersonalizedRun
 from ...recognizer.finetuning.run import FinetunedRun
-from .candidates import GENERATOR, Candidate, header
+from .candidates import GENERATOR, Candidate
 from .figures import Figure, How
 from .pictures import Measured
 
