@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick check docs bench clean
+.PHONY: demo test quick check docs screenshots bench clean
 
 demo: .venv/installed
 	$(BIN)/femtobooth demo
@@ -22,6 +22,12 @@ check: .venv/installed
 docs: .venv/documented
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build
 	@echo docs/_build/index.html
+
+screenshots: .venv/installed
+	$(BIN)/femtobooth personalize examples/mascot --class-noun robot --steps 200 --name femto --runs build/screenshots/runs --overwrite
+	$(BIN)/femtobooth generate build/screenshots/runs/femto "a [V] robot on the moon" "a [V] robot in the snow" -n 4
+	FEMTOBOOTH_SCREENSHOTS=build/screenshots FEMTOBOOTH_SCREENSHOTS_OF=build/screenshots/runs/femto $(BIN)/python -m pytest -q tests/studio/test_pages.py -k test_pages
+	cp build/screenshots/subject.png build/screenshots/run.png build/screenshots/draw.png docs/studio/
 
 .venv/documented: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

@@ -51,7 +51,7 @@ SLOW = (
     "generator/test_captions_in_training", "generator/test_memory", "generator/test_model_folder", "generator/test_sampling",
     "generator/test_single_file", "generator/test_stable_diffusion_xl_training", "generator/test_text_states", "generator/test_two_processes", "recognizer/test_engines",
     "recognizer/test_hub_config", "recognizer/test_quantize", "recognizer/test_child", "recognizer/test_predict",
-    "studio/test_browser", "studio/test_clients", "studio/test_described", "studio/test_pages", "studio/test_story",
+    "studio/test_browser", "studio/test_clients", "studio/test_described", "studio/test_pages",
     "test_api", "test_completion", "test_documentation", "test_levels", "test_portable", "training/test_host_reads",
 )  # fmt: skip
 
@@ -62,7 +62,7 @@ LONGEST = (
     "workflows/test_export", "recipes/test_smoke", "stories/test_resume", "generator/test_sampling",
     "recognizer/test_engines", "workflows/test_protocol", "generator/test_model_folder", "workflows/test_evaluate",
     "workflows/test_calls_home", "workflows/test_synthesize", "core/test_children", "generator/test_two_processes",
-    "stories/test_several_subjects", "stories/test_stable_diffusion_xl", "studio/test_story", "training/test_host_reads", "stories/test_ddp", "test_documentation", "stories/test_signals",
+    "stories/test_several_subjects", "stories/test_stable_diffusion_xl", "studio/test_browser", "training/test_host_reads", "stories/test_ddp", "test_documentation", "stories/test_signals",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A person with a mouse: photos in, a subject taught through a killed job and a killed server, pictures out."""
+"""A person with a mouse: photos in, a subject taught through a pause, a killed job and a killed server, pictures out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_browser import Server, Watched, until
+from studio_browser import FAR, Server, Watched, until
 
 from femtobooth.core.files import read_object
 from femtobooth.generator.settings import GenerateSettings
@@ -20,6 +20,7 @@ STEPS = 30
 FEW = {  # what keeps the run short
     "training-steps": STEPS, "training-batch_size": 1, "training-checkpoint_every": 10, "prior-images": 4,
     "samples-every": 10, "samples-images": 1, "validation-every": 15, "validation-images": 1,
+    "samples-sampling-steps": 5, "prior-sampling-steps": 5, "prior-sampling_batch": 4,
 }  # fmt: skip
 UNREACHED = ("Failed to load resource", "ERR_CONN", "htmx:sendError", "htmx:afterRequest")
 """What a browser says of a server that was killed, of a page that was left while it asked for something, and of a
@@ -53,7 +54,7 @@ def drop(page: Any, files: list[Path]) -> None:
     )
 
 
-def test_a_subject_is_taught_and_drawn_through_two_kills(chromium: Any, server: Server) -> None:
+def test_a_subject_is_taught_and_drawn_through_a_pause_and_two_kills(chromium: Any, server: Server) -> None:
     page = chromium.new_page(viewport={"width": 1400, "height": 900})
     seen = Watched(page)
     page.goto(server.address)
@@ -78,22 +79,49 @@ def test_a_subject_is_taught_and_drawn_through_two_kills(chromium: Any, server: 
     page.locator("#training-warmup").fill("0")
     page.get_by_role("button", name="Teach it").click()
 
+    # another one waits, is put off by the keyboard, taken off the queue and deleted, into the trash
+    second = chromium.new_page(viewport={"width": 1400, "height": 900})
+    second.set_default_timeout(1000 * FAR)
+    second.on("dialog", lambda dialog: dialog.accept())
+    second.goto(f"{server.address}/new")
+    second.get_by_role("button", name="Try it with our mascot").click()
+    second.wait_for_url("**/new/*")
+    second.get_by_label("What do you call it?").fill("second")
+    second.get_by_role("button", name="Teach it").click()
+    second.get_by_text("Waits for 1 other before it").wait_for()
+    second.goto(f"{server.address}/settings")
+    second.get_by_role("button", name="Pause: second").press("Enter")
+    second.get_by_role("button", name="Go on: second").press("Enter")
+    second.get_by_role("button", name="Pause: second").press("Enter")
+    second.get_by_role("link", name="second").click()
+    second.get_by_role("button", name="Delete").click()
+    second.wait_for_url(f"{server.address}/")
+    second.close()
+
     # the curve moves, and a reload in the middle loses nothing
     page.wait_for_url("**/runs/*")
     run = server.folder / "femto"
     chart = page.locator("#chart-loss")
-    until(lambda: int(chart.get_attribute("data-points") or 0) >= 3)
+    until(lambda: int(chart.get_attribute("data-points") or 0) >= 2)
     page.reload()
     before = until(lambda: int(chart.get_attribute("data-points") or 0))
-    until(lambda: int(chart.get_attribute("data-points") or 0) > before >= 3)
+    until(lambda: int(chart.get_attribute("data-points") or 0) > before >= 2)
 
-    # kill -9 of the job, after a checkpoint: paused, and one click goes on
-    until(lambda: any((run / "checkpoints").glob("step-*/manifest.json")))
+    # samples of this step, and a pause of which nothing is lost
+    page.get_by_role("button", name="Sample now").click()
+    until(lambda: [one for one in (run / "samples").glob("step-*/") if int(one.name[5:]) % 10])
+    page.get_by_role("button", name="Pause").click()
+    page.locator(".chip.paused").wait_for()
+    paused = max(int(one.name[5:]) for one in (run / "checkpoints").glob("step-*/"))
+    assert read_object(run / "run.json")["status"] == "interrupted"
+    page.get_by_role("button", name="Go on").click()
+    until(lambda: [line for line in events(run) if f'"step": {paused + 1},' in line])
+
+    # kill -9 of the job, after another checkpoint: stopped, and one click goes on
+    until(lambda: any(int(one.parent.name[5:]) > paused for one in (run / "checkpoints").glob("step-*/manifest.json")))
     os.kill(read_object(run / "run.json")["process"]["pid"], signal.SIGKILL)
     page.get_by_role("button", name="Go on").click()
     page.locator(".chip.running").wait_for()
-    resumed = until(lambda: [line for line in events(run) if '"step": 11' in line])
-    assert len(resumed) >= 1
 
     # kill -9 of the server: the job goes on, and so does the page once the server is back
     server.kill()
@@ -124,18 +152,12 @@ def test_a_subject_is_taught_and_drawn_through_two_kills(chromium: Any, server: 
     assert next(out.glob("00-*seed7.png")).read_bytes() == drawn
     page.get_by_role("button", name="Close").click()
 
-    # one that waits or runs is stopped, and both are deleted, into the trash
-    page.goto(f"{server.address}/new")
-    page.get_by_role("button", name="Try it with our mascot").click()
-    page.wait_for_url("**/new/*")
-    page.get_by_label("What do you call it?").fill("second")
-    page.get_by_role("button", name="Teach it").click()
-    page.get_by_role("button", name="Stop").click()
-    page.get_by_role("button", name="Delete").wait_for()
+    # programs are told the same; deleting asks, and moves to the trash
+    (job,) = page.request.get(f"{server.address}/api/v1/jobs").json()["jobs"]
+    assert (job["status"], job["progress"], job["error"]) == ("done", {"step": STEPS, "steps": STEPS}, None)
+    assert page.request.get(f"{server.address}/api/v1/jobs/{job['id']}/result").json()["status"] == "done"
     page.on("dialog", lambda dialog: dialog.accept())
-    page.get_by_role("button", name="Delete").click()
-    page.wait_for_url(f"{server.address}/")
-    assert not (server.folder / "second").exists()
+    page.goto(server.address)
     page.get_by_role("link", name="femto", exact=True).click()
     page.wait_for_load_state("networkidle")
     assert [one for one in seen.wrong if not any(text in one for text in UNREACHED)] == []

@@ -1,7 +1,7 @@
 """Every page, at a desk and on a phone, by day and by night: no error, nothing beyond the edge, nobody shut out.
 
-With FEMTOBOOTH_SCREENSHOTS=docs/studio the pages are also photographed, for the documentation and for those who change
-them.
+With FEMTOBOOTH_SCREENSHOTS=FOLDER the pages are also photographed, for the documentation (`make screenshots`) and for
+those who change them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ from femtobooth.workflows.settings import StudioSettings
 axe_playwright_python = pytest.importorskip("axe_playwright_python")
 
 MASCOT = sorted((Path(__file__).parents[2] / "examples" / "mascot").glob("*.jpg"))
-WIDTHS, HEIGHTS = (1400, 390), (900, 844)
+WIDTHS, HEIGHTS = (1400, 390), (940, 844)
+PICTURES = os.environ.get("FEMTOBOOTH_SCREENSHOTS", "")
+DOCUMENTED, DOCUMENTED_SIZE = ("subject", "run", "draw"), (960, 645)
 WIDE = "[...document.querySelectorAll('body *')].filter((one) => one.getBoundingClientRect().right > innerWidth + 1)"
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 SERIOUS = """axe.run({resultTypes: ["violations"]}).then((found) => found.violations
@@ -81,7 +83,10 @@ def test_pages(chromium: Any, address: str) -> None:
     page = chromium.new_page()
     seen = Watched(page)
     run = id_of("femto")
-    draft = begun(page, address)
+    page.goto(f"{address}/new")
+    page.get_by_role("button", name="Try it with our mascot").click()
+    page.wait_for_url("**/new/*")
+    draft = page.url.removeprefix(address)
     edit = page.locator(".photo a").first.get_attribute("href")
     pages = {
         "home": "/", "begin": "/new", "subject": draft, "photo": edit, "run": f"/runs/{run}", "choose": "/draw?all=1",
@@ -90,7 +95,7 @@ def test_pages(chromium: Any, address: str) -> None:
     }  # fmt: skip
     faults: list[str] = []
     for name, place in pages.items():
-        page.set_viewport_size({"width": WIDTHS[0], "height": 900})
+        page.set_viewport_size({"width": WIDTHS[0], "height": HEIGHTS[0]})
         page.emulate_media(color_scheme="light")
         page.goto(address + place)
         page.wait_for_load_state("load") if name != "run" else page.locator("#chart-loss canvas").wait_for()
@@ -103,7 +108,7 @@ def test_pages(chromium: Any, address: str) -> None:
                 page.emulate_media(color_scheme=scheme)
                 beyond = page.evaluate(f"document.documentElement.scrollWidth > innerWidth ? {WIDE}.length : 0")
                 faults += [f"{name}, {width} px: {beyond} elements reach beyond the edge"] if beyond else []
-                photographed(page, f"{name}-{width}-{scheme}")
+                photographed(page, name, width, scheme)
                 found = page.evaluate(SERIOUS)
                 faults += [f"{name}, {width} px, {scheme}: {one}" for one in found]
     page.goto(f"{address}/nothing/here")
@@ -257,10 +262,16 @@ def test_the_keyboard_reaches_everything_that_begins_a_subject(chromium: Any, ad
     assert {"New subject", "Draw", "femto", "Choose photos", "Try it with our mascot"} <= set(reached)
 
 
-def photographed(page: Any, name: str) -> None:
-    """Keep a picture of the page, where that is asked for."""
-    place = os.environ.get("FEMTOBOOTH_SCREENSHOTS")
-    if place:
-        Path(place).mkdir(parents=True, exist_ok=True)
-        page.wait_for_timeout(300)
-        page.screenshot(path=Path(place) / f"{name}.png", full_page=True)
+def photographed(page: Any, name: str, width: int, scheme: str) -> None:
+    """Keep a picture of the page, where that is asked for; of some also what the documentation shows."""
+    if not PICTURES:
+        return
+    folder = Path(PICTURES)
+    folder.mkdir(parents=True, exist_ok=True)
+    page.wait_for_timeout(300)
+    page.screenshot(path=folder / f"{name}-{width}-{scheme}.png", full_page=True)
+    if name in DOCUMENTED and (width, scheme) == (WIDTHS[0], "light"):
+        with Image.open(BytesIO(page.screenshot())) as image:
+            image.convert("RGB").resize(DOCUMENTED_SIZE, Image.Resampling.LANCZOS).quantize(128).save(
+                folder / f"{name}.png", optimize=True
+            )
