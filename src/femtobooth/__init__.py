@@ -5,6 +5,8 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .core import later
+
 if TYPE_CHECKING:
     from .api import (
         Generator,
@@ -43,6 +45,8 @@ _modules: dict[str, Any] = sys.modules
 _modules.setdefault(
     "openvino_telemetry", None
 )  # OpenVINO sends when this can be imported, and has no setting that says no
+
+later.install()
 
 
 if not TYPE_CHECKING:  # a type checker that saw this would take any name for one of ours

@@ -16,6 +16,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 from femtobooth.core.errors import ModelError
+from femtobooth.recognizer.model import loading
 from femtobooth.recognizer.model.backbone import Recognizer
 
 pytestmark = pytest.mark.usefixtures("terminal")
@@ -199,6 +200,11 @@ def test_sizes_that_the_weights_could_not_fill(args: dict[str, Any], kind: str, 
     ) as caught:
         Recognizer.load(tmp_path / kind)
     assert str(caught.value).count("\n") == 1
+
+
+def test_classes_that_the_weights_could_not_fill() -> None:
+    with pytest.raises(ModelError, match="10000000000 classes would be far larger than the weights"):
+        loading.build("test_convnext", 10**10, {"drop_rate": 0.5}, Path("here"), {"weight": torch.zeros(9)})
 
 
 IMPOSSIBLE: list[dict[str, Any]] = [

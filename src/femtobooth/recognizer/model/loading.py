@@ -265,7 +265,10 @@ class _TooLarge(Exception):
 
 
 class _Unfilled(TorchFunctionMode):
-    """Skip what fills a tensor with first values: on the device "meta" there is nothing to fill, yet it takes time."""
+    """Skip what fills a tensor with first values, or multiplies these by a number.
+
+    On the device "meta" there is nothing to fill, yet it takes time; arithmetic there even imports torch's compiler.
+    """
 
     FILL = frozenset(
         getattr(place, name)
@@ -277,7 +280,7 @@ class _Unfilled(TorchFunctionMode):
     def __torch_function__(self, function: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
         """Return the tensor as it is where it would be filled."""
         named = named or {}
-        if function in self.FILL:
+        if function in self.FILL or (function is Tensor.mul and isinstance(arguments[-1], (int, float))):
             return arguments[0] if arguments else named["tensor"]
         return function(*arguments, **named)
 

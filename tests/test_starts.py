@@ -1,0 +1,68 @@
+"""What commands import before they do what they are for: a process a command, on the smallest thing there is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TRAINING = ("lightning", "torchmetrics", "tensorboard")
+GENERATOR = ("diffusers", "transformers", "peft", "accelerate")
+COMPILER = ("torch._dynamo", "sympy", "triton")
+OTHERS = ("sklearn", "scipy.signal", "scipy.stats", "pandas", "matplotlib", "onnxscript", "jinja2")
+NO_TORCH = ("torch", "timm", "torchvision", *TRAINING, *GENERATOR, *OTHERS)
+
+RUN = """
+import sys
+from femtobooth.cli import main
+try:
+    main(sys.argv[2:])
+except SystemExit as stop:
+    assert not stop.code, stop
+print("imported:", *sorted(set(sys.argv[1].split(",")) & set(sys.modules)))
+"""
+# What was put off works as it would: torch's own compiler is imported by whoever needs it, and used.
+AFTER = """
+import torch, torchvision.ops
+from timm.models.naflexvit import NaFlexRopeIterator
+boxes = torch.tensor([[0.0, 0, 0, 4, 4]])
+assert torchvision.ops.roi_align(torch.ones(1, 1, 4, 4), boxes, 2).tolist() == [[[[1, 1], [1, 1]]]]
+assert "torch._dynamo" not in sys.modules
+rope = object.__new__(NaFlexRopeIterator)
+rope._depth_idx = rope.depth = 0
+assert next(rope, "end") == "end"
+assert sys.modules["torch._dynamo"].__file__
+assert sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu") is True
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item() == 2
+"""
+
+
+def imported(absent: tuple[str, ...], *arguments: object, after: str = "") -> str:
+    """Give the names of `absent` that a command imports."""
+    words = [sys.executable, "-c", RUN + after, ",".join(absent), *map(str, arguments)]
+    ended = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    return next(line for line in ended.stdout.splitlines() if line.startswith("imported:")).split(":")[1].strip()
+
+
+def test_exported_models_classify_without_torch(tiny_onnx: Path, photos: Path) -> None:
+    assert imported(NO_TORCH, "classify", photos, "--model", tiny_onnx, "--engine", "ort") == ""
+
+
+def test_exported_models_embed_by_openvino_without_torch(tiny_onnx: Path, photos: Path, tmp_path: Path) -> None:
+    given = ("--model", tiny_onnx, "--engine", "openvino", "--out", tmp_path / "e.npz")
+    assert imported(NO_TORCH, "embed", photos, *given) == ""
+
+
+@pytest.mark.parametrize("command", ["runs", "models"])
+def test_lists_are_made_without_torch(command: str, tmp_path: Path) -> None:
+    assert imported(NO_TORCH, command, "--runs", tmp_path) == ""
+
+
+def test_weights_classify_without_torchs_compiler(photos: Path) -> None:
+    """And without what trains and generates; the compiler is there afterwards for whoever wants it."""
+    absent = (*TRAINING, *GENERATOR, *COMPILER, *OTHERS)
+    photo = min(photos.rglob("*.jpg"))
+    assert imported(absent, "classify", photo, "--model", "bundled", "--engine", "torch", after=AFTER) == ""
