@@ -97,7 +97,7 @@ def stable_diffusion_xl(small: bool) -> StableDiffusionXL:
         }
     some = torch.randn(1 << 24).mul_(0.02).to(torch.bfloat16)
     for network in networks.values():
-        network.to_empty(device="cpu").to(torch.bfloat16)
+        network.to(torch.bfloat16).to_empty(device="cpu")
         for key, one in network.named_parameters():
             with torch.no_grad():  # a norm scales by one, and all else is small
                 numbers = some.repeat(-(-one.numel() // len(some)))[: one.numel()].view(one.shape)

@@ -140,6 +140,35 @@ def test_a_variant_alone_is_taken_and_named(folder: Path, tiny_sd1: Path, capsys
     assert "unet: takes diffusion_pytorch_model.fp16.safetensors" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("sharded", [False, True], ids=["one file", "shards"])
+def test_beside_the_plain_weights_a_variant_stays_unread(
+    sharded: bool, folder: Path, tiny_sd1: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As published bases have them: diffusion_pytorch_model.safetensors beside ….fp16.safetensors or its shards."""
+    model = load(str(tiny_sd1))
+    with torch.no_grad():
+        for one in model.unet.parameters():
+            one.zero_()
+    model.unet.save_pretrained(folder / "unet", variant="fp16", max_shard_size="100KB" if sharded else "1GB")
+    assert any((folder / "unet").glob("*.fp16*"))
+    found = load(str(folder))
+    assert torch.equal(found.unet.conv_in.weight, load(str(tiny_sd1)).unet.conv_in.weight)
+    assert "takes" not in capsys.readouterr().err
+    (folder / "unet" / FILES["unet"]).unlink()
+    assert not load(str(folder)).unet.conv_in.weight.any()
+    assert f"unet: takes {'diffusion_pytorch_model.safetensors.index.fp16.json' if sharded else ''}" in (
+        capsys.readouterr().err
+    )
+    if sharded:
+        shard = sorted((folder / "unet").glob("*.fp16-*"))[1]
+        shard.unlink()
+        with pytest.raises(ModelError) as caught:
+            load(str(folder))
+        assert caught.value.problem.endswith(
+            f"unet/{shard.name}: missing, though {FILES['unet']}.index.fp16.json lists it"
+        )
+
+
 @pytest.mark.parametrize(("given", "size"), [([8, 8], 64), ([8, 12], 64), (None, 512), (8, 64)])
 def test_sample_size(given: object, size: int, folder: Path) -> None:
     _config(folder, "unet/config.json", sample_size=given)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from femtobooth.core import config
 from femtobooth.core.errors import SettingsError
+from femtobooth.generator.families import known
 from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings
 from femtobooth.parsing import overrides
 
@@ -75,3 +78,14 @@ def test_a_card_speaks_for_its_optimizer(optimizer: str, rates: list[float], sch
         "lora.text_encoder_learning_rate": 1.0 if one else 5e-5,
         "train.token_learning_rate": 0.5,
     }
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "configs").glob("*.yaml")), ids=lambda one: one.stem
+)
+def test_configs_are_settings(path: Path) -> None:
+    given = config.read_yaml(path)
+    settings = config.resolve(PersonalizeSettings, {} if "subjects" in given else PHOTOS, given)
+    known_bases = {name for row in known.FAMILIES for name in row.published}
+    assert settings.base in {*known_bases, "bundled"} or settings.base.startswith("runs/")
+    assert (settings.base in known.FAMILIES[1].published) == (path.stem == "stable-diffusion-xl")

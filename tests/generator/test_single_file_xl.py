@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import torch
 from adapter_readers import published_xl
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders import single_file_utils as theirs
+from diffusers import AutoencoderKL, StableDiffusionXLPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -54,25 +53,19 @@ def test_a_folder_comes_back_from_a_file_to_the_bit(tiny_xl: Path, tmp_path: Pat
     assert load_single_file(tmp_path / "two.safetensors", weights=False).empty_is_none
 
 
-def test_diffusers_reads_what_is_written(tiny_xl: Path, tmp_path: Path) -> None:
-    """By the tables of its `from_single_file`, which itself takes Stable Diffusion XL's own sizes for granted."""
+def test_from_single_file_of_diffusers_loads_what_is_written(tiny_xl: Path, tmp_path: Path) -> None:
     model: Any = load(str(tiny_xl))
     save_single_file(model, tmp_path / "one.safetensors")
     tensors = load_file(tmp_path / "one.safetensors")
     assert tensors[f"{FIRST}embeddings.position_ids"].dtype == torch.int64
     assert tensors[f"{SECOND}text_projection"].shape == (48, 40)
-    read = {
-        "unet": theirs.convert_ldm_unet_checkpoint(dict(tensors), model.unet.config),
-        "vae": theirs.convert_ldm_vae_checkpoint(dict(tensors), model.vae.config),
-        "text_encoder": theirs.convert_ldm_clip_checkpoint(dict(tensors), remove_prefix=FIRST),
-        "text_encoder_2": theirs.convert_open_clip_checkpoint(model.text_encoder_2, dict(tensors), prefix=SECOND),
-    }
-    for name, given in read.items():
-        wanted = getattr(model, name).state_dict()
-        before = "text_model." if name == "text_encoder" else ""
-        found = {key.removeprefix(before): one for key, one in given.items() if not key.endswith("position_ids")}
-        assert set(found) == set(wanted), name
-        assert all(torch.equal(found[key].reshape(wanted[key].shape), wanted[key]) for key in wanted), name
+    pipeline = StableDiffusionXLPipeline.from_single_file(
+        str(tmp_path / "one.safetensors"), config=str(tiny_xl), local_files_only=True
+    )
+    assert_same(pipeline, model)
+    ids = model.tokenize(["a dog"])[:, 1]
+    with torch.no_grad():
+        assert torch.equal(pipeline.text_encoder_2(ids).text_embeds, model.text_encoder_2(ids).text_embeds)
 
 
 def test_the_published_file_is_understood() -> None:

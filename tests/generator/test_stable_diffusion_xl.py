@@ -10,15 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from adapter_readers import published_xl
 from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
+from femtobooth.core import config
 from femtobooth.core.errors import ModelError
 from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
 from femtobooth.generator.sampling import sample
 from femtobooth.generator.sampling_settings import SamplingSettings
-from femtobooth.generator.settings import of_card
+from femtobooth.generator.settings import GenerateSettings, of_card
+from femtobooth.pictures.crops import shapes_of
+from femtobooth.workflows import generate
 
 PROMPT = "a glossy dog on the beach"
 
@@ -88,6 +92,29 @@ def test_the_empty_negative_prompt_is_not_none(model: StableDiffusionXL, tiny_sd
     keys = [SamplingSettings(negative=negative).keyed(True) for negative in (None, "")]
     assert keys[0] == keys[1] == {**SamplingSettings().model_dump(), "negative": ""}
     assert SamplingSettings().keyed(False)["negative"] is None
+
+
+def test_which_negative_prompt_it_was_is_said(
+    model: StableDiffusionXL, terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def told(one: Any, negative: str | None) -> str:
+        given = {"run": "x", "sampling": {"negative": negative}}
+        generate._as_read(["a dog"], config.resolve(GenerateSettings, given), one)
+        return capsys.readouterr().err
+
+    assert "negative prompt: the empty one, which this model does not take for none" in told(model, "")
+    assert "negative" not in told(model, None)
+    assert "negative" not in told(load("bundled", weights=False), "")
+
+
+def test_its_buckets_are_around_its_own_area() -> None:
+    """Of the published base: no shape has more pixels than 1024x1024, and sides fit the UNet's coarsest level."""
+    base = published_xl()
+    shapes = shapes_of(base.size, base.step, 3.0)
+    assert (base.size, base.step) == (1024, 32)
+    assert {(1024, 1024), (832, 1248), (1248, 832)} <= {*shapes}
+    assert all(width % 32 == height % 32 == 0 for width, height in shapes)
+    assert all(1024 * 1024 * 0.9 < width * height <= 1024 * 1024 for width, height in shapes)
 
 
 def test_whether_no_prompt_is_zeros_stands_in_the_index(tiny_xl: Path, tmp_path: Path) -> None:

@@ -6,9 +6,11 @@ import pickle
 import re
 import struct
 import warnings
+import weakref
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import safetensors.torch
 import torch
@@ -101,8 +103,11 @@ def read(path: Path, weights: bool = True) -> tuple[dict[Any, Any], dict[str, st
 
 class _Mapped:
     """A safetensors file whose tensors are read when they are needed. What was read of a file counts as this process's
-    memory for as long as it is mapped, so that it is mapped anew after every `MAPPED` bytes.
+    memory for as long as it is mapped, so that it is mapped anew after every `MAPPED` bytes, and given up when another
+    file, such as the next shard, is read.
     """
+
+    _latest: ClassVar[Callable[[], _Mapped | None]] = staticmethod(lambda: None)
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -111,10 +116,16 @@ class _Mapped:
 
     def numbers(self, key: str) -> torch.Tensor:
         """Read a tensor. Raises ModelError."""
+        before, _Mapped._latest = _Mapped._latest(), weakref.ref(self)
+        if before is not None and before is not self:
+            before.opened = None
         try:
-            if self.opened is None or self.taken > MAPPED:
-                self.opened, self.taken = safetensors.safe_open(self.path, "pt"), 0
-            tensor: torch.Tensor = self.opened.get_tensor(key)
+            opened = self.opened  # which another thread may give up meanwhile
+            if opened is None or self.taken > MAPPED:
+                self.opened = opened = None  # before the file is mapped again
+                self.opened = opened = safetensors.safe_open(self.path, "pt")
+                self.taken = 0
+            tensor: torch.Tensor = opened.get_tensor(key)
         except Exception as error:  # it was whole a moment ago
             raise ModelError(f"{self.path}: damaged or cut off ({error})", DAMAGED) from None
         self.taken += tensor.numel() * tensor.element_size()
