@@ -26,8 +26,6 @@ from .unet_family import ADAPTED_IN_CLIP
 
 STATES, POOLED = "encoder_hidden_states", "pooled_projections"
 T5 = "text_encoder_3"
-T5_LENGTH = 256
-"""Tokens that T5 reads, as diffusers' pipeline has it."""
 _JOINT = r"attn2?\.(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)"
 _FF = r"ff(_context)?\.net\.(0\.proj|2)"
 _MODULATION = r"norm1\.linear"  # that of text is turned in the last block of other programs
@@ -52,6 +50,8 @@ class StableDiffusion3(FlowFamily):
     TEXT_ENCODERS = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", T5: "tokenizer_3"}
     TOKENIZERS = {"tokenizer_3": T5TokenizerFast}
     FROZEN: ClassVar[Sequence[str]] = (T5,)
+    T5_TOKENS: ClassVar[int] = 256
+    """Tokens that T5 reads, as diffusers' pipeline has it, or zeros in their place."""
     ATTENTION = (".attn.", ".attn2.")
     NAME = "Stable Diffusion 3"
     ARCHITECTURE = "stable-diffusion-3"
@@ -91,7 +91,7 @@ class StableDiffusion3(FlowFamily):
         how: dict[str, Any] = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         ids = [one(list(prompts), max_length=self.clip_length, **how).input_ids for one in clips]
         if self.tokenizer_3 is not None:
-            ids.append(self.tokenizer_3(list(prompts), max_length=T5_LENGTH, **how).input_ids)
+            ids.append(self.tokenizer_3(list(prompts), max_length=self.T5_TOKENS, **how).input_ids)
         return torch.cat(ids, dim=1)
 
     @property
@@ -110,7 +110,7 @@ class StableDiffusion3(FlowFamily):
         ]
         states = torch.cat([one.hidden_states[-2] for one in clips], dim=-1)
         if self.text_encoder_3 is None:
-            below = states.new_zeros(len(tokens), T5_LENGTH, int(self.transformer.config.joint_attention_dim))
+            below = states.new_zeros(len(tokens), self.T5_TOKENS, int(self.transformer.config.joint_attention_dim))
         else:
             below = self.text_encoder_3(ids[2].to(self.text_encoder_3.device, non_blocking=True))[0]
         above = functional.pad(states, (0, below.shape[-1] - states.shape[-1]))
