@@ -19,6 +19,7 @@ from diffusers import (
     PNDMScheduler,
     SD3Transformer2DModel,
     UNet2DConditionModel,
+    ZImageTransformer2DModel,
 )
 from PIL import Image
 from transformers import (
@@ -26,6 +27,9 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
@@ -37,6 +41,7 @@ from femtobooth.generator import locate
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5
 from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
+from femtobooth.generator.families.z_image import ZImage
 from femtobooth.generator.formats.folder import load_tokenizer, save_folder
 from femtobooth.recognizer.exporting import graph
 from femtobooth.recognizer.model import artifact
@@ -301,6 +306,62 @@ def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_sd3_without_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same whose T5 was left out."""
     return _sd3(tmp_path_factory.mktemp("models") / "tiny-sd3-without-t5", t5=False)
+
+
+def _qwen_tokenizer() -> Qwen2Tokenizer:
+    """A vocabulary in Qwen's kind: bytes and whole words after a space, in a chat."""
+    words = ["a", "photo", "of", "robot", "dog", "sks", "zkq", "xvt", "on", "the", "beach", "red", "big"]
+    pieces = [chr(number) for number in range(33, 127)] + ["Ġ", "Ċ"]
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        whole = "Ġ"
+        for letter in word:
+            merges.append((whole, letter))
+            whole += letter
+            pieces.append(whole)
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    made = Qwen2Tokenizer(vocab=vocabulary, merges=[*dict.fromkeys(merges)], unk_token=None, pad_token="<|endoftext|>")
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    made.chat_template = (
+        "{% for one in messages %}<|im_start|>{{ one.role }}\n{{ one.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the shape of Z-Image: a block of each kind of width 32, a language model of width 24; 16 latent
+    channels in patches of 2, 64x64 pixels.
+    """
+    folder = tmp_path_factory.mktemp("models") / "tiny-z-image"
+    torch.manual_seed(7)
+    tokenizer = _qwen_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=16, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
+        axes_dims=[4, 6, 6], axes_lens=[1024, 64, 64],
+    )  # fmt: skip
+    for name, one in transformer.named_parameters():
+        if one.ndim > 1 or "pad_token" in name:
+            torch.nn.init.normal_(one, std=0.2)
+    words = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=12, max_position_embeddings=1024,
+    )  # fmt: skip
+    vae = _vae(
+        latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+    model = ZImage(
+        tokenizer=tokenizer,
+        text_encoder=Qwen3Model(words).eval(),
+        vae=vae,
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        source=folder.name,
+        hash="",
+    )
+    save_folder(model, folder, card="# tiny\n")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from femtobooth.generator import adapted_folder, adapters
 from femtobooth.generator.adapted_folder import Learned
 from femtobooth.generator.adapters import Adapter, layers
 from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3
-from femtobooth.generator.formats import adapter_header, adapter_keys, mmdit_keys
+from femtobooth.generator.formats import adapter_header, adapter_keys, transformer_keys
 from femtobooth.generator.formats.adapter_header import About
 from femtobooth.generator.formats.adapter_reading import read
 from femtobooth.generator.formats.adapter_writing import DIFFUSERS_NAME, write_diffusers, write_kohya
@@ -65,7 +65,7 @@ def test_the_published_transformer_has_these_layers_and_all_have_names() -> None
     attention = {name for name in named if re.fullmatch(StableDiffusion3.ADAPTED["transformer"]["attention"], name)}
     assert attention - theirs == {f"transformer_blocks.{b}.attn2.{one}" for b in range(13) for one in usual[4:]}
     assert theirs <= attention
-    covered = {one for _, ours in mmdit_keys.names(transformer) for one in ours}
+    covered = {one for _, ours in transformer_keys.names(transformer) for one in ours}
     assert set(named) - covered == {"norm_out.linear", "transformer_blocks.23.norm1_context.linear"}
 
 
@@ -76,7 +76,7 @@ def fused_file(model: StableDiffusion3, start: str, path: Path) -> dict[str, tor
     transformer, random = model.transformer, torch.Generator().manual_seed(4)
     known = {name: layer.weight for name, layer in transformer.named_modules() if hasattr(layer, "weight")}
     held, whole = {}, {}
-    for theirs, ours in mmdit_keys.names(transformer):
+    for theirs, ours in transformer_keys.names(transformer):
         rows, inputs = sum(len(known[one]) for one in ours), known[ours[0]].shape[1:]
         down, up = torch.randn(2, *inputs, generator=random), torch.randn(rows, 2, generator=random)
         whole[f"{theirs}.weight"] = 0.5 * (up @ down.flatten(1)).reshape(rows, *inputs)
@@ -96,7 +96,7 @@ def original_code(transformer: Any) -> dict[str, torch.Tensor]:
     norms |= {"norm_added_q": "context_block.attn.ln_q", "norm_added_k": "context_block.attn.ln_k"}
     found = {"pos_embed": own["pos_embed.pos_embed"]}
     for theirs, ours in [
-        *mmdit_keys.names(transformer),
+        *transformer_keys.names(transformer),
         ("final_layer.adaLN_modulation.1", ("norm_out.linear",)),
         ("joint_blocks.2.context_block.adaLN_modulation.1", ("transformer_blocks.2.norm1_context.linear",)),
     ]:

@@ -19,6 +19,7 @@ from transformers import CLIPTextModel
 
 from femtobooth.core.errors import ModelError
 from femtobooth.generator import locate
+from femtobooth.generator.families import known
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.formats import part_folder
 from femtobooth.generator.formats.folder import save_folder
@@ -268,7 +269,7 @@ def test_other_families_are_named_by_their_index(kind: str, says: str, folder: P
     _config(folder, "model_index.json", _class_name=kind)
     with pytest.raises(ModelError, match=says) as caught:
         load(str(folder))
-    assert caught.value.way_out == "give a text-to-image Stable Diffusion 1.x, 2.x, XL or 3"
+    assert caught.value.way_out == known.WAY_OUT
 
 
 @pytest.mark.parametrize(

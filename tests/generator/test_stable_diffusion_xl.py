@@ -15,6 +15,7 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from femtobooth.core import config
 from femtobooth.core.errors import ModelError
+from femtobooth.generator.families import known
 from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
@@ -195,7 +196,7 @@ def test_others_of_its_kind_are_refused_by_their_index(kind: str, says: str, tin
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": kind}))
     with pytest.raises(ModelError, match=says) as caught:
         load(str(folder))
-    assert caught.value.way_out == "give a text-to-image Stable Diffusion 1.x, 2.x, XL or 3"
+    assert caught.value.way_out == known.WAY_OUT
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,10 @@ class Kernels(TorchFunctionMode):
             args, kwargs = tree_map(self._reduced, (args, kwargs))
         elif self.reduced and func in self.FULL:
             args, kwargs = tree_map(_full, (args, kwargs))
-        return _Attention.apply(*args[:3]) if attention else func(*args, **kwargs)
+        if not attention:
+            return func(*args, **kwargs)
+        named = [kwargs[name] for name in ("query", "key", "value") if name in kwargs]
+        return _Attention.apply(*args[:3], *named)
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)

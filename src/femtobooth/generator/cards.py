@@ -44,8 +44,18 @@ class Recommendable(NamedTuple):
 
 _XL = {"sampling": {"sampler": "euler", "steps": 30, "guidance": 5.0}}  # what the published base is drawn with
 _SD3 = {"sampling": {"sampler": "euler", "steps": 28, "guidance": 4.5}}
+_Z_IMAGE = {"sampling": {"sampler": "euler", "steps": 30, "guidance": 5.0}}  # 4 in diffusers' way of counting
 OF_PIPELINES: dict[str, dict[str, dict[str, Any]]] = {
     "StableDiffusionXLPipeline": {"generate": _XL, "personalize": {"samples": _XL, "prior": _XL}},
+    "ZImagePipeline": {
+        "generate": _Z_IMAGE,
+        "personalize": {
+            "samples": _Z_IMAGE,
+            "prior": _Z_IMAGE,
+            "validation": {"sampler": "euler"},
+            "train": {"parts": ["lora"]},
+        },
+    },
     "StableDiffusion3Pipeline": {
         "generate": _SD3,
         "personalize": {"samples": _SD3, "prior": _SD3, "validation": {"sampler": "euler"}},

@@ -107,7 +107,7 @@ def hub_folder(repo: str) -> Path:
 
     try:
         family = family_of(repo, read_object(Path(hf_hub_download(repo, INDEX))))
-        ends, folders = (".json", ".txt", ".model", ".safetensors"), (*family.folders, *family.optional)
+        ends, folders = (".json", ".txt", ".jinja", ".model", ".safetensors"), (*family.folders, *family.optional)
         wanted = [INDEX, cards.README, *(f"{part}/*{end}" for part in folders for end in ends)]
         unwanted = ["*.fp16.*", "*.fp16-*", "*non_ema*", "*.bin"]
         folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=unwanted))

@@ -21,6 +21,7 @@ from .subject_settings import AUTO
 # Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
 # base's predictions less than these do.
 EVERYDAY_WORDS = ("red", "big", "blue", "small", "old", "green", "happy", "wooden")
+SPACE = "Ġ"  # begins the tokens of whole words where `</w>` does not end them
 TIMESTEPS = 3  # at which a prediction is taken
 SHORTLIST = 12  # candidates of least meaning, among which those far apart are looked for
 
@@ -54,7 +55,7 @@ class Identifier:
 
 def pieces(model: Family, text: str) -> tuple[str, ...]:
     """Give the tokens of `text`, without the markers of word ends."""
-    return tuple(piece.replace("</w>", "") for piece in model.tokenizer.tokenize(text))
+    return tuple(piece.replace("</w>", "").replace(SPACE, "") for piece in model.tokenizer.tokenize(f" {text}"))
 
 
 def check(model: Family, token: str, class_noun: str) -> Identifier:
@@ -109,11 +110,12 @@ def distances(model: Family, first: Sequence[str], second: Sequence[str]) -> Ten
     """
     words = list(dict.fromkeys([*first, *second]))
     tokens = model.tokenize([f"a photo of a {word}" for word in words])
-    at = [len(model.tokenizer(f"a photo of a {word}").input_ids) - 2 for word in words]  # before the mark of the end
+    at = [model.last_place(f"a photo of a {word}") for word in words]
     states = next(iter(model.condition(tokens).tensors.values()))  # (N, L, D)
     rows = torch.stack([states[row, min(place, states.shape[1] - 1)] for row, place in enumerate(at)]).float().cpu()
+    usually = model.last_place("a photo of a") + 1
     everyday = model.tokenize([f"a photo of a {word}" for word in EVERYDAY_WORDS])
-    usual = next(iter(model.condition(everyday).tensors.values()))[:, 5].float().mean(dim=0).cpu()
+    usual = next(iter(model.condition(everyday).tensors.values()))[:, usually].float().mean(dim=0).cpu()
     rows = torch.nn.functional.normalize(rows - usual, dim=1)
     index = {word: row for row, word in enumerate(words)}
     ours, theirs = (rows[[index[word] for word in some]] for some in (first, second))
@@ -128,9 +130,9 @@ def choose(model: Family, class_noun: str, shown: int = 5) -> list[Identifier]:
     """
     vocabulary = model.tokenizer.get_vocab()
     words = [
-        (number, name.removesuffix("</w>"))
+        (number, name.removesuffix("</w>").removeprefix(SPACE))
         for name, number in vocabulary.items()
-        if re.fullmatch(r"[a-z]{3,4}</w>", name) and not re.search(r"[aeiouy]", name.removesuffix("</w>"))
+        if re.fullmatch(rf"[b-df-hj-np-tv-xz]{{3,4}}</w>|{SPACE}[b-df-hj-np-tv-xz]{{3,4}}", name)
     ]
     rarest = [word for _, word in sorted(words, reverse=True)[:48]]
     if not rarest:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..core.errors import SettingsError
 from . import adapter_layers
 from .families.family import Family
 from .settings import PersonalizeSettings
@@ -22,6 +23,12 @@ def select(model: Family, settings: PersonalizeSettings, nouns: Mapping[str, str
     `nouns` has the class noun of each identifier.
     """
     wanted, denoiser = settings.train.parts, model.denoiser
+    for part, what in (("token", model.token_tables()), ("text_encoder", model.can_train()[1:])):
+        if part in wanted and not what:
+            raise SettingsError(
+                f"`train.parts={','.join(wanted)}`: this base's text encoder is a language model, which never trains",
+                "name other parts: lora, unet or attention",
+            )
     denoiser.requires_grad_("unet" in wanted).train(bool({"unet", "attention", "lora"} & set(wanted)))
     if "attention" in wanted:
         for name, parameter in denoiser.named_parameters():

@@ -175,6 +175,10 @@ class Family(ABC):
     def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:
         """Predict (B, c, h, w) from noisy latents (B, c, h, w) at timesteps (B,) or (): the denoiser's only call."""
 
+    def last_place(self, prompt: str) -> int:
+        """Say where in the first tensor of its condition the last token of a prompt is."""
+        return len(self.tokenizer(prompt).input_ids) - 2  # before the mark of the end
+
     @abstractmethod
     def token_tables(self) -> Sequence[TokenTable]:
         """Give the table of word embeddings of every text encoder."""

@@ -43,9 +43,14 @@ class FlowFamily(Family):
         return int(self.transformer.config.sample_size)
 
     @property
+    def patch(self) -> int:
+        """Cells along one side of a patch."""
+        return int(self.transformer.config.patch_size)
+
+    @property
     def step(self) -> int:
         """Pixels along one side of a patch."""
-        return self.vae_factor * int(self.transformer.config.patch_size)
+        return self.vae_factor * self.patch
 
     @property
     def block(self) -> int:
@@ -64,8 +69,5 @@ def refuse_unfit(transformer: Any, vae: Any, reads: int, text: int, where: objec
             f"{where}: transformer ({reads}) and text encoders ({text}) do not fit together",
             "take all parts from one model",
         )
-    sizes = (transformer.sample_size, transformer.patch_size)
-    if not all(isinstance(one, int) and one > 0 for one in sizes) or sizes[0] % sizes[1]:
-        raise ModelError(f"{where}: latents of {sizes[0]} cells in patches of {sizes[1]}", "give another base")
     if vae.latents_mean is not None or vae.latents_std is not None:
         raise ModelError(f"{where}: its VAE scales each channel of latents by itself", "give another base")

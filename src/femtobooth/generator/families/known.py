@@ -93,6 +93,18 @@ FAMILIES: tuple[Known, ...] = (
         },
         single_files=False,
     ),
+    Known(
+        versions=(),
+        kind="z_image:ZImage",
+        pipelines=("ZImagePipeline",),
+        folders=("tokenizer", "text_encoder", "vae", "transformer", "scheduler"),
+        published={
+            "Tongyi-MAI/Z-Image": Published("apache-2.0"),
+            "Tongyi-MAI/Z-Image-Turbo": Published("apache-2.0"),
+        },
+        root="Z-Image",
+        single_files=False,
+    ),
 )
 """Every family, the first of which is that of a folder whose index says nothing."""
 
@@ -116,6 +128,7 @@ OTHER_KINDS = {  # by the beginning of `_class_name` in model_index.json
     "StableDiffusionXLControlNet": "a Stable Diffusion XL with a ControlNet",
     "StableDiffusionXL": "a Stable Diffusion XL of another kind",
     "StableDiffusion3": "a Stable Diffusion 3 of another kind",
+    "ZImage": "a Z-Image of another kind",
     "StableUnCLIP": "an unCLIP model, which also reads an image",
     "UnCLIP": "an unCLIP model",
     "StableDiffusionInpaint": "an inpainting model, whose UNet also reads a mask",

@@ -139,6 +139,9 @@ class StableDiffusion3(FlowFamily):
         transformer, vae, *texts = (networks[name].config for name in cls.NETWORKS)
         reads, clips = transformer.joint_attention_dim, texts[0].hidden_size + texts[1].hidden_size
         refuse_unfit(transformer, vae, reads, texts[2].d_model if len(texts) > 2 else reads, where)
+        sizes = (transformer.sample_size, transformer.patch_size)
+        if not all(isinstance(one, int) and one > 0 for one in sizes) or sizes[0] % sizes[1]:
+            raise ModelError(f"{where}: latents of {sizes[0]} cells in patches of {sizes[1]}", "give another base")
         ends = texts[0].projection_dim + texts[1].projection_dim
         if clips > reads or ends != transformer.pooled_projection_dim:
             read = f"{reads} and {transformer.pooled_projection_dim}"

@@ -7,7 +7,7 @@
 
 Of Stable Diffusion XL kohya's files call text encoders `lora_te1_` and `lora_te2_`, and the UNet's layers as the
 original code does: `lora_unet_input_blocks_4_1_…`. Of Stable Diffusion 3 they call them `lora_unet_joint_blocks_…`,
-where three of ours are one (`mmdit_keys`); what is written has our layers, as OneTrainer and ComfyUI call them:
+where three of ours are one (`transformer_keys`); what is written has our layers, as OneTrainer and ComfyUI call them:
 `lora_transformer_transformer_blocks_…`.
 
 Files call a CLIP text encoder's layers `text_model.…`, which transformers 5 has dropped. What is read is looked up in a
@@ -19,13 +19,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from diffusers import SD3Transformer2DModel, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from ..adapters import layers
 from ..families.family import Family
 from ..families.stable_diffusion import StableDiffusion
-from . import ldm_keys, mmdit_keys
+from . import ldm_keys, transformer_keys
 from .part_folder import TEXT_MODEL
 
 _TENSORS = (
@@ -46,6 +46,7 @@ _OTHER_FAMILIES = (
     ("Stable Diffusion XL", r"^lora_te2_|text_encoder_2\.|clip_g\.|^lora_unet_label_emb|add_embedding"),
     ("Stable Diffusion XL", r"(attentions|put_blocks|middle_block|mid_block).*transformer_blocks[._][1-9]"),
     ("Stable Cascade", r"^lora_prior_"),
+    ("Z-Image", r"^lora_unet_(layers|noise_refiner|context_refiner)_|(layers|refiner)\.\d+\.attention\.(to_q|qkv)"),
     ("a diffusion transformer", r"^transformer\.|^lora_transformer_|^diffusion_model\.(layers|blocks|transformer)"),
 )
 _OTHER_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "Stable Diffusion XL"}
@@ -94,7 +95,7 @@ def split(key: str) -> tuple[str, str] | None:
 
 def names(model: Family) -> dict[str, str]:
     """Give every name that a layer of this model goes by in files, and our name of it."""
-    ldm, family = _ldm_names(model) | _mmdit_names(model), type(model)
+    ldm, family = _ldm_names(model) | _transformer_names(model), type(model)
     return {alias: name for name, _ in layers(model) for alias in _aliases(name, family, ldm)} if family.KOHYA else {}
 
 
@@ -119,20 +120,16 @@ def fused(model: Family) -> dict[str, tuple[str, ...]]:
     """Give the names of layers in files that are several of ours, by which each starts, and those in their order."""
     return {
         start + (name if "." in start else name.replace(".", "_")): tuple(f"{network}.{one}" for one in several)
-        for network, part in _mmdits(model)
-        for name, several in mmdit_keys.names(part)
+        for network, part in model.trainable.items()
+        for name, several in transformer_keys.names(part)
         if len(several) > 1
         for start in ("diffusion_model.", "lora_unet_")
     }
 
 
-def _mmdits(model: Family) -> list[tuple[str, SD3Transformer2DModel]]:
-    return [(name, part) for name, part in model.trainable.items() if isinstance(part, SD3Transformer2DModel)]
-
-
-def _mmdit_names(model: Family) -> dict[str, str]:
-    """Give our names of a Stable Diffusion 3's layers and those of the original code, where these are one."""
-    found = ((network, one) for network, part in _mmdits(model) for one in mmdit_keys.names(part))
+def _transformer_names(model: Family) -> dict[str, str]:
+    """Give our names of a transformer's layers and those of the original code, where these are one."""
+    found = ((network, one) for network, part in model.trainable.items() for one in transformer_keys.names(part))
     return {f"{network}.{ours[0]}": theirs for network, (theirs, ours) in found if len(ours) == 1}
 
 

@@ -207,4 +207,4 @@ def checked_subject(subject: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shapes_pictures(path: Path) -> bool:
     """Tell whether a file of a model folder decides what it draws; cards and samples do not."""
-    return path.is_file() and path.suffix in (".safetensors", ".json", ".txt")
+    return path.is_file() and path.suffix in (".safetensors", ".json", ".txt", ".jinja")

@@ -11,7 +11,7 @@ from typing import Any
 from diffusers import ModelMixin
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, Qwen3Model, T5EncoderModel
 
 from ...core import tensors as stored
 from ...core.errors import ModelError
@@ -22,7 +22,10 @@ from .ldm_keys import Place
 from .weight_files import read_json, weight_files
 
 TEXT_MODEL = "text_model."  # begins the names of a text encoder's tensors in every file but those of transformers 5
-_HOLD = {"CLIPTextModel": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel")}  # classes that hold one
+_HOLD = {  # classes that hold one
+    "CLIPTextModel": ("CLIPTextModel", "CLIPTextModelWithProjection", "CLIPModel"),
+    "Qwen3Model": ("Qwen3Model", "Qwen3ForCausalLM"),
+}
 _HARMLESS = re.compile(r"^(vision_model|visual_projection|text_projection)\.|^logit_scale$|(^|\.)position_ids$")
 
 
@@ -75,6 +78,8 @@ def _renamed(built: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Give the tensors under the names that the libraries use today."""
     if isinstance(built, CLIPTextModel):
         return {name.removeprefix(TEXT_MODEL): tensor for name, tensor in tensors.items()}
+    if isinstance(built, Qwen3Model):  # as a language model has it, whose head is no part of it
+        return {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name != "lm_head.weight"}
     if isinstance(built, T5EncoderModel) and "shared.weight" in tensors:  # files hold one of the two
         return {"encoder.embed_tokens.weight": tensors["shared.weight"]} | tensors
     if isinstance(built, ModelMixin):

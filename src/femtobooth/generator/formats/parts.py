@@ -100,6 +100,10 @@ def fill(
             told = "holds NaN or infinite values" if not tensor.isfinite().all() else f"is too large for {precision}"
             raise ModelError(f"{where}: {key} {told}", "take another copy: training has broken this one")
     part.load_state_dict(state, assign=True)
+    for module in part.modules() if isinstance(part, PreTrainedModel) else ():
+        if hasattr(module, "inv_freq"):  # buffers of positions that are in no state dict
+            for name, buffer in type(module)(module.config).named_buffers():
+                setattr(module, name, buffer)
     for module in part.modules() if isinstance(part, CLIPS) else ():
         if hasattr(module, "position_ids"):  # a buffer that is in no state dict
             module.position_ids = torch.arange(part.config.max_position_embeddings)[None]  # (1, L)

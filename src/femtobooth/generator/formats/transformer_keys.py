@@ -1,5 +1,5 @@
-"""What layers of Stable Diffusion 3's transformer are called in the original code, as kohya's and ComfyUI's files have
-them.
+"""What layers of transformers are called in their original code, as kohya's and ComfyUI's files have them: of Stable
+Diffusion 3, and of Z-Image, whose other layers are called as ours.
 
     ours     transformer_blocks.0.attn.to_q, .to_k, .to_v         transformer_blocks.0.attn.to_out.0
     theirs   joint_blocks.0.x_block.attn.qkv                      joint_blocks.0.x_block.attn.proj
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from diffusers import SD3Transformer2DModel, ZImageTransformer2DModel
 from torch import nn
 
 _WHOLE = {
@@ -42,8 +43,27 @@ _FUSED = {
 }
 
 
-def names(transformer: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """List the original code's layers that this transformer has, each with ours that it is made of: one, or three."""
+Names = Iterator[tuple[str, tuple[str, ...]]]
+
+
+def names(network: Any) -> Names:
+    """List the original code's layers that a transformer has, each with ours that it is made of: one, or three; none of
+    other networks.
+    """
+    if isinstance(network, SD3Transformer2DModel):
+        return _of_sd3(network)
+    return _of_z_image(network) if isinstance(network, ZImageTransformer2DModel) else iter(())
+
+
+def _of_z_image(transformer: ZImageTransformer2DModel) -> Names:
+    for kind in ("noise_refiner", "context_refiner", "layers"):
+        for block in range(len(getattr(transformer, kind))):
+            attention = f"{kind}.{block}.attention."
+            yield f"{attention}qkv", tuple(f"{attention}to_{one}" for one in "qkv")
+            yield f"{attention}out", (f"{attention}to_out.0",)
+
+
+def _of_sd3(transformer: SD3Transformer2DModel) -> Names:
     own = {name for name, layer in transformer.named_modules() if isinstance(layer, (nn.Linear, nn.Conv2d))}
     last = len(transformer.transformer_blocks) - 1
     table: list[tuple[str, tuple[str, ...]]] = [(theirs, (ours,)) for ours, theirs in _WHOLE.items()]
