@@ -7,7 +7,8 @@
 Builds a base of that size with random weights in a temporary folder (Stable Diffusion 1.5: 4.3 GB, XL: 7 GB; nothing
 is fetched), plans a run of it and trains that for one step at 512 pixels, batch 1, with gradient checkpointing, as
 commands of their own. `--small` is the same layout a tenth as wide, to try this script. Other flags are those of
-`femtobooth personalize`. What was measured is the process's peak resident set, by the kernel's count.
+`femtobooth personalize`. What was measured is the process's peak resident set, by the kernel's count. Before XL trains,
+a whole run listens to the base at 1024 pixels, which takes a CPU hours: `sd15_step.py --family xl` is its step alone.
 """
 
 from __future__ import annotations
@@ -24,19 +25,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psutil
-import torch
-from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
-from sd15_step import stable_diffusion_15
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from sd15_step import stable_diffusion_15, stable_diffusion_xl
 
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, table
 from femtobooth.generator import locate
 from femtobooth.generator.families.family import Family
-from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
 from femtobooth.generator.formats.folder import load_tokenizer, save_folder
 from femtobooth.generator.memory import told
 
@@ -51,67 +47,6 @@ POLLED = 0.2  # seconds between looks at what the process holds
 
 
 PIXELS = {"1.5": 512, "xl": 512}  # of the pictures that are trained on
-
-
-def stable_diffusion_xl(small: bool) -> StableDiffusionXL:
-    """Stable Diffusion XL's architecture with random numbers in 16 bits, and no tokenizers."""
-    texts = [(768, 12, 12, "quick_gelu"), (1280, 32, 20, "gelu")]  # width, layers, heads
-    texts = [(width // 10 // 4 * 4, 3, 4, act) for width, _, _, act in texts] if small else texts
-    configs = [
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            hidden_act=act,
-            projection_dim=width,
-        )
-        for width, layers, heads, act in texts
-    ]
-    with torch.device("meta"):
-        networks: dict[str, Any] = {
-            "text_encoder": CLIPTextModel(configs[0]),
-            "text_encoder_2": CLIPTextModelWithProjection(configs[1]),
-            "vae": AutoencoderKL(
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                block_out_channels=(32, 32, 64, 64) if small else (128, 256, 512, 512),
-                layers_per_block=2,
-                scaling_factor=0.13025,
-                sample_size=1024,
-            ),
-            "unet": UNet2DConditionModel(
-                sample_size=128,
-                block_out_channels=(32, 64, 128) if small else (320, 640, 1280),
-                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-                transformer_layers_per_block=(1, 2, 10),
-                attention_head_dim=(1, 2, 4) if small else (5, 10, 20),
-                cross_attention_dim=sum(width for width, *_ in texts),
-                use_linear_projection=True,
-                addition_embed_type="text_time",
-                addition_time_embed_dim=256,
-                projection_class_embeddings_input_dim=texts[1][0] + 6 * 256,
-            ),
-        }
-    some = torch.randn(1 << 24).mul_(0.02).to(torch.bfloat16)
-    for network in networks.values():
-        network.to(torch.bfloat16).to_empty(device="cpu")
-        for key, one in network.named_parameters():
-            with torch.no_grad():  # a norm scales by one, and all else is small
-                numbers = some.repeat(-(-one.numel() // len(some)))[: one.numel()].view(one.shape)
-                one.copy_(numbers + 1 if "norm" in key and key.endswith("weight") else numbers)
-    return StableDiffusionXL(
-        tokenizer=None,
-        tokenizer_2=None,
-        scheduler=EulerDiscreteScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
-        ),
-        source="xl-shaped",
-        hash="random",
-        **networks,
-    )
 
 
 def build(folder: Path, family: str, small: bool) -> None:

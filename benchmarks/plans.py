@@ -2,25 +2,36 @@
 
     python benchmarks/plans.py            # says where it differs
     python benchmarks/plans.py --write
+    python benchmarks/plans.py --write "Stable Diffusion XL"
 
-Plans each without weights, as `personalize --plan` does; a minute or two.
+Plans each, or those that are named, without weights, as `personalize --plan` does; two minutes.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "oracles"))
 
+import torch  # noqa: E402
 from adapter_readers import published, published_xl  # noqa: E402
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel  # noqa: E402
+from transformers import (  # noqa: E402
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
 
 from femtobooth.generator import locate  # noqa: E402
 from femtobooth.generator.available import shapes_key  # noqa: E402
+from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5  # noqa: E402
 from femtobooth.generator.formats.folder import load_tokenizer  # noqa: E402
 from femtobooth.generator.load import load  # noqa: E402
 from femtobooth.workflows.personalizing import needs  # noqa: E402
@@ -36,12 +47,72 @@ def second(cells: int) -> Any:
     return model
 
 
+def third(t5: bool) -> Any:
+    """Stable Diffusion 3.5 medium."""
+    texts = ((768, 12, 12, "quick_gelu"), (1280, 32, 20, "gelu"))  # width, layers, heads
+    with torch.device("meta"):
+        networks: dict[str, Any] = {
+            f"text_encoder{after}": CLIPTextModelWithProjection(
+                CLIPTextConfig(
+                    vocab_size=49408,
+                    hidden_size=width,
+                    intermediate_size=4 * width,
+                    num_hidden_layers=layers,
+                    num_attention_heads=heads,
+                    hidden_act=act,
+                    projection_dim=width,
+                )
+            )
+            for after, (width, layers, heads, act) in zip(("", "_2"), texts, strict=True)
+        }
+        networks["vae"] = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            block_out_channels=(128, 256, 512, 512),
+            layers_per_block=2,
+            latent_channels=16,
+            scaling_factor=1.5305,
+            shift_factor=0.0609,
+            use_quant_conv=False,
+            use_post_quant_conv=False,
+            sample_size=1024,
+        )
+        networks["transformer"] = SD3Transformer2DModel(
+            sample_size=128,
+            num_layers=24,
+            num_attention_heads=24,
+            caption_projection_dim=1536,
+            pos_embed_max_size=384,
+            dual_attention_layers=tuple(range(13)),
+            qk_norm="rms_norm",
+        )
+        if t5:
+            networks["text_encoder_3"] = T5EncoderModel(
+                T5Config(
+                    d_model=4096,
+                    d_kv=64,
+                    d_ff=10240,
+                    num_layers=24,
+                    num_heads=64,
+                    feed_forward_proj="gated-gelu",
+                    vocab_size=32128,
+                )
+            )
+            vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("a", -2.0)]
+            networks["tokenizer_3"] = T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+    kind: Any = StableDiffusion3 if t5 else StableDiffusion3WithoutT5
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    return kind(**networks, tokenizer=None, tokenizer_2=None, scheduler=scheduler, source="3.5", hash="")
+
+
 ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "the bundled base": lambda: load(locate.BUNDLED, weights=False),
     "Stable Diffusion 1.5": lambda: published("1.x"),
     "Stable Diffusion 2.1-base": lambda: second(64),
     "Stable Diffusion 2.1": lambda: second(96),
     "Stable Diffusion XL": published_xl,
+    "Stable Diffusion 3.5 medium": lambda: third(t5=True),
+    "Stable Diffusion 3.5 medium without T5": lambda: third(t5=False),
 }
 
 
@@ -64,18 +135,20 @@ def key(model: Any) -> str:
     return shapes_key(model.NAME, model.size, [one.shape for one in tensors if one.is_floating_point()])
 
 
-def planned() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Plan every architecture."""
-    for name in ARCHITECTURES:
+def planned(names: Iterable[str] = ARCHITECTURES) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Plan architectures."""
+    for name in names:
         model = architecture(name)
         print(f"planning {name}", file=sys.stderr, flush=True)
         yield key(model), {"name": name, **needs.plans(model, Path(name))}
 
 
 if __name__ == "__main__":
-    text = json.dumps(dict(planned()), indent=1) + "\n"
+    before = json.loads(PLACE.read_text(encoding="utf-8"))
+    named = [one for one in sys.argv[1:] if one != "--write"]
+    found = (before if named else {}) | dict(planned(named or ARCHITECTURES))
     if "--write" in sys.argv[1:]:
-        PLACE.write_text(text, encoding="utf-8")
-    elif text != PLACE.read_text(encoding="utf-8"):
-        print(text)
+        PLACE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    elif found != before:
+        print(json.dumps(found, indent=1))
         sys.exit("assets/plans.json says otherwise: --write")

@@ -1,9 +1,10 @@
-"""Time and peak memory of DreamBooth steps at the size of Stable Diffusion 1.5 (random weights, 512x512).
+"""Time and peak memory of DreamBooth steps at the size of Stable Diffusion 1.5, or of XL (random weights, 512x512).
 
     python benchmarks/sd15_step.py --steps 2 --batch-size 1
+    python benchmarks/sd15_step.py --family xl --steps 1 --train lora
 
-UNet and text encoder train in full, with gradient checkpointing and AdamW; the weights are random, which changes
-neither time nor memory. Needs about 20 GiB on a CPU.
+UNet and text encoder train in full, or a LoRA of rank 16 beside a base of bf16, with gradient checkpointing and AdamW;
+the weights are random, which changes neither time nor memory. Needs about 20 GiB on a CPU, or 10 for XL's LoRA.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from femtobooth.core import config
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, table
-from femtobooth.generator import locate
+from femtobooth.generator import frozen, locate
 from femtobooth.generator.dreambooth import DreamBooth
+from femtobooth.generator.families.family import Family
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
+from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
 from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.latents import LatentSet, encode
 from femtobooth.generator.memory import peak_memory
@@ -66,6 +70,73 @@ def stable_diffusion_15() -> StableDiffusion:
     )
 
 
+def stable_diffusion_xl(small: bool) -> StableDiffusionXL:
+    """Stable Diffusion XL's architecture with random numbers, in 16 bits but for the VAE, and the bundled tokenizer."""
+    texts = [(768, 12, 12, "quick_gelu"), (1280, 32, 20, "gelu")]  # width, layers, heads
+    texts = [(width // 10 // 4 * 4, 3, 4, act) for width, _, _, act in texts] if small else texts
+    configs = [
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            hidden_act=act,
+            projection_dim=width,
+        )
+        for width, layers, heads, act in texts
+    ]
+    with torch.device("meta"):
+        networks: dict[str, Any] = {
+            "text_encoder": CLIPTextModel(configs[0]),
+            "text_encoder_2": CLIPTextModelWithProjection(configs[1]),
+            "vae": AutoencoderKL(
+                down_block_types=("DownEncoderBlock2D",) * 4,
+                up_block_types=("UpDecoderBlock2D",) * 4,
+                block_out_channels=(32, 32, 64, 64) if small else (128, 256, 512, 512),
+                layers_per_block=2,
+                scaling_factor=0.13025,
+                sample_size=1024,
+            ),
+            "unet": UNet2DConditionModel(
+                sample_size=128,
+                block_out_channels=(32, 64, 128) if small else (320, 640, 1280),
+                down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+                transformer_layers_per_block=(1, 2, 10),
+                attention_head_dim=(1, 2, 4) if small else (5, 10, 20),
+                cross_attention_dim=sum(width for width, *_ in texts),
+                use_linear_projection=True,
+                addition_embed_type="text_time",
+                addition_time_embed_dim=256,
+                projection_class_embeddings_input_dim=texts[1][0] + 6 * 256,
+            ),
+        }
+    some = torch.randn(1 << 24).mul_(0.02).to(torch.bfloat16)
+    for network in networks.values():
+        network.to(torch.bfloat16).to_empty(device="cpu")
+        for key, one in network.named_parameters():
+            with torch.no_grad():  # a norm scales by one, and all else is small
+                numbers = some.repeat(-(-one.numel() // len(some)))[: one.numel()].view(one.shape)
+                one.copy_(numbers + 1 if "norm" in key and key.endswith("weight") else numbers)
+        for module in network.modules():
+            if hasattr(module, "position_ids"):
+                module.position_ids = torch.arange(77)[None]
+    networks["vae"].float()
+    tokenizer = load_tokenizer(locate.bundled_folder() / "tokenizer")
+    tokenizer.model_max_length = 77
+    return StableDiffusionXL(
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        scheduler=EulerDiscreteScheduler(
+            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1
+        ),
+        source="xl-shaped",
+        hash="random",
+        **networks,
+    )
+
+
 class Timed(DreamBooth):
     """The module, with the time of each step."""
 
@@ -88,6 +159,8 @@ def main() -> None:
     parser.add_argument("--batch-size", default="1", help="photos, and as many class images")
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--train", default="unet,text_encoder")
+    parser.add_argument("--family", choices=("1.5", "xl"), default="1.5")
+    parser.add_argument("--small", action="store_true", help="of XL: a tenth as wide, to try this script")
     options = parser.parse_args()
     sets = {
         "photos.paths": "none",
@@ -98,8 +171,12 @@ def main() -> None:
         "training.gradient_checkpointing": "true",
         "train.parts": options.train,
     }
+    if options.train == "lora":
+        sets |= {"train.frozen_precision": "bf16", "lora.rank": "16", "lora.text_encoder": "false", "prior.weight": "0"}
     settings = config.resolve(PersonalizeSettings, overrides(PersonalizeSettings, [], sets))
-    model = stable_diffusion_15()
+    model: Family = stable_diffusion_xl(options.small) if options.family == "xl" else stable_diffusion_15()
+    if options.train == "lora":
+        frozen.hold(model, "bf16")
     pictures = np.random.default_rng(0).integers(0, 256, (int(options.batch_size), 512, 512, 3), dtype=np.uint8)
 
     def prepare(_: object) -> tuple[LatentSet, LatentSet | None]:
@@ -115,11 +192,8 @@ def main() -> None:
         return subject, kept
 
     module = Timed(model, settings, "sks", prepare)
-    rows = [
-        (name, f"{sum(p.numel() for p in part.parameters()):,}")
-        for name, part in (("unet", model.unet), ("text_encoder", model.text_encoder))
-    ]
-    table("Stable Diffusion 1.5's shape", ["part", ">parameters"], rows)
+    rows = [(name, f"{sum(p.numel() for p in part.parameters()):,}") for name, part in model.trainable.items()]
+    table(f"Stable Diffusion {options.family}'s shape", ["part", ">parameters"], rows)
     with tempfile.TemporaryDirectory() as scratch:
         trainer.build(settings.training, Path(scratch), [], []).fit(module)
     print(f"peak memory {peak_memory(torch.device('cuda' if torch.cuda.is_available() else 'cpu')) / 2**30:.2f} GiB")
