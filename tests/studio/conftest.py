@@ -32,7 +32,9 @@ def client(studio: Studio) -> Iterator[TestClient]:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """A browser, for the tests of a file: its event loop is not to be in the way of others'."""
+    """A browser, for the tests of a file: its event loop is not to be in the way of others'. Ask it for pages without
+    motion: painting what pulses sixty times a second takes more of the processor than all the rest.
+    """
     sync_api = pytest.importorskip("playwright.sync_api")
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no browser at {CHROMIUM} (apt-get install chromium): the studio's pages are left out")

@@ -55,7 +55,7 @@ def drop(page: Any, files: list[Path]) -> None:
 
 
 def test_a_subject_is_taught_and_drawn_through_a_pause_and_two_kills(chromium: Any, server: Server) -> None:
-    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    page = chromium.new_page(reduced_motion="reduce", viewport={"width": 1400, "height": 900})
     seen = Watched(page)
     page.goto(server.address)
     page.get_by_text("Drop 3 to 5 photos here").wait_for()
@@ -80,7 +80,7 @@ def test_a_subject_is_taught_and_drawn_through_a_pause_and_two_kills(chromium: A
     page.get_by_role("button", name="Teach it").click()
 
     # another one waits, is put off by the keyboard, taken off the queue and deleted, into the trash
-    second = chromium.new_page(viewport={"width": 1400, "height": 900})
+    second = chromium.new_page(reduced_motion="reduce", viewport={"width": 1400, "height": 900})
     second.set_default_timeout(1000 * FAR)
     second.on("dialog", lambda dialog: dialog.accept())
     second.goto(f"{server.address}/new")

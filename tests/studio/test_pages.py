@@ -80,7 +80,7 @@ def begun(page: Any, address: str) -> str:
 
 
 def test_pages(chromium: Any, address: str) -> None:
-    page = chromium.new_page()
+    page = chromium.new_page(reduced_motion="reduce")
     seen = Watched(page)
     run = id_of("femto")
     page.goto(f"{address}/new")
@@ -131,7 +131,7 @@ def painted(page: Any, box: Any) -> None:
 
 
 def test_a_picture_is_drawn_over_where_it_is_painted(chromium: Any, address: str) -> None:
-    page = chromium.new_page(viewport={"width": 1400, "height": 1400})
+    page = chromium.new_page(reduced_motion="reduce", viewport={"width": 1400, "height": 1400})
     seen = Watched(page)
     page.goto(f"{address}/draw/{id_of('femto')}")
     first = page.locator(".shot img").first
@@ -159,7 +159,7 @@ def test_a_picture_is_drawn_over_where_it_is_painted(chromium: Any, address: str
 
 
 def test_a_photo_is_cut_and_painted_over(chromium: Any, address: str) -> None:
-    page = chromium.new_page(viewport={"width": 1400, "height": 1400})
+    page = chromium.new_page(reduced_motion="reduce", viewport={"width": 1400, "height": 1400})
     seen = Watched(page)
     begun(page, address)
     page.locator(".photo a").first.click()
@@ -186,7 +186,7 @@ def test_a_photo_is_cut_and_painted_over(chromium: Any, address: str) -> None:
 
 def test_models_go_out_and_come_in(chromium: Any, address: str, tmp_path: Path) -> None:
     """A whole tune leaves as an adapter, comes back by its file, is mixed in, and leaves merged into a base."""
-    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    page = chromium.new_page(reduced_motion="reduce", viewport={"width": 1400, "height": 900})
     seen = Watched(page)
 
     def take(title: str, way: str, file: str) -> Path:
@@ -221,7 +221,7 @@ def test_a_folder_of_classes_is_taught(chromium: Any, address: str, tmp_path: Pa
             noise = np.random.default_rng(seed + 10 * number).integers(0, 99, (32, 32, 3), np.uint8)
             noise[..., 2 * number] += 150
             Image.fromarray(noise).save(tmp_path / "things" / colour / f"{seed}.png")
-    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    page = chromium.new_page(reduced_motion="reduce", viewport={"width": 1400, "height": 900})
     seen = Watched(page)
     page.goto(f"{address}/recognize")
     page.get_by_label("It begins from").select_option("bundled")
@@ -250,7 +250,7 @@ def pixels(page: Any, address: str) -> np.ndarray:
 
 
 def test_the_keyboard_reaches_everything_that_begins_a_subject(chromium: Any, address: str) -> None:
-    page = chromium.new_page()
+    page = chromium.new_page(reduced_motion="reduce")
     page.goto(address)
     reached = []
     for _ in range(40):

@@ -138,7 +138,7 @@ function chart(name) {
   const axis = { stroke: ink, grid: { stroke: line, width: 1 }, ticks: { stroke: line, width: 1 }, font: "12px system-ui, sans-serif" };
   const plot = new uPlot({
     width: Math.max(200, holder.clientWidth), height: 190, cursor: { y: false }, legend: { show: false },
-    scales: { x: { time: false } },
+    scales: { x: { time: false, ...(name === "judged" ? { range: (_, low, high) => [0, Math.max(state.steps || 0, high)] } : {}) } },
     axes: [{ ...axis, size: 32, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] }, { ...axis, size: 46 }],
     series: [{}, ...names.map((_, index) => ({
       stroke: colour(`--s${index}`), width: 2, spanGaps: true, points: { show: name !== "loss", size: 6 },
