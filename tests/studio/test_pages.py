@@ -225,6 +225,7 @@ def test_a_folder_of_classes_is_taught(chromium: Any, address: str, tmp_path: Pa
     seen = Watched(page)
     page.goto(f"{address}/recognize")
     page.get_by_label("It begins from").select_option("bundled")
+    page.get_by_label("How").select_option("quick")
     page.set_input_files("#classes input[type=file]", tmp_path / "things")
     page.wait_for_url("**/runs/*")
     run = page.locator("h1").inner_text()

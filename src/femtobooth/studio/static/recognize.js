@@ -15,7 +15,7 @@ addEventListener("drop", (event) => {
 const classes = document.getElementById("classes"), told = document.getElementById("classes-told");
 classes.querySelector("input").addEventListener("change", async (event) => {
   const form = new FormData();
-  form.append("start", document.getElementById("start").value);
+  for (const name of ["start", "how"]) form.append(name, document.getElementById(name).value);
   let count = 0;
   for (const file of event.target.files) {
     const parts = file.webkitRelativePath.split("/");

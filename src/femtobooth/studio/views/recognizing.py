@@ -103,7 +103,9 @@ def _taught(studio: Studio, form: FormData) -> Response:
     for upload, _ in items:  # the set has copies
         studio.uploads.remove(upload, for_good=True)
     try:
-        job = studio.desk.submit("finetune", {"data": f"set:{made.id}", "model": str(form.get("start", "bundled"))})
+        settings = {"data": f"set:{made.id}", "model": str(form.get("start", "bundled"))}
+        quick = {"probe_only": True} if form.get("how") == "quick" else {}
+        job = studio.desk.submit("finetune", settings | quick)
     except FemtoboothError as error:
         return error_page(400, "That did not work", error.problem, error.way_out)
     return go(f"/jobs/{job.id}")
