@@ -102,14 +102,15 @@ def begin(server: Server) -> tuple[str, psutil.Process]:
         (job,) = server.get("/api/v1/jobs")["jobs"]
         if job["status"] not in ("queued", "running"):
             raise SystemExit(f"the training did not begin: {job['error']}")
-        if job["progress"]["step"] >= 3:
-            place = server.folder / "femto" / "run.json"
-            return run_id, psutil.Process(json.loads(place.read_text())["process"]["pid"])
+        if len(steps_taken(server.folder / "femto")) >= 3:
+            known = json.loads((server.folder / "femto" / "run.json").read_text())
+            return run_id, psutil.Process(known["process"]["pid"])
 
 
 def steps_taken(run: Path) -> list[tuple[float, int]]:
     """When which step was measured."""
-    lines = (json.loads(line) for line in (run / "events.jsonl").read_text().splitlines() if '"metrics"' in line)
+    told = (run / "events.jsonl").read_text() if (run / "events.jsonl").exists() else ""
+    lines = (json.loads(line) for line in told.splitlines() if '"metrics"' in line)
     return [(one["time"], one["step"]) for one in lines if "loss/instance" in one["values"]]
 
 

@@ -22,6 +22,7 @@ from .library import Library, Stamp, id_of, stamp_of
 from .uploads import Uploads
 
 KEEP = 30.0  # seconds after which caches are looked at again
+LITE = "EfficientNet-Lite0"
 OF_ADAPTERS = re.compile(r"(^|[._])(lora|hada|lokr|oft)[._]")
 """In the names of an adapter's tensors, in whatever layout, and of no model's."""
 
@@ -112,7 +113,7 @@ BUILT_IN = (
 def _packaged() -> list[Model]:
     """Find the recognizer of photographs that another package brought along."""
     name = weights.PACKAGED.partition(".")[0]
-    return [Model(reference=name, title=name, kind="recognizer", source="built in")] if weights.packaged_file() else []
+    return [Model(reference=name, title=LITE, kind="recognizer", source="built in")] if weights.packaged_file() else []
 
 
 def _kind(path: Path) -> Literal["base", "adapter"]:

@@ -63,6 +63,7 @@ function left() {
   if (times.length < 3 || !state.steps) return "";
   const [first, last] = [times[0], times[times.length - 1]];
   if (last[1] <= first[1]) return "";
+  if (last[1] >= state.steps) return "nearly done";
   const each = (last[0] - first[0]) / (last[1] - first[1]);
   return `about ${duration(each * (state.steps - last[1]))} left`;
 }

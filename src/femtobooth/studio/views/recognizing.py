@@ -25,7 +25,7 @@ LEAST_CLASSES = 2
 
 
 @router.get("/recognize", response_class=HTMLResponse)
-def show(studio: Here, model: str = "bundled") -> HTMLResponse:
+def show(studio: Here, model: str = "") -> HTMLResponse:
     """Ask for pictures."""
     return _page(studio, model, [], [])
 
@@ -33,15 +33,17 @@ def show(studio: Here, model: str = "bundled") -> HTMLResponse:
 def _page(studio: Studio, model: str, answers: list[Answer], problems: list[str]) -> HTMLResponse:
     models = [one for one in studio.catalog.models() if one.kind == "recognizer"]
     starts = [one for one in models if not one.run_id]
-    photographs = next((one for one in starts if one.reference == DEFAULT), starts[-1])
+    usual = next(
+        (one for one in starts if one.reference == DEFAULT), starts[-1]
+    )  # which knows photographs, if any does
     return page(
         "recognize.html",
         title="Recognize",
         here="recognize",
         models=models,
-        model=model if any(one.reference == model for one in models) else "bundled",
+        model=model if any(one.reference == model for one in models) else usual.reference,
         starts=starts,
-        start=photographs.reference,
+        start=usual.reference,
         answers=answers,
         problems=problems,
     )

@@ -27,6 +27,13 @@ from .queueing import queue
 from .rendering import error_page, file_address, go, newer, not_here, page, plain
 
 router = APIRouter()
+PLAINLY = {
+    "learned": "It has learned your {}.",
+    "partly learned": "It has learned your {} in part. Teach it again, longer.",
+    "not learned": "It has not learned your {} yet. Teach it again: longer, or with other photos.",
+    "memorized": "It repeats your photos of the {}. Teach it again: shorter, or with more photos.",
+}
+"""What a verdict means, by its outcome, above the figures."""
 
 
 @router.get("/runs/{run_id}", response_class=HTMLResponse)
@@ -42,6 +49,7 @@ def show(run: ThisRun, studio: Here) -> HTMLResponse:
         photos=photos(run),
         report=file_address(run_id, "report.html") if (run.folder / "report.html").is_file() else None,
         verdict=found if isinstance(found := extra.get("verdict"), dict) and "sentence" in found else None,
+        plainly=PLAINLY,
         selected=extra.get("selected"),
         small=extra.get("size", 512) <= 128,
         facts=_facts(run),
