@@ -26,7 +26,7 @@ docs: .venv/documented
 screenshots: .venv/installed
 	$(BIN)/femtobooth personalize examples/mascot --class-noun robot --steps 200 --name femto --runs build/screenshots/runs --overwrite
 	$(BIN)/femtobooth generate build/screenshots/runs/femto "a [V] robot on the moon" "a [V] robot in the snow" -n 4
-	FEMTOBOOTH_SCREENSHOTS=build/screenshots FEMTOBOOTH_SCREENSHOTS_OF=build/screenshots/runs/femto $(BIN)/python -m pytest -q tests/studio/test_pages.py -k test_pages
+	FEMTOBOOTH_SCREENSHOTS=build/screenshots FEMTOBOOTH_SCREENSHOTS_OF=build/screenshots/runs/femto $(BIN)/python -m pytest -q tests/studio/test_pages.py::test_pages
 	cp build/screenshots/subject.png build/screenshots/run.png build/screenshots/draw.png docs/studio/
 
 .venv/documented: .venv/installed

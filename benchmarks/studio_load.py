@@ -210,6 +210,10 @@ def main() -> None:
         try:
             asyncio.run(measure(server, Path(name), parser.parse_args()))
         finally:
+            for job in server.get("/api/v1/jobs")["jobs"]:  # which would outlive the server
+                if job["status"] in ("running", "stopping"):
+                    server.get(f"/api/v1/jobs/{job['id']}/stop", b"")
+                    time.sleep(5)
             server.child.terminate()
             server.child.wait(30)
 
