@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from transformers import (
 
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening
+from femtobooth.core.files import atomic_file
 from femtobooth.generator import locate
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5
@@ -71,11 +74,22 @@ LONGEST = (
 )  # fmt: skip
 
 
+def _slow(path: Path) -> bool:
+    """Tell whether `make quick` leaves this file out, or all of this folder."""
+    place = path.relative_to(Path(__file__).parent)
+    return (f"{place.as_posix()}/" if path.is_dir() else place.with_suffix("").as_posix()).startswith(SLOW)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import what `make quick` leaves out."""
+    return True if config.option.markexpr == "not slow" and _slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of `SLOW`, and put the longest files first."""
     places = {item: item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix() for item in items}
     for item, place in places.items():
-        if place.startswith(SLOW):
+        if _slow(item.path):
             item.add_marker(pytest.mark.slow)
     order = {place: number for number, place in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(places[item], len(order)))
@@ -96,9 +110,12 @@ def _nothing_waits_for_the_disk() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _each_graph_once() -> Iterator[None]:
-    """Tracing a network takes torch five seconds: the same weights with the same description are traced once."""
-    made: dict[object, bytes] = {}
+def _each_graph_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tracing a network takes torch five seconds: the same weights with the same description are traced once, by one
+    of the processes that test; and torch's table of operators is made once.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     trace = graph.to_onnx
 
     def to_onnx(one: graph.Graph) -> Any:
@@ -107,11 +124,17 @@ def _each_graph_once() -> Iterator[None]:
             import onnxscript  # noqa: F401
         except ImportError:
             return trace(one)
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+
         described = one.recognizer.describe()
         key = (described.hash, json.dumps(graph.metadata(described)), one.inside, one.dtype)
-        if key not in made:
-            made[key] = trace(one).SerializeToString()
-        return onnx.ModelProto.FromString(made[key])
+        file = shared / f"graph-{hashlib.sha256(repr(key).encode()).hexdigest()[:24]}.onnx"
+        if not file.exists():
+            if not hasattr(ONNXRegistry.from_torchlib, "cache_info"):
+                patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(cache(ONNXRegistry.from_torchlib)))
+            with atomic_file(file) as temporary:
+                temporary.write_bytes(trace(one).SerializeToString())
+        return onnx.load_model_from_string(file.read_bytes())
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(graph, "to_onnx", to_onnx)
@@ -400,7 +423,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifact folder of a ConvNeXt of 5 classes that reads 64x64 pixels, its weights random but not nearly 0."""
     torch.manual_seed(3)
     labels = Labels(("ant", "bee", "cat", "dog", "elk"), ("n01", "n02", "n03", "n04", "n05"))
-    recognizer = Recognizer.create("test_convnext", labels, Preprocess((64, 64)))
+    recognizer = Recognizer.create("test_convnext", labels, Preprocess((64, 64)), depths=[1, 1, 1, 1])
     torch.nn.init.normal_(recognizer.model.head.fc.weight, std=2)
     recognizer.temperature = 2.0
     folder = tmp_path_factory.mktemp("recognizers") / "tiny"

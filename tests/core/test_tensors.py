@@ -139,3 +139,19 @@ def test_shared_weights_of_a_real_model_are_no_bomb(tmp_path: Path) -> None:
 )
 def test_names_without_wrappers(name: str, plain: str) -> None:
     assert tensors.unwrapped(name) == plain
+
+
+def test_only_what_has_no_values_stays_unfilled() -> None:
+    with tensors.Unfilled():
+        made, real = torch.empty(2, device="meta"), torch.zeros(2)
+        assert torch.nn.init.normal_(tensor=made) is made
+        assert made.mul_(2) is made
+        real.add_(1)
+        torch.nn.init.constant_(real[1:], 5.0)
+        with torch.device("meta"):
+            layer = torch.nn.Conv2d(3, 4, 5)
+    assert real.tolist() == [1, 5]
+    assert layer.weight.shape == (4, 3, 5, 5)
+    torch.manual_seed(0)
+    filled = torch.nn.Linear(2, 2).weight
+    assert filled.abs().max() > 0

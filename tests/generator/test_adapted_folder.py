@@ -52,16 +52,16 @@ def saved(
     ],
 )
 def test_what_was_written_loads_as_it_was(
-    adapting: Any, tiny_sd1: Path, tmp_path: Path, kind: str, targets: str, dtype: torch.dtype
+    adapting: Any, request: pytest.FixtureRequest, tmp_path: Path, kind: str, targets: str, dtype: torch.dtype
 ) -> None:
-    run = tmp_path / "rex"
-    model = saved(adapting, tiny_sd1, run, f"lora.kind={kind}", f"lora.targets={targets}", dtype=dtype)
+    run, folder = tmp_path / "rex", request.getfixturevalue("tiny_sd1" if kind == "lora" else "tiny_base")
+    model = saved(adapting, folder, run, f"lora.kind={kind}", f"lora.targets={targets}", dtype=dtype)
     files = {path.name for path in (run / "model").iterdir()}
     assert files == {"README.md", "femtobooth.json", "rex.safetensors"} | (
         {"pytorch_lora_weights.safetensors"} if kind == "lora" else set()
     )
     assert {value.dtype for value in load_file(run / "model" / "rex.safetensors").values()} == {dtype}
-    base, found = load(str(tiny_sd1)), load(str(run))
+    base, found = load(str(folder)), load(str(run))
     assert torch.equal(adapting.out(found), adapting.out(model))
     assert not torch.equal(adapting.out(found), adapting.out(base))
     assert found.source == str(run)

@@ -86,10 +86,10 @@ def test_ddim_draws_what_diffusers_own_pipeline_draws(
 
 @pytest.mark.parametrize("sampler", ["ddim", "euler-a"])
 def test_a_picture_does_not_depend_on_its_batch(bundled: StableDiffusion, sampler: str) -> None:
-    prompts, seeds = [PROMPTS[index % 3] for index in range(8)], [3, 1, 4, 1, 5, 9, 2, 6]
+    prompts, seeds = [PROMPTS[index % 3] for index in range(5)], [3, 1, 4, 1, 5]
     alone = sample(bundled, prompts, seeds, settings(sampler, 2), batch_size=1)
     assert shares_off(alone[0], alone[1])[0] > 50
-    for batch_size in (2, 5, 8):
+    for batch_size in (2, 5):
         most, share = shares_off(alone, sample(bundled, prompts, seeds, settings(sampler, 2), batch_size=batch_size))
         assert most <= 1 and share < 0.01
 

@@ -190,12 +190,15 @@ def test_scorings_are_fewer_where_they_decide_nothing(steps: int, validation: di
     )
 
 
-def test_validation_never_disturbs_training(
-    personalize: Personalize, tiny_base: Path, runs: Path, whole: Path, curve: Curve
-) -> None:
-    without = personalize(
+@pytest.fixture(scope="module")
+def without(personalize: Personalize, tiny_base: Path, runs: Path) -> Path:
+    """The same run, never scored."""
+    return personalize(
         tiny_base, runs, "without", "--steps", STEPS, "--validate-every", 0, "--set", "validation.loss_every=0"
     )
+
+
+def test_validation_never_disturbs_training(without: Path, whole: Path, curve: Curve) -> None:
     assert same(state(without)["state_dict"], state(whole)["state_dict"])
     losses = [[row["loss/instance"] for row in curve(run) if row["loss/instance"]] for run in (without, whole)]
     assert losses[0] == losses[1]
@@ -208,7 +211,9 @@ def test_validation_never_disturbs_training(
 @pytest.mark.parametrize("step", [2, 4, 5])
 def test_the_chosen_step_becomes_the_model(
     step: int,
-    validated: Callable[..., Path],
+    kept: Path,
+    without: Path,
+    femtobooth: Callable[..., int],
     personalize: Personalize,
     tiny_base: Path,
     runs: Path,
@@ -219,8 +224,9 @@ def test_the_chosen_step_becomes_the_model(
     choice = selection.Choice(step, "the test wants it", (2, 4, 5))
     monkeypatch.setattr(selection, "choose", lambda _: choice)
     monkeypatch.setattr(selection, "pareto_front", list)
-    run = validated(f"chosen-{step}")
-    ended = personalize(tiny_base, runs, f"ended-{step}", "--steps", step)
+    run = broken_at(kept, runs / f"chosen-{step}", STEPS)
+    assert femtobooth("personalize", "--resume", run) == 0
+    ended = without if step == STEPS else personalize(tiny_base, runs, f"ended-{step}", "--steps", step)
     assert same(weights(run / "model"), weights(ended / "model"))
     facts = json.loads((run / "run.json").read_text())
     assert (facts["steps"], facts["trained_steps"]) == (step, STEPS)
@@ -331,7 +337,7 @@ def test_stopping_needs_validation(
 
 
 def test_photos_held_out_are_scored_and_never_trained_on(validated: Callable[..., Path], photos: Path) -> None:
-    run = validated("held-out", "--hold-out", 1)
+    run = validated("held-out", "--hold-out", 1, "--steps", 2)
     facts = json.loads((run / "run.json").read_text())
     assert facts["held_out"] == ["photo3.png"]
     assert seen(run)["photos"] == 1

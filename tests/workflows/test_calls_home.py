@@ -91,12 +91,12 @@ socket.socket(socket.AF_UNIX).connect({str(tmp_path / "a-socket-of-this-machine"
     assert ended.returncode == 0, ended.stderr
 
 
-def test_no_command_calls_home(tiny: Path, tiny_base: Path, photos: Path, tmp_path: Path) -> None:
+def test_no_command_calls_home(tiny: Path, tiny_onnx: Path, tiny_base: Path, photos: Path, tmp_path: Path) -> None:
     commands = [
-        f"classify {photos} --model {tiny} --engine ort",
+        f"classify {photos} --model {tiny_onnx}",
         f"export {tiny} --format openvino --no-parity --out {tmp_path}/openvino",
         f"classify {photos} --model {tmp_path}/openvino",
-        f"compare {tiny} {tmp_path}/openvino --no-speed --out {tmp_path}/page.html",
+        f"compare {tiny_onnx} {tmp_path}/openvino --no-speed --out {tmp_path}/page.html",
         f"finetune {photos} --model {tiny} --name mine --steps 1 --set training.batch_size=2",
         f"personalize {photos}/a --class-noun dog --base {tiny_base} --name rex --steps 1 --class-images 2"
         " --set prior.sampling.steps=1 --set samples.sampling.steps=1 --validate-every 0",

@@ -49,11 +49,12 @@ def _quick_workers() -> Iterator[None]:
 
 
 QUICK = {"rounds": 6, "batch_size": 2, "threads": 1}
+UNTIMED = {"speed": False, "threads": 1}
 
 
 def make(folder: Path, names: tuple[str, ...], seed: int, trained_on: tuple[str, ...] = ()) -> Path:
     torch.manual_seed(seed)
-    recognizer = Recognizer.create("test_convnext", Labels(names), Preprocess((64, 64)))
+    recognizer = Recognizer.create("test_convnext", Labels(names), Preprocess((64, 64)), depths=[1, 1, 1, 1])
     torch.nn.init.normal_(recognizer.model.head.fc.weight, std=2)
     recognizer.provenance = {"licence": "MIT", "trained_on": list(trained_on)}
     recognizer.freeze().save(folder)
@@ -114,19 +115,21 @@ def test_pictures_that_one_was_trained_on_test_none(compared: dict[str, Any]) ->
     )
 
 
-def test_pictures_that_set_8_bit_ranges_test_none(models: dict[str, Path], data: Path, tmp_path: Path) -> None:
+def test_pictures_that_set_8_bit_ranges_test_none(
+    tiny: Path, models: dict[str, Path], data: Path, tmp_path: Path
+) -> None:
     (tmp_path / "few").mkdir()
     for index in range(8):
         (tmp_path / "few" / f"{index}.png").write_bytes(
             (data / ("ant", "bee")[index % 2] / f"{index}.png").read_bytes()
         )
     exported = ExportSettings(
-        model=str(models["two"]), precision="int8", representative_data=str(tmp_path / "few"), data=str(data), out=str(tmp_path / "int8"),
+        model=str(tiny), precision="int8", representative_data=str(tmp_path / "few"), data=str(data), out=str(tmp_path / "int8"),
         max_drop=100, threads=1, parity=False,
     )  # fmt: skip
     export.run(exported)
     wanted = CompareSettings(
-        models=[str(models["one"]), str(tmp_path / "int8")], data=str(data), out=str(tmp_path / "page.html"), **QUICK
+        models=[str(models["two"]), str(tmp_path / "int8")], data=str(data), out=str(tmp_path / "page.html"), **UNTIMED
     )
     report = compare.run(wanted)
     assert (
@@ -239,7 +242,7 @@ def test_generated_pictures_test_nothing(models: dict[str, Path], data: Path, tm
     settings = CompareSettings(
         models=[str(models["one"]), str(models["two"])], data=str(tmp_path / "data"), out=str(tmp_path / "page.html")
     )
-    report = compare.run(settings.model_copy(update=QUICK))
+    report = compare.run(settings.model_copy(update=UNTIMED))
     assert any("1 generated pictures" in remark for remark in report["remarks"])
     assert "22 pictures" in row(report, "top-1 accuracy")[0]["how"]["what"]
 
@@ -265,7 +268,7 @@ def test_photos_that_set_8_bit_ranges_are_spoken_of(
     described["provenance"]["export"] = {"format": "onnx", "precision": "int8", "normalizes": False}
     (int8 / "recognizer.json").write_text(json.dumps(described))
     out = str(tmp_path / "page.html")
-    report = compare.run(CompareSettings(models=[str(models["one"]), str(int8)], data=str(data), out=out, **QUICK))
+    report = compare.run(CompareSettings(models=[str(models["one"]), str(int8)], data=str(data), out=out, **UNTIMED))
     assert any("8-bit ranges" in remark for remark in report["remarks"])
     assert row(report, "precision")[1]["value"] == "int8"
 
@@ -364,13 +367,13 @@ def test_an_evaluation_of_other_weights_is_not_read(run_folder: Path, tiny_base:
     with torch.no_grad():
         model.unet.conv_out.weight.mul_(1.1)
     save_folder(model, later / "model", card="# rex, trained on\n", overwrite=True)
-    report = generators(tiny_base, later, out=tmp_path / "page.html", prompts=[])
+    report = generators(tiny_base, later, out=tmp_path / "page.html", prompts=[], speed=False)
     assert not any("by e" in line["name"] for line in report["tables"]["generator"])
     assert "femtobooth evaluate says whether rex has learned it" in report["verdicts"][0]["choose"]
 
 
 def test_both_tasks_have_a_table_each(models: dict[str, Path], run_folder: Path, tmp_path: Path) -> None:
-    report = generators(run_folder, models["one"], out=tmp_path / "page.html", prompts=[])
+    report = generators(run_folder, models["one"], out=tmp_path / "page.html", prompts=[], speed=False)
     assert [*report["tables"]] == ["generator", "recognizer"]
     assert report["verdicts"] == []
 

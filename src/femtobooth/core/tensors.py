@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import safetensors.torch
 import torch
+from torch.overrides import TorchFunctionMode
 
 from .errors import ModelError, UnsafeFileError
 
@@ -151,6 +152,29 @@ def _shape(file: _Mapped, key: str, described: Any) -> torch.Tensor:
 def numbers(tensor: torch.Tensor) -> torch.Tensor:
     """Read the numbers of a tensor that `read` gave without; others are returned as they are. Raises ModelError."""
     return tensor.file.numbers(tensor.key) if isinstance(tensor, _Described) else tensor
+
+
+class Unfilled(TorchFunctionMode):
+    """Skip what gives new tensors their first values, or multiplies these by a number, on the device "meta".
+
+    There is nothing to fill there, yet torch takes as long as for building the network; arithmetic even imports its
+    compiler.
+    """
+
+    FILL = frozenset(
+        [getattr(torch.nn.init, name) for name in dir(torch.nn.init) if name.endswith("_") and name[0] != "_"]
+        + [torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.zero_, torch.Tensor.fill_]
+        + [torch.Tensor.erfinv_, torch.Tensor.clamp_, torch.Tensor.mul_, torch.Tensor.add_]
+    )
+
+    def __torch_function__(self, function: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
+        """Return a tensor without values as it is where it would be filled."""
+        named = named or {}
+        if function in self.FILL or (function is torch.Tensor.mul and isinstance(arguments[-1], (int, float))):
+            tensor = arguments[0] if arguments else named["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return function(*arguments, **named)
 
 
 def state_dict(path: Path, contents: dict[Any, Any]) -> dict[str, torch.Tensor]:

@@ -53,10 +53,11 @@ def hold(model: Family, precision: FrozenPrecision) -> None:
 def kept(network: nn.Module, name: str, tensor: Tensor, precision: FrozenPrecision) -> Tensor | None:
     """Copy a tensor that will be `name` of a network, as it is to be held; None where its layer has taken it."""
     path, _, kind = name.rpartition(".")
-    layer = network.get_submodule(path)
-    if precision in ("int8", "nf4") and kind == "weight" and type(layer) in _ROUNDED and path not in ENDS:
-        _take(layer, tensor, precision)
-        return None
+    if precision in ("int8", "nf4") and kind == "weight" and path not in ENDS:
+        layer = network.get_submodule(path)
+        if type(layer) in _ROUNDED:
+            _take(layer, tensor, precision)
+            return None
     return tensor.to(dtype(precision), copy=True, memory_format=torch.contiguous_format)
 
 

@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from ...core.errors import ModelError, first_line
 from ...core.machine import FrozenPrecision
-from ...core.tensors import DAMAGED, numbers
+from ...core.tensors import DAMAGED, Unfilled, numbers
 from .. import frozen
 from .ldm_keys import Place
 
@@ -38,7 +38,7 @@ def build(kind: Any, config: Mapping[str, Any], where: object) -> Any:
     """Build a network of this class without memory, frozen and in evaluation mode. Raises ModelError naming `where`."""
     _refuse_absurd(config, where)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Unfilled():
             if issubclass(kind, PreTrainedModel):
                 plain = {
                     key: value

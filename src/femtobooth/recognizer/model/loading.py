@@ -21,7 +21,6 @@ import torch
 from timm.data import infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
-from torch.overrides import TorchFunctionMode
 
 from ...core import tensors as stored
 from ...core.errors import ModelError, first_line
@@ -247,7 +246,7 @@ def build(
         if tensors is not None:
             if _sum(model_args) > LARGEST:
                 raise _TooLarge
-            with torch.device("meta"), _Unfilled(), _bounded(tensors):
+            with torch.device("meta"), stored.Unfilled(), _bounded(tensors):
                 timm.create_model(name, pretrained=False, num_classes=num_classes, **model_args)
         return timm.create_model(name, pretrained=False, num_classes=num_classes, **model_args)
     except _TooLarge:
@@ -262,27 +261,6 @@ def build(
 
 class _TooLarge(Exception):
     pass
-
-
-class _Unfilled(TorchFunctionMode):
-    """Skip what fills a tensor with first values, or multiplies these by a number.
-
-    On the device "meta" there is nothing to fill, yet it takes time; arithmetic there even imports torch's compiler.
-    """
-
-    FILL = frozenset(
-        getattr(place, name)
-        for place in (nn.init, Tensor)
-        for name in ("uniform_", "normal_", "zero_", "fill_", "clamp_", "mul_", "add_", "erfinv_")
-        if hasattr(place, name)
-    )
-
-    def __torch_function__(self, function: Any, _: Any, arguments: Any = (), named: Any = None) -> Any:
-        """Return the tensor as it is where it would be filled."""
-        named = named or {}
-        if function in self.FILL or (function is Tensor.mul and isinstance(arguments[-1], (int, float))):
-            return arguments[0] if arguments else named["tensor"]
-        return function(*arguments, **named)
 
 
 def _sum(value: Any) -> int:
