@@ -88,7 +88,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of `SLOW`, and put the longest files first."""
     places = {item: item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix() for item in items}
-    for item, place in places.items():
+    for item in items:
         if _slow(item.path):
             item.add_marker(pytest.mark.slow)
     order = {place: number for number, place in enumerate(LONGEST)}
