@@ -48,10 +48,10 @@ def trained(folder: Path, out: Path, accumulate: int, steps: int, rate: float) -
     return gradients.found
 
 
-def test_accumulated_gradients_equal_those_of_the_mean_loss(tiny_sd1: Path, tmp_path: Path) -> None:
+def test_accumulated_gradients_equal_those_of_the_mean_loss(tiny_base: Path, tmp_path: Path) -> None:
     """Three micro-steps in one optimizer step against the mean of the same three as steps that move nothing."""
-    (together,) = trained(tiny_sd1, tmp_path, accumulate=3, steps=1, rate=1e-4)
-    apart = trained(tiny_sd1, tmp_path, accumulate=1, steps=3, rate=1e-30)
+    (together,) = trained(tiny_base, tmp_path, accumulate=3, steps=1, rate=1e-4)
+    apart = trained(tiny_base, tmp_path, accumulate=1, steps=3, rate=1e-30)
     assert len(apart) == 3
     assert together.keys() == apart[0].keys()
     assert not any(name.startswith("vae") for name in together)

@@ -74,17 +74,17 @@ def test_what_was_written_loads_as_it_was(
     assert lora_reference.find(str(run)).weights == run / "model" / "rex.safetensors"
 
 
-def test_only_the_name_of_a_base_is_written(adapting: Any, tiny_sd1: Path, tmp_path: Path) -> None:
-    saved(adapting, tiny_sd1, tmp_path / "rex")
+def test_only_the_name_of_a_base_is_written(adapting: Any, tiny_base: Path, tmp_path: Path) -> None:
+    saved(adapting, tiny_base, tmp_path / "rex")
     for path in (tmp_path / "rex" / "model").iterdir():
-        assert str(tiny_sd1.parent).encode() not in path.read_bytes(), path.name
+        assert str(tiny_base.parent).encode() not in path.read_bytes(), path.name
     told = json.loads((tmp_path / "rex" / "model" / "femtobooth.json").read_text())["adapter"]
     assert told == {
         "kind": "lora",
         "rank": 4,
         "alpha": 4.0,
         "targets": "attention",
-        "base": tiny_sd1.name,
+        "base": tiny_base.name,
         "weights": "rex.safetensors",
         "embedding": None,
     }
@@ -92,28 +92,30 @@ def test_only_the_name_of_a_base_is_written(adapting: Any, tiny_sd1: Path, tmp_p
 
 @pytest.mark.parametrize("token", ["sks", "femtobot"])
 def test_a_word_comes_with_it_as_a_file_of_textual_inversion(
-    adapting: Any, tiny_sd1: Path, tmp_path: Path, token: str
+    adapting: Any, tiny_base: Path, tmp_path: Path, token: str
 ) -> None:
     """Also one that the tokenizer splits, which is added to it."""
-    model = saved(adapting, tiny_sd1, tmp_path / "rex", "train.parts=lora,token", word=token)
+    model = saved(adapting, tiny_base, tmp_path / "rex", "train.parts=lora,token", word=token)
     word = load_file(tmp_path / "rex" / "model" / "embeddings" / f"{token}.safetensors")
     assert {name: value.shape for name, value in word.items()} == {token: (1, 32)}
     found = load(str(tmp_path / "rex"))
     assert len(found.tokenizer.tokenize(token)) == 1
     text = f"a {token} robot"
     assert torch.equal(adapting.out(found, text), adapting.out(model, text))
-    pipeline = load(str(tiny_sd1)).pipeline()
+    pipeline = load(str(tiny_base)).pipeline()
     pipeline.load_textual_inversion(str(tmp_path / "rex" / "model" / "embeddings" / f"{token}.safetensors"))
     ids = found.tokenizer(token, add_special_tokens=False).input_ids
     theirs = pipeline.text_encoder.get_input_embeddings().weight[pipeline.tokenizer.convert_tokens_to_ids(token)]
     assert torch.equal(theirs, found.text_encoder.get_input_embeddings().weight[ids[0]])
 
 
-def test_a_base_that_is_gone_or_another_is_named(adapting: Any, tiny_sd1: Path, tiny_sd2: Path, tmp_path: Path) -> None:
+def test_a_base_that_is_gone_or_another_is_named(
+    adapting: Any, tiny_base: Path, tiny_sd2: Path, tmp_path: Path
+) -> None:
     base, run = tmp_path / "base", tmp_path / "rex"
-    shutil.copytree(tiny_sd1, base)
+    shutil.copytree(tiny_base, base)
     model = saved(adapting, base, run)
-    short = load(str(tiny_sd1)).hash[:12]
+    short = load(str(tiny_base)).hash[:12]
     base.rename(tmp_path / "moved")
     with pytest.raises(ModelError) as error:
         load(str(run))
@@ -144,18 +146,18 @@ def test_a_base_that_is_gone_or_another_is_named(adapting: Any, tiny_sd1: Path, 
         (lambda model: (model / "femtobooth.json").write_text('{"adapter": {}}'), "says too little of its adapter"),
     ],
 )
-def test_what_is_damaged_is_named(adapting: Any, tiny_sd1: Path, tmp_path: Path, change: Any, problem: str) -> None:
-    saved(adapting, tiny_sd1, tmp_path / "rex")
+def test_what_is_damaged_is_named(adapting: Any, tiny_base: Path, tmp_path: Path, change: Any, problem: str) -> None:
+    saved(adapting, tiny_base, tmp_path / "rex")
     change(tmp_path / "rex" / "model")
     with pytest.raises(ModelError, match=problem):
         load(str(tmp_path / "rex"))
 
 
-def test_compare_knows_it_for_a_generator(adapting: Any, tiny_sd1: Path, tmp_path: Path) -> None:
-    saved(adapting, tiny_sd1, tmp_path / "rex")
-    saved(adapting, tiny_sd1, tmp_path / "max", "training.seed=1")
-    rex, other, base = candidates.find([str(tmp_path / "rex"), str(tmp_path / "max"), str(tiny_sd1)])
+def test_compare_knows_it_for_a_generator(adapting: Any, tiny_base: Path, tmp_path: Path) -> None:
+    saved(adapting, tiny_base, tmp_path / "rex")
+    saved(adapting, tiny_base, tmp_path / "max", "training.seed=1")
+    rex, other, base = candidates.find([str(tmp_path / "rex"), str(tmp_path / "max"), str(tiny_base)])
     assert {one.task for one in (rex, other, base)} == {"generator"}
-    assert (rex.name, rex.form) == ("rex", f"lora beside {tiny_sd1.name}")
+    assert (rex.name, rex.form) == ("rex", f"lora beside {tiny_base.name}")
     assert rex.size < base.size / 10
     assert rex.hash != other.hash

@@ -44,8 +44,11 @@ def test_it_reaches_the_layers_that_kohya_counts(adapting: Any, second: bool, of
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_off_it_is_the_base_and_merged_it_is_what_was_trained(adapting: Any, tiny_sd1: Path, kind: str) -> None:
-    check(adapting, tiny_sd1, f"lora.kind={kind}", "lora.targets=all")
+def test_off_it_is_the_base_and_merged_it_is_what_was_trained(
+    adapting: Any, request: pytest.FixtureRequest, kind: str
+) -> None:
+    folder = request.getfixturevalue("tiny_sd1" if kind == "lora" else "tiny_base")
+    check(adapting, folder, f"lora.kind={kind}", "lora.targets=all")
 
 
 @pytest.mark.parametrize("sets", [["lora.alpha=1"], ["lora.alpha=1", "lora.rank_stabilised=true"]])
@@ -79,20 +82,20 @@ def check(adapting: Any, folder: Path, *sets: str) -> None:
     torch.testing.assert_close(adapting.out(base), trained, rtol=1e-4, atol=1e-5)
 
 
-def test_the_scale_is_alpha_over_the_root_of_the_rank(adapting: Any, tiny_sd1: Path) -> None:
+def test_the_scale_is_alpha_over_the_root_of_the_rank(adapting: Any, tiny_base: Path) -> None:
     for sets, wanted in (([], 1.0), (["lora.alpha=1"], 1 / 4), (["lora.alpha=1", "lora.rank_stabilised=true"], 1 / 2)):
-        layer = next(adapter_layers.layers(adapting.training(tiny_sd1, *sets).model.text_encoder))[1]
+        layer = next(adapter_layers.layers(adapting.training(tiny_base, *sets).model.text_encoder))[1]
         assert layer.scaling == {"default": wanted}
         assert float(adapter_layers.tensors(layer)["alpha"]) / 4 == wanted
 
 
-def test_its_start_comes_from_the_seed_alone(adapting: Any, tiny_sd1: Path) -> None:
+def test_its_start_comes_from_the_seed_alone(adapting: Any, tiny_base: Path) -> None:
     def start(seed: int, before: int) -> dict[str, Tensor]:
         torch.manual_seed(before)
-        module = adapting.training(tiny_sd1, f"training.seed={seed}")
+        module = adapting.training(tiny_base, f"training.seed={seed}")
         state = torch.random.get_rng_state()
         torch.manual_seed(before)
-        load(str(tiny_sd1))
+        load(str(tiny_base))
         assert torch.equal(state, torch.random.get_rng_state())  # nothing was drawn from it
         return {name: value.detach() for name, value in module.named_parameters() if value.requires_grad}
 
@@ -102,8 +105,8 @@ def test_its_start_comes_from_the_seed_alone(adapting: Any, tiny_sd1: Path) -> N
     assert differ == {name for name in one if "lora_A" in name}
 
 
-def test_only_the_adapter_trains_and_each_network_at_its_rate(adapting: Any, tiny_sd1: Path) -> None:
-    module = adapting.training(tiny_sd1, "lora.unet_learning_rate=1e-2", "lora.text_encoder_learning_rate=1e-3")
+def test_only_the_adapter_trains_and_each_network_at_its_rate(adapting: Any, tiny_base: Path) -> None:
+    module = adapting.training(tiny_base, "lora.unet_learning_rate=1e-2", "lora.text_encoder_learning_rate=1e-3")
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
     optimizer = module.configure_optimizers()["optimizer"]
     assert {group["name"]: group["lr"] for group in optimizer.param_groups} == {"unet": 1e-2, "text_encoder": 1e-3}
@@ -116,24 +119,24 @@ def test_only_the_adapter_trains_and_each_network_at_its_rate(adapting: Any, tin
     assert {name.partition(".")[0] for name in moved} == {"unet", "text_encoder"}
 
 
-def test_without_the_text_encoder(adapting: Any, tiny_sd1: Path) -> None:
-    module = adapting.training(tiny_sd1, "lora.text_encoder=false")
+def test_without_the_text_encoder(adapting: Any, tiny_base: Path) -> None:
+    module = adapting.training(tiny_base, "lora.text_encoder=false")
     assert [group["name"] for group in module.optimizer_groups()] == ["unet"]
     assert learning_rates(module.settings.train, module.settings.lora) == {"lora.unet_learning_rate": 1e-4}
     assert not any("lora" in name for name, _ in module.model.text_encoder.named_parameters())
 
 
-def test_the_teacher_says_what_a_copy_of_the_base_says(adapting: Any, tiny_sd1: Path) -> None:
+def test_the_teacher_says_what_a_copy_of_the_base_says(adapting: Any, tiny_base: Path) -> None:
     """The loss against the base's prediction: 0 at the start, then what a frozen copy beside it gives; the gradient of
     what was computed before the adapter was off is whole.
     """
-    module = adapting.training(tiny_sd1, "prior.target=base")
+    module = adapting.training(tiny_base, "prior.target=base")
     module.training_step(0)
     assert module.read_losses()[1, :, 0].sum() == pytest.approx(0, abs=1e-9)
     adapting.learn(module)
     losses, gradients = [], []
     copied = copy.copy(module)
-    copied.teacher = load(str(tiny_sd1))
+    copied.teacher = load(str(tiny_base))
     for one in (module, copied):
         module.zero_grad()
         loss = one.training_step(0)
@@ -147,10 +150,10 @@ def test_the_teacher_says_what_a_copy_of_the_base_says(adapting: Any, tiny_sd1: 
         assert torch.equal(gradient, gradients[1][name]), name
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(adapting: Any, tiny_sd1: Path) -> None:
+def test_gradient_checkpointing_gives_the_same_gradients(adapting: Any, tiny_base: Path) -> None:
     found = []
     for on in ("false", "true"):
-        module = adapting.training(tiny_sd1, "prior.target=base", f"training.gradient_checkpointing={on}")
+        module = adapting.training(tiny_base, "prior.target=base", f"training.gradient_checkpointing={on}")
         adapting.learn(module)
         module.training_step(0).backward()
         found.append([value.grad for value in module.parameters() if value.requires_grad])
@@ -158,9 +161,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(adapting: Any, tiny_sd1
         torch.testing.assert_close(plain, checkpointed, rtol=1e-4, atol=1e-7)
 
 
-def test_a_word_that_trains_beside_it_is_off_too(adapting: Any, tiny_sd1: Path) -> None:
+def test_a_word_that_trains_beside_it_is_off_too(adapting: Any, tiny_base: Path) -> None:
     """Pivotal tuning: three groups; the teacher reads the word as it was before training."""
-    module = adapting.training(tiny_sd1, "train.parts=lora,token", "prior.target=base")
+    module = adapting.training(tiny_base, "train.parts=lora,token", "prior.target=base")
     assert {group["name"]: group["lr"] for group in module.optimizer_groups()} == {
         "unet": 1e-4,
         "text_encoder": 5e-5,
@@ -177,9 +180,11 @@ def test_a_word_that_trains_beside_it_is_off_too(adapting: Any, tiny_sd1: Path) 
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_frozen_weights_take_half_the_room_and_the_adapter_stays(adapting: Any, tiny_sd1: Path, precision: str) -> None:
-    exact = adapting.training(tiny_sd1, "prior.target=base")
-    module = adapting.training(tiny_sd1, "prior.target=base", f"train.frozen_precision={precision}")
+def test_frozen_weights_take_half_the_room_and_the_adapter_stays(
+    adapting: Any, tiny_base: Path, precision: str
+) -> None:
+    exact = adapting.training(tiny_base, "prior.target=base")
+    module = adapting.training(tiny_base, "prior.target=base", f"train.frozen_precision={precision}")
     adapting.learn(exact)
     adapting.learn(module)
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -43,8 +43,8 @@ def pictures(tokens: torch.Tensor, repeats: list[int] | None = None) -> LatentSe
     return LatentSet(mean, mean * 0 - 60, tokens, repeats=torch.tensor(repeats or [1] * len(tokens)))
 
 
-def test_a_share_of_captions_becomes_the_prompt_that_guidance_starts_from(tiny_sd1: Path) -> None:
-    model = load(str(tiny_sd1))
+def test_a_share_of_captions_becomes_the_prompt_that_guidance_starts_from(tiny_base: Path) -> None:
+    model = load(str(tiny_base))
     empty, written = model.tokenize([""]), model.tokenize(["a sks dog"])
     photos = pictures(written.expand(4, 1, -1))
 
@@ -66,10 +66,10 @@ def test_a_share_of_captions_becomes_the_prompt_that_guidance_starts_from(tiny_s
 
 
 def test_the_training_step_drops_them_and_the_deterministic_loss_does_not(
-    tiny_sd1: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = settings_of(tiny_sd1, photo_folder, photos={"caption_dropout": 0.5}, training={"batch_size": 4})
-    model = load(str(tiny_sd1))
+    settings = settings_of(tiny_base, photo_folder, photos={"caption_dropout": 0.5}, training={"batch_size": 4})
+    model = load(str(tiny_base))
     module = DreamBooth(model, settings, "sks", lambda _: None)
     module.instance, module.prior = pictures(model.tokenize(["a sks dog"]).expand(4, 1, -1)), None
     module.empty = model.tokenize([""])
@@ -83,8 +83,8 @@ def test_the_training_step_drops_them_and_the_deterministic_loss_does_not(
     assert not (fixed_batches(module.instance, model, 0)[0].tokens == module.empty).all(1).any()
 
 
-def test_each_photo_is_seen_in_proportion_to_its_repeats(tiny_sd1: Path) -> None:
-    model = load(str(tiny_sd1))
+def test_each_photo_is_seen_in_proportion_to_its_repeats(tiny_base: Path) -> None:
+    model = load(str(tiny_base))
     photos = pictures(torch.zeros(3, 1, 4, dtype=torch.int64), [1, 2, 4])
 
     def seen(steps: range, world: int = 1) -> Counter[int]:
@@ -133,13 +133,13 @@ def test_no_order_pushes_the_identifier_out_of_what_is_read() -> None:
 
 
 def test_the_latents_hold_every_order_and_no_step_tokenizes(
-    tiny_sd1: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_base: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for index in range(3):
         (photo_folder / f"photo{index}.txt").write_text("a [V] dog, red, round, small\n")
     (photo_folder / "photo3.txt").write_text("the [V] dog\n")
-    model, lightning = load(str(tiny_sd1)), Trainer(accelerator="cpu", logger=False)
-    settings = settings_of(tiny_sd1, photo_folder, photos={"shuffle_tags": True})
+    model, lightning = load(str(tiny_base)), Trainer(accelerator="cpu", logger=False)
+    settings = settings_of(tiny_base, photo_folder, photos={"shuffle_tags": True})
     first, *others = load_photos(settings.photos, 64)[0]
     photos = [replace(first, repeats=3), *others]
     made, none = latents(lightning, settings, model, [Taught(settings, "sks", photos, [])], 64)
@@ -147,7 +147,7 @@ def test_the_latents_hold_every_order_and_no_step_tokenizes(
     assert torch.equal(made.tokens[0, 0], model.tokenize(["a sks dog, red, round, small"])[0])
     assert made.repeats.tolist() == [3, 1, 1, 1]
     assert len(made.tokens[0].unique(dim=0)) == 6 and len(made.tokens[3].unique(dim=0)) == 1
-    plain = settings_of(tiny_sd1, photo_folder)
+    plain = settings_of(tiny_base, photo_folder)
     without = latents(lightning, plain, model, [Taught(plain, "sks", photos, [])], 64)[0]
     assert without.tokens.shape == (4, 1, 77)
     store_photos(photos, photo_folder / "run")  # as a run does, and reads again to go on

@@ -80,8 +80,8 @@ def _pictures(count: int, mirrored: int = 1) -> LatentSet:
     return LatentSet(mean, log_variance, ids)
 
 
-def test_micro_batches_differ_between_ranks_and_terms_and_repeat_exactly(tiny_sd1: Path) -> None:
-    model, pictures = load(str(tiny_sd1)), _pictures(5, mirrored=2)
+def test_micro_batches_differ_between_ranks_and_terms_and_repeat_exactly(tiny_base: Path) -> None:
+    model, pictures = load(str(tiny_base)), _pictures(5, mirrored=2)
 
     def one(purpose: str = "instance", micro_step: int = 7, rank: int = 0) -> Any:
         return pictures.micro_batch(model, purpose, 0, micro_step, rank, 2, 2)
@@ -93,8 +93,8 @@ def test_micro_batches_differ_between_ranks_and_terms_and_repeat_exactly(tiny_sd
         assert not torch.equal(one().timesteps, other.timesteps)
 
 
-def test_processes_share_one_order_without_overlap(tiny_sd1: Path) -> None:
-    model, pictures = load(str(tiny_sd1)), _pictures(8)
+def test_processes_share_one_order_without_overlap(tiny_base: Path) -> None:
+    model, pictures = load(str(tiny_base)), _pictures(8)
     seen = [
         row
         for step in range(2)
@@ -105,8 +105,8 @@ def test_processes_share_one_order_without_overlap(tiny_sd1: Path) -> None:
 
 
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 3), (3, 1)])
-def test_photos_of_all_shapes_are_seen_equally_often(tiny_sd1: Path, world: int, accumulate: int) -> None:
-    model, size = load(str(tiny_sd1)), 2
+def test_photos_of_all_shapes_are_seen_equally_often(tiny_base: Path, world: int, accumulate: int) -> None:
+    model, size = load(str(tiny_base)), 2
 
     def one(first: int, count: int, height: int, width: int, repeats: list[int]) -> LatentSet:
         ids = torch.arange(first, first + count).reshape(count, 1, 1)
@@ -129,8 +129,8 @@ def test_photos_of_all_shapes_are_seen_equally_often(tiny_sd1: Path, world: int,
     assert set(of_class.values()) == {often // 2}  # as there are 12 of them
 
 
-def test_the_posterior_is_sampled_anew_each_step(tiny_sd1: Path) -> None:
-    model, shape = load(str(tiny_sd1)), (1, 1, 1, 64, 64)
+def test_the_posterior_is_sampled_anew_each_step(tiny_base: Path) -> None:
+    model, shape = load(str(tiny_base)), (1, 1, 1, 64, 64)
     model.vae.register_to_config(scaling_factor=0.5)
     pictures = LatentSet(torch.full(shape, 2.0), torch.full(shape, np.log(0.25)), torch.zeros(1, 1, 4))
     first, second = (pictures.micro_batch(model, "instance", 0, step, 0, 1, 1).latents for step in (0, 1))
@@ -160,19 +160,19 @@ def _module(folder: Path, instance: int = 3, prior: int = 4, **changes: Any) -> 
     return module
 
 
-def test_loss_is_instance_plus_lambda_times_prior(tiny_sd1: Path) -> None:
+def test_loss_is_instance_plus_lambda_times_prior(tiny_base: Path) -> None:
     def loss(weight: float) -> float:
-        return _module(tiny_sd1, **{"prior.weight": weight}).training_step(5).item()
+        return _module(tiny_base, **{"prior.weight": weight}).training_step(5).item()
 
     alone, one, three = loss(0.0), loss(1.0), loss(3.0)
     assert three - alone == pytest.approx(3 * (one - alone), rel=1e-4)
     assert one > alone
 
 
-def test_lambda_does_not_depend_on_the_prior_batch(tiny_sd1: Path) -> None:
+def test_lambda_does_not_depend_on_the_prior_batch(tiny_base: Path) -> None:
     """One class image eight times over must weigh what it weighs once: both terms are means over their own samples."""
     for batch in (1, 8):
-        module = _module(tiny_sd1, **{"prior.batch_size": batch, "prior.weight": 1.0})
+        module = _module(tiny_base, **{"prior.batch_size": batch, "prior.weight": 1.0})
         module.training_step(2)
         sums = module.read_losses().sum(dim=1)
         assert sums[:, 1].tolist() == [4, batch]
@@ -190,8 +190,8 @@ def test_lambda_does_not_depend_on_the_prior_batch(tiny_sd1: Path) -> None:
         (["token"], ["token_embedding.row"], ["unet.", "encoder.layers", "table"]),
     ],
 )
-def test_only_what_was_asked_for_trains(tiny_sd1: Path, parts: list[str], trains: list[str], rests: list[str]) -> None:
-    module = _module(tiny_sd1, **{"train.parts": parts})
+def test_only_what_was_asked_for_trains(tiny_base: Path, parts: list[str], trains: list[str], rests: list[str]) -> None:
+    module = _module(tiny_base, **{"train.parts": parts})
     before = {name: value.detach().clone() for name, value in module.named_parameters()}
     optimizer = module.configure_optimizers()["optimizer"]
     module.training_step(0).backward()
@@ -202,8 +202,8 @@ def test_only_what_was_asked_for_trains(tiny_sd1: Path, parts: list[str], trains
     assert not [name for name, _ in module.named_parameters() if "vae" in name]
 
 
-def test_textual_inversion_starts_from_the_noun_and_changes_one_row(tiny_sd1: Path) -> None:
-    module = _module(tiny_sd1, **{"train.parts": ["token"], "train.token_learning_rate": 0.1})
+def test_textual_inversion_starts_from_the_noun_and_changes_one_row(tiny_base: Path) -> None:
+    module = _module(tiny_base, **{"train.parts": ["token"], "train.token_learning_rate": 0.1})
     model = module.model
     embedding = model.text_encoder.embeddings.token_embedding
     noun = model.tokenizer("robot", add_special_tokens=False).input_ids
@@ -218,9 +218,9 @@ def test_textual_inversion_starts_from_the_noun_and_changes_one_row(tiny_sd1: Pa
     assert changed == model.tokenizer("sks", add_special_tokens=False).input_ids
 
 
-def test_the_base_can_be_the_prior_target(tiny_sd1: Path) -> None:
+def test_the_base_can_be_the_prior_target(tiny_base: Path) -> None:
     """Before any step the model is the base: asked for the base's own prediction, its prior loss is zero."""
-    module = _module(tiny_sd1, **{"prior.target": "base"})
+    module = _module(tiny_base, **{"prior.target": "base"})
     module.training_step(0)
     instance, prior = module.read_losses()[:, :, 0].sum(dim=1)
     assert prior == pytest.approx(0, abs=1e-9)
@@ -237,9 +237,9 @@ def test_the_base_can_be_the_prior_target(tiny_sd1: Path) -> None:
     assert all(torch.equal(value, before[name]) for name, value in teacher.items())
 
 
-def test_the_photos_as_their_class_must_stay_what_the_base_says(tiny_sd1: Path) -> None:
+def test_the_photos_as_their_class_must_stay_what_the_base_says(tiny_base: Path) -> None:
     """After steps, too, their target is the untouched base's own output, to the last bit."""
-    module, base = _module(tiny_sd1, **{"prior.target": "photos"}), load(str(tiny_sd1))
+    module, base = _module(tiny_base, **{"prior.target": "photos"}), load(str(tiny_base))
     ids = base.tokenize(["a sks robot", "a robot"])
     module.prior = module.instance.relabelled(base, [["a robot"]] * 3, torch.ones(()))
     assert torch.equal(module.prior.tokens, ids[1].expand(3, 1, -1))
@@ -262,11 +262,11 @@ def test_the_photos_as_their_class_must_stay_what_the_base_says(tiny_sd1: Path) 
     assert not torch.allclose(asked, process.target(latents, noise, timesteps), atol=0.1)
 
 
-def test_the_pull_keeps_what_trains_once(tiny_sd1: Path) -> None:
+def test_the_pull_keeps_what_trains_once(tiny_base: Path) -> None:
     """4 bytes for each number that trains, in main memory; nothing where a teacher has them, or without a pull."""
-    assert _module(tiny_sd1).anchor is None
+    assert _module(tiny_base).anchor is None
     given = {"train.parts": ["attention"], "prior.weights": 400.0}
-    alone, beside = _module(tiny_sd1, **given), _module(tiny_sd1, **given, **{"prior.target": "base"})
+    alone, beside = _module(tiny_base, **given), _module(tiny_base, **given, **{"prior.target": "base"})
     assert alone.anchor is not None
     assert beside.anchor is not None
     trained = sum(parameter.numel() for parameter in alone.parameters() if parameter.requires_grad)
@@ -274,10 +274,10 @@ def test_the_pull_keeps_what_trains_once(tiny_sd1: Path) -> None:
     assert len(alone.anchor.starts) == len(beside.anchor.starts)
 
 
-def test_the_pull_shrinks_an_adapters_offset(tiny_sd1: Path) -> None:
+def test_the_pull_shrinks_an_adapters_offset(tiny_base: Path) -> None:
     """By lr x weight, in every layer, beside a teacher that is the model with its adapter switched off."""
     given = {"train.parts": ["lora"], "lora.unet_learning_rate": 1e-2, "lora.text_encoder": False}
-    module = _module(tiny_sd1, **given, **{"prior.weights": 30.0, "prior.target": "base"})
+    module = _module(tiny_base, **given, **{"prior.weights": 30.0, "prior.target": "base"})
     assert module.anchor is not None
     assert module.anchor.kept_bytes == 0
     optimizer = module.configure_optimizers()["optimizer"]
@@ -294,8 +294,8 @@ def test_the_pull_shrinks_an_adapters_offset(tiny_sd1: Path) -> None:
     assert moved > len(before) / 2
 
 
-def test_the_background_asks_for_the_teacher_and_class_images_for_the_truth(tiny_sd1: Path) -> None:
-    module = _module(tiny_sd1, prior=4, **{"loss.background": "class", "prior.batch_size": 4})
+def test_the_background_asks_for_the_teacher_and_class_images_for_the_truth(tiny_base: Path) -> None:
+    module = _module(tiny_base, prior=4, **{"loss.background": "class", "prior.batch_size": 4})
     assert module.prior is not None
     losses = []
     for count in (0, 2, 4):  # of the four, all of which every step samples
@@ -308,8 +308,8 @@ def test_the_background_asks_for_the_teacher_and_class_images_for_the_truth(tiny
     assert all_of_them == pytest.approx(0, abs=1e-9)
 
 
-def test_photos_are_encoded_as_the_pipeline_would(tiny_sd1: Path) -> None:
-    model = load(str(tiny_sd1))
+def test_photos_are_encoded_as_the_pipeline_would(tiny_base: Path) -> None:
+    model = load(str(tiny_base))
     pictures = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
     encoded = encode(model, pictures, [["a sks robot"], ["x", "y"], ["z"]], mirrored=True, batch=2)
     assert encoded.mean.shape == (3, 2, 4, 8, 8)
@@ -321,10 +321,10 @@ def test_photos_are_encoded_as_the_pipeline_would(tiny_sd1: Path) -> None:
     torch.testing.assert_close(encoded.log_variance[2, 1], expected.logvar[0], rtol=1e-4, atol=1e-5)
 
 
-def test_subject_and_background_share_a_picture(tiny_sd1: Path) -> None:
+def test_subject_and_background_share_a_picture(tiny_base: Path) -> None:
     picture = np.full((64, 64, 3), 200, np.uint8)
     picture[24:56, 8:32] = (220, 30, 30)  # left of the middle
-    model = load(str(tiny_sd1))
+    model = load(str(tiny_base))
     every, subject, around = (
         encode(model, picture[None], [["a sks robot"]], mirrored=True, region=region).mask
         for region in ("all", "subject", "background")

@@ -48,23 +48,23 @@ def _trained(base: Path, folder: Path, parts: list[str], **training: Any) -> tup
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_states_that_are_kept_train_the_same_weights(
-    precision: str, tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    precision: str, tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept, once = _trained(tiny_sd1, tmp_path, ["attention"], precision=precision)
+    kept, once = _trained(tiny_base, tmp_path, ["attention"], precision=precision)
     monkeypatch.setattr(dreambooth, "can_be_kept", lambda *_: False)
-    fresh, always = _trained(tiny_sd1, tmp_path, ["attention"], precision=precision)
+    fresh, always = _trained(tiny_base, tmp_path, ["attention"], precision=precision)
     assert once == [1] * (5 if precision == "fp32" else 10)  # three captions, that of the class, and none
     assert len(always) == 4  # the model's and the teacher's in each step
-    assert kept.keys() == fresh.keys() and len(kept) > 100
+    assert kept.keys() == fresh.keys() and len(kept) > 20
     assert all(torch.equal(kept[name], fresh[name]) for name in kept)
 
 
-def test_a_text_encoder_that_trains_is_asked_in_every_step(tiny_sd1: Path, tmp_path: Path) -> None:
-    assert len(_trained(tiny_sd1, tmp_path, ["token"])[1]) == 4
+def test_a_text_encoder_that_trains_is_asked_in_every_step(tiny_base: Path, tmp_path: Path) -> None:
+    assert len(_trained(tiny_base, tmp_path, ["token"])[1]) == 4
 
 
-def test_more_captions_than_are_worth_keeping_are_not_kept(tiny_sd1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = load(str(tiny_sd1)).to("cpu")
+def test_more_captions_than_are_worth_keeping_are_not_kept(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load(str(tiny_base)).to("cpu")
     tokens = model.tokenize([*CAPTIONS, CAPTIONS[0]])
     assert text_states.can_be_kept(model, tokens)
     monkeypatch.setattr(text_states, "MOST", 2)
