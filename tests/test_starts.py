@@ -23,7 +23,7 @@ except SystemExit as stop:
     assert not stop.code, stop
 print("imported:", *sorted(set(sys.argv[1].split(",")) & set(sys.modules)))
 """
-# What was put off works as it would: torch's own compiler is imported by whoever needs it, and used.
+# What was put off works as it would: the real modules are imported by whoever needs them, and used.
 AFTER = """
 import torch, torchvision.ops
 from timm.models.naflexvit import NaFlexRopeIterator
@@ -36,6 +36,14 @@ assert next(rope, "end") == "end"
 assert sys.modules["torch._dynamo"].__file__
 assert sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu") is True
 assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)).item() == 2
+
+import scipy, torchmetrics
+from diffusers import EulerDiscreteScheduler
+assert not {"scipy.stats", "scipy.signal"} & set(sys.modules)
+noise = EulerDiscreteScheduler(use_beta_sigmas=True)
+noise.set_timesteps(4)
+assert sys.modules["scipy.stats"].beta and noise.sigmas.isfinite().all()
+assert scipy.signal.hamming(3).tolist() == scipy.signal.windows.hamming(3).tolist()
 """
 
 

@@ -1,30 +1,21 @@
-"""Leave torch's compiler unimported where a library only mentions it.
+"""Leave unimported what other libraries only mention: torch's compiler, and two large parts of scipy.
 
 `torch._dynamo`, with sympy and triton, costs as much processor as torch itself. torchvision and timm import it for one
-name each, which they call only where something is compiled. While those modules are read, a stand-in answers for that
-name; it is gone when they have been read, and whoever asks for more, then or later, gets torch's own.
+name each, which they call only where something is compiled. diffusers' schedulers import `scipy.stats` for one kind of
+noise levels, torchmetrics `scipy.signal` to give an old name to programs that miss it. While those modules are read, a
+stand-in answers for that name; it is gone when they have been read, and whoever asks for more, then or later, gets the
+real one: of torch by its own lazy decorator, of scipy because that imports its parts itself when they are asked for.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from types import ModuleType
 from typing import Any
-
-MENTION = ("torchvision.ops.roi_align", "timm.models.naflexvit")
-COMPILER = "torch._dynamo"
-
-
-class _StandIn(ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        if name == "__path__" and self.__name__ != COMPILER:  # Python asks this of whatever it imports a name from
-            raise AttributeError(name)
-        _leave()
-        return getattr(importlib.import_module(self.__name__), name)
 
 
 def _disable(function: Any = None, recursive: bool = True, **_: Any) -> Any:
@@ -35,44 +26,87 @@ def _disable(function: Any = None, recursive: bool = True, **_: Any) -> Any:
 
 
 def _is_compile_supported(device: Any) -> bool:
-    return bool(importlib.import_module(f"{COMPILER}.utils").is_compile_supported(device))
+    return bool(importlib.import_module("torch._dynamo.utils").is_compile_supported(device))
 
 
-def _leave() -> None:
-    for name in (COMPILER, f"{COMPILER}.utils"):
+def _hamming(*given: Any, **named: Any) -> Any:
+    return importlib.import_module("scipy.signal.windows").hamming(*given, **named)
+
+
+Names = dict[str, dict[str, Callable[..., Any]]]
+COMPILER: Names = {
+    "torch._dynamo": {"disable": _disable},
+    "torch._dynamo.utils": {"is_compile_supported": _is_compile_supported},
+}
+SIGNAL: Names = {"scipy.signal": {"hamming": _hamming}}
+STATISTICS: Names = {"scipy.stats": {}}
+MENTIONS = {
+    "torchvision.ops.roi_align": COMPILER,
+    "timm.models.naflexvit": COMPILER,
+    "torchmetrics": SIGNAL,
+}
+SCHEDULERS = "diffusers.schedulers.scheduling_"  # each of them mentions STATISTICS
+
+
+class _StandIn(ModuleType):
+    def __init__(self, name: str, names: Names) -> None:
+        super().__init__(name)
+        vars(self).update(names[name], _names=names)
+
+    def __getattr__(self, name: str) -> Any:
+        package = self.__name__ != "torch._dynamo.utils"
+        if name.startswith("__") and not (package and name == "__path__"):  # what Python asks of every module
+            raise AttributeError(name)
+        _leave(self._names)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+def _leave(names: Names) -> None:
+    for name in names:
         if isinstance(sys.modules.get(name), _StandIn):
             del sys.modules[name]
 
 
 @contextmanager
-def _mentioned() -> Iterator[None]:
-    if COMPILER in sys.modules:
+def _standing_in(names: Names) -> Iterator[None]:
+    if any(name in sys.modules for name in names):
         yield
         return
-    sys.modules[COMPILER] = compiler = _StandIn(COMPILER)
-    sys.modules[f"{COMPILER}.utils"] = utils = _StandIn(f"{COMPILER}.utils")
-    vars(compiler)["disable"], vars(utils)["is_compile_supported"] = _disable, _is_compile_supported
+    sys.modules.update((name, _StandIn(name, names)) for name in names)
     try:
         yield
     finally:
-        _leave()
+        _leave(names)
 
 
 class _Loader(SourceFileLoader):
+    mentioned: Names = {}
+
     def exec_module(self, module: ModuleType) -> None:
-        with _mentioned():
+        with _standing_in(self.mentioned):
             super().exec_module(module)
+
+
+class _OldName(_Loader):
+    """Gives the real `scipy.signal` the name that torchmetrics would have given it."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        if "torchmetrics" in sys.modules and not hasattr(module, "hamming"):
+            vars(module)["hamming"] = _hamming
 
 
 class _Finder:
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Find a module of MENTION as Python does, and leave all others to it."""
-        if name not in MENTION:
+        """Find these modules as Python does, and leave all others to it."""
+        mentioned = MENTIONS.get(name) or (STATISTICS if name.startswith(SCHEDULERS) else None)
+        if not mentioned and name not in SIGNAL:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec and type(spec.loader) is SourceFileLoader:
-            spec.loader = _Loader(spec.loader.name, spec.loader.path)
+            spec.loader = loader = (_Loader if mentioned else _OldName)(spec.loader.name, spec.loader.path)
+            loader.mentioned = mentioned or {}
         return spec
 
 
