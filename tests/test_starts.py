@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import femtobooth
+
 TRAINING = ("lightning", "torchmetrics", "tensorboard")
 GENERATOR = ("diffusers", "transformers", "peft", "accelerate")
 COMPILER = ("torch._dynamo", "sympy", "triton")
-OTHERS = ("sklearn", "scipy.signal", "scipy.stats", "pandas", "matplotlib", "onnxscript", "jinja2")
+OTHERS = ("sklearn", "scipy.signal", "scipy.stats", "pandas", "matplotlib", "onnxscript")
 NO_TORCH = ("torch", "timm", "torchvision", *TRAINING, *GENERATOR, *OTHERS)
 
 RUN = """
@@ -67,6 +69,13 @@ def test_exported_models_embed_by_openvino_without_torch(tiny_onnx: Path, photos
 @pytest.mark.parametrize("command", ["runs", "models"])
 def test_lists_are_made_without_torch(command: str, tmp_path: Path) -> None:
     assert imported(NO_TORCH, command, "--runs", tmp_path) == ""
+
+
+def test_a_report_is_made_without_torch(tiny_base: Path, photo_folder: Path, tmp_path: Path) -> None:
+    quick = {"training": {"steps": 1, "trackers": ["csv"]}, "prior": {"images": 1, "sampling": {"steps": 1}}}
+    shown = {"samples": {"images": 1, "sampling": {"steps": 1}}, "validation": {"every": 0}}
+    run = femtobooth.personalize([photo_folder], "cube", base=tiny_base, runs=tmp_path, **quick, **shown)
+    assert imported(NO_TORCH, "report", run.run.folder) == ""
 
 
 def test_weights_classify_without_torchs_compiler(photos: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
+import gc
 import itertools
 import json
 import os
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line of `femtobooth`, as its entry point; exits with 0, or with the error's code (2 for bad
     input).
     """
+    if arguments is None:
+        atexit.register(_end_quickly)
     given = list(sys.argv[1:] if arguments is None else arguments)
     before = [*itertools.takewhile(lambda word: word in LEVELS, given)]  # femtobooth -q classify ...
     name, *rest = [*given[len(before) :], *before] or ["--help"]
@@ -72,6 +76,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         first = first_line(error) if str(error).strip() else "no message"
         _exit([f"{type(error).__name__}: {first}", "  -> FEMTOBOOTH_DEBUG=1 shows where"], 1)
+
+
+def _end_quickly() -> None:
+    """Spare the interpreter its last search for garbage, which goes through all of torch for as long as a third of its
+    import; a fit's loggers may need it, for what they have not closed.
+    """
+    if "lightning" not in sys.modules:
+        gc.freeze()
 
 
 class _Screen:

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,9 +23,10 @@ from ..core.events import note, progress_bar
 from ..core.machine import FrozenPrecision
 from ..pictures import records
 from ..pictures.crops import Shape
-from .families.family import Family
 from .loss_settings import PriorSettings
-from .sampling import sample
+
+if TYPE_CHECKING:
+    from .families.family import Family
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,8 @@ def class_images(
     if not missing:
         note(f"class images: {settings.images} of '{prompt}' from {folder}")
     else:
+        from .sampling import sample  # imports torch and diffusers, which a report of cached images does without
+
         if processes.rank == 0:
             cache.write(folder / "manifest.json", json.dumps({"key": key, **facts}, indent=2).encode())
         mine = missing[processes.rank :: processes.world]

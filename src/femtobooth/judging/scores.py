@@ -19,6 +19,8 @@ PUBLISHED = (
     ("Textual Inversion (Stable Diffusion)", 0.569, 0.780, 0.255),
 )
 """Name, subject fidelity by DINO, subject fidelity by CLIP (CLIP-I), prompt fidelity by CLIP (CLIP-T)."""
+PHOTOS = "photos"
+"""What a score has its ceiling from, where that is the subject's own photos."""
 
 
 def cosines(first: ArrayLike, second: ArrayLike) -> Floats:

@@ -15,6 +15,7 @@ from ..pictures.masks import HALF
 from ..pictures.regions import only_subject, without_subject
 from . import lpips, scores
 from .encoders import Encoder
+from .scores import PHOTOS
 from .verdict import Evidence
 
 Row = dict[str, Any]
@@ -24,7 +25,6 @@ of the scale), ceiling_of (what has that value), and more.
 
 FIDELITY, REGION = "subject fidelity", "subject fidelity, region"
 MATCH, DRIFT = "prompt match, by example", "drift of its class (1 - cosine)"
-PHOTOS = "photos"
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..generator.prompts import filled
 from ..generator.run import PersonalizedRun
 from ..generator.stored_photos import counted, size_of
 from ..judging import memorization
-from ..judging.scoring import PHOTOS
+from ..judging.scores import PHOTOS
 from ..judging.verdict import Verdict, percent
 from . import validation, who_is_who
 from .charts import line_chart

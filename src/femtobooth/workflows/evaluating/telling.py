@@ -8,7 +8,8 @@ from typing import Any
 
 from ...core.events import conclude, note, table, warn
 from ...judging import scores, verdict
-from ...judging.scoring import PHOTOS, Row
+from ...judging.scores import PHOTOS
+from ...judging.scoring import Row
 from . import told_apart
 
 
