@@ -15,26 +15,19 @@ from PIL import Image
 from starlette.testclient import TestClient
 from studio_client import png, upload
 
-from femtobooth.core import fields, locks
-from femtobooth.core.config import Settings
+from femtobooth.core import locks
+from femtobooth.core.config import Settings, merge
 from femtobooth.core.run import Run
+from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.pictures import records
 from femtobooth.pictures.provenance import Provenance
-from femtobooth.studio import forms, jobs, live
+from femtobooth.studio import jobs, live
 from femtobooth.studio.library import id_of
-from femtobooth.studio.references import REFUSED, is_place
+from femtobooth.studio.presets import presets
 from femtobooth.studio.runner import why_failed
 from femtobooth.studio.state import Studio
 
 API = "/api/v1"
-# Settings whose text names nothing: words, prompts, numbers in text.
-PLAIN = {
-    "batch_size", "class_noun", "class_prompt", "together", "device", "other_classes", "prompt", "prompts", "size", "labels",
-    "template", "backgrounds", "scales", "styles", "negative", "sampling.negative", "shard", "stages", "name", "captions",
-    "identifier.token", "photos.class_noun", "prior.prompt", "prior.other_classes", "prior.sampling.negative",
-    "samples.prompts", "samples.sampling.negative", "validation.prompts", "validation.outside", "memory", "train.parts",
-    "lora.targets", "lora.modules", "freeze",
-}  # fmt: skip
 
 
 def learned(*references: str, **more: Any) -> dict[str, Any]:
@@ -131,33 +124,7 @@ def test_pictures_with_labels_are_a_set_that_finetune_reads(client: TestClient, 
     assert (Path(path).parent / "pictures/001/00003.png").is_file()
 
 
-# --- forms
-
-
-@pytest.mark.parametrize("name", forms.OFFERED)
-def test_a_command_is_described(name: str, client: TestClient) -> None:
-    told = client.get(f"{API}/commands/{name}").json()
-    assert {one["path"] for one in told["fields"]}.isdisjoint({*REFUSED, "out", "target"})
-    assert all(one["help"] for one in told["fields"])
-    assert told["json_schema"]["properties"]
-
-
-def test_a_unit_stands_in_the_schema(client: TestClient) -> None:
-    schema = client.get(f"{API}/commands/personalize").json()["json_schema"]
-    steps = schema["$defs"]["TrainingSettings"]["properties"]["steps"]
-    assert (steps["x-unit"], steps["description"], steps["minimum"]) == ("steps", "Optimizer steps to train for.", 1)
-
-
-@pytest.mark.parametrize("name", forms.OFFERED)
-def test_every_setting_that_can_name_a_file_says_so(name: str) -> None:
-    """Else its text would pass from a network as it is."""
-    model: type[Settings] = forms.model_of(name)
-    for one in fields.settings(model):
-        texts = str in fields.leaf_types(one.field) or "str" in str(one.field.annotation)
-        if texts and not one.choices and not one.names and one.path not in REFUSED and not is_place(one):
-            assert one.path in PLAIN or "SubjectSettings" in str(one.field.annotation), (
-                f"{name}: mark {one.path} with what it names"
-            )
+# --- settings
 
 
 def test_photos_of_several_subjects_are_references_too(client: TestClient, studio: Studio) -> None:
@@ -324,6 +291,23 @@ def test_what_works_is_asked_by_files_in_its_run(client: TestClient, run: Run) -
     locks.release(run.folder)
     told = client.post(f"{API}{address}/sample").json()["error"]
     assert told["way_out"] == "only one that runs can be asked"
+
+
+def test_a_run_is_taught_again_with_its_settings(client: TestClient, studio: Studio) -> None:
+    reference = upload(client, png())
+    chosen = {"training": {"steps": 60}, "photos": {"class_noun": "dog"}}
+    quick = presets(PersonalizeSettings.recommended({"base": "bundled"}))["quick"].settings
+    given = merge(quick, chosen, {"photos": {"paths": [reference]}, "name": "rex", "base": "bundled"})
+    job = submit(client, given)
+    (studio.folder / "rex").mkdir()
+    Run.create(studio.folder / "rex", Settled(), kind="personalize", status="interrupted", process=None)
+    studio.jobs.change(job["id"], status="interrupted")
+    answer = client.post(f"/runs/{job['run_id']}/again", follow_redirects=False)
+    draft = studio.drafts.get(answer.headers["location"].rpartition("/")[2])
+    assert draft is not None
+    assert (draft.photos, draft.base, draft.preset) == ([reference[7:]], "bundled", "quick")
+    assert draft.settings == {**chosen, "name": "rex-2"}
+    assert 'value="60"' in client.get(f"/new/{draft.id}").text
 
 
 def test_a_run_of_the_command_line_appears_by_itself(client: TestClient, run: Run) -> None:

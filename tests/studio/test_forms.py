@@ -6,16 +6,54 @@ import json
 from pathlib import Path
 
 import pytest
+from starlette.testclient import TestClient
 
-from femtobooth.core.config import merge, settle
+from femtobooth.core import fields
+from femtobooth.core.config import Settings, merge, settle
 from femtobooth.core.errors import SettingsError
 from femtobooth.generator.settings import PersonalizeSettings
-from femtobooth.studio import fieldsets
+from femtobooth.studio import fieldsets, forms
 from femtobooth.studio.presets import presets, without_preset
+from femtobooth.studio.references import REFUSED, is_place
 from femtobooth.studio.watching import History
 
 RECOMMENDED = PersonalizeSettings.recommended({"base": "bundled"})
+API = "/api/v1"
 GIVEN = {"photos": {"paths": ["rex.png"], "class_noun": "dog"}}
+# Settings whose text names nothing: words, prompts, numbers in text.
+PLAIN = {
+    "batch_size", "class_noun", "class_prompt", "together", "device", "other_classes", "prompt", "prompts", "size", "labels",
+    "template", "backgrounds", "scales", "styles", "negative", "sampling.negative", "shard", "stages", "name", "captions",
+    "identifier.token", "photos.class_noun", "prior.prompt", "prior.other_classes", "prior.sampling.negative",
+    "samples.prompts", "samples.sampling.negative", "validation.prompts", "validation.outside", "memory", "train.parts",
+    "lora.targets", "lora.modules", "freeze",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", forms.OFFERED)
+def test_a_command_is_described(name: str, client: TestClient) -> None:
+    told = client.get(f"{API}/commands/{name}").json()
+    assert {one["path"] for one in told["fields"]}.isdisjoint({*REFUSED, "out", "target"})
+    assert all(one["help"] for one in told["fields"])
+    assert told["json_schema"]["properties"]
+
+
+def test_a_unit_stands_in_the_schema(client: TestClient) -> None:
+    schema = client.get(f"{API}/commands/personalize").json()["json_schema"]
+    steps = schema["$defs"]["TrainingSettings"]["properties"]["steps"]
+    assert (steps["x-unit"], steps["description"], steps["minimum"]) == ("steps", "Optimizer steps to train for.", 1)
+
+
+@pytest.mark.parametrize("name", forms.OFFERED)
+def test_every_setting_that_can_name_a_file_says_so(name: str) -> None:
+    """Else its text would pass from a network as it is."""
+    model: type[Settings] = forms.model_of(name)
+    for one in fields.settings(model):
+        texts = str in fields.leaf_types(one.field) or "str" in str(one.field.annotation)
+        if texts and not one.choices and not one.names and one.path not in REFUSED and not is_place(one):
+            assert one.path in PLAIN or "SubjectSettings" in str(one.field.annotation), (
+                f"{name}: mark {one.path} with what it names"
+            )
 
 
 def test_a_form_gives_what_was_filled_in_and_is_not_in_force_anyway() -> None:

@@ -243,6 +243,51 @@ def test_a_folder_of_classes_is_taught(chromium: Any, address: str, tmp_path: Pa
     page.close()
 
 
+def test_who_has_the_token_comes_in(chromium: Any, tmp_path: Path) -> None:
+    studio = Studio(StudioSettings(folder=str(tmp_path), browser=False), token="open sesame")
+    with serving(studio) as address:
+        page = chromium.new_page(reduced_motion="reduce", viewport={"width": WIDTHS[1], "height": HEIGHTS[1]})
+        page.goto(f"{address}/models")
+        page.evaluate(AXE)
+        assert page.evaluate(SERIOUS) == []
+        page.get_by_label("Token").fill("sesame")
+        page.keyboard.press("Enter")
+        page.get_by_text("This is not the token.").wait_for()
+        page.get_by_label("Token").fill("open sesame")
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="Teach it somebody, or something").wait_for()
+        assert "sesame" not in page.url
+        page.close()
+
+
+def test_the_queue_is_ordered_by_the_keyboard(chromium: Any, tmp_path: Path) -> None:
+    studio = Studio(StudioSettings(folder=str(tmp_path), browser=False))
+    studio.runner.begin = lambda: None  # type: ignore[method-assign]
+    with serving(studio) as address:
+        photo = studio.uploads.add_picture(MASCOT[0], "rex.jpg").in_settings()
+        given = {"photos": {"paths": [photo], "class_noun": "robot"}}
+        jobs = [studio.desk.submit("personalize", {**given, "name": name}) for name in ("one", "two", "three")]
+        page = chromium.new_page(reduced_motion="reduce", viewport={"width": 1400, "height": 900})
+        seen = Watched(page)
+        page.goto(f"{address}/settings")
+        page.evaluate(AXE)
+        page.get_by_role("button", name="Later: one").focus()
+        for after in (["two", "one", "three"], ["two", "three", "one"], ["two", "three", "one"]):
+            with page.expect_response("**/later"):
+                page.keyboard.press("Enter")
+            page.wait_for_function("names => [...document.querySelectorAll('#queue h3')].map((one) => one.innerText)"
+                                   ".join() === names.join()", arg=after)  # fmt: skip
+            page.wait_for_function(f"document.activeElement.id === 'later-{jobs[0].id}'")
+        page.get_by_role("button", name="Pause: three").press("Enter")
+        page.locator("#queue .chip.paused").wait_for()
+        assert [(job.title, job.status) for job in studio.jobs.listed()] == [
+            ("two", "queued"), ("three", "paused"), ("one", "queued"),
+        ]  # fmt: skip
+        assert page.evaluate(SERIOUS) == []
+        assert seen.wrong == []
+        page.close()
+
+
 def pixels(page: Any, address: str) -> np.ndarray:
     """Give the pixels of a picture, uint8 (H, W, 3)."""
     host = re.match("http://[^/]+", page.url)[0]  # type: ignore[index]
