@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from femtobooth.core.errors import ModelError, SettingsError
 from femtobooth.generator import activations, adapters, tokens
 from femtobooth.generator.adapters import layers
+from femtobooth.generator.available import available
 from femtobooth.generator.families.z_image import PADDED, ZImage
 from femtobooth.generator.formats import adapter_header, adapter_keys
 from femtobooth.generator.formats.adapter_header import About
@@ -207,3 +208,8 @@ def test_layers_that_are_three_of_ours_are_cut(model: ZImage, tmp_path: Path) ->
     for name, change in zip(("to_q", "to_k", "to_v"), whole, strict=True):
         torch.testing.assert_close(found[f"transformer.layers.1.attention.{name}"], change)
     torch.testing.assert_close(found["transformer.layers.1.attention.to_out.0"], whole[0])
+
+
+def test_its_size_is_told_without_loading_it(tiny_z_image: Path, tmp_path: Path) -> None:
+    (found,) = [one for one in available(tmp_path, [str(tiny_z_image)]) if one.source == "folder"]
+    assert (found.family, found.size) == ("Z-Image", 64)

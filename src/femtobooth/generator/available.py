@@ -194,5 +194,8 @@ def _side(folder: Path, family: known.Known) -> int:
     """Read the side of a model's pictures [px] from its configs; 0 where they do not say."""
     denoiser = next(part for part in family.networks if part in ("unet", "transformer"))
     cells = read_object(folder / denoiser / "config.json").get("sample_size") or 0
-    blocks = read_object(folder / "vae" / "config.json").get("block_out_channels") or [0]
+    vae = read_object(folder / "vae" / "config.json")
+    if not cells and denoiser == "transformer":  # some of which know no size of their own
+        return int(vae.get("sample_size") or 0)
+    blocks = vae.get("block_out_channels") or [0]
     return int(cells if isinstance(cells, int) else min(cells)) * 2 ** (len(blocks) - 1)

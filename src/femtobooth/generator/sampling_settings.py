@@ -15,7 +15,7 @@ Sampler = Literal["ddim", "plms", "euler", "euler-a", "dpmpp-2m", "unipc"]
 class SamplingSettings(Settings):
     sampler: Annotated[Sampler, Flag("--sampler", common=True)] = "ddim"
     """Solver of the reverse diffusion: ddim, plms (not for zero-terminal-SNR models), euler, euler-a, dpmpp-2m or
-    unipc.
+    unipc; bases that flow take euler alone.
     """
     steps: Annotated[int, Field(ge=1, le=999), Flag("--steps", common=True, unit="steps")] = 30
     """Denoising steps for each picture."""

@@ -22,8 +22,8 @@ class TrainSettings(Settings):
     parts: Annotated[
         list[Literal["unet", "attention", "text_encoder", "token", "lora"]], Flag("--train", common=True)
     ] = Field(["unet", "text_encoder"], min_length=1)
-    """What trains: unet, attention (the UNet's attention layers only), text_encoder, token (only the new word's
-    embedding), lora (an adapter of a few MB beside frozen weights; with token it is pivotal tuning).
+    """What trains: unet (or transformer), attention (its attention layers only), text_encoder, token (only the new
+    word's embedding), lora (an adapter of a few MB beside frozen weights; with token it is pivotal tuning).
     """
     unet_learning_rate: Annotated[float, Flag("--unet-lr", unit="rate")] = Field(2e-6, gt=0)
     """Learning rate of the UNet or its attention layers."""

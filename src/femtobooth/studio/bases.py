@@ -70,6 +70,9 @@ def _side(reference: str) -> int:
     if folder is None or not folder.is_dir():  # in the hub's cache, or a single file
         return SINGLE_FILE_SIDE
     configs = (read_object(folder / part / "config.json") for part in known.DENOISERS)
-    latents = next((config["sample_size"] for config in configs if config.get("sample_size")), 64)
-    blocks = read_object(folder / "vae" / "config.json").get("block_out_channels", [0] * 4)
+    vae = read_object(folder / "vae" / "config.json")
+    blocks = vae.get("block_out_channels", [0] * 4)
+    latents = next((config["sample_size"] for config in configs if config.get("sample_size")), None)
+    if latents is None:  # some transformers know no size of their own
+        return int(vae.get("sample_size") or 64 * 2 ** (len(blocks) - 1))
     return int(latents if isinstance(latents, int) else latents[0]) * int(2 ** (len(blocks) - 1))
