@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_flows
 import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
-    FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
-    SD3Transformer2DModel,
     UNet2DConditionModel,
-    ZImageTransformer2DModel,
 )
 from PIL import Image
 from transformers import (
@@ -29,12 +27,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    Qwen2Tokenizer,
-    Qwen3Config,
-    Qwen3Model,
-    T5Config,
-    T5EncoderModel,
-    T5TokenizerFast,
 )
 
 from femtobooth.core.console import Terminal
@@ -42,9 +34,7 @@ from femtobooth.core.events import listening
 from femtobooth.core.files import atomic_file
 from femtobooth.generator import locate
 from femtobooth.generator.families.stable_diffusion import StableDiffusion
-from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5
 from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
-from femtobooth.generator.families.z_image import ZImage
 from femtobooth.generator.formats.folder import load_tokenizer, save_folder
 from femtobooth.recognizer.exporting import graph
 from femtobooth.recognizer.model import artifact
@@ -259,97 +249,19 @@ def tiny_xl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _t5_tokenizer() -> T5TokenizerFast:
-    """A vocabulary in T5's kind: pieces of words by their probability, "</s>" at the end."""
-    letters = "abcdefghijklmnopqrstuvwxyz,.▁"
-    words = ["▁a", "▁photo", "▁of", "▁robot", "▁dog", "▁sks", "▁on", "▁the", "▁beach", "▁glossy"]
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0)]
-    vocabulary += [(one, -2.0) for one in words] + [(one, -6.0) for one in letters]
-    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
-
-
-def _sd3(folder: Path, t5: bool = True) -> Path:
-    torch.manual_seed(7)
-    first, second = _tokenizer(), _tokenizer()
-    second.pad_token = second.convert_ids_to_tokens(0)
-    texts = [_text_config(first, 2, False), _text_config(second, 3, True, width=48)]
-    texts[1].projection_dim = 40
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        patch_size=2,
-        in_channels=16,
-        out_channels=16,
-        num_layers=3,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=96,
-        caption_projection_dim=32,
-        pooled_projection_dim=32 + 40,
-        pos_embed_max_size=12,
-        dual_attention_layers=(0, 1),
-        qk_norm="rms_norm",
-    )
-    torch.nn.init.normal_(transformer.proj_out.weight, std=0.1)
-    parts = {
-        "tokenizer": first,
-        "tokenizer_2": second,
-        "text_encoder": CLIPTextModelWithProjection(texts[0]).eval(),
-        "text_encoder_2": CLIPTextModelWithProjection(texts[1]).eval(),
-        "vae": _vae(
-            latent_channels=16, shift_factor=0.0609, scaling_factor=1.5305,
-            use_quant_conv=False, use_post_quant_conv=False,
-        ),
-        "transformer": transformer.eval(),
-        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
-        "source": folder.name,
-        "hash": "",
-    }  # fmt: skip
-    if not t5:
-        save_folder(StableDiffusion3WithoutT5(**parts), folder, card="# tiny\n")
-        return folder
-    tokenizer = _t5_tokenizer()
-    config = T5Config(
-        vocab_size=len(tokenizer), d_model=96, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
-        feed_forward_proj="gated-gelu", dropout_rate=0.0,
-    )  # fmt: skip
-    parts |= {"tokenizer_3": tokenizer, "text_encoder_3": T5EncoderModel(config).eval()}
-    save_folder(StableDiffusion3(**parts), folder, card="# tiny\n")
-    return folder
-
-
 @pytest.fixture(scope="session")
 def tiny_sd3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the shape of Stable Diffusion 3.5: three blocks, two of them with a second attention; CLIPs of widths
     32 and 48, projected to 32 and 40, a T5 of width 96; 16 latent channels in patches of 2, 64x64 pixels.
     """
-    return _sd3(tmp_path_factory.mktemp("models") / "tiny-sd3")
+    return tiny_flows.sd3(tmp_path_factory.mktemp("models") / "tiny-sd3", _tokenizer, _text_config, _vae)
 
 
 @pytest.fixture(scope="session")
 def tiny_sd3_without_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same whose T5 was left out."""
-    return _sd3(tmp_path_factory.mktemp("models") / "tiny-sd3-without-t5", t5=False)
-
-
-def _qwen_tokenizer() -> Qwen2Tokenizer:
-    """A vocabulary in Qwen's kind: bytes and whole words after a space, in a chat."""
-    words = ["a", "photo", "of", "robot", "dog", "sks", "zkq", "xvt", "on", "the", "beach", "red", "big"]
-    pieces = [chr(number) for number in range(33, 127)] + ["Ġ", "Ċ"]
-    merges: list[tuple[str, str]] = []
-    for word in words:
-        whole = "Ġ"
-        for letter in word:
-            merges.append((whole, letter))
-            whole += letter
-            pieces.append(whole)
-    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-    made = Qwen2Tokenizer(vocab=vocabulary, merges=[*dict.fromkeys(merges)], unk_token=None, pad_token="<|endoftext|>")
-    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
-    made.chat_template = (
-        "{% for one in messages %}<|im_start|>{{ one.role }}\n{{ one.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    return made
+    folder = tmp_path_factory.mktemp("models") / "tiny-sd3-without-t5"
+    return tiny_flows.sd3(folder, _tokenizer, _text_config, _vae, t5=False)
 
 
 @pytest.fixture(scope="session")
@@ -357,34 +269,7 @@ def tiny_z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the shape of Z-Image: a block of each kind of width 32, a language model of width 24; 16 latent
     channels in patches of 2, 64x64 pixels.
     """
-    folder = tmp_path_factory.mktemp("models") / "tiny-z-image"
-    torch.manual_seed(7)
-    tokenizer = _qwen_tokenizer()
-    transformer = ZImageTransformer2DModel(
-        in_channels=16, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
-        axes_dims=[4, 6, 6], axes_lens=[1024, 64, 64],
-    )  # fmt: skip
-    for name, one in transformer.named_parameters():
-        if one.ndim > 1 or "pad_token" in name:
-            torch.nn.init.normal_(one, std=0.2)
-    words = Qwen3Config(
-        vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=12, max_position_embeddings=1024,
-    )  # fmt: skip
-    vae = _vae(
-        latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False,
-    )  # fmt: skip
-    model = ZImage(
-        tokenizer=tokenizer,
-        text_encoder=Qwen3Model(words).eval(),
-        vae=vae,
-        transformer=transformer.eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        source=folder.name,
-        hash="",
-    )
-    save_folder(model, folder, card="# tiny\n")
-    return folder
+    return tiny_flows.z_image(tmp_path_factory.mktemp("models") / "tiny-z-image", _vae)
 
 
 @pytest.fixture(scope="session")

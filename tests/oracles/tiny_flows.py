@@ -1,0 +1,136 @@
+"""Tiny models of the families that flow, with random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, ZImageTransformer2DModel
+from transformers import (
+    CLIPTextModelWithProjection,
+    Qwen2Tokenizer,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+    T5TokenizerFast,
+)
+
+from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5
+from femtobooth.generator.families.z_image import ZImage
+from femtobooth.generator.formats.folder import save_folder
+
+Made = Callable[..., Any]
+
+
+def t5_tokenizer() -> T5TokenizerFast:
+    """A vocabulary in T5's kind: pieces of words by their probability, "</s>" at the end."""
+    letters = "abcdefghijklmnopqrstuvwxyz,.▁"
+    words = ["▁a", "▁photo", "▁of", "▁robot", "▁dog", "▁sks", "▁on", "▁the", "▁beach", "▁glossy"]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0)]
+    vocabulary += [(one, -2.0) for one in words] + [(one, -6.0) for one in letters]
+    return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+
+
+def sd3(folder: Path, tokenizer_of: Made, text_config: Made, vae_of: Made, t5: bool = True) -> Path:
+    """Write a folder in the shape of Stable Diffusion 3.5, with T5 or without."""
+    torch.manual_seed(7)
+    first, second = tokenizer_of(), tokenizer_of()
+    second.pad_token = second.convert_ids_to_tokens(0)
+    texts = [text_config(first, 2, False), text_config(second, 3, True, width=48)]
+    texts[1].projection_dim = 40
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=3,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=96,
+        caption_projection_dim=32,
+        pooled_projection_dim=32 + 40,
+        pos_embed_max_size=12,
+        dual_attention_layers=(0, 1),
+        qk_norm="rms_norm",
+    )
+    torch.nn.init.normal_(transformer.proj_out.weight, std=0.1)
+    parts: dict[str, Any] = {
+        "tokenizer": first,
+        "tokenizer_2": second,
+        "text_encoder": CLIPTextModelWithProjection(texts[0]).eval(),
+        "text_encoder_2": CLIPTextModelWithProjection(texts[1]).eval(),
+        "vae": vae_of(
+            latent_channels=16, shift_factor=0.0609, scaling_factor=1.5305,
+            use_quant_conv=False, use_post_quant_conv=False,
+        ),
+        "transformer": transformer.eval(),
+        "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
+        "source": folder.name,
+        "hash": "",
+    }  # fmt: skip
+    if not t5:
+        save_folder(StableDiffusion3WithoutT5(**parts), folder, card="# tiny\n")
+        return folder
+    tokenizer = t5_tokenizer()
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=96, d_kv=16, d_ff=64, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu", dropout_rate=0.0,
+    )  # fmt: skip
+    parts |= {"tokenizer_3": tokenizer, "text_encoder_3": T5EncoderModel(config).eval()}
+    save_folder(StableDiffusion3(**parts), folder, card="# tiny\n")
+    return folder
+
+
+def qwen_tokenizer() -> Qwen2Tokenizer:
+    """A vocabulary in Qwen's kind: bytes and whole words after a space, in a chat."""
+    words = ["a", "photo", "of", "robot", "dog", "sks", "zkq", "xvt", "on", "the", "beach", "red", "big"]
+    pieces = [chr(number) for number in range(33, 127)] + ["Ġ", "Ċ"]
+    merges: list[tuple[str, str]] = []
+    for word in words:
+        whole = "Ġ"
+        for letter in word:
+            merges.append((whole, letter))
+            whole += letter
+            pieces.append(whole)
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    made = Qwen2Tokenizer(vocab=vocabulary, merges=[*dict.fromkeys(merges)], unk_token=None, pad_token="<|endoftext|>")
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    made.chat_template = (
+        "{% for one in messages %}<|im_start|>{{ one.role }}\n{{ one.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return made
+
+
+def z_image(folder: Path, vae_of: Made) -> Path:
+    """Write a folder in the shape of Z-Image."""
+    torch.manual_seed(7)
+    tokenizer = qwen_tokenizer()
+    transformer = ZImageTransformer2DModel(
+        in_channels=16, dim=32, n_layers=2, n_refiner_layers=1, n_heads=2, n_kv_heads=2, cap_feat_dim=24,
+        axes_dims=[4, 6, 6], axes_lens=[1024, 64, 64],
+    )  # fmt: skip
+    for name, one in transformer.named_parameters():
+        if one.ndim > 1 or "pad_token" in name:
+            torch.nn.init.normal_(one, std=0.2)
+    words = Qwen3Config(
+        vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=12, max_position_embeddings=1024,
+    )  # fmt: skip
+    vae = vae_of(
+        latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+    model = ZImage(
+        tokenizer=tokenizer,
+        text_encoder=Qwen3Model(words).eval(),
+        vae=vae,
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        source=folder.name,
+        hash="",
+    )
+    save_folder(model, folder, card="# tiny\n")
+    return folder
