@@ -20,24 +20,44 @@ sys.path.insert(0, str(ROOT / "tests" / "oracles"))
 
 import torch  # noqa: E402
 from adapter_readers import published, published_xl  # noqa: E402
-from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel  # noqa: E402
+from diffusers import (  # noqa: E402
+    AutoencoderKL,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    ZImageTransformer2DModel,
+)
+from tiny_flows import qwen_tokenizer  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPTextConfig,
     CLIPTextModelWithProjection,
+    Qwen3Config,
+    Qwen3Model,
     T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
 
 from femtobooth.generator import locate  # noqa: E402
-from femtobooth.generator.available import shapes_key  # noqa: E402
+from femtobooth.generator.available import key_of  # noqa: E402
 from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5  # noqa: E402
+from femtobooth.generator.families.z_image import ZImage  # noqa: E402
 from femtobooth.generator.formats.folder import load_tokenizer  # noqa: E402
 from femtobooth.generator.load import load  # noqa: E402
 from femtobooth.workflows.personalizing import needs  # noqa: E402
 
 PLACE = ROOT / "src" / "femtobooth" / "assets" / "plans.json"
 TOKENS = 77
+VAE_16: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "latent_channels": 16,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "sample_size": 1024,
+}
+"""The VAE of flows."""
 
 
 def second(cells: int) -> Any:
@@ -65,18 +85,7 @@ def third(t5: bool) -> Any:
             )
             for after, (width, layers, heads, act) in zip(("", "_2"), texts, strict=True)
         }
-        networks["vae"] = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            block_out_channels=(128, 256, 512, 512),
-            layers_per_block=2,
-            latent_channels=16,
-            scaling_factor=1.5305,
-            shift_factor=0.0609,
-            use_quant_conv=False,
-            use_post_quant_conv=False,
-            sample_size=1024,
-        )
+        networks["vae"] = AutoencoderKL(**VAE_16, scaling_factor=1.5305, shift_factor=0.0609)
         networks["transformer"] = SD3Transformer2DModel(
             sample_size=128,
             num_layers=24,
@@ -105,6 +114,25 @@ def third(t5: bool) -> Any:
     return kind(**networks, tokenizer=None, tokenizer_2=None, scheduler=scheduler, source="3.5", hash="")
 
 
+def z_image() -> Any:
+    """Z-Image, and Z-Image-Turbo."""
+    words = Qwen3Config(
+        vocab_size=151936,
+        hidden_size=2560,
+        intermediate_size=9728,
+        num_hidden_layers=36,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40960,
+    )
+    with torch.device("meta"):
+        networks = {"transformer": ZImageTransformer2DModel(), "text_encoder": Qwen3Model(words)}
+        networks["vae"] = AutoencoderKL(**VAE_16, scaling_factor=0.3611, shift_factor=0.1159)
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=6.0)
+    return ZImage(**networks, tokenizer=qwen_tokenizer(), scheduler=scheduler, source="Z", hash="")
+
+
 ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "the bundled base": lambda: load(locate.BUNDLED, weights=False),
     "Stable Diffusion 1.5": lambda: published("1.x"),
@@ -113,6 +141,7 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "Stable Diffusion XL": published_xl,
     "Stable Diffusion 3.5 medium": lambda: third(t5=True),
     "Stable Diffusion 3.5 medium without T5": lambda: third(t5=False),
+    "Z-Image": z_image,
 }
 
 
@@ -129,18 +158,12 @@ def architecture(name: str) -> Any:
     return model
 
 
-def key(model: Any) -> str:
-    """Make what stands for it among available generators."""
-    tensors = (one for name in model.NETWORKS for one in getattr(model, name).state_dict().values())
-    return shapes_key(model.NAME, model.size, [one.shape for one in tensors if one.is_floating_point()])
-
-
 def planned(names: Iterable[str] = ARCHITECTURES) -> Iterator[tuple[str, dict[str, Any]]]:
     """Plan architectures."""
     for name in names:
         model = architecture(name)
         print(f"planning {name}", file=sys.stderr, flush=True)
-        yield key(model), {"name": name, **needs.plans(model, Path(name))}
+        yield key_of(model), {"name": name, **needs.plans(model, Path(name))}
 
 
 if __name__ == "__main__":

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from huggingface_hub import constants
 
 from femtobooth.core import cache as kept
 from femtobooth.core.errors import ModelError
 from femtobooth.generator import locate
-from femtobooth.generator.available import Generator, available, shapes_key
+from femtobooth.generator.available import Generator, available, key_of
 from femtobooth.generator.families import known
 from femtobooth.generator.formats.single_file import save_single_file
 from femtobooth.generator.load import load
@@ -110,11 +109,9 @@ def test_what_trains_is_what_a_plan_says_and_is_planned_once(tiny_base: Path, mo
 def test_the_bundled_base_is_known_by_its_shapes_and_planned_right(monkeypatch: pytest.MonkeyPatch) -> None:
     (one,) = available(Path("none"))
     base = load(locate.BUNDLED, weights=False)
-    tensors = [tensor for name in base.NETWORKS for tensor in getattr(base, name).state_dict().values()]
-    shapes = [tensor.shape for tensor in tensors if tensor.is_floating_point()]
-    assert one.key == shapes_key(base.NAME, base.size, shapes)
+    assert one.key == key_of(base)
     assert needs.plans(base, locate.bundled_folder()) == needs.needed(one)
-    assert (one.size, one.licence, one.parameters) == (64, "apache-2.0", sum(map(torch.Size.numel, shapes)))
+    assert (one.size, one.licence, one.parameters) == (64, "apache-2.0", parameters(locate.bundled_folder()))
 
 
 def test_a_run_with_an_adapter_names_its_base(tmp_path: Path) -> None:
@@ -139,7 +136,10 @@ def test_a_run_with_an_adapter_names_its_base(tmp_path: Path) -> None:
         (
             "stabilityai/stable-diffusion-3.5-medium",
             "Stable Diffusion 3",
-            ("gated, and not in the local hub cache", "accept them on its page on the hub, then run `hf auth login`"),
+            (
+                "gated, and not in the local hub cache",
+                "accept its terms on its page on the hub, then run `hf auth login`",
+            ),
         ),
         ("nobody/nothing", "-", ("not in the local hub cache", "hf download nobody/nothing")),
     ],
@@ -170,3 +170,12 @@ def test_it_answers_without_torch(tmp_path: Path) -> None:
     *told, loaded = ended.stdout.splitlines()
     assert loaded == "set()"
     assert json.loads("\n".join(told))["generators"][0]["training_bytes"]["lora"]["accelerator"] < GIB
+
+
+@pytest.mark.parametrize("base", ["tiny_sd3", "tiny_sd3_without_t5", "tiny_z_image"])
+def test_transformers_are_told_too(base: str, request: pytest.FixtureRequest) -> None:
+    folder: Path = request.getfixturevalue(base)
+    (one,) = (one for one in available(Path("none"), [str(folder)]) if one.name == str(folder))
+    model = load(str(folder), weights=False)
+    assert (one.family, one.size, one.source, one.key) == (model.NAME, 64, "folder", key_of(model))
+    assert 0 <= one.parameters - parameters(folder) < 10_000  # the places of patches are in files too

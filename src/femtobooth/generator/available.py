@@ -190,12 +190,23 @@ def shapes_key(family: str, side: int, shapes: Iterable[Sequence[int]]) -> str:
     return hashlib.sha256(json.dumps([family, side, sorted(plain)]).encode()).hexdigest()[:32]
 
 
+def key_of(model: Any) -> str:
+    """Make what stands for a model in memory, with or without weights; files hold shared tensors once."""
+    networks = [getattr(model, name) for name in model.NETWORKS]
+    shapes = [one.shape for network in networks for one in network.parameters()]
+    for network in networks:
+        trained = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+        held = {name: one for name, one in network.state_dict().items() if name not in trained}
+        shapes += [one.shape for one in held.values() if one.is_floating_point()]
+    return shapes_key(model.NAME, model.size, shapes)
+
+
 def _side(folder: Path, family: known.Known) -> int:
     """Read the side of a model's pictures [px] from its configs; 0 where they do not say."""
     denoiser = next(part for part in family.networks if part in ("unet", "transformer"))
     cells = read_object(folder / denoiser / "config.json").get("sample_size") or 0
     vae = read_object(folder / "vae" / "config.json")
-    if not cells and denoiser == "transformer":  # some of which know no size of their own
+    if not cells:  # as transformers of any size say nothing of it
         return int(vae.get("sample_size") or 0)
     blocks = vae.get("block_out_channels") or [0]
     return int(cells if isinstance(cells, int) else min(cells)) * 2 ** (len(blocks) - 1)

@@ -24,7 +24,7 @@ SUBJECT_FILE = "femtobooth.json"  # lies in a personalized model's folder: token
 PARTS = known.FAMILIES[0].folders
 INDEX = "model_index.json"
 WAY_OUT = "give `bundled`, a run, a Stable Diffusion folder, or a .safetensors or .ckpt file"
-GATED = "accept them on its page on the hub, then run `hf auth login` where there is a network and try again"
+GATED = "accept its terms on its page on the hub, then run `hf auth login` where there is a network and try again"
 METADATA = "femtobooth"  # in the safetensors header: JSON of what `single_file._describe` returns
 DAMAGED = "copy or download it again"
 

@@ -83,6 +83,8 @@ def plans(base: Family, files: Path) -> Needs:
     planner = Planner(base, base.size, files, libraries=0)
     found: dict[str, dict[str, int]] = {}
     for name, settings in TRAINED.items():
+        if name == "everything" and len(base.can_train()) == 1:  # whose text encoder never trains
+            settings = {"train": {"parts": ["unet"]}}  # noqa: PLW2901
         try:
             plan = planner.plan(config.resolve(PersonalizeSettings, LEAST, settings))
         except FemtoboothError:  # which this family cannot
