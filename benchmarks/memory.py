@@ -6,7 +6,7 @@
 
 Builds a base of that size with random weights in a temporary folder (Stable Diffusion 1.5: 4.3 GB, XL: 7 GB; nothing
 is fetched), plans a run of it and trains that for one step at 512 pixels, batch 1, with gradient checkpointing, as
-commands of their own. `--small` is the same layout a tenth as wide, to try this script. Other flags are those of
+commands of their own. `--small` is XL's layout a tenth as wide, to try this script. Other flags are those of
 `femtobooth personalize`. What was measured is the process's peak resident set, by the kernel's count. Before XL trains,
 a whole run listens to the base at 1024 pixels, which takes a CPU hours: `sd15_step.py --family xl` is its step alone.
 """
@@ -51,7 +51,7 @@ PIXELS = {"1.5": 512, "xl": 512}  # of the pictures that are trained on
 
 def build(folder: Path, family: str, small: bool) -> None:
     """Write the base; its tokenizers are the bundled one with as many entries as the text encoder knows."""
-    model: Family = stable_diffusion_xl(small) if family == "xl" else stable_diffusion_15()
+    model: Family = stable_diffusion_xl(10 if small else 1) if family == "xl" else stable_diffusion_15()
     text_encoder = model.text_encoders["text_encoder"]
     entries = json.loads((locate.bundled_folder() / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
     more = {f"filler{number}</w>": number for number in range(len(entries), text_encoder.config.vocab_size)}

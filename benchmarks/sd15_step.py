@@ -23,6 +23,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 from femtobooth.core import config
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, table
+from femtobooth.core.machine import give_back_freed_memory
 from femtobooth.generator import frozen, locate
 from femtobooth.generator.dreambooth import DreamBooth
 from femtobooth.generator.families.family import Family
@@ -30,10 +31,11 @@ from femtobooth.generator.families.stable_diffusion import StableDiffusion
 from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
 from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.latents import LatentSet, encode
-from femtobooth.generator.memory import peak_memory
+from femtobooth.generator.memory import peak_memory, told
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.parsing import overrides
 from femtobooth.training import trainer
+from femtobooth.workflows.personalizing.planning import Planner
 
 
 def stable_diffusion_15() -> StableDiffusion:
@@ -70,10 +72,13 @@ def stable_diffusion_15() -> StableDiffusion:
     )
 
 
-def stable_diffusion_xl(small: bool) -> StableDiffusionXL:
-    """Stable Diffusion XL's architecture with random numbers, in 16 bits but for the VAE, and the bundled tokenizer."""
+def stable_diffusion_xl(part: int = 1, weights: bool = True) -> StableDiffusionXL:
+    """Stable Diffusion XL's architecture, its widths divided by `part` (1, 2 or 10), with the bundled tokenizer.
+
+    Its numbers are random, in 16 bits but for the VAE; without `weights` it has shapes alone.
+    """
     texts = [(768, 12, 12, "quick_gelu"), (1280, 32, 20, "gelu")]  # width, layers, heads
-    texts = [(width // 10 // 4 * 4, 3, 4, act) for width, _, _, act in texts] if small else texts
+    texts = [(width // part // 4 * 4, layers, 4, act) for width, layers, _, act in texts] if part > 1 else texts
     configs = [
         CLIPTextConfig(
             vocab_size=49408,
@@ -93,18 +98,20 @@ def stable_diffusion_xl(small: bool) -> StableDiffusionXL:
             "vae": AutoencoderKL(
                 down_block_types=("DownEncoderBlock2D",) * 4,
                 up_block_types=("UpDecoderBlock2D",) * 4,
-                block_out_channels=(32, 32, 64, 64) if small else (128, 256, 512, 512),
+                block_out_channels=(32, 32, 64, 64)
+                if part == 10
+                else tuple(width // part for width in (128, 256, 512, 512)),
                 layers_per_block=2,
                 scaling_factor=0.13025,
                 sample_size=1024,
             ),
             "unet": UNet2DConditionModel(
                 sample_size=128,
-                block_out_channels=(32, 64, 128) if small else (320, 640, 1280),
+                block_out_channels=tuple(width // part for width in (320, 640, 1280)),
                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
                 up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
                 transformer_layers_per_block=(1, 2, 10),
-                attention_head_dim=(1, 2, 4) if small else (5, 10, 20),
+                attention_head_dim=(1, 2, 4) if part == 10 else (5, 10, 20),
                 cross_attention_dim=sum(width for width, *_ in texts),
                 use_linear_projection=True,
                 addition_embed_type="text_time",
@@ -112,6 +119,8 @@ def stable_diffusion_xl(small: bool) -> StableDiffusionXL:
                 projection_class_embeddings_input_dim=texts[1][0] + 6 * 256,
             ),
         }
+    if not weights:
+        return _xl(networks)
     some = torch.randn(1 << 24).mul_(0.02).to(torch.bfloat16)
     for network in networks.values():
         network.to(torch.bfloat16).to_empty(device="cpu")
@@ -123,6 +132,12 @@ def stable_diffusion_xl(small: bool) -> StableDiffusionXL:
             if hasattr(module, "position_ids"):
                 module.position_ids = torch.arange(77)[None]
     networks["vae"].float()
+    return _xl(networks)
+
+
+def _xl(networks: dict[str, Any]) -> StableDiffusionXL:
+    for network in networks.values():
+        network.eval().requires_grad_(False)
     tokenizer = load_tokenizer(locate.bundled_folder() / "tokenizer")
     tokenizer.model_max_length = 77
     return StableDiffusionXL(
@@ -160,7 +175,7 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32")
     parser.add_argument("--train", default="unet,text_encoder")
     parser.add_argument("--family", choices=("1.5", "xl"), default="1.5")
-    parser.add_argument("--small", action="store_true", help="of XL: a tenth as wide, to try this script")
+    parser.add_argument("--part", type=int, choices=(1, 2, 10), default=1, help="of XL: what widths are divided by")
     options = parser.parse_args()
     sets = {
         "photos.paths": "none",
@@ -174,8 +189,13 @@ def main() -> None:
     if options.train == "lora":
         sets |= {"train.frozen_precision": "bf16", "lora.rank": "16", "lora.text_encoder": "false", "prior.weight": "0"}
     settings = config.resolve(PersonalizeSettings, overrides(PersonalizeSettings, [], sets))
-    model: Family = stable_diffusion_xl(options.small) if options.family == "xl" else stable_diffusion_15()
+    if options.family == "xl":
+        plan = Planner(stable_diffusion_xl(options.part, weights=False), 512, Path("none")).plan(settings)
+        rows = [(one.name, told(one.process)) for one in plan.phases if one.name in ("encoding photos", "training")]
+        table("Planned, on a CPU", ["phase", ">most"], rows)
+    model: Family = stable_diffusion_xl(options.part) if options.family == "xl" else stable_diffusion_15()
     if options.train == "lora":
+        give_back_freed_memory()  # as loading does for a base that is held in less
         frozen.hold(model, "bf16")
     pictures = np.random.default_rng(0).integers(0, 256, (int(options.batch_size), 512, 512, 3), dtype=np.uint8)
 
