@@ -113,7 +113,7 @@ class Desk:
         return merge(given, more)
 
     def _free_name(self, name: str, made_up: bool) -> str:
-        taken = {job.run_name for job in self.jobs.listed(("queued", *ACTIVE))}
+        taken = {job.run_name for job in self.jobs.listed((*WAITING, *ACTIVE))}
         wanted, number = name, 1
         while wanted in taken or (made_up and (self.library.folder / wanted).exists()):
             if not made_up:

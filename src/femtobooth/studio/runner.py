@@ -129,14 +129,16 @@ class Runner:
         self._children.pop(job.id, None)
         code = read_object(self.place(job) / END).get("code")
         run = Run.peek(self.runs / job.run_name) if job.run_name else None
+        error = None
         if code == 0 or (code is None and run is not None and run.status == "done"):
-            self.jobs.change(job.id, status="done", ended=now(), error=None)
+            status = "done"
         elif code is None:
-            self.jobs.change(job.id, status="interrupted", paused=False, ended=now(), error=GONE)
+            status, error = "interrupted", GONE
         elif code >= 128:
-            self.jobs.change(job.id, status="paused" if job.paused else "interrupted", ended=now(), error=None)
+            status = "paused" if job.paused else "interrupted"
         else:
-            self.jobs.change(job.id, status="failed", ended=now(), error=why_failed(self.place(job) / LOG, job.command))
+            status, error = "failed", why_failed(self.place(job) / LOG, job.command)
+        self.jobs.change(job.id, status=status, paused=status == "paused", ended=now(), error=error)
 
 
 def stop(process: Holder | None, run: Path | None) -> None:
