@@ -99,7 +99,7 @@ def test_no_command_calls_home(tiny: Path, tiny_onnx: Path, tiny_base: Path, pho
         f"compare {tiny_onnx} {tmp_path}/openvino --no-speed --out {tmp_path}/page.html",
         f"finetune {photos} --model {tiny} --name mine --steps 1 --set training.batch_size=2",
         f"personalize {photos}/a --class-noun dog --base {tiny_base} --name rex --steps 1 --class-images 2"
-        " --set prior.sampling.steps=1 --set samples.sampling.steps=1 --validate-every 0",
+        " --set prior.sampling.steps=1 --set samples.sampling.steps=1 --set samples.images=1 --validate-every 0",
         f"generate {tmp_path}/runs/rex picture --steps 1",
         "models",
     ]
