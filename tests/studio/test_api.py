@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,16 @@ from PIL import Image
 from starlette.testclient import TestClient
 from studio_client import png, upload
 
-from femtobooth.core import locks
+from femtobooth.core import locks, requests
 from femtobooth.core.config import Settings, merge
 from femtobooth.core.run import Run
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.pictures import records
 from femtobooth.pictures.provenance import Provenance
-from femtobooth.studio import jobs, live
+from femtobooth.studio import jobs
 from femtobooth.studio.library import id_of
 from femtobooth.studio.presets import presets
-from femtobooth.studio.runner import why_failed
+from femtobooth.studio.runner import stop, why_failed
 from femtobooth.studio.state import Studio
 
 API = "/api/v1"
@@ -247,6 +248,26 @@ def test_a_job_that_fails_says_why(client: TestClient, studio: Studio) -> None:
     assert job["resumable"] is False
 
 
+@pytest.mark.parametrize(
+    ("code", "paused", "then"),
+    [
+        (0, True, "done"),
+        (130, True, "paused"),
+        (130, False, "interrupted"),
+        (None, True, "interrupted"),
+        (2, True, "failed"),
+    ],
+)
+def test_how_a_job_ended(client: TestClient, studio: Studio, code: int | None, paused: bool, then: str) -> None:
+    job = submit(client, learned(upload(client, png())))
+    studio.jobs.change(job["id"], status="stopping", paused=paused)
+    if code is not None:
+        (studio.private / "jobs" / job["id"] / "end.json").write_text(json.dumps({"code": code}))
+    studio.runner.look()
+    told = client.get(f"{API}/jobs/{job['id']}").json()
+    assert (told["status"], told["paused"]) == (then, then == "paused")
+
+
 def test_why_a_job_failed_is_told_by_names_of_settings(tmp_path: Path) -> None:
     log = tmp_path / "log.txt"
     log.write_text("loading bundled ...\nfemtobooth: --steps: input is wrong\n  -> give --lr, or leave --none out\n")
@@ -293,6 +314,19 @@ def test_what_works_is_asked_by_files_in_its_run(client: TestClient, run: Run) -
     assert told["way_out"] == "only one that runs can be asked"
 
 
+def test_a_run_of_another_machine_is_stopped_by_its_folder(run: Run) -> None:
+    stop(replace(locks.own(), host="another"), run.folder)
+    assert requests.asked(run.folder, "stop")
+
+
+def test_what_is_gone_is_not_here(client: TestClient) -> None:
+    for address in ("/runs/0", "/jobs/0", "/new/0", "/new/0/photos/0/edit", "/draw/0"):
+        page = client.get(address, headers={"accept": "text/html"})
+        assert (page.status_code, "<h1>Not here</h1>" in page.text) == (404, True)
+    assert client.get("/runs/0/head", headers={"hx-request": "true"}).status_code == 286  # it need not ask again
+    assert client.get(f"{API}/runs/{'0' * 16}").json()["error"]["problem"] == "no such run"
+
+
 def test_a_run_is_taught_again_with_its_settings(client: TestClient, studio: Studio) -> None:
     reference = upload(client, png())
     chosen = {"training": {"steps": 60}, "photos": {"class_noun": "dog"}}
@@ -337,21 +371,6 @@ def test_events_go_on_after_the_last_that_was_read(client: TestClient, run: Run)
     assert json.loads(parts[3].split("data: ")[1]) == {"status": "done"}
     assert client.get(address, headers={"last-event-id": "5"}).status_code == 204
     assert client.get(address, headers={"last-event-id": "x"}).text.count("id: ") == 5
-
-
-def test_a_growing_file_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "PIECE", 64)
-    path = tmp_path / "events.jsonl"
-    tail = live.Tail(path, after=1)
-    assert tail.read() == []
-    found: list[tuple[int, str]] = []
-    lines = ['{"a": 1}', "damaged", '{"b": "' + "x" * 200 + '"}', '{"c": 3}']
-    for piece in ("\n".join(lines)[:150], "\n".join(lines)[150:] + "\n"):
-        with path.open("a") as file:
-            file.write(piece)
-        for _ in range(5):
-            found += tail.read()
-    assert found == [(3, lines[2]), (4, lines[3])]
 
 
 def test_only_what_is_listed_is_given_out(client: TestClient, run: Run, tmp_path: Path) -> None:

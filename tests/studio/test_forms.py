@@ -12,7 +12,7 @@ from femtobooth.core import fields
 from femtobooth.core.config import Settings, merge, settle
 from femtobooth.core.errors import SettingsError
 from femtobooth.generator.settings import PersonalizeSettings
-from femtobooth.studio import fieldsets, forms
+from femtobooth.studio import fieldsets, forms, live
 from femtobooth.studio.presets import presets, without_preset
 from femtobooth.studio.references import REFUSED, is_place
 from femtobooth.studio.watching import History
@@ -160,3 +160,18 @@ def test_a_history_goes_on_where_it_was_and_begins_anew_with_another_file(tmp_pa
     other.replace(path)
     found.read()
     assert (found.seq, found.curves()) == (1, {"loss": {"photos": [[1, 9.0]]}})
+
+
+def test_a_growing_file_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "PIECE", 64)
+    path = tmp_path / "events.jsonl"
+    tail = live.Tail(path, after=1)
+    assert tail.read() == []
+    found: list[tuple[int, str]] = []
+    lines = ['{"a": 1}', "damaged", '{"b": "' + "x" * 200 + '"}', '{"c": 3}']
+    for piece in ("\n".join(lines)[:150], "\n".join(lines)[150:] + "\n"):
+        with path.open("a") as file:
+            file.write(piece)
+        for _ in range(5):
+            found += tail.read()
+    assert found == [(3, lines[2]), (4, lines[3])]
