@@ -1,6 +1,6 @@
 """Does a rectified flow learn? A toy of Stable Diffusion 3's kind, from noise, on pictures that the bundled base drew.
 
-    python benchmarks/flow_learns.py --out DIR [--seconds 200] [--each 24]
+    python benchmarks/flow_learns.py --out DIR [--seconds 200] [--each 18]
 
 The base draws `--each` pictures of eight things. A transformer of 1.3 M parameters is trained on their latents for
 `--seconds` of processor time, by femtobooth's own micro-batches, flow and loss; what it reads is the bundled text
@@ -149,7 +149,7 @@ def main(options: argparse.Namespace) -> None:
         "base_named": judged(recognizer, pictures),
         "rows": [],
     }
-    rows, labels, spent, taken = [[one[0] for one in pictures for _ in range(2)]], ["the base"], 0.0, 0
+    rows, labels, spent, taken = [[one for some in pictures for one in some[:2]]], ["the base"], 0.0, 0
 
     def show() -> None:
         model.transformer = average
@@ -188,7 +188,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=200)
-    parser.add_argument("--each", type=int, default=24)
+    parser.add_argument("--each", type=int, default=18)
     parser.add_argument("--judged", type=int, default=8, help="pictures of each thing that the recognizer names")
     parser.add_argument("--threads", type=int, default=1)
     with listening(Terminal()):
