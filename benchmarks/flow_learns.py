@@ -2,7 +2,7 @@
 
     python benchmarks/flow_learns.py --out DIR [--seconds 200] [--each 18]
 
-The base draws `--each` pictures of eight things. A transformer of 1.3 M parameters is trained on their latents for
+The base draws `--each` pictures of eight things. A transformer of 1.4 M parameters is trained on their latents for
 `--seconds` of processor time, by femtobooth's own micro-batches, flow and loss; what it reads is the bundled text
 encoder, frozen, in the place of both CLIPs, and no T5. What is told of it: the loss on fixed photos, noise and times
 (`generator/deterministic.py`), and the share of its pictures, of seeds that it never saw, that the bundled recognizer

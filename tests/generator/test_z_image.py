@@ -213,3 +213,9 @@ def test_layers_that_are_three_of_ours_are_cut(model: ZImage, tmp_path: Path) ->
 def test_its_size_is_told_without_loading_it(tiny_z_image: Path, tmp_path: Path) -> None:
     (found,) = [one for one in available(tmp_path, [str(tiny_z_image)]) if one.source == "folder"]
     assert (found.family, found.size) == ("Z-Image", 64)
+
+
+def test_its_language_model_is_held_in_bf16_where_fp16_is_asked_for(tiny_z_image: Path) -> None:
+    model: Any = load(str(tiny_z_image), held="fp16")
+    assert (model.text_encoder.dtype, model.transformer.dtype) == (torch.bfloat16, torch.float16)
+    assert model.condition(model.tokenize(["a dog"])).tensors["states"].dtype == torch.float16

@@ -42,10 +42,10 @@ def dtype(precision: FrozenPrecision) -> torch.dtype:
 
 def hold(model: Family, precision: FrozenPrecision) -> None:
     """Hold all networks but the VAE in this number format, in place; before an adapter is put into them."""
-    networks = [getattr(model, name) for name in model.can_be_rounded()]
-    for network in networks if precision != "fp32" else ():
+    for part in model.can_be_rounded() if precision != "fp32" else ():
+        network, held = getattr(model, part), model.held_in(part, precision)
         for name, parameter in [*network.named_parameters()]:
-            if (tensor := kept(network, name, parameter.data, precision)) is not None:
+            if (tensor := kept(network, name, parameter.data, held)) is not None:
                 parameter.data = tensor
     model.held = precision
 

@@ -220,6 +220,15 @@ class Family(ABC):
         return (cls.DENOISER, *cls.TEXT_ENCODERS)
 
     @classmethod
+    def held_in(cls, network: str, precision: FrozenPrecision) -> FrozenPrecision:
+        """Say what a network's weights are held in where `precision` is asked for: the VAE's in 32 bits, and those of
+        large language models, which overflow in fp16, in bf16 in its place.
+        """
+        if network not in cls.can_be_rounded():
+            return "fp32"
+        return "bf16" if network in cls.FROZEN and precision == "fp16" else precision
+
+    @classmethod
     def folders(cls) -> tuple[str, ...]:
         """List the folders of diffusers' layout that hold the model."""
         return (*cls.TEXT_ENCODERS.values(), *reversed([*cls.NETWORKS]), "scheduler")

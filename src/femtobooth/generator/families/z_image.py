@@ -98,7 +98,7 @@ class ZImage(FlowFamily):
         said = self.text_encoder(
             input_ids=ids.clamp(min=0), attention_mask=None if ids.is_meta else there, output_hidden_states=True
         )
-        states = said.hidden_states[-2]
+        states = said.hidden_states[-2].to(self.denoiser.dtype)  # which may be held in another format
         return Condition({STATES: states, THERE: there.to(states.dtype)})
 
     def denoise(self, noisy: Tensor, timesteps: Tensor, condition: Condition) -> Tensor:

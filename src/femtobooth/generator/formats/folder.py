@@ -58,7 +58,7 @@ def load_folder(
     family.refuse_misfits(loaded, folder)
     for name, built in loaded.items():
         if weights:
-            fill_part(built, folder / name, held if name in family.can_be_rounded() else "fp32")
+            fill_part(built, folder / name, family.held_in(name, held))
     for text_encoder, name in family.TEXT_ENCODERS.items():
         tokenizer = load_tokenizer(folder / name, family.TOKENIZERS.get(name, CLIPTokenizer))
         parts.fit_tokenizer(tokenizer, loaded[text_encoder], folder / name, "put this model's own tokenizer there")
