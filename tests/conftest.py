@@ -46,7 +46,7 @@ TOKENS = 77
 # What `make quick` leaves out: whole commands, and the files whose tests take most of the rest of the time.
 SLOW = (
     "stories/", "workflows/", "recipes/", "core/test_children", "generator/test_accumulation", "generator/test_adapt", "generator/test_base",
-    "generator/test_captions_in_training", "generator/test_memory", "generator/test_model_folder", "generator/test_sampling",
+    "generator/test_captions_in_training", "generator/test_memory", "generator/test_model_folder", "generator/test_prior", "generator/test_sampling", "generator/test_tokens",
     "generator/test_single_file", "generator/test_stable_diffusion_", "generator/test_z_image", "generator/test_text_states", "generator/test_two_processes", "recognizer/test_engines",
     "recognizer/test_hub_config", "recognizer/test_quantize", "recognizer/test_child", "recognizer/test_predict", "recognizer/test_weights",
     "studio/test_browser", "studio/test_clients", "studio/test_described", "studio/test_pages",
