@@ -231,7 +231,8 @@ def test_dora_of_diffusers_and_of_lycoris(tiny_sd1: Path, tmp_path: Path) -> Non
         ("lora_unet_double_blocks_0_img_attn_proj.lora_up.weight", "FLUX"),
         ("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "FLUX"),
         ("lora_unet_joint_blocks_0_x_block_attn_qkv.lora_up.weight", "Stable Diffusion 3"),
-        ("diffusion_model.layers.0.attention.qkv.lora_A.weight", "a diffusion transformer"),
+        ("diffusion_model.layers.0.attention.qkv.lora_A.weight", "Z-Image"),
+        ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", "a diffusion transformer"),
     ],
 )
 def test_an_adapter_of_another_family_is_refused_by_name(key: str, named: str, tiny_sd1: Path, tmp_path: Path) -> None:
