@@ -151,7 +151,6 @@ BEGINS = {
     "evaluate-classifier bundled photos": "loading bundled ...",
     "evaluate photos": "loading photos ...",
     "synthesize photos": "loading photos ...",
-    "report photos": "reading photos ...",
     "personalize --resume photos": "loading photos ...",
     "demo": "loading bundled ...",
 }
