@@ -277,7 +277,7 @@ def test_the_queue_is_ordered_by_the_keyboard(chromium: Any, tmp_path: Path) -> 
                 page.keyboard.press("Enter")
             page.wait_for_function("names => [...document.querySelectorAll('#queue h3')].map((one) => one.innerText)"
                                    ".join() === names.join()", arg=after)  # fmt: skip
-            page.wait_for_function(f"document.activeElement.id === 'later-{jobs[0].id}'")
+            page.wait_for_function("id => document.activeElement.id === id", arg=f"later-{jobs[0].id}")
         page.get_by_role("button", name="Pause: three").press("Enter")
         page.locator("#queue .chip.paused").wait_for()
         assert [(job.title, job.status) for job in studio.jobs.listed()] == [

@@ -102,11 +102,11 @@ def hub_folder(repo: str) -> Path:
     Its index comes first, so that what no family can use is refused before anything large is fetched. Raises
     ModelError.
     """
-    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        family = family_of(repo, read_object(Path(hf_hub_download(repo, INDEX))))
+        family = family_of(repo, read_object(_index_of(repo)))
         ends, folders = (".json", ".txt", ".jinja", ".model", ".safetensors"), (*family.folders, *family.optional)
         wanted = [INDEX, cards.README, *(f"{part}/*{end}" for part in folders for end in ends)]
         unwanted = ["*.fp16.*", "*.fp16-*", "*non_ema*", "*.bin"]
@@ -118,6 +118,25 @@ def hub_folder(repo: str) -> Path:
         return folder
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(*not_to_be_had(repo, error)) from None
+
+
+def _index_of(repo: str) -> Path:
+    """Fetch the index of a repository, or find it in the cache where the hub says no or nothing, at once: a download
+    alone would go on asking for half a minute. Raises what the hub's library raises.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(repo, INDEX))
+    except Exception as error:  # of several libraries
+        try:
+            return Path(hf_hub_download(repo, INDEX, local_files_only=True))
+        except LocalEntryNotFoundError:
+            if isinstance(error, HfHubHTTPError):
+                raise error from None
+            raise
+    return Path(hf_hub_download(repo, INDEX))
 
 
 def family_of(where: object, index: Mapping[str, Any]) -> known.Known:
