@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from femtobooth.core import config
 from femtobooth.core.errors import ModelError, SettingsError
-from femtobooth.core.machine import FrozenPrecision
+from femtobooth.core.machine import Precision
 from femtobooth.generator import adapter_layers, frozen
 from femtobooth.generator.dreambooth import DreamBooth
 from femtobooth.generator.families.family import Family
@@ -60,7 +60,7 @@ def test_what_16_bits_cannot_hold_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", BITS)
-def test_rounding_is_as_exact_as_it_says(precision: FrozenPrecision, tiny_sd1: Path) -> None:
+def test_rounding_is_as_exact_as_it_says(precision: Precision, tiny_sd1: Path) -> None:
     pytest.importorskip("bitsandbytes")
     whole, model, again = tensors(load(str(tiny_sd1))), load(str(tiny_sd1), held=precision), load(str(tiny_sd1))
     frozen.hold(again, precision)
@@ -93,7 +93,7 @@ def test_rounding_is_as_exact_as_it_says(precision: FrozenPrecision, tiny_sd1: P
 
 @pytest.mark.parametrize("precision", BITS)
 @pytest.mark.parametrize("made", [lambda: nn.Linear(24, 5), lambda: nn.Conv2d(3, 4, 3, stride=2, padding=1)])
-def test_a_layer_computes_with_its_rounded_weight_and_keeps_nothing(made: Any, precision: FrozenPrecision) -> None:
+def test_a_layer_computes_with_its_rounded_weight_and_keeps_nothing(made: Any, precision: Precision) -> None:
     pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
     network = nn.Sequential(made())

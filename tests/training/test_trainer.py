@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,7 +86,9 @@ def test_the_curve_goes_on_after_the_resumed_step(tmp_path: Path) -> None:
     assert lines == ["step,loss", "1,1.0", "2,0.5", "3,0.3333333333333333", "4,0.25"]
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
+def test_what_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for absent in ("bitsandbytes", "wandb"):
+        monkeypatch.setitem(sys.modules, absent, None)
     with pytest.raises(SettingsError, match=r"pip install 'bitsandbytes"):
         optimizers.make(TrainingSettings(optimizer="adamw8bit"), [])
     with pytest.raises(SettingsError, match=r"pip install .*wandb"):

@@ -27,8 +27,6 @@ A setting takes those of them that make sense there.
 """
 FloatPrecision = Literal["fp32", "fp16", "bf16"]
 """What a model computes in; training in fp16 or bf16 is mixed precision, whose weights stay fp32."""
-FrozenPrecision = Precision
-"""What weights are held in that do not train, beside a LoRA."""
 WeightPrecision = Literal["fp32", "fp16"]
 """What the weights of a generator are stored in."""
 ExportPrecision = Literal["fp32", "fp16", "int8"]

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torch.nn.grad import conv2d_input
 
 from ..core import machine
-from ..core.machine import FrozenPrecision
+from ..core.machine import Precision
 from .families.family import Family
 
 BESIDE: machine.FloatPrecision = "bf16"
@@ -33,14 +33,14 @@ BLOCK = 64  # numbers that share a scale in 4 bits
 AT_ONCE = 1 << 20  # numbers that are rounded or restored at a time
 
 
-def dtype(precision: FrozenPrecision) -> torch.dtype:
+def dtype(precision: Precision) -> torch.dtype:
     """Name the number format that is computed with."""
     if precision == "int8" or precision == "nf4":  # noqa: PLR1714  (mypy reads this alone)
         return machine.dtype(BESIDE)
     return machine.dtype(precision)
 
 
-def hold(model: Family, precision: FrozenPrecision) -> None:
+def hold(model: Family, precision: Precision) -> None:
     """Hold all networks but the VAE in this number format, in place; before an adapter is put into them."""
     for part in model.can_be_rounded() if precision != "fp32" else ():
         network, held = getattr(model, part), model.held_in(part, precision)
@@ -50,7 +50,7 @@ def hold(model: Family, precision: FrozenPrecision) -> None:
     model.held = precision
 
 
-def kept(network: nn.Module, name: str, tensor: Tensor, precision: FrozenPrecision) -> Tensor | None:
+def kept(network: nn.Module, name: str, tensor: Tensor, precision: Precision) -> Tensor | None:
     """Copy a tensor that will be `name` of a network, as it is to be held; None where its layer has taken it."""
     path, _, kind = name.rpartition(".")
     if precision in ("int8", "nf4") and kind == "weight" and path not in ENDS:

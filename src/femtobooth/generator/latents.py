@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core.events import progress
-from ..core.machine import FrozenPrecision
+from ..core.machine import Precision
 from ..pictures.framing import Framing
 from ..training.randomness import chosen_group, generator, shuffled_indices
 from .families.family import Family
@@ -205,7 +205,7 @@ class MicroBatch:
         return latents, noise, timesteps, mask
 
 
-def at_once(held: FrozenPrecision) -> int:
+def at_once(held: Precision) -> int:
     """Say how many pictures the VAE encodes at a time: one, where weights are held in less to need less memory."""
     return AT_ONCE if held == "fp32" else 1
 

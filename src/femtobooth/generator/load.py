@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ..core.machine import FrozenPrecision, give_back_freed_memory
+from ..core.machine import Precision, give_back_freed_memory
 from . import adapted_folder, frozen
 from .families import known
 from .families.family import Family
@@ -16,7 +16,7 @@ FAMILIES: tuple[type[Family], ...] = tuple(map(known.opened, known.FAMILIES))
 """The classes of `known.FAMILIES`."""
 
 
-def load(reference: str, tokenizer: str | None = None, weights: bool = True, held: FrozenPrecision = "fp32") -> Family:
+def load(reference: str, tokenizer: str | None = None, weights: bool = True, held: Precision = "fp32") -> Family:
     """Load what `reference` names, tried in this order:
 
     `bundled`; a path (a model folder, a run folder, a single `.safetensors`/`.ckpt` file); a hub id such as

@@ -20,7 +20,7 @@ import numpy as np
 from ..core import cache
 from ..core.errors import FemtoboothError
 from ..core.events import note, progress_bar
-from ..core.machine import FrozenPrecision
+from ..core.machine import Precision
 from ..pictures import records
 from ..pictures.crops import Shape
 from .loss_settings import PriorSettings
@@ -54,7 +54,7 @@ def recipe(
     prompt: str,
     settings: PriorSettings,
     shape: Shape,
-    held: FrozenPrecision = "fp32",
+    held: Precision = "fp32",
 ) -> dict[str, Any]:
     """Gather everything that decides what the class images of one prompt look like, drawn by the base of this hash and
     `held` in this number format, to which the empty negative prompt is none or not.

@@ -19,7 +19,7 @@ from .prompts import ONLY, Called
 from .settings import PersonalizeSettings
 
 if TYPE_CHECKING:
-    from ..core.machine import FrozenPrecision
+    from ..core.machine import Precision
     from .families.family import Family
     from .photos import Photo
 
@@ -149,7 +149,7 @@ class PersonalizedRun(Run):
         folder = self.folder / "held_out"
         return restore_photos(folder) if self.held_out or folder.is_dir() else []
 
-    def load_base(self, settings: PersonalizeSettings | None = None, held: FrozenPrecision = "fp32") -> Family:
+    def load_base(self, settings: PersonalizeSettings | None = None, held: Precision = "fp32") -> Family:
         """Load the base that it was started from; `settings` say where that lies, if not as they were then. What can
         train is `held` in this number format.
 

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from ..core.config import Settings
 from ..core.errors import SettingsError, needs
 from ..core.fields import Flag
-from ..core.machine import FrozenPrecision
+from ..core.machine import Precision
 
 ROUNDING = "bitsandbytes"
 """What rounds frozen weights."""
@@ -33,13 +33,13 @@ class TrainSettings(Settings):
     """Learning rate of a second text encoder, as Stable Diffusion XL has one; the first's if not given."""
     token_learning_rate: Annotated[float, Flag("--token-lr", unit="rate")] = Field(5e-3, gt=0)
     """Learning rate of the token embedding."""
-    frozen_precision: Annotated[FrozenPrecision, Flag("--frozen-precision")] = "fp32"
+    frozen_precision: Annotated[Precision, Flag("--frozen-precision")] = "fp32"
     """Number format of the weights beside a LoRA, which do not train: fp16 and bf16 take half the memory, int8 a
     quarter and nf4 an eighth (extra 8bit); the LoRA itself stays fp32.
     """
 
     @property
-    def held(self) -> FrozenPrecision:
+    def held(self) -> Precision:
         """What the weights of the networks that can train are held in."""
         return self.frozen_precision if "lora" in self.parts else "fp32"
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from ...core.machine import FrozenPrecision
+from ...core.machine import Precision
 from ..loss_settings import LossSettings
 from ..process import NoiseProcess
 
@@ -104,7 +104,7 @@ class Family(ABC):
     """The whole model card."""
     subject: dict[str, Any] = field(default_factory=dict)
     """For a personalized model: token and class_noun, with provenance."""
-    held: FrozenPrecision = "fp32"
+    held: Precision = "fp32"
     """What the weights of the networks that can train are held in (`frozen`)."""
     states: Callable[[Tensor], Condition] | None = None
     """What knows the conditions of captions, while text encoders that do not train are away (`text_states`)."""
@@ -220,7 +220,7 @@ class Family(ABC):
         return (cls.DENOISER, *cls.TEXT_ENCODERS)
 
     @classmethod
-    def held_in(cls, network: str, precision: FrozenPrecision) -> FrozenPrecision:
+    def held_in(cls, network: str, precision: Precision) -> Precision:
         """Say what a network's weights are held in where `precision` is asked for: the VAE's in 32 bits, and those of
         large language models, which overflow in fp16, in bf16 in its place.
         """

@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer
 from ...core.errors import ModelError, first_line
 from ...core.events import warn
 from ...core.files import atomic_folder, content_hash
-from ...core.machine import FrozenPrecision
+from ...core.machine import Precision
 from ...core.older_runs import with_base_of_today
 from .. import cards
 from ..families import known
@@ -43,7 +43,7 @@ def load_folder(
     folder: Path,
     source: str | None = None,
     weights: bool = True,
-    held: FrozenPrecision = "fp32",
+    held: Precision = "fp32",
 ) -> Family:
     """Load a model of this family from a folder in diffusers' layout (safetensors only).
 

@@ -15,7 +15,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, Qwen3Model,
 
 from ...core import tensors as stored
 from ...core.errors import ModelError
-from ...core.machine import FrozenPrecision
+from ...core.machine import Precision
 from ..families import known
 from . import parts
 from .ldm_keys import Place
@@ -42,7 +42,7 @@ def build_part(folder: Path, kind: Any) -> Any:
     return parts.build(kind, config, folder)
 
 
-def fill_part(built: Any, folder: Path, precision: FrozenPrecision = "fp32") -> None:
+def fill_part(built: Any, folder: Path, precision: Precision = "fp32") -> None:
     """Give a part that was built the weights in its folder, held in this number format. Raises ModelError naming what
     is wrong with them.
     """

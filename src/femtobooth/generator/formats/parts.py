@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel, T5EncoderModel
 
 from ...core.errors import ModelError, first_line
-from ...core.machine import FrozenPrecision
+from ...core.machine import Precision
 from ...core.tensors import DAMAGED, Unfilled, numbers
 from .. import frozen
 from .ldm_keys import Place
@@ -62,7 +62,7 @@ def fill(
     tensors: Mapping[str, Tensor],
     places: Mapping[str, Place],
     where: object,
-    precision: FrozenPrecision = "fp32",
+    precision: Precision = "fp32",
 ) -> None:
     """Give a part its tensors, held in this number format; `places` says what each is called in the file.
 

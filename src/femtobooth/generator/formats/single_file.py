@@ -24,7 +24,7 @@ from ...core import tensors as stored
 from ...core.errors import ModelError
 from ...core.events import warn
 from ...core.files import atomic_file, refuse_existing, sha256_of
-from ...core.machine import FrozenPrecision
+from ...core.machine import Precision
 from ...core.paths import existing, hub_id, refuse_missing_path
 from ...core.tensors import DAMAGED
 from ..cards import parse_card
@@ -43,7 +43,7 @@ TOKENIZER_WAY_OUT = "give a CLIP tokenizer's folder (vocab.json and merges.txt)"
 
 
 def load_single_file(
-    path: Path, tokenizer: str | None = None, weights: bool = True, held: FrozenPrecision = "fp32"
+    path: Path, tokenizer: str | None = None, weights: bool = True, held: Precision = "fp32"
 ) -> Family:
     """Load a single-file Stable Diffusion: `.safetensors`, or `.ckpt` unpickled without running any code of it.
 
