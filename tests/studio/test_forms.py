@@ -12,7 +12,7 @@ from femtobooth.core import fields
 from femtobooth.core.config import Settings, merge, settle
 from femtobooth.core.errors import SettingsError
 from femtobooth.generator.settings import PersonalizeSettings
-from femtobooth.studio import fieldsets, forms, live
+from femtobooth.studio import catalog, fieldsets, forms, live
 from femtobooth.studio.presets import presets, without_preset
 from femtobooth.studio.references import REFUSED, is_place
 from femtobooth.studio.watching import History
@@ -175,3 +175,23 @@ def test_a_growing_file_is_read_piece_by_piece(tmp_path: Path, monkeypatch: pyte
         for _ in range(5):
             found += tail.read()
     assert found == [(3, lines[2]), (4, lines[3])]
+
+
+def test_what_hub_caches_hold_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole bases by their newest snapshot, and timm's recognizers; nothing that is half there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in (
+        "models--a--base/snapshots/1/model_index.json",
+        "models--a--base/snapshots/1/unet/diffusion_pytorch_model.safetensors",
+        "models--a--flow/snapshots/1/model_index.json",
+        "models--a--flow/snapshots/1/transformer/x-00001-of-00002.safetensors",
+        "models--a--begun/snapshots/1/model_index.json",
+        "models--timm--resnet18.a1_in1k/snapshots/1/model.safetensors",
+        "models--timm--begun/snapshots/1/config.json",
+        "models--a--text/snapshots/1/model.safetensors",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
+    found = [(one.reference, one.kind, one.source) for one in catalog.in_hub_cache()]
+    bases = [(name, "base", "hub cache") for name in ("a/base", "a/flow")]
+    assert found == [*bases, ("resnet18.a1_in1k", "recognizer", "hub cache")]

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from ..core.names import shown
 from ..core.run import Run
-from ..generator import locate
+from ..generator import available, locate
 from ..generator.families import known
 from ..recognizer.model import weights
 from .library import Library, Stamp, id_of, stamp_of
@@ -99,7 +99,7 @@ class Catalog:
     def _hub(self) -> list[Model]:
         with self._lock:
             if time.monotonic() - self._read > KEEP or not self._read:
-                self._cached, self._read = list(_in_hub_cache()), time.monotonic()
+                self._cached, self._read = list(in_hub_cache()), time.monotonic()
             return self._cached
 
 
@@ -132,16 +132,14 @@ def _holds_adapter(path: Path, stamp: Stamp) -> bool:
     return False
 
 
-def _in_hub_cache() -> Iterator[Model]:
-    """Find the whole Stable Diffusions and timm's recognizers in the local hub cache."""
+def in_hub_cache() -> Iterator[Model]:
+    """Find the whole bases and timm's recognizers in the local hub cache."""
     from huggingface_hub import constants
 
-    place = Path(constants.HF_HUB_CACHE)
-    for folder in sorted(place.glob("models--*--*")):
-        name = "/".join(folder.name.split("--")[1:])
-        for index in folder.glob(f"snapshots/*/{locate.INDEX}"):
-            if any(any((index.parent / part).glob("*.safetensors")) for part in known.DENOISERS):
-                yield Model(reference=name, title=name, kind="base", source="hub cache")
-                break
-        if name.startswith("timm/") and any(folder.glob("snapshots/*/model.safetensors")):
-            yield Model(reference=name[5:], title=name[5:], kind="recognizer", source="hub cache")
+    for name, folder in available.in_hub_cache():
+        if any(any((folder / part).glob("*.safetensors")) for part in known.DENOISERS):
+            yield Model(reference=name, title=name, kind="base", source="hub cache")
+    for place in sorted(Path(constants.HF_HUB_CACHE).glob("models--timm--*")):
+        if any(place.glob("snapshots/*/model.safetensors")):
+            name = place.name.removeprefix("models--timm--")
+            yield Model(reference=name, title=name, kind="recognizer", source="hub cache")
