@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tiny_models
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, ZImageTransformer2DModel
 from transformers import (
@@ -22,8 +22,6 @@ from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, S
 from femtobooth.generator.families.z_image import ZImage
 from femtobooth.generator.formats.folder import save_folder
 
-Made = Callable[..., Any]
-
 
 def t5_tokenizer() -> T5TokenizerFast:
     """A vocabulary in T5's kind: pieces of words by their probability, "</s>" at the end."""
@@ -34,12 +32,12 @@ def t5_tokenizer() -> T5TokenizerFast:
     return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
 
 
-def sd3(folder: Path, tokenizer_of: Made, text_config: Made, vae_of: Made, t5: bool = True) -> Path:
+def sd3(folder: Path, t5: bool = True) -> Path:
     """Write a folder in the shape of Stable Diffusion 3.5, with T5 or without."""
     torch.manual_seed(7)
-    first, second = tokenizer_of(), tokenizer_of()
+    first, second = tiny_models.clip_tokenizer(), tiny_models.clip_tokenizer()
     second.pad_token = second.convert_ids_to_tokens(0)
-    texts = [text_config(first, 2, False), text_config(second, 3, True, width=48)]
+    texts = [tiny_models.clip_config(first, 2, False), tiny_models.clip_config(second, 3, True, width=48)]
     texts[1].projection_dim = 40
     transformer = SD3Transformer2DModel(
         sample_size=8,
@@ -62,7 +60,7 @@ def sd3(folder: Path, tokenizer_of: Made, text_config: Made, vae_of: Made, t5: b
         "tokenizer_2": second,
         "text_encoder": CLIPTextModelWithProjection(texts[0]).eval(),
         "text_encoder_2": CLIPTextModelWithProjection(texts[1]).eval(),
-        "vae": vae_of(
+        "vae": tiny_models.vae(
             latent_channels=16, shift_factor=0.0609, scaling_factor=1.5305,
             use_quant_conv=False, use_post_quant_conv=False,
         ),
@@ -105,7 +103,7 @@ def qwen_tokenizer() -> Qwen2Tokenizer:
     return made
 
 
-def z_image(folder: Path, vae_of: Made) -> Path:
+def z_image(folder: Path) -> Path:
     """Write a folder in the shape of Z-Image."""
     torch.manual_seed(7)
     tokenizer = qwen_tokenizer()
@@ -120,7 +118,7 @@ def z_image(folder: Path, vae_of: Made) -> Path:
         vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2,
         num_key_value_heads=1, head_dim=12, max_position_embeddings=1024,
     )  # fmt: skip
-    vae = vae_of(
+    vae = tiny_models.vae(
         latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False,
     )  # fmt: skip
     model = ZImage(
