@@ -20,7 +20,7 @@ from femtobooth.core.files import atomic_file
 
 # What `make quick` leaves out: whole commands, and the files whose tests take most of the rest of the time.
 SLOW = (
-    "stories/", "workflows/", "recipes/", "core/test_children", "generator/test_accumulation", "generator/test_adapt", "generator/test_base",
+    "stories/", "workflows/", "recipes/", "core/test_children", "generator/test_accumulation", "generator/test_adapt", "generator/test_base", "generator/test_buckets", "generator/test_frozen",
     "generator/test_captions_in_training", "generator/test_memory", "generator/test_model_folder", "generator/test_prior", "generator/test_sampling", "generator/test_tokens",
     "generator/test_single_file", "generator/test_stable_diffusion_", "generator/test_z_image", "generator/test_text_states", "generator/test_two_processes", "recognizer/test_engines",
     "recognizer/test_hub_config", "recognizer/test_quantize", "recognizer/test_child", "recognizer/test_predict", "recognizer/test_weights",
