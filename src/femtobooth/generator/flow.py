@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..core.errors import SettingsError
 from .loss_settings import LossSettings
-from .process import NoiseProcess, Solver
+from .process import Scheduled, Solver
 from .sampling_settings import SamplingSettings
 
 
@@ -24,7 +24,7 @@ def shifted(t: Tensor, shift: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RectifiedFlow(NoiseProcess):
+class RectifiedFlow(Scheduled):
     """A straight flow, as diffusers' scheduler describes it: timesteps are t times its `num_train_timesteps`.
 
     Training draws t logit-normally and shifts it (arXiv 2403.03206, section 3.1): t = sigmoid(mean + std n), n standard
@@ -38,11 +38,6 @@ class RectifiedFlow(NoiseProcess):
     """Whether the pipeline walks from 1 to 1/n in n even steps before they are shifted, and not as its scheduler does
     by itself.
     """
-
-    @property
-    def steps(self) -> int:
-        """What t is multiplied by for the denoiser."""
-        return int(self.scheduler.config.num_train_timesteps)
 
     @property
     def shift(self) -> float:
@@ -75,9 +70,6 @@ class RectifiedFlow(NoiseProcess):
 
     def buckets(self, timesteps: Tensor, count: int) -> Tensor:
         return (timesteps * count / self.steps).long().clamp(0, count - 1)
-
-    def bucket_name(self, bucket: int, count: int) -> str:
-        return f"t{bucket * self.steps // count:03d}-{(bucket + 1) * self.steps // count - 1:03d}"
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         t = (timesteps / self.steps).to(latents).view(-1, *[1] * (latents.ndim - 1))

@@ -103,18 +103,26 @@ class NoiseProcess(ABC):
 
 
 @dataclass(frozen=True)
-class DDPM(NoiseProcess):
-    """Denoising diffusion over whole-numbered timesteps (arXiv 2006.11239), as a diffusers scheduler describes it:
-
-    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
-    """
+class Scheduled(NoiseProcess):
+    """A noise process whose time a diffusers scheduler describes."""
 
     scheduler: Any
 
     @property
     def steps(self) -> int:
-        """How many timesteps there are."""
+        """How many timesteps there are, or what time from 0 to 1 is multiplied by for the denoiser."""
         return int(self.scheduler.config.num_train_timesteps)
+
+    def bucket_name(self, bucket: int, count: int) -> str:
+        return f"t{bucket * self.steps // count:03d}-{(bucket + 1) * self.steps // count - 1:03d}"
+
+
+@dataclass(frozen=True)
+class DDPM(Scheduled):
+    """Denoising diffusion over whole-numbered timesteps (arXiv 2006.11239), as a diffusers scheduler describes it:
+
+    x_t = sqrt(abar_t) x_0 + sqrt(1 - abar_t) noise.
+    """
 
     @property
     def prediction_type(self) -> str:
@@ -140,9 +148,6 @@ class DDPM(NoiseProcess):
 
     def buckets(self, timesteps: Tensor, count: int) -> Tensor:
         return timesteps * count // self.steps
-
-    def bucket_name(self, bucket: int, count: int) -> str:
-        return f"t{bucket * self.steps // count:03d}-{(bucket + 1) * self.steps // count - 1:03d}"
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         return self.scheduler.add_noise(latents, noise, timesteps)

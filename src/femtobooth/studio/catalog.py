@@ -6,7 +6,6 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from ..core.names import shown
 from ..core.run import Run
 from ..generator import available, locate
 from ..generator.families import known
+from ..generator.formats.weight_files import header
 from ..recognizer.model import weights
 from .library import Library, Stamp, id_of, stamp_of
 from .uploads import Uploads
@@ -125,11 +125,7 @@ def _kind(path: Path) -> Literal["base", "adapter"]:
 @lru_cache(maxsize=512)
 def _holds_adapter(path: Path, stamp: Stamp) -> bool:
     """Tell by the names of its tensors whether a .safetensors file is an adapter; it is read again once it changed."""
-    import safetensors
-
-    with suppress(Exception), safetensors.safe_open(path, "numpy") as opened:
-        return any(OF_ADAPTERS.search(name) for name in opened.keys())  # noqa: SIM118
-    return False
+    return any(OF_ADAPTERS.search(name) for name in header(path))
 
 
 def in_hub_cache() -> Iterator[Model]:
