@@ -7,8 +7,7 @@
 Builds a base of that size with random weights in a temporary folder (Stable Diffusion 1.5: 4.3 GB, XL: 7 GB; nothing
 is fetched), plans a run of it and trains that for one step at 512 pixels, batch 1, with gradient checkpointing, as
 commands of their own. `--small` is XL's layout a tenth as wide, to try this script. Other flags are those of
-`femtobooth personalize`. What was measured is the process's peak resident set, by the kernel's count. Before XL trains,
-a whole run listens to the base at 1024 pixels, which takes a CPU hours: `sd15_step.py --family xl` is its step alone.
+`femtobooth personalize`. What was measured is the process's peak resident set, by the kernel's count.
 """
 
 from __future__ import annotations

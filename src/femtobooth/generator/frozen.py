@@ -96,6 +96,12 @@ class Rounded(nn.Module):
         raise NotImplementedError
 
 
+def count(network: nn.Module) -> int:
+    """Count the parameters of a network, those that are held in fewer bits among them."""
+    rounded = (one.shape.numel() for one in network.modules() if isinstance(one, Rounded))
+    return sum(one.numel() for one in network.parameters()) + sum(rounded)
+
+
 class _Linear(Rounded, nn.Linear):  # type: ignore[override]
     def computed(self, values: Tensor, weight: Tensor) -> Tensor:
         return functional.linear(values, weight, self.bias)

@@ -15,7 +15,7 @@ from ..core import machine
 from ..training.optimizers import state_bytes
 from ..training.settings import TrainingSettings
 from .families.family import Family
-from .frozen import Rounded
+from .frozen import count
 
 
 def peak_memory(device: torch.device) -> int:
@@ -62,14 +62,12 @@ def parts(
     for name in dict.fromkeys([*model.can_train(), *model.can_be_rounded(), *model.NETWORKS]):
         network = getattr(model, name)
         trained = [one for one in network.parameters() if one.requires_grad]
-        others = [one for one in network.parameters() if not one.requires_grad]
-        rounded = [one.shape.numel() for one in network.modules() if isinstance(one, Rounded)]
         copy = getattr(teacher, name) if teacher else network
         found.append(
             Part(
                 name=name,
-                trained=sum(one.numel() for one in trained),
-                frozen=sum(one.numel() for one in others) + sum(rounded),
+                trained=(numbers := sum(one.numel() for one in trained)),
+                frozen=count(network) - numbers,
                 learning_rate=rates.get(name),
                 weights=held([*network.parameters(), *network.buffers()]),
                 gradients=held(trained),

@@ -51,6 +51,10 @@ def called(subjects: Mapping[str, Taught]) -> dict[str, Called]:
 def identifiers(model: Family, settings: PersonalizeSettings) -> dict[str, str]:
     """Find the identifier of each subject, by name, and tell of it. Raises SettingsError."""
     each = settings.each
+    how = tokens.Listening.to(model)
+    if how.cells < model.cells:
+        size = how.cells * model.vae_factor
+        note(f"this base is large: what words mean to it is measured at {size} px, in the time of a step or less")
     if len(each) == 1:
         ((name, one),) = each.items()
         return {name: _identifier(model, one)}

@@ -16,6 +16,7 @@ from ..core.errors import ModelError, SettingsError
 from ..core.events import progress
 from ..training.randomness import generator
 from .families.family import Condition, Family
+from .frozen import count
 from .subject_settings import AUTO
 
 # Everyday words, against whose effect that of a candidate is measured: a word that means nothing moves the
@@ -23,6 +24,8 @@ from .subject_settings import AUTO
 EVERYDAY_WORDS = ("red", "big", "blue", "small", "old", "green", "happy", "wooden")
 SPACE = "Ġ"  # begins the tokens of whole words where `</w>` does not end them
 TIMESTEPS = 3  # at which a prediction is taken
+LARGE = 10**13  # of a base: the denoiser's parameters times cells; Stable Diffusion 2.1 at 768 pixels has 8e12, XL 4e13
+SIDES = 4  # how many times a large base's own side its smaller pictures would fit
 SHORTLIST = 12  # candidates of least meaning, among which those far apart are looked for
 
 
@@ -51,6 +54,27 @@ class Identifier:
                 "`identifier.token=auto` picks a rarer one"
             )
         return found
+
+
+@dataclass(frozen=True)
+class Listening:
+    """How predictions are taken to measure responses: for latents of `cells` width and height, at some timesteps."""
+
+    cells: int
+    timesteps: Tensor
+    """On the CPU."""
+
+    @staticmethod
+    def to(model: Family) -> Listening:
+        """Choose how: at the base's own size, or so that all together take about as long as a step of training.
+
+        Of a large base a quarter of the side and one timestep of three are left. What that changes was measured on the
+        bundled base, whose 16 rare words it ranks much as before: the correlation of ranks is 0.7 to 0.85.
+        """
+        timesteps, block = model.process.noisiest(TIMESTEPS), model.step // model.vae_factor
+        if count(model.denoiser) * model.cells**2 <= LARGE or model.cells < SIDES * block:
+            return Listening(model.cells, timesteps)
+        return Listening(model.cells // SIDES // block * block, timesteps[1:2])
 
 
 def pieces(model: Family, text: str) -> tuple[str, ...]:
@@ -147,13 +171,14 @@ def rank(model: Family, tokens: list[str], class_noun: str) -> list[Identifier]:
     """Measure each token's response: |prediction("a photo of a TOKEN CLASS") - prediction("a photo of a CLASS")|.
 
     Root mean square over fixed noise at the noisiest timesteps, where the caption alone decides; divided by the median
-    of the same for everyday words.
+    of the same for everyday words. Large bases predict for smaller pictures (`Listening`).
     """
     words = [*tokens, *(word for word in EVERYDAY_WORDS if word not in class_noun.split())]
     prompts = [f"a photo of a {class_noun}", *(f"a photo of a {word} {class_noun}" for word in words)]
     condition = model.condition(model.tokenize(prompts))
-    timesteps = model.process.noisiest(TIMESTEPS).to(model.device)
-    shape = (len(timesteps), model.latent_channels, model.cells, model.cells)
+    how = Listening.to(model)
+    timesteps = how.timesteps.to(model.device)
+    shape = (len(timesteps), model.latent_channels, how.cells, how.cells)
     noise = torch.randn(shape, generator=generator(0, "token response")).to(model.device, model.denoiser.dtype)
 
     def prediction(one: Condition) -> Tensor:

@@ -101,7 +101,7 @@ class Planner:
 
         base = _sum(parts(self._base(settings), None, [], TrainingSettings()), "weights")
         in_main_memory("loading", base, self._loading)
-        in_main_memory("identifier", base, self._row(settings) * tokens.TIMESTEPS)
+        in_main_memory("identifier", base, self._listening(settings))
         encoding, decoding = self._pictures
         if draws_class_images(settings):
             phase(
@@ -185,6 +185,12 @@ class Planner:
     def _row(self, settings: PersonalizeSettings) -> int:
         base = self._base(settings)
         return self._once(("row", base.held), lambda: activations.sampling_pass(base, self.size))
+
+    def _listening(self, settings: PersonalizeSettings) -> int:
+        """Count what the denoiser holds while a base is asked what words mean to it."""
+        base, how = self._base(settings), tokens.Listening.to(self.base)
+        size = how.cells * base.vae_factor
+        return len(how.timesteps) * self._once(("row", base.held, size), lambda: activations.sampling_pass(base, size))
 
     @cached_property
     def _pictures(self) -> tuple[int, int]:
