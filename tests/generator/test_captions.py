@@ -14,11 +14,12 @@ from femtobooth.generator import locate
 from femtobooth.generator.captions import class_captions, fitted, of_class, own_captions
 from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.photos import load_class_images
-from femtobooth.generator.prompts import unseen_words
+from femtobooth.generator.prompts import Reader, unseen_words
 
 pytestmark = pytest.mark.usefixtures("terminal")
 
-TOKENIZER = load_tokenizer(locate.bundled_folder() / "tokenizer")  # reads 22 words or word pieces
+TOKENIZER = load_tokenizer(locate.bundled_folder() / "tokenizer")
+READER = Reader(TOKENIZER, 22)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ CAPTIONS = {  # (caption, its last words as it is trained, what is said)
 def test_the_identifier_survives_the_cut(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     template, ending, warning = CAPTIONS[name]
     others = [(Path("b.jpg"), ("a {token} {class}",))]
-    ((found,), _) = fitted([(Path("dir/a.jpg"), (template,)), *others], TOKENIZER, "sks", "dog")
+    ((found,), _) = fitted([(Path("dir/a.jpg"), (template,)), *others], READER, "sks", "dog")
     said = " ".join(capsys.readouterr().err.split())
     kept = TOKENIZER(found.replace("{token}", "sks").replace("{class}", "dog")).input_ids[
         : TOKENIZER.model_max_length - 1
@@ -76,9 +77,9 @@ def test_the_identifier_survives_the_cut(name: str, capsys: pytest.CaptureFixtur
 
 
 def test_captions_none_of_which_names_the_subject(capsys: pytest.CaptureFixture[str]) -> None:
-    fitted([(Path("a.jpg"), ("a dog",)), (Path("b.jpg"), ("a skson dog",))], TOKENIZER, "sks", "dog")
+    fitted([(Path("a.jpg"), ("a dog",)), (Path("b.jpg"), ("a skson dog",))], READER, "sks", "dog")
     assert "no caption names the subject, so that 'sks' learns nothing" in " ".join(capsys.readouterr().err.split())
-    fitted([(Path("a.jpg"), ("a dog",)), (Path("b.jpg"), ("a photo of SKS dog",))], TOKENIZER, "sks", "dog")
+    fitted([(Path("a.jpg"), ("a dog",)), (Path("b.jpg"), ("a photo of SKS dog",))], READER, "sks", "dog")
     assert capsys.readouterr().err == ""
 
 
@@ -114,7 +115,7 @@ AS_CLASS = {
 
 @pytest.mark.parametrize(("caption", "plain"), AS_CLASS.values(), ids=AS_CLASS)
 def test_a_caption_is_said_of_the_class(caption: str, plain: str) -> None:
-    assert of_class([(Path("a.jpg"), [caption, "a {token} {class}"])], TOKENIZER, "sks", "dog") == [(plain, "a dog")]
+    assert of_class([(Path("a.jpg"), [caption, "a {token} {class}"])], READER, "sks", "dog") == [(plain, "a dog")]
 
 
 @pytest.mark.parametrize(
@@ -128,4 +129,4 @@ def test_a_caption_is_said_of_the_class(caption: str, plain: str) -> None:
 )
 def test_what_cannot_be_said_of_the_class_is_an_error(caption: str, token: str, why: str) -> None:
     with pytest.raises(PhotoError, match=f"^b.jpg: its caption '.*' cannot be said of any dog, .*: {why}\n  -> write"):
-        of_class([(Path("b.jpg"), [caption])], TOKENIZER, token, "dog")
+        of_class([(Path("b.jpg"), [caption])], READER, token, "dog")

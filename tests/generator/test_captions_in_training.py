@@ -22,13 +22,15 @@ from femtobooth.generator.formats.folder import load_tokenizer
 from femtobooth.generator.latents import LatentSet, MicroBatch
 from femtobooth.generator.load import load
 from femtobooth.generator.photos import load_photos
+from femtobooth.generator.prompts import Reader
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.generator.stored_photos import restore_photos, store_photos
 from femtobooth.generator.tags import ORDERS, shuffled
 from femtobooth.generator.taught import Taught
 from femtobooth.workflows.personalizing.training_data import latents
 
-TOKENIZER = load_tokenizer(locate.bundled_folder() / "tokenizer")  # reads 22 words or word pieces
+TOKENIZER = load_tokenizer(locate.bundled_folder() / "tokenizer")
+READER = Reader(TOKENIZER, 22)
 STEPS = 400
 
 
@@ -104,27 +106,27 @@ CAPTION = "a {token} {class}, on grass, sunny, from above"
 
 
 def test_tags_come_in_every_order_and_the_first_keep_their_place() -> None:
-    orders = shuffled([CAPTION], 1, 0, 0, TOKENIZER, "sks", "dog")
+    orders = shuffled([CAPTION], 1, 0, 0, READER, "sks", "dog")
     assert orders[0] == CAPTION and len(orders) == ORDERS
     expected = {", ".join(["a {token} {class}", *tail]) for tail in itertools.permutations(CAPTION.split(", ")[1:])}
     assert set(orders) == expected  # 3! of them
-    assert len(set(shuffled([CAPTION], 0, 0, 0, TOKENIZER, "sks", "dog"))) > 20  # of 4!
+    assert len(set(shuffled([CAPTION], 0, 0, 0, READER, "sks", "dog"))) > 20  # of 4!
     assert {order.split(", ")[:2] == ["a {token} {class}", "on grass"] for order in
-            shuffled([CAPTION], 2, 0, 0, TOKENIZER, "sks", "dog")} == {True}  # fmt: skip
-    assert orders == shuffled([CAPTION], 1, 0, 0, TOKENIZER, "sks", "dog")
-    assert orders != shuffled([CAPTION], 1, 0, 1, TOKENIZER, "sks", "dog") != shuffled([CAPTION], 1, 1, 0, TOKENIZER, "sks", "dog")  # fmt: skip
+            shuffled([CAPTION], 2, 0, 0, READER, "sks", "dog")} == {True}  # fmt: skip
+    assert orders == shuffled([CAPTION], 1, 0, 0, READER, "sks", "dog")
+    assert orders != shuffled([CAPTION], 1, 0, 1, READER, "sks", "dog") != shuffled([CAPTION], 1, 1, 0, READER, "sks", "dog")  # fmt: skip
 
 
 def test_each_of_several_captions_stays_as_likely() -> None:
-    orders = shuffled([CAPTION, "the {token} {class}"], 1, 0, 0, TOKENIZER, "sks", "dog")
+    orders = shuffled([CAPTION, "the {token} {class}"], 1, 0, 0, READER, "sks", "dog")
     assert orders.count("the {token} {class}") * 2 == len(orders) == 2 * ORDERS
     unmoved = ["a {token} {class}, on grass", "a {token} {class}"]  # two tags, of which one is kept
-    assert shuffled(unmoved, 1, 0, 0, TOKENIZER, "sks", "dog") == unmoved
+    assert shuffled(unmoved, 1, 0, 0, READER, "sks", "dog") == unmoved
 
 
 def test_no_order_pushes_the_identifier_out_of_what_is_read() -> None:
     long = "a red picture, one big happy animal, on the green grass, by the blue water, under the white moon, a {token} {class}"
-    orders = shuffled([long], 0, 0, 0, TOKENIZER, "sks", "dog")
+    orders = shuffled([long], 0, 0, 0, READER, "sks", "dog")
     sks, limit = TOKENIZER.convert_tokens_to_ids("sks</w>"), TOKENIZER.model_max_length
     assert all(
         sks in TOKENIZER(order.replace("{token}", "sks").replace("{class}", "dog")).input_ids[: limit - 1]

@@ -13,6 +13,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusion3Img2ImgPipeline, StableDiffusion3Pipeline
 
 from femtobooth.core.errors import InputError, ModelError, SettingsError
+from femtobooth.generator.captions import fitted
 from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.formats.single_file import save_single_file
@@ -67,6 +68,28 @@ def test_its_conditions_are_those_of_diffusers_to_the_bit(model: Any, pipeline: 
         assert torch.equal(ours.tensors["pooled_projections"], theirs[1])
     assert states[:, 77:].any() == (model.text_encoder_3 is not None)
     assert model.empty_is_none
+
+
+def test_t5_reads_what_comes_after_the_end_of_clip_as_in_diffusers(
+    model: Any, pipeline: Any, terminal: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = " ".join(["a photo of a dog on the beach,"] * 10)  # 80 word pieces of CLIP's, which reads 75
+    longer = f"{short} glossy"
+    with torch.no_grad():
+        said, other = (
+            model.condition(model.tokenize([text])).tensors["encoder_hidden_states"] for text in (longer, short)
+        )
+        wanted, *_ = pipeline.encode_prompt(longer, None, None)
+    assert torch.equal(said, wanted)
+    assert torch.equal(said[:, :77], other[:, :77])
+    whole = model.text_encoder_3 is not None
+    assert torch.equal(said, other) != whole
+    assert model.reader.limit == (255 if whole else 75)
+    template = longer.replace("a dog", "a {token} {class}")
+    after = " ".join(["a photo on the beach,"] * 20) + " with a {token} {class} on it"
+    (found,) = fitted([(Path("a.jpg"), (template, after))], model.reader, "sks", "dog")
+    assert (found == (template, after)) == whole
+    assert ("captions are longer than the 75 words" in capsys.readouterr().err) != whole
 
 
 @pytest.mark.parametrize("size", [(64, 64), (48, 96)], ids=["square", "tall"])

@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ..core import events
 from ..core.errors import PhotoError
 from .metadata import FILES as METADATA
 from .metadata import metadata_files, named, read_metadata
-from .prompts import SUBJECT, filled, with_subject
+from .prompts import SUBJECT, Reader, filled, with_subject
 
 ENDINGS = (".txt", ".caption")
 """Of caption files: `photo.txt` or `photo.jpg.txt`, in either case."""
@@ -154,13 +153,13 @@ def class_captions(pictures: Sequence[Path]) -> Captions:
 
 
 def fitted(
-    captions: Sequence[tuple[Path, Sequence[str]]], tokenizer: Any, token: str, noun: str
+    captions: Sequence[tuple[Path, Sequence[str]]], reader: Reader, token: str, noun: str
 ) -> list[tuple[str, ...]]:
     """Fit captions of photos so that the identifier is among what the text encoder reads, which cuts long ones off.
 
     Warns of what is not read, naming the photos, and where no caption names the subject at all.
     """
-    pieces, limit = _counting(tokenizer, token, noun)
+    pieces, limit = _counting(reader, token, noun), reader.limit
     fitting, cut = [], []
     for path, templates in captions:
         ours = tuple(_fit(template, pieces, limit) for template in templates)
@@ -180,24 +179,18 @@ def fitted(
     return fitting
 
 
-def refitted(template: str, tokenizer: Any, token: str, noun: str) -> str:
+def refitted(template: str, reader: Reader, token: str, noun: str) -> str:
     """Fit one more order of a caption as `fitted` does, without a word."""
-    return _fit(template, *_counting(tokenizer, token, noun))
+    return _fit(template, _counting(reader, token, noun), reader.limit)
 
 
-def _counting(tokenizer: Any, token: str, noun: str) -> tuple[Callable[[Iterable[str]], int], int]:
-    """Give what counts the word pieces of a template's words, and how many the text encoder reads."""
-
-    def pieces(words: Iterable[str]) -> int:
-        return len(
-            tokenizer(filled(" ".join(words), token, noun), add_special_tokens=False, truncation=False).input_ids
-        )
-
-    return pieces, int(tokenizer.model_max_length) - 2  # without its marks of start and end
+def _counting(reader: Reader, token: str, noun: str) -> Callable[[Iterable[str]], int]:
+    """Give what counts the word pieces of a template's words."""
+    return lambda words: len(reader.pieces(filled(" ".join(words), token, noun)))
 
 
 def of_class(
-    captions: Sequence[tuple[Path, Sequence[str]]], tokenizer: Any, token: str, noun: str
+    captions: Sequence[tuple[Path, Sequence[str]]], reader: Reader, token: str, noun: str
 ) -> list[tuple[str, ...]]:
     """Say captions of photos as captions of their class: the identifier goes where the noun follows it, else the noun
     takes its place.
@@ -209,7 +202,7 @@ def of_class(
     before = re.compile(rf"{word.pattern}\s+(?={re.escape(noun)}(?:e?s)?(?!\w))", re.IGNORECASE)
 
     def read(text: str) -> list[int]:
-        return list(tokenizer(text, truncation=True, max_length=tokenizer.model_max_length).input_ids)
+        return reader.pieces(text)[: reader.limit]
 
     found = []
     for path, templates in captions:

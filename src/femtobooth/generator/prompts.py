@@ -169,6 +169,18 @@ def _of_several(text: str, subjects: Mapping[str, Called]) -> list[Prompt]:
     return [Prompt(read.replace("{class}", noun), of, filled(bare(text), "", noun), text.replace("{class}", noun))]
 
 
+class Reader(NamedTuple):
+    """What of a base reads prompts, and how much of one."""
+
+    tokenizer: Any
+    limit: int
+    """How many word pieces are read, without marks of start and end."""
+
+    def pieces(self, text: str) -> list[int]:
+        """Cut a text into its word pieces, those that are not read among them."""
+        return list(self.tokenizer(text, add_special_tokens=False, truncation=False).input_ids)
+
+
 SMALL_VOCABULARY = (
     10_000  # entries: a tokenizer with fewer was made for the captions of one training, CLIP's has 49,408
 )

@@ -7,12 +7,12 @@ and resuming sees the same.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
 from ..training.randomness import generator
 from .captions import refitted
+from .prompts import Reader
 
 ORDERS = 100  # of each caption; a photo is seldom seen more often in one training
 
@@ -23,7 +23,7 @@ def tags(caption: str) -> list[str]:
 
 
 def shuffled(
-    captions: Sequence[str], keep: int, seed: int, photo: int, tokenizer: Any, token: str, noun: str
+    captions: Sequence[str], keep: int, seed: int, photo: int, reader: Reader, token: str, noun: str
 ) -> list[str]:
     """Give each of a photo's captions (templates) in `ORDERS` orders, the first as it is written; the first `keep` tags
     keep their place.
@@ -39,5 +39,5 @@ def shuffled(
             head, tail = tags(caption)[:keep], tags(caption)[keep:]
             random = generator(seed, "tags", photo, number, turn)
             moved = [tail[index] for index in torch.randperm(len(tail), generator=random).tolist()]
-            orders.append(refitted(", ".join([*head, *moved]), tokenizer, token, noun))
+            orders.append(refitted(", ".join([*head, *moved]), reader, token, noun))
     return orders

@@ -103,7 +103,7 @@ def captioned(model: Family, subjects: Mapping[str, Taught]) -> dict[str, Taught
     done = {}
     for name, one in subjects.items():
         photos = [replace(photo, captions=_named(photo, {**words, name: "{token}"})) for photo in one.photos]
-        captions = fitted([(photo.path, photo.captions) for photo in photos], model.tokenizer, *one.called)
+        captions = fitted([(photo.path, photo.captions) for photo in photos], model.reader, *one.called)
         done[name] = replace(
             one, photos=[replace(photo, captions=own) for photo, own in zip(photos, captions, strict=True)]
         )
@@ -125,7 +125,7 @@ def tell_of_class(model: Family, subjects: Mapping[str, Taught]) -> None:
         noun = one.settings.photos.class_noun
         others = [other.token for other in subjects.values() if other is not one]
         refuse_others(one.photos, others)
-        found = of_class([(photo.path, photo.captions) for photo in one.photos], model.tokenizer, one.token, noun)
+        found = of_class([(photo.path, photo.captions) for photo in one.photos], model.reader, one.token, noun)
         texts = list(dict.fromkeys(text for own in found for text in own))
         more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
         note(f"the photos as any {noun}: {'; '.join(map(repr, texts[:3]))}{more}\n")

@@ -183,11 +183,11 @@ def _with_subjects(prompt: str, model: Family, reference: str) -> str:
 
 
 def _warn_of_cut(text: str, model: Family) -> None:
-    limit = int(model.tokenizer.model_max_length)
-    ids = model.tokenizer(text, truncation=False).input_ids
-    if len(ids) > limit:
-        cut = model.tokenizer.decode(ids[limit - 1 : -1]).strip()
-        warn(f'"{text}" is longer than the {limit - 2} words or word pieces this model reads; not seen: "{cut}"')
+    reader = model.reader
+    pieces = reader.pieces(text)
+    if len(pieces) > reader.limit:
+        cut = reader.tokenizer.decode(pieces[reader.limit :]).strip()
+        warn(f'"{text}" is longer than the {reader.limit} words or word pieces this model reads; not seen: "{cut}"')
 
 
 def _warn_of_size(width: int, height: int, model: Family) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ...core.machine import Precision
 from ..loss_settings import LossSettings
 from ..process import NoiseProcess
+from ..prompts import Reader
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,11 @@ class Family(ABC):
     @abstractmethod
     def process(self) -> NoiseProcess:
         """How its latents become noise, and what its denoiser predicts."""
+
+    @property
+    def reader(self) -> Reader:
+        """Say what reads most of a prompt: of several text encoders the one that cuts it off last."""
+        return Reader(self.tokenizer, int(self.tokenizer.model_max_length) - 2)
 
     @property
     @abstractmethod

@@ -20,6 +20,7 @@ from torch.nn import functional
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from ...core.errors import ModelError
+from ..prompts import Reader
 from .family import Condition, TokenTable
 from .flow_family import TRANSFORMER, FlowFamily, refuse_unfit
 from .unet_family import ADAPTED_IN_CLIP
@@ -93,6 +94,11 @@ class StableDiffusion3(FlowFamily):
         if self.tokenizer_3 is not None:
             ids.append(self.tokenizer_3(list(prompts), max_length=self.T5_TOKENS, **how).input_ids)
         return torch.cat(ids, dim=1)
+
+    @property
+    def reader(self) -> Reader:
+        """Say T5's reading, where it is there: CLIP's end after 75 word pieces, as diffusers' pipeline has it."""
+        return super().reader if self.tokenizer_3 is None else Reader(self.tokenizer_3, self.T5_TOKENS - 1)
 
     @property
     def clip_length(self) -> int:

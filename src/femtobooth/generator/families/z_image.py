@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import Qwen2Tokenizer, Qwen3Model
 
 from ...core.errors import ModelError
+from ..prompts import Reader
 from .family import Condition, TokenTable
 from .flow_family import TRANSFORMER, FlowFamily, refuse_unfit
 
@@ -69,6 +70,10 @@ class ZImage(FlowFamily):
     @property
     def patch(self) -> int:
         return int(self.transformer.config.all_patch_size[0])
+
+    @property
+    def reader(self) -> Reader:
+        return Reader(self.tokenizer, TOKENS - len(self.tokenizer(self.chat("")).input_ids))
 
     def chat(self, prompt: str) -> str:
         """Put a prompt into the chat that the language model reads."""

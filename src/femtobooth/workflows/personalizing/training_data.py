@@ -106,7 +106,7 @@ def _orders(model: Family, subject: Taught, first: int) -> list[Sequence[str]]:
     photos, seed = subject.settings.photos, subject.settings.training.seed
     if not photos.shuffle_tags:
         return [photo.captions for photo in subject.photos]
-    how = (model.tokenizer, *subject.called)
+    how = (model.reader, *subject.called)
     return [
         shuffled(photo.captions, photos.keep_tags, seed, number, *how)
         for number, photo in enumerate(subject.photos, first)
@@ -119,7 +119,7 @@ def _of_classes(model: Family, subjects: Sequence[Taught], captions: list[list[s
     for one in subjects:
         own = captions[len(plain) : len(plain) + len(one.photos)]
         named = [(photo.path, texts) for photo, texts in zip(one.photos, own, strict=True)]
-        plain += of_class(named, model.tokenizer, *one.called)
+        plain += of_class(named, model.reader, *one.called)
     return plain
 
 
