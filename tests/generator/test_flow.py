@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from femtobooth.generator.latents import encode
 from femtobooth.generator.load import load
 from femtobooth.generator.loss_settings import LossSettings
 from femtobooth.generator.process import DDPM
+from femtobooth.generator.sampling import sample
+from femtobooth.generator.sampling_settings import SamplingSettings
 
 from .conftest import Offline, settings
 
@@ -55,6 +59,42 @@ def test_the_shift_is_the_papers_and_the_schedulers() -> None:
     assert flow(3.0, timestep_shift=1.5).shift == 1.5
     theirs = FlowMatchEulerDiscreteScheduler(shift=3.0)
     torch.testing.assert_close(shifted(torch.arange(1000, 0, -1) / 1000, 3.0), theirs.sigmas)
+
+
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+@pytest.mark.parametrize("base", ["tiny_sd3_without_t5", "tiny_z_image"])
+def test_a_dynamic_shift_follows_the_size_as_in_diffusers(
+    base: str, kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(request.getfixturevalue(base), tmp_path / "base")
+    file = folder / "scheduler" / "scheduler_config.json"
+    dynamic = {
+        "use_dynamic_shifting": True, "time_shift_type": kind, "base_image_seq_len": 8, "max_image_seq_len": 24,
+        "base_shift": 0.7, "max_shift": 1.9,
+    }  # fmt: skip
+    file.write_text(json.dumps(json.loads(file.read_text()) | dynamic))
+    model: Any = load(str(folder))
+    pipeline = model.pipeline()
+    pipeline.set_progress_bar_config(disable=True)
+    scale = 4.0 if base == "tiny_sd3_without_t5" else 3.0  # Z-Image's pipeline counts one less
+    for width, height, tokens, mu in ((64, 64, 16, 1.3), (96, 64, 24, 1.9)):
+        latents = torch.randn(1, 16, height // 8, width // 8, generator=torch.Generator().manual_seed(5))
+        how = {"width": width, "height": height, "num_inference_steps": 3, "guidance_scale": scale}
+        drawn = pipeline("a dog", latents=latents, output_type="np", **how).images
+        euler = SamplingSettings(sampler="euler", steps=3, guidance=4.0)
+        process = model.process_for(height // 8, width // 8)
+        assert (process.tokens, process.mu) == (tokens, pytest.approx(mu))
+        assert process.shift == pytest.approx(math.exp(mu) if kind == "exponential" else mu)
+        torch.testing.assert_close(process.solver(euler)[1], pipeline.scheduler.timesteps)
+        ours = sample(model, ["a dog"], [0], euler, (width, height), latents=latents)
+        assert np.abs(ours / 255 - drawn).max() <= 1 / 255
+        pictures = np.zeros((1, height, width, 3), np.uint8)
+        latent_set = encode(model, pictures, [["a dog"]])
+        (moved,) = latent_set.micro_batch(model, "instance", 0, 0, 0, 1, 1).timesteps
+        model.loss = LossSettings(timestep_shift=1.0)  # which goes before the base's own
+        (plain,) = latent_set.micro_batch(model, "instance", 0, 0, 0, 1, 1).timesteps
+        model.loss = None
+        assert float(moved) == pytest.approx(1000 * float(shifted(plain / 1000, process.shift)), rel=1e-5)
 
 
 def test_noise_is_added_as_the_scheduler_does() -> None:

@@ -182,8 +182,13 @@ def test_its_text_encoders_are_held_as_its_transformer_is(held: Any, tiny_sd3: P
         ("transformer/config.json", {"in_channels": 4}, r"transformer \(4 channels\) and VAE \(16\)"),
         ("transformer/config.json", {"_class_name": "FluxTransformer2DModel"}, "a FluxTransformer2DModel, not a SD3"),
         ("scheduler/scheduler_config.json", {"_class_name": "DDIMScheduler"}, "DDIMScheduler is no rectified flow"),
-        ("scheduler/scheduler_config.json", {"use_dynamic_shifting": True}, "a flow with use_dynamic_shifting"),
+        ("scheduler/scheduler_config.json", {"invert_sigmas": True}, "a flow with invert_sigmas"),
         ("scheduler/scheduler_config.json", {"shift": 0}, "shifted by 0"),
+        (
+            "scheduler/scheduler_config.json",
+            {"use_dynamic_shifting": True, "max_image_seq_len": 256},
+            "a dynamic shift of 0.5 at 256 and 1.15 at 256 patches",
+        ),
         (
             "model_index.json",
             {"_class_name": "StableDiffusion3InpaintPipeline"},

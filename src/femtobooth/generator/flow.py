@@ -5,6 +5,7 @@ x_t = (1 - t) x_0 + t noise, with t from 0, clean, to 1; the denoiser is asked f
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,12 +39,28 @@ class RectifiedFlow(Scheduled):
     """Whether the pipeline walks from 1 to 1/n in n even steps before they are shifted, and not as its scheduler does
     by itself.
     """
+    tokens: int = 4096
+    """Patches of the latents, of whose number the shift is a function where it is dynamic."""
+
+    @property
+    def mu(self) -> float | None:
+        """How far times are moved in the words of dynamic shifting: a line over the number of patches, as diffusers'
+        pipelines have it; None where the shift is one number.
+        """
+        config = self.scheduler.config
+        if not config.use_dynamic_shifting:
+            return None
+        slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+        return float(self.tokens * slope + (config.base_shift - slope * config.base_image_seq_len))
 
     @property
     def shift(self) -> float:
         """How far drawn times are moved towards noise."""
-        given = self.loss.timestep_shift
-        return float(self.scheduler.config.shift) if given is None else given
+        if self.loss.timestep_shift is not None:
+            return self.loss.timestep_shift
+        if self.mu is None:
+            return float(self.scheduler.config.shift)
+        return self.mu if self.scheduler.config.time_shift_type == "linear" else math.exp(self.mu)
 
     @property
     def prediction_type(self) -> str:
@@ -93,7 +110,7 @@ class RectifiedFlow(Scheduled):
             )
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
         even = [1 - index / settings.steps for index in range(settings.steps)]
-        scheduler.set_timesteps(settings.steps, sigmas=even if self.evenly else None)
+        scheduler.set_timesteps(settings.steps, sigmas=even if self.evenly else None, mu=self.mu)
         first = settings.steps - max(1, round(settings.steps * strength))
         scheduler.set_begin_index(first)
         return FlowEuler(self, scheduler), scheduler.timesteps[first:]

@@ -124,7 +124,7 @@ class LatentSet:
         return MicroBatch(
             latents=model.scaled(mean + torch.exp(0.5 * log_variance) * posterior_noise),
             noise=torch.randn(mean.shape, generator=random),
-            timesteps=model.process.draw_timesteps(size, random),
+            timesteps=model.process_for(*mean.shape[-2:]).draw_timesteps(size, random),
             tokens=self.tokens[indices, captions],
             mask=self.mask[indices, views],
             taught=self.taught[indices],

@@ -114,7 +114,7 @@ def _denoise(
     bar: Bar | None,
 ) -> Tensor:
     """Denoise latents (B, C, h, w) in 32-bit floats, which is what every solver's arithmetic is done in."""
-    solver, timesteps = model.process.solver(settings, strength if start is not None else 1.0)
+    solver, timesteps = model.process_for(*noise.shape[-2:]).solver(settings, strength if start is not None else 1.0)
     device, dtype, batch = model.device, model.denoiser.dtype, len(noise)
     moved = timesteps.to(device)
     noise, guided = noise.to(device), settings.guidance > 1

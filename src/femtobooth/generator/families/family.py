@@ -148,6 +148,10 @@ class Family(ABC):
     def process(self) -> NoiseProcess:
         """How its latents become noise, and what its denoiser predicts."""
 
+    def process_for(self, height: int, width: int) -> NoiseProcess:
+        """Give the noise process of latents of this size in cells: of most families that of any."""
+        return self.process
+
     @property
     def reader(self) -> Reader:
         """Say what reads most of a prompt: of several text encoders the one that cuts it off last."""

@@ -32,7 +32,11 @@ class FlowFamily(Family):
 
     @property
     def process(self) -> RectifiedFlow:
-        return RectifiedFlow(self.scheduler, self.loss or LossSettings(), self.EVENLY)
+        return self.process_for(self.cells, self.cells)
+
+    def process_for(self, height: int, width: int) -> RectifiedFlow:
+        tokens = (height // self.patch) * (width // self.patch)
+        return RectifiedFlow(self.scheduler, self.loss or LossSettings(), self.EVENLY, tokens)
 
     @property
     def latent_channels(self) -> int:

@@ -54,7 +54,7 @@ def load_scheduler(config: Mapping[str, Any], where: object) -> SchedulerMixin:
 
 
 FLOW = "FlowMatchEulerDiscreteScheduler"
-OTHER_FLOWS = ("use_dynamic_shifting", "stochastic_sampling", "invert_sigmas", "shift_terminal")
+OTHER_FLOWS = ("stochastic_sampling", "invert_sigmas", "shift_terminal")
 """Kinds of flows that no family has that is known here."""
 
 
@@ -71,6 +71,12 @@ def load_flow(config: Mapping[str, Any], where: object) -> FlowMatchEulerDiscret
     sound = isinstance(steps, int) and 1 < steps <= MAX_TIMESTEPS and isinstance(shift, (int, float)) and shift > 0
     if not sound:
         raise ModelError(f"{where}: {steps!s:.80} timesteps, shifted by {shift!s:.80}", DAMAGED)
+    ends = [config.get(f"{end}_image_seq_len", tokens) for end, tokens in (("base", 256), ("max", 4096))]
+    shifts = [config.get(name, 1.0) for name in ("base_shift", "max_shift")]
+    line = all(isinstance(one, (int, float)) for one in (*ends, *shifts)) and ends[0] < ends[1] and min(shifts) > 0
+    if config.get("use_dynamic_shifting") and not line:
+        told = " and ".join(f"{shift!s:.80} at {tokens!s:.80}" for shift, tokens in zip(shifts, ends, strict=True))
+        raise ModelError(f"{where}: a dynamic shift of {told} patches", DAMAGED)
     try:
         return FlowMatchEulerDiscreteScheduler.from_config(dict(config))
     except Exception as error:  # whatever a library makes of values it cannot use
