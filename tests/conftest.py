@@ -14,9 +14,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from femtobooth.core import later
 from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening
 from femtobooth.core.files import atomic_file
+
+later.keep()  # looking for garbage among what was imported would take a tenth of the tests' time
 
 # What `make quick` leaves out: whole commands, and the files whose tests take most of the rest of the time.
 SLOW = (

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
-from .core import events, streams
+from .core import events, later, streams
 from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError, first_line, shortened
 from .core.names import shown
 from .core.processes import rank
@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     input).
     """
     if arguments is None:
+        later.keep()
         atexit.register(_end_quickly)
     given = list(sys.argv[1:] if arguments is None else arguments)
     before = [*itertools.takewhile(lambda word: word in LEVELS, given)]  # femtobooth -q classify ...

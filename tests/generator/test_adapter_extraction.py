@@ -21,8 +21,8 @@ def copied(model: StableDiffusion) -> StableDiffusion:
     return replace(model, unet=deepcopy(model.unet), text_encoder=deepcopy(model.text_encoder))
 
 
-def test_at_full_rank_it_is_the_tune(tiny_sd1: Path) -> None:
-    base = load(str(tiny_sd1))
+def test_at_full_rank_it_is_the_tune(tiny_base: Path) -> None:
+    base = load(str(tiny_base))
     assert isinstance(base, StableDiffusion)
     tuned = copied(base)
     random = torch.Generator().manual_seed(1)
@@ -46,8 +46,8 @@ def test_at_full_rank_it_is_the_tune(tiny_sd1: Path) -> None:
     assert found.reach == pytest.approx(float(difference / (difference + 4 * 0.1**2)), rel=1e-4)
 
 
-def test_of_a_low_rank_it_keeps_what_no_other_could(tiny_sd1: Path) -> None:
-    base = load(str(tiny_sd1))
+def test_of_a_low_rank_it_keeps_what_no_other_could(tiny_base: Path) -> None:
+    base = load(str(tiny_base))
     assert isinstance(base, StableDiffusion)
     tuned = copied(base)
     lora = random_lora(base, everything(base), rank=4)

@@ -102,8 +102,9 @@ def test_names_that_others_use_are_read_as_ours(full: tuple[str, StableDiffusion
 # Round trips
 
 
-@pytest.mark.parametrize("fixture", ["tiny_sd1", "tiny_sd2"])
-@pytest.mark.parametrize("alpha", [None, 1.0, 3.0])
+@pytest.mark.parametrize(
+    ("fixture", "alpha"), [("tiny_sd1", None), ("tiny_sd2", 1.0), ("tiny_sd1", 3.0), ("tiny_sd2", 3.0)]
+)
 def test_round_trips_change_the_same_to_the_bit(
     fixture: str, alpha: float | None, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -18,9 +18,9 @@ from femtobooth.generator.settings import PersonalizeSettings
 
 
 @pytest.fixture
-def module(tiny_sd1: Path) -> Any:
+def module(tiny_base: Path) -> Any:
     settings = config.resolve(PersonalizeSettings, {"photos": {"paths": ["x"], "class_noun": "robot"}})
-    model = load(str(tiny_sd1))
+    model = load(str(tiny_base))
     made = DreamBooth(model, settings, "sks", lambda _: None)
     torch.manual_seed(0)
     tokens = model.tokenize(["a sks robot"]).expand(3, 1, -1)

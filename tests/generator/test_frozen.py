@@ -38,10 +38,10 @@ def rounded_layers(model: Family) -> dict[str, frozen.Rounded]:
     return {f"{name}.{path}": one for name, all_ in found for path, one in all_ if isinstance(one, frozen.Rounded)}
 
 
-def test_a_base_is_read_into_what_it_is_held_in(tiny_sd1: Path) -> None:
-    whole = load(str(tiny_sd1))
+def test_a_base_is_read_into_what_it_is_held_in(tiny_base: Path) -> None:
+    whole = load(str(tiny_base))
     for precision in ("bf16", "fp16"):
-        read, cast = load(str(tiny_sd1), held=precision), copy.deepcopy(whole)
+        read, cast = load(str(tiny_base), held=precision), copy.deepcopy(whole)
         frozen.hold(cast, precision)
         assert read.held == cast.held == precision and read.hash == whole.hash
         found, held = tensors(read), tensors(cast)
@@ -60,9 +60,9 @@ def test_what_16_bits_cannot_hold_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("precision", BITS)
-def test_rounding_is_as_exact_as_it_says(precision: Precision, tiny_sd1: Path) -> None:
+def test_rounding_is_as_exact_as_it_says(precision: Precision, tiny_base: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    whole, model, again = tensors(load(str(tiny_sd1))), load(str(tiny_sd1), held=precision), load(str(tiny_sd1))
+    whole, model, again = tensors(load(str(tiny_base))), load(str(tiny_base), held=precision), load(str(tiny_base))
     frozen.hold(again, precision)
     layers, others = rounded_layers(model), rounded_layers(again)
     ends = {"unet.conv_in.weight", "unet.conv_out.weight"}
@@ -122,14 +122,14 @@ def test_a_layer_computes_with_its_rounded_weight_and_keeps_nothing(made: Any, p
     assert layer.state_dict().keys() == {"bias"}
 
 
-def test_an_adapter_begins_alike_beside_any_base(adapting: Any, tiny_sd1: Path) -> None:
+def test_an_adapter_begins_alike_beside_any_base(adapting: Any, tiny_base: Path) -> None:
     """Its start is 32-bit and the same; DoRA's norms are those of the weights that are there."""
-    exact = dict(adapting.training(tiny_sd1).named_parameters())
-    module = adapting.training(tiny_sd1, "train.frozen_precision=bf16")
+    exact = dict(adapting.training(tiny_base).named_parameters())
+    module = adapting.training(tiny_base, "train.frozen_precision=bf16")
     ours = {name: one for name, one in module.named_parameters() if one.requires_grad}
     assert ours and all(one.dtype == torch.float32 and torch.equal(one, exact[name]) for name, one in ours.items())
-    plain = load(str(tiny_sd1), held="bf16").text_encoder.state_dict()
-    dora = adapting.training(tiny_sd1, "train.frozen_precision=bf16", "lora.kind=dora").model.text_encoder
+    plain = load(str(tiny_base), held="bf16").text_encoder.state_dict()
+    dora = adapting.training(tiny_base, "train.frozen_precision=bf16", "lora.kind=dora").model.text_encoder
     for name, layer in adapter_layers.layers(dora):
         norms = layer.lora_magnitude_vector["default"].weight
         weight = plain[f"{name}.weight"]
@@ -140,10 +140,10 @@ def test_an_adapter_begins_alike_beside_any_base(adapting: Any, tiny_sd1: Path) 
 @pytest.mark.parametrize(
     "sets", [["train.frozen_precision=int8"], ["train.frozen_precision=nf4", "lora.kind=dora"]], ids=str
 )
-def test_only_the_adapter_trains_beside_a_rounded_base(adapting: Any, tiny_sd1: Path, sets: list[str]) -> None:
+def test_only_the_adapter_trains_beside_a_rounded_base(adapting: Any, tiny_base: Path, sets: list[str]) -> None:
     pytest.importorskip("bitsandbytes")
-    exact = adapting.training(tiny_sd1, "prior.target=base", *sets[1:])
-    module = adapting.training(tiny_sd1, "prior.target=base", *sets)
+    exact = adapting.training(tiny_base, "prior.target=base", *sets[1:])
+    module = adapting.training(tiny_base, "prior.target=base", *sets)
     with torch.no_grad(), adapter_layers.switched_off(module.model):
         base = module.model.denoise(
             torch.ones(1, 4, 8, 8).bfloat16(), torch.tensor([500]), module.model.condition(module.model.tokenize(["a"]))
@@ -180,7 +180,7 @@ def test_without_the_package_it_is_refused_in_a_line(monkeypatch: pytest.MonkeyP
     adapting.settings("train.parts=lora", "train.frozen_precision=bf16").refuse_at_once()
 
 
-def test_a_run_beside_a_rounded_base_goes_on_to_the_same_bits(tiny_sd1: Path, tmp_path: Path) -> None:
+def test_a_run_beside_a_rounded_base_goes_on_to_the_same_bits(tiny_base: Path, tmp_path: Path) -> None:
     """Four steps at once, and two steps, a checkpoint, and two more in a module that was made anew."""
     pytest.importorskip("bitsandbytes")
 
@@ -191,7 +191,7 @@ def test_a_run_beside_a_rounded_base_goes_on_to_the_same_bits(tiny_sd1: Path, tm
             {"training": {"steps": steps, "accelerator": "cpu", "batch_size": 2}, "lora": {"rank": 2}}
             | {"train": {"parts": ["lora"], "frozen_precision": "int8"}},
         )
-        model, random = load(str(tiny_sd1), held="int8"), torch.Generator().manual_seed(0)
+        model, random = load(str(tiny_base), held="int8"), torch.Generator().manual_seed(0)
         mean, spread = torch.randn(2, 3, 1, 4, 8, 8, generator=random)
         pictures = LatentSet(mean, spread, model.tokenize(["a sks robot"])[None].expand(3, -1, -1))
         module = DreamBooth(model, given, "sks", lambda _: (pictures, None))

@@ -84,12 +84,12 @@ def test_each_picture_counts_by_its_own_mask_or_by_what_is_found() -> None:
     assert set((softer / softer.amax((1, 2, 3), keepdim=True)).unique().tolist()) == {0.5, 1.0}
 
 
-def test_mirrored_photos_have_mirrored_masks(tiny_sd1: Path) -> None:
+def test_mirrored_photos_have_mirrored_masks(tiny_base: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), dtype=np.uint8)
     mask = np.zeros((64, 64), np.uint8)
     mask[10:30, 5:20] = 255
     captions = [["a sks robot"]] * 2
-    found = encode(load(str(tiny_sd1)), pictures, captions, mirrored=True, masks=[mask, None]).mask
+    found = encode(load(str(tiny_base)), pictures, captions, mirrored=True, masks=[mask, None]).mask
     assert found.shape == (2, 2, 1, 8, 8)
     assert found[0, 0, 0, 1:4, 0:3].min() == found.max() == pytest.approx(64 / 9)
     assert (found[0, 0] > 0).sum() == 9

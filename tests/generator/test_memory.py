@@ -57,9 +57,9 @@ def held(tensors: Any) -> int:
     ],
     ids=["whole", "adapter", "attention"],
 )
-def test_what_is_planned_is_held_to_the_byte(groups: dict[str, Any], tiny_sd1: Path, tmp_path: Path) -> None:
+def test_what_is_planned_is_held_to_the_byte(groups: dict[str, Any], tiny_base: Path, tmp_path: Path) -> None:
     given = settings(**groups | {"training": {"steps": 1, "accelerator": "cpu"} | groups.get("training", {})})
-    model, random = load(str(tiny_sd1), held=given.train.held), torch.Generator().manual_seed(0)
+    model, random = load(str(tiny_base), held=given.train.held), torch.Generator().manual_seed(0)
     pictures = LatentSet(
         *torch.randn(2, 2, 1, 4, 8, 8, generator=random),
         model.tokenize(["a sks robot"])[None].expand(2, -1, -1),
@@ -70,7 +70,7 @@ def test_what_is_planned_is_held_to_the_byte(groups: dict[str, Any], tiny_sd1: P
     lightning = trainer.build(given.training, tmp_path, [average] if given.training.ema else [], [])
     lightning.fit(module)
     (optimizer,) = lightning.optimizers
-    rows = planned(str(tiny_sd1), given)
+    rows = planned(str(tiny_base), given)
     assert rows.keys() == {"unet", "text_encoder", "vae"}
     for name, row in rows.items():
         network = getattr(model, name)
@@ -137,14 +137,14 @@ def test_a_counter_counts_what_is_held_and_the_most_of_it() -> None:
     assert (counter.held, counter.peak) == (0, 4 * 15000)
 
 
-def test_passes_grow_with_their_rows_and_shrink_by_checkpointing(tiny_sd1: Path) -> None:
+def test_passes_grow_with_their_rows_and_shrink_by_checkpointing(tiny_base: Path) -> None:
     def passes(rows: int, checkpointing: bool = False, **how: Any) -> activations.Pass:
-        model = load(str(tiny_sd1), weights=False)
+        model = load(str(tiny_base), weights=False)
         model.denoiser.requires_grad_(True).train()
         facts = {"taught": 0, "captions": 0, "size": 64, "precision": "fp32", **how}
         return activations.training_pass(model, None, rows, checkpointing=checkpointing, **facts)
 
-    gradients = 4 * sum(one.numel() for one in load(str(tiny_sd1), weights=False).denoiser.parameters())
+    gradients = 4 * sum(one.numel() for one in load(str(tiny_base), weights=False).denoiser.parameters())
     two, four = passes(2), passes(4)
     assert two.backward >= gradients
     assert four.forward == pytest.approx(2 * two.forward, rel=0.02)

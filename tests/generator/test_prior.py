@@ -19,9 +19,9 @@ PROMPT = "a dog"
 
 
 @pytest.fixture
-def model(tiny_sd1: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StableDiffusion:
+def model(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StableDiffusion:
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "cache"))
-    return load(str(tiny_sd1))
+    return load(str(tiny_base))
 
 
 def _settings(images: int = 5, batch: int = 2, **changes: object) -> PriorSettings:

@@ -103,8 +103,8 @@ def test_a_large_base_is_heard_with_a_small_part_of_the_work(
         assert known.response > 2 * rare.response
 
 
-def test_a_new_word_can_be_added_for_textual_inversion(tiny_sd1: object) -> None:
-    model = load(str(tiny_sd1))
+def test_a_new_word_can_be_added_for_textual_inversion(tiny_base: object) -> None:
+    model = load(str(tiny_base))
     size = len(model.tokenizer)
     tokens.TokenEmbedding.install(model, "<my-robot>", "robot")
     assert len(model.tokenizer) == size + 1
