@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from femtobooth.recognizer.exporting import parity
+from femtobooth.recognizer.model.labels import Labels
 
-ALL = slice(0, 10)
+ALL = Labels(tuple("abcdefghij"))
 LOGITS = np.random.default_rng(0).normal(size=(60, 10)).astype(np.float32)
 TRUTH = LOGITS.argmax(axis=1)
 

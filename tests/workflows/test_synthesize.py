@@ -23,7 +23,7 @@ from femtobooth.generator.settings import AgainSettings, PersonalizeSettings
 from femtobooth.pictures import records
 from femtobooth.pictures.provenance import Provenance
 from femtobooth.recognizer.finetuning import dataset
-from femtobooth.recognizer.finetuning.survey import survey
+from femtobooth.recognizer.finetuning.surveying import survey
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.workflows import personalize, regenerate, synthesize

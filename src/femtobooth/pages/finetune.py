@@ -16,8 +16,10 @@ from ..pictures.images import Picture, decode
 from ..recognizer.finetuning.comparison import shares
 from ..recognizer.finetuning.run import FinetunedRun
 from ..recognizer.settings import FinetuneSettings
+from . import labels
 from .charts import heat_map, line_chart
 from .html import Chart, Page, Shot, Strip, Tile, render
+from .labels import LabelTable
 
 MOST = 24  # pictures shown of one finding, and classes of a matrix
 NAMES = {"probe": "linear probe", "finetuned": "fine-tuning"}
@@ -57,6 +59,8 @@ class Comparison:
     finetuned_won: bool
     rows: list[Row]
     tests: str
+    several: list[tuple[str, ...]]
+    """The same where a picture may have several labels: mAP, mean F1, F1 over all, all right, log loss."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,8 @@ class FinetunePage(Page):
     """Which of the two is the result, and why."""
     tiles: list[Tile]
     warnings: list[str]
+    labels: LabelTable | None
+    """Of pictures that may have several."""
     errors: Errors
     comparison: Comparison
     data: Data
@@ -110,6 +116,7 @@ def finetune_page(run: FinetunedRun, report: dict[str, Any], settings: FinetuneS
         warnings=[
             one["about"] for one in report["data"]["findings"] if one["count"] and "flatters the result" in one["about"]
         ],
+        labels=_labels(run, report),
         errors=_errors(report),
         comparison=_comparison(report),
         data=_data(report["data"]),
@@ -126,6 +133,8 @@ def headline(report: dict[str, Any]) -> str:
     if not judged["measured"]:
         return f"{what} is the result; there was no picture to measure it on."
     measured = judged["measured"]
+    if "map" in measured:
+        return labels.headline(measured, what)
     value, low, high = (100 * part for part in measured["accuracy"])
     asked = "pictures right in cross-validation" if judged["by"].startswith("cross") else "validation pictures right"
     return (
@@ -137,6 +146,8 @@ def headline(report: dict[str, Any]) -> str:
 def _tiles(report: dict[str, Any], run: FinetunedRun) -> list[Tile]:
     judged, calibration = report["judged"]["measured"], report["calibration"]
     tiles = []
+    if run.multi_label:
+        return [*(labels.tiles(judged) if judged else []), _time(run)]
     if judged:
         low, high = (100 * edge for edge in judged["accuracy"][1:])
         detail = f"{judged['right']} of {judged['pictures']}, {low:.0f} to {high:.0f} %, {report['judged']['by']}"
@@ -147,12 +158,31 @@ def _tiles(report: dict[str, Any], run: FinetunedRun) -> list[Tile]:
             tiles.append(Tile(f"{name}, validation", right, shares(part["accuracy"])))
     tiles.append(Tile("rejected below", f"{calibration['rejected_below']:.2f}", calibration["rejection"]))
     tiles.append(Tile("temperature", f"{calibration['temperature']:.2f}", f"from {calibration['from']}"))
+    return [*tiles, _time(run)]
+
+
+def _time(run: FinetunedRun) -> Tile:
     spent = ", ".join(f"{NAMES[name]} {cost['seconds']:.0f} s" for name, cost in run.costs.items())
-    return [*tiles, Tile("time", f"{sum(cost['seconds'] for cost in run.costs.values()):.0f} s", spent)]
+    return Tile("time", f"{sum(cost['seconds'] for cost in run.costs.values()):.0f} s", spent)
+
+
+def _labels(run: FinetunedRun, report: dict[str, Any]) -> LabelTable | None:
+    judged = report["judged"]
+    if not run.multi_label or not judged["measured"]:
+        return None
+    caption = (
+        f"On {judged['by']}, worst F1 first. The figures are by calibration and thresholds that were fitted to other "
+        "pictures (5 folds); the thresholds shown go into the model. Bootstrap intervals (95 %)"
+    )
+    return labels.label_table(judged["measured"], caption)
 
 
 def _errors(report: dict[str, Any]) -> Errors:
     rows = report["judged"]["pictures"]
+    if "map" in (report["judged"]["measured"] or {}):
+        several, left = labels.wrong_pictures(rows)
+        note = "" if several else "Nowhere here: every label of every picture is right."
+        return Errors(matrix=None, note=note, shots=several, left=left)
     wrong = [row for row in rows if row["named"] != row["label"]]
     strips: list[Strip] = []
     for row in wrong or _of_each_class(rows):
@@ -196,6 +226,20 @@ def _times(count: int) -> str:
 
 def _comparison(report: dict[str, Any]) -> Comparison:
     compared, rows = report["comparison"], []
+    if "map" in (report["judged"]["measured"] or {}):
+        several = [
+            (
+                name,
+                *(shares(one[key]) if one[key] else "" for key in ("map", "macro_f1", "micro_f1", "exact")),
+                f"{one['log_loss']:.3f}",
+            )
+            for name, one in (("linear probe", report["probe"]["validation"]), ("fine-tuned", report.get("finetuned")))
+            if one
+        ]
+        won = compared["result"] == "finetuned"
+        rule = f"Result by rule: {compared['rule']}."
+        both = "finetuned" in report
+        return Comparison(both=both, finetuned_won=won, rows=[], tests=rule, several=several)
     for name, key, facts in (
         ("linear probe", "probe", report["probe"]["validation"]),
         ("fine-tuned", "finetuned", report.get("finetuned")),
@@ -220,7 +264,7 @@ def _comparison(report: dict[str, Any]) -> Comparison:
             f"Result by rule: {compared['rule']}."
         )
     won = compared["result"] == "finetuned"
-    return Comparison(both="finetuned" in report, finetuned_won=won, rows=rows, tests=tests)
+    return Comparison(both="finetuned" in report, finetuned_won=won, rows=rows, tests=tests, several=[])
 
 
 def _data(data: Mapping[str, Any]) -> Data:

@@ -151,6 +151,14 @@ class FinetuneSettings(Settings):
     """group: copies of one shot stay on one side of the split made here; leave-out: they also leave the validation part
     of a split of your own; keep: all pictures are different shots, as of a fixed camera, unless their files are equal.
     """
+    multi_label: Annotated[bool, Flag("--multi-label", common=True, group="pictures")] = False
+    """A picture may have several labels, or none: in one cell of the CSV (cat|outdoor), in several rows, in columns of
+    0 and 1, or as a copy in several class folders; columns `group:NAME` hold labels that exclude each other.
+    """
+    loss: Annotated[Literal["binary", "asymmetric"], Flag("--loss", group="training")] = "binary"
+    """Of labels that do not exclude each other: binary cross-entropy, or asymmetric (arXiv 2009.14119), which makes
+    less of the many pictures that lack a label.
+    """
     learning_rate: Annotated[float, Flag("--lr", common=True, unit="rate", group="training")] = Field(5e-4, gt=0)
     """Learning rate of the last layer."""
     layer_decay: Annotated[float, Flag("--layer-decay", unit="share", group="training")] = Field(0.8, gt=0, le=1)
@@ -192,6 +200,11 @@ class FinetuneSettings(Settings):
             for name in {"learning_rate", "layer_decay"} - self.model_fields_set:
                 setattr(self, name, 1.0)
         return self
+
+    def without_effect(self) -> dict[str, str]:
+        """Name the loss where it has no choice."""
+        idle = {"loss"} & self.model_fields_set if not self.multi_label else set()
+        return super().without_effect() | dict.fromkeys(idle, "without multi_label")
 
     def refuse_at_once(self) -> None:
         """Raise InputError for what cannot be done here, and for layers apart where the optimizer takes them as one."""

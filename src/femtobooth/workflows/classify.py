@@ -71,7 +71,8 @@ def _facts(settings: ClassifySettings, engine: Engine) -> dict[str, Any]:
 def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
     """Make one row a file: path, label, synset, confidence, rejected, top (the likeliest, in order), error.
 
-    The label is the likeliest class also where the picture is out-of-distribution, of which `rejected` tells.
+    The label is the likeliest class also where the picture is out-of-distribution, of which `rejected` tells. Of a
+    multi-label model, `top` are all labels over their thresholds; where there are none, label and confidence are None.
     """
     labels = engine.labels
     told: Iterator[tuple[list[Guess], bool]] = iter(())
@@ -89,9 +90,9 @@ def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
                     synset=labels.synsets[index] if labels.synsets else None,
                     confidence=round(float(probability), 6),
                 )
-                for index, probability in zip(*row, strict=True)
+                for index, probability in row
             ]
-            for row in zip(*labels.top(probabilities, top_k), strict=True)
+            for row in labels.said(probabilities, top_k)
         )
         told = zip(tops, map(bool, rejections), strict=True)
     rows: list[Row] = []
@@ -100,7 +101,8 @@ def rows_of(engine: Engine, batch: Batch, top_k: int) -> list[Row]:
             rows.append(Row(path=path, label=None, synset=None, confidence=None, rejected=None, top=None, error=error))
         else:
             top, rejected = next(told)
-            rows.append({"path": path, **top[0], "rejected": rejected, "top": top, "error": error})
+            best: Guess | dict[str, None] = top[0] if top else dict.fromkeys(("label", "synset", "confidence"))
+            rows.append({"path": path, **best, "rejected": rejected, "top": top, "error": error})  # type: ignore
     return rows
 
 
@@ -120,7 +122,8 @@ def _pieces(
     if format == "table":
         return outputs.table_lines(rows, wide)
     if format == "csv":
-        return outputs.csv_lines(rows, min(settings.top_k, engine.labels.main.stop), settings.csv_safe)
+        labels = engine.labels
+        return outputs.csv_lines(rows, min(settings.top_k, labels.main.stop), settings.csv_safe, bool(labels.free))
     return outputs.json_lines(rows) if format == "json" else outputs.jsonl_lines(rows)
 
 

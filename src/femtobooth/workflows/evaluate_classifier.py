@@ -31,12 +31,14 @@ from ..recognizer.finetuning import dataset
 from ..recognizer.inference.engines import open_engine
 from ..recognizer.inference.predict import predict, workers_for
 from ..recognizer.inference.sources import Source
-from ..recognizer.model import artifact
+from ..recognizer.model import artifact, weights
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.model.engine import Engine
+from ..recognizer.model.formats import exported
 from ..recognizer.model.rejection import is_rejected
 from ..recognizer.model.saliency import grad_cam, overlay
 from ..recognizer.settings import EvaluateClassifierSettings
+from .evaluating import labels as labels_of
 
 
 def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
@@ -49,6 +51,9 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         inputs=[settings.model, settings.data, settings.out_of_distribution],
     )
     output.check()
+    if _has_several(settings.model):
+        engine = open_engine(settings.model, settings.engine, device=settings.device, trust=settings.trust)
+        return labels_of.run(settings, engine, output)
     read = dataset.read(settings.data)
     examples, remarks = read.to_measure(settings.split)
     skipped = read.skipped
@@ -121,6 +126,13 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
         _write_predictions(temporary / "predictions.csv", predictions, rejection)
     _tell(report, out)
     return report
+
+
+def _has_several(model: str) -> bool:
+    """Tell whether a model is one of several labels a picture, without opening its weights."""
+    found = exported(model)
+    folder = found.folder if found else weights.resolve(model).path
+    return (folder / artifact.DESCRIPTION).is_file() and bool(artifact.read(folder).labels.free)
 
 
 def _fresh(

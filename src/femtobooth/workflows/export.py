@@ -205,10 +205,10 @@ def _quantized(
         np.stack([one for one, _, _ in read]),
         np.array([-1 if label is None else label for _, label, _ in read]),
     )
-    main = recognizer.labels.main
+    answers = recognizer.labels.answers
 
     def lost(before: np.ndarray, after: np.ndarray) -> float:
-        return parity.lost(before[:, main].argmax(axis=1), after[:, main].argmax(axis=1), truth)[0]
+        return parity.lost(answers(before), answers(after), truth)[0]
 
     scheme = quantize.Scheme(
         methods=quantize.METHODS if settings.activation_ranges == "best" else (settings.activation_ranges,),

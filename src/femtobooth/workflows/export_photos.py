@@ -87,7 +87,7 @@ def read(given: str, labels: Labels) -> Photos:
     """Find labelled or unlabelled photos of a folder or CSV file. Raises PhotoError."""
     source = expanded(given)
     if dataset.is_labelled(source):
-        examples, remarks = dataset.read(source).to_measure()
+        examples, remarks = dataset.read(source, bool(labels.free)).to_measure()
         for remark in remarks:
             note(remark)
         return _labelled([(example.path, example.label) for example in examples], labels)
@@ -96,6 +96,8 @@ def read(given: str, labels: Labels) -> Photos:
 
 
 def _labelled(rows: list[tuple[Path, str]], labels: Labels) -> Photos:
+    if labels.free:  # agreement judges: a picture has no one true class
+        return Photos([path for path, _ in rows], [None] * len(rows))
     index = evaluation.classes_of(labels, list(dict.fromkeys(label for _, label in rows)))
     return Photos([path for path, _ in rows], [index[label] for _, label in rows])
 

@@ -17,6 +17,7 @@ import json
 import math
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,12 @@ from ..core.paths import expanded
 from ..core.processes import rank
 from ..core.run import SETTINGS_FILE, Progress
 from ..pages.finetune import finetune_page
-from ..recognizer.finetuning import comparison, dataset, finetuner, finishing, probe, splitting
+from ..recognizer.finetuning import comparison, dataset, deciding, finetuner, finishing, probe, splitting
+from ..recognizer.finetuning.dataset_report import Finding, label_issues
 from ..recognizer.finetuning.probe import Embedded, Head
 from ..recognizer.finetuning.run import FinetunedRun
-from ..recognizer.finetuning.survey import Finding, Survey, label_issues, survey
+from ..recognizer.finetuning.survey import Survey
+from ..recognizer.finetuning.surveying import survey
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
 from ..training import averages, trainer
@@ -59,7 +62,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
     settings.refuse_at_once()
     trainer.check(_training(settings, 1))
     with stage("data"):
-        read = dataset.read(settings.data)
+        read = dataset.read(settings.data, settings.multi_label)
         source = _load(settings)
         found, findings = survey(
             read,
@@ -68,6 +71,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
             bool(settings.patience),
             [*map(Path, settings.synthesized)],
             settings.copies,
+            settings.multi_label,
         )
     _refuse_judge(source, found, settings)
     started = time.monotonic()
@@ -85,7 +89,8 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
         splitting.write_split(folder / "split.csv", found.rows())
         head.save(folder / "probe.safetensors")
         write_json(folder / "report.json", {"data": _data_report(found, findings), "probe": baseline})
-        known = {"model": settings.model, "model_hash": source.hash, "classes": found.classes}
+        known: dict[str, Any] = {"model": settings.model, "model_hash": source.hash, "classes": found.classes}
+        known["multi_label"] = found.several.to_dict() if found.several else None
         progress = Progress(steps=None if settings.probe_only else settings.training.steps)
         FinetunedRun.create(folder, settings, **known, behind_generated=found.behind, progress=progress)
 
@@ -159,13 +164,24 @@ def _load(settings: FinetuneSettings) -> Recognizer:
 
 def _probe(
     found: Survey, embedded: Embedded, settings: FinetuneSettings, started: float
-) -> tuple[Head, dict[str, Any], list[tuple[int, int, float]]]:
+) -> tuple[Head, dict[str, Any], Sequence[tuple[int, int | str, float]]]:
     """Fit the probe's layer to the training part; returns it, what is known of it, and its label issues."""
     balanced = settings.class_weights == "balanced"
     classes = len(found.classes)
     logits = finishing.cross_validated(found, embedded, settings)
     sure = np.isfinite(logits).all(axis=1)
     train, val = found.part("train"), found.part("val")
+    if labels := found.several:
+        head = probe.fit_multi_label(embedded.prelogits[train], found.truth[train], labels, balanced)
+        held = (logits[sure], found.truth[sure], found.groups[sure])
+        checked = (head.logits(embedded.prelogits[val]), found.truth[val], found.groups[val])
+        facts = {
+            "cross_validated": deciding.measured(labels, *held) if sure.any() else None,
+            "folds": probe.FOLDS,
+            "validation": deciding.measured(labels, *checked) if len(val) else None,
+            "seconds": round(time.monotonic() - started, 1),
+        }
+        return head, facts, deciding.label_issues(labels, logits, found.truth)
     head = probe.fit(embedded.prelogits[train], found.labels[train], classes, balanced)
     facts = {
         "cross_validated": comparison.measured(logits[sure], found.labels[sure]) if sure.any() else None,
@@ -180,8 +196,8 @@ def _probe(
 
 def _data_report(found: Survey, findings: list[Finding]) -> dict[str, Any]:
     counts = {
-        name: dict(Counter(part for part, label in zip(found.parts, found.labels, strict=True) if label == index))
-        | {"generated": int((found.generated & (found.labels == index)).sum())}
+        name: dict(Counter(part for part, has in zip(found.parts, found.having(index), strict=True) if has))
+        | {"generated": int((found.generated & found.having(index)).sum())}
         for index, name in enumerate(found.classes)
     }
     return {"pictures": len(found.paths), "classes": counts, "findings": [finding.as_dict() for finding in findings]}
@@ -203,14 +219,14 @@ def _train(
             raise SystemExit(0)  # nothing trains that this process, which is not the first, could share
         return _finish(run, settings, None, found, head, {})
     started, own = time.monotonic(), settings.training
-    recognizer = finetuner.with_classes(source, found.classes, head)
+    recognizer = finetuner.with_classes(source, found.as_labels, head)
     train, stop = found.part("train"), found.part("stop")
-    module = finetuner.Finetuner(recognizer, settings, [found.paths[i] for i in train], found.labels[train])
+    module = finetuner.Finetuner(recognizer, settings, [found.paths[i] for i in train], found.targets[train])
     average = averages.average_of(own)
     early = None
     if settings.patience:
         set_aside = [found.paths[i] for i in stop]
-        early = finetuner.EarlyStop(set_aside, found.labels[stop], settings.check_every, settings.patience, average)
+        early = finetuner.EarlyStop(set_aside, found.targets[stop], settings.check_every, settings.patience, average)
 
     def ended(state: State) -> bool:
         return bool(settings.patience) and finetuner.stopped_early(state, settings.patience)

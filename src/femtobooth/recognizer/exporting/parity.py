@@ -17,6 +17,7 @@ from ...core import busy, metrics
 from ...core.events import progress_bar
 from ...core.metrics import median_interval
 from ..model.engine import Engine
+from ..model.labels import Labels
 
 LOGITS = {"fp32": 1e-3, "fp16": 5e-2, "int8": None}
 """Largest 99th percentile of logit errors, in standard deviations of the original's logits; int8 is judged by accuracy
@@ -54,16 +55,16 @@ def measure(
     before, after = (
         {name: np.concatenate([pair[side][name] for pair in outputs]) for name in outputs[0][side]} for side in (0, 1)
     )
-    return compare(before, after, np.array(truth), original.labels.main) | {
+    return compare(before, after, np.array(truth), original.labels) | {
         "speed": _speed(original, exported, sample, batches)
     }
 
 
-def compare(before: dict[str, Any], after: dict[str, Any], truth: NDArray[np.int64], main: slice) -> dict[str, Any]:
+def compare(before: dict[str, Any], after: dict[str, Any], truth: NDArray[np.int64], labels: Labels) -> dict[str, Any]:
     """Say what changed between two sets of outputs on the same pictures; `truth` (N,) holds -1 where the class is not
     known.
     """
-    first, second = (side["logits"][:, main].argmax(axis=1) for side in (before, after))
+    first, second = (labels.answers(side["logits"]) for side in (before, after))
     error = np.abs(after["logits"].astype(np.float64) - before["logits"])
     spread = float(before["logits"].std())
     finite = bool(np.isfinite(after["logits"]).all())

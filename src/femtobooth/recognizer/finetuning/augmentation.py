@@ -79,7 +79,7 @@ def augmenter(settings: AugmentSettings, preprocess: Preprocess) -> Callable[[Im
 
 
 class TrainingPictures(IterableDataset[tuple[int, Tensor, Tensor]]):
-    """An endless stream of (micro-step, uint8 pixels (B, H, W, 3), labels (B,)) from micro-step `first` on.
+    """An endless stream of (micro-step, uint8 pixels (B, H, W, 3), labels (B,) or (B, C)) from micro-step `first` on.
 
     The processes of one micro-step take neighbouring entries of one shuffled order of the files.
     """
@@ -87,7 +87,7 @@ class TrainingPictures(IterableDataset[tuple[int, Tensor, Tensor]]):
     def __init__(
         self,
         paths: Sequence[Path],
-        labels: Sequence[int],
+        labels: Sequence[Any],
         preprocess: Preprocess,
         settings: AugmentSettings,
         batch_size: int,
@@ -132,6 +132,21 @@ def _shrunk(path: Path, side: int) -> Image.Image:
     return image.resize(
         (max(round(image.width * scale), side), max(round(image.height * scale), side)), Image.Resampling.LANCZOS
     )
+
+
+def blend_multi_label(
+    images: Tensor, targets: Tensor, known: Tensor, settings: AugmentSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix, by Mixup or CutMix, normalized images (B, 3, H, W), and with them targets and what is known of them (B, C).
+
+    Call it inside `seeded`.
+    """
+    if not (settings.mixup or settings.cutmix):
+        return images, targets, known
+    own, count = torch.arange(len(images), device=images.device), len(images)
+    mix: Any = Mixup(mixup_alpha=settings.mixup, cutmix_alpha=settings.cutmix, label_smoothing=0, num_classes=count)
+    images, shares = mix(images, own)  # (B, B): how much of each picture is in each
+    return images, shares @ targets, (shares @ known >= 1 - 1e-4).float()
 
 
 def blend(

@@ -5,6 +5,9 @@
     `split_names` folder/CLASS/train, folder/CLASS/val   the same inside out folder/labels.csv, or a file
     columns `path` and `label`, and `split` where the user has split; paths from the file's folder
 
+Where a picture may have several labels, they stand in one cell, in several rows, in columns of 0 and 1, in columns
+`group:NAME` (one of a group), or the same picture lies in several class folders.
+
 A tree whose folders are neither classes nor known parts is refused rather than guessed.
 """
 
@@ -14,10 +17,11 @@ import os
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ...core.errors import PhotoError
+from ...core.files import sha256_of
 from ...core.names import stored
 from ...core.paths import expanded
 from ...pictures.images import Skipped, find_pictures, natural_order
@@ -41,6 +45,8 @@ class Example:
     label: str
     part: str | None = None
     """`train`, `val` or `test` where the user has split, else None."""
+    labels: tuple[str, ...] = ()
+    """All its labels, where a picture may have several or none; `label` then says them all."""
 
 
 @dataclass
@@ -53,6 +59,8 @@ class Labelled:
     """What is no example, and why."""
     remarks: list[str] = field(default_factory=list)
     """How it was read, where that is not plain to see."""
+    groups: tuple[str, ...] = ()
+    """Groups of labels that exclude each other, where a picture may have several; such a label is `group=label`."""
 
     @property
     def parts(self) -> list[str]:
@@ -66,7 +74,7 @@ class Labelled:
         Without a validation part, the split is to be made.
         """
         kept = [example for example in self.examples if example.part != "test"]
-        return kept if "val" in self.parts else [Example(example.path, example.label) for example in kept]
+        return kept if "val" in self.parts else [replace(example, part=None) for example in kept]
 
     def to_measure(self, part: str = "auto") -> tuple[list[Example], list[str]]:
         """Find the examples to test on, and a remark that says which: `auto` is the test part, else the validation
@@ -93,18 +101,41 @@ class Labelled:
 NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
-def read(source: Path | str) -> Labelled:
-    """Read the examples of a folder or list in natural order, and what was left out, and why. Raises PhotoError."""
+def read(source: Path | str, multi_label: bool = False) -> Labelled:
+    """Read the examples of a folder or list in natural order, and what was left out, and why. Raises PhotoError.
+
+    With `multi_label`, each picture has all labels that it is listed or filed under.
+    """
     source = expanded(source)
     if not source.exists():
         raise PhotoError(f"{source}: no such file or folder", "give a folder of class folders, or a CSV file")
-    found = _read_folder(source) if source.is_dir() else _read_list(source)
+    found = _read_folder(source, multi_label) if source.is_dir() else _read_list(source, multi_label=multi_label)
+    if multi_label:
+        found = _together(found)
     if not found.examples:
         why = f" ({found.skipped[0].path}: {found.skipped[0].reason})" if found.skipped else ""
         raise PhotoError(
             f"{source}: no labelled picture in it{why}", "one folder a class, pictures inside: FOLDER/CLASS/photo.jpg"
         )
     return found
+
+
+def _together(found: Labelled) -> Labelled:
+    """Join the rows and files of one picture, by its bytes: it has the labels of them all, and trains if one does."""
+    sizes = Counter(path.stat().st_size for path in {example.path for example in found.examples})
+    joined: dict[str | Path, Example] = {}
+    for one in found.examples:
+        key = sha256_of(one.path) if sizes[one.path.stat().st_size] > 1 else one.path
+        before = joined.get(key, one)
+        labels = tuple(dict.fromkeys([*before.labels, *(one.labels or ((one.label,) if one.label else ()))]))
+        part = one.part if before.part == one.part else "train"
+        joined[key] = Example(before.path, "; ".join(labels) or "no label", part, labels)
+    files = len({example.path for example in found.examples})
+    if files > len(joined):
+        found.remarks.append(
+            f"{files} files are {len(joined)} pictures: one that lies in several places has all labels."
+        )
+    return replace(found, examples=list(joined.values()))
 
 
 def is_labelled(source: Path) -> bool:
@@ -117,10 +148,10 @@ def is_labelled(source: Path) -> bool:
 # --- folders
 
 
-def _read_folder(source: Path) -> Labelled:
+def _read_folder(source: Path, multi_label: bool = False) -> Labelled:
     remarks = []
     if (source / LIST).is_file():
-        found = _read_list(source / LIST, refuse=not _folders(source))
+        found = _read_list(source / LIST, not _folders(source), multi_label)
         if found.examples:
             beside = " in the place of the class folders beside it" if _folders(source) else ""
             found.remarks.insert(0, f"{LIST} was read{beside}.")
@@ -277,14 +308,14 @@ def _few(names: Sequence[str], most: int = 4) -> str:
 # --- lists
 
 
-def _read_list(file: Path, refuse: bool = True) -> Labelled:
+def _read_list(file: Path, refuse: bool = True, multi_label: bool = False) -> Labelled:
     """Read the examples of a list; files that are not there are left out. Raises PhotoError.
 
     Where the list cannot be used and `refuse` is not set, a remark says why, and there are no examples.
     """
     found = Labelled(file, [], [])
     try:
-        listing = label_lists.read(file)
+        listing = label_lists.read(file, multi_label)
         if listing.predicted:
             raise PhotoError(
                 f"{file}: holds guesses of `femtobooth classify`, which are no labels",
@@ -295,14 +326,23 @@ def _read_list(file: Path, refuse: bool = True) -> Labelled:
             raise
         return Labelled(file, [], [], [f"{error.problem}; it was not read."])
     seen: dict[Path, str] = {}
+    found.groups = listing.groups
     for row in listing.rows:
         path, label = label_lists.resolved(file, row.path), class_name(row.label)
         if row.split and not split_names.part_of(row.split):
             raise PhotoError(
                 f"{file}, line {row.line}: split is {row.split!r}", "train, val, test, or nothing to have it chosen"
             )
-        if fault := _fault(row, path, label, seen.get(path)):
+        own = tuple(map(class_name, row.labels))
+        fault = _fault(row, path, label or multi_label, None if multi_label else seen.get(path))
+        if not fault and (
+            twice := [group for group in found.groups if sum(x.startswith(f"{group}=") for x in own) > 1]
+        ):
+            fault = f"several labels of the group {twice[0]}"
+        if fault:
             found.skipped.append(Skipped(path, f"line {row.line}: {fault}"))
+        elif multi_label:
+            found.examples.append(Example(path, "; ".join(own), split_names.part_of(row.split), own))
         else:
             seen[path] = label
             found.examples.append(Example(path, label, split_names.part_of(row.split)))
@@ -321,7 +361,7 @@ def _read_list(file: Path, refuse: bool = True) -> Labelled:
     return found
 
 
-def _fault(row: label_lists.Row, path: Path, label: str, before: str | None) -> str | None:
+def _fault(row: label_lists.Row, path: Path, label: str | bool, before: str | None) -> str | None:
     """Say why a row is no example; None where it is one. `before` is the label of an earlier row of the same path."""
     if not row.path or not label or "\0" in row.path:
         return f"no {'label' if row.path else 'path'}"

@@ -28,15 +28,17 @@ from ...pictures.images import read_picture
 from ...training import averages, optimizers
 from ...training import trainer as loop
 from ...training.module import NumberedSteps
+from .. import multilabel
 from ..model.backbone import Recognizer
 from ..model.labels import Labels
 from ..model.preprocess import Preprocess
 from ..settings import FinetuneSettings
-from .augmentation import TrainingPictures, blend, seeded
+from . import losses
+from .augmentation import TrainingPictures, blend, blend_multi_label, seeded
 from .probe import Head
 
 
-def with_classes(source: Recognizer, names: Sequence[str], head: Head) -> Recognizer:
+def with_classes(source: Recognizer, labels: Labels, head: Head) -> Recognizer:
     """Build a recognizer of other classes on the network of `source`, which it takes over; its last layer is the
     probe's.
 
@@ -44,9 +46,9 @@ def with_classes(source: Recognizer, names: Sequence[str], head: Head) -> Recogn
     Raises ModelError where the network does not end in one linear layer.
     """
     model = source.model
-    model.reset_classifier(len(names))
+    model.reset_classifier(len(labels))
     model_args = {name: value for name, value in source.model_args.items() if name != "num_classes"}
-    recognizer = Recognizer(model, source.architecture, source.preprocess, Labels(tuple(names)), model_args)
+    recognizer = Recognizer(model, source.architecture, source.preprocess, labels, model_args)
     set_head(recognizer, head)
     return recognizer
 
@@ -100,7 +102,7 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tens
 
 
 class Finetuner(NumberedSteps):
-    """Trains all of a recognizer on labelled files; labels are 0 to C-1."""
+    """Trains all of a recognizer on labelled files; labels are 0 to C-1 (N,), or `truth` (N, C) of several."""
 
     def __init__(
         self, recognizer: Recognizer, settings: FinetuneSettings, paths: Sequence[Path], labels: np.ndarray
@@ -108,9 +110,13 @@ class Finetuner(NumberedSteps):
         super().__init__(settings.training)
         self.recognizer, self.settings, self.paths, self.labels = recognizer, settings, paths, labels
         self.weights: Tensor
-        self.register_buffer(
-            "weights", class_weights(labels, len(recognizer.labels), settings.class_weights == "balanced")
+        balanced = settings.class_weights == "balanced"
+        weights = (
+            losses.label_weights(recognizer.labels, labels, balanced)
+            if recognizer.labels.free
+            else class_weights(labels, len(recognizer.labels), balanced)
         )
+        self.register_buffer("weights", weights)
         self._losses: list[Tensor] = []
         self._logged_at = (0, time.monotonic())
         recognizer.unfreeze()
@@ -166,9 +172,18 @@ class Finetuner(NumberedSteps):
         images = self.recognizer.preprocess.normalize(pixels)
         # Dropout and stochastic depth draw in the forward pass.
         with seeded(self.settings.training.seed, "step", micro_step, self.global_rank):
-            images, targets = blend(images, labels, self.settings.augment, self.settings.smoothing, len(self.weights))
+            if several := self.recognizer.labels.free:
+                targets, known = losses.smoothed(self.recognizer.labels, labels, self.settings.smoothing)
+                images, targets, known = blend_multi_label(images, targets, known, self.settings.augment)
+            else:
+                settings = self.settings
+                images, targets = blend(images, labels, settings.augment, settings.smoothing, len(self.weights))
             logits = self.recognizer(images)
-        loss = soft_cross_entropy(logits, targets, self.weights)
+        if several:
+            kind = self.settings.loss
+            loss = losses.multi_label(self.recognizer.labels, kind, logits, targets, known, self.weights)
+        else:
+            loss = soft_cross_entropy(logits, targets, self.weights)
         self._losses.append(loss.detach())
         return loss
 
@@ -280,7 +295,12 @@ class EarlyStop(Callback):
         logits = outputs(module.recognizer, self.paths)["logits"]
         if not np.isfinite(logits).all():
             raise NotFiniteError(f"training: what the network says is NaN or infinite after step {self._step}")
-        loss = trainer.strategy.broadcast(negative_log_likelihood(softmax(logits), self.labels))
+        said: Labels = module.recognizer.labels
+        loss = trainer.strategy.broadcast(
+            float(multilabel.log_loss(said, said.probabilities(logits), self.labels).mean())
+            if said.free
+            else negative_log_likelihood(softmax(logits), self.labels)
+        )
         for logger in trainer.loggers:
             logger.log_metrics({"loss/set_aside": loss}, self._step)
         if self.best is None or loss < self.best:

@@ -15,7 +15,7 @@ from ...core.events import warn
 from ..model import rejection
 from ..model.backbone import Recognizer
 from ..settings import FinetuneSettings
-from . import comparison, finetuner, probe
+from . import comparison, deciding, finetuner, probe, stratification
 from .probe import Embedded, Head
 from .run import FinetunedRun
 from .survey import Survey
@@ -26,12 +26,21 @@ LEFT_OUT = "fine-tuning was left out (probe_only)"
 def cross_validated(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> np.ndarray:
     """Compute out-of-fold logits (N, C) of all real pictures that are used; nan for the others."""
     usable = found.part("train", "stop", "val")
+    balanced = settings.class_weights == "balanced"
+    if found.several:
+        fold = np.full(len(found.paths), -1)
+        truth, held = found.truth[usable], found.only_train[usable]
+        fold[usable] = stratification.folds(truth, found.groups[usable], held, settings.training.seed, probe.FOLDS)
+        logits = np.full(found.truth.shape, np.nan)
+        logits[usable] = probe.cross_validate_multi_label(
+            embedded.prelogits[usable], truth, fold[usable], found.several, balanced
+        )
+        return logits
     fold = np.full(len(found.labels), -1)
     fold[usable] = probe.folds(
         found.labels[usable], found.groups[usable], found.only_train[usable], settings.training.seed
     )
     logits = np.full((len(fold), len(found.classes)), np.nan)
-    balanced = settings.class_weights == "balanced"
     logits[usable] = probe.cross_validate(
         embedded.prelogits[usable], found.labels[usable], fold[usable], len(found.classes), balanced
     )
@@ -62,6 +71,10 @@ def finish(
             raise NotFiniteError("training: what the network says is NaN or infinite after the last step")
         tuned_train, tuned_val = outputs["embedding"][: len(train)], outputs["embedding"][len(train) :]
         tuned_logits = outputs["logits"][len(train) :]
+    if found.several:
+        result, report = _multi_label(settings, source, tuned, found, head, embedded, tuned_logits)
+        result.provenance = _provenance(settings, base, found, run, report["comparison"]["result"])
+        return result, report
     if tuned is None:
         compared: dict[str, Any] = {"pictures": len(val), "verdict": LEFT_OUT, "result": "probe", "rule": "as asked"}
     elif len(val):
@@ -85,7 +98,7 @@ def finish(
     crossed = cross_validated(found, embedded, settings)
     known = np.flatnonzero(np.isfinite(crossed).all(axis=1))
     if tuned is None or compared["result"] == "probe":
-        result = finetuner.with_classes(source, found.classes, head).freeze()
+        result = finetuner.with_classes(source, found.as_labels, head).freeze()
         judged, logits, by = known, crossed[known], "cross-validated predictions"
         centres = rejection.centroids(embedded.embedding[train], found.labels[train], len(found.classes))
         limit = rejection.limit(_held_out(found, embedded, known, settings))
@@ -117,15 +130,89 @@ def finish(
         "rejected_below": limit.threshold,
         "rejection": limit.how,
     }
+    result.provenance = _provenance(settings, base, found, run, compared["result"])
+    return result, report
+
+
+def _provenance(
+    settings: FinetuneSettings, base: dict[str, Any], found: Survey, run: FinetunedRun, result: str
+) -> dict[str, Any]:
+    """Say where the result comes from, and which pictures it has seen."""
     behind = run.behind_generated  # what the generator learned from, the network has learned through its pictures
-    result.provenance = {
-        "source": f"{compared['result']} of femtobooth finetune on {Path(settings.model).name}",
+    val = found.part("val")
+    return {
+        "source": f"{result} of femtobooth finetune on {Path(settings.model).name}",
         "licence": base.get("licence", ""),
         "trained_on": sorted(
             {*base.get("trained_on", ()), *behind, *(found.digests[i] for i in found.part("train", "stop"))}
         ),
         "calibrated_on": sorted({*base.get("calibrated_on", ()), *(found.digests[i] for i in val)}),
         "model_hash": run.model_hash,
+    }
+
+
+def _multi_label(
+    settings: FinetuneSettings,
+    source: Recognizer,
+    tuned: Recognizer | None,
+    found: Survey,
+    head: Head,
+    embedded: Embedded,
+    tuned_logits: np.ndarray,
+) -> tuple[Recognizer, dict[str, Any]]:
+    """Make the result where a picture may have several labels, and what the report says of it: calibration and
+    thresholds of each label come from validation pictures, or from cross-validated predictions of the probe.
+    """
+    labels, val = found.as_labels, found.part("val")
+    truth, groups = found.truth[val], found.groups[val]
+    report: dict[str, Any] = {}
+    if tuned is None:
+        compared: dict[str, Any] = {"pictures": len(val), "verdict": LEFT_OUT, "result": "probe", "rule": "as asked"}
+    elif len(val):
+        probed = head.logits(embedded.prelogits[val])
+        compared = deciding.compare(labels, probed, tuned_logits, truth, groups, settings.result)
+        report["finetuned"] = deciding.measured(labels, tuned_logits, truth, groups)
+    else:
+        warn("no picture to validate on: fine-tuning cannot be compared with the probe, nor thresholds chosen")
+        kept = "probe" if settings.result == "probe" else "finetuned"
+        verdict = "there is nothing to validate on"
+        compared = {"pictures": 0, "verdict": verdict, "result": kept, "rule": "not comparable"}
+    if tuned is None or compared["result"] == "probe":
+        crossed = cross_validated(found, embedded, settings)
+        judged = np.flatnonzero(np.isfinite(crossed).all(axis=1))
+        result, by = finetuner.with_classes(source, labels, head).freeze(), "cross-validated predictions"
+        logits = crossed[judged]
+    else:
+        result, judged, logits, by = tuned, val, tuned_logits, "validation pictures"
+    truth, groups = found.truth[judged], found.groups[judged]
+    result.labels = deciding.fitted(labels, logits, truth)
+    measured, told = None, []
+    if len(judged):
+        measured = deciding.measured(labels, logits, truth, groups)
+        for row, threshold in zip(measured["per_label"], result.labels.thresholds, strict=True):
+            row["threshold"] = None if row["group"] else threshold
+        decided = deciding.cross_fitted(labels, logits, truth, groups)[1]
+        names = np.array(labels.names)
+        told = [
+            {
+                "path": str(found.paths[i]),
+                "label": found.said(int(i)),
+                "named": "; ".join(names[said]) or "none",
+                "missing": missing,
+                "too_many": more,
+            }
+            for i, said, (missing, more) in zip(judged, decided, deciding.wrong(labels, decided, truth), strict=True)
+        ]
+    report["comparison"] = compared
+    report["judged"] = {"by": by, "measured": measured, "pictures": told}
+    report["calibration"] = {
+        "temperature": 1.0,
+        "from": f"{len(judged)} {by}",
+        "log_loss": measured and measured["log_loss"],
+        "scales": list(result.labels.scales),
+        "offsets": list(result.labels.offsets),
+        "rejected_below": None,
+        "rejection": "none: a picture may have no label at all",
     }
     return result, report
 

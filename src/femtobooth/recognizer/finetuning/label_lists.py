@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core.errors import PhotoError
@@ -28,6 +28,21 @@ SPLITS = "split subset partition set usage phase"
 PREDICTIONS = {"path", "label", "confidence", "error"}
 """Columns of what `classify` writes, which are guesses and no labels."""
 SEPARATORS = ",;\t|"
+BETWEEN = "|;,"
+"""What stands between the labels of one cell: the first of these that any cell of the column has."""
+GROUP = "group:"
+"""How the header of a column begins whose labels exclude each other, such as `group:weather`."""
+MARKS = {
+    "0": False,
+    "0.0": False,
+    "false": False,
+    "no": False,
+    "": False,
+    "1": True,
+    "1.0": True,
+    "true": True,
+    "yes": True,
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,8 @@ class Row:
     label: str
     split: str
     """As written; empty where the file has no such column."""
+    labels: tuple[str, ...] = ()
+    """All labels, where a picture may have several; those of a group as `group=label`."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +66,16 @@ class Listing:
     encoding: str
     predicted: bool
     """Whether it is what `classify` wrote."""
+    groups: tuple[str, ...] = ()
+    """Names of the groups whose labels exclude each other."""
 
 
-def read(file: Path) -> Listing:
+def read(file: Path, multi_label: bool = False) -> Listing:
     """Read a list: UTF-8, UTF-16 or Windows-1252; separated by comma, semicolon, tab or bar. Raises PhotoError.
 
     Without a header, the two columns of a file whose first line names an existing picture are path and label.
+    `multi_label` reads several labels from a cell, columns `group:NAME` beside it, and, where there is no column of
+    labels, a column of 0 and 1 for each label.
     """
     try:
         text, encoding = _decoded(file.read_bytes())
@@ -70,7 +91,17 @@ def read(file: Path) -> Listing:
     if path is None and label is None and len(first) == 2:
         place = next((place for place, cell in enumerate(first) if cell and resolved(file, cell).is_file()), None)
         if place is not None:
-            return Listing([_row(line, cells, place, 1 - place, None) for line, cells in lines], encoding, False)
+            plain = [_row(line, cells, place, 1 - place, None) for line, cells in lines]
+            return Listing(_several(plain, [], {}, {}) if multi_label else plain, encoding, False)
+    split = next((columns[name] for name in SPLITS.split() if name in columns), None)
+    if multi_label and path is not None:
+        groups = {cell[len(GROUP) :].strip(): i for i, cell in enumerate(first) if cell.lower().startswith(GROUP)}
+        taken = {path, split, *groups.values()}
+        marks = {} if label is not None else _marked(first, [cells for _, cells in lines[1:]], taken)
+        if groups or marks or label is not None:
+            rows = [_row(line, cells, path, label, split) for line, cells in lines[1:]]
+            rows = _several(rows, [cells for _, cells in lines[1:]], groups, marks)
+            return Listing(rows, encoding, columns.keys() >= PREDICTIONS, tuple(groups))
     if path is None or label is None or path == label:
         raise PhotoError(
             (
@@ -79,7 +110,6 @@ def read(file: Path) -> Listing:
             ),
             "name the columns `path` and `label` (and `split`) in its first line",
         )
-    split = next((columns[name] for name in SPLITS.split() if name in columns), None)
     rows = [_row(line, cells, path, label, split) for line, cells in lines[1:]]
     return Listing(rows, encoding, columns.keys() >= PREDICTIONS)
 
@@ -123,8 +153,32 @@ def _key(cell: str) -> str:
     return "_".join(cell.replace("-", " ").replace("_", " ").casefold().split())
 
 
-def _row(line: int, cells: Sequence[str], path: int, label: int, split: int | None) -> Row:
-    def cell(place: int | None) -> str:
-        return cells[place].strip() if place is not None and place < len(cells) else ""
+def _marked(header: Sequence[str], lines: Sequence[Sequence[str]], taken: set[int | None]) -> dict[str, int]:
+    """Find the columns of 0 and 1, by the label that they are of."""
+    return {
+        name: place
+        for place, name in enumerate(header)
+        if name and place not in taken and {_cell(cells, place).lower() for cells in lines} <= MARKS.keys()
+    }
 
-    return Row(line, cell(path), cell(label), cell(split))
+
+def _several(
+    rows: Sequence[Row], lines: Sequence[Sequence[str]], groups: dict[str, int], marks: dict[str, int]
+) -> list[Row]:
+    """Give rows all their labels: of one cell, of columns of 0 and 1, and of groups."""
+    between = next((sign for sign in BETWEEN if any(sign in row.label for row in rows)), None)
+    result = []
+    for index, row in enumerate(rows):
+        own = [part.strip() for part in (row.label.split(between) if between else [row.label])]
+        own += [name for name, place in marks.items() if MARKS[_cell(lines[index], place).lower()]]
+        own += [f"{name}={cell}" for name, place in groups.items() if (cell := _cell(lines[index], place))]
+        result.append(replace(row, labels=tuple(dict.fromkeys(filter(None, own)))))
+    return result
+
+
+def _cell(cells: Sequence[str], place: int | None) -> str:
+    return cells[place].strip() if place is not None and place < len(cells) else ""
+
+
+def _row(line: int, cells: Sequence[str], path: int, label: int | None, split: int | None) -> Row:
+    return Row(line, _cell(cells, path), _cell(cells, label), _cell(cells, split))

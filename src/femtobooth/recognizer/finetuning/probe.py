@@ -22,6 +22,8 @@ from ...core.metrics import COLDEST, HOTTEST, softmax, temperature
 from ...pictures.images import read_picture
 from ...training.randomness import generator
 from ..model.backbone import Recognizer
+from ..model.labels import Labels
+from .losses import label_weights
 
 FOLDS = 5
 ROWS_FIRST = {"order": "rows first"}  # metadata of probe.safetensors
@@ -133,6 +135,60 @@ def fit(
         weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
     weight = weight / deviation
     return Head(weight.astype(np.float32), (bias - weight @ mean).astype(np.float32))
+
+
+def fit_multi_label(
+    prelogits: np.ndarray,
+    truth: np.ndarray,
+    labels: Labels,
+    balanced: bool = False,
+    strength: float = STRENGTH,
+) -> Head:
+    """Fit the same where a picture may have several labels: `truth` (N, C) with nan where nobody said; all sigmoids and
+    softmaxes of `labels` at once, by L-BFGS.
+    """
+    from scipy.optimize import minimize
+
+    mean, deviation = prelogits.mean(axis=0, dtype=np.float64), prelogits.std(axis=0, dtype=np.float64)
+    deviation[deviation < 1e-6] = 1.0
+    x = np.column_stack([(prelogits - mean) / deviation, np.ones(len(prelogits))])
+    known, (negative, positive) = np.isfinite(truth), label_weights(labels, truth, balanced).double().numpy()
+    yes = np.where(known, truth, 0.0)
+    weights = strength * known * np.where(yes > 0, positive, negative)
+    penalty = np.append(np.ones(prelogits.shape[1]), 1e-3)[:, None]  # next to none on the bias
+
+    def cost(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        w = flat.reshape(x.shape[1], -1)
+        z, loss, error = x @ w, 0.0, np.zeros_like(yes)
+        for name, (start, end) in labels.groups.items():
+            one, true, weight = z[:, start:end], yes[:, start:end], weights[:, start:end]
+            if name in labels.free:
+                loss += float((weight * (np.logaddexp(0, one) - true * one)).sum())
+                error[:, start:end] = weight * (0.5 * (1 + np.tanh(one / 2)) - true)
+            else:
+                p, whole = softmax(one), (weight * true).sum(axis=1, keepdims=True)
+                loss -= float((whole[:, 0] * np.log(np.maximum((p * true).sum(axis=1), 1e-300))).sum())
+                error[:, start:end] = whole * (p - true)
+        return loss + 0.5 * float((penalty * w * w).sum()), (x.T @ error + penalty * w).ravel()
+
+    start_at = np.zeros(x.shape[1] * truth.shape[1])
+    options = {"maxiter": 2000, "maxcor": 10}
+    found: Any = minimize(cost, start_at, jac=True, method="L-BFGS-B", options=options)
+    w = found.x.reshape(x.shape[1], -1)
+    weight = (w[:-1] / deviation[:, None]).T
+    return Head(np.ascontiguousarray(weight, np.float32), (w[-1] - weight @ mean).astype(np.float32))
+
+
+def cross_validate_multi_label(
+    prelogits: np.ndarray, truth: np.ndarray, fold: np.ndarray, labels: Labels, balanced: bool = False
+) -> np.ndarray:
+    """Compute logits (N, C) of each picture by a probe that never saw its fold; nan for pictures of fold -1."""
+    logits = np.full(truth.shape, np.nan)
+    for number in progress(np.unique(fold[fold >= 0]).tolist(), "linear probe"):
+        inside = fold == number
+        head = fit_multi_label(prelogits[~inside], truth[~inside], labels, balanced)
+        logits[inside] = head.logits(prelogits[inside])
+    return logits
 
 
 def folds(labels: np.ndarray, groups: np.ndarray, only_train: np.ndarray, seed: int, count: int = FOLDS) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ...core.claims import Output
 from ...core.run import Run
+from ..model.labels import Labels
 from ..settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ class FinetunedRun(Run):
     """The recognizer that it started from."""
     model_hash: str
     classes: list[str]
+    multi_label: dict[str, Any] | None = None
+    """What `Labels.to_dict` gives, where a picture may have several."""
     behind_generated: list[str] = []
     """SHA-256 of the photos from which the generators of its generated pictures had learned."""
     costs: dict[str, dict[str, Any]] = {}
@@ -59,7 +62,8 @@ class FinetunedRun(Run):
         from .survey import Survey
 
         path = self.folder / "split.csv"
-        return Survey.restored(read_split(path), self.classes, path)
+        several = Labels.from_dict(self.multi_label) if self.multi_label else None
+        return Survey.restored(read_split(path), self.classes, path, several)
 
     def head(self) -> Head:
         """Read the linear probe's layer."""

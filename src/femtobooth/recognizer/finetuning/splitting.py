@@ -38,7 +38,7 @@ def split(
     for index, group in enumerate(groups.tolist()):
         members.setdefault(group, []).append(index)
     if "val" in parts:
-        return _given_split(labels, list(members.values()), parts, generated, learned, leave_out)
+        return given_split(labels, list(members.values()), parts, generated, learned, leave_out)
     bound = np.asarray(generated, bool) | np.asarray(learned, bool)
     fixed = {g for g, inside in members.items() if bound[inside].any() or len({labels[i] for i in inside}) > 1}
     result = ["train"] * len(labels)
@@ -70,10 +70,10 @@ def split(
                 "some; `copies=keep` if they are different shots"
             ),
         )
-    return result, _without(labels, result)
+    return result, without_validation(labels, result)
 
 
-def _given_split(
+def given_split(
     labels: Sequence[str],
     members: Sequence[list[int]],
     parts: Sequence[str | None],
@@ -81,6 +81,9 @@ def _given_split(
     learned: Sequence[bool],
     leave_out: bool,
 ) -> tuple[list[str], list[str]]:
+    """Keep a split of the user's, less what must not validate, and say what was left out; as `split` says. `members`
+    are the pictures of each group. Raises PhotoError.
+    """
     result = [part or "train" for part in parts]
     wrong = sum(part == "val" and made for part, made in zip(result, generated, strict=True))
     if wrong:
@@ -105,10 +108,10 @@ def _given_split(
         if leaking
         else []
     )
-    return result, remarks + _without(labels, result)
+    return result, remarks + without_validation(labels, result)
 
 
-def _without(labels: Sequence[str], parts: Sequence[str]) -> list[str]:
+def without_validation(labels: Sequence[str], parts: Sequence[str]) -> list[str]:
     """Return a remark that names the classes nothing validates."""
     none = sorted(
         {*labels} - {label for label, part in zip(labels, parts, strict=True) if part == "val"}, key=natural_order

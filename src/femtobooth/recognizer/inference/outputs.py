@@ -71,6 +71,9 @@ SECONDS = 10.0  # of work that a kill may lose
 BYTES = 2**26  # of rows held before they are written
 
 
+NONE = "none of its labels"
+
+
 def table_lines(rows: Iterable[Row], width: int) -> Iterator[str]:
     """Write one line a picture: path, then the labels that matter, cut to `width` columns (0: not cut)."""
     for row in rows:
@@ -79,7 +82,7 @@ def table_lines(rows: Iterable[Row], width: int) -> Iterator[str]:
         else:
             top = row["top"] or []
             best = [_guess(guess) for guess in top if guess is top[0] or guess["confidence"] >= 0.01]
-            said = " | ".join(["rejected, at most", *best] if row["rejected"] else best)
+            said = " | ".join(["rejected, at most", *best] if row["rejected"] else best) or NONE
         line = shown(f"{row['path']:<36} {said}")
         yield f"{line if not width or len(line) <= width else line[: width - 1] + '…'}\n"
 
@@ -104,15 +107,18 @@ def json_lines(rows: Iterable[Row]) -> Iterator[str]:
     yield "[]\n" if before == "[\n" else "\n]\n"
 
 
-def csv_lines(rows: Iterable[Mapping[str, Any]], top_k: int, safe: bool = False) -> Iterator[str]:
+def csv_lines(
+    rows: Iterable[Mapping[str, Any]], top_k: int, safe: bool = False, multi_label: bool = False
+) -> Iterator[str]:
     """Write a header and one line a picture; the second likeliest label and so on are label_2, synset_2,
     confidence_2...
 
-    With `safe` no spreadsheet takes a cell for a formula.
+    With `safe` no spreadsheet takes a cell for a formula. `multi_label` has all labels in a column `labels`, with |
+    between them, as `finetune` reads it.
     """
     parts = ("label", "synset", "confidence")
     later = [f"{part}_{rank}" for rank in range(2, top_k + 1) for part in parts]
-    columns = ["path", *parts, "rejected", "error", *later]
+    columns = ["path", *parts, "rejected", "error", *later, *(["labels"] if multi_label else [])]
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, extrasaction="ignore")  # which quotes what its own line end (CR LF) holds
     named: list[Mapping[str, Any]] = [dict(zip(columns, columns, strict=True))]
@@ -121,6 +127,8 @@ def csv_lines(rows: Iterable[Mapping[str, Any]], top_k: int, safe: bool = False)
             f"{part}_{rank}": guess[part] for rank, guess in enumerate(row.get("top") or [], 1) for part in parts
         }
         cells = {**row, **guesses}
+        if multi_label and row is not named[0]:
+            cells["labels"] = "|".join(guess["label"] for guess in row.get("top") or [])
         writer.writerow({name: inert(cell) for name, cell in cells.items()} if safe else cells)
         yield buffer.getvalue().removesuffix("\r\n") + "\n"
         buffer.seek(0)
@@ -169,7 +177,8 @@ def claim(settings: ReadingSettings, command: str, known: Callable[[Path], bool]
 
 
 _LABELS = re.compile(
-    rb'path,label,synset,confidence|\[?\s*\{"path": |\[\]\n?$|.{36,} (-- |(un|re)(known|jected), | *\d+\.\d %)|$'
+    rb'path,label,synset,confidence|\[?\s*\{"path": |\[\]\n?$'
+    rb"|.{36,} (-- |(un|re)(known|jected), |none of its labels| *\d+\.\d %)|$"
 )
 
 

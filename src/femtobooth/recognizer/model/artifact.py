@@ -22,7 +22,8 @@ from ...core.errors import ModelError
 from .labels import Labels
 from .preprocess import Preprocess
 
-FORMAT = 1
+FORMAT, MULTI_LABEL = 1, 2
+"""Versions of recognizer.json: one label a picture, or several, which earlier versions would take for one."""
 DESCRIPTION = "recognizer.json"
 WEIGHTS = "model.safetensors"
 REJECTION = "rejection.safetensors"
@@ -74,7 +75,7 @@ def write(description: Description, folder: Path) -> None:
 
         safetensors.numpy.save_file(arrays, folder / REJECTION)
     value = {
-        "format": FORMAT,
+        "format": MULTI_LABEL if description.labels.free else FORMAT,
         "architecture": description.architecture,
         "num_classes": description.num_classes,
         "parameters": description.parameters,
@@ -100,10 +101,10 @@ def read(folder: Path) -> Description:
         ) from None
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or nested without end
         raise ModelError(f"{path}: damaged ({error})", DAMAGED) from None
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
+    if not isinstance(value, dict) or value.get("format") not in (FORMAT, MULTI_LABEL):
         found = value.get("format") if isinstance(value, dict) else type(value).__name__
         raise ModelError(
-            f"{path}: format {found!r} is not one that this femtobooth reads ({FORMAT})",
+            f"{path}: format {found!r} is not one that this femtobooth reads ({FORMAT}, {MULTI_LABEL})",
             "update femtobooth, or make it again",
         )
     if "rejection" not in value and OLDER["rejection"] in value:

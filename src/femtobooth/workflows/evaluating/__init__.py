@@ -1,1 +1,1 @@
-"""What `evaluate` consists of: what is asked of a model, and how several subjects are told apart."""
+"""What `evaluate` consists of: what is asked of a model, and how subjects and labels are told apart."""

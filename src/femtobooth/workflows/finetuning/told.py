@@ -9,9 +9,13 @@ from ...core import metrics
 from ...core.errors import command
 from ...core.events import conclude, note, table
 from ...recognizer.finetuning import comparison
+from ...recognizer.finetuning.dataset_report import Finding
 from ...recognizer.finetuning.run import FinetunedRun
-from ...recognizer.finetuning.survey import Finding, Survey
+from ...recognizer.finetuning.survey import Survey
 from ...recognizer.settings import FinetuneSettings
+
+MOST = 12
+"""Labels that the table on the terminal lists."""
 
 
 def data(found: Survey, findings: list[Finding], baseline: dict[str, Any], settings: FinetuneSettings) -> None:
@@ -25,6 +29,9 @@ def data(found: Survey, findings: list[Finding], baseline: dict[str, Any], setti
     else:
         note(title)
     note(f"not found: {', '.join(one.what for one in findings if not one.count)}\n")
+    if found.several:
+        _probe_of_several(baseline)
+        return
     if baseline["cross_validated"]:
         crossed = baseline["cross_validated"]
         note(
@@ -42,15 +49,54 @@ def data(found: Survey, findings: list[Finding], baseline: dict[str, Any], setti
     note("")
 
 
+def _probe_of_several(baseline: dict[str, Any]) -> None:
+    crossed = baseline["cross_validated"]
+    if crossed:
+        note(
+            f"linear probe: mAP {comparison.shares(crossed['map'] or [0, 0, 0])}, F1 over all "
+            f"{comparison.shares(crossed['micro_f1'])} in {baseline['folds']}-fold cross-validation over "
+            f"{crossed['pictures']} pictures, after {baseline['seconds']} s\n"
+        )
+
+
+def _result_of_several(report: dict[str, Any]) -> None:
+    """Tell the figures of probe and fine-tuning, and of each label of the result."""
+    rows = []
+    for name, facts in (("linear probe", report["probe"]["validation"]), ("fine-tuned", report.get("finetuned"))):
+        if facts:
+            shown = [comparison.shares(facts[key]) for key in ("map", "macro_f1", "micro_f1", "exact") if facts[key]]
+            rows.append((name, *shown, f"{facts['log_loss']:.3f}"))
+    columns = ["", ">mAP", ">mean F1", ">F1 over all", ">all labels right", ">calibrated log loss"]
+    if rows and all(len(row) == len(columns) for row in rows):
+        table("On the validation pictures (95% intervals)", columns, rows, result=True)
+    measured = report["judged"]["measured"]
+    if measured:
+        own = [
+            (
+                row["label"],
+                row["pictures"],
+                comparison.shares(row["average_precision"]) if row["average_precision"] else "",
+                comparison.shares(row["f1"]) if row["f1"] else "",
+                "" if row["threshold"] is None else f"{row['threshold']:.2f}",
+            )
+            for row in sorted(measured["per_label"], key=lambda row: (row["f1"] or [1])[0])[:MOST]
+        ]
+        more = len(measured["per_label"]) - len(own)
+        title = f"The labels, worst first, by {report['judged']['by']}{f' ({more} more in report.html)' * bool(more)}"
+        table(title, ["label", ">pictures", ">average precision", ">F1", ">said from"], own, result=True)
+
+
 def result(run: FinetunedRun, report: dict[str, Any]) -> None:
     """Tell how probe and fine-tuning compare, which is the result, and how to use it."""
     compared, calibration = report["comparison"], report["calibration"]
-    rows = []
+    rows: list[tuple[str, ...]] = []
+    if run.multi_label:
+        _result_of_several(report)
     for name, facts, key in (
         ("linear probe", report["probe"]["validation"], "probe"),
         ("fine-tuned", report.get("finetuned"), "finetuned"),
     ):
-        if facts:
+        if facts and not run.multi_label:
             loss = f"{compared['log_loss'][key]:.3f}" if "log_loss" in compared else "–"  # noqa: RUF001
             rows.append((name, f"{facts['right']} of {facts['pictures']}", comparison.shares(facts["accuracy"]), loss))
     if rows:
@@ -63,10 +109,13 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
     )
     unsettled = metrics.unsettled(calibration["temperature"])
     unsettled = f" ({unsettled})" if unsettled else ""
-    note(
-        f"temperature {calibration['temperature']:.2f} from {calibration['from']}{unsettled}; "
+    said = (
+        f"a calibration and a threshold for each label, from {calibration['from']}"
+        if run.multi_label
+        else f"temperature {calibration['temperature']:.2f} from {calibration['from']}{unsettled}; "
         f"rejection {calibration['rejection']}"
     )
+    note(said)
     conclude(
         f"done: {run.folder / 'report.html'} shows it; use it with\n"
         f"  {command('classify', '--model', run.folder, 'PHOTOS')}",

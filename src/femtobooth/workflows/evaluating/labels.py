@@ -1,0 +1,152 @@
+"""Evaluate a recognizer where a picture may have several labels: what `evaluate-classifier` does with such a model."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...core.claims import Output
+from ...core.errors import PhotoError
+from ...core.events import conclude, progress_bar, table, warn
+from ...core.files import sha256_of, write_json, write_text
+from ...core.machine import environment
+from ...core.names import stored
+from ...pages.classifier import between, percent
+from ...pages.labels import multi_label_page
+from ...pictures.images import Skipped
+from ...pictures.provenance import Provenance
+from ...recognizer import multilabel
+from ...recognizer.finetuning import dataset, deciding
+from ...recognizer.finetuning.dataset import Example
+from ...recognizer.inference.predict import predict, workers_for
+from ...recognizer.inference.sources import Source
+from ...recognizer.model import artifact
+from ...recognizer.model.engine import Engine
+from ...recognizer.settings import EvaluateClassifierSettings
+
+
+def run(settings: EvaluateClassifierSettings, engine: Engine, output: Output) -> dict[str, Any]:
+    """Evaluate a multi-label recognizer; returns what report.json holds. Raises InputError kinds before anything is
+    written.
+    """
+    read = dataset.read(settings.data, multi_label=True)
+    examples, remarks = read.to_measure(settings.split)
+    provenance = Provenance()
+    fresh = _fresh(settings, engine, [one for one in examples if not provenance.generated(one.path)], remarks)
+    labels = engine.labels
+    given = {label for one in fresh for label in one.labels}
+    unknown = sorted(given - {*labels.names})
+    if not given & {*labels.names}:
+        few = ", ".join(labels.names[:4])
+        raise PhotoError(
+            f"{settings.data}: none of its labels ({', '.join(unknown[:4])}) is one of the model's",
+            f"name them as the model's are ({few}{', ...' if len(labels) > 4 else ''})",
+        )
+    if unknown:
+        remarks.append(f"Labels that the model does not know were passed over: {', '.join(unknown[:8])}.")
+    if settings.out_of_distribution:
+        remarks.append("A multi-label model rejects nothing: pictures out of distribution were not looked at.")
+    logits, kept, unreadable = _logits(settings, engine, fresh)
+    truth = multilabel.matrix(labels, [one.labels for one in kept])
+    probabilities = labels.probabilities(logits, engine.temperature)
+    decided = labels.decided(probabilities)
+    report = {
+        "model": settings.model,
+        "data": Path(settings.data).resolve().name,
+        "engine": engine.name,
+        "hash": engine.hash,
+        "preprocess": engine.preprocess.to_dict(),
+        "seed": settings.seed,
+        "environment": environment(),
+        "remarks": remarks,
+        "skipped": [{"path": stored(one.path), "reason": one.reason} for one in [*read.skipped, *unreadable]],
+        **multilabel.measure(labels, probabilities, decided, truth, seed=settings.seed),
+    }
+    wrong = deciding.wrong(labels, decided, truth)
+    told = [
+        {"path": str(one.path), "label": one.label, "missing": missing, "too_many": more}
+        for one, (missing, more) in zip(kept, wrong, strict=True)
+    ]
+    page = multi_label_page(report, told)
+    with output.folder() as temporary:
+        write_text(temporary / "report.html", page)
+        write_json(temporary / "report.json", report)
+        with (temporary / "predictions.csv").open("w", newline="", encoding="utf-8") as opened:
+            writer = csv.writer(opened)
+            writer.writerow(["path", "labels", "said", "missing", "too_many", *labels.names])
+            names = np.array(labels.names, object)
+            for one, said, (missing, more), row in zip(kept, decided, wrong, probabilities, strict=True):
+                cells = ["|".join(part) for part in (one.labels, names[said], missing, more)]
+                writer.writerow([stored(one.path), *cells, *(f"{value:.6f}" for value in row)])
+    _tell(report, output.path)
+    return report
+
+
+def _fresh(
+    settings: EvaluateClassifierSettings, engine: Engine, examples: list[Example], remarks: list[str]
+) -> list[Example]:
+    """Leave out what the model was trained on, or its 8-bit ranges were set on. Raises PhotoError where
+    none is left.
+    """
+    provenance = engine.description.provenance
+    seen = frozenset(provenance.get("trained_on") or ()) | artifact.ranges_from(provenance)
+    fresh = examples
+    if seen and not settings.include_training:
+        fresh = [one for one in examples if sha256_of(one.path) not in seen]
+        if len(fresh) < len(examples):
+            count = len(examples) - len(fresh)
+            remarks.append(f"{count} of {len(examples)} pictures were left out: the model has seen them.")
+    if not fresh:
+        raise PhotoError(
+            f"{settings.data}: the model has seen all of its real pictures",
+            "give other pictures; `include_training=true` measures on these, which flatters it",
+        )
+    return fresh
+
+
+def _logits(
+    settings: EvaluateClassifierSettings, engine: Engine, examples: Sequence[Example]
+) -> tuple[np.ndarray, list[Example], list[Skipped]]:
+    """Compute logits (N, C) of the pictures that can be read. Raises PhotoError where none can."""
+    rows, kept, skipped, start = [], list[Example](), list[Skipped](), 0
+    sources = (Source(str(one.path), str(one.path), found=False) for one in examples)
+    with progress_bar("pictures", len(examples)) as bar:
+        for batch in predict(engine, sources, settings.batch_size, workers_for(settings.workers)):
+            for one, error in zip(examples[start : start + len(batch.paths)], batch.errors, strict=True):
+                if error is None:
+                    kept.append(one)
+                else:
+                    skipped.append(Skipped(one.path, error))
+            if batch.outputs:
+                rows.append(batch.outputs["logits"])
+            start += len(batch.paths)
+            bar.advance(len(batch.paths))
+    if not kept:
+        raise PhotoError(f"{settings.data}: none of its {len(examples)} pictures can be read", "check the files")
+    return np.concatenate(rows).astype(np.float64), kept, skipped
+
+
+def _tell(report: dict[str, Any], out: Path) -> None:
+    for remark in report["remarks"]:
+        warn(remark)
+    names = {"map": "mAP", "macro_f1": "mean F1", "micro_f1": "F1 over all", "exact": "all labels right"}
+    rows = [(name, percent(report[key][0]), between(report[key])) for key, name in names.items() if report[key]]
+    rows += [(f"{name} right", percent(right[0]), between(right)) for name, right in report["groups"].items()]
+    title = f"{report['model']} on {report['data']}: {report['pictures']} pictures, {report['labels']} labels"
+    table(title, ["", ">value", ">95 % interval"], rows, result=True)
+    worst = sorted((one for one in report["per_label"] if one["f1"]), key=lambda one: one["f1"][0])[:5]
+    told = [
+        (
+            one["label"],
+            one["pictures"],
+            f"{percent(one['f1'][0])} ({between(one['f1'])})",
+            percent(one["average_precision"][0]),
+        )
+        for one in worst
+    ]
+    table("Weakest labels", ["label", ">pictures", ">F1", ">average precision"], told)
+    conclude(f"page: {out / 'report.html'}")

@@ -1,0 +1,106 @@
+"""Pictures with several labels, from a list to every command that uses the model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from femtobooth import cli
+from femtobooth.recognizer.inference.engines import open_engine
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
+
+COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
+
+
+def command(*arguments: object) -> int:
+    try:
+        cli.main([str(part) for part in arguments])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on 48 pictures whose labels are the colours in them, none to three, and whether they are wide."""
+    folder = tmp_path_factory.mktemp("several")
+    random, rows = np.random.default_rng(0), []
+    for number in range(48):
+        own = [name for name in COLOURS if random.random() < 0.5]
+        blocks = random.integers(0, 50, (6, 6, 3)) + sum((np.array(COLOURS[name]) for name in own), np.zeros(3, int))
+        size = (96, 64) if number % 2 else (64, 96)
+        image = Image.fromarray(blocks.clip(0, 255).astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        image.save(folder / f"{number}.png")
+        rows.append((f"{number}.png", "|".join(own), ("wide" if number % 2 else "tall") if number % 5 else ""))
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "labels", "group:shape"), *rows])
+    torch.manual_seed(0)
+    made = Recognizer.create("test_convnext", Labels(tuple("vwxyz")), Preprocess((64, 64), crop_pct=1.0))
+    made.save(folder / "base")
+    asked = ("--model", folder / "base", "--runs", folder, "--name", "run", "--multi-label", "--loss", "asymmetric")
+    training = ("--steps", 4, "--batch-size", 8, "--trackers", "csv", "--result", "finetuned", "--patience", 9)
+    assert command("finetune", folder, *asked, *training, "--check-every", 2) == 0
+    return folder / "run"
+
+
+def test_the_model_says_what_it_is(run: Path) -> None:
+    described = json.loads((run / "model" / "recognizer.json").read_text())
+    labels = described["labels"]
+    assert (described["format"], labels["names"]) == (2, ["blue", "green", "red", "shape=tall", "shape=wide"])
+    assert labels["activation"] == {"label": "sigmoid", "shape": "softmax"}
+    assert len(labels["thresholds"]) == 5 and labels["thresholds"] != [0.5] * 5
+    report = json.loads((run / "report.json").read_text())
+    assert report["judged"]["measured"]["labels"] == 5
+    assert report["data"]["classes"]["red"]["train"] > report["data"]["classes"]["red"]["val"] > 0
+    page = (run / "report.html").read_text()
+    assert "<h2>Label by label" in page and ">shape=wide<" in page
+    with (run / "split.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["split"] for row in rows} == {"train", "val", "stop"}
+    assert all(isinstance(json.loads(row["label"]), list) for row in rows)
+
+
+def test_commands_use_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = run.parent, tmp_path / "c.csv"
+    assert command("classify", *sorted(data.glob("*.png")), "--model", run, "--out", out) == 0
+    engine = open_engine(run, "torch")
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    pixels = np.stack([engine.preprocess.pixels(Image.open(row["path"]).convert("RGB")) for row in rows])
+    probabilities = engine.labels.probabilities(engine.run(pixels)["logits"])
+    decided = engine.labels.decided(probabilities)
+    for row, said in zip(rows, decided, strict=True):
+        assert set(row["labels"].split("|")) == {engine.labels.names[i] for i in np.flatnonzero(said)}
+
+    capsys.readouterr()
+    assert command("evaluate-classifier", run, data, "--out", tmp_path / "e", "--include-training") == 0
+    report = json.loads((tmp_path / "e" / "report.json").read_text())
+    with (tmp_path / "e" / "predictions.csv").open(newline="") as file:
+        right = sum(row["missing"] == row["too_many"] == "" for row in csv.DictReader(file))
+    assert (report["pictures"], report["exact"][0]) == (48, pytest.approx(right / 48))
+    assert "shape right" in capsys.readouterr().err
+    assert "Where it errs" in (tmp_path / "e" / "report.html").read_text()
+
+    assert command("export", run, "--data", data, "--out", tmp_path / "onnx", "--max-drop", 5) in (0, 4)
+    import onnx
+
+    held = {one.key: one.value for one in onnx.load(tmp_path / "onnx" / "model.onnx").metadata_props}
+    said_of: dict[str, Any] = json.loads(held["labels"])
+    assert said_of["activation"]["label"] == "sigmoid"
+    assert said_of == engine.labels.to_dict()
+    figures = json.loads((tmp_path / "onnx" / "parity.json").read_text())["figures"]
+    assert (figures["judged_by"], figures["agreement"][0]) == ("agreement", 1.0)
+
+
+def test_a_loss_without_several_labels_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("finetune", run.parent, "--loss", "asymmetric") == 2
+    assert "--loss: has no effect without multi_label" in capsys.readouterr().err
