@@ -23,15 +23,18 @@ if TYPE_CHECKING:
     from .core.errors import FemtoboothError
     from .generator.run import PersonalizedRun
     from .recognizer.finetuning.run import FinetunedRun
+    from .recognizer.inference.units import Classifier, Embedder
     from .results import Classification, Embeddings, Export, Guess
 
 __version__ = "0.1.0"
 __all__ = [
-    "Classification", "Embeddings", "Export", "FemtoboothError", "FinetunedRun", "Generator", "Guess",
-    "PersonalizedRun", "Recognizer", "__version__", "classify", "embed", "export", "finetune", "open_run",
+    "Classification", "Classifier", "Embedder", "Embeddings", "Export", "FemtoboothError", "FinetunedRun", "Generator",
+    "Guess", "PersonalizedRun", "Recognizer", "__version__", "classify", "embed", "export", "finetune", "open_run",
     "personalize", "plan", "showing_progress",
 ]  # fmt: skip
 _ELSEWHERE = {
+    "Classifier": "recognizer.inference.units",
+    "Embedder": "recognizer.inference.units",
     "FemtoboothError": "core.errors",
     "FinetunedRun": "recognizer.finetuning.run",
     "PersonalizedRun": "generator.run",
@@ -41,6 +44,7 @@ _ELSEWHERE = {
 # value that a user has set stands. Hub downloads that a command was asked for are not touched by this.
 for _name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "DISABLE_SAFETENSORS_CONVERSION"):
     os.environ.setdefault(_name, "1")
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 _modules: dict[str, Any] = sys.modules
 _modules.setdefault(
     "openvino_telemetry", None

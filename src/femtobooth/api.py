@@ -232,7 +232,7 @@ class Recognizer:
         Raises PhotoError for a file that is no picture. For folders, and for more than fits into memory: `classify`.
         """
         from .recognizer.inference.predict import Batch
-        from .workflows.classify import rows_of
+        from .recognizer.inference.units import rows_of
 
         pixels, names = self._pixels(pictures)
         if not len(pixels):
@@ -300,7 +300,7 @@ def classify(paths: PathLike | Sequence[PathLike], **settings: Any) -> Iterator[
     from .recognizer.settings import ClassifySettings
     from .workflows import classify as workflow
 
-    _refuse(settings, "classify", ("out", "overwrite", "format", "csv_safe"))
+    _refuse(settings, "classify", ("out", "overwrite", "format", "csv_safe", "executor"))
     rows = workflow.rows(_settings(ClassifySettings, {"paths": many(paths), **settings}))
     return (_classification(row, row["path"]) for row in rows)
 
@@ -317,7 +317,7 @@ def embed(paths: PathLike | Sequence[PathLike], **settings: Any) -> Embeddings:
     from .recognizer.inference.reading import Reading
     from .recognizer.settings import EmbedSettings
 
-    _refuse(settings, "embed", ("out", "overwrite", "format", "prelogits", "stages"))
+    _refuse(settings, "embed", ("out", "overwrite", "format", "prelogits", "stages", "executor"))
     found = _settings(EmbedSettings, {"paths": many(paths), **settings})
     reading = Reading(found)
     engine = open_engine(found.model, found.engine, device=found.device, many=reading.many, trust=found.trust)

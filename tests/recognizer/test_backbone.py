@@ -17,7 +17,7 @@ from sklearn.pipeline import make_pipeline
 from femtobooth.core.errors import ExistsError, ModelError, PhotoError
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer
-from femtobooth.recognizer.model.embedder import Embedder
+from femtobooth.recognizer.model.embedding_transformer import EmbeddingTransformer
 from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
 
@@ -141,7 +141,7 @@ def test_it_is_an_sklearn_transformer(tmp_path: Path) -> None:
     for index, image in enumerate(images):
         image.save(tmp_path / f"{index}.png")
     paths = [tmp_path / f"{index}.png" for index in range(6)]
-    embedder = Embedder(model, batch_size=4)
+    embedder = EmbeddingTransformer(model, batch_size=4)
     embeddings = embedder.fit_transform(paths)
     assert embeddings.shape == (6, model.model.num_features)
     assert embeddings.dtype == np.float32

@@ -25,10 +25,10 @@ from femtobooth.core.names import stored
 from femtobooth.recognizer.inference.engines import Engine
 from femtobooth.recognizer.inference.predict import predict
 from femtobooth.recognizer.inference.sources import find
+from femtobooth.recognizer.inference.units import rows_of
 from femtobooth.recognizer.model.artifact import Description
 from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
-from femtobooth.workflows.classify import rows_of
 
 COLOURS = {
     "red": (220, 30, 30),

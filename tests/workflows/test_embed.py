@@ -18,7 +18,7 @@ from femtobooth import cli
 from femtobooth.core import config
 from femtobooth.core.errors import InputError, ModelError, SettingsError
 from femtobooth.recognizer.model.backbone import Recognizer
-from femtobooth.recognizer.model.embedder import Embedder
+from femtobooth.recognizer.model.embedding_transformer import EmbeddingTransformer
 from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.recognizer.settings import EmbedSettings, SearchSettings
 from femtobooth.workflows import embed, search
@@ -67,7 +67,10 @@ def test_the_same_from_python(tiny: Path, photos: Path, tmp_path: Path) -> None:
     run(tiny, photos, tmp_path / "e.npz", engine="torch")
     saved = np.load(tmp_path / "e.npz")
     np.testing.assert_allclose(
-        Embedder(Recognizer.load(tiny)).fit_transform(list(saved["paths"])), saved["embedding"], rtol=1e-4, atol=1e-5
+        EmbeddingTransformer(Recognizer.load(tiny)).fit_transform(list(saved["paths"])),
+        saved["embedding"],
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 

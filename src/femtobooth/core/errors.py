@@ -40,12 +40,16 @@ class FemtoboothError(Exception):
     def __init__(self, problem: str, way_out: str | None = None, details: Sequence[str] = ()) -> None:
         self.problem = problem
         self.way_out = way_out
+        self.details = details
         self.lines = (
             problem,
             *(f"  {detail}" for detail in details),
             *([] if way_out is None else [f"  -> {way_out}"]),
         )
         super().__init__("\n".join(self.lines))
+
+    def __reduce__(self) -> tuple[type[FemtoboothError], tuple[str, str | None, Sequence[str]]]:
+        return type(self), (self.problem, self.way_out, self.details)
 
 
 class InputError(FemtoboothError):

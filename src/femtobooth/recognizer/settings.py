@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ..core.bulk.settings import BulkSettings
 from ..core.config import Seed, Settings, Words
 from ..core.errors import SettingsError
 from ..core.fields import Argument, Flag, Flags
@@ -18,7 +19,7 @@ Runtime = Literal["auto", "torch", "ort", "openvino"]
 """What can be asked to run a model; an export of another format runs in the runtime of that."""
 
 
-class ReadingSettings(Settings):
+class ReadingSettings(BulkSettings):
     """What every command has that looks at files; not a command of its own."""
 
     paths: Annotated[list[str], Argument("*", names="path", needed=True, unless="from_file")] = []
@@ -41,11 +42,11 @@ class ReadingSettings(Settings):
     batch_size: Annotated[int, Flag("--batch-size", unit="pictures", group="hardware")] = Field(8, ge=1)
     """Pictures that one worker runs at a time."""
     workers: Annotated[int | None, Flag("--workers", common=True, unit="threads", group="hardware")] = Field(None, ge=1)
-    """Threads that decode and run the model; as many as cores if not given."""
+    """Threads that decode and run the model; as many as cores if not given, and one in each process of a cluster."""
     shard: Annotated[str | None, Flag("--shard", group="pictures")] = None
     """i/n: only the i-th of n parts that share no file and leave none out; the same files on every machine."""
     out: Annotated[str | None, Flag("--out", common=True, group="output", names="path")] = None
-    """File to write; its ending says the format if `format` does not.
+    """File to write; its ending says the format if `format` does not. With `executor=ray`, a folder of Parquet parts.
 
     An interrupted command goes on when given again.
     """

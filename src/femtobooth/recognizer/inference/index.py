@@ -41,7 +41,7 @@ def rows(batch: Batch, made: pa.Schema) -> pa.Table:
     """Put a batch's outputs in the columns of `made`; null where a picture could not be read."""
     import pyarrow as pa
 
-    missing = np.array([error is not None for error in batch.errors])
+    missing = np.array([error is not None for error in batch.errors], bool)
     columns: list[Any] = [pa.array(batch.paths, pa.string())]
     for field in made:
         if pa.types.is_fixed_size_list(field.type):

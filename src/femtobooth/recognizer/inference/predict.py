@@ -92,6 +92,11 @@ def _batch(engine: Engine, sources: list[Source], least: int | None) -> Batch:
     return Batch(names, tuple(errors), outputs, len(sources) - len(kept), stamps)
 
 
+def readable(source: Source, preprocess: Preprocess) -> bool:
+    """Tell whether there are pixels now."""
+    return isinstance(_read(source, preprocess, None), np.ndarray)
+
+
 def _read(source: Source, preprocess: Preprocess, least: int | None) -> np.ndarray | str | None:
     """Read pixels, or say why there are none; None for what a folder holds beside pictures."""
     if source.problem:

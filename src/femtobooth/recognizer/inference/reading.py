@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ...core.bulk.parts import Outcome
 from ...core.errors import PhotoError
 from ...core.events import note, progress_bar, warn
 from ...core.names import shown, stored
@@ -19,10 +18,17 @@ from ..settings import ReadingSettings
 from . import sources
 from .outputs import Parts
 from .predict import Batch, predict, workers_for
-from .sources import STDIN, Shard, Source
+from .sources import STDIN, Shard, Source, stamped
 
 MANY = 500  # files: an export takes as long as it then saves on so many
 FEW = 32  # files: so few are done before a bar would be seen
+
+
+def listed(settings: ReadingSettings, hidden: Callable[[], object] = lambda: None) -> Iterator[Source]:
+    """List the files of a command's shard as they are found; `hidden` is called for each hidden one."""
+    shard = Shard.parse(settings.shard) if settings.shard else None
+    found = sources.find(settings.paths, settings.from_file, hidden)
+    return (source for source in found if shard is None or shard.holds(source))
 
 
 class Reading:
@@ -70,10 +76,22 @@ class Reading:
                 kept = self.kept
         if parts is not None and parts.stale:
             note(f"{parts.stale} rows of files that have changed or are no longer there were dropped")
+        self.refuse_none()
+
+    def refuse_none(self) -> None:
+        """Raise PhotoError where no picture was found, unless that is one shard's."""
         if self.read + self.failed + self.kept == 0:
             if not self.shard:
                 raise self._nothing(self.others)
-            note(f"no pictures in shard {settings.shard}")
+            note(f"no pictures in shard {self.settings.shard}")
+
+    def add(self, told: Outcome) -> None:
+        """Count what another process made."""
+        self.read += told.rows
+        self.failed += told.failed
+        self.kept += told.before
+        self.others += told.others
+        self.first_failure = self.first_failure or shown(told.first_failure)
 
     def summary(self, facts: dict[str, Any]) -> dict[str, Any]:
         """Sum up for people (as a note) and programs.
@@ -110,8 +128,7 @@ class Reading:
         )
 
     def _sources(self) -> Iterator[Source]:
-        found = sources.find(self.settings.paths, self.settings.from_file, self._hide)
-        return (source for source in found if self.shard is None or self.shard.holds(source))
+        return listed(self.settings, self._hide)
 
     def _hide(self) -> None:
         self.hidden += 1
@@ -119,11 +136,11 @@ class Reading:
     def _not_done(self, parts: Parts) -> Iterator[Source]:
         """List sources with their stamps, but for those whose rows are written."""
         for source in self._sources():
-            stamped = replace(source, stamp=_stamp(source.path))
-            if source.problem is None and parts.has(stored(source.path), stamped.stamp):
+            now = stamped(source)
+            if source.problem is None and parts.has(stored(source.path), now.stamp):
                 self.kept += 1
             else:
-                yield stamped
+                yield now
 
     def _count(self, batch: Batch) -> None:
         failures = [(path, error) for path, error in zip(batch.paths, batch.errors, strict=True) if error]
@@ -132,11 +149,3 @@ class Reading:
         self.others += batch.others
         if failures and not self.first_failure:
             self.first_failure = shown(": ".join(failures[0]))
-
-
-def _stamp(path: str) -> tuple[int, int]:
-    try:
-        facts = os.stat(path)  # noqa: PTH116
-    except (OSError, ValueError):
-        return -1, -1
-    return facts.st_size, facts.st_mtime_ns

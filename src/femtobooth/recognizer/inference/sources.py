@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ...core.errors import PhotoError, SettingsError
@@ -73,6 +73,15 @@ class Shard:
 def fingerprint(text: str) -> int:
     """Return 64 bits of a path's hash."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest())
+
+
+def stamped(source: Source) -> Source:
+    """Look at a file's size and time now."""
+    try:
+        facts = os.stat(source.path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return replace(source, stamp=(-1, -1))
+    return replace(source, stamp=(facts.st_size, facts.st_mtime_ns))
 
 
 def check(paths: Sequence[str], listed: str | None) -> None:

@@ -15,14 +15,14 @@ from ...pictures.images import read_picture
 from .backbone import Recognizer
 
 
-class Embedder(TransformerMixin, BaseEstimator):
-    """`make_pipeline(Embedder(recognizer), LogisticRegression()).fit(paths, labels)`; nothing is learned by `fit`."""
+class EmbeddingTransformer(TransformerMixin, BaseEstimator):
+    """`make_pipeline(EmbeddingTransformer(recognizer), LogisticRegression())`; nothing is learned by `fit`."""
 
     def __init__(self, recognizer: Recognizer, batch_size: int = 32) -> None:
         self.recognizer = recognizer
         self.batch_size = batch_size
 
-    def fit(self, X: Sequence[Any], y: Any = None) -> Embedder:
+    def fit(self, X: Sequence[Any], y: Any = None) -> EmbeddingTransformer:
         """Learn nothing. Returns self."""
         return self
 

@@ -1,0 +1,189 @@
+"""Parts made by the processes of a Ray cluster: Ray Data lists them, hands them out, and starts again what dies.
+
+One task lists the inputs and hands on a part at a time, as it is asked for; actors each hold the model, and write the
+parts that they make; what comes back here is one small row a part. So this process holds no names and no rows, however
+many inputs there are, and a part that was being made when its process or machine died is made again elsewhere.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import FemtoboothError, SettingsError, StorageError, first_line
+from ..machine import cores
+from .parts import SETTINGS, Dataset, Outcome, Part, Unit, make
+from .settings import BulkSettings
+
+if TYPE_CHECKING:
+    from ray.data import Dataset as Stream
+
+STORE = 2**28  # bytes of shared memory of a cluster of this machine alone: parts are names, not pictures
+
+
+@contextmanager
+def connected(settings: BulkSettings) -> Iterator[None]:
+    """Connect to the cluster that is asked for, or to one of this machine alone, which ends with the block.
+
+    A program that has connected itself keeps its connection. Raises SettingsError for an address without a cluster.
+    """
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    if ray.is_initialized():
+        yield
+        return
+    alone: dict[str, Any] = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": STORE}
+    if settings.address:
+        alone = {}
+    try:
+        ray.init(settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise SettingsError(
+            f"`address={settings.address}`: no Ray cluster can be reached there ({first_line(error)})",
+            "start one with `ray start --head`, or leave it out",
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def run(
+    settings: BulkSettings,
+    dataset: Dataset,
+    listed: Callable[[], Iterator[Part[Any]]],
+    opened: Callable[[], Unit[Any]],
+    threads: int = 1,
+) -> Iterator[Outcome]:
+    """Make all parts, and give what became of each as they come, in no order.
+
+    `listed` and `opened` are called elsewhere, in the folder of this process, and must be picklable; `threads` are the
+    cores that one process takes. Raises the FemtoboothError that one of them raised.
+    """
+    stream = _stream(settings, dataset.folder.absolute(), listed, opened, threads)
+    for row in stream.iter_rows():
+        told = pickle.loads(row["outcome"])  # noqa: S301  (of our own processes)
+        if isinstance(told, FemtoboothError):
+            raise told
+        yield told
+
+
+def _stream(
+    settings: BulkSettings,
+    folder: Path,
+    listed: Callable[[], Iterator[Part[Any]]],
+    opened: Callable[[], Unit[Any]],
+    threads: int,
+) -> Stream:
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of settings that nobody here has set
+        context = DataContext.get_current().copy()
+    context.target_max_block_size = 1  # a part is a block, handed on as soon as it is listed
+    context.target_min_block_size = 1
+    context.enable_progress_bars = context.print_on_execution_start = False
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+    resources: dict[str, Any] = {"num_cpus": threads}
+    most = int(ray.cluster_resources().get("CPU", 1) // threads)
+    if settings.gpus_per_actor:
+        resources["num_gpus"] = settings.gpus_per_actor
+        most = min(most, int(ray.cluster_resources().get("GPU", 0) / settings.gpus_per_actor))
+    if most < 1:
+        raise SettingsError(
+            f"one process needs {threads} cores and {settings.gpus_per_actor:g} GPUs, which the cluster has not",
+            "change `workers` or `gpus_per_actor`",
+        )
+    size = min(settings.actors or most, most)
+    with DataContext.current(context):
+        return ray.data.read_datasource(
+            _lister(listed, Path.cwd()),
+            override_num_blocks=1,
+            num_cpus=0,
+            label_selector=here,
+        ).map_batches(
+            _Maker,
+            fn_constructor_args=(folder, opened, Path.cwd()),
+            batch_size=1,
+            compute=ActorPoolStrategy(min_size=1, initial_size=size, max_size=settings.actors),
+            **resources,
+        )
+
+
+def _lister(listed: Callable[[], Iterator[Part[Any]]], place: Path) -> Any:
+    import pyarrow as pa
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    def blocks() -> Iterator[pa.Table]:
+        for told in _parts(listed, place):
+            yield pa.table({"part": pa.array([pickle.dumps(told)], pa.large_binary())})
+
+    class Listing(Datasource):
+        def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+            return [ReadTask(blocks, BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None))]
+
+        def estimate_inmemory_data_size(self) -> int | None:
+            return None
+
+    return Listing()
+
+
+def _parts(listed: Callable[[], Iterator[Part[Any]]], place: Path) -> Iterator[Part[Any] | FemtoboothError]:
+    """List parts in a folder, and at the end what went wrong."""
+    _enter(place)
+    try:
+        yield from listed()
+    except FemtoboothError as error:
+        yield error
+
+
+def _enter(place: Path) -> None:
+    """Go to the folder that the command was called in, where this machine has it: names may be relative to it."""
+    with suppress(OSError):
+        os.chdir(place)
+
+
+class _Maker:
+    """What an actor does: it opens the unit once, and makes a part at a time."""
+
+    def __init__(self, folder: Path, opened: Callable[[], Unit[Any]], place: Path) -> None:
+        _enter(place)
+        self.folder = folder
+        self.unit: Unit[Any] | FemtoboothError
+        try:
+            if not (folder / SETTINGS).exists():
+                raise StorageError(
+                    f"`out={folder}`: is not there on {platform.node()}, which is to write into it",
+                    "choose a place on a disk that all machines of the cluster share",
+                )
+            self.unit = opened()
+        except FemtoboothError as error:
+            self.unit = error
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        told = [self._outcome(pickle.loads(part)) for part in batch["part"]]  # noqa: S301  (of our own processes)
+        return {"outcome": np.array([pickle.dumps(one) for one in told], dtype=object)}
+
+    def _outcome(self, part: Part[Any] | FemtoboothError) -> Outcome | FemtoboothError:
+        if isinstance(part, FemtoboothError):
+            return part
+        if isinstance(self.unit, FemtoboothError):
+            return self.unit
+        try:
+            return make(self.folder, part, self.unit)
+        except FemtoboothError as error:
+            return error

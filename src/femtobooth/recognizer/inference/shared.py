@@ -1,0 +1,88 @@
+"""Pictures to rows by the actors of a Ray cluster, as a dataset of parts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...core.bulk import cluster
+from ...core.bulk.parts import OWNS, Dataset, Part, parts_of
+from ...core.claims import Output
+from ...core.errors import SettingsError
+from ...core.events import note, progress_bar, stage
+from ...core.names import stored
+from ..settings import ReadingSettings
+from .reading import Reading, listed
+from .sources import Source
+from .units import Classifier, Embedder
+
+Kind = TypeVar("Kind", Classifier, Embedder)
+Given = TypeVar("Given", bound=ReadingSettings)
+
+
+def options(settings: ReadingSettings) -> dict[str, Any]:
+    """Give the arguments with which settings open a unit."""
+    names = ("model", "engine", "device", "trust", "decode", "batch_size")
+    return {name: getattr(settings, name) for name in names}
+
+
+def run(
+    settings: Given,
+    command: str,
+    kind: type[Kind],
+    chosen: dict[str, Any],
+    made_with: Callable[[Given, Kind], dict[str, Any]],
+) -> dict[str, Any]:
+    """Map pictures to rows in `settings.out`, a folder of Parquet parts; returns counts.
+
+    Their rows, in the order of the parts' names, are those of one process bit for bit: a part is a whole number of
+    batches, of the same files. Raises InputError kinds before anything is written, PhotoError if nothing could be read.
+    """
+    out = _place(settings, command)
+    reading = Reading(settings)
+    if reading.endless:
+        raise SettingsError("`executor=ray`: lists no files that stdin names", "give the list as `from_file`")
+    threads, wanted = settings.workers or 1, options(settings) | chosen
+    if settings.gpus_per_actor and wanted["engine"] == "auto":
+        wanted["engine"] = "torch"
+    with stage("opening the model"):
+        unit = kind(**wanted | ({"device": "cpu"} if settings.gpus_per_actor else {}), many=reading.many)
+    opened = functools.partial(kind, **wanted | {"engine": unit.engine.name, "workers": threads})
+    made = made_with(settings, unit) | {"batch_size": settings.batch_size, "part_size": settings.part_size}
+    names: set[str] = set()
+    with cluster.connected(settings), Dataset.open(out, made) as dataset, progress_bar("pictures", None) as bar:
+        for told in cluster.run(settings, dataset, functools.partial(_parts, settings), opened, threads):
+            if told.name in names:
+                continue
+            names.add(told.name)
+            reading.add(told)
+            bar.advance(told.rows + told.failed + told.before + told.others)
+        reading.refuse_none()
+        if stale := dataset.finish(names, {"rows": reading.read + reading.failed + reading.kept, "parts": len(names)}):
+            note(f"{stale} parts of files that are no longer there, or no longer in this order, were dropped")
+    return reading.summary(unit.facts | {"out": stored(settings.out or "")})
+
+
+def _parts(settings: ReadingSettings) -> Iterator[Part[Source]]:
+    return parts_of(listed(settings), settings.part_size, lambda source: source.path)
+
+
+def _place(settings: ReadingSettings, command: str) -> Output:
+    if not settings.out:
+        raise SettingsError("`executor=ray`: where shall the parts go?", "give a folder as `out`")
+    format = getattr(settings, "format", None)
+    if format not in (None, "parquet") or (Path(settings.out).suffix not in ("", ".parquet") and not format):
+        raise SettingsError(
+            f"`{f'format={format}' if format else f'out={settings.out}'}`: executor=ray writes Parquet parts",
+            "give a folder, and leave the format out",
+        )
+    if settings.part_size % settings.batch_size:
+        raise SettingsError(
+            f"`part_size={settings.part_size}`: is no multiple of batch_size={settings.batch_size}",
+            f"give {max(1, settings.part_size // settings.batch_size) * settings.batch_size}",
+        )
+    out = Output(Path(settings.out), command, settings.overwrite, (*settings.paths, settings.from_file), owns=OWNS)
+    out.refuse_unwritable()
+    return out
