@@ -11,6 +11,7 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -121,19 +122,19 @@ def read_picture(path: Path) -> Picture:
     return result
 
 
-def decode(path: Path, least: int | None = None) -> Picture | Skipped:
+def decode(path: Path, least: int | None = None, data: bytes | None = None) -> Picture | Skipped:
     """Decode all of a picture: upright by EXIF, in sRGB by its colour profile, 8 bits, over white, first frame.
 
-    With `least`, a JPEG may come out smaller by 2, 4 or 8 (scaled in its DCT, which is far quicker), but neither side
-    under `least` pixels.
+    With `data`, that is decoded, and `path` is only what it is called. With `least`, a JPEG may come out smaller by 2,
+    4 or 8 (scaled in its DCT, which is far quicker), but neither side under `least` pixels.
 
     Damage is found by decoding every pixel, and in PNG also by checksums; what a JPEG decoder conceals (flipped
     bits that still decode) is not.
     """
     try:
-        format = _format(path)
+        format = _format(path) if data is None else formats.identify(data[: formats.START], path.suffix)
         notes = [f"{format} by content"] if (named_as(path.suffix) or "").replace("MPO", "JPEG") != format else []
-        with path.open("rb") as file, warnings.catch_warnings():
+        with path.open("rb") if data is None else BytesIO(data) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata; damaged pixels raise
             found = pixels.decode(file, format, least, notes)
             return Picture(path, found.image, f"{format} {found.layout}", tuple(notes), found.alpha)

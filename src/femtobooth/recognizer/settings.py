@@ -23,9 +23,11 @@ class ReadingSettings(BulkSettings):
     """What every command has that looks at files; not a command of its own."""
 
     paths: Annotated[list[str], Argument("*", names="path", needed=True, unless="from_file")] = []
-    """Pictures, folders (with all below them), globs in quotes, or - for a list on stdin."""
+    """Pictures, folders (with all below them), globs in quotes, addresses (s3://...), or - for a list on stdin."""
     from_file: Annotated[str | None, Flag("--from-file", common=True, group="pictures", names="path")] = None
     """File that lists pictures and folders, one a line, or ended by NUL as `find -print0` writes them; - is stdin."""
+    column: Annotated[str | None, Flag("--column", group="pictures")] = None
+    """Column of the Parquet files among them: of pictures' bytes, or of paths and addresses."""
     model: Annotated[str, Flag("--model", common=True, group="model", names="model")] = DEFAULT
     """bundled, a run, an exported artifact, a file or folder of weights, or timm's name of a model."""
     engine: Annotated[Runtime, Flag("--engine", common=True, group="model")] = "auto"

@@ -186,7 +186,7 @@ class Dataset:
 
     def finish(self, names: set[str], counts: dict[str, Any]) -> int:
         """Remove the parts of inputs that are no longer named, and write `_SUCCESS`; returns how many were removed."""
-        stale = [file for file in self.folder.glob("*.parquet") if file.name not in names]
+        stale = [file for file in self.folder.glob("[0-9]*.parquet") if file.name not in names]
         for file in stale:
             file.unlink()
         write_json(self.folder / SUCCESS, counts)

@@ -24,7 +24,7 @@ from ...pictures.formats import NOT_A_PICTURE
 from ...pictures.images import Picture, Skipped, decode
 from ..model.engine import Engine, Outputs
 from ..model.preprocess import Preprocess
-from .sources import Source
+from .sources import Source, contents
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _read(source: Source, preprocess: Preprocess, least: int | None) -> np.ndarr
     if source.problem:
         return source.problem
     try:
-        decoded: Picture | Skipped = decode(Path(source.path), least)
+        decoded: Picture | Skipped = decode(Path(source.path), least, contents(source))
         if isinstance(decoded, Picture):
             return preprocess.pixels(decoded.image)
     except (MemoryError, OSError, ValueError) as error:

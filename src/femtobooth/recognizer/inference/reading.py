@@ -27,7 +27,7 @@ FEW = 32  # files: so few are done before a bar would be seen
 def listed(settings: ReadingSettings, hidden: Callable[[], object] = lambda: None) -> Iterator[Source]:
     """List the files of a command's shard as they are found; `hidden` is called for each hidden one."""
     shard = Shard.parse(settings.shard) if settings.shard else None
-    found = sources.find(settings.paths, settings.from_file, hidden)
+    found = sources.find(settings.paths, settings.from_file, hidden, settings.column)
     return (source for source in found if shard is None or shard.holds(source))
 
 
@@ -35,7 +35,7 @@ class Reading:
     """Counts what it passes on. Raises PhotoError and SettingsError for files and a shard that cannot be."""
 
     def __init__(self, settings: ReadingSettings) -> None:
-        sources.check(settings.paths, settings.from_file)
+        sources.check(settings.paths, settings.from_file, settings.column)
         self.settings = settings
         self.shard = Shard.parse(settings.shard) if settings.shard else None
         self.read = self.failed = self.kept = self.others = self.hidden = 0
@@ -116,7 +116,7 @@ class Reading:
         if not self.endless and not self.shard:
             others = 0
             for source in islice(self._sources(), MANY + 1):
-                if not source.found or source.problem or not is_other(Path(source.path)):
+                if not source.found or source.problem or source.is_far or not is_other(Path(source.path)):
                     return
                 others += 1
             if others <= MANY:

@@ -16,10 +16,12 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ...core.errors import PhotoError, SettingsError
+from ...core.errors import FemtoboothError, PhotoError, SettingsError, first_line
 from ...core.names import shown
 from ...core.text_encoding import wide_encoding
 from ...pictures.images import find_pictures, natural_order
+from . import addresses
+from .addresses import is_address
 
 STDIN = "-"
 LONGEST = 1 << 15  # bytes of a path; no system takes more
@@ -41,6 +43,13 @@ class Source:
     """Bytes, and the time of the last change (ns), when it was about to be read; -1 where nobody asked or there is no
     file.
     """
+    cell: tuple[str, str, int] | None = None
+    """The Parquet file, column and row that hold the picture itself."""
+
+    @property
+    def is_far(self) -> bool:
+        """Whether it is behind an address, or in a column: no file of this machine."""
+        return self.cell is not None or is_address(self.path)
 
 
 @dataclass(frozen=True)
@@ -76,15 +85,28 @@ def fingerprint(text: str) -> int:
 
 
 def stamped(source: Source) -> Source:
-    """Look at a file's size and time now."""
+    """Look at a file's size and time now; those behind an address are as they were listed."""
+    if is_address(source.path):
+        return source if source.stamp != (-1, -1) else replace(source, stamp=addresses.stamp(_file(source)))
     try:
-        facts = os.stat(source.path)  # noqa: PTH116
+        facts = os.stat(_file(source))  # noqa: PTH116
     except (OSError, ValueError):
         return replace(source, stamp=(-1, -1))
     return replace(source, stamp=(facts.st_size, facts.st_mtime_ns))
 
 
-def check(paths: Sequence[str], listed: str | None) -> None:
+def _file(source: Source) -> str:
+    return source.cell[0] if source.cell else source.path
+
+
+def contents(source: Source) -> bytes | None:
+    """Read what no path of this machine leads to; None for a file. Raises OSError."""
+    if source.cell:
+        return addresses.value(*source.cell)
+    return addresses.read(source.path) if is_address(source.path) else None
+
+
+def check(paths: Sequence[str], listed: str | None, column: str | None = None) -> None:
     """Raise PhotoError for a named path that does not exist, or a list that is none, before any work is done."""
     if not paths and not listed:
         raise PhotoError(
@@ -94,10 +116,14 @@ def check(paths: Sequence[str], listed: str | None) -> None:
     if STDIN in (*paths, listed) and sys.stdin is None:
         raise PhotoError(f"{STDIN}: stdin is closed", "send it a list of paths, or name files and folders")
     for name in paths:
-        if name != STDIN and not os.path.lexists(name) and not (glob.has_magic(name) and any(_matches(name))):
+        if is_address(name):
+            addresses.check(name)
+        elif name != STDIN and not os.path.lexists(name) and not (glob.has_magic(name) and any(_matches(name))):
             raise PhotoError(f"{name or repr(name)}: no such file or folder", "check the path")
     if listed and listed != STDIN:
         _check_list(listed)
+    if column is not None:
+        next(find(paths, listed, column=column), None)  # which refuses a column that is not there
 
 
 def _check_list(name: str) -> None:
@@ -112,15 +138,31 @@ def _check_list(name: str) -> None:
 
 
 def find(
-    paths: Sequence[str], listed: str | None = None, hidden: Callable[[], object] = lambda: None
+    paths: Sequence[str],
+    listed: str | None = None,
+    hidden: Callable[[], object] = lambda: None,
+    column: str | None = None,
 ) -> Iterator[Source]:
     """Find files as they are named, folders in natural order, globs sorted, then the list; `hidden` is called for each
-    hidden file.
+    hidden file. With `column`, a Parquet file among them stands for what that column holds.
     """
+    for source in _find(paths, listed, hidden):
+        if column is None or source.problem or not source.path.endswith(".parquet"):
+            yield source
+            continue
+        for row, name in addresses.values(source.path, column):
+            if name is None:
+                cell = (source.path, column, row)
+                yield replace(source, path=f"{source.path}#{row}", key=f"{source.key}#{row}", found=False, cell=cell)
+            else:
+                yield from _named(name, hidden)
+
+
+def _find(paths: Sequence[str], listed: str | None, hidden: Callable[[], object]) -> Iterator[Source]:
     for name in paths:
         if name == STDIN:
             yield from _listed(STDIN, hidden)
-        elif os.path.lexists(name) or not glob.has_magic(name):
+        elif is_address(name) or os.path.lexists(name) or not glob.has_magic(name):
             yield from _named(name, hidden)
         else:
             for match in sorted(_matches(name), key=natural_order):
@@ -135,10 +177,22 @@ def _matches(pattern: str) -> Iterator[str]:
 
 
 def _named(name: str, hidden: Callable[[], object]) -> Iterator[Source]:
-    if _is_folder(name):
+    if is_address(name):
+        yield from _far(name, hidden)
+    elif _is_folder(name):
         yield from _walk(name, hidden)
     else:
         yield Source(name, os.path.normpath(name), found=False)
+
+
+def _far(address: str, hidden: Callable[[], object]) -> Iterator[Source]:
+    try:
+        for name, key, stamp in addresses.find(address, hidden):
+            yield Source(name, key, found=name != address, stamp=stamp)
+    except FemtoboothError:
+        raise
+    except Exception as error:  # of every network
+        yield Source(address, address, found=False, problem=f"cannot be listed ({first_line(error)})")
 
 
 def _is_folder(name: str) -> bool:
