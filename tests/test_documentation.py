@@ -25,7 +25,17 @@ from femtobooth.workflows.commands import COMMANDS, find
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
-OTHERS = {"--no-deps", "--data", "--others", "--judge", "--dreambooth", "--local-dir", "--model"}  # of other programs
+OTHERS = {
+    "--head",
+    "--disable-usage-stats",
+    "--no-deps",
+    "--data",
+    "--others",
+    "--judge",
+    "--dreambooth",
+    "--local-dir",
+    "--model",
+}  # of other programs
 LONG = re.compile(r"femtobooth\.(personalize|finetune|export)\(")  # trains, or needs what was trained
 
 

@@ -63,7 +63,8 @@ def test_exported_models_classify_without_torch(tiny_onnx: Path, photos: Path) -
 
 def test_exported_models_embed_by_openvino_without_torch(tiny_onnx: Path, photos: Path, tmp_path: Path) -> None:
     given = ("--model", tiny_onnx, "--engine", "openvino", "--out", tmp_path / "e.npz")
-    assert imported(NO_TORCH, "embed", photos, *given) == ""
+    absent = tuple(name for name in NO_TORCH if name != "pandas")  # which pyarrow imports where it is there
+    assert imported(absent, "embed", photos, *given) == ""
 
 
 @pytest.mark.parametrize("command", ["runs", "models"])

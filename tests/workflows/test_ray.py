@@ -35,7 +35,7 @@ from femtobooth.workflows import classify, embed  # noqa: E402
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Two nodes of one core, to which this process is connected."""
-    os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
+    os.environ |= {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_worker_niceness": "0"}
     small = {"num_cpus": 1, "object_store_memory": 2**27, "include_dashboard": False}
     made = Cluster(initialize_head=True, head_node_args=small)
     made.add_node(num_cpus=1, object_store_memory=2**27)

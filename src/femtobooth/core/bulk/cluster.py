@@ -36,7 +36,8 @@ def connected(settings: BulkSettings) -> Iterator[None]:
 
     A program that has connected itself keeps its connection. Raises SettingsError for an address without a cluster.
     """
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    for name, value in {"RAY_BACKEND_LOG_LEVEL": "fatal", "RAY_worker_niceness": "0"}.items():
+        os.environ.setdefault(name, value)  # no lines of Ray's own, and no processes that wait for all others
     import ray
     import ray.data
 

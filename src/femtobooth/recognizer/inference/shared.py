@@ -53,7 +53,7 @@ def run(
     made = made_with(settings, unit) | {"batch_size": settings.batch_size, "part_size": settings.part_size}
     names: set[str] = set()
     with cluster.connected(settings), Dataset.open(out, made) as dataset, progress_bar("pictures", None) as bar:
-        for told in cluster.run(settings, dataset, functools.partial(_parts, settings), opened, threads):
+        for told in cluster.run(settings, dataset, functools.partial(parts, settings), opened, threads):
             if told.name in names:
                 continue
             names.add(told.name)
@@ -65,7 +65,8 @@ def run(
     return reading.summary(unit.facts | {"out": stored(settings.out or "")})
 
 
-def _parts(settings: ReadingSettings) -> Iterator[Part[Source]]:
+def parts(settings: ReadingSettings) -> Iterator[Part[Source]]:
+    """List the files of a command in parts."""
     return parts_of(listed(settings), settings.part_size, lambda source: source.path)
 
 
