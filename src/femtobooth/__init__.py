@@ -25,15 +25,17 @@ if TYPE_CHECKING:
     from .recognizer.finetuning.run import FinetunedRun
     from .recognizer.inference.units import Classifier, Embedder
     from .results import Classification, Embeddings, Export, Guess
+    from .workflows.generate import Drawer
 
 __version__ = "0.1.0"
 __all__ = [
-    "Classification", "Classifier", "Embedder", "Embeddings", "Export", "FemtoboothError", "FinetunedRun", "Generator",
-    "Guess", "PersonalizedRun", "Recognizer", "__version__", "classify", "embed", "export", "finetune", "open_run",
-    "personalize", "plan", "showing_progress",
+    "Classification", "Classifier", "Drawer", "Embedder", "Embeddings", "Export", "FemtoboothError", "FinetunedRun",
+    "Generator", "Guess", "PersonalizedRun", "Recognizer", "__version__", "classify", "embed", "export", "finetune",
+    "open_run", "personalize", "plan", "showing_progress",
 ]  # fmt: skip
 _ELSEWHERE = {
     "Classifier": "recognizer.inference.units",
+    "Drawer": "workflows.generate",
     "Embedder": "recognizer.inference.units",
     "FemtoboothError": "core.errors",
     "FinetunedRun": "recognizer.finetuning.run",

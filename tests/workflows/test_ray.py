@@ -25,11 +25,12 @@ from ray.cluster_utils import Cluster  # noqa: E402
 from femtobooth.core import config  # noqa: E402
 from femtobooth.core.bulk.parts import SUCCESS  # noqa: E402
 from femtobooth.core.errors import ExistsError, SettingsError  # noqa: E402
+from femtobooth.generator.settings import GenerateSettings  # noqa: E402
 from femtobooth.recognizer.inference import shared  # noqa: E402
 from femtobooth.recognizer.inference.sources import Source  # noqa: E402
 from femtobooth.recognizer.inference.units import Classifier  # noqa: E402
 from femtobooth.recognizer.settings import ClassifySettings, EmbedSettings  # noqa: E402
-from femtobooth.workflows import classify, embed  # noqa: E402
+from femtobooth.workflows import classify, embed, generate  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -189,14 +190,31 @@ def test_a_killed_node_loses_nothing(
     assert rows(tmp_path / "parts") == expected
 
 
+def test_pictures(cluster: Cluster, tiny_sd1: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a dog\na cat\na dog, again\n")
+    given = {"run": str(tiny_sd1), "prompts_file": str(tmp_path / "prompts.txt"), "count": 3, "batch_size": 2}
+    given |= {"sampling": {"steps": 2}, "seed": 5, "out": str(tmp_path / "alone")}
+    manifest = generate.run(config.settle(GenerateSettings, given))
+    more = {"executor": "ray", "part_size": 4, "out": str(tmp_path / "parts"), "actors": 1}
+    counts = generate.run(config.settle(GenerateSettings, given | more))
+    assert counts["drawn"] == 9
+    made = rows(tmp_path / "parts")
+    assert [(row["path"], row["prompt"], row["seed"], row["sha256"]) for row in made] == [
+        (one["file"], one["prompt"], one["seed"], one["sha256"]) for one in manifest["images"]
+    ]
+    assert all((tmp_path / "alone" / row["path"]).read_bytes() == row["png"] for row in made)
+    with pytest.raises(SettingsError, match="`part_size=3`: is no multiple of batch_size=2"):
+        generate.run(config.settle(GenerateSettings, given | more | {"part_size": 3}))
+
+
 def test_refused(given: dict[str, Any], tmp_path: Path) -> None:
     for more, told in (
         ({"out": None}, "`executor=ray`: where shall the parts go?"),
         ({"out": "labels.csv"}, "`out=labels.csv`: executor=ray writes Parquet parts"),
         ({"part_size": 7}, "`part_size=7`: is no multiple of batch_size=3\n  -> give 6"),
         ({"paths": ["-"]}, "`executor=ray`: lists no files that stdin names"),
-        ({"executor": "local", "actors": 2, "out": None}, "actors: has no effect without executor=ray"),
     ):
         with pytest.raises(SettingsError) as error:
-            on_ray(tmp_path / "parts", given, **more)
+            all_of_it = given | {"executor": "ray", "part_size": 6, "out": str(tmp_path / "parts")} | more
+            classify.run(config.settle(ClassifySettings, all_of_it))
         assert str(error.value).startswith(told)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from ..core.bulk.settings import BulkSettings
 from ..core.config import Seed, Settings
 from ..core.errors import shortened
 from ..core.fields import Argument, Flag, Flags
@@ -254,7 +255,7 @@ class PersonalizeSettings(Settings):
         return implied_by_folders(given)
 
 
-class GenerateSettings(Settings):
+class GenerateSettings(BulkSettings):
     run: Annotated[str, Argument("?", names="base", needed=True)] = Field(min_length=1)
     """A run folder, its model/, or anything that can be a base."""
     tokenizer: Annotated[str | None, Flag("--tokenizer", group="model", names="path")] = None
@@ -291,6 +292,8 @@ class GenerateSettings(Settings):
     """Folder for the pictures; a new one under the run's images/ if not given."""
     overwrite: Annotated[bool, Flag("--overwrite", group="output")] = False
     """Replace a folder of pictures that generate wrote, and nothing else."""
+    part_size: Annotated[int, Flag("--part-size", unit="pictures", group="cluster")] = Field(64, ge=1)
+    """Pictures of one part: what a kill may lose, and is done again."""
     sampling: Annotated[SamplingSettings, Flags("sampling")] = SamplingSettings()
 
     @field_validator("size", mode="before")

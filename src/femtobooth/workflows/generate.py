@@ -9,14 +9,20 @@ made
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import __version__
-from ..core import machine
+from ..core import config, machine
+from ..core.bulk.parts import OWNS as PARTS
+from ..core.bulk.parts import Part, digest, parts_of
+from ..core.bulk.settings import CLUSTER
 from ..core.claims import Output
 from ..core.errors import InputError
 from ..core.events import conclude, note, progress_bar, warn
@@ -32,6 +38,8 @@ from ..pictures import records
 from . import picture_files
 
 if TYPE_CHECKING:  # torch is imported only once all that can be checked without it is checked
+    import pyarrow as pa
+
     from ..generator.families.family import Family
 
 MAX_TIMES = 2  # the area that a model was trained on, or the side of it: beyond, subjects come twice or in pieces
@@ -44,7 +52,7 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
 
     Each batch is written as it is finished, so that an interrupted run keeps what it has made.
     """
-    return write(settings)
+    return _shared(settings) if settings.executor == "ray" else write(settings)
 
 
 def write(settings: GenerateSettings, model: Family | None = None) -> dict[str, Any]:
@@ -85,25 +93,16 @@ def _generate_all(
 ) -> dict[str, Any]:
     """Generate all pictures into a folder that this run holds."""
     seeds = [settings.seed + shot for shot in range(settings.count)]
-    jobs = [
-        (prompt, seed, picture_files.name(row, prompt, seed, seeds[-1]))
-        for row, prompt in enumerate(prompts)
-        for seed in seeds
-    ]
-    how = shaping(settings, model.size)
-    sources: dict[str, Any] = {
-        key: _fingerprint(path) for key in ("init_image", "mask") if (path := getattr(settings, key))
-    }
-    if settings.loras:
-        sources["loras"] = [lora_reference.find(text).record() for text in settings.loras]
+    jobs = [*_jobs(prompts, settings)]
+    drawer = Drawer.of(settings, model, start)
     made: list[dict[str, Any]] = []
     pictures: list[np.ndarray] = []
     manifest = {
         "femtobooth": __version__,
         "folder": str(folder),
         "model": {"source": settings.run, "hash": model.hash, **({"subject": model.subject} if model.subject else {})},
-        "settings": settings.model_dump(),
-        **sources,
+        "settings": settings.model_dump(exclude=CLUSTER),
+        **drawer.sources,
         "environment": machine.environment(),
         "complete": False,
         "images": made,
@@ -112,13 +111,8 @@ def _generate_all(
         with progress_bar("pictures", len(jobs), parts=settings.sampling.steps) as bar:
             for first in range(0, len(jobs), settings.batch_size):
                 batch = jobs[first : first + settings.batch_size]
-                pictures_of_batch = sample_batch(
-                    model, settings, start, [job[0] for job in batch], [job[1] for job in batch], bar
-                )
-                for row, (picture, (prompt, seed, name)) in enumerate(zip(pictures_of_batch, batch, strict=True)):
-                    known = {"source": settings.run, "hash": model.hash}
-                    more = {"batch": [row, len(batch)], **sources}
-                    record = records.record("generated", prompt, seed, known, how, more=more)
+                drawn = drawer.drawn([job[0] for job in batch], [job[1] for job in batch], bar)
+                for (picture, record), (prompt, seed, name) in zip(drawn, batch, strict=True):
                     records.save(picture, folder / name, record)
                     pictures.append(picture)
                     made.append({"file": name, "prompt": prompt, "seed": seed, "sha256": sha256_of(folder / name)})
@@ -131,6 +125,132 @@ def _generate_all(
         else:  # stopped before the first: the place is free again
             shutil.rmtree(folder, ignore_errors=True)
     return manifest
+
+
+Job = tuple[str, int, str]
+"""Prompt, seed and the name of the file."""
+
+
+def _jobs(prompts: list[str], settings: GenerateSettings) -> Iterator[Job]:
+    seeds = range(settings.seed, settings.seed + settings.count)
+    for row, prompt in enumerate(prompts):
+        yield from ((prompt, seed, picture_files.name(row, prompt, seed, seeds[-1])) for seed in seeds)
+
+
+class Drawer:
+    """Maps prompts and seeds to pictures: the unit of `generate`, in this process or in an actor of Ray.
+
+    `run` and further arguments are `femtobooth generate`'s settings. Raises InputError kinds.
+    """
+
+    def __init__(self, run: str, **settings: Any) -> None:
+        given = config.settle(GenerateSettings, {"run": run, **settings})
+        original = read_start(given)
+        model, given = load(given)
+        self._open(given, model, fit(original, given))
+
+    @classmethod
+    def of(cls, settings: GenerateSettings, model: Family, start: Start) -> Drawer:
+        """Make one of what is loaded already."""
+        drawer = cls.__new__(cls)
+        drawer._open(settings, model, start)
+        return drawer
+
+    def _open(self, settings: GenerateSettings, model: Family, start: Start) -> None:
+        self.settings, self.model, self.start = settings, model, start
+        self.how = shaping(settings, model.size)
+        self.sources: dict[str, Any] = {
+            key: _fingerprint(path) for key in ("init_image", "mask") if (path := getattr(settings, key))
+        }
+        if settings.loras:
+            self.sources["loras"] = [lora_reference.find(text).record() for text in settings.loras]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the rows; `png` is the file, with the record of how it was made in it."""
+        import pyarrow as pa
+
+        texts = [(name, pa.string()) for name in ("path", "prompt")]
+        fields = [*texts, ("seed", pa.int64()), ("sha256", pa.string()), ("png", pa.binary()), ("error", pa.string())]
+        return pa.schema(fields, metadata={"model": self.settings.run, "model_hash": self.model.hash})
+
+    def drawn(self, prompts: list[str], seeds: list[int], bar: Any) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+        """Sample one batch: each picture, uint8 (H, W, 3), and its record."""
+        known = {"source": self.settings.run, "hash": self.model.hash}
+        made = sample_batch(self.model, self.settings, self.start, prompts, seeds, bar)
+        for row, picture in enumerate(made):
+            more = {"batch": [row, len(made)], **self.sources}
+            yield picture, records.record("generated", prompts[row], seeds[row], known, self.how, more=more)
+
+    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        """Map the columns `prompt` and `seed` to rows, `batch_size` at a time; prompts are as the model reads them."""
+        import pyarrow as pa
+
+        pairs = zip(map(str, batch["prompt"]), map(int, batch["seed"]), strict=True)
+        jobs = [(prompt, seed, picture_files.name(row, prompt, seed, seed)) for row, (prompt, seed) in enumerate(pairs)]
+        return pa.concat_tables([self.schema.empty_table(), *self.tables(jobs)])
+
+    def tables(self, items: Sequence[Job]) -> Iterator[pa.Table]:
+        """Make the rows of prompts and seeds, a batch at a time."""
+        import pyarrow as pa
+
+        with progress_bar("pictures", len(items), parts=self.settings.sampling.steps) as bar:
+            for first in range(0, len(items), self.settings.batch_size):
+                batch = items[first : first + self.settings.batch_size]
+                drawn = self.drawn([one[0] for one in batch], [one[1] for one in batch], bar)
+                rows = []
+                for (picture, record), (prompt, seed, name) in zip(drawn, batch, strict=True):
+                    png = records.encode(picture, record)
+                    hashed = sha256(png).hexdigest()
+                    rows.append({"path": name, "prompt": prompt, "seed": seed, "sha256": hashed, "png": png})
+                yield pa.Table.from_pylist(rows, schema=self.schema)
+
+    def stamp(self, items: Sequence[Job]) -> str:
+        """Hash prompts and seeds, which do not change."""
+        return digest(f"{prompt}\0{seed}" for prompt, seed, _ in items)
+
+    def still_fails(self, items: Sequence[Job], failed: Sequence[str]) -> bool:
+        """Say that nothing is to be tried again: what cannot be drawn stops the command."""
+        return True
+
+
+def _parts(prompts: list[str], settings: GenerateSettings) -> Iterator[Part[Job]]:
+    return parts_of(_jobs(prompts, settings), settings.part_size, lambda job: f"{job[0]}\0{job[1]}")
+
+
+def _opened(settings: dict[str, Any], threads: int) -> Drawer:
+    import torch
+
+    torch.set_num_threads(threads)
+    return Drawer(**settings)
+
+
+def _shared(settings: GenerateSettings) -> dict[str, Any]:
+    """Generate by the actors of a Ray cluster, into a folder of Parquet parts; returns counts.
+
+    A row's `png` is the file that one process writes, bit for bit: a part is a whole number of batches, of the same
+    prompts, on as many threads.
+    """
+    import torch
+
+    from ..core.bulk import cluster
+
+    prompts = _prompts(settings)
+    output = replace(output_of(settings), owns=PARTS, numbered=False)
+    settings.refuse_uneven(settings.batch_size)
+    wanted = settings.model_dump(exclude={*CLUSTER, "prompts", "prompts_file", "out", "overwrite"})
+    model, here = load(settings.model_copy(update={"device": "cpu"}) if settings.gpus_per_actor else settings)
+    prompts = _as_read(prompts, here, model)
+    threads = 1 if settings.gpus_per_actor else torch.get_num_threads()
+    made = {"command": "generate", "model": model.hash, "part_size": settings.part_size, **wanted}
+    del model
+    opened, listed = partial(_opened, wanted, threads), partial(_parts, prompts, settings)
+    counts = {"drawn": 0, "done_before": 0}
+    for told in cluster.fill(settings, output, made, listed, opened, threads):
+        counts["drawn"] += told.rows
+        counts["done_before"] += told.before
+    conclude(f"{sum(counts.values())} pictures in {output.path}")
+    return {"model": settings.run, "out": str(output.path), **counts}
 
 
 def shaping(settings: GenerateSettings, side: int) -> dict[str, Any]:

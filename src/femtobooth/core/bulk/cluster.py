@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..claims import Output
 from ..errors import FemtoboothError, SettingsError, StorageError, first_line
+from ..events import note, progress_bar
 from ..machine import cores
 from .parts import SETTINGS, Dataset, Outcome, Part, Unit, make
 from .settings import BulkSettings
@@ -59,6 +61,33 @@ def connected(settings: BulkSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def fill(
+    settings: BulkSettings,
+    out: Output,
+    made_with: dict[str, Any],
+    listed: Callable[[], Iterator[Part[Any]]],
+    opened: Callable[[], Unit[Any]],
+    threads: int = 1,
+) -> Iterator[Outcome]:
+    """Fill a dataset with all parts, and give what became of each, once; it is whole when the last has been taken.
+
+    Raises ExistsError and InUseError as `Dataset.open` does, SettingsError where there is no cluster, and what the
+    processes raise.
+    """
+    names: set[str] = set()
+    rows = 0
+    with connected(settings), Dataset.open(out, made_with) as dataset, progress_bar("inputs", None) as bar:
+        for told in run(settings, dataset, listed, opened, threads):
+            if told.name in names:  # it was listed twice, as the machine died that did it first
+                continue
+            names.add(told.name)
+            rows += told.rows + told.failed + told.before
+            yield told
+            bar.advance(told.rows + told.failed + told.before + told.others)
+        if stale := dataset.finish(names, {"rows": rows, "parts": len(names)}):
+            note(f"{stale} parts of inputs that are no longer there, or no longer in this order, were dropped")
 
 
 def run(

@@ -70,7 +70,10 @@ def digest(texts: Iterable[str]) -> str:
 class Unit(Protocol[Given_contra]):
     """Makes the rows of parts; one is opened in every process that works."""
 
-    schema: pa.Schema
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the rows; `path` and `error` are among them."""
+        ...
 
     def stamp(self, items: tuple[Given_contra, ...]) -> str:
         """Say in few letters what the inputs are now; others once one of them has changed."""
@@ -81,7 +84,7 @@ class Unit(Protocol[Given_contra]):
         ...
 
     def tables(self, items: tuple[Given_contra, ...]) -> Iterator[pa.Table]:
-        """Make the rows, in order: `path` and `error` are among their columns."""
+        """Make the rows, in order."""
         ...
 
 

@@ -35,8 +35,20 @@ class BulkSettings(Settings):
         given = {"address", "actors", "gpus_per_actor", "part_size"} & self.model_fields_set
         return super().without_effect() | ({} if self.executor == "ray" else dict.fromkeys(given, ONLY_RAY))
 
+    def refuse_uneven(self, batch_size: int) -> None:
+        """Raise SettingsError where a part is no whole number of batches, which would change what is computed."""
+        if self.part_size % batch_size:
+            raise SettingsError(
+                f"`part_size={self.part_size}`: is no multiple of batch_size={batch_size}",
+                f"give {max(1, self.part_size // batch_size) * batch_size}",
+            )
+
     def refuse_at_once(self) -> None:
         """Raise SettingsError where Ray is asked for and not installed."""
         super().refuse_at_once()
         if self.executor == "ray" and not util.find_spec("ray"):
             raise SettingsError("`executor=ray`: needs Ray, which is not installed", needs("ray"))
+
+
+CLUSTER = {*BulkSettings.model_fields}
+"""Names of the settings that change where something is computed, and nothing of what comes out."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ...core.bulk import cluster
-from ...core.bulk.parts import OWNS, Dataset, Part, parts_of
+from ...core.bulk.parts import OWNS, Part, parts_of
 from ...core.claims import Output
 from ...core.errors import SettingsError
-from ...core.events import note, progress_bar, stage
+from ...core.events import stage
 from ...core.names import stored
 from ..settings import ReadingSettings
 from .reading import Reading, listed
@@ -51,17 +51,9 @@ def run(
         unit = kind(**wanted | ({"device": "cpu"} if settings.gpus_per_actor else {}), many=reading.many)
     opened = functools.partial(kind, **wanted | {"engine": unit.engine.name, "workers": threads})
     made = made_with(settings, unit) | {"batch_size": settings.batch_size, "part_size": settings.part_size}
-    names: set[str] = set()
-    with cluster.connected(settings), Dataset.open(out, made) as dataset, progress_bar("pictures", None) as bar:
-        for told in cluster.run(settings, dataset, functools.partial(parts, settings), opened, threads):
-            if told.name in names:
-                continue
-            names.add(told.name)
-            reading.add(told)
-            bar.advance(told.rows + told.failed + told.before + told.others)
-        reading.refuse_none()
-        if stale := dataset.finish(names, {"rows": reading.read + reading.failed + reading.kept, "parts": len(names)}):
-            note(f"{stale} parts of files that are no longer there, or no longer in this order, were dropped")
+    for told in cluster.fill(settings, out, made, functools.partial(parts, settings), opened, threads):
+        reading.add(told)
+    reading.refuse_none()
     return reading.summary(unit.facts | {"out": stored(settings.out or "")})
 
 
@@ -79,11 +71,7 @@ def _place(settings: ReadingSettings, command: str) -> Output:
             f"`{f'format={format}' if format else f'out={settings.out}'}`: executor=ray writes Parquet parts",
             "give a folder, and leave the format out",
         )
-    if settings.part_size % settings.batch_size:
-        raise SettingsError(
-            f"`part_size={settings.part_size}`: is no multiple of batch_size={settings.batch_size}",
-            f"give {max(1, settings.part_size // settings.batch_size) * settings.batch_size}",
-        )
+    settings.refuse_uneven(settings.batch_size)
     out = Output(Path(settings.out), command, settings.overwrite, (*settings.paths, settings.from_file), owns=OWNS)
     out.refuse_unwritable()
     return out
