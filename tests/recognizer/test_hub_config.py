@@ -18,6 +18,8 @@ from timm.data import create_transform, resolve_model_data_config
 from femtobooth.core.errors import ModelError
 from femtobooth.recognizer.model import loading
 from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
 
 pytestmark = pytest.mark.usefixtures("terminal")
 
@@ -149,6 +151,50 @@ CHECKPOINTS: dict[str, dict[str, Any]] = {
         "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1, "betas": (0.9, 0.999)}]},
     },
 }  # fmt: skip
+
+
+WRAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Lightning": ({"state_dict": _under("model.", RAW) | {"loss.weight": torch.ones(3)}, "epoch": 1}, RAW),
+    "Lightning over DDP": ({"state_dict": _under("model.module.", RAW)}, RAW),
+    "averages beside": (_under("model.", RAW) | _under("ema_model.module.", EMA) | {"step": torch.tensor(3)}, EMA),
+}
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_a_checkpoint_of_another_trainer(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "test_convnext.ckpt"
+    contents, expected = WRAPPED[name]
+    torch.save(contents, file)
+    found = Recognizer.load(file).model.state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+@pytest.mark.parametrize("head", [{}, {"head.fc.0.weight": torch.ones(7, 64), "projection.bias": torch.ones(7)}])
+def test_another_last_layer_is_one_of_zeros_where_it_is_replaced(head: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "test_convnext.pth"
+    body = {name: tensor for name, tensor in RAW.items() if not name.startswith("head.fc")}
+    torch.save(body | head, file)
+    with pytest.raises(ModelError, match=r"head\.fc\.weight is missing"):
+        Recognizer.load(file)
+    found = Recognizer.load(file, any_head=True).model.state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in body.items())
+    assert not found["head.fc.weight"].any()
+
+
+@pytest.mark.parametrize("architecture", ["test_convnext", "test_vit", "convnext_femto.d1_in1k"])
+def test_timm_loads_what_is_saved(architecture: str, tmp_path: Path, picture: Image.Image) -> None:
+    size = (64, 64) if architecture == "convnext_femto.d1_in1k" else (160, 160)
+    preprocess = Preprocess(size, 0.9, "bilinear", (0.4, 0.5, 0.6), (0.3, 0.2, 0.1))
+    saved = Recognizer.create(architecture, Labels(("cat", "dög", "x")), preprocess).freeze()
+    saved.save(tmp_path / "m")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'm'}", pretrained=True).eval()
+    x = create_transform(**resolve_model_data_config(theirs))(picture)[None]
+    with torch.inference_mode():
+        assert torch.equal(theirs(x), saved(saved.batch([picture])))
+    assert theirs.pretrained_cfg["label_names"] == ["cat", "dög", "x"]
+    (tmp_path / "m" / "recognizer.json").unlink()  # as from the hub, which has no more than this
+    again = Recognizer.load(tmp_path / "m")
+    assert (again.labels.names, again.preprocess) == (("cat", "dög", "x"), preprocess)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from femtobooth import cli
@@ -63,6 +64,10 @@ def test_the_model_says_what_it_is(run: Path) -> None:
     assert report["data"]["classes"]["red"]["train"] > report["data"]["classes"]["red"]["val"] > 0
     page = (run / "report.html").read_text()
     assert "<h2>Label by label" in page and ">shape=wide<" in page
+    front, card = (run / "model" / "README.md").read_text().split("---\n")[1:]
+    scores = yaml.safe_load(front)["model-index"][0]["results"][0]["metrics"]
+    assert scores[0]["value"] == pytest.approx(report["judged"]["measured"]["map"][0], abs=1e-4)
+    assert "`shape=wide`" in card
     with (run / "split.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["split"] for row in rows} == {"train", "val", "stop"}

@@ -8,7 +8,7 @@ runs/NAME/config.yaml         every setting, resolved; `--config` with it repeat
           probe.safetensors   the linear probe's layer, from which fine-tuning starts
           logs/               metrics.csv, TensorBoard
           checkpoints/        to resume from
-          model/              the result: a recognizer artifact
+          model/              the result: a recognizer artifact, which timm loads too, with a card
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from ..recognizer.settings import FinetuneSettings
 from ..training import averages, trainer
 from ..training.session import State, fit
 from ..training.settings import ResumeSettings
-from .finetuning import told
+from .finetuning import card, told
 
 PASSES, LEAST_STEPS = 25, 60
 
@@ -157,7 +157,7 @@ def _training(settings: FinetuneSettings, pictures: int) -> Any:
 
 
 def _load(settings: FinetuneSettings) -> Recognizer:
-    source = Recognizer.load(settings.model)
+    source = Recognizer.load(settings.model, any_head=True)
     source.preprocess = finetuner.preprocess_at(source.preprocess, settings.size)
     return source
 
@@ -269,6 +269,7 @@ def _finish(
     compared, probed = report["comparison"], {"seconds": report["probe"]["seconds"]}
     run.costs = {"probe": probed} | ({"finetuned": cost} if tuned is not None else {})
     result.save(folder / "model", overwrite=True)
+    card.write(folder / "model", result, run, report, settings)
     write_json(folder / "report.json", report)
     write_text(folder / "report.html", finetune_page(run, report, settings))
     run.update(

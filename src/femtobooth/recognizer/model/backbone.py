@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...core.errors import ModelError
 from ...core.files import atomic_folder
-from . import artifact, loading, weights
+from . import artifact, hub_config, loading, weights
 from .artifact import Description
 from .labels import Labels
 from .preprocess import Preprocess
@@ -66,12 +66,13 @@ class Recognizer(nn.Module):
         )
 
     @classmethod
-    def load(cls, reference: str | Path) -> Recognizer:
-        """Load what `weights.resolve` finds, frozen.
+    def load(cls, reference: str | Path, any_head: bool = False) -> Recognizer:
+        """Load what `weights.resolve` finds, frozen; with `any_head`, its last layer may be missing or another one,
+        and is then 0.
 
         Raises ModelError, or UnsafeFileError for a pickle that wants to run code.
         """
-        return cls(**loading.load(weights.resolve(reference))).freeze()
+        return cls(**loading.load(weights.resolve(reference), any_head)).freeze()
 
     def save(self, folder: Path, overwrite: bool = False, dtype: torch.dtype = torch.float32) -> None:
         """Write an artifact folder, its weights as `dtype`.
@@ -83,7 +84,9 @@ class Recognizer(nn.Module):
         loading.refuse_not_finite(tensors, folder)
         with atomic_folder(folder, overwrite) as temporary:
             safetensors.torch.save_file(tensors, temporary / artifact.WEIGHTS)
-            artifact.write(self.describe(tensors), temporary)
+            described = self.describe(tensors)
+            artifact.write(described, temporary)
+            hub_config.write(temporary, described, self.model.pretrained_cfg, self.model.num_features)
 
     def describe(self, tensors: Mapping[str, Tensor] | None = None) -> Description:
         """Describe it as recognizer.json does of it; the hash is that of `tensors` where they differ from its own."""

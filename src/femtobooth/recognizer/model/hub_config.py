@@ -1,5 +1,5 @@
-"""A hub's config.json, read as timm reads it (timm/models/_hub.py `_parse_model_cfg`, _builder.py
-`resolve_pretrained_cfg`).
+"""A hub's config.json, written as timm writes it, and read as timm reads it (timm/models/_hub.py `_parse_model_cfg`,
+_builder.py `resolve_pretrained_cfg`).
 
 Older timm wrote one level: architecture, mean, labels and all the others side by side. Newer has `pretrained_cfg` for
 what belongs to the weights and `model_args` for what shapes the network. Reading it needs neither torch nor timm;
@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ...core.errors import ModelError
+from .artifact import Description
 
 NAME = "config.json"
+OF_NETWORKS = ("fixed_input_size", "pool_size", "first_conv", "classifier")
+"""What timm's description says of a network, whatever its weights."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,31 @@ class HubConfig:
         return dict(
             PretrainedCfg(**{name: value for name, value in self.pretrained.items() if name in known}).to_dict()
         )
+
+
+def write(folder: Path, described: Description, network: Mapping[str, Any], features: int) -> None:
+    """Write the config.json of a folder under construction, by which `timm.create_model("local-dir:FOLDER")`, and
+    `hf-hub:` where it is there, load its weights; `network` is timm's description of the architecture.
+    """
+    architecture, labels = described.architecture.partition(".")[0], described.labels
+    own = {key: network[key] for key in OF_NETWORKS if network.get(key) is not None}
+    if tuple(network.get("input_size") or ())[1:] != described.preprocess.size:
+        own.pop("pool_size", None)
+    own |= described.preprocess.to_timm() | {"num_classes": len(labels), "custom_load": False, "tag": "femtobooth"}
+    if licence := described.provenance.get("licence"):
+        own["license"] = licence
+    value: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": len(labels),
+        "num_features": features,
+        "label_names": list(labels.synsets or labels.names),
+        "pretrained_cfg": own,
+    }
+    if labels.synsets:
+        value["label_descriptions"] = dict(zip(labels.synsets, labels.names, strict=True))
+    if described.model_args:
+        value["model_args"] = described.model_args
+    (folder / NAME).write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read(path: Path) -> HubConfig:

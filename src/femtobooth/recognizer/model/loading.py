@@ -35,6 +35,9 @@ CHECKPOINT = (
     "state_dict",
     "model",
 )  # where timm looks for the tensors of a checkpoint, in its order
+AVERAGES = ("ema_model.", "model_ema.", "ema.")
+WRAPPERS = (*AVERAGES, "module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
+"""What trainers put before the names of a network, averages of the weights first."""
 COUNTER = ".num_batches_tracked"  # BatchNorm's count of training steps: in some files, never used for inference
 LARGEST = (
     2**18
@@ -42,9 +45,11 @@ LARGEST = (
 ROOM = 2.0  # values of a network for each value in the file: layouts of others are unpacked before they fit
 
 
-def load(found: weights.Found) -> dict[str, Any]:
-    """Read the arguments of `Recognizer` for what `weights.resolve` found. Raises ModelError, or UnsafeFileError."""
-    return _of_artifact(found.path) if found.is_artifact else _of_file(found)
+def load(found: weights.Found, any_head: bool = False) -> dict[str, Any]:
+    """Read the arguments of `Recognizer` for what `weights.resolve` found; `any_head` takes a file whose last layer is
+    missing or another one. Raises ModelError, or UnsafeFileError.
+    """
+    return _of_artifact(found.path) if found.is_artifact else _of_file(found, any_head)
 
 
 def _of_artifact(folder: Path) -> dict[str, Any]:
@@ -84,7 +89,7 @@ def _of_artifact(folder: Path) -> dict[str, Any]:
     }
 
 
-def _of_file(found: weights.Found) -> dict[str, Any]:
+def _of_file(found: weights.Found, any_head: bool) -> dict[str, Any]:
     tensors, trained = tensors_of(found.path)
     architecture = found.architecture or trained or weights.DEFAULT
     if found.architecture == weights.PACKAGED and found.path == weights.packaged_file():
@@ -94,6 +99,8 @@ def _of_file(found: weights.Found) -> dict[str, Any]:
     model_args = arguments(found, config)
     count = _classes(tensors, config, found)
     model = build(architecture, count, model_args, found.path, tensors if found.config.architecture else None)
+    if any_head:
+        tensors = _with_head(model, tensors, found.path)
     fill(model, tensors, found.path, architecture, guessed=not (found.architecture or trained))
     return {
         "model": model,
@@ -119,7 +126,42 @@ def tensors_of(path: Path) -> tuple[dict[str, Tensor], str | None]:
     trained = contents.get("arch")
     known = trained if isinstance(trained, str) and timm.is_model(trained) else None
     tensors = stored.state_dict(path, {"state_dict": contents[part]} if part else contents)
-    return timm.models.clean_state_dict(tensors), known  # without what DDP and torch.compile put before names
+    # without what DDP, torch.compile and trainers put before names
+    return _unwrapped(timm.models.clean_state_dict(tensors), path), known
+
+
+def _unwrapped(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Take off what trainers put before all names of a network: Lightning's `model.`, averages first, as timm takes
+    them; what stands beside the network (losses, metrics, a discriminator) is left out.
+    """
+    while True:
+        prefix = next((one for one in WRAPPERS if _is_most(tensors, one)), None)
+        if prefix is None:
+            return tensors
+        if prefix in AVERAGES:
+            note(f"{path}: takes the averaged weights ({prefix}*) of this checkpoint, as timm does")
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _is_most(tensors: Mapping[str, Tensor], prefix: str) -> bool:
+    """Tell whether nearly all tensors begin so; of averages, which stand beside what they are of, nearly half."""
+    share = 0.4 if prefix in AVERAGES else 0.8
+    return sum(name.startswith(prefix) for name in tensors) > share * len(tensors)
+
+
+def _with_head(model: Any, tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """Put a last layer of zeros where the file has none that fits, if all else is there as it should be."""
+    own, layer = model.state_dict(), model.pretrained_cfg.get("classifier")
+    head = tuple(f"{name}." for name in ([layer] if isinstance(layer, str) else layer or ()))
+    rest = [name for name in own if not name.startswith(head) and not name.endswith(COUNTER)]
+    fits = all(name in tensors and tensors[name].shape == own[name].shape for name in rest)
+    if not head or not fits or not _mismatches(own, tensors):
+        return dict(tensors)
+    left = sorted(name for name in tensors if name not in rest and not name.endswith(COUNTER))
+    said = f"; left out: {', '.join(left[:4])}{' ...' if len(left) > 4 else ''}" if left else ""
+    note(f"{path}: its last layer is not this network's{said}")
+    kept = {name: tensor for name, tensor in tensors.items() if name in own and name not in left}
+    return kept | {name: torch.zeros_like(value) for name, value in own.items() if name.startswith(head)}
 
 
 def settled(found: weights.Found, architecture: str) -> dict[str, Any]:
