@@ -190,5 +190,7 @@ def test_what_is_measured_had_no_part_in_its_own_threshold() -> None:
     strong = 3 * (2 * truth - 1) + random.normal(size=(400, 3))
     compared = deciding.compare(FREE, noise, strong, truth, np.arange(400), "better")
     assert (compared["result"], compared["map_difference"][1] > 0.5) == ("finetuned", True)
+    both = [deciding.measured(FREE, logits, truth, np.arange(400))["map"][0] for logits in (noise, strong)]
+    assert compared["map_difference"][0] == pytest.approx(both[1] - both[0])
     issues = deciding.label_issues(FREE, strong, np.where(np.arange(400)[:, None] == 5, 1 - truth, truth))
     assert {5} == {index for index, _, sure in issues if sure > 0.9}

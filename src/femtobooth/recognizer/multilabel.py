@@ -162,10 +162,10 @@ def measure(
 
 
 def map_difference(labels: Labels, before: np.ndarray, after: np.ndarray, truth: np.ndarray, groups: np.ndarray) -> Any:
-    """Compute the change in mean average precision over the labels that are there, from scores (N, C) `before` to
+    """Compute the change in mean average precision over the free labels that are there, from scores (N, C) `before` to
     `after`, and its paired bootstrap interval: (value, low, high).
     """
-    yes = [i for i in range(len(labels)) if np.nansum(truth[:, i]) > 0]
+    yes = [i for i in np.flatnonzero(free_mask(labels)).tolist() if truth[:, i].any()]
 
     def change(weights: np.ndarray) -> np.ndarray:
         both = []
