@@ -187,16 +187,16 @@ FILES: dict[str, tuple[Content, str]] = {
     "jpeg-without-ending": (lambda: encoded(solid("blue"), "JPEG", **JPEG), "blue"),
     "upper-case.JPEG": (lambda: encoded(solid("green"), "JPEG", **JPEG), "green"),
     "notes.txt": (lambda: b"picked by hand\n", "passed over"),
-    "phone.heic": (lambda: boxed("heic", "mif1", "heic"), "error: HEIC cannot be read here; export it as JPEG or PNG"),
+    "phone.heic": (lambda: boxed("heic", "mif1", "heic"), "error: damaged HEIF"),
     **{
-        f"{brand}.jpg": (lambda brand=brand: boxed(brand), "error: HEIC cannot")
+        f"{brand}.jpg": (lambda brand=brand: boxed(brand), "error: damaged HEIF")
         for brand in ("mif1", "msf1", "hevx", "heim", "miaf")
     },  # type: ignore[misc]
-    "named-by-its-compatible-brands": (lambda: boxed("XXXX", *["aaaa"] * 20, "hevc"), "error: HEIC cannot"),
+    "named-by-its-compatible-brands": (lambda: boxed("XXXX", *["aaaa"] * 20, "hevc"), "error: damaged HEIF"),
     "avif-sequence.avif": (lambda: boxed("avis", "avif", "msf1"), "error: damaged AVIF"),
     "heif-of-av1.heif": (lambda: boxed("mif1", "avif"), "error: damaged AVIF"),
-    "bare.jxl": (lambda: b"\xff\x0a" + bytes(50), "error: JPEG XL cannot be read here; `djxl`"),
-    "boxed.jxl": (lambda: b"\0\0\0\x0cJXL \r\n\x87\n" + boxed("jxl "), "error: JPEG XL"),
+    "bare.jxl": (lambda: b"\xff\x0a" + bytes(50), "error: damaged JXL"),
+    "boxed.jxl": (lambda: b"\0\0\0\x0cJXL \r\n\x87\n" + boxed("jxl "), "error: damaged JXL"),
     "video.jpg": (lambda: boxed("isom", "mp41"), "error: a video"),
     "camera.cr3x": (lambda: boxed("crx "), "error: camera raw"),
     "layers.psd": (lambda: b"8BPS\0\1" + bytes(50), "error: a Photoshop document"),

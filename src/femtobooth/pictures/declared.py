@@ -1,6 +1,6 @@
 """What a picture file says of its colours where PIL finds no profile:
 
-PNG's chunks, AVIF's codes, EXIF, boxes that PIL passes over.
+PNG's chunks, AVIF's and HEIC's codes, EXIF, boxes that PIL passes over.
 """
 
 from __future__ import annotations
@@ -36,6 +36,11 @@ def _in_avif(file: IO[bytes], image: Image.Image) -> bytes | None:
     return colour.profile_of_code(*struct.unpack(">HH", nclx[:4])) if len(nclx) >= 4 else None
 
 
+def _in_heif(file: IO[bytes], image: Image.Image) -> bytes | None:
+    code = image.info.get("nclx_profile")
+    return colour.profile_of_code(code["color_primaries"], code["transfer_characteristics"]) if code else None
+
+
 def _in_jpeg(file: IO[bytes], image: Image.Image) -> bytes | None:
     if b"R03\0" in image.info.get("exif", b""):  # the camera's Adobe RGB (DCF 2.0, option file)
         return colour.matrix_profile(colour.ADOBE_RGB, np.linspace(0, 1, 4096) ** (563 / 256))
@@ -58,4 +63,11 @@ def _in_bmp(file: IO[bytes], image: Image.Image) -> bytes | None:
     return file.read(min(size, colour.LARGEST_PROFILE)) or None
 
 
-_FINDERS = {"PNG": _in_png, "AVIF": _in_avif, "JPEG": _in_jpeg, "JPEG2000": _in_jpeg2000, "BMP": _in_bmp}
+_FINDERS = {
+    "PNG": _in_png,
+    "AVIF": _in_avif,
+    "HEIF": _in_heif,
+    "JPEG": _in_jpeg,
+    "JPEG2000": _in_jpeg2000,
+    "BMP": _in_bmp,
+}

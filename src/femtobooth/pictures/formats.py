@@ -6,6 +6,8 @@ import re
 
 from PIL import Image
 
+from . import phone
+
 START = 512  # bytes that are enough to tell
 
 # Only formats that decode without running another program (as EPS would) and that announce themselves.
@@ -19,9 +21,9 @@ _MAGIC = {
     "JPEG2000": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
     "PPM": rb"P[1-6f]\s",
     "QOI": rb"qoif",
+    "JXL": rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n",
 }
 _UNREAD = {
-    rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL cannot be read here; `djxl` of libjxl turns it into JPEG or PNG",
     rb"8BPS\0[\x01\x02]": "a Photoshop document; export it as PNG or TIFF",
     rb"gimp xcf": "a GIMP document; export it as PNG",
     rb"v/1\x01[\0-\x0f]|#\?(RADIANCE|RGBE)": (
@@ -36,11 +38,11 @@ _UNREAD = {
 # Brands of ISO base media files (their first box names them), the most telling first.
 _BRANDS = {
     "AVIF": "avif avis avio MA1A MA1B",
-    "HEIC cannot be read here; export it as JPEG or PNG (the phone does, or `heif-convert` of libheif)": (
+    "HEIF": (
         "heic heix heim heis hevc hevx hevm hevs heif mif1 mif2 mif3 msf1 miaf "
         "1pic MiHB vvic vvis evbi j2ki jpeg jpgs avci avcs"
     ),
-    "JPEG XL cannot be read here; `djxl` of libjxl turns it into JPEG or PNG": "jxl",
+    "JXL": "jxl",
     "camera raw; develop it to JPEG, PNG or TIFF": "crx",
     "a video; save a frame of it as JPEG or PNG": (
         "qt isom iso2 iso4 iso5 iso6 mp41 mp42 avc1 M4V dash 3gp4 3gp5 3gp6 f4v"
@@ -62,17 +64,24 @@ def identify(start: bytes, suffix: str) -> str:
         raise Unusable("camera raw; develop it to JPEG, PNG or TIFF")
     for format, magic in _MAGIC.items():
         if re.match(magic, start, re.DOTALL):
-            return format
+            return _readable(format)
     for magic, reason in _UNREAD.items():
         if re.match(magic, start, re.DOTALL):
             raise Unusable(reason)
     brands = _brands(start)
     for answer, known in _BRANDS.items():
         if brands & set(known.split()):
-            if answer == "AVIF":
-                return answer
+            if answer == "AVIF" or answer in phone.PLUGINS:
+                return _readable(answer)
             raise Unusable(answer)
     raise Unusable(NOT_A_PICTURE if not named_as(suffix) else f"not a picture, though named {suffix}")
+
+
+def _readable(format: str) -> str:
+    """Return the format itself. Raises Unusable where its plugin is missing."""
+    if format in phone.PLUGINS and (why := phone.unread(format)):
+        raise Unusable(why)
+    return format
 
 
 def _brands(start: bytes) -> set[str]:
@@ -86,5 +95,7 @@ def _brands(start: bytes) -> set[str]:
 
 def named_as(suffix: str) -> str | None:
     """Find the format that a file name claims."""
+    if suffix.lower() in phone.ENDINGS:
+        return phone.ENDINGS[suffix.lower()]
     Image.init()
     return Image.registered_extensions().get(suffix.lower())

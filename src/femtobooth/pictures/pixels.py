@@ -9,7 +9,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, JpegImagePlugin, UnidentifiedImageError
 
-from . import colour, png, tiff
+from . import colour, phone, png, tiff
 from .declared import declared_profile
 from .formats import Unusable
 from .samples import CHANNELS, Samples, to_srgb
@@ -75,6 +75,8 @@ def decode(file: IO[bytes], format: str, least: int | None, notes: list[str]) ->
     if samples:
         opaque, alpha = to_srgb(samples, profile, notes)
     else:
+        if image.format == "HEIF" and (bits := image.info.get("bit_depth", 8)) > 8:
+            notes.append(f"{bits} bits to 8")
         if ";16" in raw:
             notes.append("16 bits to 8")
         opaque, alpha = _from_eight_bits(image, depth, profile, notes)
@@ -96,6 +98,10 @@ def _open(file: IO[bytes], format: str) -> Any:
         if image.width * image.height > (MOST_OF_PROGRESSIVE if image.info.get("progressive") else MOST_OF_JPEG):
             raise Image.DecompressionBombError
         return image
+    if format in phone.PLUGINS:
+        phone.register(format)
+        if format == "JXL":
+            phone.refuse_bomb(file)
     code = png.check(file) if format == "PNG" else None
     file.seek(0)
     opened = Image.open(file, formats=[format])
@@ -127,6 +133,8 @@ def _note_frames(image: Image.Image, file: IO[bytes], page: tiff.Page | None, no
 
 def _orientation(image: Image.Image, notes: list[str]) -> int:
     """Read the EXIF (or XMP) orientation 2 to 8; 0 if there is nothing to do."""
+    if image.format == "JXL" and not getattr(image, "jpeg", None):  # turned by its own header, which goes before EXIF
+        return 0
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # EXIF is written by every camera in its own way; the pixels do not depend on it
