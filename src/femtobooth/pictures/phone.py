@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.util import find_spec
-from typing import IO
+from typing import IO, Any
 
 from PIL import Image
 
@@ -32,7 +32,8 @@ def register(format: str) -> None:
         heif.options.DECODE_THREADS = 1
         heif.register_heif_opener()
     else:
-        import_module("pillow_jxl.JpegXLImagePlugin").DECODE_THREADS = 0
+        plugin: Any = import_module("pillow_jxl.JpegXLImagePlugin")
+        plugin.DECODE_THREADS = 0
 
 
 def refuse_bomb(file: IO[bytes]) -> None:
