@@ -13,7 +13,7 @@ import femtobooth
 TRAINING = ("lightning", "torchmetrics", "tensorboard")
 GENERATOR = ("diffusers", "transformers", "peft", "accelerate")
 COMPILER = ("torch._dynamo", "sympy", "triton")
-OTHERS = ("sklearn", "scipy.signal", "scipy.stats", "pandas", "matplotlib", "onnxscript")
+OTHERS = ("sklearn", "scipy.signal", "scipy.stats", "matplotlib", "onnxscript")  # pyarrow imports pandas if it is there
 NO_TORCH = ("torch", "timm", "torchvision", *TRAINING, *GENERATOR, *OTHERS)
 
 RUN = """

@@ -51,7 +51,9 @@ def _server() -> socket.socket:
         with its:
             subprocess.Popen(
                 [sys.executable, "-P", __file__, str(its.fileno())],
-                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                env=os.environ
+                | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+                | {"JE_ARROW_MALLOC_CONF": "background_thread:false"},
                 pass_fds=[its.fileno()],
                 stdin=subprocess.DEVNULL,
             )

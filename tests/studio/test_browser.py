@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import quick_start
 from studio_browser import FAR, Server, Watched, until
 
 from femtobooth.core.files import read_object
@@ -54,7 +56,9 @@ def drop(page: Any, files: list[Path]) -> None:
     )
 
 
-def test_a_subject_is_taught_and_drawn_through_a_pause_and_two_kills(chromium: Any, server: Server) -> None:
+def test_a_subject_is_taught_and_drawn_through_a_pause_and_two_kills(
+    chromium: Any, server: Server, tmp_path: Path
+) -> None:
     page = chromium.new_page(reduced_motion="reduce", viewport={"width": 1400, "height": 900})
     seen = Watched(page)
     page.goto(server.address)
@@ -130,6 +134,16 @@ def test_a_subject_is_taught_and_drawn_through_a_pause_and_two_kills(chromium: A
     page.locator("#shown img").first.wait_for()
     assert read_object(run / "run.json")["status"] == "done"
     seen.wrong = [one for one in seen.wrong if not any(text in one for text in UNREACHED)]
+
+    # a run that nobody stopped, sampled in between or killed has the same weights
+    words = ["personalize", "--config", str(run / "config.yaml"), "--runs", str(tmp_path), "--name", "unbroken", "-q"]
+    quick_start.run([sys.executable, "-m", "femtobooth", *words], check=True, cwd=tmp_path)
+    weights, unbroken = (
+        {path.relative_to(of): path.read_bytes() for path in sorted(of.rglob("*.safetensors"))}
+        for of in (run / "model", tmp_path / "unbroken" / "model")
+    )
+    assert [path.parts[0] for path in weights] == ["text_encoder", "unet", "vae"]
+    assert weights == unbroken
 
     # a picture, the same as the command line's, byte for byte
     page.get_by_role("link", name="Draw with it").click()
