@@ -96,7 +96,7 @@ class Generator:
         """Generate pictures; `[V]` in a prompt stands for the subject, `[V:name]` for one of several.
 
         Settings are those of `femtobooth generate`: count, seed, batch_size, size, loras, init_image, strength,
-        mask, precision, device, sampling={"sampler", "steps", "guidance", "guidance_rescale", "negative"}.
+        mask, precision, device, sampling={"sampler", "steps", "guidance", "guidance_rescale", "negative", "tiles"}.
         Returns `count` pictures for each prompt, of mode RGB, in order of prompts, then seeds. The model stays loaded
         for the next call. With `out` they are also written into that folder, each with the record of how it was made.
         """

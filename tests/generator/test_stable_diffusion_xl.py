@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
 from femtobooth.core import config
 from femtobooth.core.errors import ModelError
-from femtobooth.generator.families import known
+from femtobooth.generator.families import family, known
 from femtobooth.generator.families.stable_diffusion_xl import StableDiffusionXL
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
@@ -80,6 +80,29 @@ def test_it_draws_what_diffusers_own_pipeline_draws(
     ours = sample(model, [PROMPT], [0], how, size, latents=latents)
     assert drawn.std() > 0.01
     assert np.abs(ours / 255 - drawn).max() <= 1 / 255
+
+
+def test_large_pictures_are_decoded_in_tiles_as_diffusers_does_and_small_ones_whole(
+    model: Any, pipeline: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    latents = torch.randn(1, 4, 16, 24, generator=torch.Generator().manual_seed(5))
+    whole = SamplingSettings(sampler="ddim", steps=1, guidance=1.0)
+    how = whole.model_copy(update={"tiles": True})
+    size = (24 * 8, 16 * 8)
+    plain = sample(model, ["a dog"], [0], whole, size, latents=latents)
+    assert np.array_equal(sample(model, ["a dog"], [0], how, size, latents=latents), plain)  # not above 512 pixels
+    monkeypatch.setattr(family, "TILE", 64)
+    tiled = sample(model, ["a dog"], [0], how, size, latents=latents)
+    assert np.array_equal(sample(model, ["a dog"], [0], whole, size, latents=latents), plain)
+    monkeypatch.setattr(pipeline.vae, "use_tiling", True)
+    assert pipeline.vae.tile_sample_min_size == 64
+    drawn = pipeline(
+        "a dog", width=size[0], height=size[1], num_inference_steps=1, guidance_scale=1.0, latents=latents,
+        output_type="np",
+    ).images  # fmt: skip
+    assert np.abs(tiled / 255 - drawn).max() <= 1 / 255
+    assert np.abs(plain / 255 - drawn).max() > 1 / 255
+    assert "tiles" not in whole.model_dump() and how.model_dump()["tiles"] is True
 
 
 def test_the_empty_negative_prompt_is_not_none(model: StableDiffusionXL, tiny_sd1: Path) -> None:

@@ -15,6 +15,7 @@ from femtobooth.core import config
 from femtobooth.core.errors import SettingsError
 from femtobooth.core.machine import size_in_bytes
 from femtobooth.core.tensors import MAPPED
+from femtobooth.generator import activations
 from femtobooth.generator.formats import folder, parts
 from femtobooth.generator.load import load
 from femtobooth.generator.settings import PersonalizeSettings
@@ -95,6 +96,22 @@ def test_stable_diffusion_xl_is_planned_too(tiny_xl: Path) -> None:
     assert known["text_encoder"].frozen == last  # which nothing reads
     adapted = plans.plan(settings(train={"parts": ["lora"], "frozen_precision": "int8"}))
     assert adapted.peak("accelerator").accelerator > 0
+
+
+def test_pictures_in_tiles_need_less(tiny_base: Path) -> None:
+    plans = Planner(load(str(tiny_base), weights=False), 640, tiny_base, libraries=0)
+    samples = {"batch_size": 1, "sampling": {"guidance": 1}}
+    given = settings(train={"parts": ["lora"]}, prior={"target": "photos"}, samples=samples)
+    (saving,) = [one for one in possible(given, "process", 640) if one.of == "decoding"]
+    assert saving.changes == {"samples.sampling.tiles": True}
+    (before, after) = (plans.plan(one) for one in (given, with_changes(given, saving.changes)))
+    found = {one.name: one for one in after.phases}
+    for phase in before.phases:
+        lower = phase.name in ("samples", "result")
+        assert (found[phase.name].passing < phase.passing) == lower, phase.name
+    decoding = [activations.picture_passes(plans.base, 640, tiles)[1] for tiles in (False, True)]
+    assert decoding[1] < decoding[0] * 0.7
+    assert [one.of for one in possible(given, "process", 512)].count("decoding") == 0
 
 
 def test_loading_holds_the_base_and_a_tensor_of_its_file(tiny_base: Path) -> None:

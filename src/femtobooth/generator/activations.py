@@ -199,8 +199,8 @@ def sampling_pass(model: Family, size: int) -> int:
     return counter.peak
 
 
-def picture_passes(model: Family, size: int) -> tuple[int, int]:
-    """Count the most bytes that the VAE holds to encode a picture of `size` pixels, and to decode one.
+def picture_passes(model: Family, size: int, tiles: bool = False) -> tuple[int, int]:
+    """Count the most bytes that the VAE holds to encode a picture of `size` pixels, and to decode one, in tiles or not.
 
     Several pictures take as much each.
     """
@@ -211,5 +211,5 @@ def picture_passes(model: Family, size: int) -> tuple[int, int]:
     with torch.no_grad(), Counter(_tensors(model)) as encoding, Kernels(None):
         model.encode(pixels)
     with torch.no_grad(), Counter(_tensors(model)) as decoding, Kernels(None):
-        model.decode(latents)
+        model.decode(latents, tiles)
     return encoding.peak, decoding.peak

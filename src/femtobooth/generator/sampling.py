@@ -91,7 +91,7 @@ def sample(
                 bar=bar,
             )
             for row, latent in enumerate(found.split(1), start=first):
-                pixels = model.decode(latent)  # (1, 3, H, W)
+                pixels = model.decode(latent, settings.tiles)  # (1, 3, H, W)
                 if not pixels.isfinite().all():
                     raise NotFiniteError(
                         f"{model.source}: draws NaN or infinite values instead of a picture", "try precision fp32"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from ..core.config import MaybeEmpty, Settings
 from ..core.fields import Flag
@@ -27,6 +27,15 @@ class SamplingSettings(Settings):
     """What the pictures should not show; needs guidance above 1. Without it guidance starts from no prompt: for Stable
     Diffusion 1.x and 2.x from the empty one, for XL from zeros, which `""` is not.
     """
+    tiles: Annotated[bool, Flag("--tiles")] = False
+    """Decode pictures larger than 512 pixels in overlapping tiles of that size, as diffusers does: less memory, and
+    slightly other colours.
+    """
+
+    @model_serializer(mode="wrap")
+    def _without_tiles(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `tiles` out where there are none, so that what was drawn before there were any keeps its keys."""
+        return {name: value for name, value in plain(self).items() if name != "tiles" or value}
 
     def without_effect(self) -> dict[str, str]:
         """Name what guidance brings, where there is none."""

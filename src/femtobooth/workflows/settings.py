@@ -71,7 +71,7 @@ that are in the hub's cache, else those that need no hub."""
     """Pictures sampled at a time."""
     device: Annotated[str, Flag("--device", common=True, group="hardware")] = "auto"
     """Where to compute: auto, cpu, cuda, cuda:1, mps."""
-    sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale"))] = (
+    sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale", "tiles"))] = (
         SamplingSettings()
     )
 
@@ -153,7 +153,7 @@ class SynthesizeSettings(Settings):
     """Choose anew in a folder that is finished, or was begun with other settings; only what synthesize wrote there is
     replaced.
     """
-    sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale"))] = (
+    sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale", "tiles"))] = (
         SamplingSettings()
     )
 

@@ -21,6 +21,9 @@ from ..loss_settings import LossSettings
 from ..process import NoiseProcess
 from ..prompts import Reader
 
+TILE = 512
+"""Pixels along a side of the tiles that pictures are decoded in."""
+
 
 @dataclass(frozen=True)
 class Condition:
@@ -293,11 +296,19 @@ class Family(ABC):
         """Free the half of the VAE that encodes: what is left of the model draws and trains, and cannot be written."""
         self.vae.encoder = self.vae.quant_conv = None
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Decode scaled latents (B, c, h, w) to pixels (B, 3, H, W), about [-1, 1]."""
+    def decode(self, latents: Tensor, tiles: bool = False) -> Tensor:
+        """Decode scaled latents (B, c, h, w) to pixels (B, 3, H, W), about [-1, 1]; larger ones than `TILE` piece by
+        piece, where `tiles` are asked for.
+        """
         shift = self.vae.config.shift_factor
         unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        return self.vae.decode(unscaled + shift if shift else unscaled).sample
+        if tiles:
+            self.vae.enable_tiling()
+            self.vae.tile_sample_min_size, self.vae.tile_latent_min_size = TILE, TILE // self.vae_factor
+        try:
+            return self.vae.decode(unscaled + shift if shift else unscaled).sample
+        finally:
+            self.vae.disable_tiling()
 
     def condition_once(self, tokens: Tensor) -> Condition:
         """Encode what `tokenize` returned (B, ...), each different prompt once: class images all share theirs.

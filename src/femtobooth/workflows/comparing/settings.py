@@ -58,7 +58,7 @@ recognizer:bundled where it could be either)."""
     """Page to write; comparisons/A-vs-B-TIME.html if not given."""
     overwrite: Annotated[bool, Flag("--overwrite", common=True, group="output")] = False
     """Replace that page, if compare wrote it."""
-    sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale"))] = (
+    sampling: Annotated[SamplingSettings, Flags("sampling", without=("negative", "guidance_rescale", "tiles"))] = (
         SamplingSettings()
     )
 

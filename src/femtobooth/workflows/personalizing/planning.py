@@ -102,13 +102,10 @@ class Planner:
         base = _sum(parts(self._base(settings), None, [], TrainingSettings()), "weights")
         in_main_memory("loading", base, self._loading)
         in_main_memory("identifier", base, self._listening(settings))
-        encoding, decoding = self._pictures
+        encoding, decoding = self._pictures(settings.samples.sampling.tiles)
         if draws_class_images(settings):
-            phase(
-                "class images",
-                before,
-                max(self._sampled(settings, prior.sampling_batch, prior.sampling.guidance), decoding),
-            )
+            drawn = self._sampled(settings, prior.sampling_batch, prior.sampling.guidance)
+            phase("class images", before, max(drawn, self._pictures(prior.sampling.tiles)[1]))
         phase("encoding photos", before, encoding * at_once(settings.train.held))
 
         passed = self._pass(settings, module, *rows_of(settings))
@@ -192,9 +189,8 @@ class Planner:
         size = how.cells * base.vae_factor
         return len(how.timesteps) * self._once(("row", base.held, size), lambda: activations.sampling_pass(base, size))
 
-    @cached_property
-    def _pictures(self) -> tuple[int, int]:
-        return activations.picture_passes(self.base, self.size)
+    def _pictures(self, tiles: bool) -> tuple[int, int]:
+        return self._once(("pictures", tiles), lambda: activations.picture_passes(self.base, self.size, tiles))
 
     @cached_property
     def _encoder(self) -> int:

@@ -12,8 +12,9 @@ from typing import Any
 from ...core.config import Settings
 from ...core.events import progress_bar
 from ...core.fields import settings as fields_of
+from ...generator.families.family import TILE
 from ...generator.settings import PersonalizeSettings
-from .planning import Planner, Where
+from .planning import Planner, Where, draws_class_images
 
 SHOWN = 3  # sets
 ROUNDED = "slower; extra 8bit"
@@ -33,8 +34,8 @@ class Saving:
     """What it is about: one of each kind is enough."""
 
 
-def possible(settings: PersonalizeSettings, where: Where) -> list[Saving]:
-    """List the savings that there are beside these settings."""
+def possible(settings: PersonalizeSettings, where: Where, size: int = 0) -> list[Saving]:
+    """List the savings that there are beside these settings, for pictures of `size` pixels."""
     training, train, prior = settings.training, settings.train.parts, settings.prior
     found = []
 
@@ -52,6 +53,12 @@ def possible(settings: PersonalizeSettings, where: Where) -> list[Saving]:
         not training.gradient_checkpointing,
         training__gradient_checkpointing=True,
     )
+    whole = {
+        f"{path}__sampling__tiles": True
+        for path in ("samples", *(["prior"] if draws_class_images(settings) else []))
+        if size > TILE and not getattr(settings, path).sampling.tiles
+    }
+    add("decoding", 2, f"samples are decoded in tiles of {TILE} px, slightly other colours", bool(whole), **whole)
     several = training.batch_size * training.accumulate
     batch: dict[str, Any] = {"training__batch_size": 1, "training__accumulate": several}
     if prior.weight and prior.batch_size:
@@ -70,11 +77,11 @@ def possible(settings: PersonalizeSettings, where: Where) -> list[Saving]:
     add("average", 3, "no moving average", training.ema > 0, training__ema=0.0)
     teacher = prior.target == "base" and prior.weight > 0 and settings.loss.background != "class"
     add("teacher", 3, "class images teach the true noise", teacher, prior__target="noise")
-    whole = bool({"unet", "attention", "text_encoder"} & set(train))
+    tunes = bool({"unet", "attention", "text_encoder"} & set(train))
     adapter = {"train__parts": ["lora"], "train__frozen_precision": "bf16"}
-    add("train", 3, "trains an adapter beside a base of 16 bits", whole, **adapter)
+    add("train", 3, "trains an adapter beside a base of 16 bits", tunes, **adapter)
     eight = {"train__parts": ["lora"], "train__frozen_precision": "int8"}
-    add("train", 4, f"trains an adapter beside a base of 8 bits ({ROUNDED})", whole, **eight)
+    add("train", 4, f"trains an adapter beside a base of 8 bits ({ROUNDED})", tunes, **eight)
     held = settings.train.held
     add("base", 2, "rounds the base to 16 bits", "lora" in train and held == "fp32", train__frozen_precision="bf16")
     more = "lora" in train and held not in ("int8", "nf4")
@@ -118,7 +125,7 @@ def cheapest(
     """Find the cheapest sets of savings with which a run fits into `memory` bytes, none of which holds another one."""
     found: list[Choice] = []
     with progress_bar("savings", None) as bar:
-        for chosen in _sets(possible(settings, where)):
+        for chosen in _sets(possible(settings, where, planner.size)):
             if any(set(one.savings) <= set(chosen) for one in found):
                 continue
             changed = with_changes(settings, *(saving.changes for saving in chosen))
@@ -136,7 +143,7 @@ def cheapest(
 def smallest(planner: Planner, settings: PersonalizeSettings, where: Where) -> Choice:
     """Take every saving there is, the one of each kind that saves most."""
     chosen: dict[str, Saving] = {}
-    for saving in possible(settings, where):
+    for saving in possible(settings, where, planner.size):
 
         def least(one: Saving) -> int:
             return planner.least(with_changes(settings, one.changes), where)
