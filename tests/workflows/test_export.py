@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
+import runpy
 import signal
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from femtobooth import cli
 from femtobooth.core import busy
 from femtobooth.core.errors import ParityError, PhotoError, SettingsError
 from femtobooth.core.files import sha256_of
-from femtobooth.recognizer.exporting import parity
+from femtobooth.recognizer.exporting import parity, script
 from femtobooth.recognizer.inference.engines import open_engine
 from femtobooth.recognizer.model import artifact
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.formats import FORMATS
+from femtobooth.recognizer.model.preprocess import Preprocess
 from femtobooth.recognizer.settings import ExportSettings
 from femtobooth.workflows import export as workflow
 
@@ -40,8 +47,10 @@ def run(model: Path, out: Path, **settings: Any) -> dict[str, Any]:
     return workflow.run(ExportSettings(model=str(model), out=str(out), threads=1, **settings))
 
 
-@pytest.mark.parametrize("normalize", [False, True])
-@pytest.mark.parametrize("format", ["onnx", "openvino", "torchscript"])
+@pytest.mark.parametrize(
+    ("format", "normalize"),
+    [*itertools.product(["onnx", "openvino", "torchscript"], [False, True]), ("pt2", True)],
+)
 def test_exports_say_what_the_original_says(
     tiny: Path, photos: Path, tmp_path: Path, format: Any, normalize: bool
 ) -> None:
@@ -61,6 +70,66 @@ def test_exports_say_what_the_original_says(
         file.name for file in (tmp_path / "out").iterdir()
     }
     assert artifact.read(tmp_path / "out").hash == Recognizer.load(tiny).hash
+    assert b"site-packages" not in (tmp_path / "out" / FORMATS[format].file).read_bytes()
+    said = _script_says(tmp_path / "out", sorted(photos.glob("*/*.jpg")))
+    assert said == _model_says(tiny, sorted(photos.glob("*/*.jpg")))
+
+
+def _script_says(out: Path, photos: list[Path]) -> dict[tuple[str, str], Any]:
+    """What the script beside an export prints, as by a new process, which takes the time of importing a runtime."""
+    assert "import femtobooth" not in (out / "run.py").read_text()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr(sys, "argv", ["run.py", *map(str, photos)])
+        runpy.run_path(str(out / "run.py"))
+    rows = (line.split("\t") for line in printed.getvalue().splitlines())
+    return {(path, label): pytest.approx(float(value), abs=2e-4) for path, label, value in rows}
+
+
+def _model_says(model: Path, photos: list[Path]) -> dict[tuple[str, str], float]:
+    engine = open_engine(model, "torch")
+    pixels = np.stack([engine.preprocess.pixels(Image.open(path)) for path in photos])
+    probabilities = engine.labels.probabilities(engine.run(pixels)["logits"], engine.temperature)
+    names = engine.labels.names
+    return {
+        (str(path), names[i]): float(row[i]) for path, row in zip(photos, probabilities, strict=True) for i in range(5)
+    }
+
+
+PREPROCESSED = {
+    "squashed": {"crop_mode": "squash", "crop_pct": 0.9},
+    "bordered": {"crop_mode": "border", "crop_pct": 1.0},
+    "bordered and cropped": {"crop_mode": "border", "crop_pct": 0.8},
+    "not square": {"size": [48, 64], "interpolation": "bilinear"},
+}
+
+
+@pytest.mark.parametrize("name", PREPROCESSED)
+def test_the_script_prepares_pictures_as_the_model_wants_them(tiny_onnx: Path, tmp_path: Path, name: str) -> None:
+    """Its pixels are those of `Preprocess`, for wide, tall and small pictures."""
+    described = artifact.read(tiny_onnx)
+    how = Preprocess.from_dict(described.preprocess.to_dict() | PREPROCESSED[name])
+    told = script.text("onnx", replace(described, preprocess=how), normalizes=True)
+    assert told is not None
+    body = told[told.index("    image = ImageOps") : told.index("    logits = ")].replace(
+        "    x = np", "    x = seen[path] = np"
+    )
+    for number, size in enumerate([(120, 90), (70, 131), (31, 17), (64, 64), (301, 97)]):
+        noise = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / f"{number}.png")
+    seen: dict[str, Any] = {}
+    paths = [str(path) for path in sorted(tmp_path.glob("*.png"))]
+    names = {
+        "Image": Image,
+        "ImageOps": ImageOps,
+        "np": np,
+        "floor": math.floor,
+        "how": how.to_dict(),
+        "seen": seen,
+        "paths": paths,
+    }
+    exec(f"for path in paths:\n{body}", names)  # noqa: S102  (what it wrote itself)
+    for path in paths:
+        np.testing.assert_array_equal(seen[path][0], how.pixels(Image.open(path)))
 
 
 def test_batches_of_any_size(tiny: Path, tmp_path: Path) -> None:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import yaml
 from PIL import Image
 
 from femtobooth import cli
+from femtobooth.recognizer.exporting import parity
 from femtobooth.recognizer.inference.engines import open_engine
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.labels import Labels
@@ -74,7 +79,10 @@ def test_the_model_says_what_it_is(run: Path) -> None:
     assert all(isinstance(json.loads(row["label"]), list) for row in rows)
 
 
-def test_commands_use_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_use_it(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parity, "SECONDS", 0.0)
     data, out = run.parent, tmp_path / "c.csv"
     assert command("classify", *sorted(data.glob("*.png")), "--model", run, "--out", out) == 0
     engine = open_engine(run, "torch")
@@ -102,6 +110,12 @@ def test_commands_use_it(run: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     said_of: dict[str, Any] = json.loads(held["labels"])
     assert said_of["activation"]["label"] == "sigmoid"
     assert said_of == engine.labels.to_dict()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
+        patch.setattr(sys, "argv", ["run.py", rows[0]["path"], rows[1]["path"]])
+        runpy.run_path(str(tmp_path / "onnx" / "run.py"))
+    said_by_script = {tuple(line.split("\t")[:2]) for line in printed.getvalue().splitlines() if "shape" not in line}
+    free = {(row["path"], x) for row in rows[:2] for x in row["labels"].split("|") if x and "shape" not in x}
+    assert said_by_script == free
     figures = json.loads((tmp_path / "onnx" / "parity.json").read_text())["figures"]
     assert (figures["judged_by"], figures["agreement"][0]) == ("agreement", 1.0)
 

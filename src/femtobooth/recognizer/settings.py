@@ -267,10 +267,10 @@ class ExportSettings(Settings):
     model: Annotated[str, Argument("?", names="model")] = DEFAULT
     """bundled, a finetune run, a file or folder of weights, or timm's name of a model."""
     format: Annotated[
-        Literal["onnx", "openvino", "torchscript", "litert", "coreml", "executorch", "tensorrt"],
+        Literal["onnx", "openvino", "torchscript", "pt2", "litert", "coreml", "executorch", "tensorrt"],
         Flag("--format", common=True, group="format"),
     ] = "onnx"
-    """Runtime to export for: onnx, openvino, torchscript, litert, coreml, executorch or tensorrt."""
+    """Runtime to export for: onnx, openvino, torchscript, pt2 (torch.export), litert, coreml, executorch, tensorrt."""
     precision: Annotated[ExportPrecision, Flag("--precision", common=True, group="format")] = "fp32"
     """Number format: fp32, fp16, or int8 (onnx, openvino and tensorrt; needs `representative_data`, or a run)."""
     normalize: Annotated[bool, Flag("--normalize", common=True, group="format")] = False

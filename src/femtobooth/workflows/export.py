@@ -2,6 +2,7 @@
 
 OUT/model.*          the model (see recognizer/exporting/graph.py)
     recognizer.json  preprocessing, labels, temperature, rejection, provenance: what `classify` needs beside it
+    run.py           labels photos without femtobooth, where the format runs in Python here
     parity.json      every figure of the comparison
     parity.html      the same for people
 """
@@ -24,7 +25,7 @@ from ..core.files import sha256_of, write_json, write_text
 from ..core.machine import environment, processor
 from ..core.run import is_run
 from ..pages import export as page
-from ..recognizer.exporting import foreign, graph, parity
+from ..recognizer.exporting import foreign, graph, parity, script
 from ..recognizer.inference import child
 from ..recognizer.inference.engines import open_engine
 from ..recognizer.inference.predict import workers_for
@@ -101,6 +102,8 @@ def run(settings: ExportSettings) -> dict[str, Any]:
                 "The original is right on too few of these photos for accuracy to judge by: agreement does."
             )
         report |= _verdict(settings, figures)
+        if told := script.text(settings.format, artifact.read(folder), settings.normalize):
+            write_text(folder / script.NAME, told)
         write_json(folder / "parity.json", report)
         write_text(folder / "parity.html", page.export_page(report))
     _tell(report, out)
@@ -159,6 +162,8 @@ def _write(
             )
     elif settings.format == "torchscript":
         graph.write_torchscript(graph.Graph(recognizer, settings.normalize, half), folder, described)
+    elif settings.format == "pt2":
+        graph.write_pt2(graph.Graph(recognizer, settings.normalize, half), folder, described)
     else:
         stays_single = settings.format == "openvino"  # whose own compression of the weights is what `half` means there
         model = graph.to_onnx(graph.Graph(recognizer, settings.normalize, half and not stays_single))

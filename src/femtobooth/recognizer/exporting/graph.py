@@ -4,6 +4,7 @@ it.
     onnx, tensorrt   model.onnx    metadata_props of the model
     openvino         model.xml     rt_info/femtobooth of the model
     torchscript      model.pt      the extra file recognizer.json
+    pt2              model.pt2     the same
     litert, coreml, executorch     see foreign.py: converted by a process of its own
 
 Input: `pixels`, float32 (B, 3, H, W) normalized, or uint8 (B, H, W, 3) where the graph normalizes; resizing and
@@ -135,6 +136,17 @@ def write_torchscript(graph: Graph, folder: Path, description: Description) -> N
         frozen = torch.jit.freeze(torch.jit.trace(graph.eval(), graph.example(2), check_trace=False))
         held = json.dumps(metadata(description), ensure_ascii=False)
         torch.jit.save(frozen, str(folder / FORMATS["torchscript"].file), _extra_files={artifact.DESCRIPTION: held})
+
+
+def write_pt2(graph: Graph, folder: Path, description: Description) -> None:
+    """Write model.pt2 by torch.export, its batch dynamic, without the places in files that its nodes came from."""
+    batch = {0: torch.export.Dim("batch", min=1)}
+    with torch.no_grad(), _quiet():
+        program = torch.export.export(graph.eval(), (graph.example(2),), dynamic_shapes={"pixels": batch})
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        held = json.dumps(metadata(description), ensure_ascii=False)
+        torch.export.save(program, folder / FORMATS["pt2"].file, extra_files={artifact.DESCRIPTION: held})
 
 
 def describe(recognizer: Recognizer, facts: dict[str, Any]) -> Description:

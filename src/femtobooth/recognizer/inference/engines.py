@@ -8,7 +8,7 @@ from pathlib import Path
 from ...core import machine
 from ...core.errors import SettingsError, UnsafeFileError
 from ..model.engine import Engine
-from ..model.formats import FORMATS, PROGRAM, Exported, exported
+from ..model.formats import FORMATS, PROGRAMS, Exported, exported
 from . import cache, runtimes
 
 RUNTIMES = {name: ("ort", "openvino") if name in ("onnx", "tensorrt") else (name,) for name in FORMATS}
@@ -31,8 +31,8 @@ def open_engine(
     where `many` pictures make it worth while, else PyTorch, which also takes an accelerator that is here. `threads` are
     those of one call of `run`. `extra` names further outputs that only PyTorch can give: `prelogits`, and stages by
     number (0 to 3; maps (B, C, H, W)). `reduced` lets OpenVINO compute in bf16 where the processor can, which it does
-    in silence unless told otherwise. `trust` runs TorchScript, which is a program. Raises ModelError, SettingsError,
-    UnsafeFileError, and InputError for a device that is not here.
+    in silence unless told otherwise. `trust` runs TorchScript and torch.export, which are programs. Raises ModelError,
+    SettingsError, UnsafeFileError, and InputError for a device that is not here.
     """
     found = exported(reference)
     if engine == "auto":
@@ -58,10 +58,10 @@ def open_engine(
 
 
 def refuse_program(found: Exported | None, reference: str | Path, trust: bool) -> None:
-    """Raise UnsafeFileError for a TorchScript artifact, unless whoever asks for it trusts whoever made it."""
-    if found and found.format == PROGRAM and not trust:
+    """Raise UnsafeFileError for an artifact of `PROGRAMS`, unless whoever asks for it trusts whoever made it."""
+    if found and found.format in PROGRAMS and not trust:
         raise UnsafeFileError(
-            f"{reference}: a TorchScript artifact, which is a program of whoever made it, and was not run",
+            f"{reference}: a {PROGRAMS[found.format]} artifact, which is a program of whoever made it, and was not run",
             "add `trust=true` if you know where it is from, or use an ONNX export",
         )
 

@@ -136,6 +136,28 @@ def torchscript(folder: Path, threads: int) -> Engine:
             model = torch.jit.load(str(file))
     except Exception as error:  # what a program is not, or cannot be
         raise ModelError(f"{file}: TorchScript cannot load it ({first_line(error)})", "export it again") from None
+    return _checked(Engine("torchscript", description, _of_torch(model, description)), file, OUTPUTS)
+
+
+def pt2(folder: Path, threads: int) -> Engine:
+    """Open an artifact's model.pt2, which torch reads by pickle: only one that whoever asks for it trusts."""
+    import torch
+
+    torch.set_num_threads(threads)
+    description, file = artifact.read(folder), folder / FORMATS["pt2"].file
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = torch.export.load(file).module()
+    except Exception as error:
+        raise ModelError(f"{file}: torch.export cannot load it ({first_line(error)})", "export it again") from None
+    return _checked(Engine("pt2", description, _of_torch(model, description)), file, OUTPUTS)
+
+
+def _of_torch(model: Callable[..., Any], description: artifact.Description) -> Callable[[np.ndarray], Outputs]:
+    """Make what runs a program of torch on pixels."""
+    import torch
+
     inside = child.normalizes(description)
 
     def run(pixels: np.ndarray) -> Outputs:
@@ -144,7 +166,7 @@ def torchscript(folder: Path, threads: int) -> Engine:
             outputs = model(batch if inside else description.preprocess.normalize(batch))
         return {name: output.numpy() for name, output in zip(OUTPUTS, outputs, strict=True)}
 
-    return _checked(Engine("torchscript", description, run), file, OUTPUTS)
+    return run
 
 
 OPENERS: dict[str, Opener] = {
@@ -152,6 +174,7 @@ OPENERS: dict[str, Opener] = {
     "tensorrt": onnx,  # TensorRT builds its engine from this file, where it is; here ONNX Runtime says the same
     "openvino": openvino,
     "torchscript": torchscript,
+    "pt2": pt2,
     **{format: functools.partial(child.opened, format) for format in CONVERTED},
 }
 """What opens an exported artifact, by its format."""

@@ -21,7 +21,7 @@ class Engine:
     """A recognizer that is ready to run; `run` may be called from several threads at once."""
 
     name: str
-    """What runs it: torch, ort, openvino, torchscript, litert, coreml or executorch."""
+    """What runs it: torch, ort, openvino, torchscript, pt2, litert, coreml or executorch."""
     description: Description
     run: Callable[[np.ndarray], Outputs]
     """uint8 (B, H, W, 3) pixels to outputs."""

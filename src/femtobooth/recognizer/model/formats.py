@@ -42,15 +42,16 @@ FORMATS = {
     "tensorrt": Format("model.onnx", ("fp32", "fp16", "int8")),
     "openvino": Format("model.xml", ("fp32", "fp16", "int8")),
     "torchscript": Format("model.pt", ("fp32", "fp16")),
+    "pt2": Format("model.pt2", ("fp32", "fp16")),
     "litert": Format("model.tflite", ("fp32",), "litert_torch"),
     "coreml": Format("model.mlpackage", ("fp32", "fp16"), "coremltools"),
     "executorch": Format("model.pte", ("fp32",), "executorch"),
 }
 CONVERTED = tuple(name for name, format in FORMATS.items() if format.converter)
 """Formats that a process of its own converts to and runs."""
-PROGRAM = "torchscript"
-"""The format whose files are programs: opening one runs what whoever made it put in."""
-_TOLD_BY_FILE = ("openvino", "onnx", *CONVERTED)
+PROGRAMS = {"torchscript": "TorchScript", "pt2": "torch.export"}
+"""The formats whose files are programs, or are read by pickle: opening one runs what whoever made it put in."""
+_TOLD_BY_FILE = ("openvino", "onnx", "pt2", *CONVERTED)
 
 
 @dataclass(frozen=True)

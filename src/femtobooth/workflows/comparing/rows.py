@@ -21,6 +21,9 @@ from .pictures import Measured, Pictures
 
 Maker = Callable[[Measured], Figure]
 
+WITH_TORCH = ("torch", "torchscript", "pt2")
+"""Engines that need PyTorch."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -193,7 +196,10 @@ def _recognizers(models: Sequence[Measured], pictures: Pictures | None, evaluati
         ("can be fine-tuned, exported", lambda one: _can(one.facts["engine"] == "torch", one.counted)),
         ("rejects out-of-distribution pictures", lambda one: _can(bool(one.facts["rejects"]), one.counted)),
         ("calibrated (temperature)", _temperature),
-        ("runs without PyTorch", lambda one: _can(one.facts["engine"] not in ("torch", "torchscript"), one.counted)),
+        (
+            "runs without PyTorch",
+            lambda one: _can(one.facts["engine"] not in ("torch", "torchscript", "pt2"), one.counted),
+        ),
     ]
     return made + [Row(name, [make(one) for one in models]) for name, make in lines]
 
