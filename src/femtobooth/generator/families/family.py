@@ -302,11 +302,13 @@ class Family(ABC):
         """
         shift = self.vae.config.shift_factor
         unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        if tiles:
-            self.vae.enable_tiling()
-            self.vae.tile_sample_min_size, self.vae.tile_latent_min_size = TILE, TILE // self.vae_factor
+        unscaled = unscaled + shift if shift else unscaled
+        if not tiles:
+            return self.vae.decode(unscaled).sample
+        self.vae.enable_tiling()
+        self.vae.tile_sample_min_size, self.vae.tile_latent_min_size = TILE, TILE // self.vae_factor
         try:
-            return self.vae.decode(unscaled + shift if shift else unscaled).sample
+            return self.vae.decode(unscaled).sample
         finally:
             self.vae.disable_tiling()
 
