@@ -6,7 +6,7 @@
 
 Builds a base of that size with random weights in a temporary folder (Stable Diffusion 1.5: 4.3 GB, XL: 7 GB; nothing
 is fetched), plans a run of it and trains that for one step at 512 pixels, batch 1, with gradient checkpointing, as
-commands of their own. `--small` is XL's layout a tenth as wide, to try this script. Other flags are those of
+commands of their own. `--part 2` is XL's layout half as wide, 10 a tenth. Other flags are those of
 `femtobooth personalize`. What was measured is the process's peak resident set, by the kernel's count.
 """
 
@@ -48,9 +48,9 @@ POLLED = 0.2  # seconds between looks at what the process holds
 PIXELS = {"1.5": 512, "xl": 512}  # of the pictures that are trained on
 
 
-def build(folder: Path, family: str, small: bool) -> None:
+def build(folder: Path, family: str, part: int) -> None:
     """Write the base; its tokenizers are the bundled one with as many entries as the text encoder knows."""
-    model: Family = stable_diffusion_xl(10 if small else 1) if family == "xl" else stable_diffusion_15()
+    model: Family = stable_diffusion_xl(part) if family == "xl" else stable_diffusion_15()
     text_encoder = model.text_encoders["text_encoder"]
     entries = json.loads((locate.bundled_folder() / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
     more = {f"filler{number}</w>": number for number in range(len(entries), text_encoder.config.vocab_size)}
@@ -104,12 +104,12 @@ def by_stage(seen: list[tuple[float, int]], run: Path) -> dict[str, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=PIXELS, default="1.5")
-    parser.add_argument("--small", action="store_true", help="of XL: a tenth as wide")
+    parser.add_argument("--part", type=int, choices=(1, 2, 10), default=1, help="of XL: what widths are divided by")
     options, flags = parser.parse_known_args()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         if os.fork() == 0:  # so that what building takes is given back
-            build(scratch / "base", options.family, options.small)
+            build(scratch / "base", options.family, options.part)
             os._exit(0)
         os.wait()
         photos = str(Path(__file__).parent.parent / "examples" / "mascot")
