@@ -95,7 +95,7 @@ def test_a_large_base_is_heard_with_a_small_part_of_the_work(
         sum(work) * 16 * 3 * 11 == before * 10
     )  # a sixteenth of the pixels at a third of the timesteps, and a word less
     assert [one.data["text"] for one in told if one.kind == "note"] == [
-        "this base is large: what words mean to it is measured at 16 px, in the time of a step or less"
+        "this base is large: what words mean to it is measured at 16 px, in about the time of a step"
     ]
     small = tokens.rank(bundled, ["qvk", "glossy"], "robot")
     for rare, known in (whole, small):

@@ -54,7 +54,7 @@ def identifiers(model: Family, settings: PersonalizeSettings) -> dict[str, str]:
     how = tokens.Listening.to(model)
     if how.cells < model.cells:
         size = how.cells * model.vae_factor
-        note(f"this base is large: what words mean to it is measured at {size} px, in the time of a step or less")
+        note(f"this base is large: what words mean to it is measured at {size} px, in about the time of a step")
     if len(each) == 1:
         ((name, one),) = each.items()
         return {name: _identifier(model, one)}
