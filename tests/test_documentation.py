@@ -35,6 +35,9 @@ OTHERS = {
     "--dreambooth",
     "--local-dir",
     "--model",
+    "--node-ip-address",
+    "--port",
+    "--num-cpus",
 }  # of other programs
 LONG = re.compile(r"femtobooth\.(personalize|finetune|export)\(")  # trains, or needs what was trained
 

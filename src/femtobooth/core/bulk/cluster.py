@@ -51,7 +51,8 @@ def connected(settings: BulkSettings) -> Iterator[None]:
     if settings.address:
         alone = {}
     try:
-        ray.init(settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
+        with _unheard():
+            ray.init(settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SettingsError(
             f"`address={settings.address}`: no Ray cluster can be reached there ({first_line(error)})",
@@ -61,6 +62,19 @@ def connected(settings: BulkSettings) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep from the terminal what Ray's own library writes there as it begins: that it was told to be quiet."""
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
 
 
 def fill(
