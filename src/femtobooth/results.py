@@ -28,7 +28,9 @@ class Classification:
     path: str | None
     """Its file; None for a picture in memory."""
     top: tuple[Guess, ...]
-    """The likeliest labels, likeliest first; empty where the picture could not be read."""
+    """The likeliest labels, likeliest first, or, of a multi-label model, all that are said of it; empty where the
+    picture could not be read, or has none of them.
+    """
     rejected: bool
     """Whether the picture is out-of-distribution: of none of the known classes."""
     error: str | None = None

@@ -103,20 +103,22 @@ def test_commands_use_it(
     assert "shape right" in capsys.readouterr().err
     assert "Where it errs" in (tmp_path / "e" / "report.html").read_text()
 
-    assert command("export", run, "--data", data, "--out", tmp_path / "onnx", "--max-drop", 5) in (0, 4)
-    import onnx
-
-    held = {one.key: one.value for one in onnx.load(tmp_path / "onnx" / "model.onnx").metadata_props}
-    said_of: dict[str, Any] = json.loads(held["labels"])
+    few = tmp_path / "few.csv"
+    few.write_text("path,labels\n" + "".join(f"{row['path']},{row['labels']}\n" for row in rows[:8]))
+    out = tmp_path / "exported"
+    assert command("export", run, "--format", "torchscript", "--data", few, "--out", out) == 0
+    held = {"recognizer.json": ""}
+    torch.jit.load(str(out / "model.pt"), _extra_files=held)
+    said_of: dict[str, Any] = json.loads(json.loads(held["recognizer.json"])["labels"])
     assert said_of["activation"]["label"] == "sigmoid"
     assert said_of == engine.labels.to_dict()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(StringIO()) as printed:
         patch.setattr(sys, "argv", ["run.py", rows[0]["path"], rows[1]["path"]])
-        runpy.run_path(str(tmp_path / "onnx" / "run.py"))
+        runpy.run_path(str(out / "run.py"))
     said_by_script = {tuple(line.split("\t")[:2]) for line in printed.getvalue().splitlines() if "shape" not in line}
     free = {(row["path"], x) for row in rows[:2] for x in row["labels"].split("|") if x and "shape" not in x}
     assert said_by_script == free
-    figures = json.loads((tmp_path / "onnx" / "parity.json").read_text())["figures"]
+    figures = json.loads((out / "parity.json").read_text())["figures"]
     assert (figures["judged_by"], figures["agreement"][0]) == ("agreement", 1.0)
 
 

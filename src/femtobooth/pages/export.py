@@ -90,7 +90,12 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         )
     value, low, high = (100 * part for part in figures["agreement"])
     lines.append(
-        (f"top-1 agreement ({figures['pictures']} photos)", "", f"{value:.1f} %", f"{low:.1f} to {high:.1f} %")
+        (
+            f"{figures.get('of', 'top-1')} agreement ({figures['pictures']} photos)",
+            "",
+            f"{value:.1f} %",
+            f"{low:.1f} to {high:.1f} %",
+        )
     )
     error = figures["logit_error"]
     for name in ("p50", "p99", "max"):

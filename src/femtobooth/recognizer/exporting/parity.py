@@ -83,6 +83,7 @@ def compare(before: dict[str, Any], after: dict[str, Any], truth: NDArray[np.int
         "pictures": len(truth),
         "agreement": list(metrics.wilson(int((first == second).sum()), len(truth))),
         "accuracy": accuracy,
+        "of": "all labels" if labels.free else "top-1 label",
         "judged_by": lost(first, second, truth)[1],
         "logit_error": {
             "p50": float(p50),
@@ -144,7 +145,11 @@ def lost_points(figures: dict[str, Any]) -> tuple[float, float, str]:
         value, low, _ = figures["accuracy"]["change"]
         return 0 - 100 * value, 0 - 100 * low, "top-1 accuracy falls"
     value, low, _ = figures["agreement"]
-    return 100 * (1 - value), 100 * (1 - low), "top-1 labels differ from the original's"
+    return (
+        100 * (1 - value),
+        100 * (1 - low),
+        "sets of labels differ" if figures.get("of") == "all labels" else "top-1 labels differ from the original's",
+    )
 
 
 def lost(first: NDArray[np.int64], second: NDArray[np.int64], truth: NDArray[np.int64]) -> tuple[float, str]:

@@ -291,6 +291,9 @@ def _truth(data: str, models: Sequence[Measured], labels: Sequence[str]) -> dict
     given = list(dict.fromkeys(labels))
     found = {}
     for one in models:
+        if one.facts.get("several"):  # of which no picture has one true class; `evaluate-classifier` measures them
+            found[one.candidate.hash] = np.full(len(labels), -1)
+            continue
         synsets = one.facts["synsets"]
         known = evaluation.classes_of(Labels(tuple(one.facts["names"]), tuple(synsets) if synsets else None), given)
         if all(name.isdecimal() for name in given) and one.facts["names"] != models[0].facts["names"]:

@@ -111,6 +111,7 @@ class _Recognizer:
             "names": list(described.labels.names[main]),
             "synsets": list(described.labels.synsets[main]) if described.labels.synsets else None,
             "groups": {name: end - start for name, (start, end) in described.labels.groups.items()},
+            "several": bool(described.labels.free),
             "preprocess": described.preprocess.to_dict(),
             "temperature": described.temperature,
             "rejects": described.rejection is not None,
