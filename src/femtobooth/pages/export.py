@@ -89,9 +89,10 @@ def rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
             )
         )
     value, low, high = (100 * part for part in figures["agreement"])
+    what = "agreement in all labels" if figures.get("of") == "all labels" else "top-1 agreement"
     lines.append(
         (
-            f"{figures.get('of', 'top-1')} agreement ({figures['pictures']} photos)",
+            f"{what} ({figures['pictures']} photos)",
             "",
             f"{value:.1f} %",
             f"{low:.1f} to {high:.1f} %",

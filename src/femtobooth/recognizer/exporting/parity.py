@@ -148,7 +148,7 @@ def lost_points(figures: dict[str, Any]) -> tuple[float, float, str]:
     return (
         100 * (1 - value),
         100 * (1 - low),
-        "sets of labels differ" if figures.get("of") == "all labels" else "top-1 labels differ from the original's",
+        f"{'sets of' if figures.get('of') == 'all labels' else 'top-1'} labels differ from the original's",
     )
 
 
