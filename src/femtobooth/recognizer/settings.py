@@ -130,7 +130,7 @@ class FinetuneTraining(TrainingSettings):
 class FinetuneSettings(Settings):
     data: Annotated[str, Argument("?", names="file", needed=True)] = Field(min_length=1)
     """Folder of class folders (in train and val, where you have split), or a CSV file with the columns path and label
-    (and split).
+    (and split); `multi_label` where a picture may have several labels.
     """
     synthesized: Annotated[list[str], Flag("--synthesized", group="pictures", names="folder")] = []
     """Further such folders whose pictures only train, as `femtobooth synthesize` makes them; classes of one name are
@@ -154,7 +154,7 @@ class FinetuneSettings(Settings):
     """group: copies of one shot stay on one side of the split made here; leave-out: they also leave the validation part
     of a split of your own; keep: all pictures are different shots, as of a fixed camera, unless their files are equal.
     """
-    multi_label: Annotated[bool, Flag("--multi-label", common=True, group="pictures")] = False
+    multi_label: Annotated[bool, Flag("--multi-label", group="pictures")] = False
     """A picture may have several labels, or none: in one cell of the CSV (cat|outdoor), in several rows, in columns of
     0 and 1, or as a copy in several class folders; columns `group:NAME` hold labels that exclude each other.
     """
