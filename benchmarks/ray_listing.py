@@ -65,7 +65,7 @@ def main(count: int) -> None:
         names = Path(folder) / "names.txt"
         with names.open("w", encoding="utf-8") as file:
             file.writelines(f"/photos/{index // 1000:06}/picture-{index:09}.jpg\n" for index in range(count))
-        settings = ClassifySettings(from_file=str(names), executor="ray", actors=1)
+        settings = ClassifySettings(from_file=str(names), executor="ray", actors=1, part_size=8192)
         out = Output(Path(folder) / "parts", "classify", owns=OWNS)
         with cluster.connected(settings), Dataset.open(out, {}) as dataset:
             begun, used = time.perf_counter(), psutil.Process().memory_info().rss
