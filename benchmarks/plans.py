@@ -23,12 +23,14 @@ from adapter_readers import published, published_xl  # noqa: E402
 from diffusers import (  # noqa: E402
     AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     ZImageTransformer2DModel,
 )
 from tiny_flows import qwen_tokenizer  # noqa: E402
 from transformers import (  # noqa: E402
     CLIPTextConfig,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     Qwen3Config,
     Qwen3Model,
@@ -39,6 +41,7 @@ from transformers import (  # noqa: E402
 
 from femtobooth.generator import locate  # noqa: E402
 from femtobooth.generator.available import key_of  # noqa: E402
+from femtobooth.generator.families.flux import Flux  # noqa: E402
 from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5  # noqa: E402
 from femtobooth.generator.families.z_image import ZImage  # noqa: E402
 from femtobooth.generator.formats.folder import load_tokenizer  # noqa: E402
@@ -58,6 +61,35 @@ VAE_16: dict[str, Any] = {
     "sample_size": 1024,
 }
 """The VAE of flows."""
+T5 = T5Config(
+    d_model=4096,
+    d_kv=64,
+    d_ff=10240,
+    num_layers=24,
+    num_heads=64,
+    feed_forward_proj="gated-gelu",
+    vocab_size=32128,
+)
+TEXTS = ((768, 12, 12, "quick_gelu"), (1280, 32, 20, "gelu"))
+"""Width, layers, heads and activation of the CLIPs of flows."""
+
+
+def clip(width: int, layers: int, heads: int, act: str) -> CLIPTextConfig:
+    """Describe a CLIP."""
+    return CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        hidden_act=act,
+        projection_dim=width,
+    )
+
+
+def t5_tokenizer() -> T5TokenizerFast:
+    """Make one that reads next to nothing: shapes are the same."""
+    return T5TokenizerFast(vocab=[("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("a", -2.0)], extra_ids=0)
 
 
 def second(cells: int) -> Any:
@@ -69,21 +101,10 @@ def second(cells: int) -> Any:
 
 def third(t5: bool) -> Any:
     """Stable Diffusion 3.5 medium."""
-    texts = ((768, 12, 12, "quick_gelu"), (1280, 32, 20, "gelu"))  # width, layers, heads
     with torch.device("meta"):
         networks: dict[str, Any] = {
-            f"text_encoder{after}": CLIPTextModelWithProjection(
-                CLIPTextConfig(
-                    vocab_size=49408,
-                    hidden_size=width,
-                    intermediate_size=4 * width,
-                    num_hidden_layers=layers,
-                    num_attention_heads=heads,
-                    hidden_act=act,
-                    projection_dim=width,
-                )
-            )
-            for after, (width, layers, heads, act) in zip(("", "_2"), texts, strict=True)
+            f"text_encoder{after}": CLIPTextModelWithProjection(clip(*shape))
+            for after, shape in zip(("", "_2"), TEXTS, strict=True)
         }
         networks["vae"] = AutoencoderKL(**VAE_16, scaling_factor=1.5305, shift_factor=0.0609)
         networks["transformer"] = SD3Transformer2DModel(
@@ -96,19 +117,7 @@ def third(t5: bool) -> Any:
             qk_norm="rms_norm",
         )
         if t5:
-            networks["text_encoder_3"] = T5EncoderModel(
-                T5Config(
-                    d_model=4096,
-                    d_kv=64,
-                    d_ff=10240,
-                    num_layers=24,
-                    num_heads=64,
-                    feed_forward_proj="gated-gelu",
-                    vocab_size=32128,
-                )
-            )
-            vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -9.0), ("a", -2.0)]
-            networks["tokenizer_3"] = T5TokenizerFast(vocab=vocabulary, extra_ids=0)
+            networks |= {"text_encoder_3": T5EncoderModel(T5), "tokenizer_3": t5_tokenizer()}
     kind: Any = StableDiffusion3 if t5 else StableDiffusion3WithoutT5
     scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     return kind(**networks, tokenizer=None, tokenizer_2=None, scheduler=scheduler, source="3.5", hash="")
@@ -133,6 +142,19 @@ def z_image() -> Any:
     return ZImage(**networks, tokenizer=qwen_tokenizer(), scheduler=scheduler, source="Z", hash="")
 
 
+def flux() -> Any:
+    """FLUX.1-dev; schnell is smaller by what reads guidance."""
+    with torch.device("meta"):
+        networks: dict[str, Any] = {
+            "transformer": FluxTransformer2DModel(guidance_embeds=True),
+            "text_encoder": CLIPTextModel(clip(*TEXTS[0])),
+            "text_encoder_2": T5EncoderModel(T5),
+            "vae": AutoencoderKL(**VAE_16, scaling_factor=0.3611, shift_factor=0.1159),
+        }
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
+    return Flux(**networks, tokenizer=None, tokenizer_2=t5_tokenizer(), scheduler=scheduler, source="F", hash="")
+
+
 ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "the bundled base": lambda: load(locate.BUNDLED, weights=False),
     "Stable Diffusion 1.5": lambda: published("1.x"),
@@ -142,6 +164,7 @@ ARCHITECTURES: dict[str, Callable[[], Any]] = {
     "Stable Diffusion 3.5 medium": lambda: third(t5=True),
     "Stable Diffusion 3.5 medium without T5": lambda: third(t5=False),
     "Z-Image": z_image,
+    "FLUX.1-dev": flux,
 }
 
 

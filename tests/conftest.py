@@ -157,6 +157,24 @@ def tiny_z_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the shape of FLUX.1-dev: two blocks of each kind of width 32, a CLIP of the same, a T5 of width 24; 16
+    latent channels in patches of 2, 64x64 pixels.
+    """
+    from tiny_flows import flux
+
+    return flux(tmp_path_factory.mktemp("models") / "tiny-flux")
+
+
+@pytest.fixture(scope="session")
+def tiny_flux_schnell(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same in the shape of FLUX.1-schnell, which is told no guidance."""
+    from tiny_flows import flux
+
+    return flux(tmp_path_factory.mktemp("models") / "tiny-flux-schnell", guided=False)
+
+
+@pytest.fixture(scope="session")
 def tiny_sd1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the shape of Stable Diffusion 1.x: epsilon, 4 latent channels, factor 8; 64x64 pixels."""
     from tiny_models import stable_diffusion

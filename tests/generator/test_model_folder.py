@@ -259,7 +259,7 @@ def test_a_broken_subject_blocks_nothing(folder: Path, capsys: pytest.CaptureFix
     [
         ("StableDiffusionXLImg2ImgPipeline", "a Stable Diffusion XL refiner"),
         ("StableDiffusion3InpaintPipeline", "a Stable Diffusion 3 of another kind"),
-        ("FluxPipeline", "a FLUX"),
+        ("FluxFillPipeline", "a FLUX of another kind"),
         ("StableUnCLIPImg2ImgPipeline", "an unCLIP"),
         ("StableDiffusionInpaintPipeline", "an inpainting"),
         ("LatentConsistencyModelPipeline", "LCM"),

@@ -7,8 +7,14 @@ from typing import Any
 
 import tiny_models
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, ZImageTransformer2DModel
+from diffusers import (
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    ZImageTransformer2DModel,
+)
 from transformers import (
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     Qwen2Tokenizer,
     Qwen3Config,
@@ -18,6 +24,7 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from femtobooth.generator.families.flux import Flux
 from femtobooth.generator.families.stable_diffusion_3 import StableDiffusion3, StableDiffusion3WithoutT5
 from femtobooth.generator.families.z_image import ZImage
 from femtobooth.generator.formats.folder import save_folder
@@ -79,6 +86,39 @@ def sd3(folder: Path, t5: bool = True) -> Path:
     )  # fmt: skip
     parts |= {"tokenizer_3": tokenizer, "text_encoder_3": T5EncoderModel(config).eval()}
     save_folder(StableDiffusion3(**parts), folder, card="# tiny\n")
+    return folder
+
+
+def flux(folder: Path, guided: bool = True) -> Path:
+    """Write a folder in the shape of FLUX.1-dev, or of FLUX.1-schnell, whose transformer is told no guidance."""
+    torch.manual_seed(7)
+    clip, t5 = tiny_models.clip_tokenizer(), t5_tokenizer()
+    transformer = FluxTransformer2DModel(
+        in_channels=64, num_layers=2, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=24, pooled_projection_dim=32, guidance_embeds=guided, axes_dims_rope=(4, 6, 6),
+    )  # fmt: skip
+    for name, one in transformer.named_parameters():
+        if name.startswith(("proj_out", "norm_out", "time_text_embed")):
+            torch.nn.init.normal_(one, std=0.2)
+    text = T5Config(
+        vocab_size=len(t5), d_model=24, d_kv=12, d_ff=48, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu",
+        dropout_rate=0.0,
+    )  # fmt: skip
+    vae = tiny_models.vae(
+        latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False,
+    )  # fmt: skip
+    model = Flux(
+        tokenizer=clip,
+        tokenizer_2=t5,
+        text_encoder=CLIPTextModel(tiny_models.clip_config(clip, 2, False)).eval(),
+        text_encoder_2=T5EncoderModel(text).eval(),
+        vae=vae,
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0 if guided else 1.0, use_dynamic_shifting=guided),
+        source=folder.name,
+        hash="",
+    )
+    save_folder(model, folder, card="# tiny\n")
     return folder
 
 

@@ -61,7 +61,7 @@ def test_what_is_here_is_told_by_its_files(tiny_sd1: Path, tiny_xl: Path, hub: P
     (snapshot / "README.md").write_text(
         "---\nlicense: other\nlicense_name: own-terms\nextra_gated_prompt: Agree\n---\n"
     )
-    put(hub, "someone/flux", tiny_sd1, _class_name="FluxPipeline")
+    put(hub, "someone/flux", tiny_sd1, _class_name="FluxFillPipeline")
     shutil.copytree(tiny_xl, tmp_path / "runs" / "rex" / "model")
     (tmp_path / "runs" / "models").mkdir()
     save_single_file(load(str(tiny_xl)), tmp_path / "runs" / "models" / "xl.safetensors")
@@ -90,7 +90,7 @@ def test_what_is_here_is_told_by_its_files(tiny_sd1: Path, tiny_xl: Path, hub: P
         one = found[str(name)]
         assert (one.family, one.parameters, one.size) == ("Stable Diffusion XL", parameters(tiny_xl), 64)
     assert not found["someone/flux"].ready
-    assert found["someone/flux"].how == f"someone/flux: a FLUX model\n  -> {known.WAY_OUT}"
+    assert found["someone/flux"].how == f"someone/flux: a FLUX of another kind\n  -> {known.WAY_OUT}"
 
 
 def test_what_trains_is_what_a_plan_says_and_is_planned_once(tiny_base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +127,16 @@ def test_a_run_with_an_adapter_names_its_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("asked", "family", "lines"),
     [
-        ("black-forest-labs/FLUX.1-dev", "a FLUX model", ("a FLUX model", "give a text-to-image")),
+        (
+            "black-forest-labs/FLUX.1-Fill-dev",
+            "a FLUX of another kind",
+            ("a FLUX of another kind", "give a text-to-image"),
+        ),
+        (
+            "black-forest-labs/FLUX.1-dev",
+            "FLUX.1",
+            ("gated, and not in the local hub cache", "accept its terms on its page on the hub"),
+        ),
         (
             "stabilityai/stable-diffusion-xl-base-1.0",
             "Stable Diffusion XL",
@@ -153,6 +162,8 @@ def test_what_is_not_here_says_what_to_do(
     for line, part in zip(found["how"].splitlines(), lines, strict=True):
         assert part in line
     assert found["how"] in capsys.readouterr().err
+    if asked == "black-forest-labs/FLUX.1-dev":
+        assert (found["licence"], found["gated"]) == ("flux-1-dev-non-commercial-license", True)
 
 
 def test_a_path_that_is_not_there_is_an_error(tmp_path: Path) -> None:
@@ -172,7 +183,7 @@ def test_it_answers_without_torch(tmp_path: Path) -> None:
     assert json.loads("\n".join(told))["generators"][0]["training_bytes"]["lora"]["accelerator"] < GIB
 
 
-@pytest.mark.parametrize("base", ["tiny_sd3", "tiny_sd3_without_t5", "tiny_z_image"])
+@pytest.mark.parametrize("base", ["tiny_sd3", "tiny_sd3_without_t5", "tiny_z_image", "tiny_flux"])
 def test_transformers_are_told_too(base: str, request: pytest.FixtureRequest) -> None:
     folder: Path = request.getfixturevalue(base)
     (one,) = (one for one in available(Path("none"), [str(folder)]) if one.name == str(folder))

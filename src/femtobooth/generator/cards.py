@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from ..core.config import Settings, merge, nested, parse_yaml
 from ..core.errors import SettingsError
 from ..core.events import warn
+from ..core.files import read_object
 from ..core.paths import hub_id
 
 README = "README.md"
@@ -42,9 +43,13 @@ class Recommendable(NamedTuple):
     names: tuple[str, ...]
 
 
+UNGUIDED = " without guidance"
+"""Ends the names of pipelines whose transformer could be told guidance, and is not."""
 _XL = {"sampling": {"sampler": "euler", "steps": 30, "guidance": 5.0}}  # what the published base is drawn with
 _SD3 = {"sampling": {"sampler": "euler", "steps": 28, "guidance": 4.5}}
 _Z_IMAGE = {"sampling": {"sampler": "euler", "steps": 30, "guidance": 5.0}}  # 4 in diffusers' way of counting
+_FLUX = {"sampling": {"sampler": "euler", "steps": 28, "guidance": 3.5}}
+_SCHNELL = {"sampling": {"sampler": "euler", "steps": 4, "guidance": 1.0}}
 OF_PIPELINES: dict[str, dict[str, dict[str, Any]]] = {
     "StableDiffusionXLPipeline": {"generate": _XL, "personalize": {"samples": _XL, "prior": _XL}},
     "ZImagePipeline": {
@@ -56,6 +61,19 @@ OF_PIPELINES: dict[str, dict[str, dict[str, Any]]] = {
             "train": {"parts": ["lora"]},
         },
     },
+    **{
+        kind: {
+            "generate": drawn,
+            "personalize": {
+                "samples": drawn,
+                "prior": drawn,
+                "validation": {"sampler": "euler"},
+                "train": {"parts": ["lora"]},
+                "lora": {"text_encoder": False},
+            },
+        }
+        for kind, drawn in {"FluxPipeline": _FLUX, f"FluxPipeline{UNGUIDED}": _SCHNELL}.items()
+    },
     "StableDiffusion3Pipeline": {
         "generate": _SD3,
         "personalize": {"samples": _SD3, "prior": _SD3, "validation": {"sampler": "euler"}},
@@ -65,9 +83,15 @@ OF_PIPELINES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 def with_pipeline(recommended: dict[str, dict[str, Any]], pipeline: str) -> dict[str, dict[str, Any]]:
-    """Put what a card recommends, by command, over what is recommended for every model of a pipeline."""
+    """Put what a card recommends, by command, over what is recommended for every model of a pipeline (`kind_of`)."""
     usual = OF_PIPELINES.get(pipeline, {})
     return {name: merge(usual.get(name, {}), recommended.get(name, {})) for name in {**usual, **recommended}}
+
+
+def kind_of(folder: Path, pipeline: str) -> str:
+    """Name what is recommended for a folder of this pipeline."""
+    told = read_object(folder / "transformer" / "config.json").get("guidance_embeds", True)
+    return pipeline if told else pipeline + UNGUIDED
 
 
 def read_readme(folder: Path) -> str:

@@ -27,7 +27,8 @@ from .families.family import Family
 BESIDE: machine.FloatPrecision = "bf16"
 """What is held where 8 bits are too few, and what layers of 8 and 4 bits compute with."""
 ENDS = (  # of a denoiser: errors would be seen most there
-    "conv_in", "conv_out", "pos_embed.proj", "proj_out", "all_x_embedder.2-1", "all_final_layer.2-1.linear",
+    "conv_in", "conv_out", "pos_embed.proj", "proj_out", "x_embedder",
+    "all_x_embedder.2-1", "all_final_layer.2-1.linear",
 )  # fmt: skip
 BLOCK = 64  # numbers that share a scale in 4 bits
 AT_ONCE = 1 << 20  # numbers that are rounded or restored at a time

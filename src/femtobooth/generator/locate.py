@@ -82,7 +82,7 @@ def recommended(reference: str, of: str, allowed: tuple[cards.Recommendable, ...
     """
     path = locate(reference)
     readme, file = (cards.read_readme(path), path / cards.README) if path.is_dir() else (_readme_inside(path), path)
-    pipeline = pipeline_of(path) if path.is_dir() else ""
+    pipeline = cards.kind_of(path, pipeline_of(path)) if path.is_dir() else ""
     return cards.with_pipeline(cards.parse_card(readme, file, allowed), pipeline).get(of, {})
 
 

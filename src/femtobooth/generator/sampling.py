@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..core.errors import InputError, NotFiniteError
+from ..core.errors import InputError, NotFiniteError, SettingsError, shortened
 from .families.family import Condition, Family
 from .sampling_settings import SamplingSettings
 
@@ -65,6 +65,7 @@ def sample(
         )
     shape = (model.latent_channels, height // factor, width // factor)
 
+    _refuse_what_needs_two(model, settings)
     images = np.empty((len(prompts), height, width, 3), np.uint8)
     with _ready(model):
         texts = {  # each alone: no row sways another
@@ -117,10 +118,12 @@ def _denoise(
     solver, timesteps = model.process_for(*noise.shape[-2:]).solver(settings, strength if start is not None else 1.0)
     device, dtype, batch = model.device, model.denoiser.dtype, len(noise)
     moved = timesteps.to(device)
-    noise, guided = noise.to(device), settings.guidance > 1
+    noise, guided = noise.to(device), settings.guidance > 1 and not model.embeds_guidance
     if guided:
         condition = Condition.cat([negative.expand(batch), condition])  # of 2B
     condition = condition.to(dtype)
+    if model.embeds_guidance:
+        condition = condition.guided(settings.guidance)
 
     def noised(index: int) -> Tensor:
         """Give the start picture at the noise level at which step `index` begins; clean after the last."""
@@ -156,6 +159,16 @@ def _denoise(
 def check(model: Family, settings: SamplingSettings, group: str = "sampling") -> None:
     """Raise now the SettingsError that drawing with these settings, of this group, would raise."""
     model.process.solver(settings, group=group)
+    _refuse_what_needs_two(model, settings, group)
+
+
+def _refuse_what_needs_two(model: Family, settings: SamplingSettings, group: str = "sampling") -> None:
+    """Raise SettingsError for what only two predictions a step bring, where guidance is told and takes one."""
+    given = {"negative": settings.negative, "guidance_rescale": settings.guidance_rescale}
+    for name, value in given.items() if model.embeds_guidance else ():
+        if value:
+            told = f"`{group}.{name}={shortened(str(value), 40)}`"
+            raise SettingsError(f"{told}: this base is told its guidance, and has no second prediction", "leave it out")
 
 
 def _rescaled(guided: Tensor, conditional: Tensor, amount: float) -> Tensor:

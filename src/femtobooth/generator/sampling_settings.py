@@ -20,7 +20,7 @@ class SamplingSettings(Settings):
     steps: Annotated[int, Field(ge=1, le=999), Flag("--steps", common=True, unit="steps")] = 30
     """Denoising steps for each picture."""
     guidance: Annotated[float, Field(ge=0), Flag("--guidance", common=True, unit="scale")] = 7.5
-    """Classifier-free guidance scale; 1 and below turn guidance off."""
+    """Classifier-free guidance scale; 1 and below turn guidance off. FLUX.1-dev reads it as one more input."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1), Flag("--guidance-rescale", unit="share")] = 0.0
     """How far guided predictions are scaled back to the unguided contrast (arXiv 2305.08891, eq. 15-16), 0 to 1."""
     negative: Annotated[MaybeEmpty, Flag("--negative", common=True)] = None

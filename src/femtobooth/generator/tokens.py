@@ -229,15 +229,16 @@ class TokenEmbedding(nn.Module):
     @staticmethod
     def install_all(model: Family, nouns: Mapping[str, str]) -> None:
         """Do the same for several tokens with a noun each, in their order, the first innermost."""
-        for tokenizer, text_encoder, embeddings in model.token_tables():
+        for tokenizer, text_encoder, embeddings, reads_end in model.token_tables():
             for token in nouns:
                 if len(tokenizer.tokenize(token)) > 1:
                     tokenizer.add_tokens([AddedToken(token, single_word=True, normalized=False)])
                     text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-                    if hasattr(text_encoder, "text_projection"):
-                        # What is projected is the state at the end, which configs of 2023 (eos_token_id 2) have found
+                    if reads_end:
+                        # What is read is the state at the end, which configs of 2023 (eos_token_id 2) have found
                         # as the largest number: from now on that is the new word's.
-                        text_encoder.text_model.eos_token_id = text_encoder.config.eos_token_id = tokenizer.eos_token_id
+                        clip = getattr(text_encoder, "text_model", text_encoder)
+                        clip.eos_token_id = text_encoder.config.eos_token_id = tokenizer.eos_token_id
             embeddings.token_embedding.requires_grad_(False)
             for token, noun in nouns.items():
                 token_id = tokenizer(token, add_special_tokens=False).input_ids[0]
@@ -249,7 +250,7 @@ class TokenEmbedding(nn.Module):
     def rows(model: Family) -> list[tuple[Tensor, ...]]:
         """Give what was learned of each token, in the order of `install_all`: a row (D,) for each text encoder."""
         found = []
-        for _, _, embeddings in model.token_tables():
+        for _, _, embeddings, _ in model.token_tables():
             table, ours = embeddings.token_embedding, []
             while isinstance(table, TokenEmbedding):
                 ours.append(table.row.detach())
@@ -260,7 +261,7 @@ class TokenEmbedding(nn.Module):
     @staticmethod
     def remove(model: Family, write: bool = True) -> None:
         """Write every row into the table, unless it is to be forgotten, and put the plain table back."""
-        for _, _, embeddings in model.token_tables():
+        for _, _, embeddings, _ in model.token_tables():
             while isinstance(trained := embeddings.token_embedding, TokenEmbedding):
                 with torch.no_grad():
                     if write:
@@ -278,7 +279,7 @@ class TokenEmbedding(nn.Module):
                 "it was made for another base",
             )
         TokenEmbedding.install(model, token, token)
-        for (_, text_encoder, embeddings), row in zip(model.token_tables(), rows, strict=True):
+        for (_, text_encoder, embeddings, _), row in zip(model.token_tables(), rows, strict=True):
             if row.shape != embeddings.token_embedding.row.shape:
                 raise ModelError(
                     f"{token}: has {len(row)} numbers, words of {model.source} have {text_encoder.config.hidden_size}",

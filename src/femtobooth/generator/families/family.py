@@ -23,6 +23,8 @@ from ..prompts import Reader
 
 TILE = 512
 """Pixels along a side of the tiles that pictures are decoded in."""
+GUIDANCE = "guidance"
+"""In a condition: the scale of guidance (B,) that a denoiser is told."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Condition:
         """Cast every tensor."""
         return Condition({name: tensor.to(dtype) for name, tensor in self.tensors.items()})
 
+    def guided(self, scale: float) -> Condition:
+        """Say beside it the scale of guidance, in 32 bits."""
+        known = next(iter(self.tensors.values()))
+        return Condition({**self.tensors, GUIDANCE: known.new_full((len(self),), scale, dtype=torch.float32)})
+
     @staticmethod
     def cat(parts: Sequence[Condition]) -> Condition:
         """Put the rows of several conditions below each other."""
@@ -57,6 +64,8 @@ class TokenTable(NamedTuple):
     tokenizer: Any
     text_encoder: Any
     embeddings: Any
+    reads_end: bool = False
+    """Whether the state at a prompt's end is read by itself."""
 
 
 @dataclass(kw_only=True)
@@ -75,8 +84,6 @@ class Family(ABC):
     """What the names of the denoiser's attention layers hold: what `attention` trains."""
     NAME: ClassVar[str] = ""
     """What people call it."""
-    ARCHITECTURE: ClassVar[str] = ""
-    """What modelspec calls it; empty where that depends on the model."""
     FLOWS: ClassVar[bool] = False
     """Whether its noise process is a straight flow."""
     TOKENIZERS: ClassVar[Mapping[str, Any]] = {}
@@ -140,6 +147,16 @@ class Family(ABC):
     def unread(self) -> tuple[str, ...]:
         """Name the beginnings, `NETWORK.path`, of parameters that `condition` and `denoise` never compute with."""
         return ()
+
+    @property
+    def architecture(self) -> str:
+        """Say what modelspec calls it; empty where that depends on the model."""
+        return ""
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether its denoiser is told the scale of guidance (`Condition.guided`), and predicts once for it."""
+        return False
 
     @property
     def empty_is_none(self) -> bool:

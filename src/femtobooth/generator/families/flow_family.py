@@ -44,7 +44,9 @@ class FlowFamily(Family):
 
     @property
     def cells(self) -> int:
-        return int(self.transformer.config.sample_size)
+        """Latent width and height of the size that it was published for; the VAE's where the transformer says none."""
+        own = self.transformer.config.get("sample_size")
+        return int(own or self.vae.config.sample_size // self.vae_factor)
 
     @property
     def patch(self) -> int:
@@ -61,13 +63,13 @@ class FlowFamily(Family):
         return self.step
 
 
-def refuse_unfit(transformer: Any, vae: Any, reads: int, text: int, where: object) -> None:
-    """Raise ModelError where the configs of transformer and VAE do not fit each other, or where a transformer that
-    `reads` text of one width gets it in another.
+def refuse_unfit(channels: int, vae: Any, reads: int, text: int, where: object) -> None:
+    """Raise ModelError where a transformer of latents with as many `channels` does not fit a VAE's config, or where it
+    `reads` text of one width and gets it in another.
     """
-    if transformer.in_channels != vae.latent_channels:
-        channels = f"transformer ({transformer.in_channels} channels) and VAE ({vae.latent_channels})"
-        raise ModelError(f"{where}: {channels} do not fit together", "take all parts from one model")
+    if channels != vae.latent_channels:
+        told = f"transformer ({channels} channels) and VAE ({vae.latent_channels})"
+        raise ModelError(f"{where}: {told} do not fit together", "take all parts from one model")
     if reads != text:
         raise ModelError(
             f"{where}: transformer ({reads}) and text encoders ({text}) do not fit together",

@@ -105,11 +105,23 @@ FAMILIES: tuple[Known, ...] = (
         root="Z-Image",
         single_files=False,
     ),
+    Known(
+        versions=(),
+        kind="flux:Flux",
+        pipelines=("FluxPipeline",),
+        folders=("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "vae", "transformer", "scheduler"),
+        published={
+            "black-forest-labs/FLUX.1-dev": Published("flux-1-dev-non-commercial-license", gated=True),
+            "black-forest-labs/FLUX.1-schnell": Published("apache-2.0"),
+        },
+        root="FLUX.1",
+        single_files=False,
+    ),
 )
 """Every family, the first of which is that of a folder whose index says nothing."""
 
 OTHERS_PUBLISHED = {
-    "black-forest-labs/FLUX.1-dev": Published("flux-1-dev-non-commercial-license", True, "a FLUX model"),
+    "black-forest-labs/FLUX.1-Fill-dev": Published("flux-1-dev-non-commercial-license", True, "a FLUX of another kind"),
     "stabilityai/stable-diffusion-xl-refiner-1.0": Published("openrail++", other="a Stable Diffusion XL refiner"),
 }
 """Bases of no family here, which people name all the same."""
@@ -139,7 +151,7 @@ OTHER_KINDS = {  # by the beginning of `_class_name` in model_index.json
     "StableDiffusionControlNet": "a Stable Diffusion with a ControlNet",
     "LatentConsistency": "a latent consistency model (LCM)",
     "AltDiffusion": "an AltDiffusion, with another text encoder",
-    "Flux": "a FLUX model",
+    "Flux": "a FLUX of another kind",
 }
 
 

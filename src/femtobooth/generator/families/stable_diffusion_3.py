@@ -55,7 +55,7 @@ class StableDiffusion3(FlowFamily):
     """Tokens that T5 reads, as diffusers' pipeline has it, or zeros in their place."""
     ATTENTION = (".attn.", ".attn2.")
     NAME = "Stable Diffusion 3"
-    ARCHITECTURE = "stable-diffusion-3"
+    architecture = "stable-diffusion-3"
     KOHYA = {TRANSFORMER: "lora_transformer_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"}
     CLIPS = {"text_encoder": ("clip_l",), "text_encoder_2": ("clip_g",)}
     ADAPTED = {
@@ -129,8 +129,8 @@ class StableDiffusion3(FlowFamily):
     def token_tables(self) -> Sequence[TokenTable]:
         """Give both CLIPs' tables; T5 knows no word that is trained, as in other programs."""
         return [
-            TokenTable(self.tokenizer, self.text_encoder, self.text_encoder.text_model.embeddings),
-            TokenTable(self.tokenizer_2, self.text_encoder_2, self.text_encoder_2.text_model.embeddings),
+            TokenTable(self.tokenizer, self.text_encoder, self.text_encoder.text_model.embeddings, True),
+            TokenTable(self.tokenizer_2, self.text_encoder_2, self.text_encoder_2.text_model.embeddings, True),
         ]
 
     def pipeline(self) -> Any:
@@ -144,7 +144,7 @@ class StableDiffusion3(FlowFamily):
         """Raise ModelError where networks do not fit together."""
         transformer, vae, *texts = (networks[name].config for name in cls.NETWORKS)
         reads, clips = transformer.joint_attention_dim, texts[0].hidden_size + texts[1].hidden_size
-        refuse_unfit(transformer, vae, reads, texts[2].d_model if len(texts) > 2 else reads, where)
+        refuse_unfit(transformer.in_channels, vae, reads, texts[2].d_model if len(texts) > 2 else reads, where)
         sizes = (transformer.sample_size, transformer.patch_size)
         if not all(isinstance(one, int) and one > 0 for one in sizes) or sizes[0] % sizes[1]:
             raise ModelError(f"{where}: latents of {sizes[0]} cells in patches of {sizes[1]}", "give another base")

@@ -121,7 +121,7 @@ class StableDiffusionXL(UNetFamily):
         second = self.text_encoder_2
         return [
             TokenTable(self.tokenizer, self.text_encoder, self.text_encoder.embeddings),
-            TokenTable(self.tokenizer_2, second, second.text_model.embeddings),
+            TokenTable(self.tokenizer_2, second, second.text_model.embeddings, reads_end=True),
         ]
 
     def pipeline(self) -> Any:

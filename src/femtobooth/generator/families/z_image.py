@@ -46,7 +46,7 @@ class ZImage(FlowFamily):
     ATTENTION = (".attention.",)
     EVENLY = True
     NAME = "Z-Image"
-    ARCHITECTURE = "z-image"
+    architecture = "z-image"
     KOHYA = {TRANSFORMER: "lora_unet_"}
     ADAPTED = {
         TRANSFORMER: {
@@ -61,11 +61,6 @@ class ZImage(FlowFamily):
 
     def __post_init__(self) -> None:
         self.tokenizer.model_max_length = min(self.tokenizer.model_max_length, TOKENS)
-
-    @property
-    def cells(self) -> int:
-        """Latent width and height of the size that it was published for, 1024 pixels; its VAE says its own."""
-        return int(self.vae.config.sample_size) // self.vae_factor
 
     @property
     def patch(self) -> int:
@@ -133,4 +128,4 @@ class ZImage(FlowFamily):
             raise ModelError(f"{where}: a Z-Image Omni, which also reads images", "give a text-to-image Z-Image")
         if tuple(transformer.all_f_patch_size) != (1,) or len(transformer.all_patch_size) != 1:
             raise ModelError(f"{where}: a Z-Image of several sizes of patches", "give another base")
-        refuse_unfit(transformer, vae, transformer.cap_feat_dim, text.hidden_size, where)
+        refuse_unfit(transformer.in_channels, vae, transformer.cap_feat_dim, text.hidden_size, where)

@@ -55,7 +55,7 @@ def header(adapter: Adapter, model: Family, about: About) -> dict[str, str]:
         "1.x": ("stable-diffusion-v1", "sd_v1"),
         "2.x": ("stable-diffusion-v2-768-v" if predicts_v else "stable-diffusion-v2-512", "sd_v2"),
         "XL": ("stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
-        "": (model.ARCHITECTURE, ""),
+        "": (model.architecture, ""),
     }[version]
     ranks = Counter(map(_rank, adapter.modules.values()))
     alphas = Counter(map(_alpha, adapter.modules.values()))

@@ -37,9 +37,9 @@ def read(path: Path, model: Family) -> Adapter:
     with tensors that have no place in the model or do not fit it, counting and naming these.
     """
     contents, metadata = _contents(path)
-    tensors = _unfused(path, contents, adapter_keys.fused(model))
-    modules, unknown = _sorted(path, tensors, adapter_keys.names(model))
     known = {name: layer.weight for name, layer in layers(model)}
+    tensors = _unfused(path, contents, adapter_keys.fused(model), known)
+    modules, unknown = _sorted(path, tensors, adapter_keys.names(model))
     if unknown:
         _refuse_other_family(path, model, list(tensors), unknown, metadata)
     _refuse_other_width(path, model, modules, known)
@@ -106,9 +106,11 @@ def _sorted(
     return modules, unknown
 
 
-def _unfused(path: Path, tensors: Mapping[str, Tensor], fused: Mapping[str, tuple[str, ...]]) -> Mapping[str, Tensor]:
-    """Cut the LoRA of layers that are several of ours into one each, under our names. Raises ModelError for an adapter
-    that cannot be cut.
+def _unfused(
+    path: Path, tensors: Mapping[str, Tensor], fused: Mapping[str, tuple[str, ...]], known: Mapping[str, Tensor]
+) -> Mapping[str, Tensor]:
+    """Cut the LoRA of layers that are several of ours into one each, under our names, by the heights of their `known`
+    weights. Raises ModelError for an adapter that cannot be cut.
     """
     found: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
@@ -117,12 +119,15 @@ def _unfused(path: Path, tensors: Mapping[str, Tensor], fused: Mapping[str, tupl
             found[key] = tensor
             continue
         ours = fused[layer]
-        if kind not in ("lora_down", "lora_up", "alpha") or (kind == "lora_up" and len(tensor) % len(ours)):
+        rows = [len(known[name]) for name in ours]
+        if kind == "lora_up" and len(tensor) != sum(rows):  # of another width
+            rows = [len(tensor) // len(ours)] * len(ours)
+        if kind not in ("lora_down", "lora_up", "alpha") or (kind == "lora_up" and len(tensor) != sum(rows)):
             raise ModelError(
                 f"{path}: {shortened(key, 100)} is of {len(ours)} layers together and cannot be cut",
                 "give a plain LoRA",
             )
-        cut = tensor.chunk(len(ours)) if kind == "lora_up" else [tensor] * len(ours)
+        cut = tensor.split(rows) if kind == "lora_up" else [tensor] * len(ours)
         found |= {name + adapter_keys.kohya_tensor(kind): one for name, one in zip(ours, cut, strict=True)}
     return found
 

@@ -63,7 +63,7 @@ def load_folder(
         tokenizer = load_tokenizer(folder / name, family.TOKENIZERS.get(name, CLIPTokenizer))
         parts.fit_tokenizer(tokenizer, loaded[text_encoder], folder / name, "put this model's own tokenizer there")
         loaded[name] = tokenizer
-    readme = cards.read_readme(folder)
+    readme, usual = cards.read_readme(folder), cards.kind_of(folder, pipeline_name(folder))
     said, schedule = family.of_index(_index(folder)), load_flow if family.FLOWS else load_scheduler
     files = (path for part in family.folders() for path in (folder / part).iterdir() if _shapes_pictures(path))
     return family(
@@ -71,7 +71,7 @@ def load_folder(
         source=source or str(folder),
         held=held if weights else "fp32",
         hash=content_hash([*files, *[folder / INDEX] * bool(said)], folder) if weights else "",
-        card=cards.with_pipeline(cards.parse_card(readme, folder / cards.README, RECOMMENDABLE), pipeline_name(folder)),
+        card=cards.with_pipeline(cards.parse_card(readme, folder / cards.README, RECOMMENDABLE), usual),
         readme=readme,
         subject=_read_subject(folder),
         **said,

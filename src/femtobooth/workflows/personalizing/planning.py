@@ -176,8 +176,8 @@ class Planner:
         return self._once(("base", settings.train.held), make)
 
     def _sampled(self, settings: PersonalizeSettings, pictures: int, guidance: float) -> int:
-        """Count what the denoiser holds to draw pictures; guidance takes two rows for each."""
-        return self._row(settings) * pictures * (2 if guidance > 1 else 1)
+        """Count what the denoiser holds to draw pictures; guidance takes two rows for each, where it is not told."""
+        return self._row(settings) * pictures * (2 if guidance > 1 and not self.base.embeds_guidance else 1)
 
     def _row(self, settings: PersonalizeSettings) -> int:
         base = self._base(settings)
