@@ -288,6 +288,13 @@ def test_adapters_of_all_layouts_are_read_and_diffusers_draws_ours(tiny_flux: Pa
     assert np.abs(bare - drawn).mean() > 2 / 255
 
 
+def test_what_kohyas_trainer_taught_t5_is_counted(model: Flux, tmp_path: Path) -> None:
+    key = "lora_te3_encoder_block_0_layer_0_SelfAttention_q.lora_up.weight"
+    save_file({key: torch.zeros(2, 2), "lora_te1_text_model_encoder_layers_0_mlp_fc1.alpha": torch.ones(())}, tmp_path / "x.safetensors")  # fmt: skip
+    with pytest.raises(ModelError, match="1 of its 2 tensors have no place"):
+        read(tmp_path / "x.safetensors", model)
+
+
 def test_kohyas_layers_are_cut_as_diffusers_cuts_them(model: Any, tmp_path: Path) -> None:
     """Queries, keys, values and, in blocks of one stream, what widens: which diffusers knows at full size alone."""
     random, held, wide = torch.Generator().manual_seed(4), {}, {}

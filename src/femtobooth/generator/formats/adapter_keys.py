@@ -41,7 +41,8 @@ _TENSORS = (
 _ENDS = [(kind, re.compile(rf"(?:{end})$")) for kind, end in _TENSORS]
 _OTHER_FAMILIES = (
     ("FLUX.1 or a model like it", r"double_blocks|single_blocks|single_transformer_blocks"),
-    ("Stable Diffusion 3", r"joint_blocks|^lora_te3_|text_encoder_3\."),
+    ("Stable Diffusion 3", r"joint_blocks|text_encoder_3\."),
+    ("Stable Diffusion 3 or FLUX.1", r"^lora_te3_"),  # T5's
     ("Stable Diffusion 3 or a transformer like it", r"^(lora_)?transformer[._]transformer_blocks"),
     ("Stable Diffusion XL", r"^lora_te2_|text_encoder_2\.|clip_g\.|^lora_unet_label_emb|add_embedding"),
     ("Stable Diffusion XL", r"(attentions|put_blocks|middle_block|mid_block).*transformer_blocks[._][1-9]"),
