@@ -28,6 +28,7 @@ from femtobooth.pages.compare import ComparisonPage
 from femtobooth.pages.export import ExportPage
 from femtobooth.pages.finetune import FinetunePage
 from femtobooth.pages.html import Contents, Shot, embedded, render
+from femtobooth.pages.labels import MultiLabelPage
 from femtobooth.pages.run import RunPage
 
 HOSTILE = "<script>alert('1')</script> \"&amp;\" </svg></table> \x07\u202e"
@@ -37,6 +38,7 @@ PAGES = {
     "compare.html": ComparisonPage,
     "export.html": ExportPage,
     "finetune.html": FinetunePage,
+    "multi_label.html": MultiLabelPage,
     "run.html": RunPage,
 }
 

@@ -19,7 +19,6 @@ from ..core.claims import Output
 from ..core.errors import ModelError, PhotoError
 from ..core.events import conclude, progress, progress_bar, table, warn
 from ..core.files import sha256_of, write_json, write_text
-from ..core.machine import environment
 from ..core.metrics import softmax
 from ..core.names import shown, stored
 from ..pages.classifier import Mistake, between, classifier_page, percent, says_top5
@@ -38,6 +37,7 @@ from ..recognizer.model.formats import exported
 from ..recognizer.model.rejection import is_rejected
 from ..recognizer.model.saliency import grad_cam, overlay
 from ..recognizer.settings import EvaluateClassifierSettings
+from .evaluating import header
 from .evaluating import labels as labels_of
 
 
@@ -98,15 +98,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
     recognizer, no_maps = _recognizer(settings)
     rejection, distance_to = _centroids(engine, recognizer)
     report = {
-        "model": settings.model,
-        "data": Path(settings.data).resolve().name,
-        "engine": engine.name,
-        "hash": engine.hash,
-        "preprocess": engine.preprocess.to_dict(),
-        "seed": settings.seed,
-        "environment": environment(),
-        "remarks": remarks,
-        "skipped": [{"path": stored(entry.path), "reason": entry.reason} for entry in skipped],
+        **header.facts(settings, engine, remarks, skipped),
         "left_out_training": trained,
         "left_out_ranges": len(known) - len(fresh) - trained,
         "distance_to": distance_to,

@@ -13,7 +13,6 @@ from ...core.claims import Output
 from ...core.errors import PhotoError
 from ...core.events import conclude, progress_bar, table, warn
 from ...core.files import sha256_of, write_json, write_text
-from ...core.machine import environment
 from ...core.names import stored
 from ...pages.classifier import between, percent
 from ...pages.labels import multi_label_page
@@ -27,6 +26,7 @@ from ...recognizer.inference.sources import Source
 from ...recognizer.model import artifact
 from ...recognizer.model.engine import Engine
 from ...recognizer.settings import EvaluateClassifierSettings
+from . import header
 
 
 def run(settings: EvaluateClassifierSettings, engine: Engine, output: Output) -> dict[str, Any]:
@@ -55,15 +55,7 @@ def run(settings: EvaluateClassifierSettings, engine: Engine, output: Output) ->
     probabilities = labels.probabilities(logits, engine.temperature)
     decided = labels.decided(probabilities)
     report = {
-        "model": settings.model,
-        "data": Path(settings.data).resolve().name,
-        "engine": engine.name,
-        "hash": engine.hash,
-        "preprocess": engine.preprocess.to_dict(),
-        "seed": settings.seed,
-        "environment": environment(),
-        "remarks": remarks,
-        "skipped": [{"path": stored(one.path), "reason": one.reason} for one in [*read.skipped, *unreadable]],
+        **header.facts(settings, engine, remarks, [*read.skipped, *unreadable]),
         **multilabel.measure(labels, probabilities, decided, truth, seed=settings.seed),
     }
     wrong = deciding.wrong(labels, decided, truth)
