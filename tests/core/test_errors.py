@@ -21,6 +21,7 @@ FLAG = re.compile(r"(?<![\w<!({;:-])--[a-z][a-zA-Z0-9-]+")
 OTHERS = {
     "--set",  # of every command, for a setting that has no flag
     "--cell",
+    "--head",
     "--local-dir",
     "--logdir",
     "--onnx",
@@ -52,7 +53,7 @@ def test_what_an_extra_brings_is_named_itself(extra: str) -> None:
 
 
 def _parts(requirement: str) -> tuple[str, set[str]]:
-    name, versions = re.match(r"([\w-]+)(.*)", requirement).groups()  # type: ignore[union-attr]
+    name, versions = re.match(r"([\w-]+(?:\[\w+\])?)(.*)", requirement).groups()  # type: ignore[union-attr]
     return name, set(versions.split(","))
 
 

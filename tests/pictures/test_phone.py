@@ -11,6 +11,7 @@ import pytest
 from PIL import ExifTags, Image
 from pillow_jxl import JpegXLImagePlugin  # noqa: F401  (teaches PIL to write)
 
+from femtobooth.core.errors import needs
 from femtobooth.pictures import colour, formats, phone
 from femtobooth.pictures.images import Picture, Skipped, decode, find_pictures
 
@@ -105,5 +106,5 @@ def test_without_the_extra_the_way_is_told(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(phone, "find_spec", lambda _: None)
     _, skipped = find_pictures([tmp_path])
     assert [one.reason.split(" (")[0] for one in skipped] == ["HEIC cannot be read here", "JPEG XL cannot be read here"]
-    assert ".[phone]" in skipped[0].reason
+    assert needs("phone") in skipped[0].reason
     assert formats.named_as(".HEIC") == "HEIF"

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from ...core.errors import command
 from ...core.names import shown
 from ...pages.finetune import headline
 from ...recognizer.finetuning.comparison import shares
@@ -87,7 +88,8 @@ with torch.inference_mode():
     logits = model(transform(Image.open("photo.jpg").convert("RGB"))[None])
 ```
 
-or `femtobooth classify photo.jpg --model THIS_FOLDER`, which also applies calibration, thresholds and rejection.
+or `{command("classify", "photo.jpg", "--model", "THIS_FOLDER")}`, which applies calibration, thresholds and
+rejection, too.
 
 ## Labels
 
