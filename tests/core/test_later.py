@@ -59,3 +59,15 @@ def test_in_a_process_of_others_what_they_froze_stays_frozen(large: Path, monkey
     before = gc.get_freeze_count()
     importlib.import_module("large_one")
     assert gc.get_freeze_count() == before > 1000
+
+
+def test_who_finds_modules_in_another_way_is_asked(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        @staticmethod
+        def find_spec(name: str, *_: object) -> None:
+            if name == "large_one":
+                raise LookupError(name)
+
+    monkeypatch.setattr(sys, "meta_path", [later._Finder, Other, *sys.meta_path])
+    with pytest.raises(LookupError, match="large_one"):
+        importlib.import_module("large_one")

@@ -17,7 +17,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
 from typing import Any
 
@@ -128,10 +128,11 @@ class _Finder:
 
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Find these modules as Python does, and leave all others to it."""
+        """Find these modules as Python does, by whoever comes after us, and leave all others to it."""
         if name.partition(".")[0] not in LARGE:
             return None
-        spec = PathFinder.find_spec(name, path, target)
+        others = sys.meta_path[sys.meta_path.index(_Finder) + 1 :]
+        spec = next((found for one in others if (found := one.find_spec(name, path, target))), None)
         if spec and type(spec.loader) is SourceFileLoader:
             mentioned = MENTIONS.get(name) or (STATISTICS if name.startswith(SCHEDULERS) else None)
             spec.loader = loader = (_OldName if name in SIGNAL else _Loader)(spec.loader.name, spec.loader.path)
