@@ -136,7 +136,7 @@ def test_a_word_has_a_vector_in_each_encoder_and_the_end_stays_the_end(model: An
         rows[0] += 1
     learned = [row.detach().clone() for row in rows]
     TokenEmbedding.remove(model)
-    for row, (tokenizer, _, embeddings) in zip(learned, model.token_tables(), strict=True):
+    for row, (tokenizer, _, embeddings, _) in zip(learned, model.token_tables(), strict=True):
         assert torch.equal(embeddings.token_embedding.weight[tokenizer.convert_tokens_to_ids("qzxvw")], row)
 
 
