@@ -131,6 +131,7 @@ NOT_HERE = {  # distributions of modules that need not be installed where the te
     "executorch": "executorch",
     "litert_torch": "litert-torch",
     "openvino": "openvino",
+    "ray": "ray",
 }
 BY_OTHERS = {
     "python-multipart",
