@@ -1,23 +1,24 @@
 # `make demo` and `make test` need nothing but Python 3.11+ and make; both build .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+RECIPE := tests/recipes/test_smoke.py
 
-.PHONY: demo test test-ray quick check docs screenshots bench clean
+.PHONY: demo test test-more quick check docs screenshots bench clean
 
 demo: .venv/installed
 	$(BIN)/femtobooth demo
 
 # Three at a time on two cores: some of the tests wait for a browser or for other processes.
 test: .venv/installed check
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --ignore $(RECIPE)
 
 quick: .venv/installed
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not slow" -q
 
-# What `make test` leaves out: Ray takes half a minute to install, and starts many processes.
-test-ray: .venv/installed
+# What `make test` leaves out: Ray takes half a minute to install, and starts many processes; so long takes the recipe.
+test-more: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[ray]'
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflows/test_ray.py
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflows/test_ray.py $(RECIPE)
 
 check: .venv/installed
 	$(BIN)/ruff check .
