@@ -8,9 +8,8 @@ RECIPE := tests/recipes/test_smoke.py
 demo: .venv/installed
 	$(BIN)/femtobooth demo
 
-# Three at a time on two cores: some of the tests wait for a browser or for other processes.
 test: .venv/installed check
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --ignore $(RECIPE)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --ignore $(RECIPE)
 
 quick: .venv/installed
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not slow" -q
