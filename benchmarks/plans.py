@@ -27,9 +27,9 @@ from diffusers import (  # noqa: E402
     SD3Transformer2DModel,
     ZImageTransformer2DModel,
 )
+from sd15_step import TEXTS, clip  # noqa: E402
 from tiny_flows import qwen_tokenizer  # noqa: E402
 from transformers import (  # noqa: E402
-    CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     Qwen3Config,
@@ -70,21 +70,6 @@ T5 = T5Config(
     feed_forward_proj="gated-gelu",
     vocab_size=32128,
 )
-TEXTS = ((768, 12, 12, "quick_gelu"), (1280, 32, 20, "gelu"))
-"""Width, layers, heads and activation of the CLIPs of flows."""
-
-
-def clip(width: int, layers: int, heads: int, act: str) -> CLIPTextConfig:
-    """Describe a CLIP."""
-    return CLIPTextConfig(
-        vocab_size=49408,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        hidden_act=act,
-        projection_dim=width,
-    )
 
 
 def t5_tokenizer() -> T5TokenizerFast:

@@ -40,6 +40,22 @@ from femtobooth.parsing import overrides
 from femtobooth.training import trainer
 from femtobooth.workflows.personalizing.planning import Planner
 
+TEXTS = ((768, 12, 12, "quick_gelu"), (1280, 32, 20, "gelu"))
+"""Width, layers, heads and activation of the CLIPs of Stable Diffusion XL, and of flows."""
+
+
+def clip(width: int, layers: int, heads: int, act: str) -> CLIPTextConfig:
+    """Describe a CLIP."""
+    return CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        hidden_act=act,
+        projection_dim=width,
+    )
+
 
 def stable_diffusion_15() -> StableDiffusion:
     """The architecture of Stable Diffusion 1.5 with random weights, and the bundled tokenizer."""
@@ -80,20 +96,9 @@ def stable_diffusion_xl(part: int = 1, weights: bool = True) -> StableDiffusionX
 
     Its numbers are random, in 16 bits but for the VAE; without `weights` it has shapes alone.
     """
-    texts = [(768, 12, 12, "quick_gelu"), (1280, 32, 20, "gelu")]  # width, layers, heads
+    texts = [*TEXTS]
     texts = [(width // part // 4 * 4, layers, 4, act) for width, layers, _, act in texts] if part > 1 else texts
-    configs = [
-        CLIPTextConfig(
-            vocab_size=49408,
-            hidden_size=width,
-            intermediate_size=4 * width,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            hidden_act=act,
-            projection_dim=width,
-        )
-        for width, layers, heads, act in texts
-    ]
+    configs = [clip(*shape) for shape in texts]
     with torch.device("meta"):
         networks: dict[str, Any] = {
             "text_encoder": CLIPTextModel(configs[0]),

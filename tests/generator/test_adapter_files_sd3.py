@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapter_readers import assert_same_changes, changes, comfy_left_over, random_lora
+from adapter_readers import adapted, assert_same_changes, changes, comfy_left_over, random_lora
 from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
 from safetensors.torch import load_file, save_file
@@ -35,15 +35,6 @@ PROMPT = "a glossy dog on the beach"
 @pytest.fixture(scope="module")
 def model(tiny_sd3_without_t5: Path) -> Any:
     return load(str(tiny_sd3_without_t5))
-
-
-def adapted(model: StableDiffusion3, targets: str = "all") -> list[str]:
-    """The layers that training would adapt."""
-    return [
-        name
-        for name, _ in layers(model)
-        if re.fullmatch(model.ADAPTED[name.partition(".")[0]][targets], name.partition(".")[2])
-    ]
 
 
 def test_the_published_transformer_has_these_layers_and_all_have_names() -> None:

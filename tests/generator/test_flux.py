@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapter_readers import assert_same_changes, changes, comfy_left_over, random_lora
+from adapter_readers import adapted, assert_same_changes, changes, comfy_left_over, random_lora
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from diffusers.loaders.lora_conversion_utils import _convert_kohya_flux_lora_to_diffusers
 from safetensors.torch import load_file, save_file
@@ -240,15 +240,6 @@ def test_parts_that_do_not_fit_are_refused(tiny_flux: Path, tmp_path: Path) -> N
 
 
 # Adapters
-
-
-def adapted(model: Any, targets: str = "all") -> list[str]:
-    """The layers that training would adapt."""
-    return [
-        name
-        for name, _ in layers(model)
-        if re.fullmatch(model.ADAPTED[name.partition(".")[0]][targets], name.partition(".")[2])
-    ]
 
 
 def test_the_published_transformer_has_these_layers_and_all_have_names() -> None:

@@ -246,6 +246,15 @@ def everything(model: StableDiffusion) -> list[str]:
     return [name for name, _ in layers(model) if adapter_keys.kohya(name) in known]
 
 
+def adapted(model: Family, targets: str = "all") -> list[str]:
+    """List the layers of a family that training would adapt."""
+    return [
+        name
+        for name, _ in layers(model)
+        if re.fullmatch(model.ADAPTED[name.partition(".")[0]][targets], name.partition(".")[2])
+    ]
+
+
 def changes(model: Family, adapter: Adapter) -> dict[str, Tensor]:
     weights = {name: layer.weight for name, layer in layers(model)}
     return {name: delta(tensors, weights[name]) for name, tensors in adapter.modules.items()}

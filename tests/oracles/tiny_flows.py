@@ -8,6 +8,7 @@ from typing import Any
 import tiny_models
 import torch
 from diffusers import (
+    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     FluxTransformer2DModel,
     SD3Transformer2DModel,
@@ -39,6 +40,12 @@ def t5_tokenizer() -> T5TokenizerFast:
     return T5TokenizerFast(vocab=vocabulary, extra_ids=0)
 
 
+def flow_vae(shift: float, scale: float) -> AutoencoderKL:
+    """Make an autoencoder as flows have it: 16 latent channels, whose numbers are shifted and scaled."""
+    quantized = {"use_quant_conv": False, "use_post_quant_conv": False}
+    return tiny_models.vae(latent_channels=16, shift_factor=shift, scaling_factor=scale, **quantized)
+
+
 def sd3(folder: Path, t5: bool = True) -> Path:
     """Write a folder in the shape of Stable Diffusion 3.5, with T5 or without."""
     torch.manual_seed(7)
@@ -67,10 +74,7 @@ def sd3(folder: Path, t5: bool = True) -> Path:
         "tokenizer_2": second,
         "text_encoder": CLIPTextModelWithProjection(texts[0]).eval(),
         "text_encoder_2": CLIPTextModelWithProjection(texts[1]).eval(),
-        "vae": tiny_models.vae(
-            latent_channels=16, shift_factor=0.0609, scaling_factor=1.5305,
-            use_quant_conv=False, use_post_quant_conv=False,
-        ),
+        "vae": flow_vae(0.0609, 1.5305),
         "transformer": transformer.eval(),
         "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0),
         "source": folder.name,
@@ -104,9 +108,7 @@ def flux(folder: Path, guided: bool = True) -> Path:
         vocab_size=len(t5), d_model=24, d_kv=12, d_ff=48, num_layers=2, num_heads=2, feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
     )  # fmt: skip
-    vae = tiny_models.vae(
-        latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False,
-    )  # fmt: skip
+    vae = flow_vae(0.1159, 0.3611)
     model = Flux(
         tokenizer=clip,
         tokenizer_2=t5,
@@ -158,9 +160,7 @@ def z_image(folder: Path) -> Path:
         vocab_size=len(tokenizer), hidden_size=24, intermediate_size=48, num_hidden_layers=3, num_attention_heads=2,
         num_key_value_heads=1, head_dim=12, max_position_embeddings=1024,
     )  # fmt: skip
-    vae = tiny_models.vae(
-        latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False,
-    )  # fmt: skip
+    vae = flow_vae(0.1159, 0.3611)
     model = ZImage(
         tokenizer=tokenizer,
         text_encoder=Qwen3Model(words).eval(),
