@@ -99,6 +99,8 @@ class FinetunePage(Page):
     errors: Errors
     comparison: Comparison
     data: Data
+    teacher: str
+    """Who taught it, in a sentence; "" where nobody did."""
     curve: Chart | None
     config: str
 
@@ -120,6 +122,7 @@ def finetune_page(run: FinetunedRun, report: dict[str, Any], settings: FinetuneS
         errors=_errors(report),
         comparison=_comparison(report),
         data=_data(report["data"]),
+        teacher=_teacher(report),
         curve=_curve(run.folder),
         config=dump(settings),
     )
@@ -159,6 +162,16 @@ def _tiles(report: dict[str, Any], run: FinetunedRun) -> list[Tile]:
     tiles.append(Tile("rejected below", f"{calibration['rejected_below']:.2f}", calibration["rejection"]))
     tiles.append(Tile("temperature", f"{calibration['temperature']:.2f}", f"from {calibration['from']}"))
     return [*tiles, _time(run)]
+
+
+def _teacher(report: dict[str, Any]) -> str:
+    """Say who taught what, on what, and how good the teacher is itself."""
+    taught = report.get("teacher")
+    if not taught:
+        return ""
+    also = f" on the labelled pictures and on {taught['unlabelled']} without labels" if taught["unlabelled"] else ""
+    text = f"{taught['model']} ({taught['architecture']}, {taught['parameters'] / 1e6:.2f} M parameters) taught "
+    return f"{text}{' and '.join(taught['teaches'])}{also}."
 
 
 def _time(run: FinetunedRun) -> Tile:
@@ -233,7 +246,11 @@ def _comparison(report: dict[str, Any]) -> Comparison:
                 *(shares(one[key]) if one[key] else "" for key in ("map", "macro_f1", "micro_f1", "exact")),
                 f"{one['log_loss']:.3f}",
             )
-            for name, one in (("linear probe", report["probe"]["validation"]), ("fine-tuned", report.get("finetuned")))
+            for name, one in (
+                ("linear probe", report["probe"]["validation"]),
+                ("fine-tuned", report.get("finetuned")),
+                ("teacher", (report.get("teacher") or {}).get("validation")),
+            )
             if one
         ]
         won = compared["result"] == "finetuned"
@@ -243,14 +260,16 @@ def _comparison(report: dict[str, Any]) -> Comparison:
     for name, key, facts in (
         ("linear probe", "probe", report["probe"]["validation"]),
         ("fine-tuned", "finetuned", report.get("finetuned")),
+        ("teacher", "", (report.get("teacher") or {}).get("validation")),
     ):
         if facts:
+            loss = facts.get("calibrated_log_loss") if not key else compared.get("log_loss", {}).get(key)
             row = Row(
                 name=name,
                 right=f"{facts['right']} of {facts['pictures']}",
                 accuracy=tuple(facts["accuracy"]),
                 shares=shares(facts["accuracy"]),
-                log_loss=f"{compared['log_loss'][key]:.3f}" if "log_loss" in compared else "–",  # noqa: RUF001
+                log_loss="–" if loss is None else f"{loss:.3f}",  # noqa: RUF001
                 calibration_error=f"{facts['ece']:.3f}",
             )
             rows.append(row)

@@ -112,6 +112,39 @@ class AugmentSettings(Settings):
     """Alpha of CutMix (arXiv 1905.04899), which pastes a part of one picture into another; 0 turns it off."""
 
 
+class DistillSettings(Settings):
+    teacher: Annotated[str | None, Flag("--teacher", common=True, names="model")] = None
+    """A recognizer that teaches: bundled, a run, an exported artifact, weights, or timm's name of a model. Its answers
+    teach where it has the classes of the data, its embeddings in any case (knowledge distillation).
+    """
+    unlabelled: Annotated[list[str], Flag("--unlabelled", names="folder")] = []
+    """Folders of further pictures, with all below them, of which only the teacher says something; generated ones too.
+    """
+    weight: Annotated[float, Flag("--teacher-weight", unit="share")] = Field(0.5, ge=0, le=1)
+    """Share of the teacher's answers in the loss; the labels have the rest."""
+    temperature: Annotated[float, Flag("--teacher-temperature")] = Field(2.0, ge=0.1, le=100)
+    """Both answers are divided by it before they are compared: more of it shows more of what the teacher holds for
+    possible besides.
+    """
+    features: Annotated[float, Flag("--teacher-features", unit="weight")] = Field(0.5, ge=0)
+    """Weight in the loss of how far a linear map of the student's embedding, left away afterwards, is from the
+    teacher's.
+    """
+
+    def without_effect(self) -> dict[str, str]:
+        """Name what is of no use without a teacher, or without its answers."""
+        given = self.model_fields_set - {"teacher"}
+        if self.teacher is None:
+            return dict.fromkeys(sorted(given), "without a `distill.teacher`")
+        return {"temperature": "with `distill.weight=0`"} if not self.weight and "temperature" in given else {}
+
+    @model_validator(mode="after")
+    def _teaches(self) -> DistillSettings:
+        if self.teacher is not None and not (self.weight or self.features):
+            raise ValueError("weight and features are both 0: the teacher would teach nothing")
+        return self
+
+
 class FinetuneTraining(TrainingSettings):
     steps: Annotated[int, Flag("--steps", common=True, unit="steps")] = Field(0, ge=0)
     """Optimizer steps; 0 takes as many as 25 passes over the training pictures need, but 60 at least."""
@@ -188,6 +221,7 @@ class FinetuneSettings(Settings):
     """Optimizer steps between the checks for early stopping."""
     workers: Annotated[int, Flag("--workers", unit="processes", group="hardware")] = Field(0, ge=0)
     """Processes that decode and augment pictures beside training; 0 does it in between. Changes no result."""
+    distill: Annotated[DistillSettings, Flags("teacher")] = DistillSettings()
     augment: Annotated[AugmentSettings, Flags("augmentation")] = AugmentSettings()
     training: Annotated[FinetuneTraining, Flags("training", without=("gradient_checkpointing",))] = FinetuneTraining()
 
@@ -195,6 +229,10 @@ class FinetuneSettings(Settings):
     def _consistent(self) -> FinetuneSettings:
         if self.probe_only and (self.result == "finetuned" or self.patience):
             raise ValueError("probe_only leaves fine-tuning out: leave out result and patience, or probe_only")
+        if self.distill.teacher and self.probe_only:
+            raise ValueError("probe_only leaves fine-tuning out, which a teacher takes part in: leave out one of them")
+        if self.distill.teacher and self.augment.cutmix:
+            raise ValueError("augment.cutmix pastes at one size, and a teacher reads its own: use augment.mixup")
         if (self.augment.mixup or self.augment.cutmix) and self.training.batch_size % 2:
             raise ValueError(
                 "training.batch_size must be even for mixup and cutmix, which blend pairs (or set augment.mixup to 0)"

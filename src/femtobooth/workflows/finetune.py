@@ -6,6 +6,7 @@ runs/NAME/config.yaml         every setting, resolved; `--config` with it repeat
           split.csv           every picture: class, part, group of near-duplicates, SHA-256
           report.json, .html  what is wrong with the data; probe and fine-tuning compared
           probe.safetensors   the linear probe's layer, from which fine-tuning starts
+          unlabelled.csv      pictures without labels of which a teacher says something, where there are any
           logs/               metrics.csv, TensorBoard
           checkpoints/        to resume from
           model/              the result: a recognizer artifact, which timm loads too, with a card
@@ -32,18 +33,20 @@ from ..core.paths import expanded
 from ..core.processes import rank
 from ..core.run import SETTINGS_FILE, Progress
 from ..pages.finetune import finetune_page
-from ..recognizer.finetuning import comparison, dataset, deciding, finetuner, finishing, probe, splitting
+from ..recognizer.finetuning import comparison, dataset, deciding, finetuner, finishing, probe, splitting, unlabelled
 from ..recognizer.finetuning.dataset_report import Finding, label_issues
+from ..recognizer.finetuning.distillation import Distiller
 from ..recognizer.finetuning.probe import Embedded, Head
 from ..recognizer.finetuning.run import FinetunedRun
 from ..recognizer.finetuning.survey import Survey
 from ..recognizer.finetuning.surveying import survey
+from ..recognizer.finetuning.teacher import Lesson
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
 from ..training import averages, trainer
 from ..training.session import State, fit
 from ..training.settings import ResumeSettings
-from .finetuning import card, told
+from .finetuning import card, teaching, told
 
 PASSES, LEAST_STEPS = 25, 60
 
@@ -64,6 +67,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
     with stage("data"):
         read = dataset.read(settings.data, settings.multi_label)
         source = _load(settings)
+        lesson = teaching.opened(settings.distill)
         found, findings = survey(
             read,
             settings.validation,
@@ -72,8 +76,10 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
             [*map(Path, settings.synthesized)],
             settings.copies,
             settings.multi_label,
+            lesson.known if lesson else (),
         )
-    _refuse_judge(source, found, settings)
+        _refuse_judge(source, found, settings, lesson)
+        lesson = teaching.matched(lesson, found, settings.distill) if lesson else None
     started = time.monotonic()
     with stage("linear probe"):
         embedded = probe.embed(source, found.paths, found.digests)
@@ -82,7 +88,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
     settings = settings.model_copy(update={"training": _training(settings, len(found.part("train")))})
     told.data(found, findings, baseline, settings)
     if rank():
-        return _train(output.path, None, settings, source, found, head)
+        return _train(output.path, None, settings, source, found, head, lesson)
 
     def begin(folder: Path) -> None:
         write_text(folder / SETTINGS_FILE, config.dump(settings.model_copy(update={"overwrite": False})))
@@ -91,12 +97,15 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
         write_json(folder / "report.json", {"data": _data_report(found, findings), "probe": baseline})
         known: dict[str, Any] = {"model": settings.model, "model_hash": source.hash, "classes": found.classes}
         known["multi_label"] = found.several.to_dict() if found.several else None
+        if lesson:
+            known["teacher"] = teaching.facts(lesson, settings.distill)
+            lesson.unlabelled.write(folder / unlabelled.FILE)
         progress = Progress(steps=None if settings.probe_only else settings.training.steps)
         FinetunedRun.create(folder, settings, **known, behind_generated=found.behind, progress=progress)
 
     with output.claimed(begin) as folder, FinetunedRun.open(folder).working() as run:
         note(f"run folder: {folder}\n")
-        return _train(folder, run, settings, source, found, head)
+        return _train(folder, run, settings, source, found, head, lesson)
 
 
 def resume(settings: ResumeSettings) -> FinetunedRun:
@@ -122,7 +131,9 @@ def _go_on(known: FinetunedRun, run: FinetunedRun | None) -> FinetunedRun:
             f"{settings.model}: not the model that {known.folder} was started from",
             "put the same one back, or start a new run",
         )
-    return _train(known.folder, run, settings, source, known.survey(), known.head())
+    found = known.survey()
+    lesson = teaching.again(known, found, settings.distill)
+    return _train(known.folder, run, settings, source, found, known.head(), lesson)
 
 
 def _settled(settings: FinetuneSettings) -> FinetuneSettings:
@@ -130,14 +141,17 @@ def _settled(settings: FinetuneSettings) -> FinetuneSettings:
     model = expanded(settings.model)
     reference = str(model.resolve()) if model.exists() else settings.model
     data, *synthesized = (str(expanded(path).resolve()) for path in (settings.data, *settings.synthesized))
-    return settings.model_copy(update={"data": data, "synthesized": synthesized, "model": reference})
+    distill = teaching.settled(settings.distill)
+    changed = {"data": data, "synthesized": synthesized, "model": reference, "distill": distill}
+    return settings.model_copy(update=changed)
 
 
-def _refuse_judge(source: Recognizer, found: Survey, settings: FinetuneSettings) -> None:
+def _refuse_judge(source: Recognizer, found: Survey, settings: FinetuneSettings, lesson: Lesson | None) -> None:
     """Raise ModelError where the model to train, or the one before it, chose the generated pictures: it would learn its
     own taste.
     """
-    if found.judges & {source.hash, source.provenance.get("model_hash")}:
+    judges = found.judges | (lesson.unlabelled.judges if lesson else frozenset())
+    if judges & {source.hash, source.provenance.get("model_hash")}:
         raise ModelError(
             f"{settings.model}: chose the generated pictures itself, so they cannot train it",
             (
@@ -210,6 +224,7 @@ def _train(
     source: Recognizer,
     found: Survey,
     head: Head,
+    lesson: Lesson | None,
 ) -> FinetunedRun:
     """Train the recognizer from the newest checkpoint or from the start, then write the result; `run` is the first
     process's.
@@ -217,11 +232,16 @@ def _train(
     if settings.probe_only:
         if run is None:
             raise SystemExit(0)  # nothing trains that this process, which is not the first, could share
-        return _finish(run, settings, None, found, head, {})
+        return _finish(run, settings, None, found, head, {}, None)
     started, own = time.monotonic(), settings.training
     recognizer = finetuner.with_classes(source, found.as_labels, head)
     train, stop = found.part("train"), found.part("stop")
-    module = finetuner.Finetuner(recognizer, settings, [found.paths[i] for i in train], found.targets[train])
+    taught = [found.paths[i] for i in train], found.targets[train]
+    module = (
+        Distiller(recognizer, settings, *taught, lesson)
+        if lesson
+        else finetuner.Finetuner(recognizer, settings, *taught)
+    )
     average = averages.average_of(own)
     early = None
     if settings.patience:
@@ -248,7 +268,7 @@ def _train(
         step = finetuner.load_result(module, fitted.state(), settings)
         cost = {"steps": step, "seconds": round(time.monotonic() - started, 1)}
         with stage("result"):
-            return _finish(run, settings, recognizer.freeze(), found, head, cost)
+            return _finish(run, settings, recognizer.freeze(), found, head, cost, lesson)
 
 
 def _finish(
@@ -258,13 +278,14 @@ def _finish(
     found: Survey,
     head: Head,
     cost: dict[str, Any],
+    lesson: Lesson | None,
 ) -> FinetunedRun:
     """Write model/ and the report; only then is the run done.
 
     `cost` is what fine-tuning took, of which the probe's result has no part.
     """
     folder = run.folder
-    result, more = finishing.finish(settings, _load(settings), tuned, found, head, run)
+    result, more = finishing.finish(settings, _load(settings), tuned, found, head, run, lesson)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8")) | more
     compared, probed = report["comparison"], {"seconds": report["probe"]["seconds"]}
     run.costs = {"probe": probed} | ({"finetuned": cost} if tuned is not None else {})

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -78,10 +78,25 @@ def augmenter(settings: AugmentSettings, preprocess: Preprocess) -> Callable[[Im
     return augment
 
 
+class View(NamedTuple):
+    """Training pictures of one micro-step."""
+
+    indices: Tensor
+    """int64 (B,): which pictures."""
+    pixels: Tensor
+    """uint8 (B, H, W, 3), randomly changed."""
+    labels: Tensor
+    """(B,), or (B, C) of several."""
+    teacher_pixels: Tensor | None
+    """uint8 (B, H', W', 3): the same views at the size that a teacher reads; None without one."""
+
+
 class TrainingPictures(IterableDataset[tuple[int, Tensor, Tensor]]):
     """An endless stream of (micro-step, uint8 pixels (B, H, W, 3), labels (B,) or (B, C)) from micro-step `first` on.
 
-    The processes of one micro-step take neighbouring entries of one shuffled order of the files.
+    The processes of one micro-step take neighbouring entries of one shuffled order of the files. `purpose` tells the
+    draws of streams apart; with the preprocessing of a `teacher`, `views` gives what that sees, too: the same crop,
+    flip and RandAugment of the same picture at its own size.
     """
 
     def __init__(
@@ -95,32 +110,61 @@ class TrainingPictures(IterableDataset[tuple[int, Tensor, Tensor]]):
         first: int = 0,
         rank: int = 0,
         world: int = 1,
+        purpose: str = "pictures",
+        teacher: Preprocess | None = None,
     ) -> None:
         self.paths, self.labels = list(paths), torch.tensor(labels)
         self.preprocess, self.settings = preprocess, settings
         self.batch_size, self.seed, self.first, self.rank, self.world = batch_size, seed, first, rank, world
+        self.purpose, self.teacher = purpose, teacher
 
     def __iter__(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        for micro_step, view in self.views():
+            yield micro_step, view.pixels, view.labels
+
+    def views(self) -> Iterator[tuple[int, View]]:
+        """Yield micro-steps and their pictures; in a loader's worker, those of its turns."""
         worker = get_worker_info()  # the loader takes turns with its workers, which keeps the order
         own, workers = (worker.id, worker.num_workers) if worker else (0, 1)
-        augment = augmenter(self.settings, self.preprocess)
+        read_by = [self.preprocess, *([self.teacher] if self.teacher else [])]
+        augment = [augmenter(self.settings, one) for one in read_by]
         # A crop of the least share still has the network's size.
-        side = round(max(self.preprocess.size) / min(self.settings.crop**0.5, self.preprocess.crop_pct))
+        side = max(round(max(one.size) / min(self.settings.crop**0.5, one.crop_pct)) for one in read_by)
         read = lru_cache(max(KEPT_BYTES // (4 * side * side), 1))(lambda index: _shrunk(self.paths[index], side))
         for micro_step in islice(count(self.first), own, None, workers):
-            yield micro_step, *self.micro_batch(micro_step, read, augment)
+            yield micro_step, self.view(micro_step, read, augment)
 
-    def micro_batch(
-        self, micro_step: int, read: Callable[[int], Image.Image], augment: Callable[[Image.Image], np.ndarray]
-    ) -> tuple[Tensor, Tensor]:
-        """Return the pixels and labels of one micro-step."""
+    def view(
+        self, micro_step: int, read: Callable[[int], Image.Image], augment: Sequence[Callable[[Image.Image], Any]]
+    ) -> View:
+        """Make the pictures of one micro-step, as each of `augment` changes them by the same draws."""
         start = (micro_step * self.world + self.rank) * self.batch_size
-        indices = shuffled_indices(self.seed, "pictures", len(self.paths), start, self.batch_size)
-        pixels = []
+        indices = shuffled_indices(self.seed, self.purpose, len(self.paths), start, self.batch_size)
+        drawn = "augment" if self.purpose == "pictures" else f"augment {self.purpose}"
+        pixels: list[list[np.ndarray]] = [[] for _ in augment]
         for position, index in enumerate(indices):
-            with seeded(self.seed, "augment", micro_step, self.rank, position):
-                pixels.append(augment(read(index)))
-        return torch.from_numpy(np.stack(pixels)), self.labels[indices]
+            for one, into in zip(augment, pixels, strict=True):
+                with seeded(self.seed, drawn, micro_step, self.rank, position):
+                    into.append(one(read(index)))
+        own, *other = (torch.from_numpy(np.stack(part)) for part in pixels)
+        return View(torch.tensor(indices), own, self.labels[indices], other[0] if other else None)
+
+
+class TaughtPictures(IterableDataset[tuple[int, View, View | None]]):
+    """An endless stream of (micro-step, labelled pictures, as many unlabelled ones or None)."""
+
+    def __init__(self, labelled: TrainingPictures, unlabelled: TrainingPictures | None) -> None:
+        self.labelled, self.unlabelled = labelled, unlabelled
+
+    def __iter__(self) -> Iterator[tuple[int, View, View | None]]:
+        more = self.unlabelled.views() if self.unlabelled else None
+        for micro_step, view in self.labelled.views():
+            yield micro_step, view, next(more)[1] if more else None
+
+
+def is_fixed(settings: AugmentSettings) -> bool:
+    """Tell whether every pass shows the same pixels."""
+    return settings.crop == 1 and not (settings.flip or settings.magnitude or settings.mixup or settings.cutmix)
 
 
 def _shrunk(path: Path, side: int) -> Image.Image:

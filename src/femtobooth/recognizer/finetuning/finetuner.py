@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -104,6 +105,9 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor) -> Tens
 class Finetuner(NumberedSteps):
     """Trains all of a recognizer on labelled files; labels are 0 to C-1 (N,), or `truth` (N, C) of several."""
 
+    LOSSES: ClassVar[Sequence[str]] = ("train",)
+    """Names in the log of what a micro-step appends to `_losses`, float (parts,)."""
+
     def __init__(
         self, recognizer: Recognizer, settings: FinetuneSettings, paths: Sequence[Path], labels: np.ndarray
     ) -> None:
@@ -148,11 +152,12 @@ class Finetuner(NumberedSteps):
 
         return factor
 
-    def train_dataloader(self) -> Any:
+    def pictures(self, paths: Sequence[Path], labels: Sequence[Any], **more: Any) -> TrainingPictures:
+        """Make this process's stream of pictures, from the step on at which training goes on."""
         training = self.settings.training
-        pictures = TrainingPictures(
-            self.paths,
-            self.labels.tolist(),
+        return TrainingPictures(
+            paths,
+            labels,
             self.recognizer.preprocess,
             self.settings.augment,
             training.batch_size,
@@ -160,32 +165,46 @@ class Finetuner(NumberedSteps):
             first=self.first_micro_step,
             rank=self.global_rank,
             world=self.trainer.world_size,
+            **more,
         )
+
+    def train_dataloader(self) -> Any:
+        pictures = self.pictures(self.paths, self.labels.tolist())
         return DataLoader(pictures, batch_size=None, num_workers=self.settings.workers)
 
     def on_train_start(self) -> None:
         self.recognizer.train()
         keep_statistics(self.recognizer)
 
-    def training_step(self, batch: tuple[int, Tensor, Tensor]) -> Tensor:
+    def training_step(self, batch: Any) -> Tensor:
         micro_step, pixels, labels = batch
         images = self.recognizer.preprocess.normalize(pixels)
-        # Dropout and stochastic depth draw in the forward pass.
-        with seeded(self.settings.training.seed, "step", micro_step, self.global_rank):
-            if several := self.recognizer.labels.free:
-                targets, known = losses.smoothed(self.recognizer.labels, labels, self.settings.smoothing)
-                images, targets, known = blend_multi_label(images, targets, known, self.settings.augment)
-            else:
-                settings = self.settings
-                images, targets = blend(images, labels, settings.augment, settings.smoothing, len(self.weights))
+        with self.drawing(micro_step):
+            images, targets, known = self.blended(images, labels)
             logits = self.recognizer(images)
-        if several:
-            kind = self.settings.loss
-            loss = losses.multi_label(self.recognizer.labels, kind, logits, targets, known, self.weights)
-        else:
-            loss = soft_cross_entropy(logits, targets, self.weights)
-        self._losses.append(loss.detach())
+        loss = self.label_loss(logits, targets, known)
+        self._losses.append(loss.detach()[None])
         return loss
+
+    def drawing(self, micro_step: int) -> AbstractContextManager[None]:
+        """Seed what draws in a step: blending, and dropout and stochastic depth in the forward pass."""
+        return seeded(self.settings.training.seed, "step", micro_step, self.global_rank)
+
+    def blended(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Blend images (B, 3, H, W), and soft targets (B, C) with them, and what is known of these (B, C)."""
+        settings = self.settings
+        if self.recognizer.labels.free:
+            targets, known = losses.smoothed(self.recognizer.labels, labels, settings.smoothing)
+            return blend_multi_label(images, targets, known, settings.augment)
+        images, targets = blend(images, labels, settings.augment, settings.smoothing, len(self.weights))
+        return images, targets, targets
+
+    def label_loss(self, logits: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+        """Compute how far logits (B, C) are from soft targets (B, C)."""
+        if self.recognizer.labels.free:
+            kind = self.settings.loss
+            return losses.multi_label(self.recognizer.labels, kind, logits, targets, known, self.weights)
+        return soft_cross_entropy(logits, targets, self.weights)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leave frozen layers out: they take no part: neither in the gradient's norm nor in the optimizer's
@@ -205,15 +224,16 @@ class Finetuner(NumberedSteps):
         training = self.settings.training
         if not self.is_read(step):
             return
-        loss = torch.stack(losses).mean()
+        loss = torch.stack(losses).mean(dim=0)  # (parts,)
         if self.trainer.world_size > 1:
-            loss = self.all_gather(loss).mean()
+            loss = self.all_gather(loss).mean(dim=0)
         optimizer: Any = self.optimizers()
         rates = {
             group["name"]: optimizers.effective_rate(group) for group in optimizer.param_groups if group["weight_decay"]
         }
         shown = [next(iter(rates)), list(rates)[-1]] if rates else []
-        metrics = {"loss/train": float(loss), "gradient_norm": self.gradient_norm}
+        metrics = {f"loss/{name}": value for name, value in zip(self.LOSSES, loss.tolist(), strict=True)}
+        metrics["gradient_norm"] = self.gradient_norm
         metrics |= {f"learning_rate/{name}": rates[name] for name in shown}
         (before, then), now = self._logged_at, time.monotonic()
         if before:

@@ -19,6 +19,7 @@ from . import comparison, deciding, finetuner, probe, stratification
 from .probe import Embedded, Head
 from .run import FinetunedRun
 from .survey import Survey
+from .teacher import Lesson
 
 LEFT_OUT = "fine-tuning was left out (probe_only)"
 
@@ -54,11 +55,12 @@ def finish(
     found: Survey,
     head: Head,
     run: FinetunedRun,
+    lesson: Lesson | None = None,
 ) -> tuple[Recognizer, dict[str, Any]]:
     """Make the recognizer that becomes model/, and what the report says of it; without a `tuned` network the probe
     is the result.
 
-    `source` is the network that the run started from.
+    `source` is the network that the run started from, `lesson` what it was taught besides labels.
     """
     base = source.provenance
     embedded = probe.embed(source, found.paths, found.digests)
@@ -73,7 +75,8 @@ def finish(
         tuned_logits = outputs["logits"][len(train) :]
     if found.several:
         result, report = _multi_label(settings, source, tuned, found, head, embedded, tuned_logits)
-        result.provenance = _provenance(settings, base, found, run, report["comparison"]["result"])
+        report |= _of_teacher(lesson, found, run)
+        result.provenance = _provenance(settings, base, found, run, report["comparison"]["result"], lesson)
         return result, report
     if tuned is None:
         compared: dict[str, Any] = {"pictures": len(val), "verdict": LEFT_OUT, "result": "probe", "rule": "as asked"}
@@ -130,18 +133,45 @@ def finish(
         "rejected_below": limit.threshold,
         "rejection": limit.how,
     }
-    result.provenance = _provenance(settings, base, found, run, compared["result"])
+    report |= _of_teacher(lesson, found, run)
+    result.provenance = _provenance(settings, base, found, run, compared["result"], lesson)
     return result, report
 
 
+def _of_teacher(lesson: Lesson | None, found: Survey, run: FinetunedRun) -> dict[str, Any]:
+    """Say who taught, and how good the teacher is on the validation pictures, where it has the same classes."""
+    if lesson is None or run.teacher is None:
+        return {}
+    val, measured = found.part("val"), None
+    said = lesson.teacher.says_of([found.paths[i] for i in val]).logits if lesson.teacher.columns and len(val) else None
+    if said is not None:
+        logits = said.double().numpy()
+        if found.several:
+            measured = deciding.measured(found.several, logits, found.truth[val], found.groups[val])
+        else:
+            measured = comparison.measured(logits, found.labels[val])
+            losses = comparison.calibrated_losses(logits, found.labels[val], found.groups[val])
+            measured["calibrated_log_loss"] = float(losses.mean())
+    facts = {name: value for name, value in run.teacher.items() if name != "behind_unlabelled"}
+    return {"teacher": facts | {"validation": measured}}
+
+
 def _provenance(
-    settings: FinetuneSettings, base: dict[str, Any], found: Survey, run: FinetunedRun, result: str
+    settings: FinetuneSettings,
+    base: dict[str, Any],
+    found: Survey,
+    run: FinetunedRun,
+    result: str,
+    lesson: Lesson | None,
 ) -> dict[str, Any]:
     """Say where the result comes from, and which pictures it has seen."""
-    behind = run.behind_generated  # what the generator learned from, the network has learned through its pictures
-    val = found.part("val")
+    behind = [*run.behind_generated]  # what the generator learned from, the network has learned through its pictures
+    val, taught = found.part("val"), ""
+    if lesson and result == "finetuned":
+        behind += lesson.learned_from
+        taught = f", taught by {Path(lesson.teacher.name).name}"
     return {
-        "source": f"{result} of femtobooth finetune on {Path(settings.model).name}",
+        "source": f"{result} of femtobooth finetune on {Path(settings.model).name}{taught}",
         "licence": base.get("licence", ""),
         "trained_on": sorted(
             {*base.get("trained_on", ()), *behind, *(found.digests[i] for i in found.part("train", "stop"))}

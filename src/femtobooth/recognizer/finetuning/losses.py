@@ -48,6 +48,25 @@ def multi_label(labels: Labels, kind: str, logits: Tensor, targets: Tensor, know
     return total
 
 
+def taught(labels: Labels, logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Average how far logits (B, C) are from a teacher's (B, C), at a temperature T: T^2 KL(teacher || student) of each
+    group's softmax, or, of free labels, the mean over them of that of their sigmoids, in float32.
+
+    Hinton et al. 2015 (arXiv 1503.02531), section 2: T^2 keeps gradients of one size whatever T is.
+    """
+    logits, teacher = logits.float() / temperature, teacher.float() / temperature
+    total = logits.new_zeros(())
+    for name, (start, end) in labels.groups.items():
+        own, said = logits[:, start:end], teacher[:, start:end]
+        if name in labels.free:
+            cross = binary_cross_entropy_with_logits(own, torch.sigmoid(said))
+            total = total + cross - binary_cross_entropy_with_logits(said, torch.sigmoid(said))
+        else:
+            sure = log_softmax(said, dim=1)
+            total = total + (sure.exp() * (sure - log_softmax(own, dim=1))).sum(dim=1).mean()
+    return total * temperature**2
+
+
 def label_weights(labels: Labels, truth: np.ndarray, balanced: bool) -> Tensor:
     """Compute weights (2, C) of negatives and positives: 1, or such that both sides of a free label, and all labels of
     a group, weigh alike (N / (2 N_side), N / (C N_label)).

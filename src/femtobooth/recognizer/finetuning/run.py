@@ -22,9 +22,10 @@ class FinetunedRun(Run):
 
     KIND: ClassVar[str] = "finetune"
     OWNS: ClassVar[Sequence[str]] = (  # exports/ have markers of their own
-        "config.yaml", "run.json", "split.csv", "report.json", "report.html", "probe.safetensors", "logs/metrics.csv",
-        "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*", "checkpoints/step-*/state.ckpt",
-        "checkpoints/step-*/manifest.json", "model/*.json", "model/*.safetensors", "model/README.md",
+        "config.yaml", "run.json", "split.csv", "report.json", "report.html", "probe.safetensors", "unlabelled.csv",
+        "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*",
+        "checkpoints/step-*/state.ckpt", "checkpoints/step-*/manifest.json", "model/*.json",
+        "model/*.safetensors", "model/README.md",
     )  # fmt: skip
 
     model: str
@@ -35,6 +36,8 @@ class FinetunedRun(Run):
     """What `Labels.to_dict` gives, where a picture may have several."""
     behind_generated: list[str] = []
     """SHA-256 of the photos from which the generators of its generated pictures had learned."""
+    teacher: dict[str, Any] | None = None
+    """Who taught it, where somebody did: model, architecture, parameters, hash, what teaches, unlabelled pictures."""
     costs: dict[str, dict[str, Any]] = {}
     """Seconds, and steps, that the probe and fine-tuning took."""
     result: Literal["probe", "finetuned"] | None = None
@@ -49,7 +52,8 @@ class FinetunedRun(Run):
     def place(cls, settings: FinetuneSettings) -> Output:
         """Say where a run with these settings goes."""
         stem = re.sub(r"[^\w-]+", "-", Path(settings.data).stem)
-        inputs = [settings.data, *settings.synthesized, settings.model]
+        taught = [one for one in (settings.distill.teacher, *settings.distill.unlabelled) if one]
+        inputs = [settings.data, *settings.synthesized, settings.model, *taught]
         return cls.output(settings.runs, settings.name, stem, settings.overwrite, inputs)
 
     def made_with(self) -> FinetuneSettings:

@@ -4,8 +4,9 @@ trained.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,13 @@ def survey(
     synthesized: Sequence[Path] = (),
     copies: str = "group",
     multi_label: bool = False,
+    taught: Collection[str] = (),
 ) -> tuple[Survey, list[Finding]]:
     """Check, group and split labelled pictures; `set_aside` also takes pictures from training for early stopping.
 
     `synthesized` are folders or files of the same kind whose pictures only train, whatever is known of them; `copies`
-    is as in FinetuneSettings. Raises PhotoError where there is too little to train and validate on.
+    is as in FinetuneSettings; `taught` are SHA-256 of pictures that a teacher has learned, which do not validate.
+    Raises PhotoError where there is too little to train and validate on.
     """
     examples, skipped = read.to_train(), read.skipped
     if "test" in read.parts:
@@ -87,13 +90,10 @@ def survey(
     groups, alike = (
         (groups, list[str]()) if "val" in given or several else _apart(labels, groups, digests, generated | learned)
     )
-    left_out = copies == "leave-out"
     made, seen = generated.tolist(), learned.tolist()
-    parts, remarks = (
-        stratification.split(truth, classes, groups, given, made, share, seed, seen, left_out)
-        if several
-        else splitting.split(labels, groups, given, made, share, seed, seen, leave_out=left_out)
-    )
+    divide = partial(stratification.split, truth, classes) if several else partial(splitting.split, labels)
+    divide = partial(divide, groups, given, made, share, seed, leave_out=copies == "leave-out")
+    parts, remarks = _not_by_taught(divide, seen, [digest in taught for digest in digests])
     if set_aside:
         parts = _set_aside(labels, groups, parts, (generated | learned).tolist(), share, seed, classes, truth)
     numbers = np.array([] if several else [classes.index(label) for label in labels], np.int64)
@@ -102,6 +102,19 @@ def survey(
     photos = tuple(sorted(behind))
     found = Survey(paths, classes, numbers, parts, generated, learned, groups, digests, photos, judges, several, truth)
     return found, dataset_report(found, given, skipped, [*read.remarks, *alike, *remarks])
+
+
+def _not_by_taught(
+    divide: Callable[..., tuple[list[str], list[str]]], learned: list[bool], taught: list[bool]
+) -> tuple[list[str], list[str]]:
+    """Split, and once more where pictures would validate that a teacher has learned, which then only train."""
+    parts, remarks = divide(learned=learned)
+    spoilt = sum(part == "val" and known for part, known in zip(parts, taught, strict=True))
+    if not spoilt:
+        return parts, remarks
+    parts, remarks = divide(learned=[one or other for one, other in zip(learned, taught, strict=True)])
+    remark = f"{spoilt} pictures that would have validated have trained the teacher, or a generator: they only train"
+    return parts, [*remarks, remark]
 
 
 def _apart(

@@ -52,6 +52,11 @@ def _scores(measured: dict[str, Any], several: bool) -> list[tuple[str, str, lis
     return [(kinds[key], name, measured[key]) for key, name in names.items() if measured[key]]
 
 
+def _origin(report: dict[str, Any], settings: FinetuneSettings) -> str:
+    own, taught = shown(Path(settings.model).name), report.get("teacher")
+    return f"{own}, taught by {shown(Path(taught['model']).name)}" if taught else own
+
+
 def _body(
     model: Recognizer,
     run: FinetunedRun,
@@ -72,7 +77,7 @@ def _body(
 
 {headline(report)}
 {table}
-{model.architecture}, {len(names)} labels, from {shown(Path(settings.model).name)}; {data["pictures"]} pictures.
+{model.architecture}, {len(names)} labels, from {_origin(report, settings)}; {data["pictures"]} pictures.
 {report["comparison"]["verdict"][:1].upper()}{report["comparison"]["verdict"][1:]}. Outputs are logits ({said}).
 
 ## Use

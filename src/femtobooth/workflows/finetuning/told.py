@@ -62,7 +62,9 @@ def _probe_of_several(baseline: dict[str, Any]) -> None:
 def _result_of_several(report: dict[str, Any]) -> None:
     """Tell the figures of probe and fine-tuning, and of each label of the result."""
     rows = []
-    for name, facts in (("linear probe", report["probe"]["validation"]), ("fine-tuned", report.get("finetuned"))):
+    teacher = (report.get("teacher") or {}).get("validation")
+    parts = (("linear probe", report["probe"]["validation"]), ("fine-tuned", report.get("finetuned")))
+    for name, facts in (*parts, ("teacher", teacher)):
         if facts:
             shown = [comparison.shares(facts[key]) for key in ("map", "macro_f1", "micro_f1", "exact") if facts[key]]
             rows.append((name, *shown, f"{facts['log_loss']:.3f}"))
@@ -95,9 +97,11 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
     for name, facts, key in (
         ("linear probe", report["probe"]["validation"], "probe"),
         ("fine-tuned", report.get("finetuned"), "finetuned"),
+        ("teacher", (report.get("teacher") or {}).get("validation"), ""),
     ):
         if facts and not run.multi_label:
-            loss = f"{compared['log_loss'][key]:.3f}" if "log_loss" in compared else "–"  # noqa: RUF001
+            value = facts.get("calibrated_log_loss") if not key else compared.get("log_loss", {}).get(key)
+            loss = "–" if value is None else f"{value:.3f}"  # noqa: RUF001
             rows.append((name, f"{facts['right']} of {facts['pictures']}", comparison.shares(facts["accuracy"]), loss))
     if rows:
         columns = ["", ">right", ">accuracy", ">calibrated log loss"]

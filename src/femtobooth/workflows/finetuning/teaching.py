@@ -1,0 +1,114 @@
+"""Who teaches a fine-tuning, and what: the teacher is opened here, and its classes are matched with the data's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ...core.errors import ModelError, PhotoError, SettingsError
+from ...core.events import note
+from ...core.paths import expanded
+from ...recognizer.evaluation import classes_of
+from ...recognizer.finetuning import teacher, unlabelled
+from ...recognizer.finetuning.run import FinetunedRun
+from ...recognizer.finetuning.survey import Survey
+from ...recognizer.finetuning.teacher import Lesson, Teacher
+from ...recognizer.inference.engines import open_engine
+from ...recognizer.model.backbone import Recognizer
+from ...recognizer.model.formats import PROGRAMS, exported
+from ...recognizer.settings import DistillSettings
+
+
+def settled(settings: DistillSettings) -> DistillSettings:
+    """Make paths absolute, so that config.yaml means the same from any folder."""
+    teacher, folders = settings.teacher, [str(expanded(path).resolve()) for path in settings.unlabelled]
+    if teacher is not None and (path := expanded(teacher)).exists():
+        teacher = str(path.resolve())
+    return settings.model_copy(update={"teacher": teacher, "unlabelled": folders})
+
+
+def opened(settings: DistillSettings) -> Lesson | None:
+    """Open the teacher, and read the unlabelled pictures; None without a teacher. Raises ModelError and PhotoError."""
+    if settings.teacher is None:
+        return None
+    return Lesson(_open(settings.teacher), unlabelled.read(settings.unlabelled))
+
+
+def _open(reference: str) -> Teacher:
+    """Open weights in PyTorch, which a resumed run opens again to the same bits, an export in its own runtime."""
+    found = exported(reference)
+    if found is None:
+        recognizer = Recognizer.load(reference, any_head=True)
+        return teacher.of_recognizer(reference, recognizer)
+    if found.format in PROGRAMS:
+        raise ModelError(
+            f"`distill.teacher={reference}`: a {PROGRAMS[found.format]} export, which is a program, and was not run",
+            "give the model that it was exported from, or an ONNX export",
+        )
+    return teacher.of_engine(reference, open_engine(reference, threads=torch.get_num_threads()))
+
+
+def matched(lesson: Lesson, found: Survey, settings: DistillSettings) -> Lesson:
+    """Find the teacher's logits of the data's classes, say what it teaches, and leave out unlabelled copies of what
+    validates. Raises SettingsError where it has nothing to teach.
+    """
+    own = lesson.teacher.with_classes(_columns(lesson.teacher, found))
+    if own.columns is None and not settings.features:
+        raise SettingsError(
+            f"`distill.teacher={own.name}`: has not all classes of the data, and `distill.features=0`",
+            "let its embeddings teach, or take a teacher of these classes",
+        )
+    apart = lesson.unlabelled.apart_from(found) if lesson.unlabelled.paths else lesson.unlabelled
+    taught = Lesson(own, apart)
+    also = f", also on {len(apart.paths)} pictures without labels" if apart.paths else ""
+    note(f"teacher: {own.name} ({own.described.architecture}) teaches {' and '.join(teaches(taught, settings))}{also}")
+    return taught
+
+
+def _columns(own: Teacher, found: Survey) -> list[int] | None:
+    theirs, wanted = own.described.labels, found.as_labels
+    if theirs.free or wanted.free:
+        return list(range(len(wanted))) if teacher.same_labels(theirs, wanted) else None
+    try:
+        fitting = classes_of(theirs, wanted.names)
+    except PhotoError:  # a name that fits several of its classes
+        return None
+    columns = [column for name in wanted.names if (column := fitting[name]) is not None]
+    return columns if len({*columns}) == len(wanted) else None
+
+
+def teaches(lesson: Lesson, settings: DistillSettings) -> list[str]:
+    """Say what a teacher's loss is made of: its answers, its embeddings or both."""
+    answers = ["its answers"] if lesson.teacher.columns is not None and settings.weight else []
+    return answers + (["its embeddings"] if settings.features else [])
+
+
+def facts(lesson: Lesson, settings: DistillSettings) -> dict[str, Any]:
+    """Make what run.json says of the teacher."""
+    described = lesson.teacher.described
+    return {
+        "model": lesson.teacher.name,
+        "architecture": described.architecture,
+        "parameters": described.parameters,
+        "hash": described.hash,
+        "teaches": teaches(lesson, settings),
+        "unlabelled": len(lesson.unlabelled.paths),
+        "behind_unlabelled": sorted(lesson.unlabelled.behind),
+    }
+
+
+def again(known: FinetunedRun, found: Survey, settings: DistillSettings) -> Lesson | None:
+    """Open the teacher of a run that goes on, and its pictures. Raises ModelError where it is not the same one."""
+    if settings.teacher is None or known.teacher is None:
+        return None
+    own = _open(settings.teacher)
+    if own.described.hash != known.teacher["hash"]:
+        raise ModelError(
+            f"{settings.teacher}: not the teacher that {known.folder} was started with",
+            "put the same one back, or start a new run",
+        )
+    own = own.with_classes(_columns(own, found))
+    file = known.folder / unlabelled.FILE
+    behind = known.teacher.get("behind_unlabelled", ())
+    return Lesson(own, unlabelled.restored(file, behind) if known.teacher["unlabelled"] else unlabelled.Unlabelled())
