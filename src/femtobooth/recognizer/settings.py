@@ -113,7 +113,7 @@ class AugmentSettings(Settings):
 
 
 class DistillSettings(Settings):
-    teacher: Annotated[str | None, Flag("--teacher", common=True, names="model")] = None
+    teacher: Annotated[str | None, Flag("--teacher", names="model")] = None
     """A recognizer that teaches: bundled, a run, an exported artifact, weights, or timm's name of a model. Its answers
     teach where it has the classes of the data, its embeddings in any case (knowledge distillation).
     """
