@@ -20,8 +20,8 @@ from femtobooth.core.event_log import FILE as EVENTS
 from femtobooth.core.event_log import EventLog
 from femtobooth.core.events import listening
 from femtobooth.core.files import write_json
+from femtobooth.core.job import END
 from femtobooth.studio.app import create_app
-from femtobooth.studio.job import END
 from femtobooth.studio.state import Studio
 
 Found = TypeVar("Found")

@@ -18,6 +18,7 @@ from studio_client import png, upload
 
 from femtobooth.core import locks, requests
 from femtobooth.core.config import Settings, merge
+from femtobooth.core.job import stop
 from femtobooth.core.run import Run
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.pictures import records
@@ -25,7 +26,7 @@ from femtobooth.pictures.provenance import Provenance
 from femtobooth.studio import jobs
 from femtobooth.studio.library import id_of
 from femtobooth.studio.presets import presets
-from femtobooth.studio.runner import stop, why_failed
+from femtobooth.studio.runner import why_failed
 from femtobooth.studio.state import Studio
 
 API = "/api/v1"

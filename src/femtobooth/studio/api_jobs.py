@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ..core.event_log import FILE as EVENTS
 from ..core.files import read_json
+from ..core.job import LOG, RESULT
 from . import forms
 from .api_runs import given_out
 from .asked import EVENTS_TOLD, REFUSALS, Here, Id
-from .job import LOG, RESULT
 from .jobs import ACTIVE, Job, Status
 from .library import Artifact, artifact, artifacts
 from .live import stream

@@ -14,6 +14,7 @@ from ..core import machine, requests
 from ..core.config import merge
 from ..core.event_log import FILE as EVENTS
 from ..core.files import timestamp, write_text
+from ..core.job import stop
 from ..core.requests import Request
 from ..core.run import Progress, Run, is_run
 from ..core.strict_yaml import dump_yaml
@@ -24,7 +25,7 @@ from .jobs import ACTIVE, ENDED, MOST_QUEUED, WAITING, Job, Jobs
 from .library import Library, artifact, id_of
 from .references import resolve
 from .refusals import Busy, Missing, Refusal
-from .runner import Runner, stop
+from .runner import Runner
 from .uploads import Uploads
 
 GO_ON = ("paused", "interrupted", "failed")

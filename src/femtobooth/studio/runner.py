@@ -6,31 +6,22 @@ looks once a second while a job runs; else it sleeps until somebody calls `wake`
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
-import psutil
-
-from ..core import children, fields, locks, requests
-from ..core.files import read_object
-from ..core.locks import Holder
-from ..core.run import Run, is_run
+from ..core import fields, locks
+from ..core.job import KILLED, LOG, SETTINGS, ended, last_words, start
+from ..core.run import Run
 from ..workflows.commands import COMMANDS, find
-from .job import END, LOG, RESULT, SETTINGS
 from .jobs import ACTIVE, Job, Jobs, Problem, now
 
 _log = logging.getLogger("femtobooth")
 LOOK = 1.0  # seconds between two looks at jobs that run
-TAIL = 20_000  # bytes of a log that may hold why a job failed
-GONE = Problem(problem="its process ended without a word, as if it was killed or the machine was restarted")
+GONE = Problem(problem=KILLED)
 
 
 class Runner:
@@ -101,7 +92,6 @@ class Runner:
 
     def _launch(self, job: Job) -> None:
         place = self.place(job)
-        (place / END).unlink(missing_ok=True)
         what = ["--resume", str(self.runs / str(job.run_name))] if job.resumes else ["--config", str(place / SETTINGS)]
         try:
             child = self.process(place, [job.command, *what, "--json"])
@@ -115,19 +105,11 @@ class Runner:
 
     def process(self, place: Path, arguments: list[str]) -> subprocess.Popen[bytes]:
         """Start the process of a job: a command line with its arguments. Raises OSError."""
-        with open(place / RESULT, "wb") as result, open(place / LOG, "ab") as log:
-            return subprocess.Popen(  # noqa: S603
-                children.command("femtobooth.studio.job", str(place), *arguments),
-                stdin=subprocess.DEVNULL,
-                stdout=result,
-                stderr=log,
-                env=children.environment(),
-                start_new_session=True,  # Ctrl-C in the server's terminal is not for it
-            )
+        return start(place, arguments)
 
     def _conclude(self, job: Job) -> None:
         self._children.pop(job.id, None)
-        code = read_object(self.place(job) / END).get("code")
+        code = ended(self.place(job))
         run = Run.peek(self.runs / job.run_name) if job.run_name else None
         error = None
         if code == 0 or (code is None and run is not None and run.status == "done"):
@@ -141,41 +123,13 @@ class Runner:
         self.jobs.change(job.id, status=status, paused=status == "paused", ended=now(), error=error)
 
 
-def stop(process: Holder | None, run: Path | None) -> None:
-    """Ask the process that works on a job, or on a run, to save and end. A second time it ends at once.
-
-    One on another machine finds the request in the folder of its run, and so does one on Windows, which knows no signal
-    that another console's process could be sent.
-    """
-    if process is None or process.gone:
-        return
-    if process.elsewhere or sys.platform == "win32":
-        if run is not None and is_run(run) and not requests.asked(run, "stop"):
-            requests.ask(run, "stop")
-        elif not process.elsewhere:
-            psutil.Process(process.pid).terminate()
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process.pid, signal.SIGINT)
-
-
 def why_failed(log: Path, command: str) -> Problem:
     """Read what a command line said last: its problem and the way out, settings by their names in place of flags."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(log.stat().st_size - TAIL, 0))
-            lines = file.read().decode("utf-8", "replace").splitlines()
-    except OSError:
-        lines = []
-    starts = [number for number, line in enumerate(lines) if line.startswith("femtobooth: ")]
-    if not starts:
-        last = children.last_line("\n".join(lines).encode(), "its process said nothing")
-        return Problem(problem=last, way_out="its log has the rest")
-    first, *rest = lines[starts[-1] :]
-    ways = [line.strip().removeprefix("-> ") for line in rest if re.match(r"\s+-> ", line)]
-    details = [line.strip() for line in rest if re.match(r"\s+(?!-> )\S", line)]
-    problem, named = _unspoken(" ".join([first.removeprefix("femtobooth: "), *details]), command)
-    return Problem(setting=named, problem=problem, way_out=_unspoken(ways[0], command)[0] if ways else None)
+    said = last_words(log)
+    problem, named = _unspoken(said.problem, command)
+    return Problem(
+        setting=named, problem=problem, way_out=_unspoken(said.way_out, command)[0] if said.way_out else None
+    )
 
 
 def _unspoken(text: str, command: str) -> tuple[str, str | None]:
