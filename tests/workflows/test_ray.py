@@ -18,19 +18,27 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 
+import numpy as np  # noqa: E402
+import psutil  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from femtobooth.core import config  # noqa: E402
 from femtobooth.core.bulk.parts import SUCCESS  # noqa: E402
 from femtobooth.core.errors import ExistsError, SettingsError  # noqa: E402
-from femtobooth.generator.settings import GenerateSettings  # noqa: E402
+from femtobooth.core.files import sha256_of  # noqa: E402
+from femtobooth.generator import sampling  # noqa: E402
+from femtobooth.generator.settings import GenerateSettings, PersonalizeSettings  # noqa: E402
 from femtobooth.recognizer.inference import shared  # noqa: E402
 from femtobooth.recognizer.inference.sources import Source  # noqa: E402
 from femtobooth.recognizer.inference.units import Classifier  # noqa: E402
 from femtobooth.recognizer.settings import ClassifySettings, EmbedSettings  # noqa: E402
-from femtobooth.workflows import classify, embed, generate  # noqa: E402
+from femtobooth.workflows import classify, embed, generate, personalize, synthesize, train_many  # noqa: E402
+from femtobooth.workflows.many.settings import TrainManySettings  # noqa: E402
+from femtobooth.workflows.settings import SynthesizeSettings  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +213,85 @@ def test_pictures(cluster: Cluster, tiny_sd1: Path, tmp_path: Path) -> None:
     assert all((tmp_path / "alone" / row["path"]).read_bytes() == row["png"] for row in made)
     with pytest.raises(SettingsError, match="`part_size=3`: is no multiple of batch_size=2"):
         generate.run(config.settle(GenerateSettings, given | more | {"part_size": 3}))
+
+
+def draw(folder: Path, seed: int) -> str:
+    """Three photos of a subject."""
+    folder.mkdir(parents=True)
+    for index in range(3):
+        pixels = np.random.default_rng(10 * seed + index).integers(0, 90, (96, 96, 3)).astype(np.uint8)
+        pixels[20 + 8 * index : 70, 20:70] = (250 - 80 * seed, 60 * index, 30)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
+    return str(folder)
+
+
+def quick(base: Path, steps: int) -> dict[str, Any]:
+    return {
+        "base": str(base),
+        "prior": {"images": 2, "sampling_batch": 2, "sampling": {"steps": 1}},
+        "samples": {"images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
+        "training": {"steps": steps, "trackers": ["csv"], "accelerator": "cpu", "checkpoint_every": 2},
+        "validation": {"every": 0},
+    }
+
+
+def alone(name: str, photos: str, runs: Path, base: Path, steps: int) -> Path:
+    """What personalize makes in this process, on one thread as a task of a cluster."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    given = {"name": name, "runs": str(runs), "photos": {"paths": [photos], "class_noun": "dog"}}
+    personalize.run(config.settle(PersonalizeSettings, quick(base, steps), given))
+    torch.set_num_threads(threads)
+    return runs / name
+
+
+def hashes(folder: Path, pattern: str) -> dict[str, str]:
+    return {path.relative_to(folder).as_posix(): sha256_of(path) for path in sorted(folder.glob(pattern))}
+
+
+def test_a_subject_goes_on_when_its_task_is_killed(cluster: Cluster, tiny_base: Path, tmp_path: Path) -> None:
+    runs, subjects = tmp_path / "runs", tmp_path / "subjects.jsonl"
+    rows = [
+        {"name": name, "photos": draw(tmp_path / name, seed), "class_noun": "dog"} for seed, name in enumerate("ab")
+    ]
+    subjects.write_text("\n".join(map(json.dumps, rows)))
+
+    def kill() -> None:
+        while not (runs / "a" / "checkpoints" / "step-000002").exists():
+            time.sleep(0.01)
+        found = psutil.Process(json.loads((runs / ".many" / "a" / ".lock").read_text())["pid"])
+        found.parent().kill()
+        found.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    given = {"subjects": str(subjects), "runs": str(runs), "executor": "ray", "personalize": quick(tiny_base, 40)}
+    result = train_many.run(config.settle(TrainManySettings, given))
+    killer.join()
+    assert [one["status"] for one in result["subjects"]] == ["done", "done"]
+    assert f"resuming {runs / 'a'} at step" in (runs / ".many" / "a" / "log.txt").read_text()
+    for row in rows:
+        made = alone(row["name"], row["photos"], tmp_path / "alone", tiny_base, 40)
+        assert hashes(runs / row["name"], "model/**/*.safetensors") == hashes(made, "model/**/*.safetensors")
+
+
+def test_synthesized(cluster: Cluster, tiny_base: Path, tiny: Path, tmp_path: Path) -> None:
+    run = alone("rex", draw(tmp_path / "rex", 0), tmp_path / "runs", tiny_base, 2)
+    given = {"runs": [str(run)], "encoder": str(tiny), "threshold": -1.0, "negatives": True, "batch_size": 4}
+    given |= {"backgrounds": ["on the beach", "in the snow", ""], "styles": [""], "sampling": {"steps": 2}}
+    torch.set_num_threads(1)
+    synthesize.run(config.settle(SynthesizeSettings, given | {"out": str(tmp_path / "alone")}))
+    with pytest.MonkeyPatch.context() as patch:  # all that is left to this process is to read
+        patch.setattr(sampling, "sample", lambda *_, **__: pytest.fail("drawn here"))
+        more = {"out": str(tmp_path / "shared"), "executor": "ray"}
+        report = synthesize.run(config.settle(SynthesizeSettings, given | more))
+    made = hashes(tmp_path / "shared", "**/*.png")
+    assert (
+        made == hashes(tmp_path / "alone", "**/*.png") and len(list((tmp_path / "shared" / ".drawn").iterdir())) == 12
+    )
+    assert report["settings"] == json.loads((tmp_path / "alone" / "synthesized.json").read_text())["settings"] | {
+        "out": str(tmp_path / "shared")
+    }
 
 
 def test_refused(given: dict[str, Any], tmp_path: Path) -> None:

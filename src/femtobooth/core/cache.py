@@ -17,19 +17,24 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 import platformdirs
 
+from . import locks
+from .errors import InUseError, StorageError
 from .events import detail, note, warn
 from .files import TEMPORARY, read_json, sha256_of
 
 MANIFEST = "cache.json"
 SEAL = b"\nsha256 "  # and 64 hexadecimal digits
 SEALED = len(SEAL) + 64
+LOOK = 0.5  # seconds between two looks at who holds a folder
 WITHOUT = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -110,6 +115,32 @@ def _damaged(path: Path) -> None:
 
 
 # Folders
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Wait while another process of this machine fills a folder, then hold it, so that what both need is made once.
+
+    Where the folder cannot be held, or is by another machine, all make what they need: that costs time and no more.
+    """
+    told = False
+    with ExitStack() as held:
+        while True:
+            if (found := locks.holder(path)) and not found.elsewhere:
+                if not told:
+                    note(f"waiting for process {found.pid}, which makes what is needed here too: {path}")
+                    told = True
+                time.sleep(LOOK)
+                continue
+            with suppress(StorageError, OSError):
+                try:
+                    held.enter_context(locks.held_place(path))
+                except InUseError as error:
+                    if not found:  # by someone who was quicker
+                        continue
+                    detail(f"{error}")
+            break
+        yield
 
 
 def whole(path: Path) -> bool:

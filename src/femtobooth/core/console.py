@@ -8,12 +8,12 @@ one speaks. Only the command line, and scripts that are one of their own, listen
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, JustifyMethod
+from rich.console import Console, JustifyMethod, RenderableType
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -62,24 +62,7 @@ class Terminal:
         self.console.print(shown(text, keep=_LINES))
 
     def _table(self, data: Mapping[str, Any]) -> None:
-        drawn = Table(
-            title=shown(data["title"]),
-            title_justify="left",
-            title_style="bold",
-            header_style="bold",
-            pad_edge=False,
-            box=None,
-        )
-        cells = [[shown(cell, keep=_LINES) for cell in row] for row in data["rows"]]
-        for index, column in enumerate(data["columns"]):
-            whole = max((cell_len(row[index]) for row in cells), default=0) if column.startswith("=") else None
-            justify: JustifyMethod = "right" if column.startswith(">") else "left"
-            drawn.add_column(
-                shown(column.lstrip(">=")), justify=justify, overflow="fold", no_wrap=whole is not None, min_width=whole
-            )
-        for row in cells:
-            drawn.add_row(*row)
-        self.console.print(drawn, soft_wrap=False)
+        self.console.print(_drawn(data, data["title"]), soft_wrap=False)
         self.console.print()
 
     def _progress(self, data: Mapping[str, Any]) -> None:
@@ -100,16 +83,49 @@ class Terminal:
             self._waiting.pop(number, None)
 
 
+def _drawn(data: Mapping[str, Any], title: str | None = None) -> Table:
+    """Lay out the columns and rows of a table."""
+    drawn = Table(
+        title=None if title is None else shown(title),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold",
+        pad_edge=False,
+        box=None,
+    )
+    cells = [[shown(cell, keep=_LINES) for cell in row] for row in data["rows"]]
+    for index, column in enumerate(data["columns"]):
+        whole = max((cell_len(row[index]) for row in cells), default=0) if column.startswith("=") else None
+        justify: JustifyMethod = "right" if column.startswith(">") else "left"
+        drawn.add_column(
+            shown(column.lstrip(">=")), justify=justify, overflow="fold", no_wrap=whole is not None, min_width=whole
+        )
+    for row in cells:
+        drawn.add_row(*row)
+    return drawn
+
+
 class _Count(ProgressColumn):
     def render(self, task: Task) -> Text:
         return Text(f"{int(task.completed)}" if task.total is None else f"{int(task.completed)}/{int(task.total)}")
 
 
+class _Live(Progress):
+    """A bar with a table beneath it."""
+
+    beneath: Table | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        if self.beneath is not None and self.beneath.row_count:
+            yield self.beneath
+
+
 class _Bar:
-    """A bar that moves: count, elapsed time and, where the total is known, ETA."""
+    """A bar that moves: count, elapsed time and, where the total is known, ETA; a table may stand beneath it."""
 
     def __init__(self, console: Console, data: Mapping[str, Any]) -> None:
-        self._drawn = Progress(
+        self._drawn = _Live(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             _Count(),
@@ -125,6 +141,7 @@ class _Bar:
         )
 
     def show(self, data: Mapping[str, Any]) -> None:
+        self._drawn.beneath = _drawn(data["table"]) if "table" in data else None
         self._drawn.update(self._task, completed=data["done"], note=shown(data["note"]))
         if data["state"] != RUNNING:
             if data["state"] != STOPPED:

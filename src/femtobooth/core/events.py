@@ -167,12 +167,17 @@ class Progress:
         self._number, self._description, self._total, self._parts = next(_numbers), description, total, parts
         self._brief = brief
         self._moved, self._note = done * parts, ""
+        self._table: Mapping[str, Any] = {}
 
     def advance(self, amount: int = 1, note: str | None = None) -> None:
         """Move the count on by `amount`; `note` stands beside the count until another one comes."""
         self._moved += amount
         self._note = self._note if note is None else note
         self.tell(RUNNING)
+
+    def beneath(self, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+        """Put a table beneath the bar, where one is drawn, from the next move on; columns are as those of `table`."""
+        self._table = {"columns": [*columns], "rows": [[*row] for row in rows]}
 
     def tell(self, state: str) -> None:
         """Tell how far it is."""
@@ -186,6 +191,7 @@ class Progress:
             note=self._note,
             state=state,
             brief=self._brief,
+            **({"table": self._table} if self._table else {}),
         )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,9 +86,19 @@ def class_images(
 ) -> np.ndarray:
     """Return the (N, H, W, 3) uint8 class images of one prompt and shape; those that are missing are generated first.
 
-    With several processes each makes its share of the missing batches, and all return all images.
+    With several processes each makes its share of the missing batches, and all return all images. What another run on
+    this machine is making is waited for.
     """
     processes = processes or Processes()
+    folder = folder_of(recipe(model.hash, model.empty_is_none, prompt, settings, shape, model.held))
+    there = all(_path(folder, index).is_file() for index in range(settings.images))
+    with nullcontext() if there or processes.world > 1 else cache.in_turn(folder):
+        return _class_images(model, prompt, settings, shape, processes)
+
+
+def _class_images(
+    model: Family, prompt: str, settings: PriorSettings, shape: Shape, processes: Processes
+) -> np.ndarray:
     facts = recipe(model.hash, model.empty_is_none, prompt, settings, shape, model.held)
     key, folder, batch = key_of(facts), folder_of(facts), settings.sampling_batch
     batches = range(0, settings.images, batch)

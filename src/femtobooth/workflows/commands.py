@@ -70,6 +70,14 @@ COMMANDS: dict[str, Command] = {
         makes="generator.run:PersonalizedRun",
         plan="workflows.plan:run",
     ),
+    "train-many": Command(
+        "the same for many subjects, some at a time or on a cluster",
+        "Personalize for each of many subjects, some at a time or on a Ray cluster, with one page of what came of all.",
+        "workflows.many.settings:TrainManySettings",
+        "workflows.train_many:run",
+        begins="reading {0.subjects}",
+        example="subjects.jsonl --jobs 2",
+    ),
     "caption": Command(
         "captions beside photos, for you to correct",
         "Write a caption beside each photo that has none, by a captioner on this machine, for you to correct.",

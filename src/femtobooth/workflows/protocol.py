@@ -11,22 +11,23 @@ were measured before, from the same base and with the same settings and encoders
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..core import config
-from ..core.errors import ExistsError, Interrupted, PhotoError, SettingsError
+from ..core.errors import ExistsError, FemtoboothError, Interrupted, PhotoError, SettingsError
 from ..core.events import conclude, note, table
-from ..core.files import read_json, refuse_existing, write_json
+from ..core.files import read_json, refuse_existing, write_json, write_text, writing
 from ..core.machine import environment
 from ..core.metrics import bootstrap
 from ..core.paths import expanded
 from ..core.run import is_run
+from ..core.strict_yaml import dump_yaml
 from ..generator.load import load
 from ..generator.run import PersonalizedRun
 from ..generator.settings import PersonalizeSettings, of_card
@@ -35,14 +36,16 @@ from ..judging.encoders import open_encoder, usable
 from ..pictures.images import find_pictures
 from ..training.settings import ResumeSettings
 from . import evaluate, personalize
+from .many.dreambooth_lists import LISTS, read_lists
+from .many.settings import MANY
+from .many.together import together
+from .many.work import PRIVATE, Ended, Work, training
 from .settings import EvaluateSettings, ProtocolSettings
 
-LISTS = "prompts_and_classes.txt"
 LIVE = frozenset({"cat", "dog"})  # classes of the paper's nine live subjects, which have a list of prompts of their own
 SUBJECTS, PROMPTS, PICTURES = 30, 25, 4  # of the paper
-PROMPT = re.compile(r"""\s*(['"])(.+)\1\.format\(unique_token, class_token\),?\s*""")
-CLASS = re.compile(r"\s*([\w-]+)\s*,\s*([\w -]*\w)\s*")
 COLUMNS = {"dino": "DINO", "clip": "CLIP-I"}  # what the paper calls subject fidelity by these encoders
+TRAIN, MEASURE = "train.yaml", "measure.yaml"
 FIDELITY, REGION, CLIP_T = "subject fidelity", "subject fidelity, region", "prompt fidelity (CLIP-T)"
 
 
@@ -52,6 +55,9 @@ class Subject:
     class_noun: str
     prompts: list[str]
     """With [V] and {class}."""
+
+
+Plan = tuple[Subject, PersonalizeSettings, EvaluateSettings]
 
 
 def one_or_all(settings: EvaluateSettings) -> dict[str, Any]:
@@ -72,48 +78,43 @@ def run(settings: ProtocolSettings) -> dict[str, Any]:
     shared = _shared(*plans[0][1:], sources)
     rows = _begin(runs, [subject.name for subject in subjects], shared)
     planned = len(rows.keys() | {subject.name for subject in subjects})
+    ended = _beside(plans, runs, settings) if settings.executor == "ray" or settings.jobs else {}
+    wrong = [name for name, one in ended.items() if one.status != "done"]
     for number, (subject, train, measure) in enumerate(plans, start=1):
+        if subject.name in wrong:
+            continue
         note(f"\nsubject {number} of {len(plans)}: {subject.name}")
         rows[subject.name] = _subject(subject, runs / subject.name, train, measure)
         result = _result(settings, [rows[name] for name in sorted(rows)], planned, plans[0][1]) | shared
         write_json(runs / "protocol.json", result)
-    _tell(result)
+    if len(wrong) < len(plans):
+        _tell(result)
+    if wrong:
+        raise FemtoboothError(f"not finished: {', '.join(wrong)}", "the same command goes on with them")
     return result
 
 
-def read_lists(path: Path) -> tuple[dict[str, str], list[str], list[str]]:
-    """Read the class of each subject, the prompts for objects and those for live subjects, with [V] and {class}.
+def _beside(plans: Sequence[Plan], runs: Path, settings: ProtocolSettings) -> dict[str, Ended]:
+    """Train and measure the subjects beside each other, each in processes of its own, as `train-many` trains them."""
+    works = []
+    for subject, train, measure in plans:
+        place = runs / PRIVATE / subject.name
+        with writing(place):
+            place.mkdir(parents=True, exist_ok=True)
+        photos = {"paths": train.photos.paths, "class_noun": subject.class_noun}
+        given = {"name": subject.name, "runs": settings.runs, "photos": photos}
+        write_text(place / TRAIN, dump_yaml(config.merge(settings.personalize, given)))
+        write_text(place / MEASURE, dump_yaml(measure.model_dump(mode="json")))
+        following = partial(_following, runs / subject.name, place / TRAIN, place / MEASURE, measure)
+        works.append(Work(subject.name, place, runs / subject.name, following))
+    return together(works, settings, plans[0][1].training.accelerator != "cpu")
 
-    The file is that of google/dreambooth: lines `subject,class`, and two Python lists, which are read and never
-    executed. Raises PhotoError where one of the three is missing.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise PhotoError(
-            f"{path}: cannot be read ({error})",
-            "it belongs to google/dreambooth, in its folder `dataset`: copy it beside the subjects",
-        ) from None
-    classes: dict[str, str] = {}
-    lists: dict[str, list[str]] = {"object": [], "live": []}
-    kind = "object"
-    for line in lines:
-        if "prompts" in line.lower():
-            kind = "live" if "live" in line.lower() else "object"
-        elif prompt := PROMPT.fullmatch(line):
-            lists[kind].append(prompt[2].replace("{0}", "[V]").replace("{1}", "{class}"))
-        elif (pair := CLASS.fullmatch(line)) and pair[1] != "subject_name":
-            classes[pair[1]] = pair[2]
-    for what, found in (
-        ("class of any subject", classes),
-        ("prompts for objects", lists["object"]),
-        ("prompts for live subjects", lists["live"]),
-    ):
-        if not found:
-            raise PhotoError(
-                f"{path}: holds no {what}", "take the file of google/dreambooth's folder `dataset` as it is"
-            )
-    return classes, lists["object"], lists["live"]
+
+def _following(folder: Path, train: Path, measure: Path, wanted: EvaluateSettings) -> Sequence[str] | None:
+    if words := training(folder, train):
+        return words
+    measured = _measured(folder / "evaluation" / "evaluation.json", wanted)
+    return None if measured else ["evaluate", "--config", str(measure)]
 
 
 def _subjects(data: Path, wanted: Sequence[str]) -> list[Subject]:
@@ -153,7 +154,7 @@ def _plan(
         PersonalizeSettings, settings.personalize, {"name": subject.name, "runs": settings.runs, "photos": photos}
     )
     given = settings.model_dump(
-        exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders"}
+        exclude_unset=True, exclude={"run", "protocol", "subjects", "runs", "personalize", "encoders", *MANY}
     )
     own = {"run": str(Path(settings.runs) / subject.name), "prompts": subject.prompts, "encoders": encoders}
     sampling = of_card(train.base, "generate").get("sampling", {})  # which its tuned models inherit

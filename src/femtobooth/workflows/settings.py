@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from ..core.bulk.settings import ActorSettings
 from ..core.config import Seed, Settings, Words
 from ..core.fields import Argument, Flag, Flags, SettingsOf
 from ..core.machine import size_in_bytes
 from ..generator.locate import is_model
 from ..generator.sampling_settings import SamplingSettings
 from ..generator.settings import PersonalizeSettings, of_card
+from .many.settings import ManySettings
 
 
 class CaptionSettings(Settings):
@@ -81,7 +83,7 @@ that are in the hub's cache, else those that need no hub."""
         return _sampling(given.get("run"))
 
 
-class ProtocolSettings(EvaluateSettings):
+class ProtocolSettings(EvaluateSettings, ManySettings):
     protocol: Annotated[Literal["dreambooth"], Flag("--protocol", common=True, group="dataset")]
     """dreambooth: personalize and measure every subject of a dataset by the paper's protocol, its prompts and 4
     pictures of each.
@@ -108,7 +110,7 @@ class ProtocolSettings(EvaluateSettings):
         return {} if "protocol" in given else super().recommended(given)
 
 
-class SynthesizeSettings(Settings):
+class SynthesizeSettings(ActorSettings):
     runs: Annotated[list[str], Argument("*", names="run", needed=True)] = Field(min_length=1)
     """Run folders that `femtobooth personalize` made; each subject of them becomes a class."""
     labels: Annotated[Words, Flag("--labels", common=True, group="output")] = []

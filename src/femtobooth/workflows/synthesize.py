@@ -24,6 +24,7 @@ from PIL import Image
 
 from .. import __version__
 from ..core import machine
+from ..core.bulk.settings import CLUSTER
 from ..core.errors import ModelError, SettingsError
 from ..core.events import progress_bar, warn
 from ..core.files import sha256_of, write_json
@@ -87,7 +88,7 @@ def run(settings: SynthesizeSettings) -> dict[str, Any]:
         known = verdict.of_run(subject.run)
         if known and known.mood == "bad":
             warn(f"{shown(subject.run.folder)}: {known.sentence} What it draws is hardly worth training on.")
-    asked = json.loads(settings.model_copy(update={"overwrite": False}).model_dump_json())
+    asked = json.loads(settings.model_copy(update={"overwrite": False}).model_dump_json(exclude=CLUSTER))
     with open_folder(out, asked, settings.overwrite):
         return _fill(out, subjects, encoder, judge, asked, settings)
 
@@ -251,6 +252,8 @@ def _generate(subjects: Sequence[Subject], settings: SynthesizeSettings, folder:
             needed(settings.passing) - subject.negatives if settings.threshold is None else 0
         )  # a threshold from four tells nothing
         subject.base_jobs += [(text, next(seeds)) for text in islice(cycle(without), max(missing, 0))]
+    if settings.executor == "ray":
+        _share(subjects, settings, folder)
     total = sum(len(subject.jobs) + len(subject.base_jobs) for subject in subjects)
     with progress_bar("pictures", total, parts=settings.sampling.steps) as bar:
         for subject in subjects:
@@ -262,6 +265,22 @@ def _generate(subjects: Sequence[Subject], settings: SynthesizeSettings, folder:
             model = load(str(subject.run.folder))
             subject.model_hash = model.hash
             subject.pictures, subject.files = generate_missing(model.to(device), folder, subject.jobs, *how)
+
+
+def _share(subjects: Sequence[Subject], settings: SynthesizeSettings, folder: Path) -> None:
+    """Have the actors of a cluster draw into the folder, which then holds all pictures."""
+    import torch
+
+    from ..generator.shared_drawing import How, batches, draw
+
+    folder.mkdir(exist_ok=True)
+    threads = 1 if settings.gpus_per_actor else torch.get_num_threads()
+    listed = []
+    for subject in subjects:
+        run = str(subject.run.folder)
+        listed += batches(run, True, subject.base_jobs, settings.batch_size)
+        listed += batches(run, False, subject.jobs, settings.batch_size)
+    draw(settings, listed, How(folder.absolute(), settings.sampling, settings.batch_size, settings.device, threads))
 
 
 def _file_subject(

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
@@ -23,17 +23,19 @@ from ..claims import Output
 from ..errors import FemtoboothError, SettingsError, StorageError, first_line
 from ..events import note, progress_bar
 from ..machine import cores
-from .parts import SETTINGS, Dataset, Outcome, Part, Unit, make
-from .settings import BulkSettings
+from .parts import Dataset, Outcome, Part, Unit, make
+from .settings import ActorSettings, BulkSettings, ClusterSettings
 
 if TYPE_CHECKING:
     from ray.data import Dataset as Stream
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 STORE = 2**28  # bytes of shared memory of a cluster of this machine alone: parts are names, not pictures
 
 
 @contextmanager
-def connected(settings: BulkSettings) -> Iterator[None]:
+def connected(settings: ClusterSettings) -> Iterator[None]:
     """Connect to the cluster that is asked for, or to one of this machine alone, which ends with the block.
 
     A program that has connected itself keeps its connection. Raises SettingsError for an address without a cluster.
@@ -116,7 +118,26 @@ def run(
     `listed` and `opened` are called elsewhere, in the folder of this process, and must be picklable; `threads` are the
     cores that one process takes. Raises the FemtoboothError that one of them raised.
     """
-    stream = _stream(settings, dataset.folder.absolute(), listed, opened, threads)
+    yield from _told(_stream(settings, listed, _Maker, (dataset.folder.absolute(), opened, Path.cwd()), threads))
+
+
+def each(
+    settings: ActorSettings,
+    folder: Path,
+    listed: Callable[[], Iterator[Item]],
+    opened: Callable[[], Callable[[Item], Result]],
+    threads: int = 1,
+) -> Iterator[Result]:
+    """Hand items to actors, which write into a folder, and give what each makes of one as they come, in no order.
+
+    As with `run`, `listed` and `opened` are called elsewhere. An item may be done twice, where a process or a machine
+    dies. Raises SettingsError where there is no cluster, and the FemtoboothError that a process raised.
+    """
+    with connected(settings):
+        yield from _told(_stream(settings, listed, _Doer, (folder.absolute(), opened, Path.cwd()), threads))
+
+
+def _told(stream: Stream) -> Iterator[Any]:
     for row in stream.iter_rows():
         told = pickle.loads(row["outcome"])  # noqa: S301  (of our own processes)
         if isinstance(told, FemtoboothError):
@@ -125,11 +146,7 @@ def run(
 
 
 def _stream(
-    settings: BulkSettings,
-    folder: Path,
-    listed: Callable[[], Iterator[Part[Any]]],
-    opened: Callable[[], Unit[Any]],
-    threads: int,
+    settings: ActorSettings, listed: Callable[[], Iterator[Any]], actor: type, given: tuple[Any, ...], threads: int
 ) -> Stream:
     import ray
     from ray.data import ActorPoolStrategy, DataContext
@@ -142,15 +159,9 @@ def _stream(
     context.enable_progress_bars = context.print_on_execution_start = False
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     resources: dict[str, Any] = {"num_cpus": threads}
-    most = int(ray.cluster_resources().get("CPU", 1) // threads)
     if settings.gpus_per_actor:
         resources["num_gpus"] = settings.gpus_per_actor
-        most = min(most, int(ray.cluster_resources().get("GPU", 0) / settings.gpus_per_actor))
-    if most < 1:
-        raise SettingsError(
-            f"one process needs {threads} cores and {settings.gpus_per_actor:g} GPUs, which the cluster has not",
-            "change `workers` or `gpus_per_actor`",
-        )
+    most = room(threads, settings.gpus_per_actor, "gpus_per_actor")
     size = min(settings.actors or most, most)
     with DataContext.current(context):
         return ray.data.read_datasource(
@@ -159,15 +170,34 @@ def _stream(
             num_cpus=0,
             label_selector=here,
         ).map_batches(
-            _Maker,
-            fn_constructor_args=(folder, opened, Path.cwd()),
+            actor,
+            fn_constructor_args=given,
             batch_size=1,
             compute=ActorPoolStrategy(min_size=1, initial_size=size, max_size=settings.actors),
             **resources,
         )
 
 
-def _lister(listed: Callable[[], Iterator[Part[Any]]], place: Path) -> Any:
+def room(threads: int, gpus: float, named: str) -> int:
+    """Count the processes of so many cores and GPUs that the cluster has room for at a time.
+
+    Raises SettingsError for none; `named` is the setting that says how many GPUs one takes.
+    """
+    import ray
+
+    there = ray.cluster_resources()
+    most = int(there.get("CPU", 1) // threads)
+    if gpus:
+        most = min(most, int(there.get("GPU", 0) / gpus))
+    if most < 1:
+        raise SettingsError(
+            f"one process needs {threads} cores and {gpus:g} GPUs, which the cluster has not",
+            f"change `workers` or `{named}`",
+        )
+    return most
+
+
+def _lister(listed: Callable[[], Iterator[Any]], place: Path) -> Any:
     import pyarrow as pa
     from ray.data import Datasource, ReadTask
     from ray.data.block import BlockMetadata
@@ -186,30 +216,30 @@ def _lister(listed: Callable[[], Iterator[Part[Any]]], place: Path) -> Any:
     return Listing()
 
 
-def _parts(listed: Callable[[], Iterator[Part[Any]]], place: Path) -> Iterator[Part[Any] | FemtoboothError]:
-    """List parts in a folder, and at the end what went wrong."""
-    _enter(place)
+def _parts(listed: Callable[[], Iterator[Item]], place: Path) -> Iterator[Item | FemtoboothError]:
+    """List parts, or other items, in a folder, and at the end what went wrong."""
+    enter(place)
     try:
         yield from listed()
     except FemtoboothError as error:
         yield error
 
 
-def _enter(place: Path) -> None:
+def enter(place: Path) -> None:
     """Go to the folder that the command was called in, where this machine has it: names may be relative to it."""
     with suppress(OSError):
         os.chdir(place)
 
 
-class _Maker:
-    """What an actor does: it opens the unit once, and makes a part at a time."""
+class _Doer(Generic[Item]):
+    """What an actor does: it opens what is to be done once, and does it to an item at a time."""
 
-    def __init__(self, folder: Path, opened: Callable[[], Unit[Any]], place: Path) -> None:
-        _enter(place)
+    def __init__(self, folder: Path, opened: Callable[[], Any], place: Path) -> None:
+        enter(place)
         self.folder = folder
-        self.unit: Unit[Any] | FemtoboothError
+        self.unit: Any
         try:
-            if not (folder / SETTINGS).exists():
+            if not folder.is_dir():
                 raise StorageError(
                     f"`out={folder}`: is not there on {platform.node()}, which is to write into it",
                     "choose a place on a disk that all machines of the cluster share",
@@ -222,12 +252,24 @@ class _Maker:
         told = [self._outcome(pickle.loads(part)) for part in batch["part"]]  # noqa: S301  (of our own processes)
         return {"outcome": np.array([pickle.dumps(one) for one in told], dtype=object)}
 
-    def _outcome(self, part: Part[Any] | FemtoboothError) -> Outcome | FemtoboothError:
-        if isinstance(part, FemtoboothError):
-            return part
+    def _outcome(self, item: Item | FemtoboothError) -> Any:
+        if isinstance(item, FemtoboothError):
+            return item
         if isinstance(self.unit, FemtoboothError):
             return self.unit
         try:
-            return make(self.folder, part, self.unit)
+            return self.done(item)
         except FemtoboothError as error:
             return error
+
+    def done(self, item: Item) -> Any:
+        """Do it."""
+        return self.unit(item)
+
+
+class _Maker(_Doer[Part[Any]]):
+    """Makes the parts of a dataset."""
+
+    def done(self, item: Part[Any]) -> Outcome:
+        """Make one."""
+        return make(self.folder, item, self.unit)

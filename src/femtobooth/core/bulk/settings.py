@@ -14,26 +14,56 @@ from ..fields import Flag
 ONLY_RAY = "without executor=ray"
 
 
-class BulkSettings(Settings):
-    """What every such command has; not a command of its own."""
+class ClusterSettings(Settings):
+    """What every command has that can be shared out; not a command of its own."""
 
     executor: Annotated[Literal["local", "ray"], Flag("--executor", group="cluster")] = "local"
-    """local: this process; ray: processes of a Ray cluster, with the same rows, in a folder of Parquet parts."""
+    """local: this machine, without a cluster; ray: processes of a Ray cluster, with the same results."""
     address: Annotated[str | None, Flag("--address", group="cluster")] = None
     """Cluster of Ray: auto is the one that this machine belongs to, host:port another; one of this machine alone is
     started and ended if not given.
     """
+
+    def only_of_cluster(self) -> set[str]:
+        """Name the settings that only a cluster makes use of."""
+        return {"address"}
+
+    def without_effect(self) -> dict[str, str]:
+        """Name the settings of a cluster where none is used."""
+        given = self.only_of_cluster() & self.model_fields_set
+        return super().without_effect() | ({} if self.executor == "ray" else dict.fromkeys(sorted(given), ONLY_RAY))
+
+    def refuse_at_once(self) -> None:
+        """Raise SettingsError where Ray is asked for and not installed."""
+        super().refuse_at_once()
+        if self.executor == "ray" and not util.find_spec("ray"):
+            raise SettingsError("`executor=ray`: needs Ray, which is not installed", needs("ray"))
+
+
+class ActorSettings(ClusterSettings):
+    """What commands have whose processes each hold a model."""
+
     actors: Annotated[int | None, Flag("--actors", unit="processes", group="cluster")] = Field(None, ge=1)
     """Processes that each hold the model; as many as fit the cluster if not given."""
     gpus_per_actor: Annotated[float, Flag("--gpus-per-actor", unit="GPUs", group="cluster")] = Field(0.0, ge=0)
     """Share of a GPU that one such process takes: 0.25 puts four on one."""
+
+    def only_of_cluster(self) -> set[str]:
+        """Name the settings that only a cluster makes use of."""
+        return {*super().only_of_cluster(), "actors", "gpus_per_actor"}
+
+
+class BulkSettings(ActorSettings):
+    """What commands have whose rows come in parts."""
+
+    executor: Annotated[Literal["local", "ray"], Flag("--executor", group="cluster")] = "local"
+    """local: this process; ray: processes of a Ray cluster, with the same rows, in a folder of Parquet parts."""
     part_size: Annotated[int, Flag("--part-size", unit="inputs", group="cluster")] = Field(1024, ge=1)
     """Inputs of one part: what a kill may lose, and is done again."""
 
-    def without_effect(self) -> dict[str, str]:
-        """Name the settings of a cluster where none is used."""
-        given = {"address", "actors", "gpus_per_actor", "part_size"} & self.model_fields_set
-        return super().without_effect() | ({} if self.executor == "ray" else dict.fromkeys(given, ONLY_RAY))
+    def only_of_cluster(self) -> set[str]:
+        """Name the settings that only a cluster makes use of."""
+        return {*super().only_of_cluster(), "part_size"}
 
     def refuse_uneven(self, batch_size: int) -> None:
         """Raise SettingsError where a part is no whole number of batches, which would change what is computed."""
@@ -42,12 +72,6 @@ class BulkSettings(Settings):
                 f"`part_size={self.part_size}`: is no multiple of batch_size={batch_size}",
                 f"give {max(1, self.part_size // batch_size) * batch_size}",
             )
-
-    def refuse_at_once(self) -> None:
-        """Raise SettingsError where Ray is asked for and not installed."""
-        super().refuse_at_once()
-        if self.executor == "ray" and not util.find_spec("ray"):
-            raise SettingsError("`executor=ray`: needs Ray, which is not installed", needs("ray"))
 
 
 CLUSTER = {*BulkSettings.model_fields}
