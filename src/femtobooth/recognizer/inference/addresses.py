@@ -44,7 +44,7 @@ def check(address: str) -> None:
     """Raise PhotoError where nothing is at an address."""
     system, path = _system(address)
     try:
-        there = bool(system.glob(path)) if _has_magic(address) else system.exists(path)
+        there = bool(system.glob(path)) if has_magic(address) else system.exists(path)
     except Exception as error:  # of every network
         raise PhotoError(f"{address}: cannot be reached ({first_line(error)})", "check address and keys") from None
     if not there:
@@ -54,7 +54,7 @@ def check(address: str) -> None:
 def find(address: str, hidden: Callable[[], object]) -> Iterator[Found]:
     """Find the files at an address, and below it, in natural order; of a folder's names at a time."""
     system, path = _system(address)
-    if _has_magic(address):
+    if has_magic(address):
         for match in sorted(system.glob(path), key=natural_order):
             yield from find(system.unstrip_protocol(match), hidden)
         return
@@ -102,7 +102,14 @@ def read(address: str) -> bytes:
         raise OSError(first_line(error)) from None
 
 
-def _has_magic(address: str) -> bool:
+def stream(address: str) -> Any:
+    """Open a file that can be read anywhere, a range at a time."""
+    system, path = _system(address)
+    return system.open(path, "rb")
+
+
+def has_magic(address: str) -> bool:
+    """Tell whether an address is a glob."""
     return bool(_MAGIC.search(address.partition("://")[2])) and not address.startswith("http")
 
 

@@ -20,7 +20,7 @@ from ...core.errors import FemtoboothError, PhotoError, SettingsError, first_lin
 from ...core.names import shown
 from ...core.text_encoding import wide_encoding
 from ...pictures.images import find_pictures, natural_order
-from . import addresses
+from . import addresses, archives
 from .addresses import is_address
 
 STDIN = "-"
@@ -45,11 +45,13 @@ class Source:
     """
     cell: tuple[str, str, int] | None = None
     """The Parquet file, column and row that hold the picture itself."""
+    member: archives.Member | None = None
+    """Where it lies in an archive."""
 
     @property
     def is_far(self) -> bool:
-        """Whether it is behind an address, or in a column: no file of this machine."""
-        return self.cell is not None or is_address(self.path)
+        """Whether it is behind an address, in a column or in an archive: no file of this machine."""
+        return self.cell is not None or self.member is not None or is_address(self.path)
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,15 @@ def stamped(source: Source) -> Source:
 
 
 def _file(source: Source) -> str:
+    if source.member:
+        return source.member.archive
     return source.cell[0] if source.cell else source.path
 
 
 def contents(source: Source) -> bytes | None:
     """Read what no path of this machine leads to; None for a file. Raises OSError."""
+    if source.member:
+        return archives.read(source.member)
     if source.cell:
         return addresses.value(*source.cell)
     return addresses.read(source.path) if is_address(source.path) else None
@@ -144,7 +150,8 @@ def find(
     column: str | None = None,
 ) -> Iterator[Source]:
     """Find files as they are named, folders in natural order, globs sorted, then the list; `hidden` is called for each
-    hidden file. With `column`, a Parquet file among them stands for what that column holds.
+    hidden file. An archive that is named stands for the files in it, in its own order; with `column`, a Parquet file
+    for what that column holds.
     """
     for source in _find(paths, listed, hidden):
         if column is None or source.problem or not source.path.endswith(".parquet"):
@@ -182,13 +189,34 @@ def _named(name: str, hidden: Callable[[], object]) -> Iterator[Source]:
     elif _is_folder(name):
         yield from _walk(name, hidden)
     else:
-        yield Source(name, os.path.normpath(name), found=False)
+        yield from _opened(Source(name, os.path.normpath(name), found=False), hidden)
+
+
+def _opened(source: Source, hidden: Callable[[], object]) -> Iterator[Source]:
+    """Find the files in an archive that is named; other files as they are."""
+    inside = None
+    if archives.is_archive(source.path):
+        try:
+            inside = archives.find(source.path, hidden)
+        except FemtoboothError:
+            raise
+        except Exception as error:  # of every network, too
+            known = isinstance(error, OSError) and error.errno  # reading it says the same as of any other file
+            yield source if known else replace(source, problem=f"cannot be read ({first_line(error)})")
+            return
+    if inside is None:
+        yield source
+        return
+    for name, member, problem in inside:
+        path, key = (f"{place}/{name}" if name else place for place in (source.path, source.key))
+        yield replace(source, path=path, key=key, found=True, member=member, problem=problem)
 
 
 def _far(address: str, hidden: Callable[[], object]) -> Iterator[Source]:
     try:
         for name, key, stamp in addresses.find(address, hidden):
-            yield Source(name, key, found=name != address, stamp=stamp)
+            source = Source(name, key, found=name != address, stamp=stamp)
+            yield from _opened(source, hidden) if name == address or addresses.has_magic(address) else [source]
     except FemtoboothError:
         raise
     except Exception as error:  # of every network
