@@ -27,7 +27,15 @@ print("imported:", *sorted(set(sys.argv[1].split(",")) & set(sys.modules)))
 """
 # What was put off works as it would: the real modules are imported by whoever needs them, and used.
 AFTER = """
-import torch, torchvision.ops
+convnext, norm, hub = (sys.modules[f"timm.{name}"] for name in ("models.convnext", "layers.norm_act", "models._builder"))
+import timm, torch, torchvision.ops
+assert timm.models.convnext is convnext and timm.layers.norm_act is norm and timm.models._builder is hub
+assert torchvision.ops.misc.FrozenBatchNorm2d is norm.FrozenBatchNorm2d is torchvision.ops.FrozenBatchNorm2d
+assert timm.data.constants.IMAGENET_DEFAULT_MEAN is timm.data.IMAGENET_DEFAULT_MEAN and len(timm.list_models()) > 900
+assert timm.models.convnext_femto is convnext.convnext_femto and not timm.is_model("convnext_none")
+part = torch.nn.Sequential(torch.nn.Identity(), torch.nn.Flatten())
+assert list(timm.layers.create_feature_extractor(part, ["0"])(torch.ones(1, 2))) == ["0"]
+assert hub.has_hf_hub(False) is timm.models._hub.has_hf_hub(False) is True
 from timm.models.naflexvit import NaFlexRopeIterator
 boxes = torch.tensor([[0.0, 0, 0, 4, 4]])
 assert torchvision.ops.roi_align(torch.ones(1, 1, 4, 4), boxes, 2).tolist() == [[[[1, 1], [1, 1]]]]
@@ -80,7 +88,9 @@ def test_a_report_is_made_without_torch(tiny_base: Path, photo_folder: Path, tmp
 
 
 def test_weights_classify_without_torchs_compiler(photos: Path) -> None:
-    """And without what trains and generates; the compiler is there afterwards for whoever wants it."""
-    absent = (*TRAINING, *GENERATOR, *COMPILER, *OTHERS)
+    """And without what trains and generates, and timm's other architectures; all are there afterwards for whoever wants
+    them.
+    """
+    absent = (*TRAINING, *GENERATOR, *COMPILER, *OTHERS, "timm", "timm.models.resnet", "torchvision", "huggingface_hub")
     photo = min(photos.rglob("*.jpg"))
     assert imported(absent, "classify", photo, "--model", "bundled", "--engine", "torch", after=AFTER) == ""

@@ -6,6 +6,7 @@ import gc
 import importlib
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,56 @@ def test_in_a_process_of_others_what_they_froze_stays_frozen(large: Path, monkey
     before = gc.get_freeze_count()
     importlib.import_module("large_one")
     assert gc.get_freeze_count() == before > 1000
+
+
+@pytest.fixture
+def deep(large: Path) -> Iterator[Path]:
+    """A package that counts as large, whose own code reads much more than one of its parts needs."""
+    (folder := large.with_suffix("")).mkdir()
+    large.unlink()
+    (folder / "__init__.py").write_text("from .numbers import *\nfrom . import part\nwhole = True\n")
+    (folder / "numbers.py").write_text("one = 1\n")
+    (folder / "far.py").write_text("raise LookupError\ndef run(): ...\n")
+    (folder / "part.py").write_text("from large_one import one\nfrom .far import run\n")
+    (folder / "more.py").write_text("from large_one import whole\n")
+    yield folder
+    for name in [name for name in sys.modules if name.startswith("large_one")]:
+        del sys.modules[name]
+
+
+def test_a_part_of_a_package_without_the_whole(deep: Path) -> None:
+    with later.hollow({"large_one": ("numbers",)}, ["large_one.far"]):
+        part = importlib.import_module("large_one.part")
+    assert part.one == 1 and "large_one" not in sys.modules
+    with pytest.raises(LookupError):
+        part.run()
+    (deep / "far.py").write_text("def run(): return 'far'\n")
+    importlib.invalidate_caches()
+    assert part.run() == "far"
+    whole = importlib.import_module("large_one")
+    assert whole.whole and whole.part is part and whole.numbers.one == whole.one == 1
+
+
+def test_a_part_that_needs_the_whole_says_so(deep: Path) -> None:
+    with pytest.raises(ImportError, match="whole"), later.hollow({"large_one": ("numbers",)}):
+        importlib.import_module("large_one.more")
+    assert "large_one" not in sys.modules and "large_one.more" not in sys.modules
+    (deep / "far.py").write_text("def run(): return 'far'\n")
+    whole = importlib.import_module("large_one")
+    assert importlib.import_module("large_one.more").whole is whole.whole
+    with pytest.raises(ImportError, match="before"), later.hollow({"large_one": ()}):
+        raise AssertionError
+
+
+def test_another_thread_waits_for_the_whole(deep: Path) -> None:
+    """Who has a hollow package in hand while it is one, gets the names of the whole."""
+    (deep / "far.py").write_text("def run(): return 'far'\n")
+    with ThreadPoolExecutor(1) as pool, later.hollow({"large_one": ("numbers",)}):
+        seen = sys.modules["large_one"]
+        asked = pool.submit(lambda: seen.whole)
+        importlib.import_module("large_one.numbers")
+        assert not asked.done()
+    assert asked.result() is True and sys.modules["large_one"] is not seen and seen.part
 
 
 def test_who_finds_modules_in_another_way_is_asked(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:

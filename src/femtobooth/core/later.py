@@ -6,6 +6,9 @@ noise levels, torchmetrics `scipy.signal` to give an old name to programs that m
 stand-in answers for that name; it is gone when they have been read, and whoever asks for more, then or later, gets the
 real one: of torch by its own lazy decorator, of scipy because that imports its parts itself when they are asked for.
 
+timm reads a hundred architectures, and torchvision its data sets, before the first of them is built: within `hollow`
+such packages are their submodules alone, so that one of these can be imported without all others.
+
 Nor does Python look for garbage while a large library is imported: nearly all that it makes stays, and going through
 it again and again takes a sixth of the time.
 """
@@ -15,7 +18,8 @@ from __future__ import annotations
 import gc
 import importlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import ModuleType
@@ -106,10 +110,88 @@ def _collecting_nothing() -> Iterator[None]:
         gc.enable()
 
 
+_HOLLOW = threading.RLock()
+_hollowed: set[str] = set()
+
+
+class _Hollow(ModuleType):
+    """A package whose own code is not run: `sources` are the submodules whose names it has, too."""
+
+    def __init__(self, spec: ModuleSpec, sources: Sequence[str]) -> None:
+        super().__init__(spec.name)
+        self.__path__ = list(spec.submodule_search_locations or ())
+        self.__package__, self.__spec__ = spec.name, spec
+        vars(self).update(_sources=sources, _reader=threading.get_ident())
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if sys.modules.get(self.__name__) is self and threading.get_ident() == self._reader:
+            for source in self._sources:
+                if hasattr(module := importlib.import_module(f"{self.__name__}.{source}"), name):
+                    return getattr(module, name)
+            raise AttributeError(f"{self.__name__}.{name}")
+        with _HOLLOW:  # until whoever reads is done
+            return getattr(importlib.import_module(self.__name__), name)
+
+
+class _Functions(ModuleType):
+    """A module of functions that is imported when one of them is called."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+
+        def call(*given: Any, **named: Any) -> Any:
+            return getattr(importlib.import_module(self.__name__), name)(*given, **named)
+
+        return call
+
+
+@contextmanager
+def hollow(packages: Mapping[str, Sequence[str]], functions: Sequence[str] = ()) -> Iterator[None]:
+    """Import nothing of `packages` (each after the one that it lies in) but those submodules that are asked for.
+
+    Each package has the names of the submodules that are given with it. `functions` are modules that only mention
+    functions: read with the first call. Afterwards whoever imports a package gets all of it. Raises ImportError for a
+    name that is elsewhere, and where the packages are found or loaded in a way of others.
+    """
+    with _HOLLOW:
+        if any(name in sys.modules for name in packages):
+            raise ImportError("imported before")
+        made: dict[str, ModuleType] = {}
+        try:
+            for name, sources in packages.items():
+                above = made.get(name.rpartition(".")[0])
+                spec = _Finder.find_spec(name, above.__path__ if above else None) if _Finder in sys.meta_path else None
+                if spec is None or not isinstance(spec.loader, _Loader):
+                    raise ImportError(f"{name} is loaded by others")
+                made[name] = sys.modules[name] = _Hollow(spec, sources)
+                _hollowed.add(name)
+            for name in functions:
+                if name not in sys.modules:
+                    made[name] = sys.modules[name] = _Functions(name)
+            yield
+        finally:
+            for name, module in made.items():
+                if sys.modules.get(name) is module:
+                    del sys.modules[name]
+
+
+def _bind(package: ModuleType) -> None:
+    """Give a package the submodules that were imported while it was hollow, as importing them would have."""
+    for name, module in list(sys.modules.items()):
+        above, _, last = name.rpartition(".")
+        if above == package.__name__:
+            setattr(package, last, module)
+
+
 class _Loader(SourceFileLoader):
     mentioned: Names = {}
 
     def exec_module(self, module: ModuleType) -> None:
+        if module.__name__ in _hollowed:
+            _bind(module)
         with _collecting_nothing(), _standing_in(self.mentioned):
             super().exec_module(module)
 

@@ -10,12 +10,11 @@ import numpy as np
 import safetensors.torch
 import torch
 from PIL import Image
-from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from ...core.errors import ModelError
 from ...core.files import atomic_folder
-from . import artifact, hub_config, loading, weights
+from . import architectures, artifact, hub_config, loading, weights
 from .artifact import Description
 from .labels import Labels
 from .preprocess import Preprocess
@@ -60,7 +59,7 @@ class Recognizer(nn.Module):
         return cls(
             model,
             architecture,
-            preprocess or Preprocess.from_timm(resolve_data_config({}, model=model)),
+            preprocess or Preprocess.from_timm(architectures.data_config(model=model)),
             labels,
             model_args,
         )

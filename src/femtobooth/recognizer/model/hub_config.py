@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import ModelError
+from . import architectures
 from .artifact import Description
 
 NAME = "config.json"
@@ -39,12 +40,9 @@ class HubConfig:
 
         Keys unknown to timm go.
         """
-        from timm.models import PretrainedCfg
-
-        known = {one.name for one in fields(PretrainedCfg)}
-        return dict(
-            PretrainedCfg(**{name: value for name, value in self.pretrained.items() if name in known}).to_dict()
-        )
+        kind = architectures.of("timm.models._pretrained", "PretrainedCfg")
+        known = {one.name for one in fields(kind)}
+        return dict(kind(**{name: value for name, value in self.pretrained.items() if name in known}).to_dict())
 
 
 def write(folder: Path, described: Description, network: Mapping[str, Any], features: int) -> None:

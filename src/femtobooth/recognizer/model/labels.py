@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import ModelError
+from . import architectures
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,5 @@ class Labels:
 
 def imagenet(subset: str = "imagenet-1k") -> Labels:
     """List ImageNet's classes in the usual order, as timm knows them: lemmas for names, WordNet ids for synsets."""
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo(subset)
+    info = architectures.of("timm.data.imagenet_info", "ImageNetInfo")(subset)
     return Labels(names=tuple(info.label_descriptions()), synsets=tuple(info.label_names()))

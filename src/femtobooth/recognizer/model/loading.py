@@ -8,7 +8,6 @@ and given up as soon as it is larger than the file could fill.
 from __future__ import annotations
 
 import hashlib
-import inspect
 import math
 import sys
 from collections.abc import Iterator, Mapping
@@ -16,16 +15,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.data import infer_imagenet_subset, resolve_data_config
 from torch import Tensor, nn
 from torch.nn.modules import module as registration
 
 from ...core import tensors as stored
 from ...core.errors import ModelError, first_line
 from ...core.events import note, warn
-from . import artifact, weights
+from . import architectures, artifact, weights
 from .labels import Labels, imagenet
 from .preprocess import Preprocess
 
@@ -105,7 +102,7 @@ def _of_file(found: weights.Found, any_head: bool) -> dict[str, Any]:
     return {
         "model": model,
         "architecture": architecture,
-        "preprocess": Preprocess.from_timm(resolve_data_config({}, pretrained_cfg=config), own_size(model)),
+        "preprocess": Preprocess.from_timm(architectures.data_config(config), own_size(model)),
         "labels": _labels(config, count, found),
         "model_args": model_args,
         "provenance": {"source": found.source, "licence": config.get("license") or ""},
@@ -124,10 +121,10 @@ def tensors_of(path: Path) -> tuple[dict[str, Tensor], str | None]:
     if part and part.endswith("_ema"):
         note(f"{path}: takes the averaged weights ({part}) of this checkpoint, as timm does")
     trained = contents.get("arch")
-    known = trained if isinstance(trained, str) and timm.is_model(trained) else None
+    known = trained if isinstance(trained, str) and architectures.is_known(trained) else None
     tensors = stored.state_dict(path, {"state_dict": contents[part]} if part else contents)
     # without what DDP, torch.compile and trainers put before names
-    return _unwrapped(timm.models.clean_state_dict(tensors), path), known
+    return _unwrapped(architectures.clean_state_dict(tensors), path), known
 
 
 def _unwrapped(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -171,7 +168,7 @@ def settled(found: weights.Found, architecture: str) -> dict[str, Any]:
     try:
         if found.config.architecture:
             return found.config.settled()
-        return dict(timm.get_pretrained_cfg(registered(architecture)).to_dict())
+        return dict(architectures.pretrained_config(registered(architecture)).to_dict())
     except (TypeError, ValueError, AttributeError):
         return {}
 
@@ -189,7 +186,7 @@ def arguments(found: weights.Found, config: Mapping[str, Any]) -> dict[str, Any]
 def registered(architecture: str) -> str:
     """Return the name without a tag that timm does not know (of weights that others trained)."""
     try:
-        timm.get_pretrained_cfg(architecture)
+        architectures.pretrained_config(architecture)
     except RuntimeError:
         return architecture.partition(".")[0]
     return architecture
@@ -198,8 +195,8 @@ def registered(architecture: str) -> str:
 def _head(config: Mapping[str, Any], tensors: Mapping[str, Tensor], architecture: str | None) -> str | None:
     """Name of the last layer, as far as it is known and in the file."""
     named = [config.get("classifier")]
-    if architecture and timm.is_model(architecture):
-        known = timm.get_pretrained_cfg(registered(architecture))
+    if architecture and architectures.is_known(architecture):
+        known = architectures.pretrained_config(registered(architecture))
         named.append(known.classifier if known else None)
     return next((name for name in named if isinstance(name, str) and f"{name}.weight" in tensors), None)
 
@@ -236,7 +233,7 @@ def _without_background(tensors: dict[str, Tensor], config: Mapping[str, Any]) -
 
 def _labels(config: Mapping[str, Any], count: int, found: weights.Found) -> Labels:
     names = config.get("label_names")
-    subset = infer_imagenet_subset({"num_classes": count})
+    subset = architectures.imagenet_subset(count)
     if isinstance(names, (list, tuple)) and len(names) == count:
         described = config.get("label_descriptions") or {}
         return Labels(
@@ -278,9 +275,9 @@ def build(
     Raises ModelError.
     """
     where = f"{path}: " if path else ""
-    if not timm.is_model(architecture):
+    if not architectures.is_known(architecture):
         raise ModelError(f"{where}{architecture!r:.80} is no timm model", "`femtobooth models` lists what can be used")
-    forbidden = sorted(set(model_args) & {*inspect.signature(timm.create_model).parameters, "num_classes"})
+    forbidden = sorted(set(model_args) & {*architectures.own_arguments(), "num_classes"})
     if forbidden:
         raise ModelError(f"{where}model_args must not hold {', '.join(forbidden)}", artifact.DAMAGED)
     name = registered(architecture)
@@ -289,8 +286,8 @@ def build(
             if _sum(model_args) > LARGEST:
                 raise _TooLarge
             with torch.device("meta"), stored.Unfilled(), _bounded(tensors):
-                timm.create_model(name, pretrained=False, num_classes=num_classes, **model_args)
-        return timm.create_model(name, pretrained=False, num_classes=num_classes, **model_args)
+                architectures.create(name, num_classes=num_classes, **model_args)
+        return architectures.create(name, num_classes=num_classes, **model_args)
     except _TooLarge:
         what = f"{architecture} with {dict(model_args)!s:.80} and {num_classes} classes"
         raise ModelError(f"{where}{what} would be far larger than the weights beside it", artifact.DAMAGED) from None

@@ -20,7 +20,7 @@ from ...core.events import warn
 from ...core.paths import RUNS, existing, expanded, refuse_missing_path
 from ...core.run import is_run
 from ..settings import DEFAULT
-from . import artifact, hub_config
+from . import architectures, artifact, hub_config
 from .hub_config import HubConfig
 
 BUNDLED = "bundled"
@@ -132,10 +132,8 @@ def _file(path: Path, source: str) -> Found:
     config = hub_config.read(path.with_name(hub_config.NAME))
     if config.architecture:
         return Found(path, source, config.architecture, config)
-    import timm
-
     named = (path.stem, path.stem.partition("-")[0], path.absolute().parent.name)
-    return Found(path, source, next((name for name in named if timm.is_model(name)), None))
+    return Found(path, source, next((name for name in named if architectures.is_known(name)), None))
 
 
 # The hub
@@ -319,11 +317,10 @@ def _timm_facts(name: str) -> tuple[int, tuple[int, int], str]:
     if (data := cache.read(place)) is not None:
         count, size, licence = json.loads(data)
         return count, (size[0], size[1]), licence
-    import timm
     import torch
 
     with torch.device("meta"):  # shapes only
-        model = timm.create_model(name)
+        model = architectures.create(name)
     config = model.pretrained_cfg
     height, width = config["input_size"][1:]
     found = sum(parameter.numel() for parameter in model.parameters()), (height, width), config.get("license") or ""
