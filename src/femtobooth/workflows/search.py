@@ -11,7 +11,7 @@ from ..core.errors import ModelError, PhotoError
 from ..core.events import note, table, warn
 from ..recognizer.inference import sources
 from ..recognizer.inference.engines import open_engine
-from ..recognizer.inference.index import nearest, open_index
+from ..recognizer.inference.nearest import opened
 from ..recognizer.inference.predict import predict, workers_for
 from ..recognizer.settings import SearchSettings
 
@@ -21,7 +21,8 @@ def run(settings: SearchSettings) -> dict[str, Any]:
 
     Raises ModelError for an index of another model or preprocessing.
     """
-    index = open_index(Path(settings.index))
+    searcher = opened(Path(settings.index))
+    index = searcher.index
     sources.check(settings.query, None)
     model = settings.model or index.metadata.get("model", "")
     note(f"opening {model}")
@@ -44,7 +45,7 @@ def run(settings: SearchSettings) -> dict[str, Any]:
                 warn(f"{path}: {error}")
         read = [path for path, error in zip(batch.paths, batch.errors, strict=True) if error is None]
         if read:
-            near = nearest(index, np.asarray(batch.outputs["embedding"]), settings.top_k)
+            near = searcher.nearest(np.asarray(batch.outputs["embedding"]), settings.top_k)
             found += [
                 {"query": path, "nearest": [{"path": other, "similarity": round(score, 6)} for other, score in row]}
                 for path, row in zip(read, near, strict=True)

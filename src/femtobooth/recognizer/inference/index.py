@@ -1,11 +1,9 @@
-"""Embeddings on disk, and the nearest of them:
-
-Parquet, npz or safetensors, with the model and preprocessing they come from.
-"""
+"""Embeddings on disk: Parquet, npz or safetensors, with the model and preprocessing they come from."""
 
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 FORMATS = ("parquet", "npz", "safetensors")
+ROWS = 2**14  # of a block of vectors
 WAY_OUT = "make it again with `femtobooth embed`"
 
 
@@ -76,7 +75,7 @@ def write(path: Path, format: str, tables: Callable[[], Iterator[pa.Table]], mad
     if format == "npz":
         with zipfile.ZipFile(path, "w") as archive:
             for name, shape in shapes.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                with archive.open(_aligned(archive, f"{name}.npy"), "w", force_zip64=True) as file:
                     np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
                     file.writelines(values(name))
             for name, lines in {**texts, "metadata": [json.dumps(metadata)]}.items():
@@ -99,6 +98,31 @@ def write(path: Path, format: str, tables: Callable[[], Iterator[pa.Table]], mad
             out.writelines(values(name))
 
 
+def _aligned(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    """Make the header of a member whose bytes begin at a multiple of 64, so that they can be mapped to memory as
+    numbers: with a field for nothing else in it (that of Android's zipalign).
+    """
+    info = zipfile.ZipInfo(name)
+    fixed = 30 + len(name) + 20 + 4  # the header, its field for large files, and this field's own head
+    assert archive.fp is not None  # noqa: S101  (it is open)
+    padding = -(archive.fp.tell() + fixed) % 64
+    info.extra = struct.pack("<HH", 0xD935, padding) + bytes(padding)
+    return info
+
+
+Blocks = Iterator[tuple[list[str], np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """All vectors of an index, in memory or mapped to it."""
+
+    vectors: list[np.ndarray]
+    """float32 (n, D) each; together they are in the order of the index."""
+    path: Callable[[int], str]
+    """Path of a row."""
+
+
 @dataclass(frozen=True)
 class Index:
     """What `femtobooth embed` wrote."""
@@ -106,8 +130,12 @@ class Index:
     path: Path
     metadata: dict[str, str]
     """model (what was given), model_hash, preprocess_hash, shapes and so on."""
-    parts: Callable[[], Iterator[tuple[list[str], np.ndarray]]]
-    """Paths and their embeddings (N, D), piece by piece."""
+    blocks: Callable[[], Blocks]
+    """Paths and their embeddings (n, D), block by block, in constant memory."""
+    hold: Callable[[], Held]
+    """Map the vectors to memory; those of Parquet, which are compressed, are read into it."""
+    takes: int
+    """Bytes of memory that holding them takes; 0 where they are mapped."""
 
 
 def open_index(path: Path) -> Index:
@@ -121,12 +149,12 @@ def open_index(path: Path) -> Index:
         ) from None
     read = _parquet if start == b"PAR1" else _npz if start[:2] == b"PK" else _safetensors
     try:
-        metadata, parts = read(path)
-        json.loads(metadata["shapes"])["embedding"]
-        metadata["model_hash"], metadata["preprocess_hash"]
+        index = read(path)
+        json.loads(index.metadata["shapes"])["embedding"]
+        index.metadata["model_hash"], index.metadata["preprocess_hash"]
     except Exception as error:  # of three libraries
         raise InputError(f"{path}: no index, or a damaged one ({type(error).__name__})", WAY_OUT) from None
-    return Index(path, metadata, parts)
+    return index
 
 
 def is_index(path: Path) -> bool:
@@ -139,60 +167,90 @@ def is_index(path: Path) -> bool:
         return False
 
 
-def nearest(index: Index, queries: np.ndarray, k: int) -> list[list[tuple[str, float]]]:
-    """Find for each query (Q, D) paths and cosine similarities of the k nearest pictures, nearest first; in constant
-    memory.
-    """
-    directions = _unit(queries)
-    best: list[list[tuple[str, float]]] = [[] for _ in queries]
-    for paths, embeddings in index.parts():
-        scores = directions @ _unit(embeddings).T
-        for found, row in zip(best, scores, strict=True):
-            found += [(paths[place], float(row[place])) for place in np.argsort(-row, kind="stable")[:k]]
-            found.sort(key=lambda pair: -pair[1])
-            del found[k:]
-    return best
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    values = np.asarray(vectors, np.float64)
-    return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-
-
-Read = tuple[dict[str, str], Callable[[], Iterator[tuple[list[str], np.ndarray]]]]
-
-
-def _parquet(path: Path) -> Read:
+def _parquet(path: Path) -> Index:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    def parts() -> Iterator[tuple[list[str], np.ndarray]]:
+    def matrix(values: Any) -> np.ndarray:
+        return values.flatten().to_numpy().reshape(-1, values.type.list_size)
+
+    def batches() -> Iterator[pa.RecordBatch]:
         with path.open("rb") as file, pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(4096, columns=["path", "embedding"]):
-                kept = batch.filter(batch.column("embedding").is_valid())
-                values = kept.column("embedding")
-                yield kept.column("path").to_pylist(), values.flatten().to_numpy().reshape(-1, values.type.list_size)
+            for batch in opened.iter_batches(ROWS, columns=["path", "embedding"]):
+                yield batch.filter(batch.column("embedding").is_valid())
+
+    def blocks() -> Blocks:
+        return ((batch.column("path").to_pylist(), matrix(batch.column("embedding"))) for batch in batches())
+
+    def hold() -> Held:
+        kept = list(batches())
+        paths = pa.chunked_array([batch.column("path") for batch in kept], pa.string())
+        return Held([matrix(batch.column("embedding")) for batch in kept], lambda row: str(paths[row]))
 
     with path.open("rb") as opened, pq.ParquetFile(opened) as file:
-        return {
-            key.decode(): value.decode("utf-8", "replace") for key, value in (file.schema_arrow.metadata or {}).items()
-        }, parts
+        read = file.schema_arrow.metadata or {}
+        metadata = {key.decode(): value.decode("utf-8", "replace") for key, value in read.items()}
+        takes = file.metadata.num_rows * 4 * int(np.prod(json.loads(metadata["shapes"])["embedding"]))
+        return Index(path, metadata, blocks, hold, takes)
 
 
-def _npz(path: Path) -> Read:
-    def parts() -> Iterator[tuple[list[str], np.ndarray]]:
-        with np.load(path, allow_pickle=False) as arrays:
-            yield list(map(str, arrays["paths"])), arrays["embedding"]
+def _npz(path: Path) -> Index:
+    def hold() -> Held:
+        paths = _mapped(path, "paths")
+        return Held(_cut(_mapped(path, "embedding")), lambda row: str(paths[row]))
 
     with np.load(path, allow_pickle=False) as arrays:
-        return json.loads(str(arrays["metadata"][0])), parts
+        return Index(path, json.loads(str(arrays["metadata"][0])), lambda: _of(hold()), hold, takes=0)
 
 
-def _safetensors(path: Path) -> Read:
+def _mapped(path: Path, name: str) -> np.ndarray:
+    """Map an array of an npz file, as `write` makes them, to memory; one that is compressed is read."""
+    with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as file:
+        if archive.getinfo(f"{name}.npy").compress_type != zipfile.ZIP_STORED:
+            return np.load(path, allow_pickle=False)[name]
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, kind = read(file)
+        start = archive.getinfo(f"{name}.npy").header_offset
+        place = file.tell()
+    if fortran or kind.hasobject:
+        raise ValueError(f"{name} is laid out in another way")
+    with path.open("rb") as opened:
+        opened.seek(start + 26)
+        place += start + 30 + sum(int.from_bytes(opened.read(2), "little") for _ in range(2))
+    return _map(path, kind, shape, place)
+
+
+def _safetensors(path: Path) -> Index:
     from safetensors import safe_open
 
-    def parts() -> Iterator[tuple[list[str], np.ndarray]]:
+    def hold() -> Held:
         with safe_open(path, "np") as file:
-            yield json.loads(file.metadata()["paths"]), file.get_tensor("embedding")
+            paths = json.loads(file.metadata()["paths"])
+        with path.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            said = json.loads(opened.read(length))["embedding"]
+        if said["dtype"] != "F32":
+            raise ValueError(said["dtype"])
+        place = 8 + length + said["data_offsets"][0]
+        return Held(_cut(_map(path, np.dtype("<f4"), tuple(said["shape"]), place)), paths.__getitem__)
 
     with safe_open(path, "np") as file:
-        return {key: value for key, value in file.metadata().items() if key not in ("paths", "failed", "errors")}, parts
+        own = {key: value for key, value in file.metadata().items() if key not in ("paths", "failed", "errors")}
+        return Index(path, own, lambda: _of(hold()), hold, takes=0)
+
+
+def _map(path: Path, kind: np.dtype[Any], shape: tuple[int, ...], place: int) -> np.ndarray:
+    return np.memmap(path, kind, "r", place, shape).view(np.ndarray) if 0 not in shape else np.empty(shape, kind)
+
+
+def _cut(vectors: np.ndarray) -> list[np.ndarray]:
+    return [vectors[start : start + ROWS] for start in range(0, len(vectors), ROWS)]
+
+
+def _of(held: Held) -> Blocks:
+    """Give the blocks of vectors with their paths."""
+    start = 0
+    for block in held.vectors:
+        yield [held.path(row) for row in range(start, start + len(block))], block
+        start += len(block)
