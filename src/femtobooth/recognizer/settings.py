@@ -213,6 +213,10 @@ class FinetuneSettings(Settings):
     """What becomes model/: better: more validation pictures right; of equals, the lower calibrated log loss."""
     probe_only: Annotated[bool, Flag("--probe-only", common=True, group="training")] = False
     """Leave fine-tuning out: the linear probe is the result, after seconds."""
+    push: Annotated[str | None, Flag("--push", group="output", names="model")] = Field(None, min_length=1)
+    """OWNER/NAME on the Hugging Face hub that the finished model, with its card, is sent to; a private one is made."""
+    public: Annotated[bool, Flag("--public", group="output")] = False
+    """Let all see what `push` sends."""
     patience: Annotated[int, Flag("--patience", unit="checks", group="training")] = Field(0, ge=0)
     """Checks without a lower loss after which training stops, on pictures set aside from training for it; 0 trains to
     the end.
@@ -243,9 +247,14 @@ class FinetuneSettings(Settings):
         return self
 
     def without_effect(self) -> dict[str, str]:
-        """Name the loss where it has no choice."""
+        """Name the loss where it has no choice, and who may see what is not sent."""
         idle = {"loss"} & self.model_fields_set if not self.multi_label else set()
-        return super().without_effect() | dict.fromkeys(idle, "without multi_label")
+        unsent = {"public"} if self.public and not self.push else set()
+        return (
+            super().without_effect()
+            | dict.fromkeys(idle, "without multi_label")
+            | dict.fromkeys(unsent, "without push")
+        )
 
     def refuse_at_once(self) -> None:
         """Raise InputError for what cannot be done here, and for layers apart where the optimizer takes them as one."""

@@ -41,6 +41,7 @@ from ..recognizer.finetuning.run import FinetunedRun
 from ..recognizer.finetuning.survey import Survey
 from ..recognizer.finetuning.surveying import survey
 from ..recognizer.finetuning.teacher import Lesson
+from ..recognizer.model import hub_upload
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
 from ..training import averages, trainer
@@ -64,6 +65,8 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
         output.check()
     settings.refuse_at_once()
     trainer.check(_training(settings, 1))
+    if settings.push and rank() == 0:
+        hub_upload.check(settings.push, settings.public)
     with stage("data"):
         read = dataset.read(settings.data, settings.multi_label)
         source = _load(settings)
@@ -105,7 +108,16 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
 
     with output.claimed(begin) as folder, FinetunedRun.open(folder).working() as run:
         note(f"run folder: {folder}\n")
-        return _train(folder, run, settings, source, found, head, lesson)
+        done = _train(folder, run, settings, source, found, head, lesson)
+    return _pushed(done, settings)
+
+
+def _pushed(run: FinetunedRun, settings: FinetuneSettings) -> FinetunedRun:
+    """Send the model of a finished run to the hub where that was asked for."""
+    if settings.push and run.status == "done":
+        with stage("push"):
+            note(f"sent to {hub_upload.push(run.folder / 'model', settings.push, settings.public)}")
+    return run
 
 
 def resume(settings: ResumeSettings) -> FinetunedRun:
@@ -120,7 +132,8 @@ def resume(settings: ResumeSettings) -> FinetunedRun:
     with locks.held(folder):
         sweep(folder)
         with FinetunedRun.open(folder).working() as run:
-            return _go_on(run, run)
+            done = _go_on(run, run)
+        return _pushed(done, done.settings_to_resume(FinetuneSettings))
 
 
 def _go_on(known: FinetunedRun, run: FinetunedRun | None) -> FinetunedRun:
