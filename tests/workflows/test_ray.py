@@ -204,7 +204,9 @@ def test_pictures(cluster: Cluster, tiny_sd1: Path, tmp_path: Path) -> None:
     given |= {"sampling": {"steps": 2}, "seed": 5, "out": str(tmp_path / "alone")}
     manifest = generate.run(config.settle(GenerateSettings, given))
     more = {"executor": "ray", "part_size": 4, "out": str(tmp_path / "parts"), "actors": 1}
-    counts = generate.run(config.settle(GenerateSettings, given | more))
+    with pytest.MonkeyPatch.context() as patch:  # no model comes into this process
+        patch.setattr(generate, "load", lambda *_: pytest.fail("loaded here"))
+        counts = generate.run(config.settle(GenerateSettings, given | more))
     assert counts["drawn"] == 9
     made = rows(tmp_path / "parts")
     assert [(row["path"], row["prompt"], row["seed"], row["sha256"]) for row in made] == [

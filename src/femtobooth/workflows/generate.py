@@ -25,7 +25,7 @@ from ..core.bulk.parts import Part, digest, parts_of
 from ..core.bulk.settings import CLUSTER
 from ..core.claims import Output
 from ..core.errors import InputError
-from ..core.events import conclude, note, progress_bar, warn
+from ..core.events import conclude, note, progress_bar, stage, warn
 from ..core.files import sha256_of, timestamp, write_json
 from ..core.paths import expanded
 from ..core.run import run_of
@@ -239,18 +239,24 @@ def _shared(settings: GenerateSettings) -> dict[str, Any]:
     output = replace(output_of(settings), owns=PARTS, numbered=False)
     settings.refuse_uneven(settings.batch_size)
     wanted = settings.model_dump(exclude={*CLUSTER, "prompts", "prompts_file", "out", "overwrite"})
-    model, here = load(settings.model_copy(update={"device": "cpu"}) if settings.gpus_per_actor else settings)
-    prompts = _as_read(prompts, here, model)
     threads = 1 if settings.gpus_per_actor else torch.get_num_threads()
-    made = {"command": "generate", "model": model.hash, "part_size": settings.part_size, **wanted}
-    del model
-    opened, listed = partial(_opened, wanted, threads), partial(_parts, prompts, settings)
     counts = {"drawn": 0, "done_before": 0}
-    for told in cluster.fill(settings, output, made, listed, opened, threads):
-        counts["drawn"] += told.rows
-        counts["done_before"] += told.before
+    with cluster.connected(settings):
+        with stage("reading the prompts"):  # by the model, for which there may be no room here
+            known, prompts = cluster.elsewhere(partial(_read_there, prompts, settings), threads)
+        made = {"command": "generate", "model": known, "part_size": settings.part_size, **wanted}
+        opened, listed = partial(_opened, wanted, threads), partial(_parts, prompts, settings)
+        for told in cluster.fill(settings, output, made, listed, opened, threads):
+            counts["drawn"] += told.rows
+            counts["done_before"] += told.before
     conclude(f"{sum(counts.values())} pictures in {output.path}")
     return {"model": settings.run, "out": str(output.path), **counts}
+
+
+def _read_there(prompts: list[str], settings: GenerateSettings) -> tuple[str, list[str]]:
+    """Give the hash of the model, and the prompts as it reads them."""
+    model, here = load(settings.model_copy(update={"device": "cpu"}))
+    return model.hash, _as_read(prompts, here, model)
 
 
 def shaping(settings: GenerateSettings, side: int) -> dict[str, Any]:

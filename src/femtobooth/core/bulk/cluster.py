@@ -21,7 +21,7 @@ import numpy as np
 
 from ..claims import Output
 from ..errors import FemtoboothError, SettingsError, StorageError, first_line
-from ..events import note, progress_bar
+from ..events import Event, emit, listening, note, progress_bar
 from ..machine import cores
 from .parts import Dataset, Outcome, Part, Unit, make
 from .settings import ActorSettings, BulkSettings, ClusterSettings
@@ -137,6 +137,36 @@ def each(
         yield from _told(_stream(settings, listed, _Doer, (folder.absolute(), opened, Path.cwd()), threads))
 
 
+def elsewhere(function: Callable[[], Result], threads: int = 1) -> Result:
+    """Call a function in a task of the cluster that this process is connected to, and tell here what it told there.
+
+    Raises the FemtoboothError that it raised.
+    """
+    import ray
+
+    room(threads, 0.0, "address")
+    task = ray.remote(num_cpus=threads, max_calls=1)(_heard)
+    found, events = ray.get(task.remote(function, Path.cwd()))
+    for event in events:
+        emit(event.kind, **event.data)
+    if isinstance(found, FemtoboothError):
+        raise found
+    result: Result = found
+    return result
+
+
+def _heard(function: Callable[[], Any], place: Path) -> tuple[Any, list[Event]]:
+    """Call a function in a folder; gives what it returned, or the FemtoboothError that it raised, and what it told."""
+    enter(place)
+    events: list[Event] = []
+    with listening(events.append):
+        try:
+            found = function()
+        except FemtoboothError as error:
+            found = error
+    return found, [one for one in events if one.kind in ("note", "warning")]
+
+
 def _told(stream: Stream) -> Iterator[Any]:
     for row in stream.iter_rows():
         told = pickle.loads(row["outcome"])  # noqa: S301  (of our own processes)
@@ -190,9 +220,9 @@ def room(threads: int, gpus: float, named: str) -> int:
     if gpus:
         most = min(most, int(there.get("GPU", 0) / gpus))
     if most < 1:
+        also = f" and {gpus:g} GPUs" if gpus else ""
         raise SettingsError(
-            f"one process needs {threads} cores and {gpus:g} GPUs, which the cluster has not",
-            f"change `workers` or `{named}`",
+            f"one process needs {threads} cores{also}, which the cluster has not", f"change `workers` or `{named}`"
         )
     return most
 

@@ -132,6 +132,8 @@ def _scores(run: PersonalizedRun) -> Scores | None:
     points = read_object(run.folder / "validation" / "validation.json").get("points")
     try:
         known = {int(point["step"]): point for point in points or ()}
+        if not any(known):
+            return None
         chosen = known[run.steps] if run.steps in known else known[max(known)]
         return Scores(
             float(np.mean(chosen["fidelity"])),
