@@ -27,11 +27,11 @@ GRACE = 120.0  # seconds that tasks of a cluster are given to save, once the com
 def run(works: Sequence[Work], settings: ManySettings, accelerated: bool) -> Working:
     """Do all work; yields every half a second, and as soon as one has ended, how those ended that did since.
 
-    `accelerated` says whether processes of this machine are to have its GPUs. Closed before its end, it has those that
+    `accelerated` says whether processes are to have GPUs. Closed before its end, it has those that
     run save and end, and begins no other. Raises SettingsError for a cluster that is not there or has no room.
     """
     if settings.executor == "ray":
-        return _on_ray(works, settings)
+        return _on_ray(works, settings, accelerated)
     return _here(works, settings.retries, slots(settings, accelerated))
 
 
@@ -86,11 +86,13 @@ def _here(works: Sequence[Work], retries: int, environments: Sequence[dict[str, 
             pool.shutdown(cancel_futures=True)
 
 
-def _on_ray(works: Sequence[Work], settings: ManySettings) -> Working:
+def _on_ray(works: Sequence[Work], settings: ManySettings, accelerated: bool) -> Working:
     threads, gpus = settings.workers or 1, settings.gpus_per_subject
     with cluster.connected(settings):
         import ray
 
+        if gpus is None:
+            gpus = float(accelerated and ray.cluster_resources().get("GPU", 0) >= 1)
         cluster.room(threads, gpus, "gpus_per_subject")
         task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=settings.retries, max_calls=1)(_there)
         environment = {THREADS: str(threads)} | {name: os.environ[name] for name in (CACHE,) if name in os.environ}

@@ -18,8 +18,10 @@ class ManySettings(ClusterSettings):
     """Subjects at a time, without a cluster: as many as there are GPUs, or one, if not given."""
     workers: Annotated[int | None, Flag("--workers", unit="cores", group="cluster")] = Field(None, ge=1)
     """Cores of each subject; if not given those of the machine are shared out, and one is asked of a cluster."""
-    gpus_per_subject: Annotated[float, Flag("--gpus-per-subject", unit="GPUs", group="cluster")] = Field(0.0, ge=0)
-    """GPUs of a cluster that one subject takes: 0.5 puts two on one."""
+    gpus_per_subject: Annotated[float | None, Flag("--gpus-per-subject", unit="GPUs", group="cluster")] = Field(
+        None, ge=0
+    )
+    """GPUs of a cluster that one subject takes: 0.5 puts two on one; 1 where the cluster has any, if not given."""
     retries: Annotated[int, Flag("--retries", unit="times", group="cluster")] = Field(1, ge=0)
     """How often a subject whose process was killed goes on from its checkpoint before it counts as failed."""
 
