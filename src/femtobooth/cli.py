@@ -18,7 +18,7 @@ from . import __version__
 from .core import events, later, streams
 from .core.errors import FemtoboothError, InputError, Interrupted, SettingsError, first_line, shortened
 from .core.names import shown
-from .core.processes import rank
+from .core.processes import first_here, rank, world
 from .parsing import EVERYTHING, HELP, LEVELS, Parser, names, parse, spoken
 from .workflows.commands import COMMANDS, Command, find
 
@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with events.listening(screen := _Screen(name)):
             _answer(name, rest, screen)
     except FemtoboothError as error:
+        if world() > 1 and rank():
+            _excuse(error)
         _exit(_as_typed(error, name), error.exit_code)
     except Interrupted as stop:
         _exit(stop.lines, stop.exit_code)
@@ -183,11 +185,18 @@ def _near(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word[:60], known, n=1)), None)
 
 
+def _excuse(error: FemtoboothError) -> None:
+    """Tell the other processes of a training, on other machines, of an error that may be this one's alone."""
+    from .training import team
+
+    team.excuse(error)
+
+
 def _exit(lines: Sequence[str], code: int) -> NoReturn:
     """End the program with a message whose lines hold text of any origin: made harmless for a terminal, and cut where
-    nobody reads on.
+    nobody reads on. Of several machines the first process of each says it.
     """
-    if _speaks():
+    if first_here() if world() > 1 else _speaks():
         print("\n".join(_cut(shown(line)) for line in (f"femtobooth: {lines[0]}", *lines[1:])), file=sys.stderr)
     sys.exit(code)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from .core import streams
 from .core.errors import InputError, SettingsError, shortened
 from .core.paths import existing, nearest, refuse_missing_path
-from .core.processes import rank
+from .core.processes import rank, world
 from .workflows.commands import Command, find
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def parse(name: str, command: Command, arguments: Sequence[str]) -> Parsed:
     if command.plan and getattr(found, "plan", False):  # for hardware and packages that need not be here
         return Parsed(found, command.plan, "reading the shapes of {0.base}", options.json, options.level)
     found.refuse_at_once()
-    if command.makes and getattr(found, "name", None) and rank() == 0:
+    if command.makes and getattr(found, "name", None) and rank() == 0 and world() == 1:
         find(command.makes).place(found).check()
     return Parsed(found, command.run, command.begins, options.json, options.level)
 
@@ -169,6 +169,8 @@ def _at(values: Any, path: str) -> Any:
 def _refuse_missing_files(found: Settings) -> None:
     from .core.fields import settings
 
+    if world() > 1:  # the first process reads, and tells the others of what it lacks
+        return
     for one in settings(type(found)):
         if one.names not in ("file", "folder", "run", "model"):
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from femtobooth.core.processes import rank
+from femtobooth.core.processes import rank, world
 
 VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
 
@@ -34,3 +34,21 @@ def test_rank(given: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPa
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     assert rank() == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        pytest.param({"WORLD_SIZE": "4"}, 1, id="a variable that is left over"),
+        pytest.param({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "4"}, 4, id="torchrun"),
+        pytest.param({"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2"}, 1, id="started by Lightning"),
+        pytest.param({"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "8"}, 8, id="srun"),
+        pytest.param({"SLURM_PROCID": "0"}, 1, id="SLURM, a batch script"),
+    ],
+)
+def test_world(given: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*VARIABLES, "WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert world() == expected

@@ -98,6 +98,10 @@ class ParityError(FemtoboothError):
     pass
 
 
+class ProcessLost(FemtoboothError):
+    """Another process of the same training has ended; with its exit code, where it said so."""
+
+
 class Interrupted(BaseException):
     """Stopped by a signal after everything was saved. `signum` sets the exit code (128 + signum).
 

@@ -29,3 +29,16 @@ def rank() -> int:
     if "LOCAL_RANK" in given or "NODE_RANK" in given:
         return given.get("LOCAL_RANK", 0) + given.get("NODE_RANK", 0)
     return given.get("SLURM_PROCID", 0)
+
+
+def world() -> int:
+    """Count the processes of a run that a launcher started all of: torchrun, or srun; else 1."""
+    names = ("RANK", "WORLD_SIZE") if "RANK" in os.environ else ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS")
+    own, several = (os.environ.get(name, "") for name in names)
+    started_by_lightning = "RANK" not in os.environ and not {"LOCAL_RANK", "NODE_RANK"}.isdisjoint(os.environ)
+    return int(several) if own.isdigit() and several.isdigit() and not started_by_lightning else 1
+
+
+def first_here() -> bool:
+    """Tell whether this is the first process of a run on its machine."""
+    return next((one for name in ("LOCAL_RANK", "SLURM_LOCALID") if (one := os.environ.get(name))), "0") == "0"

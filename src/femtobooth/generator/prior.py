@@ -37,8 +37,12 @@ class Processes:
     rank: int = 0
     world: int = 1
     barrier: Callable[[], Any] = lambda: None
-    broadcast: Callable[[Any], Any] = lambda value: value
-    """Gives every process what the first one has."""
+    broadcast: Callable[[Any, int], Any] = lambda value, source: value
+    """Gives every process what the one of this rank has."""
+
+    def all_of(self, value: Any) -> list[Any]:
+        """Give every process what each of them has, by rank."""
+        return [self.broadcast(value, source) for source in range(self.world)]
 
 
 def prompts(settings: PriorSettings, *class_nouns: str) -> list[str]:
@@ -86,8 +90,9 @@ def class_images(
 ) -> np.ndarray:
     """Return the (N, H, W, 3) uint8 class images of one prompt and shape; those that are missing are generated first.
 
-    With several processes each makes its share of the missing batches, and all return all images. What another run on
-    this machine is making is waited for.
+    With several processes each makes its share of the missing batches, and all return all images, bit for bit the same:
+    what the cache of one lacks, or has otherwise, travels from the first that has it. What another run on this machine
+    is making is waited for.
     """
     processes = processes or Processes()
     folder = folder_of(recipe(model.hash, model.empty_is_none, prompt, settings, shape, model.held))
@@ -102,12 +107,9 @@ def _class_images(
     facts = recipe(model.hash, model.empty_is_none, prompt, settings, shape, model.held)
     key, folder, batch = key_of(facts), folder_of(facts), settings.sampling_batch
     batches = range(0, settings.images, batch)
-    missing = [
-        start
-        for start in batches
-        if any(_read(folder, i, key, shape) is None for i in range(start, min(start + batch, settings.images)))
-    ]
-    missing = processes.broadcast(missing)  # one list for all, even where the cache is being filled by someone else
+    have_here = {i for i in range(settings.images) if _read(folder, i, key, shape) is not None}
+    have_all = set[int]().union(*processes.all_of(have_here))  # one for all, even while someone else fills the cache
+    missing = [start for start in batches if not have_all.issuperset(range(start, min(start + batch, settings.images)))]
     have = settings.images - sum(min(batch, settings.images - start) for start in missing)
     own: dict[int, np.ndarray] = {}  # what this process made, also where the cache cannot be written
     if not missing:
@@ -132,14 +134,32 @@ def _class_images(
                 ]  # what all of them made meanwhile
                 bar.advance(sum(min(batch, settings.images - first) for first in together))
     processes.barrier()
-    found = (own[i] if i in own else _read(folder, i, key, shape) for i in range(settings.images))
-    images = [image for image in found if image is not None]
+    found = {i: own[i] if i in own else _read(folder, i, key, shape) for i in range(settings.images)}
+    images = {i: image for i, image in found.items() if image is not None}
+    if processes.world > 1:
+        for i, picture in _exchanged(images, settings.images, processes).items():
+            _write(folder, i, key, picture, {**facts, "sampling": settings.sampling.model_dump()}, batch)
+            images[i] = picture
     if len(images) < settings.images:
         raise FemtoboothError(
             f"{folder}: {settings.images - len(images)} class images are not there although they were made",
-            "start again; machines that train together must share $FEMTOBOOTH_CACHE",
+            "start again",
         )
-    return np.stack(images)
+    return np.stack([images[i] for i in range(settings.images)])
+
+
+def _exchanged(images: dict[int, np.ndarray], count: int, processes: Processes) -> dict[int, np.ndarray]:
+    """Give the images that this process lacks, or has otherwise than the first process that has them."""
+    own = {i: hashlib.sha256(image.tobytes()).digest() for i, image in images.items()}
+    hashes, found = processes.all_of(own), {}
+    for i in range(count):
+        source = next((rank for rank, held in enumerate(hashes) if i in held), None)
+        if source is None or all(held.get(i) == hashes[source][i] for held in hashes):
+            continue
+        picture = processes.broadcast(images.get(i) if processes.rank == source else None, source)
+        if own.get(i) != hashes[source][i]:
+            found[i] = picture
+    return found
 
 
 def _path(folder: Path, index: int) -> Path:

@@ -13,6 +13,7 @@ from ..core.config import Seed, Settings
 from ..core.errors import shortened
 from ..core.fields import Argument, Flag, Flags
 from ..core.machine import FloatPrecision, WeightPrecision, size_in_bytes
+from ..core.processes import world
 from ..training.optimizers import KINDS, refuse_rates
 from ..training.settings import TrainingSettings
 from . import locate
@@ -232,7 +233,8 @@ class PersonalizeSettings(Settings):
         """Raise InputError for what cannot be done here, and for learning rates that the optimizer cannot take."""
         super().refuse_at_once()
         refuse_rates(self.training.optimizer, self.rates)
-        refuse_missing_photos(self.subjects)
+        if world() == 1:  # else the first process reads them, and they travel
+            refuse_missing_photos(self.subjects)
 
     @classmethod
     def recommended(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -24,7 +24,7 @@ from ..core.errors import CheckpointError, Interrupted
 from ..core.events import note, stage
 from ..core.processes import rank
 from ..core.run import RUN_FOLDER, Run
-from . import checkpoints, trainer
+from . import checkpoints, team, trainer
 from .callbacks import StepCallback
 from .settings import TrainingSettings
 from .tracking import loggers
@@ -79,7 +79,9 @@ def fit(
     Raises Interrupted after a signal, with everything saved; NotFiniteError; CheckpointError where every checkpoint is
     damaged; SettingsError where hardware or a tracker is missing.
     """
-    found = checkpoints.newest(folder / "checkpoints")
+    ours = team.current()
+    ours.way_out = f"{way_out}, on every machine"
+    found = ours.checkpoint(checkpoints.newest(folder / "checkpoints"))
     step = checkpoints.step_of(found) if found else 0
     if step:
         note(f"resuming {folder} at step {step}")
@@ -94,9 +96,10 @@ def fit(
         lightning = trainer.build(settings, folder, [*callbacks, saver, *after, *pulse], trackers, deterministic)
         with checkpoints.last_good_named(lightning, folder / "checkpoints", calmer):
             if step < settings.steps and not (found and ended(checkpoints.state_of(found))):
-                with stage("training"), _named_for_children(folder):
+                with stage("training"), _named_for_children(folder), ours.heeding():
                     lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
                 step = lightning.global_step
+            ours.leave()  # what follows is the first process's alone
             if saver.stopped_by:
                 raise Interrupted(f"stopped at step {step} and saved", way_out, saver.stopped_by)
             device = lightning.strategy.root_device

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from ..core.events import emit, picture
 from ..core.files import atomic_file
+from ..core.processes import rank
 from .settings import TrainingSettings
 
 
@@ -79,9 +80,11 @@ class Told(Measured):
 
 def loggers(settings: TrainingSettings, folder: Path, name: str, resumed_step: int = 0) -> list[Logger]:
     """Make the trackers that the settings name, writing under `folder`, and the one that tells listeners; a resumed run
-    goes on in the same curves.
+    goes on in the same curves. Only the first process has any.
     """
     settings.refuse_at_once()
+    if rank():
+        return []
     folder.mkdir(parents=True, exist_ok=True)
     made: list[Logger] = []
     if "tensorboard" in settings.trackers:

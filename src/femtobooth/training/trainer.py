@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger
 from ..core.errors import SettingsError
 from ..core.events import progress_bar
 from ..core.machine import FloatPrecision, use_tensor_cores
-from ..core.processes import rank
+from ..core.processes import rank, world
 from . import optimizers
 from .callbacks import StepCallback
 from .checkpoints import StreamedFile
@@ -37,16 +37,7 @@ def build(
     deterministic: bool | Literal["warn"] = "warn",
 ) -> Trainer:
     """Build the Trainer; raises SettingsError where the hardware asked for is not there."""
-    started = os.environ.get("WORLD_SIZE", "")
-    wanted = settings.devices * settings.nodes
-    if (started.isdigit() and int(started) != wanted) or rank() >= wanted:
-        raise SettingsError(
-            (
-                f"`training.devices={settings.devices}` `training.nodes={settings.nodes}`: but this "
-                f"is process {rank()} of {started or 'several'}"
-            ),
-            "give as many devices and nodes as were started, or unset RANK and WORLD_SIZE",
-        )
+    refuse_other_number(settings)
     use_tensor_cores()
     has_gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     if settings.precision == "fp16" and (settings.accelerator == "cpu" or not has_gpu):
@@ -76,6 +67,20 @@ def build(
             f"training: {' '.join(str(error).split())[:200]}",
             "check `training.accelerator`, `training.devices`, `training.strategy` and `training.precision`",
         ) from error
+
+
+def refuse_other_number(settings: TrainingSettings) -> None:
+    """Raise SettingsError where a launcher started more or fewer processes than the settings say."""
+    started = os.environ.get("WORLD_SIZE", "") or (str(world()) if world() > 1 else "")
+    wanted = settings.devices * settings.nodes
+    if (started.isdigit() and int(started) != wanted) or rank() >= wanted:
+        raise SettingsError(
+            (
+                f"`training.devices={settings.devices}` `training.nodes={settings.nodes}`: but this "
+                f"is process {rank()} of {started or 'several'}"
+            ),
+            "give as many devices and nodes as were started, or unset RANK and WORLD_SIZE",
+        )
 
 
 def check(settings: TrainingSettings) -> None:

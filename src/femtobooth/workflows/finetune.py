@@ -19,6 +19,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,28 @@ from ..recognizer.finetuning.teacher import Lesson
 from ..recognizer.model import hub_upload
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
-from ..training import averages, trainer
+from ..training import averages, team, trainer
 from ..training.session import State, fit
 from ..training.settings import ResumeSettings
+from ..training.team import Team
 from .finetuning import card, teaching, told
+from .finetuning.teaching import SentLesson
 
 PASSES, LEAST_STEPS = 25, 60
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the first process of several tells the others, which read the pictures and the recognizer from their own
+    disks.
+    """
+
+    folder: Path
+    settings: FinetuneSettings
+    model_hash: str
+    found: Survey
+    head: Head
+    lesson: SentLesson | None
 
 
 @remembering
@@ -58,6 +75,15 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
 
     Raises InputError kinds before anything is written.
     """
+    trainer.refuse_other_number(settings.training)
+    with team.joined() as ours:
+        if not ours.follows:
+            return _begin(settings, ours)
+        _follow(ours.shared(), _settled(settings))
+    raise SystemExit(0)
+
+
+def _begin(settings: FinetuneSettings, ours: Team) -> FinetunedRun:
     settings = _settled(settings)
     note(f"{settings.data}: a classifier of its classes, from {settings.model}")
     output = FinetunedRun.place(settings)
@@ -108,6 +134,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
 
     with output.claimed(begin) as folder, FinetunedRun.open(folder).working() as run:
         note(f"run folder: {folder}\n")
+        ours.share(Sent(folder, settings, source.hash, found, head, teaching.sent(lesson)))
         done = _train(folder, run, settings, source, found, head, lesson)
     return _pushed(done, settings)
 
@@ -120,23 +147,49 @@ def _pushed(run: FinetunedRun, settings: FinetuneSettings) -> FinetunedRun:
     return run
 
 
+def _follow(sent: Sent | None, own: FinetuneSettings | None = None) -> None:
+    """Train as the first process says, with the pictures and the recognizer of this machine.
+
+    Raises PhotoError or ModelError where they are not the same.
+    """
+    if sent is None or sent.settings.probe_only:  # nothing trains that this process could share
+        return
+    own = own or sent.settings
+    source = _load(sent.settings.model_copy(update={"model": own.model}))
+    if source.hash != sent.model_hash:
+        raise ModelError(f"{own.model}: not the model of the first machine", "put the same files on every machine")
+    theirs, here = ([Path(one.data), *map(Path, one.synthesized)] for one in (sent.settings, own))
+    found = sent.found.moved(dict(zip(theirs, here, strict=True)))
+    found.refuse_changed(found.part("train", "stop"), "put the same pictures on every machine")
+    lesson = sent.lesson.opened(own.distill.teacher) if sent.lesson else None
+    _train(sent.folder, None, sent.settings, source, found, sent.head, lesson)
+
+
 def resume(settings: ResumeSettings) -> FinetunedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    folder = Path(settings.run)
+    with team.joined() as ours:
+        if not ours.follows:
+            return _resume(Path(settings.run), ours)
+        _follow(ours.shared())
+    raise SystemExit(0)
+
+
+def _resume(folder: Path, ours: Team) -> FinetunedRun:
     run = FinetunedRun.open(folder)
     if run.status == "done":
+        ours.share(None)
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         return run
     if rank():
-        return _go_on(run, None)
+        return _go_on(run, None, ours)
     with locks.held(folder):
         sweep(folder)
         with FinetunedRun.open(folder).working() as run:
-            done = _go_on(run, run)
+            done = _go_on(run, run, ours)
         return _pushed(done, done.settings_to_resume(FinetuneSettings))
 
 
-def _go_on(known: FinetunedRun, run: FinetunedRun | None) -> FinetunedRun:
+def _go_on(known: FinetunedRun, run: FinetunedRun | None, ours: Team) -> FinetunedRun:
     settings = known.settings_to_resume(FinetuneSettings)
     source = _load(settings)
     if source.hash != known.model_hash:
@@ -144,9 +197,10 @@ def _go_on(known: FinetunedRun, run: FinetunedRun | None) -> FinetunedRun:
             f"{settings.model}: not the model that {known.folder} was started from",
             "put the same one back, or start a new run",
         )
-    found = known.survey()
+    found, head = known.survey(), known.head()
     lesson = teaching.again(known, found, settings.distill)
-    return _train(known.folder, run, settings, source, found, known.head(), lesson)
+    ours.share(Sent(known.folder, settings, source.hash, found, head, teaching.sent(lesson)))
+    return _train(known.folder, run, settings, source, found, head, lesson)
 
 
 def _settled(settings: FinetuneSettings) -> FinetuneSettings:
@@ -276,6 +330,8 @@ def _train(
         hyperparameters=settings.model_dump(),
         ended=ended,
     ) as fitted:
+        if team.current().follows:
+            raise SystemExit(0)  # the rest is the first process's
         if run is None:
             return FinetunedRun.open(folder)
         step = finetuner.load_result(module, fitted.state(), settings)

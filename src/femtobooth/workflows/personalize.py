@@ -24,7 +24,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from ..core import config, locks, older_runs
-from ..core.errors import PhotoError, SettingsError, command
+from ..core.errors import ModelError, PhotoError, SettingsError, command
 from ..core.event_log import remembering
 from ..core.events import note, stage, warn
 from ..core.files import sha256_of, sweep, write_json, write_text
@@ -51,10 +51,11 @@ from ..judging.encoders import Encoder
 from ..pictures.crops import Shape, shapes_of
 from ..pictures.images import find_pictures
 from ..pictures.sheets import stacked
-from ..training import averages, trainer
+from ..training import averages, team, trainer
 from ..training.optimizers import KINDS
 from ..training.session import fit
 from ..training.settings import ResumeSettings
+from ..training.team import Team
 from . import report
 from .personalizing import outcome, scored, told, validation, verdicts
 from .personalizing.training_data import latents
@@ -83,12 +84,32 @@ class Task:
         return [photo for one in self.subjects.values() for photo in one.held_out]
 
 
+@dataclass(frozen=True)
+class Sent:
+    """What the first process of several tells the others, which need nothing of its disk but the base."""
+
+    folder: Path
+    settings: PersonalizeSettings
+    base_hash: str
+    subjects: dict[str, Taught]
+    size: int
+
+
 @remembering
 def run(settings: PersonalizeSettings) -> PersonalizedRun:
     """Personalize a base from the start; returns the run, finished where this is its first process.
 
     Raises InputError kinds before anything is written.
     """
+    trainer.refuse_other_number(settings.training)
+    with team.joined() as ours:
+        if not ours.follows:
+            return _begin(settings, ours)
+        _follow(ours.shared(), _settled(settings))
+    raise SystemExit(0)
+
+
+def _begin(settings: PersonalizeSettings, ours: Team) -> PersonalizedRun:
     settings = _settled(settings)
     output = PersonalizedRun.place(settings)
     if rank() == 0:
@@ -137,14 +158,34 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
             note(f"kept out of training, to score against: {', '.join(shown(photo.path.name) for photo in held_out)}\n")
         note(f"run folder: {folder}")
         note(f"the photos as they are trained on: {folder / CROPS}\n")
+        ours.share(Sent(folder, settings, model.hash, subjects, size))
         return _train(folder, run, task)
+
+
+def _follow(sent: Sent | None, own: PersonalizeSettings | None = None) -> None:
+    """Train as the first process says, with the base of this machine. Raises ModelError where that is another."""
+    if sent is None:  # the run is finished
+        return
+    own = own or sent.settings
+    model = load(own.base, own.tokenizer, held=sent.settings.train.held)
+    if model.hash != sent.base_hash:
+        raise ModelError(f"{own.base}: not the base of the first machine", "put the same files on every machine")
+    _train(sent.folder, None, Task(sent.settings, model, sent.subjects, sent.size, None))
 
 
 def resume(settings: ResumeSettings) -> PersonalizedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    folder = Path(settings.run)
+    with team.joined() as ours:
+        if not ours.follows:
+            return _go_on(Path(settings.run), ours)
+        _follow(ours.shared())
+    raise SystemExit(0)
+
+
+def _go_on(folder: Path, ours: Team) -> PersonalizedRun:
     run = PersonalizedRun.open(folder)
     if run.status == "done":
+        ours.share(None)
         note(f"{folder} is finished already; its model is in {folder / 'model'}")
         if not (folder / "report.html").is_file():  # it was stopped in the last moment
             report.write(folder)
@@ -155,7 +196,9 @@ def resume(settings: ResumeSettings) -> PersonalizedRun:
         sweep(folder)
         older_runs.bring_up(folder)
         with PersonalizedRun.open(folder).working() as run:
-            return _train(folder, run, _task_of(run))
+            task = _task_of(run)
+            ours.share(Sent(folder, task.settings, run.base_hash, task.subjects, task.size))
+            return _train(folder, run, task)
 
 
 def _task_of(run: PersonalizedRun) -> Task:
@@ -360,6 +403,8 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
         run=run,
         hyperparameters=settings.model_dump(),
     ) as fitted:
+        if team.current().follows:
+            raise SystemExit(0)  # the rest is the first process's
         if run is None:
             return PersonalizedRun.open(folder)
         run.update(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,19 +106,8 @@ class Survey:
         cls, rows: Sequence[dict[str, str]], classes: Sequence[str], where: Path, several: Labels | None = None
     ) -> Survey:
         """Restore it from split.csv. Raises PhotoError where pictures are gone or not what they were."""
-        paths = [Path(row["path"]) for row in rows]
-        changed = [
-            path
-            for path, row in zip(paths, rows, strict=True)
-            if not path.is_file() or sha256_of(path) != row["sha256"]
-        ]
-        if changed:
-            raise PhotoError(
-                f"{changed[0]}: gone or changed since the run began ({len(changed)} pictures are)",
-                f"put back the pictures that {where} lists, or start a new run",
-            )
-        return cls(
-            paths,
+        found = cls(
+            [Path(row["path"]) for row in rows],
             list(classes),
             np.array([] if several else [classes.index(row["label"]) for row in rows], np.int64),
             [row["split"] for row in rows],
@@ -129,3 +118,31 @@ class Survey:
             several=several,
             truth=multilabel.matrix(several, [json.loads(row["label"]) for row in rows]) if several else NOTHING,
         )
+        found.refuse_changed(range(len(rows)), f"put back the pictures that {where} lists, or start a new run")
+        return found
+
+    def refuse_changed(self, indices: Iterable[int], way_out: str) -> None:
+        """Raise PhotoError where some of these pictures are gone or not what they were."""
+        changed = [
+            self.paths[index]
+            for index in indices
+            if not self.paths[index].is_file() or sha256_of(self.paths[index]) != self.digests[index]
+        ]
+        if changed:
+            raise PhotoError(
+                f"{changed[0]}: gone or changed since the run began ({len(changed)} pictures are)", way_out
+            )
+
+    def moved(self, places: Mapping[Path, Path]) -> Survey:
+        """Give it for pictures that lie elsewhere: under the value of each place in place of its key, which is a folder
+        or a file that lists them.
+        """
+
+        def moved(path: Path) -> Path:
+            for old, new in places.items():
+                was, now = (old.parent, new.parent) if new.is_file() else (old, new)
+                if path.is_relative_to(was):
+                    return now / path.relative_to(was)
+            return path
+
+        return replace(self, paths=[moved(path) for path in self.paths])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from ...recognizer.finetuning import teacher, unlabelled
 from ...recognizer.finetuning.run import FinetunedRun
 from ...recognizer.finetuning.survey import Survey
 from ...recognizer.finetuning.teacher import Lesson, Teacher
+from ...recognizer.finetuning.unlabelled import Unlabelled
 from ...recognizer.inference.engines import open_engine
 from ...recognizer.model.backbone import Recognizer
 from ...recognizer.model.formats import PROGRAMS, exported
@@ -112,3 +115,28 @@ def again(known: FinetunedRun, found: Survey, settings: DistillSettings) -> Less
     file = known.folder / unlabelled.FILE
     behind = known.teacher.get("behind_unlabelled", ())
     return Lesson(own, unlabelled.restored(file, behind) if known.teacher["unlabelled"] else unlabelled.Unlabelled())
+
+
+@dataclass(frozen=True)
+class SentLesson:
+    """A lesson as it travels to other machines, which have its pictures where this one does."""
+
+    teacher: str
+    hash: str
+    columns: Sequence[int] | None
+    unlabelled: Unlabelled
+
+    def opened(self, teacher: str | None) -> Lesson:
+        """Open the teacher of this machine, by its name here. Raises ModelError where it is another."""
+        own = _open(teacher or self.teacher)
+        if own.described.hash != self.hash:
+            raise ModelError(f"{own.name}: not the teacher of the first machine", "put the same files on every machine")
+        return Lesson(own.with_classes(self.columns), self.unlabelled)
+
+
+def sent(lesson: Lesson | None) -> SentLesson | None:
+    """Say what other machines must know of a lesson."""
+    if lesson is None:
+        return None
+    own = lesson.teacher
+    return SentLesson(own.name, own.described.hash, own.columns, lesson.unlabelled)

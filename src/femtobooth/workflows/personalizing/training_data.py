@@ -180,7 +180,10 @@ def _class_images(
     if settings.prior.folder:
         (noun,) = nouns
         prompt = prior.prompts(settings.prior, noun)[0]
-        for one in load_class_images(settings.prior.folder, size if settings.photos.shapes == "square" else counts):
+        wanted_shapes = size if settings.photos.shapes == "square" else counts
+        first = processes.rank == 0
+        ours = load_class_images(settings.prior.folder, wanted_shapes) if first else None
+        for one in processes.broadcast(ours, 0):
             images[one.shape].append(one.pixels[None])
             framings[one.shape].append(one.framing)
             captions[one.shape].append([filled(text, "", noun) for text in one.captions] or [prompt])
