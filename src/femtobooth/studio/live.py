@@ -26,6 +26,8 @@ BEAT = 15.0  # seconds of silence after which a comment says that the connection
 PIECE = 2**18  # bytes that are read at a time
 MOST_READERS = 200
 _readers = 0
+_states: dict[Path, tuple[float, str]] = {}
+"""By file how its run or job stood, and when somebody looked."""
 
 
 class Tail:
@@ -113,9 +115,9 @@ async def _lines(path: Path, after: int, status: Callable[[], str], going: tuple
     global _readers  # noqa: PLW0603
     _readers += 1
     tail, told = Tail(path, after), time.monotonic()
+    began, known = told, going[0]
     try:
         yield "retry: 2000\n\n"
-        known, looked = going[0], -math.inf
         while True:
             grown = tail.grown()
             found = await run_in_threadpool(tail.read) if grown else []
@@ -130,9 +132,13 @@ async def _lines(path: Path, after: int, status: Callable[[], str], going: tuple
             if time.monotonic() - told > BEAT:
                 told = time.monotonic()
                 yield ": here\n\n"
-            if time.monotonic() - looked > STATE:
-                known, looked = await run_in_threadpool(status), time.monotonic()
+            looked, known = _states.get(path, (-math.inf, ""))
+            if looked < began or time.monotonic() - looked > STATE:  # one looks, and what it saw is all readers'
+                known = await run_in_threadpool(status)
+                _states[path] = time.monotonic(), known
             if known in going:
                 await asyncio.sleep(LOOK)
     finally:
         _readers -= 1
+        if not _readers:
+            _states.clear()
