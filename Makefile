@@ -3,12 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 RECIPE := tests/recipes/test_smoke.py
 
-.PHONY: demo test test-more quick check docs screenshots bench clean
+.PHONY: demo test suite test-more quick check docs screenshots bench clean
 
 demo: .venv/installed
 	$(BIN)/femtobooth demo
 
-test: .venv/installed check
+test: .venv/installed
+	$(MAKE) --no-print-directory --jobs 2 check suite
+
+suite: .venv/installed
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --ignore $(RECIPE)
 
 quick: .venv/installed

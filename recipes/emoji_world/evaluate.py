@@ -113,7 +113,7 @@ def evaluate(model: Family, world: sprites.World, judge: Judge, size: dict[str, 
     pictures = unseen(world, size["pictures"])
     made = reconstruct(model.vae, pictures)
     overall, each = psnr(pictures, made)
-    likeness = float(structural_similarity_index_measure(made, pictures, data_range=2.0))  # type: ignore[arg-type]
+    likeness = float(structural_similarity_index_measure(made, pictures, data_range=2.0))
     facts["autoencoder"] = {
         "psnr": round(overall, 2),
         "psnr_each": round(each, 2),

@@ -87,7 +87,7 @@ def to_onnx(graph: Graph) -> Any:
             external_data=False,
             verbose=False,
         )
-    model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
+    model: onnx.ModelProto = program.model_proto
     del model.metadata_props[:]
     for part in (
         *model.graph.node,
