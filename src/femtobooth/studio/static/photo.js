@@ -31,10 +31,10 @@ canvas.addEventListener("pointermove", (event) => {
   fields.forEach((one, index) => { one.value = Math.floor(values[index]); });
   shade();
 });
-canvas.addEventListener("pointerup", () => { from = null; });
+["pointerup", "pointercancel"].forEach((ends) => canvas.addEventListener(ends, () => { from = null; }));
 fields.forEach((one) => one.addEventListener("input", shade));
 addEventListener("resize", shade);
-if (image.complete) shade(); else image.addEventListener("load", shade);
+shade();
 
 const mask = by("mask");
 const brush = new Brush(mask, () => Number(by("brush").value) / 2);
