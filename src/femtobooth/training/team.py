@@ -149,7 +149,7 @@ class _Team(Team):
         options = BroadcastOptions()
         options.rootRank = options.rootTensor = 0
         for part in data.split(CHUNK):
-            self._group.broadcast([part], options).wait()  # type: ignore[attr-defined]
+            self._group.broadcast([part], options).wait()
         return data
 
     def _wait_for(self, key: str) -> bytes:
