@@ -75,6 +75,26 @@ def test_exports_say_what_the_original_says(
     assert said == _model_says(tiny, sorted(photos.glob("*/*.jpg")))
 
 
+def test_ncnn_says_what_the_original_says(tiny: Path, photos: Path, tmp_path: Path) -> None:
+    for name in ("ncnn", "pnnx"):
+        pytest.importorskip(name, reason="not installed: pip install '.[ncnn]'")
+    report = run(tiny, tmp_path / "out", format="ncnn", data=str(photos))
+    assert (report["status"], report["runtime"], report["misses"]) == ("executed", "ncnn", [])
+    assert report["figures"]["agreement"][0] == 1
+    assert report["size"]["exported"] == pytest.approx(report["size"]["original"], rel=0.2)
+    assert artifact.read(tmp_path / "out").hash == Recognizer.load(tiny).hash
+    said = _script_says(tmp_path / "out", sorted(photos.glob("*/*.jpg")))
+    assert said == _model_says(tiny, sorted(photos.glob("*/*.jpg")))
+
+
+def test_scripts_of_all_formats_are_programs(tiny_onnx: Path) -> None:
+    """Also of those whose runtimes are not here."""
+    for format in FORMATS:
+        told = script.text(format, artifact.read(tiny_onnx), normalizes=False)
+        compile(told, "run.py", "exec")
+        assert FORMATS[format].file in told and "femtobooth" not in told.partition('"""\n')[2]
+
+
 def _script_says(out: Path, photos: list[Path]) -> dict[tuple[str, str], Any]:
     """What the script beside an export prints, as by a new process, which takes the time of importing a runtime."""
     assert "import femtobooth" not in (out / "run.py").read_text()
@@ -109,7 +129,6 @@ def test_the_script_prepares_pictures_as_the_model_wants_them(tiny_onnx: Path, t
     described = artifact.read(tiny_onnx)
     how = Preprocess.from_dict(described.preprocess.to_dict() | PREPROCESSED[name])
     told = script.text("onnx", replace(described, preprocess=how), normalizes=True)
-    assert told is not None
     body = told[told.index("    image = ImageOps") : told.index("    logits = ")].replace(
         "    x = np", "    x = seen[path] = np"
     )
@@ -245,6 +264,7 @@ def test_without_photos_there_is_no_verdict(tiny: Path, tmp_path: Path) -> None:
         ({"precision": "int8", "format": "coreml"}, "not made for coreml"),
         ({"python": "/usr/bin/python3"}, "converted by this interpreter"),
         ({"format": "litert", "parity": False}, "which is not installed"),
+        ({"format": "ncnn", "normalize": True}, "`normalize`: ncnn reads floats only"),
         ({"format": "executorch", "parity": False, "python": "/nowhere/python"}, "cannot be run"),
     ],
 )

@@ -314,10 +314,10 @@ class ExportSettings(Settings):
     model: Annotated[str, Argument("?", names="model")] = DEFAULT
     """bundled, a finetune run, a file or folder of weights, or timm's name of a model."""
     format: Annotated[
-        Literal["onnx", "openvino", "torchscript", "pt2", "litert", "coreml", "executorch", "tensorrt"],
+        Literal["onnx", "openvino", "torchscript", "pt2", "litert", "coreml", "executorch", "ncnn", "tensorrt"],
         Flag("--format", common=True, group="format"),
     ] = "onnx"
-    """Runtime to export for: onnx, openvino, torchscript, pt2 (torch.export), litert, coreml, executorch, tensorrt."""
+    """Runtime: onnx, openvino, torchscript, pt2 (torch.export), litert, coreml, executorch, ncnn, tensorrt."""
     precision: Annotated[ExportPrecision, Flag("--precision", common=True, group="format")] = "fp32"
     """Number format: fp32, fp16, or int8 (onnx, openvino and tensorrt; needs `representative_data`, or a run)."""
     normalize: Annotated[bool, Flag("--normalize", common=True, group="format")] = False
@@ -357,7 +357,7 @@ class ExportSettings(Settings):
     threads: Annotated[int | None, Flag("--threads", unit="threads", group="hardware")] = Field(None, ge=1)
     """Threads of both engines; as many as cores if not given."""
     python: Annotated[str | None, Flag("--python", group="format", names="path")] = None
-    """Interpreter that has the converter of litert, coreml or executorch; this one if not given."""
+    """Interpreter that has the converter of litert, coreml, executorch or ncnn; this one if not given."""
     out: Annotated[str | None, Flag("--out", common=True, group="output", names="path")] = None
     """Folder for the artifact; under the run's exports/ or here under exports/ if not given."""
     overwrite: Annotated[bool, Flag("--overwrite", common=True, group="output")] = False

@@ -32,7 +32,7 @@ from ..recognizer.inference.predict import workers_for
 from ..recognizer.model import artifact
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.model.engine import Engine
-from ..recognizer.model.formats import BATCH, CONVERTED, FORMATS
+from ..recognizer.model.formats import BATCH, CONVERTED, FLOATS, FORMATS
 from ..recognizer.settings import ExportSettings
 from . import export_photos
 from .export_photos import Photos, Seen
@@ -102,8 +102,7 @@ def run(settings: ExportSettings) -> dict[str, Any]:
                 "The original is right on too few of these photos for accuracy to judge by: agreement does."
             )
         report |= _verdict(settings, figures)
-        if told := script.text(settings.format, artifact.read(folder), settings.normalize):
-            write_text(folder / script.NAME, told)
+        write_text(folder / script.NAME, script.text(settings.format, artifact.read(folder), settings.normalize))
         write_json(folder / "parity.json", report)
         write_text(folder / "parity.html", page.export_page(report))
     _tell(report, out)
@@ -121,6 +120,8 @@ def _check(settings: ExportSettings) -> None:
         raise SettingsError(
             f"`precision={settings.precision}`: not made for {settings.format}", f"use {' or '.join(able)}"
         )
+    if settings.normalize and settings.format in FLOATS:
+        raise SettingsError(f"`normalize`: {settings.format} reads floats only", "leave it out; run.py normalizes")
     if settings.python and settings.format not in CONVERTED:
         raise SettingsError(
             f"`python`: {settings.format} is converted by this interpreter",
@@ -180,7 +181,8 @@ def _write(
     file = folder / FORMATS[settings.format].file
     if settings.precision != "fp32":
         described = replace(
-            described, hash=sha256_of(file.with_suffix(".bin") if settings.format == "openvino" else _largest(file))
+            described,
+            hash=sha256_of(file.with_suffix(".bin") if settings.format in ("openvino", "ncnn") else _largest(file)),
         )
     artifact.write(described, folder)
     return report

@@ -6,9 +6,13 @@ run as a module. What it writes is run by `inference.child`.
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +58,9 @@ def _convert(format: str, source: str, folder: str, precision: str, inside: str)
 
         litert_torch.convert(graph, example).export(str(target))
         return
+    if format == "ncnn":
+        _ncnn(graph, example, target, precision)
+        return
     program = torch.export.export(graph, example, strict=False)
     if format == "coreml":
         import coremltools as ct
@@ -73,6 +80,25 @@ def _convert(format: str, source: str, folder: str, precision: str, inside: str)
 
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
         target.write_bytes(lowered.buffer)
+
+
+def _ncnn(graph: Any, example: Any, target: Path, precision: str) -> None:
+    """Trace the graph, and have pnnx, a program of its own, write its two files."""
+    import pnnx
+    import torch
+
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own deprecations
+        traced = str(Path(scratch, "model.pt"))
+        torch.jit.trace(graph, example).save(traced)
+        shape = ",".join(map(str, example[0].shape))
+        command = [pnnx.EXEC_PATH, traced, f"inputshape=[{shape}]", f"fp16={int(precision == 'fp16')}"]
+        done = subprocess.run(command, capture_output=True, cwd=scratch, check=False)  # noqa: S603
+        for ending in (".param", ".bin"):
+            made = Path(scratch, f"model.ncnn{ending}")
+            if done.returncode or not made.is_file():
+                raise RuntimeError(f"pnnx: {children.last_line(done.stderr or done.stdout)}")
+            shutil.copyfile(made, target.with_suffix(ending))
 
 
 def main(arguments: list[str]) -> None:

@@ -5,7 +5,7 @@ it.
     openvino         model.xml     rt_info/femtobooth of the model
     torchscript      model.pt      the extra file recognizer.json
     pt2              model.pt2     the same
-    litert, coreml, executorch     see foreign.py: converted by a process of its own
+    litert, coreml, executorch, ncnn     see foreign.py: converted by a process of its own
 
 Input: `pixels`, float32 (B, 3, H, W) normalized, or uint8 (B, H, W, 3) where the graph normalizes; resizing and
 cropping stay outside, for no runtime does them to the bit as PIL. Outputs: `logits` (B, n) and `embedding` (B, D),

@@ -24,10 +24,45 @@ _RUNTIMES = {
         'model = torch.export.load(here / "model.pt2").module()',
         "model(torch.from_numpy(x))[0].detach().numpy()",
     ),
+    "litert": (
+        "ai_edge_litert.interpreter",
+        'runner = ai_edge_litert.interpreter.Interpreter(str(here / "model.tflite")).get_signature_runner()\n'
+        "name = next(iter(runner.get_input_details()))",
+        'runner(**{name: x})["output_0"]',
+    ),
+    "coreml": (
+        "coremltools",
+        'model = coremltools.models.MLModel(str(here / "model.mlpackage"))',
+        'model.predict({"pixels": x.astype(np.float32)})["logits"]',
+    ),
+    "executorch": (
+        "torch",
+        "from executorch.runtime import Runtime\n\n"
+        'method = Runtime.get().load_program(here / "model.pte").load_method("forward")',
+        "method.execute([torch.from_numpy(x)])[0].numpy()",
+    ),
+    "ncnn": (
+        "ncnn",
+        """net = ncnn.Net()
+net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+net.load_param(str(here / "model.ncnn.param"))
+net.load_model(str(here / "model.ncnn.bin"))
+
+
+def run(x):
+    extractor = net.create_extractor()
+    extractor.input("in0", ncnn.Mat(x[0]).clone())
+    return np.array(extractor.extract("out0")[1])[None]
+
+""",
+        "run(x)",
+    ),
 }
+_NAMED = {"litert": "ai-edge-litert", "executorch": "executorch"}
+"""Packages that have another name than what is imported first."""
 _RUNTIMES["tensorrt"] = _RUNTIMES["onnx"]
 
-_TEXT = '''"""Labels of photos without femtobooth: python run.py PHOTO ... (needs numpy, pillow and {package})."""
+_TEXT = '''"""Labels of photos without femtobooth: python run.py PHOTO ... (needs numpy, pillow and {needs})."""
 
 import json
 import sys
@@ -78,18 +113,17 @@ _PADDED = """    canvas = Image.new("RGB", (width, height), tuple(round(255 * va
     image = canvas"""
 _NORMALIZE = """    x = (x.transpose(0, 3, 1, 2) / np.float32(255)).astype(np.float32)
     mean, std = (np.array(how[name], np.float32).reshape(3, 1, 1) for name in ("mean", "std"))
-    x = (x - mean) / std
+    x = np.ascontiguousarray((x - mean) / std)
 """
 
 
-def text(format: str, described: Description, normalizes: bool) -> str | None:
-    """Write the script for an export; None for a format that runs elsewhere."""
-    if format not in _RUNTIMES:
-        return None
+def text(format: str, described: Description, normalizes: bool) -> str:
+    """Write the script for an export."""
     package, load, run = _RUNTIMES[format]
     preprocess = described.preprocess
     return _TEXT.format(
         package=package,
+        needs=_NAMED.get(format, package),
         load=load,
         run=run,
         resize=_resize(preprocess),

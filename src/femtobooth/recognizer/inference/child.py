@@ -127,7 +127,7 @@ def _serve(format: str, folder: str, threads: str) -> None:
     description = artifact.read(Path(folder))
     inside = normalizes(description)
     file = str(Path(folder) / FORMATS[format].file)
-    run = {"litert": _litert, "coreml": _coreml, "executorch": _executorch}[format](file, int(threads))
+    run = {"litert": _litert, "coreml": _coreml, "executorch": _executorch, "ncnn": _ncnn}[format](file, int(threads))
     while True:
         try:
             pixels = read(stdin)
@@ -170,6 +170,23 @@ def _executorch(file: str, threads: int) -> Any:
 
     method = Runtime.get().load_program(file).load_method("forward")
     return lambda batch: [output.numpy() for output in method.execute([torch.from_numpy(batch)])]
+
+
+def _ncnn(file: str, threads: int) -> Any:
+    import ncnn
+
+    net = ncnn.Net()
+    net.opt.num_threads = threads
+    net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_fp16_arithmetic = False
+    if net.load_param(file) or net.load_model(str(Path(file).with_suffix(".bin"))):
+        raise ValueError("ncnn cannot load it")
+
+    def run(batch: np.ndarray) -> list[np.ndarray]:
+        extractor = net.create_extractor()
+        extractor.input("in0", ncnn.Mat(np.ascontiguousarray(batch[0])).clone())
+        return [np.array(extractor.extract(name)[1])[None] for name in ("out0", "out1")]
+
+    return run
 
 
 def main(arguments: list[str]) -> None:

@@ -46,9 +46,12 @@ FORMATS = {
     "litert": Format("model.tflite", ("fp32",), "litert_torch"),
     "coreml": Format("model.mlpackage", ("fp32", "fp16"), "coremltools"),
     "executorch": Format("model.pte", ("fp32",), "executorch"),
+    "ncnn": Format("model.ncnn.param", ("fp32", "fp16"), "pnnx"),
 }
 CONVERTED = tuple(name for name, format in FORMATS.items() if format.converter)
 """Formats that a process of its own converts to and runs."""
+FLOATS = ("ncnn",)
+"""Formats whose inputs are floats only."""
 PROGRAMS = {"torchscript": "TorchScript", "pt2": "torch.export"}
 """The formats whose files are programs, or are read by pickle: opening one runs what whoever made it put in."""
 _TOLD_BY_FILE = ("openvino", "onnx", "pt2", *CONVERTED)

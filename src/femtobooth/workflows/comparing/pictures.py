@@ -41,7 +41,7 @@ class Measured:
     @property
     def whole_memory(self) -> int | None:
         """None where another process than its own holds the model."""
-        return None if self.facts["engine"] in ("litert", "coreml", "executorch") else int(self.memory["main"])
+        return None if self.facts["engine"] in ("litert", "coreml", "executorch", "ncnn") else int(self.memory["main"])
 
 
 @dataclass(frozen=True)
