@@ -34,8 +34,8 @@ FAR = 180.0  # seconds, on a machine that is busy with other tests
 STUDIO = """
 import subprocess, sys, types, quick_start
 quick_start.start_more()
-from femtobooth.studio import runner
-runner.subprocess = types.SimpleNamespace(Popen=quick_start.start, DEVNULL=subprocess.DEVNULL)
+from femtobooth.core import job
+job.subprocess = types.SimpleNamespace(Popen=quick_start.start, DEVNULL=subprocess.DEVNULL)
 quick_start.run_words(sys.argv[1:])
 """
 
