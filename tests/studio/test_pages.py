@@ -163,7 +163,7 @@ def test_a_photo_is_cut_and_painted_over(chromium: Any, address: str) -> None:
     seen = Watched(page)
     begun(page, address)
     late: list[Any] = []
-    page.route("**/photos/*whole=true", late.append)  # somebody may be quicker than the picture
+    page.route("**/photos/*whole=true", lambda route: late.insert(0, route))  # somebody may be quicker than the picture
     page.locator(".photo a").first.click()
     page.locator("#crop canvas[width]").wait_for()
     area = page.locator("#crop canvas").bounding_box()

@@ -161,8 +161,11 @@ def test_what_is_not_here_says_what_to_do(
     assert len(found["how"].splitlines()) == 2
     for line, part in zip(found["how"].splitlines(), lines, strict=True):
         assert part in line
-    assert found["how"] in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert found["how"] in told
+    assert ("licence: " in told) == bool(found["licence"])
     if asked == "black-forest-labs/FLUX.1-dev":
+        assert "     licence: flux-1-dev-non-commercial-license\n" in told
         assert (found["licence"], found["gated"]) == ("flux-1-dev-non-commercial-license", True)
 
 

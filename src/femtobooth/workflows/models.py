@@ -70,7 +70,7 @@ def _tell(generators: list[Generator], needs: list[Needs]) -> None:
     table(title, ("=model", "family", "from", "size", ">GiB", "licence"), rows, result=True)
     for one in generators:
         if not one.ready:
-            note(one.how)
+            note(one.how + (f"\n     licence: {one.licence}" if one.licence else ""))
 
 
 def _plain(one: Generator, needs: Needs) -> dict[str, Any]:
