@@ -70,6 +70,8 @@ def _here(works: Sequence[Work], retries: int, environments: Sequence[dict[str, 
         environment = places.get()
         try:
             return carry_out(work, retries, environment, stopping)
+        except Exception as error:  # whatever it is, the others go on
+            return Ended("failed", f"{type(error).__name__}: {first_line(error)}", KILLED.way_out)
         finally:
             places.put(environment)
 
