@@ -51,7 +51,7 @@ def tell(found: Sequence[Standing], runs: Path) -> None:
     rows = []
     for one in found:
         row = _row(one, runs)
-        rows.append((one.name, one.class_noun, one.status, row.step, row.fidelity, row.outcome or row.said, row.time))
+        rows.append((one.name, one.class_noun, one.status, row.step, row.fidelity, row.outcome, row.time))
     columns = ("=subject", "class", "status", ">step", ">fidelity", "verdict", ">time")
     table(f"Subjects in {runs}", columns, rows, result=True)
     artifact(runs / PAGE, "page")
