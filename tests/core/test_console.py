@@ -137,3 +137,18 @@ def test_many_short_waits_are_told_as_one_long_one(said: io.StringIO, monkeypatc
     told = said.getvalue().splitlines()
     assert [line.partition(":")[0] for line in told] == ["batch 3", "batch 3", "batch 7", "batch 7"]
     assert told[0].startswith("batch 3: 1 of 3")  # after 10 seconds
+
+
+@pytest.mark.parametrize("said", [True, False], indirect=True)
+def test_a_table_beneath_a_bar(said: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    with progress_bar("subjects", 4) as bar:
+        bar.beneath(("subject", "what", ">how far", ""), [("rex", "training", "3 of 9", "")])
+        monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+        clock[0] = 1e9
+        bar.advance(1, note="1 not finished")
+    told = said.getvalue()
+    if "━" in told:
+        assert re.search(r"subject +what +how far *\n *rex +training +3 of 9", told)
+    else:
+        assert told.endswith(", 1 not finished; rex: training 3 of 9\n") and told.startswith("subjects: 1 of 4")

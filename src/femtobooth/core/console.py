@@ -177,6 +177,8 @@ class _Lines:
             count += f" of {total}"
             left = f", eta {_clock(spent * (total - data['done']) / made)}" if made > 0 and data["done"] < total else ""
         note = f", {data['note']}" if data["note"] else ""
+        rows = data["table"]["rows"] if "table" in data else ()
+        note += "".join(f"; {first}: {' '.join(filter(None, others))}" for first, *others in rows)
         self._console.print(shown(f"{data['description']}: {count}, {_clock(spent)}{left}{note}", keep=_LINES))
 
 

@@ -78,5 +78,4 @@ def _show(bar: Progress, done: int, works: Sequence[Work], ended: Mapping[str, E
     found = doing([one for one in works if one.name not in ended])
     bar.beneath(("subject", "what", ">how far", ""), found)
     wrong = sum(one.status != "done" for one in ended.values())
-    parts = [*([f"{wrong} not finished"] if wrong else []), *(f"{one.name}: {one.what} {one.far}" for one in found)]
-    bar.advance(done, note="; ".join(part.strip() for part in parts))
+    bar.advance(done, note=f"{wrong} not finished" if wrong else "")
