@@ -82,7 +82,7 @@ def quick(base: Path) -> dict[str, Any]:
         "prior": {"images": 2, "sampling_batch": 2, "sampling": {"steps": 1}},
         "samples": {"images": 1, "prompts": ["a [V] {class}"], "sampling": {"steps": 1}},
         "validation": {"every": 0},
-        "training": {"steps": 2, "trackers": ["csv"], "accelerator": "cpu", "checkpoint_every": 2},
+        "training": {"steps": 2, "trackers": ["csv"], "accelerator": "cpu", "checkpoint_every": 4},
     }
 
 
@@ -241,7 +241,12 @@ def test_the_protocol_beside_each_other(subjects: Path, tiny_base: Path, tiny: P
         "sampling": {"steps": 1},
         "region": False,
     }
-    where = {"run": str(data), "protocol": "dreambooth", "encoders": [str(tiny)], "personalize": quick(tiny_base)}
+    where = {
+        "run": str(data),
+        "protocol": "dreambooth",
+        "encoders": [str(tiny)],
+        "personalize": quick(tiny_base) | {"prior": {"weight": 0.0}},
+    }
     alone, beside = (
         protocol.run(config.settle(ProtocolSettings, few | where | {"runs": str(tmp_path / name)} | more))
         for name, more in (("alone", {}), ("beside", {"jobs": 1, "workers": 1}))
