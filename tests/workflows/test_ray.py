@@ -117,7 +117,7 @@ def test_embeddings(cluster: Cluster, given: dict[str, Any], tmp_path: Path) -> 
     both = given | {"batch_size": 4}
     alone, parts = tmp_path / "alone.parquet", tmp_path / "parts"
     embed.run(config.settle(EmbedSettings, both | {"out": str(alone)}))
-    embed.run(config.settle(EmbedSettings, both | {"out": str(parts), "executor": "ray", "part_size": 8}))
+    embed.run(config.settle(EmbedSettings, both | {"out": f"file://{parts}", "executor": "ray", "part_size": 8}))
     assert pq.read_table(parts).equals(pq.read_table(alone), check_metadata=False)  # bit for bit
 
 

@@ -90,7 +90,7 @@ def when(there: Callable[[], Any], do: Callable[[], None]) -> threading.Thread:
     """Do something as soon as something is there."""
 
     def watch() -> None:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 400
         while not there() and time.monotonic() < end:
             time.sleep(0.01)
         do()

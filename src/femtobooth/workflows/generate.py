@@ -23,6 +23,7 @@ from ..core import config, machine
 from ..core.bulk.parts import OWNS as PARTS
 from ..core.bulk.parts import Part, digest, parts_of
 from ..core.bulk.settings import CLUSTER
+from ..core.bulk.store import Remote, is_address
 from ..core.claims import Output
 from ..core.errors import InputError
 from ..core.events import conclude, note, progress_bar, stage, warn
@@ -236,7 +237,10 @@ def _shared(settings: GenerateSettings) -> dict[str, Any]:
     from ..core.bulk import cluster
 
     prompts = _prompts(settings)
-    output = replace(output_of(settings), owns=PARTS, numbered=False)
+    out = settings.out or ""
+    output: Output | Remote = replace(output_of(settings), owns=PARTS, numbered=False)
+    if is_address(out):
+        output = Remote(out, settings.overwrite)
     settings.refuse_uneven(settings.batch_size)
     wanted = settings.model_dump(exclude={*CLUSTER, "prompts", "prompts_file", "out", "overwrite"})
     threads = 1 if settings.gpus_per_actor else torch.get_num_threads()
@@ -249,8 +253,9 @@ def _shared(settings: GenerateSettings) -> dict[str, Any]:
         for told in cluster.fill(settings, output, made, listed, opened, threads):
             counts["drawn"] += told.rows
             counts["done_before"] += told.before
-    conclude(f"{sum(counts.values())} pictures in {output.path}")
-    return {"model": settings.run, "out": str(output.path), **counts}
+    place = str(output.path) if isinstance(output, Output) else output.address
+    conclude(f"{sum(counts.values())} pictures in {place}")
+    return {"model": settings.run, "out": place, **counts}
 
 
 def _read_there(prompts: list[str], settings: GenerateSettings) -> tuple[str, list[str]]:

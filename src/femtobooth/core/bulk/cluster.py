@@ -25,6 +25,7 @@ from ..events import Event, emit, listening, note, progress_bar
 from ..machine import cores
 from .parts import Dataset, Outcome, Part, Unit, make
 from .settings import ActorSettings, BulkSettings, ClusterSettings
+from .store import Folder, Remote, Store
 
 if TYPE_CHECKING:
     from ray.data import Dataset as Stream
@@ -81,7 +82,7 @@ def _unheard() -> Iterator[None]:
 
 def fill(
     settings: BulkSettings,
-    out: Output,
+    out: Output | Remote,
     made_with: dict[str, Any],
     listed: Callable[[], Iterator[Part[Any]]],
     opened: Callable[[], Unit[Any]],
@@ -118,7 +119,7 @@ def run(
     `listed` and `opened` are called elsewhere, in the folder of this process, and must be picklable; `threads` are the
     cores that one process takes. Raises the FemtoboothError that one of them raised.
     """
-    yield from _told(_stream(settings, listed, _Maker, (dataset.folder.absolute(), opened, Path.cwd()), threads))
+    yield from _told(_stream(settings, listed, _Maker, (_anywhere(dataset.store), opened, Path.cwd()), threads))
 
 
 def each(
@@ -134,7 +135,7 @@ def each(
     dies. Raises SettingsError where there is no cluster, and the FemtoboothError that a process raised.
     """
     with connected(settings):
-        yield from _told(_stream(settings, listed, _Doer, (folder.absolute(), opened, Path.cwd()), threads))
+        yield from _told(_stream(settings, listed, _Doer, (Folder(folder.absolute()), opened, Path.cwd()), threads))
 
 
 def elsewhere(function: Callable[[], Result], threads: int = 1) -> Result:
@@ -165,6 +166,11 @@ def _heard(function: Callable[[], Any], place: Path) -> tuple[Any, list[Event]]:
         except FemtoboothError as error:
             found = error
     return found, [one for one in events if one.kind in ("note", "warning")]
+
+
+def _anywhere(store: Store) -> Store:
+    """Give what is the same place in whatever folder a process works."""
+    return Folder(store.path.absolute()) if isinstance(store, Folder) else store
 
 
 def _told(stream: Stream) -> Iterator[Any]:
@@ -264,14 +270,14 @@ def enter(place: Path) -> None:
 class _Doer(Generic[Item]):
     """What an actor does: it opens what is to be done once, and does it to an item at a time."""
 
-    def __init__(self, folder: Path, opened: Callable[[], Any], place: Path) -> None:
+    def __init__(self, store: Store, opened: Callable[[], Any], place: Path) -> None:
         enter(place)
-        self.folder = folder
+        self.store = store
         self.unit: Any
         try:
-            if not folder.is_dir():
+            if isinstance(store, Folder) and not store.path.is_dir():
                 raise StorageError(
-                    f"`out={folder}`: is not there on {platform.node()}, which is to write into it",
+                    f"`out={store}`: is not there on {platform.node()}, which is to write into it",
                     "choose a place on a disk that all machines of the cluster share",
                 )
             self.unit = opened()
@@ -302,4 +308,4 @@ class _Maker(_Doer[Part[Any]]):
 
     def done(self, item: Part[Any]) -> Outcome:
         """Make one."""
-        return make(self.folder, item, self.unit)
+        return make(self.store, item, self.unit)

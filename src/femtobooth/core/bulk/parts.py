@@ -15,8 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -24,7 +26,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from .. import locks
 from ..claims import Output
 from ..errors import ExistsError
-from ..files import atomic_file, read_json, sweep, write_json
+from ..files import sweep, write_json
+from .store import Folder, Remote, Store
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 SUCCESS = "_SUCCESS"
 SETTINGS = "_settings.json"
 OWNS = ("*.parquet", SUCCESS, SETTINGS)
+PARTS = "[0-9]*.parquet"
 BYTES = 2**26  # of rows that are held before they are written
 STAMP = "femtobooth.inputs"  # key of the hash of a part's inputs as they were, in its metadata
 FAILED = "femtobooth.failed"
@@ -102,19 +106,19 @@ class Outcome:
     first_failure: str = ""
 
 
-def make(folder: Path, part: Part[Item], unit: Unit[Item]) -> Outcome:
+def make(place: Path | Store, part: Part[Item], unit: Unit[Item]) -> Outcome:
     """Make a part, unless it is there and its inputs have not changed since."""
+    store = Folder(place) if isinstance(place, Path) else place
     stamp = unit.stamp(part.items)
-    return _made_before(folder, part, unit, stamp) or _made(folder, part, unit, stamp)
+    return _made_before(store, part, unit, stamp) or _made(store, part, unit, stamp)
 
 
-def _made_before(folder: Path, part: Part[Item], unit: Unit[Item], stamp: str) -> Outcome | None:
+def _made_before(store: Store, part: Part[Item], unit: Unit[Item], stamp: str) -> Outcome | None:
     import pyarrow.parquet as pq
 
-    place = folder / part.name
-    if not place.is_file():
+    if (found := store.opened(part.name)) is None:
         return None
-    with place.open("rb") as opened, pq.ParquetFile(opened) as file:
+    with found as opened, pq.ParquetFile(opened) as file:
         known = file.metadata.metadata or {}
         if known.get(STAMP.encode()) != stamp.encode():
             return None
@@ -128,7 +132,7 @@ def _made_before(folder: Path, part: Part[Item], unit: Unit[Item], stamp: str) -
     return Outcome(part.name, 0, failed, rows - failed, len(part.items) - rows, first)
 
 
-def _made(folder: Path, part: Part[Item], unit: Unit[Item], stamp: str) -> Outcome:
+def _made(store: Store, part: Part[Item], unit: Unit[Item], stamp: str) -> Outcome:
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
@@ -137,7 +141,7 @@ def _made(folder: Path, part: Part[Item], unit: Unit[Item], stamp: str) -> Outco
     first = ""
     waiting: list[pa.Table] = []
     with (
-        atomic_file(folder / part.name) as temporary,
+        store.writing(part.name) as temporary,
         temporary.open("wb") as file,
         pq.ParquetWriter(file, unit.schema, compression="zstd") as writer,
     ):
@@ -159,38 +163,79 @@ def _made(folder: Path, part: Part[Item], unit: Unit[Item], stamp: str) -> Outco
 
 @dataclass
 class Dataset:
-    """A folder of parts that is being filled, by one command at a time."""
+    """Parts that are being made, by one command at a time."""
 
-    folder: Path
+    store: Store
 
     @classmethod
     @contextmanager
-    def open(cls, out: Output, made_with: dict[str, Any]) -> Iterator[Dataset]:
+    def open(cls, out: Output | Remote, made_with: dict[str, Any]) -> Iterator[Dataset]:
         """Start, or go on where the same command was interrupted; `out.owns` is `OWNS`.
 
-        Raises InUseError where another process writes there, and ExistsError where rows of something else would be
-        lost or mixed in.
+        Raises InUseError where another process writes there, which no address tells, and ExistsError where rows of
+        something else would be lost or mixed in.
         """
         made_with = json.loads(json.dumps(made_with))
-        folder, begun = out.path, read_json(out.path / SETTINGS)
-        unfinished = begun is not None and not (folder / SUCCESS).exists()
+        store = out if isinstance(out, Remote) else Folder(out.path)
+        begun = _read(store, SETTINGS)
+        unfinished = begun is not None and SUCCESS not in store.names()
         if unfinished and begun != made_with and not out.overwrite:
             raise ExistsError(
-                f"{folder}: holds unfinished rows of another model or other settings",
+                f"{store}: holds unfinished rows of another model or other settings",
                 "finish them with the command that began them, choose another `out`, or add `overwrite=true`",
             )
+        goes_on = unfinished and begun == made_with
         with ExitStack() as held:
-            if unfinished and begun == made_with:
-                held.enter_context(locks.held(folder, "wait until it is done, or choose another `out`"))
-                sweep(folder)
+            if isinstance(out, Remote):
+                if not goes_on:
+                    _emptied(out)
+                    _write(out, SETTINGS, made_with)
+            elif goes_on:
+                held.enter_context(locks.held(out.path, "wait until it is done, or choose another `out`"))
+                sweep(out.path)
             else:
-                folder = held.enter_context(out.claimed(lambda place: write_json(place / SETTINGS, made_with)))
-            yield cls(folder)
+                begin = partial(_begin, made_with)
+                store = Folder(held.enter_context(out.claimed(begin)))
+            yield cls(store)
 
     def finish(self, names: set[str], counts: dict[str, Any]) -> int:
         """Remove the parts of inputs that are no longer named, and write `_SUCCESS`; returns how many were removed."""
-        stale = [file for file in self.folder.glob("[0-9]*.parquet") if file.name not in names]
-        for file in stale:
-            file.unlink()
-        write_json(self.folder / SUCCESS, counts)
+        stale = [name for name in self.store.names() if fnmatchcase(name, PARTS) and name not in names]
+        for name in stale:
+            self.store.remove(name)
+        _write(self.store, SUCCESS, counts)
         return len(stale)
+
+
+def _begin(made_with: dict[str, Any], folder: Path) -> None:
+    write_json(folder / SETTINGS, made_with)
+
+
+def _emptied(out: Remote) -> None:
+    """Remove the parts at an address that are to be replaced. Raises ExistsError where more lies there, or without
+    `overwrite`.
+    """
+    there = out.names()
+    if there and not out.overwrite:
+        raise ExistsError(f"{out} already exists", "choose another `out`, or add `overwrite=true` to replace it")
+    if others := [name for name in there if not any(fnmatchcase(name, pattern) for pattern in OWNS)]:
+        raise ExistsError(
+            f"{out} holds what femtobooth did not write there ({', '.join(others[:3])}), and is not replaced",
+            "choose another `out`",
+        )
+    for name in there:
+        out.remove(name)
+
+
+def _read(store: Store, name: str) -> Any:
+    """Read a JSON file; None where there is none, or a damaged one."""
+    if (found := store.opened(name)) is None:
+        return None
+    with found as file, suppress(ValueError):
+        return json.load(file)
+    return None
+
+
+def _write(store: Store, name: str, value: Any) -> None:
+    with store.writing(name) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

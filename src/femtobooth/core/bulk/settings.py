@@ -10,6 +10,7 @@ from pydantic import Field
 from ..config import Settings
 from ..errors import SettingsError, needs
 from ..fields import Flag
+from .store import is_address
 
 ONLY_RAY = "without executor=ray"
 
@@ -64,6 +65,13 @@ class BulkSettings(ActorSettings):
     def only_of_cluster(self) -> set[str]:
         """Name the settings that only a cluster makes use of."""
         return {*super().only_of_cluster(), "part_size"}
+
+    def refuse_at_once(self) -> None:
+        """Raise SettingsError where an address is to be written to, and not in parts."""
+        super().refuse_at_once()
+        out = getattr(self, "out", None)
+        if self.executor != "ray" and isinstance(out, str) and is_address(out):
+            raise SettingsError(f"`out={out}`: only `executor=ray` writes to an address", "add that, or give a path")
 
     def refuse_uneven(self, batch_size: int) -> None:
         """Raise SettingsError where a part is no whole number of batches, which would change what is computed."""

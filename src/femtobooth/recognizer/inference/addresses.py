@@ -11,21 +11,16 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ...core.bulk.store import is_address
 from ...core.errors import PhotoError, SettingsError, first_line
 from ...pictures.images import natural_order
 
 if TYPE_CHECKING:
     import pyarrow.parquet as pq
 
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _MAGIC = re.compile(r"[*?\[]")
 Found = tuple[str, str, tuple[int, int]]
 """An address, its part below the named folder, and bytes and a number that changes with the contents."""
-
-
-def is_address(name: str) -> bool:
-    """Tell an address from a path."""
-    return bool(_ADDRESS.match(name))
 
 
 def _system(address: str) -> tuple[Any, str]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from ...core.bulk import cluster
 from ...core.bulk.parts import OWNS, Part, parts_of
+from ...core.bulk.store import Remote, is_address
 from ...core.claims import Output
 from ...core.errors import SettingsError
 from ...core.events import stage
@@ -62,7 +63,7 @@ def parts(settings: ReadingSettings) -> Iterator[Part[Source]]:
     return parts_of(listed(settings), settings.part_size, lambda source: source.path)
 
 
-def _place(settings: ReadingSettings, command: str) -> Output:
+def _place(settings: ReadingSettings, command: str) -> Output | Remote:
     if not settings.out:
         raise SettingsError("`executor=ray`: where shall the parts go?", "give a folder as `out`")
     format = getattr(settings, "format", None)
@@ -72,6 +73,8 @@ def _place(settings: ReadingSettings, command: str) -> Output:
             "give a folder, and leave the format out",
         )
     settings.refuse_uneven(settings.batch_size)
+    if is_address(settings.out):
+        return Remote(settings.out, settings.overwrite)
     out = Output(Path(settings.out), command, settings.overwrite, (*settings.paths, settings.from_file), owns=OWNS)
     out.refuse_unwritable()
     return out
