@@ -21,7 +21,7 @@ from ...judging.verdict import Verdict
 from .work import Ended, Work
 
 TAIL = 8192  # bytes of a file of events that hold its last lines
-SHOTS = 3  # prompts of which the newest picture is shown
+SHOTS = 2  # prompts of which the newest picture is shown
 
 
 class Doing(NamedTuple):

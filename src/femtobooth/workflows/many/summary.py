@@ -51,7 +51,8 @@ def tell(found: Sequence[Standing], runs: Path) -> None:
     rows = []
     for one in found:
         row = _row(one, runs)
-        rows.append((one.name, one.class_noun, one.status, row.step, row.fidelity, row.outcome, row.time))
+        share = f" ({percent(row.share.value)})" if row.share else ""
+        rows.append((one.name, one.class_noun, one.status, row.step, row.fidelity, row.outcome + share, row.time))
     columns = ("=subject", "class", "status", ">step", ">fidelity", "verdict", ">time")
     table(f"Subjects in {runs}", columns, rows, result=True)
     artifact(runs / PAGE, "page")
@@ -96,7 +97,7 @@ def _row(one: Standing, runs: Path) -> Row:
         status=one.status,
         mood=WRONG.get(one.status, MOODS[found.outcome] if found else "info"),
         share=found.share if found else None,
-        outcome=(found.outcome + (f" ({percent(found.share.value)})" if found.share else "")) if found else "",
+        outcome=found.outcome if found else "",
         fidelity=f"{scores.base:.3f} → {scores.fidelity:.3f}" if scores else "",
         prompt=f"{scores.prompt:.3f}" if scores else "",
         drift=f"{scores.drift:.3f}" if scores else "",
