@@ -21,7 +21,9 @@ class Row:
     status: str
     mood: str
     share: Interval | None
-    """Of the way from the untuned base to the photos."""
+    """Of the way from the untuned base to the photos, as far as that is between the two."""
+    likeness: str
+    """The same in words, wherever it is."""
     outcome: str
     fidelity: str
     prompt: str

@@ -15,6 +15,7 @@ from ...core.errors import FemtoboothError
 from ...core.events import artifact, conclude, table
 from ...core.files import write_json, write_text
 from ...core.machine import environment
+from ...core.metrics import Interval
 from ...core.processes import typed
 from ...judging.verdict import MOODS, RULE, percent
 from ...pages.html import Shot, Tile
@@ -51,7 +52,7 @@ def tell(found: Sequence[Standing], runs: Path) -> None:
     rows = []
     for one in found:
         row = _row(one, runs)
-        share = f" ({percent(row.share.value)})" if row.share else ""
+        share = f" ({row.likeness})" if row.likeness else ""
         rows.append((one.name, one.class_noun, one.status, row.step, row.fidelity, row.outcome + share, row.time))
     columns = ("=subject", "class", "status", ">step", ">fidelity", "verdict", ">time")
     table(f"Subjects in {runs}", columns, rows, result=True)
@@ -96,7 +97,8 @@ def _row(one: Standing, runs: Path) -> Row:
         shots=_shots(one),
         status=one.status,
         mood=WRONG.get(one.status, MOODS[found.outcome] if found else "info"),
-        share=found.share if found else None,
+        share=Interval(*(min(max(part, 0.0), 1.0) for part in found.share)) if found and found.share else None,
+        likeness=percent(found.share.value) if found and found.share else "",
         outcome=found.outcome if found else "",
         fidelity=f"{scores.base:.3f} → {scores.fidelity:.3f}" if scores else "",
         prompt=f"{scores.prompt:.3f}" if scores else "",
