@@ -1,7 +1,7 @@
 # `make demo` and `make test` need nothing but Python 3.11+ and make; both build .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-RECIPE := tests/recipes/test_smoke.py
+LONG := tests/recipes/test_smoke.py tests/stories/test_hosts.py tests/stories/test_slurm.py
 
 .PHONY: demo test suite test-more quick check docs screenshots bench clean
 
@@ -12,15 +12,16 @@ test: .venv/installed
 	$(MAKE) --no-print-directory --jobs 2 check suite
 
 suite: .venv/installed
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --ignore $(RECIPE)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(addprefix --ignore ,$(LONG))
 
 quick: .venv/installed
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not slow" -q
 
-# What `make test` leaves out: Ray takes half a minute to install, and starts many processes; so long takes the recipe.
+# What `make test` leaves out: Ray takes half a minute to install, and starts many processes; the recipe and trainings on
+# several hosts take as long.
 test-more: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[ray]'
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflows/test_ray.py $(RECIPE)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflows/test_ray.py $(LONG)
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ def test_the_tree_is_true() -> None:
 SPEAKERS = {  # where stdout and stderr are touched below the command line
     "core/children.py": "what a process of its own answers over: its stdout",
     "core/console.py": "the terminal, as a listener that the command line installs",
-    "core/streams.py": "stdout, for the command line",
+    "core/streams.py": "stdout, for the command line, and the last words of a process",
     "recognizer/exporting/foreign.py": "a process of its own that answers over a pipe",
     "recognizer/inference/child.py": "a process of its own that answers over a pipe",
     "workflows/comparing/worker.py": "a process of its own that answers over a pipe",

@@ -38,6 +38,12 @@ OTHERS = {
     "--node-ip-address",
     "--port",
     "--num-cpus",
+    "--nnodes",
+    "--nproc-per-node",
+    "--node-rank",
+    "--master-addr",
+    "--master-port",
+    "--no-python",
 }  # of other programs
 LONG = re.compile(r"femtobooth\.(personalize|finetune|export)\(")  # trains, or needs what was trained
 

@@ -9,7 +9,8 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -76,3 +77,10 @@ def write(pieces: Iterable[str]) -> None:
 def silence() -> None:
     """Have what is still on its way to stdout go nowhere, so that leaving does not fail once more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def last_words(lines: Sequence[str]) -> None:
+    """Write the lines of an error to stderr from a thread that is about to end the process."""
+    text = "\n".join(shown(line) for line in (f"femtobooth: {lines[0]}", *lines[1:]))
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())

@@ -19,7 +19,6 @@ import os
 import pickle
 import platform
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -35,6 +34,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed.distributed_c10d import BroadcastOptions, ProcessGroupGloo
 
+from ..core import streams
 from ..core.errors import CheckpointError, FemtoboothError, Interrupted, ProcessLost, first_line
 from ..core.processes import first_here, rank, world
 from . import checkpoints
@@ -284,9 +284,7 @@ class _Team(Team):
                 self._lose(self._first_is_gone())
             if self._lost and time.monotonic() - self._lost_at > GRACE:
                 if first_here():
-                    lines = "\n".join(self._lost.lines)
-                    with suppress(OSError):
-                        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"femtobooth: {lines}\n".encode())
+                    streams.last_words(self._lost.lines)
                 os._exit(self._lost.exit_code)
 
 
