@@ -3,8 +3,9 @@
     python benchmarks/classify_folder.py ../shared/data/imagenet-sample [--count 1000] [--large 60] [--repeats 3]
 
 The ordinary way is the structure of timm's own inference script: `create_transform`, a DataLoader with as many workers
-as cores, eager PyTorch with as many threads. Both have the same weights and cores, start cold, take turns, and write a
-CSV; what is printed are medians. The export to ONNX, which is done once, is made before and its time printed.
+as cores, eager PyTorch with as many threads, or OpenVINO in its place. All have the same weights and cores, start cold,
+take turns, and write a CSV; what is printed are medians. The exports to ONNX, in 32 and in 8 bits (ranges set by the
+photos), which are done once, are made before and their time printed.
 CPU seconds are those of the process and its children: unlike wall time they bear a busy machine.
 """
 
@@ -37,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from pathlib import Path
 from femtobooth.recognizer.model.backbone import Recognizer
 
-reference, folder, out, cores = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+reference, folder, out, cores, runtime = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), sys.argv[5]
 torch.set_num_threads(cores)
 
 class Photos(Dataset):
@@ -53,6 +54,12 @@ model, labels = recognizer.model.eval(), recognizer.labels
 paths = sorted(folder.glob("*.jpg"))
 photos = Photos(paths, create_transform(**recognizer.preprocess.to_timm()))
 loader = DataLoader(photos, batch_size=64, num_workers=cores)
+if runtime == "openvino":
+    import openvino
+    example = torch.zeros(1, 3, *recognizer.preprocess.size)
+    hints = {"INFERENCE_NUM_THREADS": cores, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.Core().compile_model(openvino.convert_model(model, example_input=example), "CPU", hints)
+    model = lambda batch: torch.from_numpy(compiled(batch.numpy())[0])
 found = []
 with torch.inference_mode():
     for batch in loader:
@@ -160,22 +167,22 @@ def main() -> None:
         replicate(photos, scratch / "double", 2 * options.count)
         out = scratch / "labels.csv"
 
-        def ordinary(folder: str) -> tuple[list[str], Path]:
-            return [
-                sys.executable,
-                str(scratch / "ordinary.py"),
-                options.model,
-                str(scratch / folder),
-                str(out),
-                str(cores),
-            ], out
+        def ordinary(folder: str, runtime: str = "torch") -> tuple[list[str], Path]:
+            program = [sys.executable, str(scratch / "ordinary.py"), options.model, str(scratch / folder)]
+            return [*program, str(out), str(cores), runtime], out
 
-        def quick(folder: str, *flags: str) -> tuple[list[str], Path]:
-            return ours(options.model, scratch / folder, out, "--overwrite", *flags), out
+        def quick(folder: str, *flags: str, model: str = options.model) -> tuple[list[str], Path]:
+            return ours(model, scratch / folder, out, "--overwrite", *flags), out
 
         one = sorted((scratch / "small").iterdir())[0]
         first = measure(ours(options.model, one, out, "--engine", "ort"), out)
         note(f"{options.model}, {cores} cores; export, once: {first.wall:.1f} s ({first.cpu:.1f} s CPU)\n")
+        int8 = str(scratch / "int8")
+        export = ["export", options.model, "--precision", "int8", "--representative-data", str(options.photos)]
+        began = time.monotonic()
+        femtobooth = [sys.executable, "-m", "femtobooth", "-q"]
+        subprocess.run([*femtobooth, *export, "--no-parity", "--out", int8], check=True, stdout=subprocess.DEVNULL)
+        note(f"export in 8 bits, once: {time.monotonic() - began:.1f} s\n")
         cold = {
             "ort, exported before": quick(f"small/{one.name}"),
             "torch": quick(f"small/{one.name}", "--engine", "torch"),
@@ -183,8 +190,12 @@ def main() -> None:
         compare("one photo, cold process", cold, options.repeats)
         ways = {
             "ordinary": ordinary("small"),
-            "classify": quick("small"),
+            "ordinary, OpenVINO": ordinary("small", "openvino"),
+            "classify": quick("small", "--engine", "ort"),
             "classify, torch": quick("small", "--engine", "torch"),
+            "classify, OpenVINO": quick("small", "--engine", "openvino"),
+            "classify, int8": quick("small", model=int8),
+            "classify, int8, OpenVINO": quick("small", "--engine", "openvino", model=int8),
         }
         compare(f"{options.count} photos as they are", ways, options.repeats)
         compare("memory: twice as many", {"classify": quick("double")}, 1)

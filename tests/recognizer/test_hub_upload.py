@@ -17,6 +17,7 @@ from femtobooth.core import config
 from femtobooth.core.errors import InputError, SettingsError
 from femtobooth.recognizer.model.hub_upload import check, push
 from femtobooth.recognizer.settings import FinetuneSettings
+from femtobooth.studio import references
 
 
 class Hub:
@@ -138,3 +139,9 @@ def test_public_says_nothing_without_push() -> None:
     settings = config.settle(FinetuneSettings, {"data": "cats", "public": True})
     assert settings.without_effect() == {"public": "without push"}
     assert not config.settle(FinetuneSettings, {"data": "cats", "push": "me/cats", "public": True}).without_effect()
+
+
+def test_nobody_sends_a_model_from_elsewhere() -> None:
+    for given in ({"push": "me/cats"}, {"public": True}):
+        with pytest.raises(SettingsError, match="as whoever is logged in at this machine"):
+            references.resolve(FinetuneSettings, given, lambda *_: None)

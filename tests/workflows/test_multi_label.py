@@ -101,7 +101,11 @@ def test_commands_use_it(
         right = sum(row["missing"] == row["too_many"] == "" for row in csv.DictReader(file))
     assert (report["pictures"], report["exact"][0]) == (48, pytest.approx(right / 48))
     assert "shape right" in capsys.readouterr().err
-    assert "Where it errs" in (tmp_path / "e" / "report.html").read_text()
+    page = (tmp_path / "e" / "report.html").read_text()
+    assert "Where it errs" in page and report["no_maps"] == ""
+    with (tmp_path / "e" / "predictions.csv").open(newline="") as file:
+        wrong = [len([*filter(None, f"{row['missing']}|{row['too_many']}".split("|"))]) for row in csv.DictReader(file)]
+    assert page.count("evidence for") == sum(min(count, 3) for count in sorted(wrong)[-12:])
 
     few = tmp_path / "few.csv"
     few.write_text("path,labels\n" + "".join(f"{row['path']},{row['labels']}\n" for row in rows[:8]))

@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..pictures.images import Picture, decode
 from ..recognizer.finetuning.comparison import shares
 from .html import Page, Shot, Strip, Tile, render
 
 MOST = 24  # pictures shown
 Interval = Sequence[float]
+Maps = Mapping[str, Sequence[tuple[str, np.ndarray]]]
+"""By a picture's path, labels and what speaks for them, uint8 (H, W, 3)."""
+OF_MAPS = (
+    "Beside a picture, bright where it speaks for a label (Grad-CAM): for those it missed, then those wrongly said."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +56,8 @@ class MultiLabelPage(Page):
     labels: LabelTable
     mistakes: list[Strip]
     left: int
+    maps: str
+    """What the maps beside the mistakes are, or why there are none."""
     facts: list[tuple[str, str]]
     skipped: list[tuple[str, str]]
 
@@ -95,10 +104,17 @@ def headline(measured: Mapping[str, Any], who: str) -> str:
     )
 
 
-def wrong_pictures(told: Sequence[Mapping[str, Any]]) -> tuple[list[Strip], int]:
-    """Show the pictures with most wrong labels, with what is missing and too many, and how many more there are."""
+def worst(told: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Find the pictures with wrong labels, those with most of them first."""
     wrong = [one for one in told if one["missing"] or one["too_many"]]
-    wrong.sort(key=lambda one: -len(one["missing"]) - len(one["too_many"]))
+    return sorted(wrong, key=lambda one: -len(one["missing"]) - len(one["too_many"]))
+
+
+def wrong_pictures(told: Sequence[Mapping[str, Any]], maps: Maps | None = None) -> tuple[list[Strip], int]:
+    """Show the pictures with most wrong labels, with what is missing and too many, and how many more there are; beside
+    a picture, the `maps` of its path, each with what it is of.
+    """
+    wrong = worst(told)
     strips = []
     for one in wrong[:MOST]:
         picture = decode(Path(one["path"]))
@@ -110,15 +126,20 @@ def wrong_pictures(told: Sequence[Mapping[str, Any]]) -> tuple[list[Strip], int]
             ]
             name = picture.path.name
             alt = f"{name}, {one['label']}"
-            strips.append(
-                Strip([Shot(picture.image, alt, longest=160)], f"{name}: {one['label']};", "; ".join(remarks))
-            )
+            shots = [Shot(picture.image, alt, longest=160)]
+            shots += [
+                Shot(shown, f"{name}, evidence for {of}", longest=160)
+                for of, shown in (maps or {}).get(one["path"], ())
+            ]
+            strips.append(Strip(shots, f"{name}: {one['label']};", "; ".join(remarks)))
     return strips, len(wrong) - len(strips)
 
 
-def multi_label_page(report: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> str:
-    """Write the page of `evaluate-classifier` for a multi-label model, from its report and `deciding.wrong`'s facts."""
-    mistakes, left = wrong_pictures(told)
+def multi_label_page(report: Mapping[str, Any], told: Sequence[Mapping[str, Any]], maps: Maps) -> str:
+    """Write the page of `evaluate-classifier` for a multi-label model, from its report, `deciding.wrong`'s facts and
+    maps of evidence by path.
+    """
+    mistakes, left = wrong_pictures(told, maps)
     page = MultiLabelPage(
         title=f"{report['model']} on {report['data']}",
         kind="femtobooth evaluate-classifier",
@@ -128,6 +149,7 @@ def multi_label_page(report: Mapping[str, Any], told: Sequence[Mapping[str, Any]
         labels=label_table(report, "By the model's own thresholds; bootstrap intervals (95 %); worst F1 first"),
         mistakes=mistakes,
         left=left,
+        maps=report["no_maps"] or OF_MAPS,
         facts=[(name, str(report[name])) for name in ("model", "data", "engine", "hash", "preprocess", "environment")],
         skipped=[(one["path"], one["reason"]) for one in report["skipped"]],
     )

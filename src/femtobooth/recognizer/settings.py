@@ -213,7 +213,7 @@ class FinetuneSettings(Settings):
     """What becomes model/: better: more validation pictures right; of equals, the lower calibrated log loss."""
     probe_only: Annotated[bool, Flag("--probe-only", common=True, group="training")] = False
     """Leave fine-tuning out: the linear probe is the result, after seconds."""
-    push: Annotated[str | None, Flag("--push", group="output", names="model")] = Field(None, min_length=1)
+    push: Annotated[str | None, Flag("--push", group="output")] = Field(None, min_length=1)
     """OWNER/NAME on the Hugging Face hub that the finished model, with its card, is sent to; a private one is made."""
     public: Annotated[bool, Flag("--public", group="output")] = False
     """Let all see what `push` sends."""

@@ -29,6 +29,7 @@ REFUSED = {
     "prompts_file": "reads a file of this machine; give `prompts`",
     "from_file": "reads a file of this machine; give `paths`",
     "training.nodes": "reaches other machines",
+    **dict.fromkeys(("push", "public"), "sends a model to the hub as whoever is logged in at this machine"),
     "column": "leads to files of this machine and addresses",
     **dict.fromkeys(("executor", "address", "actors", "gpus_per_actor", "part_size"), "reaches other machines"),
 }

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from ...core.claims import Output
-from ...core.errors import PhotoError
-from ...core.events import conclude, progress_bar, table, warn
+from ...core.errors import ModelError, PhotoError
+from ...core.events import conclude, progress, progress_bar, table, warn
 from ...core.files import sha256_of, write_json, write_text
 from ...core.names import stored
 from ...pages.classifier import between, percent
-from ...pages.labels import multi_label_page
-from ...pictures.images import Skipped
+from ...pages.labels import multi_label_page, worst
+from ...pictures.images import Skipped, read_picture
 from ...pictures.provenance import Provenance
 from ...recognizer import multilabel
 from ...recognizer.finetuning import dataset, deciding
@@ -24,9 +25,13 @@ from ...recognizer.finetuning.dataset import Example
 from ...recognizer.inference.predict import predict, workers_for
 from ...recognizer.inference.sources import Source
 from ...recognizer.model import artifact
+from ...recognizer.model.backbone import Recognizer
 from ...recognizer.model.engine import Engine
+from ...recognizer.model.saliency import grad_cam, overlay
 from ...recognizer.settings import EvaluateClassifierSettings
 from . import header
+
+MOST_MAPS = 3  # of a picture
 
 
 def run(settings: EvaluateClassifierSettings, engine: Engine, output: Output) -> dict[str, Any]:
@@ -63,7 +68,8 @@ def run(settings: EvaluateClassifierSettings, engine: Engine, output: Output) ->
         {"path": str(one.path), "label": one.label, "missing": missing, "too_many": more}
         for one, (missing, more) in zip(kept, wrong, strict=True)
     ]
-    page = multi_label_page(report, told)
+    maps, report["no_maps"] = _maps(settings, engine, worst(told)[: settings.mistakes])
+    page = multi_label_page(report, told, maps)
     with output.folder() as temporary:
         write_text(temporary / "report.html", page)
         write_json(temporary / "report.json", report)
@@ -98,6 +104,24 @@ def _fresh(
             "give other pictures; `include_training=true` measures on these, which flatters it",
         )
     return fresh
+
+
+def _maps(
+    settings: EvaluateClassifierSettings, engine: Engine, mistakes: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, list[tuple[str, np.ndarray]]], str]:
+    """Draw what speaks for the wrong labels of pictures, by their paths, or say why not."""
+    drawn: dict[str, list[tuple[str, np.ndarray]]] = {}
+    try:
+        recognizer = Recognizer.load(settings.model)
+        for one in progress(mistakes, "maps of mistakes"):
+            names = [*one["missing"], *one["too_many"]][:MOST_MAPS]
+            pixels = engine.preprocess.pixels(read_picture(Path(one["path"])).image)
+            batch = recognizer.preprocess.normalize(torch.from_numpy(pixels)[None]).expand(len(names), -1, -1, -1)
+            maps = grad_cam(recognizer.model, batch, [engine.labels.names.index(name) for name in names])
+            drawn[one["path"]] = [(name, overlay(pixels, found)) for name, found in zip(names, maps, strict=True)]
+    except ModelError as error:
+        return {}, f"There are no maps of evidence: {error.problem}."
+    return drawn, ""
 
 
 def _logits(
