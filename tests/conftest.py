@@ -36,7 +36,7 @@ SLOW = (
 LONGEST = (
     "workflows/test_finetune", "studio/test_browser", "workflows/test_generate_lora", "stories/test_flows", "stories/test_personalize", "stories/test_validation", "workflows/test_compare",
     "workflows/test_export", "recipes/test_smoke", "stories/test_resume", "generator/test_sampling",
-    "recognizer/test_engines", "workflows/test_protocol", "generator/test_model_folder", "workflows/test_evaluate",
+    "recognizer/test_engines", "workflows/test_protocol", "workflows/test_train_many", "generator/test_model_folder", "workflows/test_evaluate",
     "workflows/test_calls_home", "workflows/test_synthesize", "core/test_children", "generator/test_two_processes",
     "stories/test_several_subjects", "stories/test_stable_diffusion_xl", "studio/test_pages", "workflows/test_plan", "training/test_host_reads", "stories/test_ddp", "test_documentation", "stories/test_signals",
 )  # fmt: skip
