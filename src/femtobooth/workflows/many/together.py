@@ -16,7 +16,7 @@ from .standing import doing
 from .work import Ended, Work
 
 OFTEN = 1.0  # seconds between two looks at how far all are
-SELDOM = 30.0  # seconds between two calls of `changed` while nothing has ended
+SELDOM = 30.0  # seconds between two calls of `changed`, which may write a page of hundreds
 
 
 def together(
@@ -51,11 +51,12 @@ def together(
                 if now or time.monotonic() - looked > OFTEN:
                     _show(bar, len(now), waiting, ended)
                     looked = time.monotonic()
-                if now or looked - told > SELDOM:
+                if looked - told > SELDOM:
                     changed(ended)
                     told = time.monotonic()
         except KeyboardInterrupt:
             working.close()
+            changed(ended)
             raise Interrupted("stopped", "the same command goes on from there") from None
     return ended
 
