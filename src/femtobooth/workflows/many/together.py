@@ -37,6 +37,8 @@ def together(
         note(f"done before: {', '.join(ended)}")
     looked, told = 0.0, time.monotonic()
     changed(ended)
+    if not waiting:
+        return ended
     with (
         _ended_gently(),
         progress_bar("subjects", len(works), done=len(ended)) as bar,
