@@ -44,6 +44,7 @@ OTHERS = {
     "--master-addr",
     "--master-port",
     "--no-python",
+    "--only",
 }  # of other programs
 LONG = re.compile(r"femtobooth\.(personalize|finetune|export)\(")  # trains, or needs what was trained
 

@@ -106,7 +106,7 @@ def test_everything_is_imported_and_the_core_works_without_what_only_unix_has(tm
 def test_the_cache_is_where_the_system_keeps_such(
     platform: str, variable: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code = f"import sys; sys.platform = {platform!r}\nfrom femtobooth.core.cache import cache_folder\nprint(cache_folder())"
+    code = f"import psutil, sys; sys.platform = {platform!r}\nfrom femtobooth.core.cache import cache_folder\nprint(cache_folder())"
     environment = {variable: str(tmp_path), "PATH": "", "PYTHONPATH": ""}
     told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert told.stdout.strip() == str(tmp_path / expected)

@@ -29,6 +29,7 @@ from femtobooth.pages.export import ExportPage
 from femtobooth.pages.finetune import FinetunePage
 from femtobooth.pages.html import Contents, Shot, embedded, render
 from femtobooth.pages.labels import MultiLabelPage
+from femtobooth.pages.many import ManyPage
 from femtobooth.pages.run import RunPage
 
 HOSTILE = "<script>alert('1')</script> \"&amp;\" </svg></table> \x07\u202e"
@@ -38,6 +39,7 @@ PAGES = {
     "compare.html": ComparisonPage,
     "export.html": ExportPage,
     "finetune.html": FinetunePage,
+    "many.html": ManyPage,
     "multi_label.html": MultiLabelPage,
     "run.html": RunPage,
 }
@@ -84,6 +86,8 @@ def made(kind: Any, text: str, whole: bool) -> Any:  # noqa: PLR0911
     origin = typing.get_origin(kind)
     if kind is Verdict:
         return judge(Evidence(text, 12, 0.5, 0.378, Interval(0.12, 0.1, 0.14), 0.629), bundled=False)
+    if kind is Interval:
+        return Interval(0.5, 0.3, 0.7)
     if kind is Markup:
         return charts.line_chart({text: ([0, 1], [0, 1]), "b": ([0], [0])}, text, text, text)
     if kind is Shot:

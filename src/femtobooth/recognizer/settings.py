@@ -122,7 +122,7 @@ class DistillSettings(Settings):
     """
     weight: Annotated[float, Flag("--teacher-weight", unit="share")] = Field(0.5, ge=0, le=1)
     """Share of the teacher's answers in the loss; the labels have the rest."""
-    temperature: Annotated[float, Flag("--teacher-temperature")] = Field(2.0, ge=0.1, le=100)
+    temperature: Annotated[float, Flag("--teacher-temperature", unit="divisor")] = Field(2.0, ge=0.1, le=100)
     """Both answers are divided by it before they are compared: more of it shows more of what the teacher holds for
     possible besides.
     """
