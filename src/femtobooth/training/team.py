@@ -32,7 +32,6 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor, distributed
-from torch.distributed.distributed_c10d import BroadcastOptions, ProcessGroupGloo
 
 from ..core import streams
 from ..core.errors import CheckpointError, FemtoboothError, Interrupted, ProcessLost, first_line
@@ -108,6 +107,8 @@ def joined() -> Iterator[Team]:
 
 class _Team(Team):
     def __init__(self) -> None:
+        from torch.distributed.distributed_c10d import ProcessGroupGloo  # which not every build of torch has
+
         self.rank, self.world = rank(), world()
         self.follows = self.rank > 0
         store = _meet(self.rank, self.world)
@@ -146,6 +147,8 @@ class _Team(Team):
 
     def _send(self, data: Tensor) -> Tensor:
         """Copy the first process's uint8 tensor into that of each other one."""
+        from torch.distributed.distributed_c10d import BroadcastOptions
+
         options = BroadcastOptions()
         options.rootRank = options.rootTensor = 0
         for part in data.split(CHUNK):
