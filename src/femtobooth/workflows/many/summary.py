@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from PIL import Image
 
@@ -93,7 +94,7 @@ def _row(one: Standing, runs: Path) -> Row:
     return Row(
         name=one.name,
         class_noun=one.class_noun,
-        link=link.relative_to(runs).as_posix() if link and link.is_file() else "",
+        link=quote(link.relative_to(runs).as_posix()) if link and link.is_file() else "",
         shots=_shots(one),
         status=one.status,
         mood=WRONG.get(one.status, MOODS[found.outcome] if found else "info"),
