@@ -171,9 +171,10 @@ def test_anchors_are_unique_and_linked(template: str) -> None:
     reader = read(page(template, "name"))
     anchors = [str(attributes["id"]) for tag, attributes in reader.elements if tag == "section"]
     assert len(anchors) == len(set(anchors)) > 1
+    listed = anchors if len(anchors) > 2 else []  # a short page has no table of contents
     links = [attributes["href"] for tag, attributes in reader.elements if tag == "a" and attributes["href"] != "data:#"]
-    assert links[: len(anchors)] == [f"#{anchor}" for anchor in anchors]
-    assert set(links[len(anchors) :]) <= {f"#note-{number}" for number in range(10)}
+    assert links[: len(listed)] == [f"#{anchor}" for anchor in listed]
+    assert set(links[len(listed) :]) <= {f"#note-{number}" for number in range(10)}
 
 
 def test_the_same_heading_twice_has_two_anchors() -> None:
