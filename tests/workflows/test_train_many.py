@@ -26,9 +26,10 @@ from femtobooth.core.files import sha256_of
 from femtobooth.core.run import Run, list_runs
 from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.workflows import personalize, protocol
-from femtobooth.workflows.many import executors
+from femtobooth.workflows.many import executors, standing
 from femtobooth.workflows.many.settings import ManySettings, TrainManySettings
 from femtobooth.workflows.many.subjects import read
+from femtobooth.workflows.many.work import Ended, Work, carry_out
 from femtobooth.workflows.settings import ProtocolSettings
 
 
@@ -227,6 +228,27 @@ def test_what_two_need_is_made_once(tmp_path: Path) -> None:
         thread.join()
     assert found == [False, True]
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["made"]
+
+
+def test_a_process_that_lives_on_is_waited_for(tmp_path: Path) -> None:
+    place, ended = tmp_path / "place", list[Ended]()
+    work = Work("rex", place, tmp_path / "run", lambda: None)
+    place.mkdir()
+    thread = threading.Thread(target=lambda: ended.append(carry_out(work, 0, {}, threading.Event())))
+    with locks.held(place):
+        thread.start()
+        time.sleep(0.3)
+        assert ended == []
+    thread.join(10)
+    assert ended == [Ended("done")]
+
+    # of one on another machine that has said nothing for two minutes, what it held is freed
+    lock = place / locks.LOCK
+    lock.write_text(json.dumps({**vars(locks.own()), "host": "far away"}))
+    assert standing.doing([work])
+    os.utime(lock, (time.time() - 121,) * 2)
+    assert carry_out(work, 0, {}, threading.Event()) == Ended("done")
+    assert not lock.exists()
 
 
 def test_the_protocol_beside_each_other(subjects: Path, tiny_base: Path, tiny: Path, tmp_path: Path) -> None:
