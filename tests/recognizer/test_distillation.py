@@ -164,6 +164,23 @@ def test_pictures_that_never_change_are_asked_about_once(other: Recognizer, file
     module.training_step((step, own, more)).backward()
 
 
+def test_pictures_of_several_labels_are_taught_too(files: list[Path]) -> None:
+    labels = Labels(("a", "b", "g=1", "g=2"), groups={"label": (0, 2), "g": (2, 4)}, free=("label",))
+    torch.manual_seed(8)
+    wise, own = (
+        Recognizer.create(name, labels, Preprocess((32, 32))) for name in ("test_efficientnet", "test_convnext")
+    )
+    taught = teacher.of_recognizer("wise", wise).with_classes(range(4))
+    truth = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [1, 1, np.nan, np.nan], [0, 0, 1, 0]], np.float32)
+    changed = settings(multi_label=True, augment={"mixup": 0.4})
+    module = Distiller(own, changed, files[:4], truth, Lesson(taught, Unlabelled(files[4:], ["4", "5"])))
+    module.trainer = type("Alone", (), {"world_size": 1, "global_rank": 0})()  # type: ignore[assignment]
+    module.training_step(batches(module, 1)[0]).backward()
+    total, *parts = module._losses[0]
+    assert total == pytest.approx(float(0.5 * sum(parts)), rel=1e-5)
+    assert all(part > 0 for part in parts)
+
+
 def test_an_embedding_is_measured_in_standard_deviations(other: Recognizer, files: list[Path]) -> None:
     """A projection that says the mean loses 1, over the pictures by which the mean was taken."""
     module = distiller(other, files, augment=STILL)

@@ -91,6 +91,7 @@ def test_taught_killed_and_resumed(
     facts, report = (json.loads((run / name).read_text()) for name in ("run.json", "report.json"))
     assert facts["teacher"]["hash"] == Recognizer.load(teacher).hash == report["teacher"]["hash"]
     assert report["teacher"]["validation"]["pictures"] == 3
+    assert report["guidance"]["after"].startswith("with 3 pictures a class ")
     page = (run / "report.html").read_text()
     assert "taught its answers and its embeddings on the labelled pictures and on 5 without labels." in page
     assert "<td>teacher</td>" in page

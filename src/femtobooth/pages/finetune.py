@@ -99,6 +99,8 @@ class FinetunePage(Page):
     errors: Errors
     comparison: Comparison
     data: Data
+    guidance: list[str]
+    """Whether fine-tuning was worth its time, and what had been measured before."""
     teacher: str
     """Who taught it, in a sentence; "" where nobody did."""
     curve: Chart | None
@@ -122,6 +124,11 @@ def finetune_page(run: FinetunedRun, report: dict[str, Any], settings: FinetuneS
         errors=_errors(report),
         comparison=_comparison(report),
         data=_data(report["data"]),
+        guidance=[
+            f"{text[:1].upper()}{text[1:].replace('`', '')}."
+            for key in ("after", "before")
+            if (text := (report.get("guidance") or {}).get(key))
+        ],
         teacher=_teacher(report),
         curve=_curve(run.folder),
         config=dump(settings),

@@ -34,7 +34,17 @@ from ..core.paths import expanded
 from ..core.processes import rank
 from ..core.run import SETTINGS_FILE, Progress
 from ..pages.finetune import finetune_page
-from ..recognizer.finetuning import comparison, dataset, deciding, finetuner, finishing, probe, splitting, unlabelled
+from ..recognizer.finetuning import (
+    comparison,
+    dataset,
+    deciding,
+    finetuner,
+    finishing,
+    guidance,
+    probe,
+    splitting,
+    unlabelled,
+)
 from ..recognizer.finetuning.dataset_report import Finding, label_issues
 from ..recognizer.finetuning.distillation import Distiller
 from ..recognizer.finetuning.probe import Embedded, Head
@@ -123,7 +133,9 @@ def _begin(settings: FinetuneSettings, ours: Team) -> FinetunedRun:
         write_text(folder / SETTINGS_FILE, config.dump(settings.model_copy(update={"overwrite": False})))
         splitting.write_split(folder / "split.csv", found.rows())
         head.save(folder / "probe.safetensors")
-        write_json(folder / "report.json", {"data": _data_report(found, findings), "probe": baseline})
+        expected = told.expectation(found, baseline, settings) if not settings.probe_only else None
+        facts = {"data": _data_report(found, findings), "probe": baseline, "guidance": {"before": expected}}
+        write_json(folder / "report.json", facts)
         known: dict[str, Any] = {"model": settings.model, "model_hash": source.hash, "classes": found.classes}
         known["multi_label"] = found.several.to_dict() if found.several else None
         if lesson:
@@ -358,6 +370,8 @@ def _finish(
     report = json.loads((folder / "report.json").read_text(encoding="utf-8")) | more
     compared, probed = report["comparison"], {"seconds": report["probe"]["seconds"]}
     run.costs = {"probe": probed} | ({"finetuned": cost} if tuned is not None else {})
+    worth = None if found.several else guidance.after(compared, run.costs, told.per_class(found))
+    report["guidance"] = {"before": None, **report.get("guidance", {}), "after": worth}
     result.save(folder / "model", overwrite=True)
     card.write(folder / "model", result, run, report, settings)
     write_json(folder / "report.json", report)

@@ -110,9 +110,9 @@ class Distiller(Finetuner):
         parts = [own, more] if more else [own]
         if self.known:
             firsts = (0, len(self.paths))
-            rows = torch.cat([part.indices.cpu() + first for part, first in zip(parts, firsts, strict=False)])
-            device = own.pixels.device
-            return Said(*(None if value is None else value[rows].to(device) for value in self.known))
+            rows = torch.cat([part.indices + first for part, first in zip(parts, firsts, strict=False)])
+            self.known = Said(*(None if value is None else value.to(rows.device) for value in self.known))
+            return Said(*(None if value is None else value[rows] for value in self.known))
         return self.teacher.says(torch.cat(self._seen(micro_step, parts)))
 
     def _seen(self, micro_step: int, parts: Sequence[View]) -> list[Tensor]:

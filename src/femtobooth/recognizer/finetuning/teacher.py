@@ -59,9 +59,7 @@ class Teacher:
             embedding = None if embedding is None else embedding.float()
             if self.columns is None:
                 return Said(None, embedding)
-            chosen = list(self.columns)
-            own = logits if chosen == list(range(logits.shape[1])) else logits[:, chosen]
-            return Said(calibrated(own, self.described, chosen), embedding)
+            return Said(calibrated(logits, self.described, self.columns), embedding)
 
     def says_of(self, paths: Sequence[Path], batch: int = 16) -> Said:
         """Compute teacher targets (N, ...) of files as they are, in order, on the CPU."""
@@ -81,15 +79,16 @@ class Teacher:
 
 
 def calibrated(logits: Tensor, described: Description, columns: Sequence[int]) -> Tensor:
-    """Divide logits (B, C) by the temperature, or scale and shift those of several labels, that calibrate them."""
-    labels, chosen = described.labels, list(columns)
-    if labels.scales or labels.offsets:
-        scales, offsets = (
-            torch.tensor(given, device=logits.device)[chosen] if given else otherwise
-            for given, otherwise in ((labels.scales, 1.0), (labels.offsets, 0.0))
-        )
-        return (logits * scales + offsets).float()
-    return logits / described.temperature
+    """Take columns (C,) of logits (B, n), over the temperature, or scaled and shifted label by label, as calibrated.
+
+    Column by column, for which a device need not be waited for.
+    """
+    labels = described.labels
+    scales, offsets = (
+        labels.scales or (1 / described.temperature,) * len(labels),
+        labels.offsets or (0.0,) * len(labels),
+    )
+    return torch.stack([logits[:, column] * scales[column] + offsets[column] for column in columns], dim=1)
 
 
 def of_recognizer(name: str, recognizer: Recognizer) -> Teacher:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
+
 from ...core import metrics
 from ...core.errors import command
 from ...core.events import conclude, note, table
-from ...recognizer.finetuning import comparison
+from ...recognizer.finetuning import comparison, guidance
 from ...recognizer.finetuning.dataset_report import Finding
 from ...recognizer.finetuning.run import FinetunedRun
 from ...recognizer.finetuning.survey import Survey
@@ -46,7 +48,26 @@ def data(found: Survey, findings: list[Finding], baseline: dict[str, Any], setti
             "can only match that, and win by surer answers;"
             " `probe_only=true` leaves it out"
         )
+    expected = expectation(found, baseline, settings)
+    if expected and not settings.probe_only:
+        note(expected)
     note("")
+
+
+def expectation(found: Survey, baseline: dict[str, Any], settings: FinetuneSettings) -> str | None:
+    """Say what fine-tuning may bring, by what was measured where most was alike; None where nothing was."""
+    crossed, own = baseline["cross_validated"], settings.training
+    if found.several or not crossed:
+        return None
+    seen = own.steps * own.batch_size * own.accumulate * own.devices * own.nodes
+    passes = seen / len(found.part("train"))
+    return guidance.before(guidance.measurements(), per_class(found), crossed["accuracy"][0], passes)
+
+
+def per_class(found: Survey) -> float:
+    """Count the training pictures of the class in the middle."""
+    labels = found.labels[found.part("train")]
+    return float(np.median(np.bincount(labels, minlength=len(found.classes))))
 
 
 def _probe_of_several(baseline: dict[str, Any]) -> None:
@@ -111,6 +132,8 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
         f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} "
         f"(rule: {compared['rule']})"
     )
+    if report["guidance"]["after"]:
+        note(report["guidance"]["after"])
     unsettled = metrics.unsettled(calibration["temperature"])
     unsettled = f" ({unsettled})" if unsettled else ""
     said = (
