@@ -23,6 +23,7 @@ OTHERS = {
     "--cell",
     "--head",
     "--local-dir",
+    "--private",
     "--logdir",
     "--onnx",
     "--saveEngine",

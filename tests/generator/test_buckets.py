@@ -102,7 +102,7 @@ def trained_on(folder: Path, base: Path, **changes: Any) -> tuple[Any, Any, Any,
     settings = config.resolve(
         PersonalizeSettings, {"photos": photos, "prior": prior | changes.pop("prior", {})}, changes
     )
-    strategy = SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
+    strategy = SimpleNamespace(barrier=lambda: None, broadcast=lambda value, source=0: value)
     process: Any = SimpleNamespace(strategy=strategy, global_rank=0, world_size=1)
     model = load(str(base))
     return model, *latents(process, settings, model, [Taught(settings, "sks", loaded(folder)[0], [])], 128), settings

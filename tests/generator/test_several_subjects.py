@@ -218,7 +218,7 @@ def _taught(settings: PersonalizeSettings, tmp_path: Path, dogs: int = 2) -> dic
 
 
 ALONE: Any = SimpleNamespace(
-    strategy=SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value), global_rank=0, world_size=1
+    strategy=SimpleNamespace(barrier=lambda: None, broadcast=lambda value, source=0: value), global_rank=0, world_size=1
 )
 
 

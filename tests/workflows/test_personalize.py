@@ -84,7 +84,7 @@ def test_class_images_teach_what_is_around_the_subject(tmp_path: Path, tiny_base
         update={"images": 2, "other_classes": ["cat"], "prompt": "a photo of a {class}"}
     )
     settings.prior.sampling = SamplingSettings(steps=1)
-    model, alone = load(str(tiny_base)), SimpleNamespace(barrier=lambda: None, broadcast=lambda value: value)
+    model, alone = load(str(tiny_base)), SimpleNamespace(barrier=lambda: None, broadcast=lambda value, source=0: value)
     pixels = np.full((64, 64, 3), 200, np.uint8)
     pixels[24:48, 24:48] = (220, 30, 30)
     photos = [Photo(tmp_path / "photo.png", pixels, ("a {token} {class}",), ())]
