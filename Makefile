@@ -21,7 +21,7 @@ quick: .venv/installed
 # several hosts take as long.
 test-more: .venv/installed
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[ray]'
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflows/test_ray.py $(LONG)
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflows/test_ray.py tests/workflows/test_serve.py $(LONG)
 
 check: .venv/installed
 	$(BIN)/ruff check .

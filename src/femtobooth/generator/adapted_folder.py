@@ -124,44 +124,65 @@ def load(folder: Path, source: str, load_base: Callable[[str, str | None], Famil
     `load_base` loads what a name and a tokenizer stand for; where that has no numbers, nothing is merged.
     Raises ModelError where the base is not where it was or is another one, or where a file is missing or damaged.
     """
-    given = read_object(folder / SUBJECT_FILE)
-    try:
-        subject = checked_subject(given)
-        described, wanted = dict(given["adapter"]), str(subject["base_hash"])
-        weights = folder / str(described["weights"])
-        words = embeddings(folder, described)
-    except (ValueError, TypeError, KeyError):
-        raise ModelError(f"{folder / SUBJECT_FILE}: says too little of its adapter, or is damaged", DAMAGED) from None
-    if missing := next((path for path in (weights, *words) if not path.is_file()), None):
-        raise ModelError(f"{missing}: missing", DAMAGED)
-    base = _base(folder, source, described, wanted, load_base, tokenizer)
+    found = Files.of(folder)
+    base = base_of(found, source, load_base, tokenizer)
     if not base.hash:  # shapes alone, which an adapter leaves as they are
         return replace(base, source=source)
-    learned = Learned(
-        adapter_reading.read(weights, base),
-        {word: rows for path in words for word, rows in _read_words(path).items()},
-    )
-    readme = cards.read_readme(folder)
-    files = content_hash([weights, *words], folder)
-    return replace(
-        learned.put_into(base),
-        source=source,
-        hash=hashlib.sha256(f"{base.hash}\0{files}".encode()).hexdigest(),
-        card=cards.parse_card(readme, folder / cards.README, RECOMMENDABLE),
-        readme=readme,
-        subject={key: value for key, value in subject.items() if key != "adapter"},
-    )
+    return found.named(found.read(base).put_into(base), source)
 
 
-def _base(
-    folder: Path,
-    source: str,
-    described: Mapping[str, Any],
-    wanted: str,
-    load_base: Callable[[str, str | None], Family],
-    tokenizer: str | None,
-) -> Family:
-    """Load the base with the hash `wanted`, from where the folder or its run says. Raises ModelError."""
+@dataclass(frozen=True)
+class Files:
+    """What lies in such a folder, and what that says of itself."""
+
+    folder: Path
+    subject: Mapping[str, Any]
+    described: Mapping[str, Any]
+    base_hash: str
+    weights: Path
+    words: tuple[Path, ...]
+
+    @staticmethod
+    def of(folder: Path) -> Files:
+        """Find them. Raises ModelError where one is missing or damaged."""
+        given = read_object(folder / SUBJECT_FILE)
+        try:
+            subject = checked_subject(given)
+            described, wanted = dict(given["adapter"]), str(subject["base_hash"])
+            weights = folder / str(described["weights"])
+            words = embeddings(folder, described)
+        except (ValueError, TypeError, KeyError):
+            raise ModelError(
+                f"{folder / SUBJECT_FILE}: says too little of its adapter, or is damaged", DAMAGED
+            ) from None
+        if missing := next((path for path in (weights, *words) if not path.is_file()), None):
+            raise ModelError(f"{missing}: missing", DAMAGED)
+        return Files(folder, subject, described, wanted, weights, words)
+
+    def read(self, base: Family) -> Learned:
+        """Read what was learned beside a base. Raises ModelError where a file is damaged or does not fit."""
+        return Learned(
+            adapter_reading.read(self.weights, base),
+            {word: rows for path in self.words for word, rows in _read_words(path).items()},
+        )
+
+    def named(self, base: Family, source: str) -> Family:
+        """Say of a base, with what was learned in it, what it is then called."""
+        readme = cards.read_readme(self.folder)
+        files = content_hash([self.weights, *self.words], self.folder)
+        return replace(
+            base,
+            source=source,
+            hash=hashlib.sha256(f"{base.hash}\0{files}".encode()).hexdigest(),
+            card=cards.parse_card(readme, self.folder / cards.README, RECOMMENDABLE),
+            readme=readme,
+            subject={key: value for key, value in self.subject.items() if key != "adapter"},
+        )
+
+
+def base_of(files: Files, source: str, load_base: Callable[[str, str | None], Family], tokenizer: str | None) -> Family:
+    """Load the base that an adapter belongs to, from where its folder or its run says. Raises ModelError."""
+    folder, described, wanted = files.folder, files.described, files.base_hash
     run = read_object(folder.parent / RUN_FILE)
     tokenizer = tokenizer or (run.get("settings") or {}).get("tokenizer")
     places = dict.fromkeys(str(place) for place in (described.get("base"), run.get("base")) if place)

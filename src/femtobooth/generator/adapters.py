@@ -225,9 +225,21 @@ def apply(model: Family, adapter: Adapter, strength: float = 1.0) -> None:
             raise ModelError(
                 f"{name_of}: {name} {error}", f"it was made for another base than {model.source}"
             ) from None
+    for name, weight in changed(adapter, {name: known[name].weight for name in adapter.modules}, strength):
+        known[name].weight.copy_(weight)
+
+
+@torch.no_grad()
+def changed(adapter: Adapter, weights: Mapping[str, Tensor], strength: float = 1.0) -> Iterator[tuple[str, Tensor]]:
+    """Compute the weights that an adapter makes of those of its layers, one at a time, and leave these as they are.
+
+    Raises ModelError for one that is no longer finite.
+    """
     for name, tensors in adapter.modules.items():
-        weight = known[name].weight
-        changed = (weight.float() + strength * delta(tensors, weight)).to(weight.dtype)
-        if not changed.isfinite().all():
-            raise ModelError(f"{name_of}: makes {name} NaN or infinite", "lower its strength, or leave it out")
-        weight.copy_(changed)
+        weight = weights[name]
+        made = (weight.float() + strength * delta(tensors, weight)).to(weight.dtype)
+        if not made.isfinite().all():
+            raise ModelError(
+                f"{adapter.source or 'adapter'}: makes {name} NaN or infinite", "lower its strength, or leave it out"
+            )
+        yield name, made

@@ -45,16 +45,21 @@ def create_app(studio: Studio) -> FastAPI:
     described_by_fastapi = app.openapi
     app.openapi = lambda: _with_errors_as_json(described_by_fastapi())  # type: ignore[method-assign]
     app.add_middleware(Guard, studio=studio)
-    app.add_exception_handler(FemtoboothError, _refused)
-    app.add_exception_handler(RequestValidationError, _not_understood)
-    app.add_exception_handler(HTTPException, _as_json)
-    app.add_exception_handler(Exception, _broken)
+    tell_errors(app)
     app.include_router(api.router)
     for facade in (openai_images, a1111, open_inference):
         app.include_router(facade.router)
     app.include_router(views.router)
     app.mount("/static", _Asked(directory=Path(__file__).parent / "static"), name="static")
     return app
+
+
+def tell_errors(app: FastAPI) -> None:
+    """Have an application tell all errors in the form that clients of the studio know."""
+    app.add_exception_handler(FemtoboothError, _refused)
+    app.add_exception_handler(RequestValidationError, _not_understood)
+    app.add_exception_handler(HTTPException, _as_json)
+    app.add_exception_handler(Exception, _broken)
 
 
 class _Asked(StaticFiles):

@@ -91,7 +91,7 @@ class Drawer:
             resolved["out"] = str(self.folder / f"{timestamp()}-{secrets.token_hex(3)}")
         checked, notes = forms.check("generate", resolved)
         assert isinstance(checked, GenerateSettings)  # noqa: S101
-        _refuse_much(checked)
+        refuse_much(checked)
         began = time.monotonic()
         with self.turns.mine(notes), self._generator(checked) as model:
             from ..workflows.generate import write
@@ -233,7 +233,7 @@ def _bytes_of(model: Family) -> int:
     return sum(one.numel() * one.element_size() for part in parts for one in part.parameters())
 
 
-def _refuse_much(settings: GenerateSettings) -> None:
+def refuse_much(settings: GenerateSettings) -> None:
     """Raise SettingsError for more than one request may ask for."""
     count = settings.count * len(settings.prompts)
     if count > MOST_PICTURES:

@@ -17,7 +17,8 @@ import secrets
 import socket
 import time
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -26,7 +27,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .state import Studio
 from .views.rendering import login_page
 
 HEADERS = {
@@ -65,6 +65,18 @@ TRIES, AGAIN = 10.0, 0.2  # wrong tokens at once, and a second
 MOST_CLIENTS = 10_000
 
 
+class Served(Protocol):
+    """What the guard knows of the server that it stands before."""
+
+    host: str
+    port: int
+    token: str | None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names under which others know this machine, beside its own."""
+
+
 class Buckets:
     """Count what clients may still do: so many at once, and so many a second."""
 
@@ -93,9 +105,9 @@ class Buckets:
 class Guard:
     """Answer what must not pass, and put the headers on what does."""
 
-    def __init__(self, app: ASGIApp, studio: Studio) -> None:
+    def __init__(self, app: ASGIApp, studio: Served) -> None:
         self.app, self.studio = app, studio
-        self.names = {"localhost", studio.host.strip("[]").lower(), *map(str.lower, studio.settings.names)}
+        self.names = {"localhost", studio.host.strip("[]").lower(), *map(str.lower, studio.names)}
         self.beyond = not is_loopback(studio.host)
         if self.beyond:
             self.names |= {socket.gethostname().lower(), f"{socket.gethostname().lower()}.local"}
@@ -192,7 +204,7 @@ class Guard:
         asks = {"www-authenticate": 'Bearer realm="femtobooth studio"'}
         if _by_a_person(scope, headers):
             return login_page("")
-        return _refused(401, "a token is needed", "open the address that `femtobooth studio` printed", asks)
+        return _refused(401, "a token is needed", "it was printed when the server began", asks)
 
     def _knows(self, headers: Headers, token: str) -> bool:
         kind, _, given = headers.get("authorization", "").partition(" ")
@@ -220,7 +232,7 @@ class Guard:
                 self.tries.take(client)
                 if _by_a_person(request.scope, request.headers):
                     return login_page("This is not the token." if "token" in request.query_params else "")
-                return _refused(401, "this is not the token", "open the address that `femtobooth studio` printed")
+                return _refused(401, "this is not the token", "it was printed when the server began")
         answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
         if token is not None:
             answer.set_cookie(COOKIE, self._cookie(token), httponly=True, samesite="strict", path="/")

@@ -11,12 +11,17 @@ import threading
 import webbrowser
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..core import locks
 from ..core.errors import InputError, SettingsError, needs
 from ..core.events import note
 from ..core.files import writing
 from ..workflows.settings import StudioSettings
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
 
 NEEDED = ("fastapi", "uvicorn", "python_multipart")
 BACKLOG = 128
@@ -39,7 +44,7 @@ def run(settings: StudioSettings) -> None:
         private.mkdir(parents=True, exist_ok=True)
     own = is_loopback(settings.host)
     token = settings.token or (None if own else secrets.token_urlsafe(24))
-    with locks.held(private, "stop it, or give another `folder`"), _listening(settings) as listener:
+    with locks.held(private, "stop it, or give another `folder`"), listening(settings.host, settings.port) as listener:
         port = listener.getsockname()[1]
         studio = Studio(settings, host=settings.host, port=port, token=token)
         every = settings.host in ("0.0.0.0", "::")  # noqa: S104
@@ -51,27 +56,34 @@ def run(settings: StudioSettings) -> None:
             timer = threading.Timer(1.0, webbrowser.open, addresses[:1])
             timer.daemon = True
             timer.start()
-        config = uvicorn.Config(
-            create_app(studio),
-            log_level="warning",
-            server_header=False,
-            proxy_headers=False,
-            h11_max_incomplete_event_size=32 * 1024,
-            timeout_keep_alive=20,
-            timeout_graceful_shutdown=3,
-        )
-        uvicorn.Server(config).run(sockets=[listener])
+        uvicorn.Server(configured(create_app(studio))).run(sockets=[listener])
 
 
-def _listening(settings: StudioSettings) -> socket.socket:
+def configured(app: ASGIApp) -> uvicorn.Config:
+    """Say how a server of ours reads and answers; by h11, whose limits these are, also where httptools is there."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        http="h11",
+        log_level="warning",
+        server_header=False,
+        proxy_headers=False,
+        h11_max_incomplete_event_size=32 * 1024,
+        timeout_keep_alive=20,
+        timeout_graceful_shutdown=3,
+    )
+
+
+def listening(host: str, port: int) -> socket.socket:
     """Open the socket. Raises SettingsError where that cannot be done."""
     try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.socket(family)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host.strip("[]"), settings.port))
+        listener.bind((host.strip("[]"), port))
         listener.listen(BACKLOG)  # who reads the address and asks at once waits, and is not refused
         return listener
     except OSError as error:
-        problem = f"`host={settings.host}`, `port={settings.port}`: cannot be listened on ({error.strerror or error})"
+        problem = f"`host={host}`, `port={port}`: cannot be listened on ({error.strerror or error})"
         raise SettingsError(problem, "give another `port`; 0 takes any that is free") from None

@@ -47,6 +47,11 @@ class Studio:
         self.desk = Desk(self.jobs, self.runner, self.library, self.uploads, self.catalog, self.private)
         self.drawer = Drawer(self.desk, self.private, size_in_bytes(settings.memory))
 
+    @property
+    def names(self) -> list[str]:
+        """Names under which others know this machine, beside its own."""
+        return self.settings.names
+
     def begin(self) -> None:
         """Find out what became of jobs since the studio last ran, and go on with the queue."""
         sweep(self.uploads.folder)

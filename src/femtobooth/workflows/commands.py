@@ -222,6 +222,14 @@ COMMANDS: dict[str, Command] = {
         "studio.start:run",
         example="--port 8765",
     ),
+    "serve": Command(
+        "many subjects behind one address, on a Ray cluster",
+        "Serve pictures of many subjects by OpenAI's images API: one base for each replica of Ray Serve, adapters as "
+        "they are asked for.",
+        "workflows.settings:ServeSettings",
+        "studio.serving.start:run",
+        example="runs/rex runs/max",
+    ),
     "demo": Command(
         "the whole story on a mascot, in a few minutes on a CPU",
         "Teach the bundled base a mascot it has never seen, and show what it learned.",

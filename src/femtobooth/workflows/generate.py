@@ -65,7 +65,7 @@ def write(settings: GenerateSettings, model: Family | None = None) -> dict[str, 
     output.check()
     original = read_start(settings)
     model, settings = load(settings, model)
-    prompts = _as_read(prompts, settings, model)
+    prompts = as_read(prompts, settings, model)
     start = fit(original, settings)
     with output.claimed() as folder:
         return _generate_all(settings, model, prompts, start, folder)
@@ -78,7 +78,7 @@ def pictures(settings: GenerateSettings, model: Family | None = None) -> Iterato
     """
     prompts, original = _prompts(settings), read_start(settings)
     model, settings = load(settings, model)
-    prompts = _as_read(prompts, settings, model)
+    prompts = as_read(prompts, settings, model)
     start = fit(original, settings)
     jobs = [(prompt, settings.seed + shot) for prompt in prompts for shot in range(settings.count)]
     with progress_bar("pictures", len(jobs), parts=settings.sampling.steps) as bar:
@@ -261,7 +261,7 @@ def _shared(settings: GenerateSettings) -> dict[str, Any]:
 def _read_there(prompts: list[str], settings: GenerateSettings) -> tuple[str, list[str]]:
     """Give the hash of the model, and the prompts as it reads them."""
     model, here = load(settings.model_copy(update={"device": "cpu"}))
-    return model.hash, _as_read(prompts, here, model)
+    return model.hash, as_read(prompts, here, model)
 
 
 def shaping(settings: GenerateSettings, side: int) -> dict[str, Any]:
@@ -289,7 +289,7 @@ def _prompts(settings: GenerateSettings) -> list[str]:
     return prompts
 
 
-def _as_read(prompts: list[str], settings: GenerateSettings, model: Family) -> list[str]:
+def as_read(prompts: list[str], settings: GenerateSettings, model: Family) -> list[str]:
     """Put identifiers in place of [V] and [V:name], and warn of what the model will not see or does not know."""
     prompts = [_with_subjects(prompt, model, settings.run) for prompt in prompts]
     texts = [*prompts, settings.sampling.negative or ""]

@@ -212,6 +212,50 @@ class StudioSettings(Settings):
         return memory
 
 
+class ServeSettings(Settings):
+    runs: Annotated[list[str], Argument("*", names="run", needed=True)] = Field(min_length=1)
+    """Runs of personalize that trained an adapter, or folders of such runs."""
+    host: Annotated[str, Flag("--host", common=True)] = Field("127.0.0.1", min_length=1)
+    """Address to answer at; from any other than this machine's own a token is asked for."""
+    port: Annotated[int, Flag("--port", common=True, unit="port")] = Field(8766, ge=0, le=65535)
+    """Port to answer at; 0 takes any that is free."""
+    names: Annotated[Words, Flag("--names")] = []
+    """Names under which a network, or a proxy in front, knows this machine, beside its own."""
+    token: Annotated[str | None, Flag("--token")] = Field(None, min_length=16, pattern=r"^[A-Za-z0-9_.~-]+$")
+    """Secret that every request must bring; made up where the address needs one and none is given."""
+    address: Annotated[str | None, Flag("--address", common=True, group="cluster")] = None
+    """Cluster of Ray: auto is the one that this machine belongs to, host:port another; one of this machine alone is
+    started and ended if not given.
+    """
+    replicas: Annotated[str, Flag("--replicas", common=True, unit="processes", group="cluster")] = Field(
+        "1:4", pattern=r"^[1-9]\d{0,3}(:[1-9]\d{0,3})?$"
+    )
+    """Processes that hold one base, the fewest and the most (1:4), or always as many (2); no more than there is room
+    for.
+    """
+    target_requests: Annotated[int, Flag("--target-requests", unit="requests", group="cluster")] = Field(2, ge=1)
+    """Requests that each is to have, waiting ones included; another is started where they have more."""
+    adapters: Annotated[int, Flag("--adapters", unit="adapters", group="cluster")] = Field(100, ge=1)
+    """Adapters that each keeps in memory; the least recently used goes first."""
+    threads: Annotated[int, Flag("--threads", unit="cores", group="cluster")] = Field(1, ge=1)
+    """Cores that each computes on."""
+    gpus_per_replica: Annotated[float, Flag("--gpus-per-replica", unit="GPUs", group="cluster")] = Field(0.0, ge=0)
+    """Share of a GPU that each takes: 0.25 puts four on one."""
+
+    @field_validator("replicas")
+    @classmethod
+    def _fewest_first(cls, replicas: str) -> str:
+        fewest, _, most = replicas.partition(":")
+        if int(most or fewest) < int(fewest):
+            raise ValueError(f"{most} is fewer than {fewest}: give the fewest, then the most")
+        return replicas
+
+    def least_and_most(self) -> tuple[int, int]:
+        """Give how few and how many processes may hold one base."""
+        fewest, _, most = self.replicas.partition(":")
+        return int(fewest), int(most or fewest)
+
+
 def _sampling(run: str | None) -> Mapping[str, Any]:
     """Say how to draw with a finished run, or with the bundled base where none is given; nothing for what will be
     refused.

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from ..errors import FemtoboothError, SettingsError, StorageError, first_line
 from ..events import Event, emit, listening, note, progress_bar
 from ..machine import cores
 from .parts import Dataset, Outcome, Part, Unit, make
-from .settings import ActorSettings, BulkSettings, ClusterSettings
+from .settings import ActorSettings, BulkSettings
 from .store import Folder, Remote, Store
 
 if TYPE_CHECKING:
@@ -35,8 +35,16 @@ Result = TypeVar("Result")
 STORE = 2**28  # bytes of shared memory of a cluster of this machine alone: parts are names, not pictures
 
 
+class Connecting(Protocol):
+    """Settings that say which cluster."""
+
+    @property
+    def address(self) -> str | None:
+        """As ClusterSettings has it."""
+
+
 @contextmanager
-def connected(settings: ClusterSettings) -> Iterator[None]:
+def connected(settings: Connecting) -> Iterator[None]:
     """Connect to the cluster that is asked for, or to one of this machine alone, which ends with the block.
 
     A program that has connected itself keeps its connection. Raises SettingsError for an address without a cluster.
@@ -54,7 +62,7 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
     if settings.address:
         alone = {}
     try:
-        with _unheard():
+        with unheard():
             ray.init(settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise SettingsError(
@@ -68,7 +76,7 @@ def connected(settings: ClusterSettings) -> Iterator[None]:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
+def unheard() -> Iterator[None]:
     """Keep from the terminal what Ray's own library writes there as it begins: that it was told to be quiet."""
     kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

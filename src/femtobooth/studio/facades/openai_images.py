@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
@@ -49,7 +50,7 @@ def models(studio: Studio) -> dict[str, str]:
 @router.get("/models")
 def listed(studio: Here) -> dict[str, Any]:
     """List the models."""
-    return {"object": "list", "data": [_model(name) for name in models(studio)]}
+    return {"object": "list", "data": [described(name) for name in models(studio)]}
 
 
 @router.get("/models/{name}")
@@ -57,27 +58,13 @@ def model(name: str, studio: Here) -> dict[str, Any]:
     """Tell of one model."""
     if name not in models(studio):
         raise Missing("model")
-    return _model(name)
+    return described(name)
 
 
 @router.post("/images/generations")
 def generations(asked: Images, studio: Here, request: Request) -> dict[str, Any]:
     """Generate pictures."""
-    if asked.stream:
-        raise Refusal("`stream`: pictures are not streamed", "leave it out", 422)
-    if asked.output_format not in (None, "png"):
-        raise Refusal("`output_format`: pictures are PNG, which carries their record", "leave it out", 422)
-    if asked.response_format not in (None, "b64_json", "url"):
-        raise Refusal("`response_format`: b64_json or url", "leave it out", 422)
-    known = models(studio)
-    name = asked.model or "bundled"
-    if name not in known:
-        raise Refusal(f"`model`: there is no {name}", f"one of {', '.join(list(known)[:10])}", 404)
-    seed = asked.seed if asked.seed is not None else time.time_ns() % 2**32
-    settings: dict[str, Any] = {"run": known[name], "prompts": [asked.prompt], "count": asked.n, "seed": seed}
-    if asked.size not in (None, "auto"):
-        settings["size"] = asked.size
-    drawing, files = studio.drawer.draw(settings)
+    drawing, files = studio.drawer.draw(settings_of(asked, models(studio)))
     data: list[dict[str, Any]] = []
     for one, file in zip(drawing.images, files, strict=True):
         if asked.response_format == "url":
@@ -88,5 +75,27 @@ def generations(asked: Images, studio: Here, request: Request) -> dict[str, Any]
     return {"created": int(time.time()), "data": data, "output_format": "png", "size": size}
 
 
-def _model(name: str) -> dict[str, Any]:
+def settings_of(asked: Images, known: Mapping[str, str]) -> dict[str, Any]:
+    """Give the settings of `generate` that a client asks for; `known` are references by the names of models.
+
+    Raises Refusal for what is not there.
+    """
+    if asked.stream:
+        raise Refusal("`stream`: pictures are not streamed", "leave it out", 422)
+    if asked.output_format not in (None, "png"):
+        raise Refusal("`output_format`: pictures are PNG, which carries their record", "leave it out", 422)
+    if asked.response_format not in (None, "b64_json", "url"):
+        raise Refusal("`response_format`: b64_json or url", "leave it out", 422)
+    name = asked.model or "bundled"
+    if name not in known:
+        raise Refusal(f"`model`: there is no {name}", f"one of {', '.join(list(known)[:10])}", 404)
+    seed = asked.seed if asked.seed is not None else time.time_ns() % 2**32
+    settings: dict[str, Any] = {"run": known[name], "prompts": [asked.prompt], "count": asked.n, "seed": seed}
+    if asked.size not in (None, "auto"):
+        settings["size"] = asked.size
+    return settings
+
+
+def described(name: str) -> dict[str, Any]:
+    """Tell of a model as clients read it."""
     return {"id": name, "object": "model", "created": 0, "owned_by": "femtobooth"}
