@@ -16,6 +16,7 @@ from femtobooth.generator import adapted_folder, locate, lora_reference, tokens
 from femtobooth.generator.adapted_folder import Learned
 from femtobooth.generator.formats.adapter_header import About
 from femtobooth.generator.load import load
+from femtobooth.generator.shared_base import SharedBase
 from femtobooth.workflows.comparing import candidates
 
 
@@ -72,6 +73,27 @@ def test_what_was_written_loads_as_it_was(
     assert found.hash != base.hash
     assert locate.locate(str(run)) == run / "model"
     assert lora_reference.find(str(run)).weights == run / "model" / "rex.safetensors"
+
+
+def test_several_share_a_base_one_at_a_time(adapting: Any, tiny_base: Path, tmp_path: Path) -> None:
+    for name, sets in {"rex": "lora.kind=dora", "max": "lora.targets=all", "word": "train.parts=lora,token"}.items():
+        saved(adapting, tiny_base, tmp_path / name, sets)
+    runs = {name: str(tmp_path / name) for name in ("rex", "max")}
+    alone = {name: load(run) for name, run in runs.items()}
+    shared = SharedBase(runs["max"])
+    fitted = {name: shared.read(run) for name, run in runs.items()}
+    for name in ("rex", "max", "rex"):
+        model, expected = shared.merge(fitted[name]), alone[name]
+        assert (model.hash, model.source, model.card) == (expected.hash, expected.source, expected.card)
+        for part, network in expected.trainable.items():
+            merged = model.trainable[part].state_dict()
+            assert all(torch.equal(weight, merged[key]) for key, weight in network.state_dict().items())
+    with pytest.raises(ModelError, match="words trained beside its adapter"):
+        shared.read(str(tmp_path / "word"))
+    about = tmp_path / "rex" / "model" / "femtobooth.json"
+    about.write_text(about.read_text().replace(shared.base.hash, "0" * 64))
+    with pytest.raises(ModelError, match=f"{runs['rex']}: was made for another base than"):
+        shared.read(runs["rex"])
 
 
 def test_only_the_name_of_a_base_is_written(adapting: Any, tiny_base: Path, tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_which_negative_prompt_it_was_is_said(
 ) -> None:
     def told(one: Any, negative: str | None) -> str:
         given = {"run": "x", "sampling": {"negative": negative}}
-        generate._as_read(["a dog"], config.resolve(GenerateSettings, given), one)
+        generate.as_read(["a dog"], config.resolve(GenerateSettings, given), one)
         return capsys.readouterr().err
 
     assert "negative prompt: the empty one, which this model does not take for none" in told(model, "")
