@@ -63,12 +63,12 @@ if runtime == "openvino":
 found = []
 with torch.inference_mode():
     for batch in loader:
-        confidence, index = model(batch).softmax(-1).topk(5)
+        confidence, index = model(batch)[:, labels.main].softmax(-1).topk(5)
         found += [(row[0].item(), score[0].item()) for row, score in zip(index, confidence)]
 with open(out, "w", newline="") as file:
     writer = csv.writer(file)
     writer.writerow(["path", "label", "confidence"])
-    writer.writerows((path, labels.names[index], score) for path, (index, score) in zip(paths, found))
+    writer.writerows((path, labels.names[labels.main][index], score) for path, (index, score) in zip(paths, found))
 """
 
 
