@@ -68,3 +68,10 @@ def test_only_the_command_line_speaks() -> None:
     found = {path.relative_to(SOURCE).as_posix(): spoken(path) for path in below}
     assert {name: lines for name, lines in found.items() if lines and name not in SPEAKERS} == {}
     assert all(found[name] for name in SPEAKERS), "no longer an exception"
+
+
+def test_no_file_is_long() -> None:
+    files = sorted((ROOT / "src").rglob("*.py"))
+    lengths = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8").count("\n") for path in files}
+    assert len(lengths) > 200
+    assert {path: lines for path, lines in lengths.items() if lines > 400} == {}

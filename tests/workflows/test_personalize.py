@@ -23,6 +23,7 @@ from femtobooth.generator.settings import PersonalizeSettings
 from femtobooth.generator.taught import Taught
 from femtobooth.training.checkpoints import Signals
 from femtobooth.workflows import personalize
+from femtobooth.workflows.personalizing import checks
 from femtobooth.workflows.personalizing.training_data import latents
 
 
@@ -155,8 +156,8 @@ def test_what_a_mask_leaves_out_the_base_teaches(tmp_path: Path, tiny_base: Path
 def test_a_pull_that_lets_nothing_be_learned_is_refused(tmp_path: Path, weights: float) -> None:
     train = {"parts": ["unet"], "unet_learning_rate": 3e-4}
     with pytest.raises(SettingsError, match=r"`prior.weights=.*: with `train.unet_learning_rate=0.0003` every step"):
-        personalize._refuse_too_strong_a_pull(_settings(tmp_path, train=train, prior={"weights": weights}))
-    personalize._refuse_too_strong_a_pull(_settings(tmp_path, train=train, prior={"weights": 3333.0}))
+        checks.refuse_too_strong_a_pull(_settings(tmp_path, train=train, prior={"weights": weights}))
+    checks.refuse_too_strong_a_pull(_settings(tmp_path, train=train, prior={"weights": 3333.0}))
 
 
 def test_what_a_killed_write_left_is_swept(tmp_path: Path) -> None:

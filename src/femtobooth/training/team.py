@@ -1,11 +1,8 @@
 """The processes of one training that a launcher (torchrun, srun) started, on machines that need not share a disk.
 
-    with team.joined() as ours:
-        if ours.follows:                # every process but the first
-            task = ours.shared()
-        else:
-            ours.share(task)            # what the first one read from its disk
-        with fit(...): ...              # which takes the newest checkpoint from `ours`
+    team.trained(first, follow)
+        first(ours)      # in the first process: shares what it read from its disk, `ours.share(task)`, and fits
+        follow(task)     # in every other one: fits, too; `fit` takes the newest checkpoint from the first
 
 They meet where torch.distributed does, at $MASTER_ADDR:$MASTER_PORT, before it does, and talk by gloo. Each says every
 two seconds that it lives. When one ends, or its machine is gone, the others say so and end within a minute.
@@ -21,13 +18,13 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
@@ -38,6 +35,7 @@ from ..core.errors import CheckpointError, FemtoboothError, Interrupted, Process
 from ..core.processes import first_here, rank, world
 from . import checkpoints
 
+Result = TypeVar("Result")
 BEAT = 2.0
 """Seconds between two signs of life."""
 SILENCE = 40.0
@@ -103,6 +101,17 @@ def joined() -> Iterator[Team]:
             ours.leave()
     finally:
         _current.reset(before)
+
+
+def trained(first: Callable[[Team], Result], follow: Callable[[Any], None]) -> Result:
+    """Train with all processes that a launcher started: the first one does `first` and returns what that gives; every
+    other does `follow` with what the first one shares, and ends.
+    """
+    with joined() as ours:
+        if not ours.follows:
+            return first(ours)
+        follow(ours.shared())
+    raise SystemExit(0)
 
 
 class _Team(Team):

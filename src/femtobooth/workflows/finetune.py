@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
     Raises InputError kinds before anything is written.
     """
     trainer.refuse_other_number(settings.training)
-    with team.joined() as ours:
-        if not ours.follows:
-            return _begin(settings, ours)
-        _follow(ours.shared(), _settled(settings))
-    raise SystemExit(0)
+    return team.trained(partial(_begin, settings), lambda sent: _follow(sent, _settled(settings)))
 
 
 def _begin(settings: FinetuneSettings, ours: Team) -> FinetunedRun:
@@ -179,11 +176,7 @@ def _follow(sent: Sent | None, own: FinetuneSettings | None = None) -> None:
 
 def resume(settings: ResumeSettings) -> FinetunedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    with team.joined() as ours:
-        if not ours.follows:
-            return _resume(Path(settings.run), ours)
-        _follow(ours.shared())
-    raise SystemExit(0)
+    return team.trained(partial(_resume, Path(settings.run)), _follow)
 
 
 def _resume(folder: Path, ours: Team) -> FinetunedRun:

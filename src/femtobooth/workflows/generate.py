@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +18,11 @@ import numpy as np
 
 from .. import __version__
 from ..core import config, machine
-from ..core.bulk.parts import OWNS as PARTS
 from ..core.bulk.parts import Part, digest, parts_of
 from ..core.bulk.settings import CLUSTER
-from ..core.bulk.store import Remote, is_address
 from ..core.claims import Output
 from ..core.errors import InputError
-from ..core.events import conclude, note, progress_bar, stage, warn
+from ..core.events import conclude, note, progress_bar, warn
 from ..core.files import sha256_of, timestamp, write_json
 from ..core.paths import expanded
 from ..core.run import run_of
@@ -53,7 +49,12 @@ def run(settings: GenerateSettings) -> dict[str, Any]:
 
     Each batch is written as it is finished, so that an interrupted run keeps what it has made.
     """
-    return _shared(settings) if settings.executor == "ray" else write(settings)
+    if settings.executor == "ray":
+        from . import generate_on_ray
+
+        steps = generate_on_ray.Steps(_read_there, _parts, _opened)
+        return generate_on_ray.run(settings, _prompts(settings), output_of(settings), steps)
+    return write(settings)
 
 
 def write(settings: GenerateSettings, model: Family | None = None) -> dict[str, Any]:
@@ -224,38 +225,6 @@ def _opened(settings: dict[str, Any], threads: int) -> Drawer:
 
     torch.set_num_threads(threads)
     return Drawer(**settings)
-
-
-def _shared(settings: GenerateSettings) -> dict[str, Any]:
-    """Generate by the actors of a Ray cluster, into a folder of Parquet parts; returns counts.
-
-    A row's `png` is the file that one process writes, bit for bit: a part is a whole number of batches, of the same
-    prompts, on as many threads.
-    """
-    import torch
-
-    from ..core.bulk import cluster
-
-    prompts = _prompts(settings)
-    out = settings.out or ""
-    output: Output | Remote = replace(output_of(settings), owns=PARTS, numbered=False)
-    if is_address(out):
-        output = Remote(out, settings.overwrite)
-    settings.refuse_uneven(settings.batch_size)
-    wanted = settings.model_dump(exclude={*CLUSTER, "prompts", "prompts_file", "out", "overwrite"})
-    threads = 1 if settings.gpus_per_actor else torch.get_num_threads()
-    counts = {"drawn": 0, "done_before": 0}
-    with cluster.connected(settings):
-        with stage("reading the prompts"):  # by the model, for which there may be no room here
-            known, prompts = cluster.elsewhere(partial(_read_there, prompts, settings), threads)
-        made = {"command": "generate", "model": known, "part_size": settings.part_size, **wanted}
-        opened, listed = partial(_opened, wanted, threads), partial(_parts, prompts, settings)
-        for told in cluster.fill(settings, output, made, listed, opened, threads):
-            counts["drawn"] += told.rows
-            counts["done_before"] += told.before
-    place = str(output.path) if isinstance(output, Output) else output.address
-    conclude(f"{sum(counts.values())} pictures in {place}")
-    return {"model": settings.run, "out": place, **counts}
 
 
 def _read_there(prompts: list[str], settings: GenerateSettings) -> tuple[str, list[str]]:

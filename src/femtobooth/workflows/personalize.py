@@ -18,13 +18,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from ..core import config, locks, older_runs
-from ..core.errors import ModelError, PhotoError, SettingsError, command
+from ..core.errors import ModelError, PhotoError, command
 from ..core.event_log import remembering
 from ..core.events import note, stage, warn
 from ..core.files import sha256_of, sweep, write_json, write_text
@@ -32,8 +33,7 @@ from ..core.names import shown, stored
 from ..core.paths import expanded
 from ..core.processes import rank
 from ..core.run import SETTINGS_FILE, Progress
-from ..generator import kohya_folders, locate, prior, sampling, taught
-from ..generator.captions import class_captions
+from ..generator import kohya_folders, locate, prior, taught
 from ..generator.dreambooth import DreamBooth
 from ..generator.families.family import Family
 from ..generator.latents import Latents
@@ -48,16 +48,14 @@ from ..generator.stored_photos import crops_sheet, mask_place, store_photos
 from ..generator.subject_crops import CROPS
 from ..generator.taught import Taught
 from ..judging.encoders import Encoder
-from ..pictures.crops import Shape, shapes_of
-from ..pictures.images import find_pictures
+from ..pictures.crops import Shape
 from ..pictures.sheets import stacked
 from ..training import averages, team, trainer
-from ..training.optimizers import KINDS
 from ..training.session import fit
 from ..training.settings import ResumeSettings
 from ..training.team import Team
 from . import report
-from .personalizing import outcome, scored, told, validation, verdicts
+from .personalizing import checks, outcome, scored, told, validation, verdicts
 from .personalizing.training_data import latents
 
 
@@ -102,11 +100,7 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     Raises InputError kinds before anything is written.
     """
     trainer.refuse_other_number(settings.training)
-    with team.joined() as ours:
-        if not ours.follows:
-            return _begin(settings, ours)
-        _follow(ours.shared(), _settled(settings))
-    raise SystemExit(0)
+    return team.trained(partial(_begin, settings), lambda sent: _follow(sent, _settled(settings)))
 
 
 def _begin(settings: PersonalizeSettings, ours: Team) -> PersonalizedRun:
@@ -118,10 +112,10 @@ def _begin(settings: PersonalizeSettings, ours: Team) -> PersonalizedRun:
         note(f"{verdicts.UNKNOWN_BASE}\n")
     with stage("base"):
         model = load(settings.base, settings.tokenizer, held=settings.train.held)
-        _check(settings, model)
+        checks.check(settings, model)
     size = settings.size or model.size
     with stage("photos"):
-        found, preflight = _photos(settings, size, _shapes(settings, model, size))
+        found, preflight = _photos(settings, size, checks.shapes(settings, model, size))
         photos, held_out = ([photo for pair in found.values() for photo in pair[which]] for which in (0, 1))
         told.shapes(settings, photos)
         encoder = _encoder(settings, [*photos, *held_out])
@@ -175,11 +169,7 @@ def _follow(sent: Sent | None, own: PersonalizeSettings | None = None) -> None:
 
 def resume(settings: ResumeSettings) -> PersonalizedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    with team.joined() as ours:
-        if not ours.follows:
-            return _go_on(Path(settings.run), ours)
-        _follow(ours.shared())
-    raise SystemExit(0)
+    return team.trained(partial(_go_on, Path(settings.run)), _follow)
 
 
 def _go_on(folder: Path, ours: Team) -> PersonalizedRun:
@@ -284,61 +274,6 @@ def _settled(settings: PersonalizeSettings) -> PersonalizeSettings:
         prior = prior.model_copy(update={"weight": 0.0})
     paths = {"base": absolute(settings.base), "tokenizer": absolute(settings.tokenizer)}
     return settings.model_copy(update={"subjects": subjects, "photos": photos, "prior": prior, **paths})
-
-
-def _check(settings: PersonalizeSettings, model: Family) -> None:
-    """Raise what else would be found only when class images are drawn or training begins."""
-    settings.refuse_at_once()
-    trainer.check(settings.training)
-    model.process.refuse(settings.loss)
-    sampling.check(model, settings.samples.sampling, "samples.sampling")
-    if settings.prior.uses_images and (settings.prior.folder is None or settings.prior.other_classes):
-        sampling.check(model, settings.prior.sampling, "prior.sampling")
-    if scored.interval(settings):
-        sampling.check(model, scored.image_settings(settings).sampling, "validation")
-    _refuse_too_strong_a_pull(settings)
-    second = [name for name in settings.rates if "text_encoder_2" in name]
-    if second and "text_encoder_2" not in model.text_encoders:
-        raise SettingsError(f"`{second[0]}`: {settings.base} has one text encoder", "leave it out")
-    if settings.prior.uses_images and settings.prior.folder and len(settings.nouns) > 1:
-        raise SettingsError(
-            f"`prior.folder={settings.prior.folder}`: holds images of one class, not of {', '.join(settings.nouns)}",
-            "leave it out to have class images drawn",
-        )
-    if settings.prior.uses_images and settings.prior.folder:
-        pictures = find_pictures([settings.prior.folder])[0]
-        if not pictures:
-            raise PhotoError(
-                f"`prior.folder={settings.prior.folder}`: no picture in it", "leave it out to have class images drawn"
-            )
-        class_captions(pictures)
-
-
-def _shapes(settings: PersonalizeSettings, model: Family, size: int) -> list[Shape]:
-    """List the buckets that photos may be put in; none where all become squares. Raises SettingsError for the square
-    alone.
-    """
-    if settings.photos.shapes == "square":
-        return []
-    found = shapes_of(size, model.step, settings.photos.max_aspect)
-    if len(found) == 1:
-        raise SettingsError(
-            f"`photos.shapes=buckets`: at {size} px, in steps of this base's {model.step}, there is no shape but the "
-            f"square up to {settings.photos.max_aspect:g}:1",
-            "give a larger `size` or `photos.max_aspect`, or leave it out",
-        )
-    return found
-
-
-def _refuse_too_strong_a_pull(settings: PersonalizeSettings) -> None:
-    """Raise SettingsError where every step would take all that was learned away again."""
-    name, rate = max(settings.rates.items(), key=lambda item: item[1])
-    if not KINDS[settings.training.optimizer].multiplies and settings.prior.weights * rate >= 1:
-        raise SettingsError(
-            f"`prior.weights={settings.prior.weights:g}`: with `{name}={rate:g}` every step takes back "
-            "all that was learned",
-            f"give far less than {1 / rate:g}, such as {0.01 / rate:.1g}",
-        )
 
 
 def _encoder(settings: PersonalizeSettings, photos: list[Photo]) -> Encoder | None:
