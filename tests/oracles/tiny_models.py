@@ -9,8 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from femtobooth.generator import locate
@@ -153,4 +155,14 @@ def exported(artifact_folder: Path, folder: Path) -> Path:
     folder.mkdir()
     graph.write_onnx(graph.to_onnx(graph.Graph(opened, inside=False)), folder, opened.describe())
     artifact.write(opened.describe(), folder)
+    return folder
+
+
+def subject_photos(folder: Path, seed: int) -> Path:
+    """Draw three photos, of 96x96 pixels, of a subject; each seed is another one."""
+    folder.mkdir(parents=True)
+    for index in range(3):
+        pixels = np.random.default_rng(10 * seed + index).integers(0, 90, (96, 96, 3)).astype(np.uint8)
+        pixels[20 + 8 * index : 70, 20:70] = (250 - 80 * seed, 60 * index, 30)
+        Image.fromarray(pixels).save(folder / f"{index}.png")
     return folder

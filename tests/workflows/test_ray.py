@@ -18,13 +18,12 @@ import pytest
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 
-import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402
-from PIL import Image  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
+from tiny_models import subject_photos  # noqa: E402
 
 from femtobooth.core import config  # noqa: E402
 from femtobooth.core.bulk.parts import SUCCESS  # noqa: E402
@@ -217,16 +216,6 @@ def test_pictures(cluster: Cluster, tiny_sd1: Path, tmp_path: Path) -> None:
         generate.run(config.settle(GenerateSettings, given | more | {"part_size": 3}))
 
 
-def draw(folder: Path, seed: int) -> str:
-    """Three photos of a subject."""
-    folder.mkdir(parents=True)
-    for index in range(3):
-        pixels = np.random.default_rng(10 * seed + index).integers(0, 90, (96, 96, 3)).astype(np.uint8)
-        pixels[20 + 8 * index : 70, 20:70] = (250 - 80 * seed, 60 * index, 30)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return str(folder)
-
-
 def quick(base: Path, steps: int) -> dict[str, Any]:
     return {
         "base": str(base),
@@ -254,7 +243,8 @@ def hashes(folder: Path, pattern: str) -> dict[str, str]:
 def test_a_subject_goes_on_when_its_task_is_killed(cluster: Cluster, tiny_base: Path, tmp_path: Path) -> None:
     runs, subjects = tmp_path / "runs", tmp_path / "subjects.jsonl"
     rows = [
-        {"name": name, "photos": draw(tmp_path / name, seed), "class_noun": "dog"} for seed, name in enumerate("ab")
+        {"name": name, "photos": str(subject_photos(tmp_path / name, seed)), "class_noun": "dog"}
+        for seed, name in enumerate("ab")
     ]
     subjects.write_text("\n".join(map(json.dumps, rows)))
 
@@ -278,7 +268,7 @@ def test_a_subject_goes_on_when_its_task_is_killed(cluster: Cluster, tiny_base: 
 
 
 def test_synthesized(cluster: Cluster, tiny_base: Path, tiny: Path, tmp_path: Path) -> None:
-    run = alone("rex", draw(tmp_path / "rex", 0), tmp_path / "runs", tiny_base, 2)
+    run = alone("rex", str(subject_photos(tmp_path / "rex", 0)), tmp_path / "runs", tiny_base, 2)
     given = {"runs": [str(run)], "encoder": str(tiny), "threshold": -1.0, "negatives": True, "batch_size": 4}
     given |= {"backgrounds": ["on the beach", "in the snow", ""], "styles": [""], "sampling": {"steps": 2}}
     torch.set_num_threads(1)

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import quick_start
 import torch
-from PIL import Image
+from tiny_models import subject_photos
 
 from femtobooth import cli
 from femtobooth.core import cache, config, job, locks
@@ -54,21 +53,12 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job, "subprocess", types.SimpleNamespace(Popen=start, DEVNULL=subprocess.DEVNULL))
 
 
-def draw(folder: Path, seed: int) -> Path:
-    folder.mkdir(parents=True)
-    for index in range(3):
-        pixels = np.random.default_rng(10 * seed + index).integers(0, 90, (96, 96, 3)).astype(np.uint8)
-        pixels[20 + 8 * index : 70, 20:70] = (250 - 80 * seed, 60 * index, 30)
-        Image.fromarray(pixels).save(folder / f"{index}.png")
-    return folder
-
-
 @pytest.fixture
 def subjects(tmp_path: Path) -> Path:
     """Two dogs; the photos of a third are not there."""
     rows: list[dict[str, Any]] = []
     for seed, name in enumerate(("rex", "pup")):
-        draw(tmp_path / "photos" / name, seed)
+        subject_photos(tmp_path / "photos" / name, seed)
         rows.append({"name": name, "photos": f"photos/{name}", "class_noun": "dog"})
     rows[0] |= {"training.steps": 24}
     rows.append({"name": "gone", "photos": ["photos/gone"], "class_noun": "dog"})
