@@ -23,7 +23,7 @@ from femtobooth.generator.stored_photos import restore_photos, store_photos
 from femtobooth.generator.subject_settings import PhotoSettings
 from femtobooth.generator.taught import Taught
 from femtobooth.pictures.regions import subject_masks
-from femtobooth.workflows import personalize
+from femtobooth.workflows.personalizing import checks
 from femtobooth.workflows.personalizing.training_data import latents
 
 SHAPES = [(128, 128), (192, 64), (64, 192)]  # of tiny_sd1, whose step is 64, at 128 pixels
@@ -156,10 +156,7 @@ def test_a_base_without_another_shape_is_refused(tiny_sd1: Path) -> None:
     given = {"paths": ["x"], "class_noun": "robot", "shapes": "buckets"}
     settings, model = config.resolve(PersonalizeSettings, {"photos": given}), load(str(tiny_sd1), weights=False)
     with pytest.raises(SettingsError, match="in steps of this base's 64, there is no shape but the square up to 2:1"):
-        personalize._shapes(settings, model, 64)
+        checks.shapes(settings, model, 64)
     settings.photos = settings.photos.model_copy(update={"max_aspect": 3.0})
-    assert personalize._shapes(settings, model, 128) == SHAPES
-    assert (
-        personalize._shapes(config.resolve(PersonalizeSettings, {"photos": given | {"shapes": "square"}}), model, 64)
-        == []
-    )
+    assert checks.shapes(settings, model, 128) == SHAPES
+    assert checks.shapes(config.resolve(PersonalizeSettings, {"photos": given | {"shapes": "square"}}), model, 64) == []

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from femtobooth.recognizer.inference.engines import open_engine
 from femtobooth.recognizer.inference.predict import least_side, predict
 from femtobooth.recognizer.inference.sources import Source, find
 from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.engine import Outputs
 
 
 def test_equals_the_ordinary_way(tiny: Path, photos: Path) -> None:
@@ -48,6 +52,25 @@ def test_order_and_values_do_not_depend_on_batches_and_workers(
     assert found.keys() == alone.keys()
     for path, logits in alone.items():
         np.testing.assert_allclose(found[path], logits, rtol=1e-4, atol=1e-5)
+
+
+def test_left_before_its_end_it_waits_for_nothing(tiny: Path, photos: Path) -> None:
+    """The garbage collector may end it in a thread that holds what others need to end: such a wait has no end."""
+    engine, going_on, begun = open_engine(tiny, "torch"), threading.Event(), threading.Event()
+
+    def run(pixels: np.ndarray) -> Outputs:
+        if begun.is_set():
+            assert going_on.wait(60)
+        begun.set()
+        return engine.run(pixels)
+
+    batches = predict(replace(engine, run=run), find([str(photos)]), batch_size=1, workers=1)
+    next(batches)
+    start = time.monotonic()
+    batches.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 30
+    assert not going_on.is_set()
+    going_on.set()
 
 
 def test_files_are_asked_for_only_as_they_are_needed(tiny_onnx: Path, photos: Path) -> None:

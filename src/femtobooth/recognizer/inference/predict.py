@@ -58,11 +58,14 @@ def predict(
 ) -> Iterator[Batch]:
     """Predict batches of at most `batch_size` files, in the order of `sources`, of which at most workers + 2 batches
     are held.
+
+    Where it is left before its end, batches under way are not waited for: what ends it may be the garbage collector, in
+    the midst of anything, in a thread that holds a lock without which the others cannot end.
     """
     waiting: deque[Future[Batch]] = deque()
     stream = iter(sources)
     least = least_side(engine.preprocess) if fast else None
-    pool, work = ThreadPoolExecutor(workers), carried(_batch)
+    pool, work, wait = ThreadPoolExecutor(workers), carried(_batch), True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # decode() changes the filters for a moment, which threads share
@@ -72,8 +75,11 @@ def predict(
                 if not waiting:
                     return
                 yield waiting.popleft().result()
+    except GeneratorExit:
+        wait = False
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)
 
 
 def _batch(engine: Engine, sources: list[Source], least: int | None) -> Batch:

@@ -200,6 +200,7 @@ def _checked(engine: Engine, file: Path, names: Sequence[str]) -> Engine:
     found, labels = outputs["logits"].shape, len(engine.labels)
     if found != (1, labels):
         raise ModelError(
-            f"{file}: {found[-1]} logits for the {labels} labels of {artifact.DESCRIPTION}", "export it again"
+            f"{file}: logits of shape {found} for a picture and the {labels} labels of {artifact.DESCRIPTION}",
+            "export it again",
         )
     return engine
