@@ -55,7 +55,9 @@ def out(model: Family, text: str = "a sks robot") -> Tensor:
     """What a model predicts for fixed noise."""
     noisy = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(3))
     with torch.no_grad():
-        return model.denoise(noisy, torch.tensor([500]), model.condition(model.tokenize([text])))
+        return model.denoise(
+            noisy.to(model.denoiser.dtype), torch.tensor([500]), model.condition(model.tokenize([text]))
+        )
 
 
 def learn(module: DreamBooth, amount: float = 0.05) -> None:

@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from femtobooth.core import machine
 from femtobooth.core.errors import ModelError
 from femtobooth.generator import adapted_folder, locate, lora_reference, tokens
 from femtobooth.generator.adapted_folder import Learned
+from femtobooth.generator.adapter_base import Base
 from femtobooth.generator.formats.adapter_header import About
 from femtobooth.generator.load import load
 from femtobooth.generator.shared_base import SharedBase
@@ -75,25 +77,42 @@ def test_what_was_written_loads_as_it_was(
     assert lora_reference.find(str(run)).weights == run / "model" / "rex.safetensors"
 
 
-def test_several_share_a_base_one_at_a_time(adapting: Any, tiny_base: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "precision"), [("tiny_base", "fp32"), ("tiny_base", "bf16"), ("tiny_xl", "fp32")])
+def test_several_share_a_base_one_at_a_time(
+    adapting: Any, request: pytest.FixtureRequest, tmp_path: Path, family: str, precision: Any
+) -> None:
+    """Words of the tokenizer and new ones too; what is shared is the base again after each, in what it computes in."""
+    base = request.getfixturevalue(family)
     for name, sets in {"rex": "lora.kind=dora", "max": "lora.targets=all", "word": "train.parts=lora,token"}.items():
-        saved(adapting, tiny_base, tmp_path / name, sets)
-    runs = {name: str(tmp_path / name) for name in ("rex", "max")}
-    alone = {name: load(run) for name, run in runs.items()}
-    shared = SharedBase(runs["max"])
+        saved(adapting, base, tmp_path / name, sets)
+    saved(adapting, base, tmp_path / "new", "train.parts=lora,token", word="femtobot")
+    runs = {path.name: str(path) for path in tmp_path.iterdir()}
+    alone = {name: as_drawn(load(run), precision) for name, run in runs.items()}
+    shared = SharedBase(Base.of(tmp_path / "max" / "model"), precision)
+    plain = adapting.out(as_drawn(load(str(base)), precision))
     fitted = {name: shared.read(run) for name, run in runs.items()}
-    for name in ("rex", "max", "rex"):
+    for name in ("rex", "new", "word", "max", "word", "new", "rex"):
         model, expected = shared.merge(fitted[name]), alone[name]
         assert (model.hash, model.source, model.card) == (expected.hash, expected.source, expected.card)
+        assert model.tokenizer.get_vocab() == expected.tokenizer.get_vocab()
         for part, network in expected.trainable.items():
             merged = model.trainable[part].state_dict()
             assert all(torch.equal(weight, merged[key]) for key, weight in network.state_dict().items())
-    with pytest.raises(ModelError, match="words trained beside its adapter"):
-        shared.read(str(tmp_path / "word"))
+        assert torch.equal(adapting.out(model), adapting.out(expected))
+    shared._restore()
+    assert torch.equal(adapting.out(shared.base), plain)
+    assert "femtobot" not in shared.base.tokenizer.get_vocab()
     about = tmp_path / "rex" / "model" / "femtobooth.json"
     about.write_text(about.read_text().replace(shared.base.hash, "0" * 64))
     with pytest.raises(ModelError, match=f"{runs['rex']}: was made for another base than"):
         shared.read(runs["rex"])
+
+
+def as_drawn(model: Any, precision: Any) -> Any:
+    """A model as `generate` has it."""
+    for part in model.trainable.values():
+        part.to(dtype=machine.dtype(precision))
+    return model
 
 
 def test_only_the_name_of_a_base_is_written(adapting: Any, tiny_base: Path, tmp_path: Path) -> None:

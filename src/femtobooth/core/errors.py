@@ -25,6 +25,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .names import shown
 
@@ -48,8 +49,8 @@ class FemtoboothError(Exception):
         )
         super().__init__("\n".join(self.lines))
 
-    def __reduce__(self) -> tuple[type[FemtoboothError], tuple[str, str | None, Sequence[str]]]:
-        return type(self), (self.problem, self.way_out, self.details)
+    def __reduce__(self) -> tuple[type[FemtoboothError], tuple[str, str | None], dict[str, Any]]:
+        return type(self), (self.problem, self.way_out), vars(self)
 
 
 class InputError(FemtoboothError):

@@ -27,9 +27,9 @@ from torch import Tensor
 from ..core.errors import ModelError
 from ..core.files import atomic_folder, content_hash, read_object
 from ..core.paths import existing
-from ..core.run import FILE as RUN_FILE
 from ..core.tensors import DAMAGED
 from . import adapter_layers, adapters, cards
+from .adapter_base import Base
 from .adapters import Adapter
 from .families.family import Family
 from .formats import adapter_header, adapter_keys, adapter_reading, adapter_writing, word_files
@@ -125,7 +125,7 @@ def load(folder: Path, source: str, load_base: Callable[[str, str | None], Famil
     Raises ModelError where the base is not where it was or is another one, or where a file is missing or damaged.
     """
     found = Files.of(folder)
-    base = base_of(found, source, load_base, tokenizer)
+    base = Base.of(folder, tokenizer).load(source, load_base)
     if not base.hash:  # shapes alone, which an adapter leaves as they are
         return replace(base, source=source)
     return found.named(found.read(base).put_into(base), source)
@@ -178,27 +178,6 @@ class Files:
             readme=readme,
             subject={key: value for key, value in self.subject.items() if key != "adapter"},
         )
-
-
-def base_of(files: Files, source: str, load_base: Callable[[str, str | None], Family], tokenizer: str | None) -> Family:
-    """Load the base that an adapter belongs to, from where its folder or its run says. Raises ModelError."""
-    folder, described, wanted = files.folder, files.described, files.base_hash
-    run = read_object(folder.parent / RUN_FILE)
-    tokenizer = tokenizer or (run.get("settings") or {}).get("tokenizer")
-    places = dict.fromkeys(str(place) for place in (described.get("base"), run.get("base")) if place)
-    name = f"the base {described.get('base')} (hash {wanted[:12]})"
-    why = "nothing says where that is"
-    for place in places:
-        try:
-            base = load_base(place, tokenizer)
-        except ModelError as error:
-            why = f"which is not there: {error.problem}"
-            continue
-        if base.hash in ("", wanted):
-            return base
-        why = f"but {place} is another one (hash {base.hash[:12]})"
-    way_out = f"put that base there, or write where it is as `base` of `adapter` into {folder / SUBJECT_FILE}"
-    raise ModelError(f"{source}: made for {name}, {why}", way_out)
 
 
 def _read_words(path: Path) -> dict[str, tuple[Tensor, ...]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -288,3 +289,22 @@ class TokenEmbedding(nn.Module):
             with torch.no_grad():
                 embeddings.token_embedding.row.copy_(row)
         TokenEmbedding.remove(model)
+
+    @staticmethod
+    def beside(model: Family, words: Mapping[str, Sequence[Tensor]]) -> Family:
+        """Make a model that knows words, by their rows, and shares all weights with this one but the tables of words.
+
+        This one stays as it is: its tokenizers, and its tables. Raises ModelError as `teach` does.
+        """
+        if not words:
+            return model
+        own = [embeddings.token_embedding.weight for _, _, embeddings, _ in model.token_tables()]
+        parts = model.text_encoders.values()
+        shared = {id(one): one for part in parts for one in (*part.parameters(), *part.buffers())}
+        for table in own:
+            del shared[id(table)]
+        named = dict.fromkeys((*model.TEXT_ENCODERS, *model.TEXT_ENCODERS.values()))
+        knowing = replace(model, **copy.deepcopy({name: getattr(model, name) for name in named}, shared))
+        for word, rows in words.items():
+            TokenEmbedding.teach(knowing, word, rows)
+        return knowing

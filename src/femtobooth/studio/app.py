@@ -123,7 +123,7 @@ def _told(request: Request, status: int, told: dict[str, Any], headers: dict[str
         )
         page.headers.update(headers or {})
         return page
-    return JSONResponse(as_read_by(request.url.path, told), status, headers)
+    return JSONResponse(as_read_by(request.url.path, status, told), status, headers)
 
 
 def _by_a_person(request: Request) -> bool:

@@ -58,13 +58,14 @@ def described(error: FemtoboothError) -> dict[str, Any]:
     return {"error": told if len(each) == 1 else {**told, "setting": None}, "errors": each}
 
 
-def as_read_by(path: str, told: dict[str, Any]) -> dict[str, Any]:
+def as_read_by(path: str, status: int, told: dict[str, Any]) -> dict[str, Any]:
     """Give an error as the clients of an address read it, beside our own fields where there is room for both."""
     error = told["error"]
     text = f"{error['problem']}{'; ' if error['way_out'] else ''}{error['way_out'] or ''}"
     if path.startswith("/v1/"):
-        kind = {"message": text, "type": "invalid_request_error", "param": error["setting"], "code": None}
-        return {**told, "error": {**error, **kind}}
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        openais = {"message": text, "type": kind, "param": error["setting"], "code": None}
+        return {**told, "error": {**error, **openais}}
     if path.startswith("/sdapi/"):
         return {**told, "detail": text}
     return {"error": text} if path.startswith("/v2/") else told

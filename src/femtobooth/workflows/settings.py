@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from ..core.bulk.settings import ActorSettings
 from ..core.config import Seed, Settings, Words
 from ..core.fields import Argument, Flag, Flags, SettingsOf
-from ..core.machine import size_in_bytes
+from ..core.machine import FloatPrecision, size_in_bytes
 from ..generator.locate import is_model
 from ..generator.sampling_settings import SamplingSettings
 from ..generator.settings import PersonalizeSettings, of_card
@@ -214,7 +214,7 @@ class StudioSettings(Settings):
 
 class ServeSettings(Settings):
     runs: Annotated[list[str], Argument("*", names="run", needed=True)] = Field(min_length=1)
-    """Runs of personalize that trained an adapter, or folders of such runs."""
+    """Runs of personalize, other models, or folders of runs, which are looked at whenever a model is asked for."""
     host: Annotated[str, Flag("--host", common=True)] = Field("127.0.0.1", min_length=1)
     """Address to answer at; from any other than this machine's own a token is asked for."""
     port: Annotated[int, Flag("--port", common=True, unit="port")] = Field(8766, ge=0, le=65535)
@@ -235,11 +235,17 @@ class ServeSettings(Settings):
     """
     target_requests: Annotated[int, Flag("--target-requests", unit="requests", group="cluster")] = Field(2, ge=1)
     """Requests that each is to have, waiting ones included; another is started where they have more."""
-    adapters: Annotated[int, Flag("--adapters", unit="adapters", group="cluster")] = Field(100, ge=1)
+    adapters: Annotated[int, Flag("--adapters", unit="adapters", common=True, group="cluster")] = Field(100, ge=1)
     """Adapters that each keeps in memory; the least recently used goes first."""
-    threads: Annotated[int, Flag("--threads", unit="cores", group="cluster")] = Field(1, ge=1)
+    models: Annotated[int, Flag("--models", unit="models", common=True, group="cluster")] = Field(1, ge=1)
+    """Whole models that each process for these keeps in memory; the least recently used goes first."""
+    precision: Annotated[FloatPrecision, Flag("--precision", common=True, group="cluster")] = "fp32"
+    """Number format of the computation: fp32, fp16 or bf16."""
+    threads: Annotated[int, Flag("--threads", unit="cores", common=True, group="cluster")] = Field(1, ge=1)
     """Cores that each computes on."""
-    gpus_per_replica: Annotated[float, Flag("--gpus-per-replica", unit="GPUs", group="cluster")] = Field(0.0, ge=0)
+    gpus_per_replica: Annotated[float, Flag("--gpus-per-replica", unit="GPUs", common=True, group="cluster")] = Field(
+        0.0, ge=0
+    )
     """Share of a GPU that each takes: 0.25 puts four on one."""
 
     @field_validator("replicas")

@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import platform
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -229,14 +230,14 @@ def room(threads: int, gpus: float, named: str) -> int:
     """
     import ray
 
-    there = ray.cluster_resources()
-    most = int(there.get("CPU", 1) // threads)
-    if gpus:
-        most = min(most, int(there.get("GPU", 0) / gpus))
+    most = 0
+    for there in [node["Resources"] for node in ray.nodes() if node["Alive"]]:  # no process is on two machines
+        most += min(int(there.get("CPU", 0) // threads), int(there.get("GPU", 0) / gpus) if gpus else sys.maxsize)
     if most < 1:
         also = f" and {gpus:g} GPUs" if gpus else ""
         raise SettingsError(
-            f"one process needs {threads} cores{also}, which the cluster has not", f"change `workers` or `{named}`"
+            f"one process needs {threads} cores{also}, which no machine of the cluster has",
+            f"change `workers` or `{named}`",
         )
     return most
 

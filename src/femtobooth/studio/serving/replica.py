@@ -1,6 +1,7 @@
-"""What a replica does: it holds one base, reads the adapters that are asked for, and draws with one at a time.
+"""What a replica does: it holds one base, reads the adapters that are asked for, and draws with one at a time. One for
+whole models holds a few of these.
 
-Everything that touches the base runs in one thread, in turn. Pictures of several requests are never put into one batch:
+Everything that touches a model runs in one thread, in turn. Pictures of several requests are never put into one batch:
 what is beside a picture in a batch moves its last bits.
 """
 
@@ -10,60 +11,67 @@ import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ...core import config
 from ...core.bulk import cluster
 from ...core.errors import FemtoboothError
+from ...core.machine import FloatPrecision
+from ...generator.adapter_base import Base
 from ...generator.settings import GenerateSettings
-
-if TYPE_CHECKING:
-    from ...generator.shared_base import Fitted
+from .runs import refuse_changed
 
 Result = TypeVar("Result")
 
 
 class Artist:
-    """Holds the base of some runs, for one process of a cluster."""
+    """Holds what some runs share, for one process of a cluster."""
 
-    def __init__(self, runs: Mapping[str, str], threads: int, place: Path) -> None:
-        """Load the base; `runs` are references by the names of models, `place` the folder that they are relative to.
-
-        Raises ModelError.
-        """
+    def __init__(self, base: Base | None, precision: FloatPrecision, threads: int, place: Path) -> None:
+        """Load the base that they share, if any; references are relative to `place`. Raises ModelError."""
         import torch
 
         cluster.enter(place)
-        self.runs = runs
+        self.precision = precision
+        self.drawn = 0
+        """Requests so far."""
         self._thread = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(threads,))
-        self._base = self._thread.submit(self._open).result()
+        self._models = self._thread.submit(self._open, base).result()
 
-    def _open(self) -> Any:
-        from ...generator.shared_base import SharedBase
+    def _open(self, base: Base | None) -> Any:
+        from ...generator.shared_base import SharedBase, Unshared
 
-        return SharedBase(next(iter(self.runs.values())))
+        return Unshared() if base is None else SharedBase(base, self.precision)
 
-    async def read(self, name: str) -> Fitted:
-        """Read the adapter of a model. Raises ModelError."""
-        return await self._in_turn(lambda: self._base.read(self.runs[name]))
+    async def read(self, reference: str, stamp: str) -> Any:
+        """Read a model, or what it has beside the base. Raises ModelError, and Busy where its files are changing."""
+        return await self._in_turn(lambda: self._read(reference, stamp))
 
-    async def draw(self, fitted: Fitted, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Generate what settings of `generate` say with an adapter; gives the size, and the pictures' PNG files, which
-        are those that `generate` writes. Raises InputError kinds.
+    async def draw(self, fitted: Any, stamp: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Generate what settings of `generate` say with what was read; gives the size, and the pictures' PNG files,
+        which are those that `generate` writes. Raises InputError kinds.
         """
-        return await self._in_turn(lambda: self._drawn(fitted, given))
+        return await self._in_turn(lambda: self._draw(fitted, stamp, given))
 
     async def _in_turn(self, function: Callable[[], Result]) -> Result:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function)
 
-    def _drawn(self, fitted: Fitted, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _read(self, reference: str, stamp: str) -> Any:
+        try:
+            return self._models.read(reference)
+        finally:
+            refuse_changed(reference, stamp)
+
+    def _draw(self, fitted: Any, stamp: str, given: Mapping[str, Any]) -> dict[str, Any]:
         from ...generator.start_picture import fit, read_start
         from ...workflows import generate
         from ..drawing import refuse_much
 
-        settings = config.settle(GenerateSettings, given)
+        self.drawn += 1
+        settings = config.settle(GenerateSettings, {**given, "precision": self.precision})
+        refuse_changed(settings.run, stamp)  # whose card says how to draw
         refuse_much(settings)
-        model, settings = generate.load(settings, self._base.merge(fitted))
+        model, settings = generate.load(settings, self._models.merge(fitted))
         prompts = generate.as_read(settings.prompts, settings, model)
         drawer = generate.Drawer.of(settings, model, fit(read_start(settings), settings))
         seeds = range(settings.seed, settings.seed + settings.count)
@@ -72,8 +80,9 @@ class Artist:
         return {"size": settings.size, "pictures": pictures}
 
 
-def unit(adapters: int) -> type:
-    """Make the class of what Ray Serve replicates; each holds `adapters` at most, and lets the least recently used go.
+def unit(models: int) -> type:
+    """Make the class of what Ray Serve replicates; each holds so many models at most beside what they share, and lets
+    the least recently used go. A model is called by its stamp, a space and its reference.
 
     Calls give what `Artist.draw` does, or the FemtoboothError that was raised, which travels better as a value.
     """
@@ -87,26 +96,32 @@ def unit(adapters: int) -> type:
             except FemtoboothError as error:
                 self.artist = error
 
-        @serve.multiplexed(max_num_models_per_replica=adapters)
-        async def adapter(self, name: str) -> Fitted:
+        @serve.multiplexed(max_num_models_per_replica=models)
+        async def model(self, called: str) -> Any:
             assert isinstance(self.artist, Artist)  # noqa: S101
-            return await self.artist.read(name)
+            stamp, _, reference = called.partition(" ")
+            return await self.artist.read(reference, stamp)
 
         async def ready(self) -> FemtoboothError | None:
             return None if isinstance(self.artist, Artist) else self.artist
 
         async def held(self) -> dict[str, Any]:
-            """Tell which adapters are here, the least recently used first, and how much memory all takes."""
+            """Tell which models are here, the least recently used first, how many requests were drawn, and how much
+            memory all takes.
+            """
             import psutil
 
             held = getattr(self, "__serve_multiplex_wrapper", None)
-            return {"adapters": list(held.models) if held else [], "bytes": psutil.Process().memory_info().rss}
+            models = [called.partition(" ")[2] for called in held.models] if held else []
+            drawn = self.artist.drawn if isinstance(self.artist, Artist) else 0
+            return {"models": models, "drawn": drawn, "bytes": psutil.Process().memory_info().rss}
 
         async def __call__(self, given: Mapping[str, Any]) -> Any:
             if not isinstance(self.artist, Artist):
                 return self.artist
+            called = serve.get_multiplexed_model_id()
             try:
-                return await self.artist.draw(await self.adapter(serve.get_multiplexed_model_id()), given)
+                return await self.artist.draw(await self.model(called), called.partition(" ")[0], given)
             except FemtoboothError as error:
                 return error
 
