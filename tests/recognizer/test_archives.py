@@ -17,7 +17,7 @@ import pytest
 
 from femtobooth.core import config
 from femtobooth.core.bulk.parts import make, parts_of
-from femtobooth.recognizer.inference import archives
+from femtobooth.pictures import archives
 from femtobooth.recognizer.inference.reading import listed
 from femtobooth.recognizer.inference.units import Classifier
 from femtobooth.recognizer.settings import ClassifySettings, EmbedSettings

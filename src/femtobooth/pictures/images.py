@@ -20,7 +20,7 @@ from ..core.errors import PhotoError
 from ..core.files import TEMPORARY
 from ..core.names import shown
 from ..core.paths import expanded
-from . import formats, pixels
+from . import archive_paths, formats, pixels
 from .formats import NOT_A_PICTURE, Unusable, named_as
 
 
@@ -61,12 +61,15 @@ def natural_order(name: str) -> tuple[list[str | int], str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.casefold())], name
 
 
-def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> tuple[list[Path], list[Skipped]]:
+def find_pictures(
+    paths: Iterable[str | Path], recursive: bool = False, archives: bool = False
+) -> tuple[list[Path], list[Skipped]]:
     """Find the pictures among files and folders: as named, and in natural order within a folder; and what was left out,
     and why.
 
     Only the first bytes of a file are read. Hidden and temporary files in a folder are skipped, named ones are not.
-    Folders in a folder are skipped unless `recursive`; links back to a folder already seen are not followed.
+    Folders in a folder are skipped unless `recursive`; links back to a folder already seen are not followed. With
+    `archives`, these are folders too; a path that leads into one needs no such permission.
     Raises PhotoError for a path that does not exist or a folder that cannot be listed.
     """
     pictures: list[Path] = []
@@ -88,14 +91,15 @@ def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> tuple
 
     def walk(folder: Path) -> None:
         seen[os.path.realpath(folder)] = folder
+        skipped.extend(Skipped(*one) for one in archive_paths.problems(folder))
         try:
-            names = sorted(os.listdir(folder), key=natural_order)
+            names = sorted(archive_paths.names(folder), key=natural_order)
         except OSError as error:
             raise PhotoError(f"{folder}: cannot be listed ({error.strerror})", "check its permissions") from None
         for path in (folder / name for name in names):
             if path.name.startswith("."):
                 skipped.append(Skipped(path, "unfinished file" if path.name.startswith(TEMPORARY) else "hidden"))
-            elif not path.is_dir():
+            elif not (archive_paths.is_folder(path) or (archives and archive_paths.is_archive(path))):
                 add(path)
             elif not recursive:
                 skipped.append(Skipped(path, "a folder inside a folder; name it too to use its pictures"))
@@ -105,9 +109,9 @@ def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> tuple
                 walk(path)
 
     for path in (expanded(named) for named in paths):
-        if path.is_dir():
+        if archive_paths.is_folder(path) or (archives and archive_paths.is_archive(path)):
             walk(path)
-        elif path.exists():
+        elif path.exists() or archive_paths.is_file(path):
             add(path)
         else:
             raise PhotoError(f"{path}: no such file or folder", "check the path")
@@ -132,6 +136,7 @@ def decode(path: Path, least: int | None = None, data: bytes | None = None) -> P
     bits that still decode) is not.
     """
     try:
+        data = _in_archive(path) if data is None else data
         format = _format(path) if data is None else formats.identify(data[: formats.START], path.suffix)
         notes = [f"{format} by content"] if (named_as(path.suffix) or "").replace("MPO", "JPEG") != format else []
         with path.open("rb") if data is None else BytesIO(data) as file, warnings.catch_warnings():
@@ -151,14 +156,27 @@ def decode(path: Path, least: int | None = None, data: bytes | None = None) -> P
         )
 
 
+def _in_archive(path: Path) -> bytes | None:
+    """Read a picture in an archive; None for any other. Raises Unusable."""
+    try:
+        if not archive_paths.leads_inside(path):
+            return None
+        with archive_paths.opened(path) as file:
+            return file.read()
+    except OSError as error:
+        raise Unusable(f"cannot be read ({error.strerror or error})") from None
+    except PhotoError as error:
+        raise Unusable(error.problem) from None
+
+
 def _format(path: Path) -> str:
     try:
-        if not path.is_file():
+        if not archive_paths.is_file(path):
             raise Unusable(
                 "a link to nothing" if path.is_symlink() else "not a regular file" if path.exists() else "no such file"
             )
-        with path.open("rb") as file:
+        with archive_paths.opened(path, formats.START) as file:
             start = file.read(formats.START)
     except OSError as error:
-        raise Unusable(f"cannot be read ({error.strerror})") from None
+        raise Unusable(f"cannot be read ({error.strerror or error})") from None
     return formats.identify(start, path.suffix)

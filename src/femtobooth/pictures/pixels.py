@@ -124,7 +124,7 @@ def _shrink(image: Image.Image, least: int | None, notes: list[str]) -> None:
 
 
 def _note_frames(image: Image.Image, file: IO[bytes], page: tiff.Page | None, notes: list[str]) -> None:
-    walks = image.format in ("GIF", "TIFF") and os.fstat(file.fileno()).st_size > COUNTED
+    walks = image.format in ("GIF", "TIFF") and file.seek(0, os.SEEK_END) > COUNTED
     if walks and (page.more if page else getattr(image, "is_animated", False)):
         notes.append("first of many frames")
     elif not walks and (frames := getattr(image, "n_frames", 1)) > 1:

@@ -24,8 +24,8 @@ import numpy as np
 
 from ..core.errors import PhotoError
 from ..core.events import warn
-from ..core.files import sha256_of
-from . import duplicates, records
+from . import archive_paths, duplicates, records
+from .archive_paths import sha256_of
 from .images import Skipped, decode
 
 MANIFEST = "provenance.json"
@@ -125,11 +125,12 @@ def _manifest(file: Path) -> _Listed | None:
     Other programs write files of this name too; those are passed over with a warning. One that is ours, or may be, and
     cannot be understood is an error: it may hide generated pictures.
     """
-    if not file.is_file():
+    if not archive_paths.is_file(file):
         return None
     found = _Listed()
     try:
-        raw = file.read_bytes()
+        with archive_paths.opened(file) as opened:
+            raw = opened.read()
         if not _ours(raw):
             warn(f"{file}: is no list of generated pictures as femtobooth writes it; passed over")
             return None

@@ -25,6 +25,7 @@ from PIL.PngImagePlugin import PngInfo
 from .. import __version__
 from ..core.files import atomic_file
 from ..core.paths import existing
+from . import archive_paths
 
 Kind = Literal["generated", "class image", "cached", "synthesized"]
 """What a picture was made for: by `generate`, to keep a class as it is, to be scored (from the picture cache), or by
@@ -109,7 +110,7 @@ def of_text(text: Mapping[str, str]) -> dict[str, Any] | None:
 def read(path: Path) -> dict[str, Any] | None:
     """Read the record of a picture file; None for one without, for no PNG, and for one that cannot be read."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with archive_paths.opened(path) as file, Image.open(file, formats=["PNG"]) as image:
             return of_text(getattr(image, "text", {}))
     except Exception:  # damaged in one of many ways, which who decodes it reports
         return None

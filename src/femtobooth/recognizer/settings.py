@@ -118,7 +118,8 @@ class DistillSettings(Settings):
     teach where it has the classes of the data, its embeddings in any case (knowledge distillation).
     """
     unlabelled: Annotated[list[str], Flag("--unlabelled", names="folder")] = []
-    """Folders of further pictures, with all below them, of which only the teacher says something; generated ones too.
+    """Folders or archives of further pictures, with all below them, of which only the teacher says something; generated
+    ones too.
     """
     weight: Annotated[float, Flag("--teacher-weight", unit="share")] = Field(0.5, ge=0, le=1)
     """Share of the teacher's answers in the loss; the labels have the rest."""
@@ -162,8 +163,8 @@ class FinetuneTraining(TrainingSettings):
 
 class FinetuneSettings(Settings):
     data: Annotated[str, Argument("?", names="file", needed=True)] = Field(min_length=1)
-    """Folder of class folders (in train and val, where you have split), or a CSV file with the columns path and label
-    (and split); `multi_label` where a picture may have several labels.
+    """Folder of class folders (in train and val, where you have split), a tar or zip of it, a folder of shards, or a
+    CSV file with the columns path and label (and split); `multi_label` where a picture may have several labels.
     """
     synthesized: Annotated[list[str], Flag("--synthesized", group="pictures", names="folder")] = []
     """Further such folders whose pictures only train, as `femtobooth synthesize` makes them; classes of one name are
@@ -275,16 +276,16 @@ class EvaluateClassifierSettings(Settings):
     model: Annotated[str, Argument("?", names="model")] = DEFAULT
     """bundled, a run, an exported artifact, a file or folder of weights, or timm's name of a model."""
     data: Annotated[str, Argument("?", names="file", needed=True)] = Field(min_length=1)
-    """Labelled pictures: one folder a class (named as the model's classes, or by synset), or a CSV file of paths and
-    labels.
+    """Labelled pictures: one folder a class (named as the model's classes, or by synset), a tar or zip of them, or a
+    CSV file of paths and labels.
     """
     split: Annotated[Literal["auto", "test", "val", "train", "all"], Flag("--split", common=True, group="pictures")] = (
         "auto"
     )
     """Part of split data to measure on; auto is test, else val, else all there is."""
     out_of_distribution: Annotated[str | None, Flag("--ood", common=True, group="pictures", names="folder")] = None
-    """Folder of pictures of classes that the model does not know; classes of the data that it does not know count as
-    such too.
+    """Folder or archive of pictures of classes that the model does not know; classes of the data that it does not know
+    count as such too.
     """
     include_training: Annotated[bool, Flag("--include-training", common=True, group="pictures")] = False
     """Also measure on pictures that the model was trained on, or that set its 8-bit ranges, which flatters it."""

@@ -18,15 +18,17 @@ import torch
 from ..core.claims import Output
 from ..core.errors import ModelError, PhotoError
 from ..core.events import conclude, progress, progress_bar, table, warn
-from ..core.files import sha256_of, write_json, write_text
+from ..core.files import write_json, write_text
 from ..core.metrics import softmax
 from ..core.names import shown, stored
 from ..pages.classifier import Mistake, between, classifier_page, percent, says_top5
+from ..pictures.archive_paths import sha256_of
 from ..pictures.images import Skipped, find_pictures, read_picture
 from ..pictures.provenance import Provenance
 from ..recognizer import evaluation
 from ..recognizer.evaluation import Predictions
 from ..recognizer.finetuning import dataset
+from ..recognizer.finetuning.examples import Example
 from ..recognizer.inference.engines import open_engine
 from ..recognizer.inference.predict import predict, workers_for
 from ..recognizer.inference.sources import Source
@@ -82,7 +84,7 @@ def run(settings: EvaluateClassifierSettings) -> dict[str, Any]:
             f"does not know ({_few(others)}) count as out-of-distribution."
         )
     if settings.out_of_distribution:
-        found, left_out = find_pictures([settings.out_of_distribution], recursive=True)
+        found, left_out = find_pictures([settings.out_of_distribution], recursive=True, archives=True)
         real = [path for path in found if not provenance.generated(path)]
         drawn += len(found) - len(real)
         ood, skipped = ood + real, skipped + left_out
@@ -128,8 +130,8 @@ def _has_several(model: str) -> bool:
 
 
 def _fresh(
-    settings: EvaluateClassifierSettings, engine: Engine, known: list[dataset.Example], remarks: list[str]
-) -> tuple[list[dataset.Example], int]:
+    settings: EvaluateClassifierSettings, engine: Engine, known: list[Example], remarks: list[str]
+) -> tuple[list[Example], int]:
     """Return the pictures that the model has not seen, and how many it was trained on.
 
     Raises PhotoError where none is left.

@@ -25,6 +25,7 @@ from ..core.files import sha256_of, write_json, write_text
 from ..core.machine import environment, processor
 from ..core.run import is_run
 from ..pages import export as page
+from ..pictures import archive_paths
 from ..recognizer.exporting import foreign, graph, parity, script
 from ..recognizer.inference import child
 from ..recognizer.inference.engines import open_engine
@@ -224,7 +225,7 @@ def _quantized(
     )
     inputs = pixels if settings.normalize else recognizer.preprocess.normalize(pixels)
     made = quantize.quantize(model, inputs, lost, settings.max_drop, scheme, threads)
-    return made.model, made.report() | {"pictures": len(read)}, [sha256_of(path) for *_, path in read]
+    return made.model, made.report() | {"pictures": len(read)}, [archive_paths.sha256_of(path) for *_, path in read]
 
 
 def _opened(settings: ExportSettings, folder: Path, threads: int) -> Engine | None:
@@ -255,7 +256,8 @@ def _verdict(settings: ExportSettings, figures: dict[str, Any] | None) -> dict[s
 def _remarks(settings: ExportSettings, recognizer: Recognizer, data: Photos) -> list[str]:
     remarks = []
     trained_on = set(recognizer.provenance.get("trained_on") or ())
-    seen = sum(sha256_of(path) in trained_on for path in data.paths if path.is_file()) if trained_on else 0
+    there = [path for path in data.paths if archive_paths.is_file(path)] if trained_on else []
+    seen = sum(archive_paths.sha256_of(path) in trained_on for path in there)
     if seen:
         remarks.append(f"{seen} of {len(data)} photos were trained on: accuracy on them is flattered, for both alike.")
     if settings.format == "tensorrt":

@@ -11,9 +11,9 @@ import numpy as np
 
 from ..core.errors import PhotoError, SettingsError
 from ..core.events import note, warn
-from ..core.files import sha256_of
 from ..core.names import shown
 from ..core.paths import expanded
+from ..pictures.archive_paths import is_file, sha256_of
 from ..pictures.images import Picture, decode, find_pictures
 from ..recognizer import evaluation
 from ..recognizer.finetuning import dataset, splitting
@@ -76,8 +76,8 @@ def _limited(photos: Photos, settings: ExportSettings) -> Photos:
 
 def _without(representative: Photos, data: Photos) -> Photos:
     """Return `data` without the files that set the ranges, whatever their names."""
-    used = {sha256_of(path) for path in representative.paths if path.is_file()}
-    kept = [i for i, path in enumerate(data.paths) if not path.is_file() or sha256_of(path) not in used]
+    used = {sha256_of(path) for path in representative.paths if is_file(path)}
+    kept = [i for i, path in enumerate(data.paths) if not is_file(path) or sha256_of(path) not in used]
     if len(kept) < len(data):
         warn(f"{len(data) - len(kept)} photos are among those that set the ranges; they are not compared on")
     return data.where(kept)
@@ -91,7 +91,7 @@ def read(given: str, labels: Labels) -> Photos:
         for remark in remarks:
             note(remark)
         return _labelled([(example.path, example.label) for example in examples], labels)
-    paths, _ = find_pictures([source], recursive=True)
+    paths, _ = find_pictures([source], recursive=True, archives=True)
     return Photos(paths, [None] * len(paths))
 
 

@@ -21,6 +21,18 @@ def is_address(name: str) -> bool:
     return bool(_ADDRESS.match(name))
 
 
+def file_system(address: str) -> tuple[Any, str]:
+    """Give the file system of an address, and the path there. Raises SettingsError where its package is missing."""
+    import fsspec
+
+    try:
+        return fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+        raise SettingsError(
+            f"{address}: cannot be opened here ({first_line(error)})", "install what it needs"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Folder:
     """A folder on a disk."""

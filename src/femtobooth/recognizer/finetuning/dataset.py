@@ -2,8 +2,12 @@
 
     folder/CLASS/**.jpg                    one folder a class (ImageFolder); pictures may lie deeper
     folder/train/CLASS, folder/val/CLASS   a split of the user's own, and test; other spellings and languages are in
-    `split_names` folder/CLASS/train, folder/CLASS/val   the same inside out folder/labels.csv, or a file
-    columns `path` and `label`, and `split` where the user has split; paths from the file's folder
+                                           `split_names`
+    folder/CLASS/train, folder/CLASS/val   the same inside out
+    folder/labels.csv, or a file           columns `path` and `label`, and `split` where the user has split; paths from
+                                           the file's folder
+    folder/KEY.jpg, folder/KEY.cls         labels beside the pictures, as WebDataset has them (`sidecars`)
+    folder/*.tar, or one archive           any of these in it, as if it were unpacked (`pictures.archive_paths`)
 
 Where a picture may have several labels, they stand in one cell, in several rows, in columns of 0 and 1, in columns
 `group:NAME` (one of a group), or the same picture lies in several class folders.
@@ -13,20 +17,21 @@ A tree whose folders are neither classes nor known parts is refused rather than 
 
 from __future__ import annotations
 
-import os
 import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from ...core.errors import PhotoError
-from ...core.files import sha256_of
 from ...core.names import stored
 from ...core.paths import expanded
+from ...pictures import archive_paths
+from ...pictures.archive_paths import is_file, is_folder, sha256_of
 from ...pictures.images import Skipped, find_pictures, natural_order
 from ...pictures.provenance import MANIFEST
-from . import label_lists, split_names
+from . import label_lists, sidecars, split_names
+from .examples import NAMES, Example, Labelled
 
 LIST = "labels.csv"
 OWN_FILES = (MANIFEST, LIST, "synthesized.json", "sheet.png", "rejected.png")  # they lie beside the class folders
@@ -37,81 +42,19 @@ ALIKE = 0.5
 """Share of subfolders that first-level folders have in common from which on they are no classes."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """A file and its class."""
-
-    path: Path
-    label: str
-    part: str | None = None
-    """`train`, `val` or `test` where the user has split, else None."""
-    labels: tuple[str, ...] = ()
-    """All its labels, where a picture may have several or none; `label` then says them all."""
-
-
-@dataclass
-class Labelled:
-    """What was read."""
-
-    source: Path
-    examples: list[Example]
-    skipped: list[Skipped]
-    """What is no example, and why."""
-    remarks: list[str] = field(default_factory=list)
-    """How it was read, where that is not plain to see."""
-    groups: tuple[str, ...] = ()
-    """Groups of labels that exclude each other, where a picture may have several; such a label is `group=label`."""
-
-    @property
-    def parts(self) -> list[str]:
-        """The parts that there are, of `train`, `val` and `test`."""
-        there = {example.part for example in self.examples}
-        return [part for part in ("train", "val", "test") if part in there]
-
-    def to_train(self) -> list[Example]:
-        """Find the examples to train and validate on: all but the test part.
-
-        Without a validation part, the split is to be made.
-        """
-        kept = [example for example in self.examples if example.part != "test"]
-        return kept if "val" in self.parts else [replace(example, part=None) for example in kept]
-
-    def to_measure(self, part: str = "auto") -> tuple[list[Example], list[str]]:
-        """Find the examples to test on, and a remark that says which: `auto` is the test part, else the validation
-        part, else all.
-
-        Raises PhotoError for a part that is not there.
-        """
-        chosen = next((name for name in ("test", "val") if name in self.parts), "all") if part == "auto" else part
-        if chosen not in ("all", *self.parts):
-            raise PhotoError(
-                f"{self.source}: has no {chosen} part", f"give `split={' or '.join([*self.parts, 'all'])}`"
-            )
-        kept = [example for example in self.examples if chosen in ("all", example.part)]
-        if chosen == "all":
-            return kept, self.remarks
-        others = [name for name in self.parts if name != chosen]
-        other = f" (split {' or '.join(others)} measures the other{'s' if len(others) > 1 else ''})" if others else ""
-        return kept, [
-            *self.remarks,
-            f"The data is split: only its {len(kept)} {NAMES[chosen]} pictures were measured{other}.",
-        ]
-
-
-NAMES = {"train": "training", "val": "validation", "test": "test"}
-
-
 def read(source: Path | str, multi_label: bool = False) -> Labelled:
     """Read the examples of a folder or list in natural order, and what was left out, and why. Raises PhotoError.
 
     With `multi_label`, each picture has all labels that it is listed or filed under.
     """
     source = expanded(source)
-    if not source.exists():
+    if archive_paths.is_archive(source) or is_folder(source):
+        found = _read_shards(source, multi_label) or _read_folder(source, multi_label)
+    elif is_file(source):
+        found = _read_list(source, multi_label=multi_label)
+    else:
         raise PhotoError(f"{source}: no such file or folder", "give a folder of class folders, or a CSV file")
-    found = _read_folder(source, multi_label) if source.is_dir() else _read_list(source, multi_label=multi_label)
-    if multi_label:
-        found = _together(found)
+    found = _together(found) if multi_label else _only_one(found)
     if not found.examples:
         why = f" ({found.skipped[0].path}: {found.skipped[0].reason})" if found.skipped else ""
         raise PhotoError(
@@ -120,12 +63,20 @@ def read(source: Path | str, multi_label: bool = False) -> Labelled:
     return found
 
 
+def _only_one(found: Labelled) -> Labelled:
+    """Leave out pictures of several labels, or of none."""
+    wrong = [one for one in found.examples if len(one.labels) > 1 or not one.label]
+    why = [Skipped(one.path, "several labels (`multi_label=true`)" if one.label else "no label") for one in wrong]
+    kept = [one for one in found.examples if one.label and len(one.labels) < 2]
+    return replace(found, examples=kept, skipped=found.skipped + why)
+
+
 def _together(found: Labelled) -> Labelled:
     """Join the rows and files of one picture, by its bytes: it has the labels of them all, and trains if one does."""
-    sizes = Counter(path.stat().st_size for path in {example.path for example in found.examples})
+    sizes = Counter(archive_paths.size(path) for path in {example.path for example in found.examples})
     joined: dict[str | Path, Example] = {}
     for one in found.examples:
-        key = sha256_of(one.path) if sizes[one.path.stat().st_size] > 1 else one.path
+        key = sha256_of(one.path) if sizes[archive_paths.size(one.path)] > 1 else one.path
         before = joined.get(key, one)
         labels = tuple(dict.fromkeys([*before.labels, *(one.labels or ((one.label,) if one.label else ()))]))
         part = one.part if before.part == one.part else "train"
@@ -139,9 +90,9 @@ def _together(found: Labelled) -> Labelled:
 
 
 def is_labelled(source: Path) -> bool:
-    """Tell whether a path looks like labelled pictures: a list, a folder with one, or a folder of folders."""
-    if source.is_dir():
-        return (source / LIST).is_file() or bool(_folders(source))
+    """Tell whether a path looks like labelled pictures: a list, a folder or archive with one, or with folders."""
+    if is_folder(source) or archive_paths.is_archive(source):
+        return is_file(source / LIST) or bool(_folders(source) or _shards(source)) or sidecars.any_in(_listed(source))
     return source.suffix.lower() in LIST_ENDINGS
 
 
@@ -150,7 +101,7 @@ def is_labelled(source: Path) -> bool:
 
 def _read_folder(source: Path, multi_label: bool = False) -> Labelled:
     remarks = []
-    if (source / LIST).is_file():
+    if is_file(source / LIST):
         found = _read_list(source / LIST, not _folders(source), multi_label)
         if found.examples:
             beside = " in the place of the class folders beside it" if _folders(source) else ""
@@ -160,7 +111,9 @@ def _read_folder(source: Path, multi_label: bool = False) -> Labelled:
     folder = _inner(source)
     inside = {path.name: path for path in _folders(folder)}
     parts = split_names.parts_of(list(inside))
-    split = {name: part for name, part in parts.items() if _folders(inside[name])}
+    split = {
+        name: part for name, part in parts.items() if _folders(inside[name]) or sidecars.any_in(_listed(inside[name]))
+    }
     others = [path for name, path in inside.items() if name not in parts]
     if split and (
         ("train" in split.values() and len({*parts.values()}) > 1) or not find_pictures(others, recursive=True)[0]
@@ -177,7 +130,8 @@ def _read_folder(source: Path, multi_label: bool = False) -> Labelled:
         counts = Counter(example.part for example in found.examples)
         held = ", ".join(f"{counts[part]} {NAMES[part]}" for part in found.parts)
         remarks.append(f"{folder.name} was read as {f'a split: {held}' if held else 'the folder of the classes'}.")
-    return Labelled(source, found.examples, found.skipped, remarks + found.remarks)
+    found.skipped += [Skipped(*one) for one in archive_paths.problems(source)]
+    return replace(found, source=source, remarks=remarks + found.remarks)
 
 
 def _inner(folder: Path) -> Path:
@@ -191,7 +145,8 @@ def _inner(folder: Path) -> Path:
         name, own = inside[0].name, folder.name
         part = split_names.part_of(name)
         if not (
-            split_names.is_neutral(name)
+            archive_paths.is_archive(folder)
+            or split_names.is_neutral(name)
             or name.casefold() == own.casefold()
             or (part and part == split_names.part_of(own))
         ):
@@ -205,8 +160,7 @@ def _split(folder: Path, inside: Mapping[str, Path], parts: Mapping[str, str]) -
     for name, path in inside.items():
         if name in parts:
             one = _classes(_inner(path), parts[name])
-            found.examples += one.examples
-            found.skipped += one.skipped
+            found = _added(found, one)
         else:
             found.skipped.append(Skipped(path, "none of train, val and test with class folders; left alone"))
     return found
@@ -235,8 +189,12 @@ def _inside_out(folder: Path, inside: Mapping[str, Path]) -> Labelled | None:
 
 
 def _classes(folder: Path, part: str | None) -> Labelled:
-    """Read FOLDER/CLASS/**. Raises PhotoError where the folders hold what looks like the same classes each."""
-    found = Labelled(folder, [], _loose(folder))
+    """Read FOLDER/CLASS/**, or labels beside pictures where there are any.
+
+    Raises PhotoError where the folders hold what looks like the same classes each.
+    """
+    loose = _loose(folder)
+    found = Labelled(folder, [], list(loose))
     own_folders = _folders(folder)
     _refuse_repeated(folder, own_folders)
     for own in own_folders:
@@ -245,14 +203,81 @@ def _classes(folder: Path, part: str | None) -> Labelled:
         found.skipped += [one for one in left_out if one.path.name != MANIFEST]
         if not pictures:
             found.skipped.append(Skipped(own, "no picture in it: not a class"))
+    others = [one.path for one in found.skipped]
+    if ending := sidecars.ending(others, bool(found.examples)):
+        pictures = [
+            *(find_pictures([folder], archives=True)[0] if loose else ()),
+            *(one.path for one in found.examples),
+        ]
+        return _beside(folder, pictures, others, ending, part)
     return found
+
+
+def _beside(folder: Path, pictures: Sequence[Path], others: Sequence[Path], ending: str, part: str | None) -> Labelled:
+    """Read labels that lie beside pictures, in files of one ending."""
+    found, by = sidecars.read(pictures, others, ending)
+    examples = [
+        Example(path, "; ".join(own), part, own)
+        for path, labels in found
+        if not isinstance(labels, str)
+        for own in [tuple(map(class_name, labels))]
+    ]
+    skipped = [Skipped(path, labels) for path, labels in found if isinstance(labels, str)]
+    return Labelled(folder, examples, skipped, [f"labels were read from {by} beside the pictures."], by)
+
+
+def _added(one: Labelled, other: Labelled) -> Labelled:
+    """Join what was read of two places. Raises PhotoError where their labels come from different things."""
+    if one.examples and other.examples and one.by != other.by:
+        raise PhotoError(
+            f"{other.source}: its labels are {other.by}, those of {one.source} {one.by}",
+            f"give them apart, or list pictures and classes in {LIST}",
+        )
+    remarks = list(dict.fromkeys(one.remarks + other.remarks))
+    by = other.by if other.examples else one.by
+    groups = tuple(dict.fromkeys(one.groups + other.groups))
+    return Labelled(one.source, one.examples + other.examples, one.skipped + other.skipped, remarks, by, groups)
+
+
+def _shards(folder: Path) -> dict[Path, str | None]:
+    """Find the archives in a folder that holds them in the place of pictures, and their parts of a split: by their
+    names, or by those of the folders that they lie in.
+    """
+    if is_file(folder / LIST) or archive_paths.is_archive(folder) or archive_paths.leads_inside(folder):
+        return {}
+    inside = {path.name: path for path in _folders(folder)}
+    if not inside:
+        names = {Path(path.name).stem: path for path in _archives(folder)}
+        parts = split_names.parts_of(list(names))
+        return {path: parts.get(name) for name, path in names.items()}
+    parts = split_names.parts_of(list(inside))
+    if parts.keys() != inside.keys() or any(map(_folders, inside.values())):
+        return {}
+    return {path: parts[name] for name, own in inside.items() for path in _archives(own)}
+
+
+def _archives(folder: Path) -> list[Path]:
+    return [path for name in _listed(folder) if archive_paths.is_archive(path := folder / name)]
+
+
+def _read_shards(folder: Path, multi_label: bool) -> Labelled | None:
+    """Read FOLDER/*.tar or FOLDER/PART/*.tar; None where there are none, or pictures beside them."""
+    shards = _shards(folder)
+    if not shards or any(map(_has_pictures, {path.parent for path in shards})):
+        return None
+    found = Labelled(folder, [], [])
+    for path, part in shards.items():
+        one = _read_folder(path, multi_label)
+        examples = [replace(example, part=example.part or part) for example in one.examples]
+        found = _added(found, replace(one, examples=examples))
+    return replace(found, remarks=[f"{len(shards)} archives were read as one.", *found.remarks])
 
 
 def _loose(folder: Path) -> list[Skipped]:
     return [
         Skipped(path, "in no class folder")
         for name in _listed(folder)
-        if not (path := folder / name).is_dir() and not name.startswith(".") and name not in OWN_FILES
+        if not is_folder(path := folder / name) and not name.startswith(".") and name not in OWN_FILES
     ]
 
 
@@ -284,7 +309,7 @@ def class_name(text: str) -> str:
 
 def _listed(folder: Path) -> list[str]:
     try:
-        return sorted(os.listdir(folder), key=natural_order)
+        return sorted(archive_paths.names(folder), key=natural_order)
     except OSError as error:
         raise PhotoError(f"{folder}: cannot be listed ({error.strerror})", "check its permissions") from None
 
@@ -293,12 +318,12 @@ def _folders(folder: Path) -> list[Path]:
     return [
         path
         for name in _listed(folder)
-        if not name.startswith(".") and name.casefold() not in JUNK and (path := folder / name).is_dir()
+        if not name.startswith(".") and name.casefold() not in JUNK and is_folder(path := folder / name)
     ]
 
 
 def _has_pictures(folder: Path) -> bool:
-    return bool(find_pictures([folder])[0])
+    return bool(find_pictures([folder], archives=True)[0])
 
 
 def _few(names: Sequence[str], most: int = 4) -> str:
@@ -367,4 +392,4 @@ def _fault(row: label_lists.Row, path: Path, label: str | bool, before: str | No
         return f"no {'label' if row.path else 'path'}"
     if before is not None:
         return "listed already" + ("" if before == label else f", there as {before!r}, here as {label!r}")
-    return None if path.is_file() else "a folder" if path.is_dir() else MISSING
+    return None if is_file(path) else "a folder" if is_folder(path) else MISSING

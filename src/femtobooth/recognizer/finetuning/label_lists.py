@@ -12,6 +12,7 @@ from ...core.errors import PhotoError
 from ...core.names import restored
 from ...core.paths import expanded
 from ...core.text_encoding import wide_encoding
+from ...pictures.archive_paths import is_file, is_folder, opened
 
 PATHS = (
     "path file filename file_name filepath file_path image image_path image_file "
@@ -78,7 +79,8 @@ def read(file: Path, multi_label: bool = False) -> Listing:
     labels, a column of 0 and 1 for each label.
     """
     try:
-        text, encoding = _decoded(file.read_bytes())
+        with opened(file) as raw:
+            text, encoding = _decoded(raw.read())
         lines = _lines(text)
     except (OSError, csv.Error) as error:
         raise PhotoError(f"{file}: cannot be read as CSV ({error})", "save it as CSV in UTF-8") from None
@@ -89,7 +91,7 @@ def read(file: Path, multi_label: bool = False) -> Listing:
     )
     first = [cell.strip() for cell in lines[0][1]] if lines else []
     if path is None and label is None and len(first) == 2:
-        place = next((place for place, cell in enumerate(first) if cell and resolved(file, cell).is_file()), None)
+        place = next((place for place, cell in enumerate(first) if cell and is_file(resolved(file, cell))), None)
         if place is not None:
             plain = [_row(line, cells, place, 1 - place, None) for line, cells in lines]
             return Listing(_several(plain, [], {}, {}) if multi_label else plain, encoding, False)
@@ -117,7 +119,7 @@ def read(file: Path, multi_label: bool = False) -> Listing:
 def resolved(file: Path, name: str) -> Path:
     """Find the file that a cell names: from the list's folder; Windows' separators and escaped bytes are understood."""
     ways = [file.parent / expanded(way) for way in dict.fromkeys((name, restored(name), name.replace("\\", "/")))]
-    return next((path for path in ways if path.exists()), ways[0])
+    return next((path for path in ways if is_file(path) or is_folder(path)), ways[0])
 
 
 def _decoded(raw: bytes) -> tuple[str, str]:

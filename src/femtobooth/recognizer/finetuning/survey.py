@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...core.errors import PhotoError
-from ...core.files import sha256_of
+from ...pictures.archive_paths import is_file, sha256_of
 from .. import multilabel
 from ..model.labels import Labels
 
@@ -126,7 +126,7 @@ class Survey:
         changed = [
             self.paths[index]
             for index in indices
-            if not self.paths[index].is_file() or sha256_of(self.paths[index]) != self.digests[index]
+            if not is_file(self.paths[index]) or sha256_of(self.paths[index]) != self.digests[index]
         ]
         if changed:
             raise PhotoError(
@@ -134,15 +134,15 @@ class Survey:
             )
 
     def moved(self, places: Mapping[Path, Path]) -> Survey:
-        """Give it for pictures that lie elsewhere: under the value of each place in place of its key, which is a folder
-        or a file that lists them.
+        """Give it for pictures that lie elsewhere: under the value of each place in place of its key, which is a
+        folder, an archive or a file that lists them.
         """
 
         def moved(path: Path) -> Path:
             for old, new in places.items():
-                was, now = (old.parent, new.parent) if new.is_file() else (old, new)
-                if path.is_relative_to(was):
-                    return now / path.relative_to(was)
+                for was, now in ((old, new), (old.parent, new.parent) if new.is_file() else (old, new)):
+                    if path.is_relative_to(was):
+                        return now / path.relative_to(was)
             return path
 
         return replace(self, paths=[moved(path) for path in self.paths])

@@ -13,15 +13,15 @@ import numpy as np
 
 from ...core.errors import PhotoError
 from ...core.events import progress_bar
-from ...core.files import sha256_of
 from ...pictures import duplicates
+from ...pictures.archive_paths import sha256_of
 from ...pictures.images import Skipped, decode, natural_order
 from ...pictures.provenance import Origin, Provenance
 from .. import multilabel
 from ..model.labels import Labels
 from . import dataset, splitting, stratification
-from .dataset import Example, Labelled
 from .dataset_report import Finding, dataset_report
+from .examples import Example, Labelled
 from .survey import NOTHING, Survey
 
 FREE = "label"

@@ -11,8 +11,8 @@ import numpy as np
 
 from ...core.errors import PhotoError
 from ...core.events import note, progress_bar
-from ...core.files import sha256_of
 from ...pictures import duplicates
+from ...pictures.archive_paths import is_file, sha256_of
 from ...pictures.images import Skipped, decode, find_pictures, read_picture
 from ...pictures.provenance import Provenance
 from .survey import Survey
@@ -67,12 +67,12 @@ class Unlabelled:
 
 
 def read(folders: Sequence[str]) -> Unlabelled:
-    """Read the pictures of folders, with all below them. Raises PhotoError where there is none."""
+    """Read the pictures of folders, with all below them, and of archives. Raises PhotoError where there is none."""
     if not folders:
         return Unlabelled()
     provenance, behind, judges = Provenance(), set[str](), set[str]()
     kept: dict[str, tuple[Path, tuple[np.ndarray | None, np.ndarray]]] = {}
-    paths, skipped = find_pictures(folders, recursive=True)
+    paths, skipped = find_pictures(folders, recursive=True, archives=True)
     with progress_bar("reading unlabelled pictures", len(paths)) as bar:
         for path in paths:
             picture = decode(path)
@@ -104,7 +104,7 @@ def restored(file: Path, behind: Sequence[str] = ()) -> Unlabelled:
             rows = [(Path(row["path"]), row["sha256"]) for row in csv.DictReader(opened)]
     except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
         raise PhotoError(f"{file}: cannot be read ({error})", "start the run again") from None
-    changed = [path for path, digest in rows if not path.is_file() or sha256_of(path) != digest]
+    changed = [path for path, digest in rows if not is_file(path) or sha256_of(path) != digest]
     if changed:
         raise PhotoError(
             f"{changed[0]}: gone or changed since the run began ({len(changed)} pictures are)",

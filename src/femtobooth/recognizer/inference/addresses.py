@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ...core.bulk.store import is_address
+from ...core.bulk.store import file_system, is_address
 from ...core.errors import PhotoError, SettingsError, first_line
 from ...pictures.images import natural_order
 
@@ -23,21 +23,9 @@ Found = tuple[str, str, tuple[int, int]]
 """An address, its part below the named folder, and bytes and a number that changes with the contents."""
 
 
-def _system(address: str) -> tuple[Any, str]:
-    """Give the file system of an address, and the path there. Raises SettingsError where its package is missing."""
-    import fsspec
-
-    try:
-        return fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-        raise SettingsError(
-            f"{address}: cannot be opened here ({first_line(error)})", "install what it needs"
-        ) from None
-
-
 def check(address: str) -> None:
     """Raise PhotoError where nothing is at an address."""
-    system, path = _system(address)
+    system, path = file_system(address)
     try:
         there = bool(system.glob(path)) if has_magic(address) else system.exists(path)
     except Exception as error:  # of every network
@@ -48,7 +36,7 @@ def check(address: str) -> None:
 
 def find(address: str, hidden: Callable[[], object]) -> Iterator[Found]:
     """Find the files at an address, and below it, in natural order; of a folder's names at a time."""
-    system, path = _system(address)
+    system, path = file_system(address)
     if has_magic(address):
         for match in sorted(system.glob(path), key=natural_order):
             yield from find(system.unstrip_protocol(match), hidden)
@@ -73,7 +61,7 @@ def find(address: str, hidden: Callable[[], object]) -> Iterator[Found]:
 def stamp(address: str) -> tuple[int, int]:
     """Ask for a file's bytes, and a number that changes with its contents; -1 where there is none."""
     try:
-        system, path = _system(address)
+        system, path = file_system(address)
         return _stamp(system.info(path))
     except Exception:  # reading it says why
         return -1, -1
@@ -88,19 +76,13 @@ def _stamp(facts: dict[str, Any]) -> tuple[int, int]:
 
 def read(address: str) -> bytes:
     """Read a file. Raises OSError."""
-    system, path = _system(address)
+    system, path = file_system(address)
     try:
         return bytes(system.cat_file(path))
     except OSError:
         raise
     except Exception as error:  # of every network
         raise OSError(first_line(error)) from None
-
-
-def stream(address: str) -> Any:
-    """Open a file that can be read anywhere, a range at a time."""
-    system, path = _system(address)
-    return system.open(path, "rb")
 
 
 def has_magic(address: str) -> bool:
@@ -117,7 +99,7 @@ def opened(file: str) -> pq.ParquetFile:
 
     try:
         if is_address(file):
-            system, path = _system(file)
+            system, path = file_system(file)
             return pq.ParquetFile(system.open(path, "rb"))
         return pq.ParquetFile(file, memory_map=False)
     except Exception as error:

@@ -19,8 +19,9 @@ from pathlib import Path
 from ...core.errors import FemtoboothError, PhotoError, SettingsError, first_line
 from ...core.names import shown
 from ...core.text_encoding import wide_encoding
+from ...pictures import archives
 from ...pictures.images import find_pictures, natural_order
-from . import addresses, archives
+from . import addresses
 from .addresses import is_address
 
 STDIN = "-"

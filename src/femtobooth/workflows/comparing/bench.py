@@ -16,14 +16,14 @@ import numpy as np
 from ...core import busy, cache
 from ...core.errors import PhotoError, command
 from ...core.events import progress_bar
-from ...core.files import sha256_of
 from ...core.machine import environment, processor
 from ...core.names import shown
 from ...generator.prompts import Called, bare, called_in, named, with_subject
+from ...pictures import archive_paths
 from ...pictures.provenance import Provenance
 from ...recognizer import evaluation
 from ...recognizer.finetuning import dataset
-from ...recognizer.finetuning.dataset import Example
+from ...recognizer.finetuning.examples import Example
 from ...recognizer.inference.predict import workers_for
 from ...recognizer.model import artifact
 from ...recognizer.model.labels import Labels
@@ -267,8 +267,8 @@ def labelled(data: str, remarks: list[str]) -> dict[str, Example]:
         )
     found: dict[str, Example] = {}
     for example in real:
-        if example.path.is_file():
-            found.setdefault(sha256_of(example.path), example)
+        if archive_paths.is_file(example.path):
+            found.setdefault(archive_paths.sha256_of(example.path), example)
     if len(found) < len(real):
         remarks.append(
             f"{len(real) - len(found)} pictures of the data are missing or copies "

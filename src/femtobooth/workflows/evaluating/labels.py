@@ -13,15 +13,16 @@ import torch
 from ...core.claims import Output
 from ...core.errors import ModelError, PhotoError
 from ...core.events import conclude, progress, progress_bar, table, warn
-from ...core.files import sha256_of, write_json, write_text
+from ...core.files import write_json, write_text
 from ...core.names import stored
 from ...pages.classifier import between, percent
 from ...pages.labels import multi_label_page, worst
+from ...pictures.archive_paths import sha256_of
 from ...pictures.images import Skipped, read_picture
 from ...pictures.provenance import Provenance
 from ...recognizer import multilabel
 from ...recognizer.finetuning import dataset, deciding
-from ...recognizer.finetuning.dataset import Example
+from ...recognizer.finetuning.examples import Example
 from ...recognizer.inference.predict import predict, workers_for
 from ...recognizer.inference.sources import Source
 from ...recognizer.model import artifact

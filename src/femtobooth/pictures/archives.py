@@ -19,9 +19,9 @@ from io import RawIOBase
 from pathlib import Path
 from typing import IO, Any
 
-from ...core.errors import first_line
-from ...pictures import formats
-from . import addresses
+from ..core.bulk.store import file_system, is_address
+from ..core.errors import first_line
+from . import formats
 
 ENDINGS = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
@@ -52,10 +52,10 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith((*ENDINGS, *COMPRESSED))
 
 
-def find(archive: str, hidden: Callable[[], object]) -> Iterator[Found] | None:
+def find(archive: str, hidden: Callable[[], object] | None = None) -> Iterator[Found] | None:
     """List the files in an archive in its own order; None where the content is none. Raises OSError.
 
-    `hidden` is called for each member whose name, or whose folder's, begins with a dot.
+    With `hidden`, members whose name, or whose folder's, begins with a dot are left out, and it is called for each.
     """
     with _opened(archive) as file:
         start = file.read(tarfile.BLOCKSIZE)
@@ -68,30 +68,33 @@ def find(archive: str, hidden: Callable[[], object]) -> Iterator[Found] | None:
     return None
 
 
-def read(member: Member) -> bytes:
-    """Read a member's bytes; of what is no picture only the first ones. Raises OSError."""
+def read(member: Member, other: bool = False, most: int | None = None) -> bytes:
+    """Read a member's bytes, or the first `most`; of what is no picture only the first ones, unless that is what is
+    meant (`other`). Raises OSError.
+    """
     if member.size > LARGEST:
         raise OSError(f"more than {LARGEST >> 20} MiB")
+    size = member.size if most is None else min(most, member.size)
     try:
         if member.packed:
-            archive, members = _zip(member.archive, _now(member.archive))
+            archive, members = _zip(member.archive)
             with archive.open(members[member.start]) as file:
-                return _whole(file, member)
+                return _whole(file, size, other)
         with _opened(member.archive) as file:
             file.seek(member.start)
-            return _whole(file, member)
+            return _whole(file, size, other)
     except OSError:
         raise
     except Exception as error:  # zipfile and zlib have errors of their own
         raise OSError(_why(error)) from None
 
 
-def _whole(file: IO[bytes], member: Member) -> bytes:
-    start = file.read(min(formats.START, member.size))
-    if _is_other(start):
+def _whole(file: IO[bytes], size: int, other: bool) -> bytes:
+    start = file.read(min(formats.START, size))
+    if not other and _is_other(start):
         return start
-    data = start + file.read(member.size - len(start))
-    if len(data) < member.size:
+    data = start + file.read(size - len(start))
+    if len(data) < size:
         raise OSError("the archive ends within it")
     return data
 
@@ -105,10 +108,10 @@ def _is_other(start: bytes) -> bool:
     return False
 
 
-def _visible(found: Iterator[Found], hidden: Callable[[], object]) -> Iterator[Found]:
+def _visible(found: Iterator[Found], hidden: Callable[[], object] | None) -> Iterator[Found]:
     for name, member, problem in found:
         parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-        if any(part.startswith(".") and part != ".." for part in parts):
+        if hidden is not None and any(part.startswith(".") and part != ".." for part in parts):
             hidden()
         elif ".." in parts:
             yield name, None, "its name leads out of the archive"
@@ -142,7 +145,7 @@ def _refuse_cut_off(file: IO[bytes], end: int) -> None:
 
 def _in_zip(archive: str) -> Iterator[Found]:
     try:
-        _, members = _zip(archive, _now(archive))
+        _, members = _zip(archive)
     except Exception as error:
         yield "", None, f"the archive cannot be read ({_why(error)})"
         return
@@ -157,23 +160,33 @@ def _in_zip(archive: str) -> Iterator[Found]:
             yield info.filename, Member(archive, True, start, info.file_size), None
 
 
-@functools.lru_cache(4)
-def _zip(archive: str, now: tuple[int, int]) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
-    """Read the list of a zip's members, by the place of their headers: several may have one name."""
+def _zip(archive: str) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
+    return _zip_now(archive, stamp(archive), os.getpid())
+
+
+@functools.lru_cache(16)
+def _zip_now(archive: str, now: tuple[int, int], process: int) -> tuple[zipfile.ZipFile, dict[int, zipfile.ZipInfo]]:
+    """Read the list of a zip's members, by the place of their headers: several may have one name.
+
+    An open file has one position, which processes that were forked would move for each other: each opens its own.
+    """
     opened = zipfile.ZipFile(_opened(archive))
     return opened, {info.header_offset: info for info in opened.infolist()}
 
 
-def _now(archive: str) -> tuple[int, int]:
-    """Size and time, by which an archive that was replaced is read again."""
-    if addresses.is_address(archive):
+def stamp(archive: str) -> tuple[int, int]:
+    """Give size and time, by which an archive that was replaced is read again."""
+    if is_address(archive):
         return -1, -1
     facts = os.stat(archive)  # noqa: PTH116
     return facts.st_size, facts.st_mtime_ns
 
 
 def _opened(archive: str) -> Any:
-    return addresses.stream(archive) if addresses.is_address(archive) else Path(archive).open("rb")
+    if is_address(archive):
+        system, path = file_system(archive)
+        return system.open(path, "rb")
+    return Path(archive).open("rb")
 
 
 def _is_tar(start: bytes) -> bool:
