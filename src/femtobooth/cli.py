@@ -34,6 +34,7 @@ VARIABLES = {
     "FEMTOBOOTH_CACHE": (
         "folder of what is kept between commands: class images, pictures, exports [~/.cache/femtobooth]"
     ),
+    "FEMTOBOOTH_SHARE_BASE": "1 has all processes of this machine that load a base hold it once, in the cache",
     "FEMTOBOOTH_DEBUG": "1 shows where an error of femtobooth's own came from, as Python's traceback",
 }
 INTERNAL = ("FEMTOBOOTH_RUN",)  # for the processes of one run

@@ -194,7 +194,8 @@ def test_rows(subjects: Path, tiny_base: Path, tmp_path: Path) -> None:
 def test_each_has_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(executors, "cores", lambda: 5)
-    assert executors.slots(ManySettings(jobs=2), accelerated=False) == [{"OMP_NUM_THREADS": "2"}] * 2
+    two = {"OMP_NUM_THREADS": "2", "FEMTOBOOTH_SHARE_BASE": "1"}
+    assert executors.slots(ManySettings(jobs=2), accelerated=False) == [two] * 2
     assert executors.slots(ManySettings(), accelerated=False) == [{}]
     monkeypatch.setattr(executors, "_gpus", lambda: ["3", "5"])
     assert [one["CUDA_VISIBLE_DEVICES"] for one in executors.slots(ManySettings(), accelerated=True)] == ["3", "5"]

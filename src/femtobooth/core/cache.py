@@ -162,6 +162,14 @@ def folder(path: Path, make: Callable[[Path], object]) -> Path:
 
     Several processes may ask for the same one at once: each makes it, the first to end leaves it there.
     """
+    if found := kept(path, make):
+        return found
+    place = _scratch() / path.name
+    return place if whole(place) else _made(place, make)
+
+
+def kept(path: Path, make: Callable[[Path], object]) -> Path | None:
+    """Give `folder`'s path; None where the cache cannot be written."""
     if whole(path):
         detail(f"from the cache: {path}")
         return path
@@ -173,8 +181,7 @@ def folder(path: Path, make: Callable[[Path], object]) -> Path:
         if error.errno not in WITHOUT and not isinstance(error, (FileExistsError, NotADirectoryError)):
             raise
         _cannot_be_written(cache_folder(), error.strerror or type(error).__name__)
-    place = _scratch() / path.name
-    return place if whole(place) else _made(place, make)
+    return None
 
 
 def _made(path: Path, make: Callable[[Path], object]) -> Path:

@@ -149,10 +149,16 @@ def _take(layer: nn.Module, weight: Tensor, precision: Literal["int8", "nf4"]) -
         scales = torch.empty(-(-count // BLOCK), device=device)
     if not weight.is_meta:
         {"int8": _round_int8, "nf4": _round_nf4}[precision](weight, numbers, scales)
-    del layer._parameters["weight"]
+    become(layer, numbers, scales)
+
+
+def become(layer: nn.Module, numbers: Tensor, scales: Tensor) -> None:
+    """Make a layer one whose weight is held in 8 or 4 bits: in these numbers and scales."""
     made: Any = layer
-    made.__class__ = _ROUNDED[type(layer)]
-    made.shape, made.precision, made.stand_in = weight.shape, precision, None
+    if not isinstance(layer, Rounded):
+        made.shape, made.stand_in = made._parameters.pop("weight").shape, None
+        made.__class__ = _ROUNDED[type(layer)]
+    made.precision = "int8" if numbers.dtype == torch.int8 else "nf4"
     made.register_buffer("numbers", numbers, persistent=False)
     made.register_buffer("scales", scales, persistent=False)
 

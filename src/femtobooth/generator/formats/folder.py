@@ -23,7 +23,7 @@ from ..families.family import Family
 from ..locate import INDEX, SUBJECT_FILE
 from ..prompts import called_in
 from ..settings import RECOMMENDABLE
-from . import parts
+from . import mapped, parts
 from .part_folder import build_part, fill_part, save_text_encoder
 from .schedule import load_flow, load_scheduler
 from .weight_files import read_json
@@ -56,21 +56,27 @@ def load_folder(
     _refuse_other_family(family, folder)
     loaded = {name: build_part(folder / name, kind) for name, kind in family.NETWORKS.items()}
     family.refuse_misfits(loaded, folder)
-    for name, built in loaded.items():
-        if weights:
-            fill_part(built, folder / name, family.held_in(name, held))
+    said = family.of_index(_index(folder))
+    files = [path for part in family.folders() for path in (folder / part).iterdir() if _shapes_pictures(path)]
+    fingerprint = content_hash([*files, *[folder / INDEX] * bool(said)], folder) if weights else ""
+
+    def read() -> None:
+        for name in family.NETWORKS:
+            fill_part(loaded[name], folder / name, family.held_in(name, held))
+
+    if weights:
+        mapped.fill({**loaded}, fingerprint, held, read)
     for text_encoder, name in family.TEXT_ENCODERS.items():
         tokenizer = load_tokenizer(folder / name, family.TOKENIZERS.get(name, CLIPTokenizer))
         parts.fit_tokenizer(tokenizer, loaded[text_encoder], folder / name, "put this model's own tokenizer there")
         loaded[name] = tokenizer
     readme, usual = cards.read_readme(folder), cards.kind_of(folder, pipeline_name(folder))
-    said, schedule = family.of_index(_index(folder)), load_flow if family.FLOWS else load_scheduler
-    files = (path for part in family.folders() for path in (folder / part).iterdir() if _shapes_pictures(path))
+    schedule = load_flow if family.FLOWS else load_scheduler
     return family(
         scheduler=schedule(read_json(folder / "scheduler" / "scheduler_config.json"), folder / "scheduler"),
         source=source or str(folder),
         held=held if weights else "fp32",
-        hash=content_hash([*files, *[folder / INDEX] * bool(said)], folder) if weights else "",
+        hash=fingerprint,
         card=cards.with_pipeline(cards.parse_card(readme, folder / cards.README, RECOMMENDABLE), usual),
         readme=readme,
         subject=_read_subject(folder),

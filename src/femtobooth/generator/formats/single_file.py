@@ -34,7 +34,7 @@ from ..families.stable_diffusion import StableDiffusion
 from ..families.stable_diffusion_xl import StableDiffusionXL
 from ..locate import METADATA, parse_description
 from ..settings import RECOMMENDABLE
-from . import ldm_configs, ldm_keys, noise_markers, parts
+from . import ldm_configs, ldm_keys, mapped, noise_markers, parts
 from .folder import checked_subject, load_tokenizer, save_tokenizer
 from .schedule import load_scheduler
 
@@ -79,9 +79,15 @@ def load_single_file(
             f"{path}: of another architecture, {extra[0]} has no place in {family.NAME}",
             "give another base",
         )
-    for name, part in loaded.items() if weights else ():
-        precision = held if name in family.can_train() else "fp32"
-        parts.fill(part, tensors, ldm_keys.places(part, tensors, xl), path, precision)
+    fingerprint = sha256_of(path) if weights else ""
+
+    def read() -> None:
+        for name in family.NETWORKS:
+            places = ldm_keys.places(loaded[name], tensors, xl)
+            parts.fill(loaded[name], tensors, places, path, held if name in family.can_train() else "fp32")
+
+    if weights:
+        mapped.fill({**loaded}, fingerprint, held, read)
     try:
         subject = checked_subject(described.get("subject", {}))
     except ValueError:
@@ -99,7 +105,7 @@ def load_single_file(
             scheduler=load_scheduler(configs["scheduler"], path),
             source=str(path),
             held=held if weights else "fp32",
-            hash=sha256_of(path) if weights else "",
+            hash=fingerprint,
             card=parse_card(described.get("readme", ""), path, RECOMMENDABLE),
             readme=described.get("readme", ""),
             subject=subject,

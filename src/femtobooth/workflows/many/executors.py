@@ -15,6 +15,7 @@ from ...core.bulk import cluster
 from ...core.errors import first_line
 from ...core.events import note
 from ...core.machine import cores, may_accelerate
+from ...generator.formats.mapped import SHARED
 from .settings import ManySettings
 from .work import KILLED, Ended, Work, carry_out
 
@@ -37,7 +38,7 @@ def run(works: Sequence[Work], settings: ManySettings, accelerated: bool) -> Wor
 
 def slots(settings: ManySettings, accelerated: bool) -> list[dict[str, str]]:
     """List the variables of the processes that run at a time: each has a GPU of its own, as far as there are enough,
-    and its share of the cores.
+    and its share of the cores; several without a GPU have one base in memory.
     """
     gpus = _gpus() if accelerated else []
     jobs = settings.jobs or len(gpus) or 1
@@ -45,8 +46,13 @@ def slots(settings: ManySettings, accelerated: bool) -> list[dict[str, str]]:
     if settings.workers or (jobs > 1 and THREADS not in os.environ):
         found = [{THREADS: str(settings.workers or max(1, cores() // jobs))} for _ in range(jobs)]
     if gpus:
-        found = [one | {DEVICES: gpus[number % len(gpus)]} for number, one in enumerate(found)]
-    return found
+        return [one | {DEVICES: gpus[number % len(gpus)]} for number, one in enumerate(found)]
+    return [one | _sharing() for one in found] if jobs > 1 else found
+
+
+def _sharing() -> dict[str, str]:
+    """Give the variable that has processes share a base, as it is set already or else on."""
+    return {SHARED: os.environ.get(SHARED, "1")}
 
 
 def _gpus() -> list[str]:
@@ -98,6 +104,7 @@ def _on_ray(works: Sequence[Work], settings: ManySettings, accelerated: bool) ->
         cluster.room(threads, gpus, "gpus_per_subject")
         task = ray.remote(num_cpus=threads, num_gpus=gpus, max_retries=settings.retries, max_calls=1)(_there)
         environment = {THREADS: str(threads)} | {name: os.environ[name] for name in (CACHE,) if name in os.environ}
+        environment |= {} if gpus else _sharing()
         waiting = {task.remote(work, settings.retries, environment, Path.cwd()): work.name for work in works}
         try:
             while waiting:
