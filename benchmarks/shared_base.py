@@ -29,6 +29,7 @@ from femtobooth.core.console import Terminal
 from femtobooth.core.events import listening, table
 from femtobooth.core.machine import give_back_freed_memory
 from femtobooth.generator import adapter_layers, locate
+from femtobooth.generator.families.family import Family
 from femtobooth.generator.formats import mapped
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
@@ -46,7 +47,7 @@ def build(folder: Path, widths: list[int]) -> None:
     save_folder(model, folder, card="# random weights\n")
 
 
-def train(base: str, precision: str) -> dict[str, int | str]:
+def train(base: str, precision: str) -> tuple[Family, dict[str, int | str]]:
     """Do what a process does before its first optimizer step."""
     torch.manual_seed(0)
     before = memory()["Anonymous"]
@@ -64,7 +65,7 @@ def train(base: str, precision: str) -> dict[str, int | str]:
             digest.update(one.grad.numpy().tobytes())
     gc.collect()
     give_back_freed_memory()
-    return {"base": bytes_of_base, "before": before, "gradients": digest.hexdigest()[:12]}
+    return model, {"base": bytes_of_base, "before": before, "gradients": digest.hexdigest()[:12]}
 
 
 def memory() -> dict[str, int]:
@@ -75,11 +76,12 @@ def memory() -> dict[str, int]:
 
 def child(base: str, precision: str) -> None:
     """Train, say so, and wait until all have, before looking."""
-    facts = train(base, precision)
+    held, facts = train(base, precision)
     print("ready", flush=True)
     sys.stdin.readline()
     print(json.dumps(facts | memory()), flush=True)
     sys.stdin.readline()
+    del held
 
 
 def measured(count: int, base: Path, precision: str, shared: bool) -> list[dict[str, int]]:
