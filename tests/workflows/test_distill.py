@@ -11,12 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from femtobooth import cli
 from femtobooth.core.files import sha256_of
 from femtobooth.recognizer.finetuning.finetuner import Finetuner
+from femtobooth.recognizer.finetuning.probe import Head
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
@@ -138,6 +141,77 @@ def test_a_teacher_of_other_classes_teaches_its_embeddings(
     assert "has not all classes of the data" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def featurizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network without classes, in a hub's folder, as timm has DINO's."""
+    torch.manual_seed(2)
+    model = timm.create_model("test_vit", num_classes=0)
+    folder = tmp_path_factory.mktemp("models") / "dino"
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    own = {"num_classes": 0, "classifier": "head", "mean": [0.5] * 3, "std": [0.5] * 3, "fixed_input_size": True}
+    described = {"architecture": "test_vit", "num_classes": 0, "num_features": 64}
+    own["input_size"] = list(model.pretrained_cfg["input_size"])
+    (folder / "config.json").write_text(json.dumps(described | {"pretrained_cfg": own}))
+    return folder
+
+
+@pytest.mark.parametrize("probe", [False, True])
+def test_a_teacher_without_classes(
+    finetune: Finetune,
+    data: Path,
+    featurizer: Path,
+    probe: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its embeddings teach, and a probe's answers where that is asked for; killed and resumed to the same bits."""
+    options = (data, *QUICK, "--teacher", featurizer, *(["--teacher-probe"] if probe else []))
+    assert finetune(*options) == 0
+    taught = "the answers of a linear probe on it and its embeddings" if probe else "its embeddings"
+    assert f"(test_vit) teaches {taught}\n" in capsys.readouterr().err
+    run = tmp_path / "run"
+    report = json.loads((run / "report.json").read_text())
+    assert report["teacher"]["teaches"] == taught.split(" and ")
+    assert f"taught {taught}." in (run / "report.html").read_text()
+    if probe:
+        assert report["teacher"]["validation"]["right"] == report["teacher"]["validation"]["pictures"] == 3
+        own = Recognizer.load(featurizer, any_head=True)
+        told = own.outputs([Image.open(path) for path in sorted(data.rglob("*.png"))])["embedding"].numpy()
+        said = Head.load(run / "teacher_probe.safetensors").logits(told)
+        assert (said.argmax(axis=1) == np.repeat([0, 1, 2], 4)).all()
+    else:
+        assert report["teacher"]["validation"] is None
+    for row in curve(run):
+        assert (float(row["loss/answers"]) > 0) == probe and float(row["loss/embeddings"]) > 0
+
+    step = Finetuner.on_before_optimizer_step
+
+    def crash(module: Finetuner, *arguments: Any) -> None:
+        if module.global_step == 2:
+            raise CRASH
+        step(module, *arguments)
+
+    monkeypatch.setattr(Finetuner, "on_before_optimizer_step", crash)
+    assert finetune(*options, name="broken") == 1
+    monkeypatch.undo()
+    assert finetune("--resume", tmp_path / "broken") == 0
+    weights = {sha256_of(tmp_path / name / "model" / "model.safetensors") for name in ("run", "broken")}
+    assert len(weights) == 1 and curve(run) == curve(tmp_path / "broken")
+
+
+def test_a_network_without_classes_can_be_fine_tuned(
+    finetune: Finetune, data: Path, featurizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = ("finetune", data, *QUICK, "--runs", tmp_path, "--model", featurizer, "--name", "own")
+    cli.main([str(part) for part in made])
+    assert Recognizer.load(tmp_path / "own").labels.names == ("blue", "green", "red")
+    with pytest.raises(SystemExit):
+        cli.main(["classify", str(data), "--model", str(featurizer)])
+    assert "a feature extractor can be fine-tuned, or teach" in capsys.readouterr().err
+
+
 def test_what_a_teacher_knows_does_not_validate(
     finetune: Finetune, data: Path, teacher: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +239,10 @@ def test_what_a_teacher_knows_does_not_validate(
     [
         (("--teacher", "nothing_like_this"), "nothing_like_this: no such file, folder or timm model"),
         (("--teacher-weight", 0.3), "--teacher-weight: has no effect without a --teacher"),
+        (
+            ("--teacher", "bundled", "--teacher-weight", 0, "--teacher-probe"),
+            "--teacher-probe: has no effect with --tea",
+        ),
         (("--teacher", "bundled", "--unlabelled", "nowhere"), "nowhere: no such file or folder"),
         (("--teacher", "bundled", "--cutmix", 0.5), "use augment.mixup"),
     ],

@@ -114,8 +114,13 @@ class AugmentSettings(Settings):
 
 class DistillSettings(Settings):
     teacher: Annotated[str | None, Flag("--teacher", names="model")] = None
-    """A recognizer that teaches: bundled, a run, an exported artifact, weights, or timm's name of a model. Its answers
-    teach where it has the classes of the data, its embeddings in any case (knowledge distillation).
+    """A recognizer that teaches: bundled, a run, an exported artifact, weights, or timm's name of a model, also of one
+    without classes. Its answers teach where it has the classes of the data, its embeddings in any case (knowledge
+    distillation).
+    """
+    probe: Annotated[bool, Flag("--teacher-probe")] = False
+    """Fit a linear layer to the teacher's embeddings of the training pictures: its answers then teach, in the place of
+    the teacher's own.
     """
     unlabelled: Annotated[list[str], Flag("--unlabelled", names="folder")] = []
     """Folders or archives of further pictures, with all below them, of which only the teacher says something; generated
@@ -137,7 +142,11 @@ class DistillSettings(Settings):
         given = self.model_fields_set - {"teacher"}
         if self.teacher is None:
             return dict.fromkeys(sorted(given), "without a `distill.teacher`")
-        return {"temperature": "with `distill.weight=0`"} if not self.weight and "temperature" in given else {}
+        return (
+            dict.fromkeys(sorted(given & {"temperature", "probe"}), "with `distill.weight=0`")
+            if not self.weight
+            else {}
+        )
 
     @model_validator(mode="after")
     def _teaches(self) -> DistillSettings:

@@ -6,6 +6,7 @@ runs/NAME/config.yaml         every setting, resolved; `--config` with it repeat
           split.csv           every picture: class, part, group of near-duplicates, SHA-256
           report.json, .html  what is wrong with the data; probe and fine-tuning compared
           probe.safetensors   the linear probe's layer, from which fine-tuning starts
+          teacher_probe.safetensors  the linear probe on a teacher's embeddings, where it answers in its place
           unlabelled.csv      pictures without labels of which a teacher says something, where there are any
           logs/               metrics.csv, TensorBoard
           checkpoints/        to resume from
@@ -115,7 +116,7 @@ def _begin(settings: FinetuneSettings, ours: Team) -> FinetunedRun:
             lesson.known if lesson else (),
         )
         _refuse_judge(source, found, settings, lesson)
-        lesson = teaching.matched(lesson, found, settings.distill) if lesson else None
+        lesson = teaching.matched(lesson, found, settings) if lesson else None
     started = time.monotonic()
     with stage("linear probe"):
         embedded = probe.embed(source, found.paths, found.digests)
@@ -138,6 +139,8 @@ def _begin(settings: FinetuneSettings, ours: Team) -> FinetunedRun:
         if lesson:
             known["teacher"] = teaching.facts(lesson, settings.distill)
             lesson.unlabelled.write(folder / unlabelled.FILE)
+            if lesson.teacher.probe:
+                lesson.teacher.probe.save(folder / teaching.PROBE)
         progress = Progress(steps=None if settings.probe_only else settings.training.steps)
         FinetunedRun.create(folder, settings, **known, behind_generated=found.behind, progress=progress)
 

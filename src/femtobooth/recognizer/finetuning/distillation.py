@@ -2,9 +2,10 @@
 
     loss = (1 - w) labels + w T^2 KL(teacher's answers || its own) + f ||P embedding - teacher's||^2 / D
 
-Answers (Hinton et al. 2015, arXiv 1503.02531) where the teacher has the same classes, else w = 0. Embeddings (Romero
-et al. 2015, arXiv 1412.6550) of any teacher, standardized in each dimension, so that 1 is what the mean would get; P is
-a linear layer that learns with the student and is not part of the result. Labels teach on pictures that have one.
+Answers (Hinton et al. 2015, arXiv 1503.02531) where the teacher has the same classes, or a probe, else w = 0.
+Embeddings (Romero et al. 2015, arXiv 1412.6550) of any teacher, standardized in each dimension, so that 1 is what the
+mean would get; P is a linear layer that learns with the student and is not part of the result. Labels teach on pictures
+that have one.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Distiller(Finetuner):
     ) -> None:
         super().__init__(recognizer, settings, paths, labels)
         self.lesson, self.teacher = lesson, lesson.teacher
-        self.answers = settings.distill.weight if self.teacher.columns is not None else 0.0
+        self.answers = settings.distill.weight if self.teacher.answers else 0.0
         self.known: Said | None = None
         """What it says of every picture, the labelled ones first, where all are always the same."""
         every = [*paths, *lesson.unlabelled.paths]

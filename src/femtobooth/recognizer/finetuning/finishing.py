@@ -143,7 +143,7 @@ def _of_teacher(lesson: Lesson | None, found: Survey, run: FinetunedRun) -> dict
     if lesson is None or run.teacher is None:
         return {}
     val, measured = found.part("val"), None
-    said = lesson.teacher.says_of([found.paths[i] for i in val]).logits if lesson.teacher.columns and len(val) else None
+    said = lesson.teacher.says_of([found.paths[i] for i in val]).logits if lesson.teacher.answers and len(val) else None
     if said is not None:
         logits = said.double().numpy()
         if found.several:

@@ -23,6 +23,7 @@ class FinetunedRun(Run):
     KIND: ClassVar[str] = "finetune"
     OWNS: ClassVar[Sequence[str]] = (  # exports/ have markers of their own
         "config.yaml", "run.json", "split.csv", "report.json", "report.html", "probe.safetensors", "unlabelled.csv",
+        "teacher_probe.safetensors",
         "logs/metrics.csv", "logs/events.out.tfevents.*", "logs/hparams.yaml", "logs/wandb/*",
         "checkpoints/step-*/state.ckpt", "checkpoints/step-*/manifest.json", "model/*.json",
         "model/*.safetensors", "model/README.md",

@@ -23,6 +23,7 @@ from ..model.artifact import Description
 from ..model.backbone import Recognizer
 from ..model.engine import Engine
 from ..model.labels import Labels
+from .probe import Head
 from .unlabelled import Unlabelled
 
 Run = Callable[[Tensor], Mapping[Any, Tensor]]
@@ -50,6 +51,13 @@ class Teacher:
     """Its logit of each of the student's classes (C,); None where it does not have them all."""
     has_head: bool = True
     """Whether its last layer came with it, so that its logits mean something."""
+    probe: Head | None = None
+    """A linear layer over its embeddings, calibrated, which answers in the place of its own last layer."""
+
+    @property
+    def answers(self) -> bool:
+        """Whether it says something of the student's classes."""
+        return self.columns is not None or self.probe is not None
 
     def says(self, pixels: Tensor) -> Said:
         """Compute teacher targets of uint8 (B, H, W, 3) of its own size, on the device of the pixels."""
@@ -57,6 +65,9 @@ class Teacher:
             outputs = self.run(pixels)
             logits, embedding = outputs["logits"].float(), outputs.get("embedding")
             embedding = None if embedding is None else embedding.float()
+            if self.probe is not None and embedding is not None:
+                weight, bias = (torch.from_numpy(part).to(embedding) for part in (self.probe.weight, self.probe.bias))
+                return Said(torch.nn.functional.linear(embedding, weight, bias), embedding)
             if self.columns is None:
                 return Said(None, embedding)
             return Said(calibrated(logits, self.described, self.columns), embedding)

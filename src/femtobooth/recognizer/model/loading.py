@@ -36,6 +36,7 @@ AVERAGES = ("ema_model.", "model_ema.", "ema.")
 WRAPPERS = (*AVERAGES, "module.", "_orig_mod.", "model.", "net.", "backbone.", "encoder.")
 """What trainers put before the names of a network, averages of the weights first."""
 COUNTER = ".num_batches_tracked"  # BatchNorm's count of training steps: in some files, never used for inference
+NO_CLASS = "no class"  # the label of a network without a last layer, which gets one of zeros
 LARGEST = (
     2**18
 )  # sum of all whole numbers that may shape a network: timm makes lists of such lengths before it makes layers
@@ -44,7 +45,7 @@ ROOM = 2.0  # values of a network for each value in the file: layouts of others 
 
 def load(found: weights.Found, any_head: bool = False) -> dict[str, Any]:
     """Read the arguments of `Recognizer` for what `weights.resolve` found; `any_head` takes a file whose last layer is
-    missing or another one. Raises ModelError, or UnsafeFileError.
+    missing or another one, and a network that has none (num_classes 0). Raises ModelError, or UnsafeFileError.
     """
     return _of_artifact(found.path) if found.is_artifact else _of_file(found, any_head)
 
@@ -94,8 +95,8 @@ def _of_file(found: weights.Found, any_head: bool) -> dict[str, Any]:
     config = settled(found, architecture)
     tensors = _without_background(tensors, config)
     model_args = arguments(found, config)
-    count = _classes(tensors, config, found)
-    model = build(architecture, count, model_args, found.path, tensors if found.config.architecture else None)
+    count = _classes(tensors, config, found, any_head)
+    model = build(architecture, count or 1, model_args, found.path, tensors if found.config.architecture else None)
     if any_head:
         tensors = _with_head(model, tensors, found.path)
     fill(model, tensors, found.path, architecture, guessed=not (found.architecture or trained))
@@ -103,7 +104,7 @@ def _of_file(found: weights.Found, any_head: bool) -> dict[str, Any]:
         "model": model,
         "architecture": architecture,
         "preprocess": Preprocess.from_timm(architectures.data_config(config), own_size(model)),
-        "labels": _labels(config, count, found),
+        "labels": _labels(config, count, found) if count else Labels((NO_CLASS,)),
         "model_args": model_args,
         "provenance": {"source": found.source, "licence": config.get("license") or ""},
     }
@@ -201,9 +202,11 @@ def _head(config: Mapping[str, Any], tensors: Mapping[str, Tensor], architecture
     return next((name for name in named if isinstance(name, str) and f"{name}.weight" in tensors), None)
 
 
-def _classes(tensors: Mapping[str, Tensor], config: Mapping[str, Any], found: weights.Found) -> int:
+def _classes(
+    tensors: Mapping[str, Tensor], config: Mapping[str, Any], found: weights.Found, any_head: bool = False
+) -> int:
     """Tell the number of classes: what config.json says, else the rows of the file's last layer, else those of timm's
-    weights.
+    weights; 0 only with `any_head`.
     """
     described = found.config
     said = described.model_args.get("num_classes", described.pretrained.get("num_classes"))
@@ -211,9 +214,10 @@ def _classes(tensors: Mapping[str, Tensor], config: Mapping[str, Any], found: we
     last = tensors[f"{head}.weight"] if head else None
     rows = len(last) if last is not None and last.ndim else None
     count = rows or config.get("num_classes", 1000) if said is None else said
-    if not isinstance(count, int) or not 0 < count <= 10**6:
+    if not isinstance(count, int) or not (0 if any_head else 1) <= count <= 10**6:
         raise ModelError(
-            f"{found.path}: {count!r} is no number of classes", "give a whole classifier, not a feature extractor"
+            f"{found.path}: {count!r} is no number of classes",
+            "give a whole classifier; a feature extractor can be fine-tuned, or teach",
         )
     if rows and count != rows:
         raise ModelError(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...core.errors import ModelError, PhotoError, SettingsError
 from ...core.events import note
 from ...core.paths import expanded
 from ...recognizer.evaluation import classes_of
-from ...recognizer.finetuning import teacher, unlabelled
+from ...recognizer.finetuning import finishing, probe, teacher, unlabelled
+from ...recognizer.finetuning.probe import Embedded, Head
 from ...recognizer.finetuning.run import FinetunedRun
 from ...recognizer.finetuning.survey import Survey
 from ...recognizer.finetuning.teacher import Lesson, Teacher
@@ -20,7 +22,9 @@ from ...recognizer.finetuning.unlabelled import Unlabelled
 from ...recognizer.inference.engines import open_engine
 from ...recognizer.model.backbone import Recognizer
 from ...recognizer.model.formats import PROGRAMS, exported
-from ...recognizer.settings import DistillSettings
+from ...recognizer.settings import DistillSettings, FinetuneSettings
+
+PROBE = "teacher_probe.safetensors"
 
 
 def settled(settings: DistillSettings) -> DistillSettings:
@@ -52,21 +56,43 @@ def _open(reference: str) -> Teacher:
     return teacher.of_engine(reference, open_engine(reference, threads=torch.get_num_threads()))
 
 
-def matched(lesson: Lesson, found: Survey, settings: DistillSettings) -> Lesson:
-    """Find the teacher's logits of the data's classes, say what it teaches, and leave out unlabelled copies of what
-    validates. Raises SettingsError where it has nothing to teach.
+def matched(lesson: Lesson, found: Survey, settings: FinetuneSettings) -> Lesson:
+    """Find the teacher's logits of the data's classes, or fit its probe, say what it teaches, and leave out unlabelled
+    copies of what validates. Raises SettingsError where it has nothing to teach.
     """
-    own = lesson.teacher.with_classes(_columns(lesson.teacher, found))
-    if own.columns is None and not settings.features:
+    distill, own = settings.distill, lesson.teacher
+    own = _probed(own, found, settings) if distill.probe else own.with_classes(_columns(own, found))
+    if not own.answers and not distill.features:
         raise SettingsError(
             f"`distill.teacher={own.name}`: has not all classes of the data, and `distill.features=0`",
-            "let its embeddings teach, or take a teacher of these classes",
+            "let its embeddings teach, or `distill.probe=true`, or take a teacher of these classes",
         )
     apart = lesson.unlabelled.apart_from(found) if lesson.unlabelled.paths else lesson.unlabelled
     taught = Lesson(own, apart)
     also = f", also on {len(apart.paths)} pictures without labels" if apart.paths else ""
-    note(f"teacher: {own.name} ({own.described.architecture}) teaches {' and '.join(teaches(taught, settings))}{also}")
+    note(f"teacher: {own.name} ({own.described.architecture}) teaches {' and '.join(teaches(taught, distill))}{also}")
     return taught
+
+
+def _probed(own: Teacher, found: Survey, settings: FinetuneSettings) -> Teacher:
+    """Fit a linear layer to a teacher's embeddings of the training pictures, calibrated on cross-validated answers.
+
+    Raises SettingsError where it has no embeddings.
+    """
+    embedding = own.says_of(found.paths).embedding
+    if embedding is None:
+        raise SettingsError(
+            f"`distill.probe=true`: {own.name} says no embeddings", "take the model that it was exported from"
+        )
+    seen, train = embedding.numpy(), found.part("train")
+    balanced = settings.class_weights == "balanced"
+    if found.several:
+        return replace(own, probe=probe.fit_multi_label(seen[train], found.truth[train], found.several, balanced))
+    head = probe.fit(seen[train], found.labels[train], len(found.classes), balanced)
+    crossed = finishing.cross_validated(found, Embedded(seen, seen), settings)
+    known = np.flatnonzero(np.isfinite(crossed).all(axis=1))
+    heat = probe.calibrated(crossed[known], found.labels[known]) if len(known) else 1.0
+    return replace(own, probe=Head((head.weight / heat).astype(np.float32), (head.bias / heat).astype(np.float32)))
 
 
 def _columns(own: Teacher, found: Survey) -> list[int] | None:
@@ -83,8 +109,9 @@ def _columns(own: Teacher, found: Survey) -> list[int] | None:
 
 def teaches(lesson: Lesson, settings: DistillSettings) -> list[str]:
     """Say what a teacher's loss is made of: its answers, its embeddings or both."""
-    answers = ["its answers"] if lesson.teacher.columns is not None and settings.weight else []
-    return answers + (["its embeddings"] if settings.features else [])
+    answers = "the answers of a linear probe on it" if settings.probe else "its answers"
+    told = [answers] if lesson.teacher.answers and settings.weight else []
+    return told + (["its embeddings"] if settings.features else [])
 
 
 def facts(lesson: Lesson, settings: DistillSettings) -> dict[str, Any]:
@@ -111,7 +138,10 @@ def again(known: FinetunedRun, found: Survey, settings: DistillSettings) -> Less
             f"{settings.teacher}: not the teacher that {known.folder} was started with",
             "put the same one back, or start a new run",
         )
-    own = own.with_classes(_columns(own, found))
+    if settings.probe:
+        own = replace(own, probe=Head.load(known.folder / PROBE))
+    else:
+        own = own.with_classes(_columns(own, found))
     file = known.folder / unlabelled.FILE
     behind = known.teacher.get("behind_unlabelled", ())
     return Lesson(own, unlabelled.restored(file, behind) if known.teacher["unlabelled"] else unlabelled.Unlabelled())
@@ -124,6 +154,7 @@ class SentLesson:
     teacher: str
     hash: str
     columns: Sequence[int] | None
+    probe: Head | None
     unlabelled: Unlabelled
 
     def opened(self, teacher: str | None) -> Lesson:
@@ -131,7 +162,7 @@ class SentLesson:
         own = _open(teacher or self.teacher)
         if own.described.hash != self.hash:
             raise ModelError(f"{own.name}: not the teacher of the first machine", "put the same files on every machine")
-        return Lesson(own.with_classes(self.columns), self.unlabelled)
+        return Lesson(replace(own.with_classes(self.columns), probe=self.probe), self.unlabelled)
 
 
 def sent(lesson: Lesson | None) -> SentLesson | None:
@@ -139,4 +170,4 @@ def sent(lesson: Lesson | None) -> SentLesson | None:
     if lesson is None:
         return None
     own = lesson.teacher
-    return SentLesson(own.name, own.described.hash, own.columns, lesson.unlabelled)
+    return SentLesson(own.name, own.described.hash, own.columns, own.probe, lesson.unlabelled)
