@@ -145,6 +145,7 @@ def personalize(
     `photos` are files and folders, or the whole group (`{"paths": [...], "crop": "subject"}`). Several stand in
     `subjects` instead, by name: `subjects={"rex": "photos/rex:dog", "mug": {"paths": [...], "class_noun": "mug"}}`.
     Further settings are those of `femtobooth personalize`: base, name, runs, training={"steps": ...}, prior={...}, ...
+    Of several processes that a launcher started each returns the same, of a run on the disk of the first.
     Raises PhotoError, SettingsError, ModelError and further InputError kinds before anything is written.
     """
     from .generator.settings import PersonalizeSettings
@@ -339,7 +340,8 @@ def embed(paths: PathLike | Sequence[PathLike], **settings: Any) -> Embeddings:
 def finetune(data: PathLike, **settings: Any) -> FinetunedRun:
     """Teach a classifier your classes, from one folder a class or a CSV file.
 
-    Returns the run as its run.json says; `Recognizer.load(run.folder)` loads what it learned.
+    Returns the run as its run.json says; `Recognizer.load(run.folder)` loads what it learned. Of several processes that
+    a launcher started each returns the same, of a run on the disk of the first.
     Settings are those of `femtobooth finetune`: model, name, runs, probe_only, training={"steps", ...}, augment={...}.
     Raises InputError kinds before anything is written.
     """

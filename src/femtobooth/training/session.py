@@ -99,8 +99,8 @@ def fit(
                 with stage("training"), _named_for_children(folder), ours.heeding():
                     lightning.fit(module, ckpt_path=found / checkpoints.STATE if found else None, weights_only=True)
                 step = lightning.global_step
-            ours.leave()  # what follows is the first process's alone
             if saver.stopped_by:
+                ours.leave()  # as all do
                 raise Interrupted(f"stopped at step {step} and saved", way_out, saver.stopped_by)
             device = lightning.strategy.root_device
             if rank() == 0:
@@ -110,12 +110,16 @@ def fit(
 
 @contextmanager
 def _named_for_children(folder: Path) -> Iterator[None]:
-    """Tell the processes that Lightning starts, for the time inside, which run they belong to."""
+    """Tell the processes that Lightning starts, for the time inside, which run they belong to; what a launcher has said
+    stays for the next training, which Lightning would take away.
+    """
+    said = {"WORLD_SIZE": value} if (value := os.environ.get("WORLD_SIZE")) else {}
     os.environ[RUN_FOLDER] = str(folder.resolve())
     try:
         yield
     finally:
         os.environ.pop(RUN_FOLDER, None)
+        os.environ |= said
 
 
 class Pulse(StepCallback):

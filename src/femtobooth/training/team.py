@@ -33,9 +33,10 @@ from torch import Tensor, distributed
 from ..core import streams
 from ..core.errors import CheckpointError, FemtoboothError, Interrupted, ProcessLost, first_line
 from ..core.processes import first_here, rank, world
+from ..core.run import Run
 from . import checkpoints
 
-Result = TypeVar("Result")
+Kind = TypeVar("Kind", bound=Run)
 BEAT = 2.0
 """Seconds between two signs of life."""
 SILENCE = 40.0
@@ -103,15 +104,18 @@ def joined() -> Iterator[Team]:
         _current.reset(before)
 
 
-def trained(first: Callable[[Team], Result], follow: Callable[[Any], None]) -> Result:
-    """Train with all processes that a launcher started: the first one does `first` and returns what that gives; every
-    other does `follow` with what the first one shares, and ends.
+def trained(first: Callable[[Team], Kind], follow: Callable[[Any], None], kind: type[Kind]) -> Kind:
+    """Train with all processes that a launcher started: the first one does `first`, every other `follow` with what the
+    first one shares. All return the run that `first` gave, once that is there, though its folder may be on the disk of
+    the first one's machine alone.
     """
     with joined() as ours:
-        if not ours.follows:
-            return first(ours)
-        follow(ours.shared())
-    raise SystemExit(0)
+        if ours.follows:
+            follow(ours.shared())
+            return kind.model_validate(ours.shared())
+        run = first(ours)
+        ours.share({**run.plain(), "folder": str(run.folder)})
+        return run
 
 
 class _Team(Team):

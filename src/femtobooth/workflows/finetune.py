@@ -19,7 +19,8 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,7 +59,7 @@ from ..recognizer.model import hub_upload
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
 from ..training import averages, team, trainer
-from ..training.session import State, fit
+from ..training.session import Fitted, State, fit
 from ..training.settings import ResumeSettings
 from ..training.team import Team
 from .finetuning import card, teaching, told
@@ -83,12 +84,12 @@ class Sent:
 
 @remembering
 def run(settings: FinetuneSettings) -> FinetunedRun:
-    """Fine-tune a recognizer from the start; returns the run, finished where this is its first process.
+    """Fine-tune a recognizer from the start; returns the run, finished unless Lightning started this process.
 
     Raises InputError kinds before anything is written.
     """
     trainer.refuse_other_number(settings.training)
-    return team.trained(partial(_begin, settings), lambda sent: _follow(sent, _settled(settings)))
+    return team.trained(partial(_begin, settings), lambda sent: _follow(sent, _settled(settings)), FinetunedRun)
 
 
 def _begin(settings: FinetuneSettings, ours: Team) -> FinetunedRun:
@@ -174,12 +175,13 @@ def _follow(sent: Sent | None, own: FinetuneSettings | None = None) -> None:
     found = sent.found.moved(dict(zip(theirs, here, strict=True)))
     found.refuse_changed(found.part("train", "stop"), "put the same pictures on every machine")
     lesson = sent.lesson.opened(own.distill.teacher) if sent.lesson else None
-    _train(sent.folder, None, sent.settings, source, found, sent.head, lesson)
+    with _trained(sent.folder, None, sent.settings, source, found, sent.head, lesson):
+        pass  # the rest is the first process's
 
 
 def resume(settings: ResumeSettings) -> FinetunedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    return team.trained(partial(_resume, Path(settings.run)), _follow)
+    return team.trained(partial(_resume, Path(settings.run)), _follow, FinetunedRun)
 
 
 def _resume(folder: Path, ours: Team) -> FinetunedRun:
@@ -301,14 +303,33 @@ def _train(
     head: Head,
     lesson: Lesson | None,
 ) -> FinetunedRun:
-    """Train the recognizer from the newest checkpoint or from the start, then write the result; `run` is the first
-    process's.
-    """
+    """Train the recognizer, then write the result; `run` is the first process's."""
     if settings.probe_only:
         if run is None:
             raise SystemExit(0)  # nothing trains that this process, which is not the first, could share
         return _finish(run, settings, None, found, head, {}, None)
-    started, own = time.monotonic(), settings.training
+    started = time.monotonic()
+    with _trained(folder, run, settings, source, found, head, lesson) as (recognizer, module, fitted):
+        if run is None:
+            return FinetunedRun.open(folder)
+        step = finetuner.load_result(module, fitted.state(), settings)
+        cost = {"steps": step, "seconds": round(time.monotonic() - started, 1)}
+        with stage("result"):
+            return _finish(run, settings, recognizer.freeze(), found, head, cost, lesson)
+
+
+@contextmanager
+def _trained(
+    folder: Path,
+    run: FinetunedRun | None,
+    settings: FinetuneSettings,
+    source: Recognizer,
+    found: Survey,
+    head: Head,
+    lesson: Lesson | None,
+) -> Iterator[tuple[Recognizer, finetuner.Finetuner, Fitted]]:
+    """Train the recognizer from the newest checkpoint or from the start; yields it with what that came to."""
+    own = settings.training
     recognizer = finetuner.with_classes(source, found.as_labels, head)
     train, stop = found.part("train"), found.part("stop")
     taught = [found.paths[i] for i in train], found.targets[train]
@@ -338,14 +359,7 @@ def _train(
         hyperparameters=settings.model_dump(),
         ended=ended,
     ) as fitted:
-        if team.current().follows:
-            raise SystemExit(0)  # the rest is the first process's
-        if run is None:
-            return FinetunedRun.open(folder)
-        step = finetuner.load_result(module, fitted.state(), settings)
-        cost = {"steps": step, "seconds": round(time.monotonic() - started, 1)}
-        with stage("result"):
-            return _finish(run, settings, recognizer.freeze(), found, head, cost, lesson)
+        yield recognizer, module, fitted
 
 
 def _finish(

@@ -16,7 +16,8 @@ runs/NAME/config.yaml       every setting, resolved; `--config` with it repeats 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -51,7 +52,7 @@ from ..judging.encoders import Encoder
 from ..pictures.crops import Shape
 from ..pictures.sheets import stacked
 from ..training import averages, team, trainer
-from ..training.session import fit
+from ..training.session import Fitted, fit
 from ..training.settings import ResumeSettings
 from ..training.team import Team
 from . import report
@@ -95,12 +96,12 @@ class Sent:
 
 @remembering
 def run(settings: PersonalizeSettings) -> PersonalizedRun:
-    """Personalize a base from the start; returns the run, finished where this is its first process.
+    """Personalize a base from the start; returns the run, finished unless Lightning started this process.
 
     Raises InputError kinds before anything is written.
     """
     trainer.refuse_other_number(settings.training)
-    return team.trained(partial(_begin, settings), lambda sent: _follow(sent, _settled(settings)))
+    return team.trained(partial(_begin, settings), lambda sent: _follow(sent, _settled(settings)), PersonalizedRun)
 
 
 def _begin(settings: PersonalizeSettings, ours: Team) -> PersonalizedRun:
@@ -164,12 +165,13 @@ def _follow(sent: Sent | None, own: PersonalizeSettings | None = None) -> None:
     model = load(own.base, own.tokenizer, held=sent.settings.train.held)
     if model.hash != sent.base_hash:
         raise ModelError(f"{own.base}: not the base of the first machine", "put the same files on every machine")
-    _train(sent.folder, None, Task(sent.settings, model, sent.subjects, sent.size, None))
+    with _trained(sent.folder, None, Task(sent.settings, model, sent.subjects, sent.size, None)):
+        pass  # the rest is the first process's
 
 
 def resume(settings: ResumeSettings) -> PersonalizedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    return team.trained(partial(_go_on, Path(settings.run)), _follow)
+    return team.trained(partial(_go_on, Path(settings.run)), _follow, PersonalizedRun)
 
 
 def _go_on(folder: Path, ours: Team) -> PersonalizedRun:
@@ -314,9 +316,24 @@ def _prompts_of(task: Task) -> list[Prompt]:
 
 
 def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> PersonalizedRun:
-    """Train the model from the newest checkpoint or from the start, then write the result; `run` is the first
-    process's.
-    """
+    """Train the model, then write the result; `run` is the first process's."""
+    with _trained(folder, run, task) as made:
+        if run is None:
+            return PersonalizedRun.open(folder)
+        module, fitted, validator, prompts = made
+        run.update(
+            trained_steps=fitted.step,
+            peak_memory_gib=round(peak_memory(fitted.device) / 2**30, 2),
+        )
+        with stage("result"):
+            return outcome.write(run, task.settings, module, fitted, validator, task.subjects, prompts)
+
+
+@contextmanager
+def _trained(
+    folder: Path, run: PersonalizedRun | None, task: Task
+) -> Iterator[tuple[DreamBooth, Fitted, validation.Validator, list[Prompt]]]:
+    """Train the model from the newest checkpoint or from the start; yields it with what that came to."""
     settings, training = task.settings, task.settings.training
 
     def prepare(lightning: Trainer) -> tuple[Latents, Latents | None]:
@@ -338,16 +355,7 @@ def _train(folder: Path, run: PersonalizedRun | None, task: Task) -> Personalize
         run=run,
         hyperparameters=settings.model_dump(),
     ) as fitted:
-        if team.current().follows:
-            raise SystemExit(0)  # the rest is the first process's
-        if run is None:
-            return PersonalizedRun.open(folder)
-        run.update(
-            trained_steps=fitted.step,
-            peak_memory_gib=round(peak_memory(fitted.device) / 2**30, 2),
-        )
-        with stage("result"):
-            return outcome.write(run, settings, module, fitted, validator, task.subjects, prompts)
+        yield module, fitted, validator, prompts
 
 
 def _calmer(settings: PersonalizeSettings) -> str:
