@@ -16,8 +16,12 @@ import pytest
 import quick_start
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from femtobooth.core.files import sha256_of
+from femtobooth.recognizer.model.backbone import Recognizer
+from femtobooth.recognizer.model.labels import Labels
+from femtobooth.recognizer.model.preprocess import Preprocess
 
 STEPS, CLASS_IMAGES, DIES_AFTER = 4, 5, 2
 # A process on a host: -c HOST NETWORK, the folder that is its disk, where it is mounted, and what is to run.
@@ -203,21 +207,30 @@ def test_what_another_host_lacks_is_told(hosts: Hosts, command: list[str]) -> No
     assert "base: no such" in second.stderr
 
 
-def test_finetune_reads_the_pictures_of_each_host_and_they_must_be_the_same(hosts: Hosts, tiny: Path) -> None:
-    random = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def finetune(hosts: Hosts, tiny: Path) -> list[str]:
+    """finetune, of pictures that lie elsewhere on the second host, and of a recognizer that is on both."""
     for index in range(8):
-        blocks = random.integers(0, 90, (6, 6, 3)) + np.array([[150, 20, 20], [20, 20, 150]][index % 2])
-        picture = Image.fromarray(blocks.astype(np.uint8)).resize((72, 60), Image.Resampling.BICUBIC)
-        for own, place in zip(hosts.disks, ("pictures", "elsewhere"), strict=True):
-            path = own / place / ["red", "blue"][index % 2] / f"{index}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
-    for own in hosts.disks:
+        label = ["red", "blue"][index % 2]
+        for number, place in enumerate(("pictures", "elsewhere")):
+            picture(hosts.disks[number] / place / label / f"{index}.png", index)
+    for own, place in zip(hosts.disks, ("pictures", "elsewhere"), strict=True):
         shutil.copytree(tiny, own / "recognizer")
-    for own in hosts.disks:
-        (own / "data").symlink_to("pictures" if own == hosts.disks[0] else "elsewhere")
-    words = ["finetune", "data", "--model", "recognizer", "--nodes", "2", "--strategy", "ddp", "--accelerator", "cpu"]
-    words += ["--steps", "2", "--batch-size", "2", "--trackers", "csv", "--result", "finetuned", "--runs", "runs"]
+        (own / "data").symlink_to(place)
+    words = ["finetune", "data", "--model", "recognizer", "--strategy", "ddp", "--accelerator", "cpu", "--runs", "runs"]
+    return [*words, "--steps", "2", "--batch-size", "2", "--trackers", "csv", "--result", "finetuned"]
+
+
+def picture(path: Path, seed: int) -> None:
+    """Write a picture that is reddish or bluish, by its number."""
+    colour = np.array([[150, 20, 20], [20, 20, 150]][seed % 2])
+    blocks = np.random.default_rng(seed).integers(0, 90, (6, 6, 3)) + colour
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(blocks.astype(np.uint8)).resize((72, 60), Image.Resampling.BICUBIC).save(path)
+
+
+def test_finetune_reads_the_pictures_of_each_host_and_they_must_be_the_same(hosts: Hosts, finetune: list[str]) -> None:
+    words = [*finetune, "--nodes", "2"]
     changed = {path: path.read_bytes() for path in (hosts.disks[1] / "elsewhere" / "red").iterdir()}
     for path, kept in changed.items():
         path.write_bytes(kept + b"more")
@@ -233,3 +246,43 @@ def test_finetune_reads_the_pictures_of_each_host_and_they_must_be_the_same(host
     run = hosts.disks[0] / "runs" / "same"
     assert json.loads((run / "run.json").read_text())["status"] == "done"
     assert not (hosts.disks[1] / "runs").exists()
+
+
+def test_a_teacher_teaches_two_hosts_as_it_teaches_two_processes_of_one(hosts: Hosts, finetune: list[str]) -> None:
+    """It, and the pictures without labels, are each host's own, and must be the same."""
+    torch.manual_seed(1)
+    made = Recognizer.create("test_efficientnet", Labels(("red", "blue")), Preprocess((48, 48)))
+    made.provenance = {"licence": "mit"}
+    made.freeze().save(hosts.disks[0] / "teacher")
+    shutil.copytree(hosts.disks[0] / "teacher", hosts.disks[1] / "another")
+    (hosts.disks[1] / "teacher").symlink_to("another")
+    for index in range(10, 14):
+        picture(hosts.disks[0] / "without" / f"{index}.png", index)
+    shutil.copytree(hosts.disks[0] / "without", hosts.disks[1] / "labels")
+    for own, place in zip(hosts.disks, ("without", "labels"), strict=True):
+        (own / "more").symlink_to(place)
+    words = [*finetune, "--teacher", "teacher", "--unlabelled", "more"]
+    ended = hosts.train(*words, "--nodes", "2", "--name", "taught")
+    assert [one.returncode for one in ended] == [0, 0], [one.stderr[-3000:] for one in ended]
+    alone = [sys.executable, "-c", quick_start.RANKS, "-m", "femtobooth", *words, "--devices", "2", "--name", "alone"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    one = quick_start.run(alone, env=environment, cwd=hosts.disks[0], capture_output=True, text=True, timeout=240)
+    assert one.returncode == 0, one.stderr[-3000:]
+    runs = hosts.disks[0] / "runs"
+    assert json.loads((runs / "taught" / "run.json").read_text())["teacher"]["unlabelled"] == 4
+    taught, expected = (load_file(runs / name / "model" / "model.safetensors") for name in ("taught", "alone"))
+    before = load_file(hosts.disks[0] / "recognizer" / "model.safetensors")
+    assert all(torch.equal(taught[name], expected[name]) for name in expected)
+    shared = [name for name in before if before[name].shape == taught[name].shape]
+    assert sum(not torch.equal(taught[name], before[name]) for name in shared) > len(shared) / 2
+
+    lost = hosts.disks[1] / "labels" / "10.png"
+    picture(lost, 99)
+    first, _ = hosts.train(*words, "--nodes", "2", "--name", "other")
+    assert "labels/10.png: gone or changed since the run began" in first.stderr
+    picture(lost, 10)
+    Recognizer.create("test_efficientnet", Labels(("red", "blue")), Preprocess((48, 48))).freeze().save(
+        hosts.disks[1] / "another", overwrite=True
+    )
+    first, _ = hosts.train(*words, "--nodes", "2", "--name", "another")
+    assert "another: not the teacher of the first machine" in first.stderr

@@ -174,7 +174,7 @@ def _follow(sent: Sent | None, own: FinetuneSettings | None = None) -> None:
     theirs, here = ([Path(one.data), *map(Path, one.synthesized)] for one in (sent.settings, own))
     found = sent.found.moved(dict(zip(theirs, here, strict=True)))
     found.refuse_changed(found.part("train", "stop"), "put the same pictures on every machine")
-    lesson = sent.lesson.opened(own.distill.teacher) if sent.lesson else None
+    lesson = sent.lesson.opened(sent.settings.distill, own.distill) if sent.lesson else None
     with _trained(sent.folder, None, sent.settings, source, found, sent.head, lesson):
         pass  # the rest is the first process's
 

@@ -123,26 +123,33 @@ class Survey:
 
     def refuse_changed(self, indices: Iterable[int], way_out: str) -> None:
         """Raise PhotoError where some of these pictures are gone or not what they were."""
-        changed = [
-            self.paths[index]
-            for index in indices
-            if not is_file(self.paths[index]) or sha256_of(self.paths[index]) != self.digests[index]
-        ]
-        if changed:
-            raise PhotoError(
-                f"{changed[0]}: gone or changed since the run began ({len(changed)} pictures are)", way_out
-            )
+        some = [*indices]
+        refuse_changed([self.paths[i] for i in some], [self.digests[i] for i in some], way_out)
 
     def moved(self, places: Mapping[Path, Path]) -> Survey:
-        """Give it for pictures that lie elsewhere: under the value of each place in place of its key, which is a
-        folder, an archive or a file that lists them.
-        """
+        """Give it for pictures that lie elsewhere (`moved`)."""
+        return replace(self, paths=moved(self.paths, places))
 
-        def moved(path: Path) -> Path:
-            for old, new in places.items():
-                for was, now in ((old, new), (old.parent, new.parent) if new.is_file() else (old, new)):
-                    if path.is_relative_to(was):
-                        return now / path.relative_to(was)
-            return path
 
-        return replace(self, paths=[moved(path) for path in self.paths])
+def moved(paths: Sequence[Path], places: Mapping[Path, Path]) -> list[Path]:
+    """Say where pictures lie elsewhere: under the value of each place in place of its key, which is a folder, an
+    archive or a file that lists them.
+    """
+
+    def one(path: Path) -> Path:
+        for old, new in places.items():
+            for was, now in ((old, new), (old.parent, new.parent) if new.is_file() else (old, new)):
+                if path.is_relative_to(was):
+                    return now / path.relative_to(was)
+        return path
+
+    return [one(path) for path in paths]
+
+
+def refuse_changed(paths: Sequence[Path], digests: Sequence[str], way_out: str) -> None:
+    """Raise PhotoError where some pictures are gone or not what they were."""
+    changed = [
+        path for path, digest in zip(paths, digests, strict=True) if not is_file(path) or sha256_of(path) != digest
+    ]
+    if changed:
+        raise PhotoError(f"{changed[0]}: gone or changed since the run began ({len(changed)} pictures are)", way_out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,10 +12,10 @@ import numpy as np
 from ...core.errors import PhotoError
 from ...core.events import note, progress_bar
 from ...pictures import duplicates
-from ...pictures.archive_paths import is_file, sha256_of
+from ...pictures.archive_paths import sha256_of
 from ...pictures.images import Skipped, decode, find_pictures, read_picture
 from ...pictures.provenance import Provenance
-from .survey import Survey
+from .survey import Survey, moved, refuse_changed
 
 FILE = "unlabelled.csv"
 
@@ -57,6 +57,12 @@ class Unlabelled:
             note(f"{left} unlabelled pictures are left out: they validate, or have a label")
         paths, digests = [self.paths[i] for i in kept], [self.digests[i] for i in kept]
         return replace(self, paths=paths, digests=digests, looks=[self.looks[i] for i in kept])
+
+    def moved(self, places: Mapping[Path, Path]) -> Unlabelled:
+        """Give it for pictures that lie elsewhere (`survey.moved`). Raises PhotoError where these are others."""
+        paths = moved(self.paths, places)
+        refuse_changed(paths, self.digests, "put the same pictures on every machine")
+        return replace(self, paths=paths)
 
     def write(self, file: Path) -> None:
         """Write the list of a run: path, sha256."""
@@ -101,16 +107,12 @@ def restored(file: Path, behind: Sequence[str] = ()) -> Unlabelled:
     """Read what `write` wrote. Raises PhotoError where pictures are gone or not what they were."""
     try:
         with file.open(newline="", encoding="utf-8", errors="surrogateescape") as opened:
-            rows = [(Path(row["path"]), row["sha256"]) for row in csv.DictReader(opened)]
+            digests = {Path(row["path"]): row["sha256"] for row in csv.DictReader(opened)}
     except (OSError, UnicodeDecodeError, csv.Error, KeyError) as error:
         raise PhotoError(f"{file}: cannot be read ({error})", "start the run again") from None
-    changed = [path for path, digest in rows if not is_file(path) or sha256_of(path) != digest]
-    if changed:
-        raise PhotoError(
-            f"{changed[0]}: gone or changed since the run began ({len(changed)} pictures are)",
-            f"put back the pictures that {file} lists, or start a new run",
-        )
-    return Unlabelled([path for path, _ in rows], [digest for _, digest in rows], frozenset(behind))
+    found = Unlabelled([*digests], [*digests.values()], frozenset(behind))
+    refuse_changed(found.paths, found.digests, f"put back the pictures that {file} lists, or start a new run")
+    return found
 
 
 def _looks(path: Path) -> tuple[np.ndarray | None, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,7 @@ def again(known: FinetunedRun, found: Survey, settings: DistillSettings) -> Less
 
 @dataclass(frozen=True)
 class SentLesson:
-    """A lesson as it travels to other machines, which have its pictures where this one does."""
+    """A lesson as it travels to other machines, which have the teacher and the pictures on their own disks."""
 
     teacher: str
     hash: str
@@ -157,12 +158,16 @@ class SentLesson:
     probe: Head | None
     unlabelled: Unlabelled
 
-    def opened(self, teacher: str | None) -> Lesson:
-        """Open the teacher of this machine, by its name here. Raises ModelError where it is another."""
-        own = _open(teacher or self.teacher)
+    def opened(self, theirs: DistillSettings, here: DistillSettings) -> Lesson:
+        """Open the teacher of this machine, and find its pictures, by their names here.
+
+        Raises ModelError and PhotoError where they are others.
+        """
+        own = _open(here.teacher or self.teacher)
         if own.described.hash != self.hash:
             raise ModelError(f"{own.name}: not the teacher of the first machine", "put the same files on every machine")
-        return Lesson(replace(own.with_classes(self.columns), probe=self.probe), self.unlabelled)
+        places = dict(zip(map(Path, theirs.unlabelled), map(Path, here.unlabelled), strict=True))
+        return Lesson(replace(own.with_classes(self.columns), probe=self.probe), self.unlabelled.moved(places))
 
 
 def sent(lesson: Lesson | None) -> SentLesson | None:
@@ -170,4 +175,4 @@ def sent(lesson: Lesson | None) -> SentLesson | None:
     if lesson is None:
         return None
     own = lesson.teacher
-    return SentLesson(own.name, own.described.hash, own.columns, own.probe, lesson.unlabelled)
+    return SentLesson(own.name, own.described.hash, own.columns, own.probe, replace(lesson.unlabelled, looks=()))
