@@ -93,7 +93,10 @@ def _probed(own: Teacher, found: Survey, settings: FinetuneSettings) -> Teacher:
     crossed = finishing.cross_validated(found, Embedded(seen, seen), settings)
     known = np.flatnonzero(np.isfinite(crossed).all(axis=1))
     heat = probe.calibrated(crossed[known], found.labels[known]) if len(known) else 1.0
-    return replace(own, probe=Head((head.weight / heat).astype(np.float32), (head.bias / heat).astype(np.float32)))
+    weight = np.ascontiguousarray(
+        head.weight / heat, np.float32
+    )  # as it lies in the run's file, from which a run goes on
+    return replace(own, probe=Head(weight, (head.bias / heat).astype(np.float32)))
 
 
 def _columns(own: Teacher, found: Survey) -> list[int] | None:
