@@ -41,11 +41,27 @@ def test_a_new_known_picture_is_kept_as_often_as_promised(count: int, kept: floa
 
 def test_other_classes_are_rejected() -> None:
     train, labels = clusters(20, 0)
-    model = rejection.centroids(train, labels, 4)
+    model = rejection.centroids(train, labels[:, None] == np.arange(4))
     limit = rejection.limit(rejection.similarity(clusters(20, 1)[0], model))
     assert limit.how == "keeps 95.1% of known pictures, by the quantile of 80 held-out ones"
     foreign = np.random.default_rng(5).normal(size=(200, 32)) * 2 + 10
     assert rejection.is_rejected(foreign, model | {"threshold": limit.threshold}).mean() > 0.95
+
+
+def test_pictures_of_several_labels_have_a_centroid_for_each_and_one_for_none() -> None:
+    truth = np.array([[1, 1, np.nan], [0, 1, 0], [0, 0, np.nan], [1, 0, 0]])
+    assert rejection.members(truth).T.tolist() == [
+        [True, False, False, True],
+        [True, True, False, False],
+        [False] * 4,
+        [False, False, True, False],
+    ]
+    vectors = np.array([[2.0, 2.0], [0.0, 3.0], [-4.0, -4.0], [4.0, 0.0]])
+    found = rejection.centroids(vectors, rejection.members(truth))
+    means = np.array([[3.0, 1.0], [1.0, 2.5], [-4.0, -4.0]])  # the label that no picture has has none
+    assert found["center"] == pytest.approx(means.mean(axis=0))
+    directions = means - means.mean(axis=0)
+    assert found["centroids"] == pytest.approx(directions / np.linalg.norm(directions, axis=1, keepdims=True))
 
 
 def test_too_few_to_tell() -> None:
@@ -54,7 +70,7 @@ def test_too_few_to_tell() -> None:
     assert "nothing is rejected" in limit.how
     train, labels = clusters(3, 0)
     assert not rejection.is_rejected(
-        train, rejection.centroids(train, labels, 4) | {"threshold": limit.threshold}
+        train, rejection.centroids(train, labels[:, None] == np.arange(4)) | {"threshold": limit.threshold}
     ).any()
 
 

@@ -6,8 +6,9 @@ import csv
 import json
 import runpy
 import sys
+import zipfile
 from contextlib import redirect_stdout
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from femtobooth.recognizer.inference.engines import open_engine
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
+from femtobooth.recognizer.model.rejection import is_rejected
 
 COLOURS = {"red": (200, 0, 0), "green": (0, 200, 0), "blue": (0, 0, 200)}
 
@@ -66,6 +68,9 @@ def test_the_model_says_what_it_is(run: Path) -> None:
     assert len(labels["thresholds"]) == 5 and labels["thresholds"] != [0.5] * 5
     report = json.loads((run / "report.json").read_text())
     assert report["judged"]["measured"]["labels"] == 5
+    assert (
+        -1 < report["calibration"]["rejected_below"] < 1 and "of known pictures" in report["calibration"]["rejection"]
+    )
     assert report["data"]["classes"]["red"]["train"] > report["data"]["classes"]["red"]["val"] > 0
     page = (run / "report.html").read_text()
     assert "<h2>Label by label" in page and ">shape=wide<" in page
@@ -106,6 +111,23 @@ def test_commands_use_it(
     with (tmp_path / "e" / "predictions.csv").open(newline="") as file:
         wrong = [len([*filter(None, f"{row['missing']}|{row['too_many']}".split("|"))]) for row in csv.DictReader(file)]
     assert page.count("evidence for") == sum(min(count, 3) for count in sorted(wrong)[-12:])
+
+    foreign = tmp_path / "foreign.zip"  # green and blue stripes are nothing that it knows
+    stripes = (np.indices((64, 64)).sum(axis=0)[..., None] // 2 % 2 * np.array([0, 255, 255])).astype(np.uint8)
+    Image.fromarray(stripes).save(file := BytesIO(), "PNG")
+    with zipfile.ZipFile(foreign, "w") as archive:
+        archive.writestr("stripes.png", file.getvalue())
+    ood = ("--ood", foreign, "--overwrite")
+    assert command("evaluate-classifier", run, data, "--out", tmp_path / "e", "--include-training", *ood) == 0
+    rejection = json.loads((tmp_path / "e" / "report.json").read_text())["rejection"]
+    assert engine.rejection is not None and rejection["promise"] == engine.rejection["how"]
+    away = is_rejected(engine.run(pixels)["embedding"], engine.rejection)
+    assert rejection["rejected"][0] == pytest.approx(away.mean()) and away.mean() < 0.1
+    assert [row["rejected"] == "true" for row in rows] == away.tolist()
+    one = engine.run(engine.preprocess.pixels(Image.fromarray(stripes))[None])["embedding"]
+    told = rejection["out_of_distribution"]
+    assert (told["pictures"], told["rejected"][0]) == (1, float(is_rejected(one, engine.rejection)[0]))
+    assert "rejected, of 1 out of distribution" in (tmp_path / "e" / "report.html").read_text()
 
     few = tmp_path / "few.csv"
     few.write_text("path,labels\n" + "".join(f"{row['path']},{row['labels']}\n" for row in rows[:8]))

@@ -156,8 +156,9 @@ def headline(report: dict[str, Any]) -> str:
 def _tiles(report: dict[str, Any], run: FinetunedRun) -> list[Tile]:
     judged, calibration = report["judged"]["measured"], report["calibration"]
     tiles = []
+    limit = Tile("rejected below", f"{calibration['rejected_below']:.2f}", calibration["rejection"])
     if run.multi_label:
-        return [*(labels.tiles(judged) if judged else []), _time(run)]
+        return [*(labels.tiles(judged) if judged else []), limit, _time(run)]
     if judged:
         low, high = (100 * edge for edge in judged["accuracy"][1:])
         detail = f"{judged['right']} of {judged['pictures']}, {low:.0f} to {high:.0f} %, {report['judged']['by']}"
@@ -166,7 +167,7 @@ def _tiles(report: dict[str, Any], run: FinetunedRun) -> list[Tile]:
         if part:
             right = f"{part['right']} of {part['pictures']}"
             tiles.append(Tile(f"{name}, validation", right, shares(part["accuracy"])))
-    tiles.append(Tile("rejected below", f"{calibration['rejected_below']:.2f}", calibration["rejection"]))
+    tiles.append(limit)
     tiles.append(Tile("temperature", f"{calibration['temperature']:.2f}", f"from {calibration['from']}"))
     return [*tiles, _time(run)]
 

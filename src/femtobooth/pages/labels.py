@@ -86,10 +86,15 @@ def tiles(measured: Mapping[str, Any]) -> list[Tile]:
         "micro_f1": "F1 over all",
         "exact": "all labels right",
     }
+    values = {name: measured[key] for key, name in names.items()}
+    if rejection := measured.get("rejection"):
+        values["rejected, of known pictures"] = rejection["rejected"]
+        if ood := rejection["out_of_distribution"]:
+            values[f"rejected, of {ood['pictures']} out of distribution"] = ood["rejected"]
     return [
-        Tile(name, f"{measured[key][0]:.1%}", f"{100 * measured[key][1]:.0f} to {100 * measured[key][2]:.0f} %")
-        for key, name in names.items()
-        if measured[key]
+        Tile(name, f"{value[0]:.1%}", f"{100 * value[1]:.0f} to {100 * value[2]:.0f} %")
+        for name, value in values.items()
+        if value
     ]
 
 

@@ -262,6 +262,26 @@ def _rejection(
     }
 
 
+def multi_label_rejection(
+    known: np.ndarray, ood: np.ndarray, rejection: Mapping[str, Any], seed: int = 0
+) -> dict[str, Any]:
+    """Say which pictures a multi-label model rejects, by embeddings (N, D) of known and (U, D) of
+    out-of-distribution ones.
+    """
+    away, foreign = is_rejected(known, rejection), is_rejected(ood, rejection)
+    found: dict[str, Any] = {
+        "threshold": float(rejection["threshold"]),
+        "promise": str(rejection.get("how", "")),
+        "rejected": list(metrics.wilson(int(away.sum()), len(away))),
+        "out_of_distribution": None,
+    }
+    if len(ood):
+        apart = _told_apart(1 - similarity(known, rejection), 1 - similarity(ood, rejection), seed)
+        rejected = list(metrics.wilson(int(foreign.sum()), len(foreign)))
+        found["out_of_distribution"] = {"pictures": len(ood), "rejected": rejected} | apart
+    return found
+
+
 def _told_apart(known: np.ndarray, ood: np.ndarray, seed: int) -> dict[str, Any]:
     """Compute the AUROC (ood = positive) with a bootstrap of both sides, and how many ood are rejected when 5 % of the
     known are.

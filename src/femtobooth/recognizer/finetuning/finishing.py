@@ -74,7 +74,8 @@ def finish(
         tuned_train, tuned_val = outputs["embedding"][: len(train)], outputs["embedding"][len(train) :]
         tuned_logits = outputs["logits"][len(train) :]
     if found.several:
-        result, report = _multi_label(settings, source, tuned, found, head, embedded, tuned_logits)
+        seen = tuned_logits, tuned_train, tuned_val
+        result, report = _multi_label(settings, source, tuned, found, head, embedded, *seen)
         report |= _of_teacher(lesson, found, run)
         result.provenance = _provenance(settings, base, found, run, report["comparison"]["result"], lesson)
         return result, report
@@ -98,21 +99,17 @@ def finish(
             "result": kept,
             "rule": "not comparable",
         }
+    members = found.labels[:, None] == np.arange(len(found.classes))
     crossed = cross_validated(found, embedded, settings)
     known = np.flatnonzero(np.isfinite(crossed).all(axis=1))
     if tuned is None or compared["result"] == "probe":
         result = finetuner.with_classes(source, found.as_labels, head).freeze()
         judged, logits, by = known, crossed[known], "cross-validated predictions"
-        centres = rejection.centroids(embedded.embedding[train], found.labels[train], len(found.classes))
+        centres = rejection.centroids(embedded.embedding[train], members[train])
         limit = rejection.limit(_held_out(found, embedded, known, settings))
     else:
         result, judged, logits, by = tuned, val, tuned_logits, "validation pictures"
-        centres = rejection.centroids(tuned_train, found.labels[train], len(found.classes))
-        held_out = rejection.similarity(tuned_val, centres) if len(val) else np.zeros(0)
-        limit = rejection.limit(rejection.one_of_each(held_out, found.groups[val]))
-        # Few held-out pictures may be alike by chance; what was trained on is nearer than they are, and is never
-        # rejected.
-        limit = limit._replace(threshold=min(limit.threshold, float(rejection.similarity(tuned_train, centres).min())))
+        centres, limit = _of_tuned(tuned_train, tuned_val, members[train], found.groups[val])
     labels = found.labels[judged]
     result.temperature = probe.calibrated(logits, labels) if len(labels) else 1.0
     result.rejection = centres | {"threshold": limit.threshold, "how": limit.how, "false_rejection": 1 - limit.kept}
@@ -189,11 +186,15 @@ def _multi_label(
     head: Head,
     embedded: Embedded,
     tuned_logits: np.ndarray,
+    tuned_train: np.ndarray,
+    tuned_val: np.ndarray,
 ) -> tuple[Recognizer, dict[str, Any]]:
     """Make the result where a picture may have several labels, and what the report says of it: calibration and
-    thresholds of each label come from validation pictures, or from cross-validated predictions of the probe.
+    thresholds of each label, and the limit of rejection, come from validation pictures, or from cross-validated
+    predictions of the probe.
     """
-    labels, val = found.as_labels, found.part("val")
+    labels, val, train = found.as_labels, found.part("val"), found.part("train")
+    members = rejection.members(found.truth)
     truth, groups = found.truth[val], found.groups[val]
     report: dict[str, Any] = {}
     if tuned is None:
@@ -212,8 +213,12 @@ def _multi_label(
         judged = np.flatnonzero(np.isfinite(crossed).all(axis=1))
         result, by = finetuner.with_classes(source, labels, head).freeze(), "cross-validated predictions"
         logits = crossed[judged]
+        centres = rejection.centroids(embedded.embedding[train], members[train])
+        limit = rejection.limit(_held_out(found, embedded, judged, settings))
     else:
         result, judged, logits, by = tuned, val, tuned_logits, "validation pictures"
+        centres, limit = _of_tuned(tuned_train, tuned_val, members[train], groups)
+    result.rejection = centres | {"threshold": limit.threshold, "how": limit.how, "false_rejection": 1 - limit.kept}
     truth, groups = found.truth[judged], found.groups[judged]
     result.labels = deciding.fitted(labels, logits, truth)
     measured, told = None, []
@@ -241,8 +246,8 @@ def _multi_label(
         "log_loss": measured and measured["log_loss"],
         "scales": list(result.labels.scales),
         "offsets": list(result.labels.offsets),
-        "rejected_below": None,
-        "rejection": "none: a picture may have no label at all",
+        "rejected_below": limit.threshold,
+        "rejection": limit.how,
     }
     return result, report
 
@@ -251,15 +256,34 @@ def _held_out(found: Survey, embedded: Embedded, known: np.ndarray, settings: Fi
     """Compute similarities of known pictures, one of each group of near-duplicates, to centroids made without their
     fold.
     """
-    classes, groups = len(found.classes), found.groups[known]
-    fold = probe.folds(found.labels[known], groups, found.only_train[known], settings.training.seed)
-    vectors, labels = embedded.embedding[known], found.labels[known]
+    groups, held, seed = found.groups[known], found.only_train[known], settings.training.seed
+    if found.several:
+        truth = found.truth[known]
+        fold = stratification.folds(truth, groups, held, seed, probe.FOLDS)
+        members = rejection.members(truth)
+    else:
+        fold = probe.folds(found.labels[known], groups, held, seed)
+        members = found.labels[known][:, None] == np.arange(len(found.classes))
+    vectors = embedded.embedding[known]
     similar, inside_of = [np.zeros(0)], [np.zeros(0, np.int64)]
     for number in np.unique(fold[fold >= 0]):
         inside = fold == number
-        if len(np.unique(labels[~inside])) == classes:
+        if found.several or members[~inside].any(axis=0).all():
             similar.append(
-                rejection.similarity(vectors[inside], rejection.centroids(vectors[~inside], labels[~inside], classes))
+                rejection.similarity(vectors[inside], rejection.centroids(vectors[~inside], members[~inside]))
             )
             inside_of.append(groups[inside])
     return rejection.one_of_each(np.concatenate(similar), np.concatenate(inside_of))
+
+
+def _of_tuned(
+    train: np.ndarray, val: np.ndarray, members: np.ndarray, groups: np.ndarray
+) -> tuple[dict[str, Any], rejection.Limit]:
+    """Compute the centroids of a tuned network, from its embeddings of what trained (N, D) and what was in each class
+    (N, C), and the limit, from its embeddings of validation pictures and their groups of near-duplicates.
+    """
+    centres = rejection.centroids(train, members)
+    held_out = rejection.similarity(val, centres) if len(val) else np.zeros(0)
+    limit = rejection.limit(rejection.one_of_each(held_out, groups))
+    # Few held-out pictures may be alike by chance; what was trained on is nearer than they are, and is never rejected.
+    return centres, limit._replace(threshold=min(limit.threshold, float(rejection.similarity(train, centres).min())))

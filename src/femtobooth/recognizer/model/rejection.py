@@ -20,11 +20,19 @@ REJECTED = 0.05
 Floats = NDArray[np.float32]
 
 
-def centroids(embeddings: np.ndarray, labels: np.ndarray, classes: int) -> dict[str, Any]:
-    """Compute `center` (D,) and unit `centroids` (C, D) of training embeddings (N, D) with labels 0 to C-1, every class
-    among them.
+def members(truth: np.ndarray) -> NDArray[np.bool_]:
+    """Tell which pictures show each label of several, bool (N, C + 1), from `truth` (N, C) of 0, 1 and nan; the last
+    column is of pictures that show none of them, which are known too.
     """
-    means = np.stack([embeddings[labels == index].mean(axis=0) for index in range(classes)]).astype(np.float64)
+    has = truth == 1
+    return np.column_stack([has, ~has.any(axis=1)])
+
+
+def centroids(embeddings: np.ndarray, of: np.ndarray) -> dict[str, Any]:
+    """Compute `center` (D,) and unit `centroids` (C, D) of training embeddings (N, D), a picture in each class whose
+    column of `of` (N, C) has it; a class without pictures has no centroid.
+    """
+    means = np.stack([embeddings[one].mean(axis=0) for one in of.T if one.any()]).astype(np.float64)
     center = means.mean(axis=0)
     return {"center": center.astype(np.float32), "centroids": _unit(means - center).astype(np.float32)}
 

@@ -18,9 +18,10 @@ from ...core.names import stored
 from ...pages.classifier import between, percent
 from ...pages.labels import multi_label_page, worst
 from ...pictures.archive_paths import sha256_of
-from ...pictures.images import Skipped, read_picture
+from ...pictures.images import Skipped, find_pictures, read_picture
 from ...pictures.provenance import Provenance
 from ...recognizer import multilabel
+from ...recognizer.evaluation import multi_label_rejection
 from ...recognizer.finetuning import dataset, deciding
 from ...recognizer.finetuning.examples import Example
 from ...recognizer.inference.predict import predict, workers_for
@@ -54,15 +55,15 @@ def run(settings: EvaluateClassifierSettings, engine: Engine, output: Output) ->
         )
     if unknown:
         remarks.append(f"Labels that the model does not know were passed over: {', '.join(unknown[:8])}.")
-    if settings.out_of_distribution:
-        remarks.append("A multi-label model rejects nothing: pictures out of distribution were not looked at.")
-    logits, kept, unreadable = _logits(settings, engine, fresh)
+    outputs, kept, unreadable = _outputs(settings, engine, fresh)
+    logits = outputs["logits"].astype(np.float64)
     truth = multilabel.matrix(labels, [one.labels for one in kept])
     probabilities = labels.probabilities(logits, engine.temperature)
     decided = labels.decided(probabilities)
     report = {
         **header.facts(settings, engine, remarks, [*read.skipped, *unreadable]),
         **multilabel.measure(labels, probabilities, decided, truth, seed=settings.seed),
+        "rejection": _rejection(settings, engine, outputs.get("embedding"), provenance, remarks),
     }
     wrong = deciding.wrong(labels, decided, truth)
     told = [
@@ -125,11 +126,33 @@ def _maps(
     return drawn, ""
 
 
-def _logits(
+def _rejection(
+    settings: EvaluateClassifierSettings,
+    engine: Engine,
+    known: np.ndarray | None,
+    provenance: Provenance,
+    remarks: list[str],
+) -> dict[str, Any] | None:
+    """Say which pictures `classify` rejects, by the embeddings (N, D) of known ones; None where it rejects none."""
+    if known is None or engine.rejection is None or "threshold" not in engine.rejection:
+        if settings.out_of_distribution:
+            remarks.append("The model rejects nothing: pictures out of distribution were not looked at.")
+        return None
+    ood = known[:0]
+    if settings.out_of_distribution:
+        found, _ = find_pictures([settings.out_of_distribution], recursive=True, archives=True)
+        real = [Example(path, "") for path in found if not provenance.generated(path)]
+        if len(real) < len(found):
+            remarks.append(f"{len(found) - len(real)} generated pictures were left out: only real photos can test.")
+        ood = _outputs(settings, engine, real)[0]["embedding"] if real else ood
+    return multi_label_rejection(known, ood, engine.rejection, settings.seed)
+
+
+def _outputs(
     settings: EvaluateClassifierSettings, engine: Engine, examples: Sequence[Example]
-) -> tuple[np.ndarray, list[Example], list[Skipped]]:
-    """Compute logits (N, C) of the pictures that can be read. Raises PhotoError where none can."""
-    rows, kept, skipped, start = [], list[Example](), list[Skipped](), 0
+) -> tuple[dict[str, np.ndarray], list[Example], list[Skipped]]:
+    """Compute outputs (N, ...) of the pictures that can be read. Raises PhotoError where none can."""
+    rows, kept, skipped, start = list[dict[str, np.ndarray]](), list[Example](), list[Skipped](), 0
     sources = (Source(str(one.path), str(one.path), found=False) for one in examples)
     with progress_bar("pictures", len(examples)) as bar:
         for batch in predict(engine, sources, settings.batch_size, workers_for(settings.workers)):
@@ -139,12 +162,12 @@ def _logits(
                 else:
                     skipped.append(Skipped(one.path, error))
             if batch.outputs:
-                rows.append(batch.outputs["logits"])
+                rows.append(batch.outputs)
             start += len(batch.paths)
             bar.advance(len(batch.paths))
     if not kept:
         raise PhotoError(f"{settings.data}: none of its {len(examples)} pictures can be read", "check the files")
-    return np.concatenate(rows).astype(np.float64), kept, skipped
+    return {name: np.concatenate([row[name] for row in rows]) for name in rows[0]}, kept, skipped
 
 
 def _tell(report: dict[str, Any], out: Path) -> None:
@@ -153,6 +176,10 @@ def _tell(report: dict[str, Any], out: Path) -> None:
     names = {"map": "mAP", "macro_f1": "mean F1", "micro_f1": "F1 over all", "exact": "all labels right"}
     rows = [(name, percent(report[key][0]), between(report[key])) for key, name in names.items() if report[key]]
     rows += [(f"{name} right", percent(right[0]), between(right)) for name, right in report["groups"].items()]
+    if rejection := report["rejection"]:
+        rows.append(("rejected, of known pictures", percent(rejection["rejected"][0]), between(rejection["rejected"])))
+        if ood := rejection["out_of_distribution"]:
+            rows.append(("rejected, out of distribution", percent(ood["rejected"][0]), between(ood["rejected"])))
     title = f"{report['model']} on {report['data']}: {report['pictures']} pictures, {report['labels']} labels"
     table(title, ["", ">value", ">95 % interval"], rows, result=True)
     worst = sorted((one for one in report["per_label"] if one["f1"]), key=lambda one: one["f1"][0])[:5]

@@ -139,10 +139,9 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
     said = (
         f"a calibration and a threshold for each label, from {calibration['from']}"
         if run.multi_label
-        else f"temperature {calibration['temperature']:.2f} from {calibration['from']}{unsettled}; "
-        f"rejection {calibration['rejection']}"
+        else f"temperature {calibration['temperature']:.2f} from {calibration['from']}{unsettled}"
     )
-    note(said)
+    note(f"{said}; rejection {calibration['rejection']}")
     conclude(
         f"done: {run.folder / 'report.html'} shows it; use it with\n"
         f"  {command('classify', '--model', run.folder, 'PHOTOS')}",
