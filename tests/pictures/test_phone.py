@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pillow_heif
@@ -83,6 +85,81 @@ def test_ten_bits_turned_and_the_first_of_several(tmp_path: Path) -> None:
     found = read(tmp_path / "burst.heic")
     assert "first of 2 frames" in found.notes
     assert np.asarray(found.image).max() > 100
+
+
+SHARES = np.array([0.02, 0.18, 0.5, 0.9, 1.0, 4.0])
+"""Light of six greys, as shares of the white of a page; the last is brighter."""
+
+
+def pq(share: np.ndarray) -> np.ndarray:
+    """SMPTE ST 2084, white at 203 cd/m2 (BT.2408)."""
+    power = (203 / 10000 * share) ** 0.1593017578125
+    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+
+
+def hlg(share: np.ndarray) -> np.ndarray:
+    """ARIB STD-B67, white at a signal of 0.75 (BT.2408)."""
+    light = (share * (np.exp((0.75 - 0.55991073) / 0.17883277) + 0.28466892) / 12).clip(0, 1)
+    high = 0.17883277 * np.log(12 * np.maximum(light, 1 / 12) - 0.28466892) + 0.55991073
+    return np.where(light <= 1 / 12, np.sqrt(3 * light), high)
+
+
+@pytest.mark.parametrize(("name", "curve", "code"), [("PQ", pq, 16), ("HLG", hlg, 18)])
+def test_high_dynamic_range_is_as_bright_as_its_white(
+    tmp_path: Path, name: str, curve: Callable[[np.ndarray], np.ndarray], code: int
+) -> None:
+    """Ten bits in HEIC, eight in AVIF; what is brighter than the white of a page becomes white, and the notes say so."""
+    greys = np.repeat(np.repeat(curve(SHARES)[None, :, None], 64, axis=0), 32, axis=1).repeat(3, axis=2)
+    pillow_heif.options.SAVE_HDR_TO_12_BIT = False
+    file = pillow_heif.from_bytes("RGB;16", (192, 64), np.rint(65535 * greys).astype(np.uint16).tobytes())
+    codes = {"color_primaries": 9, "transfer_characteristics": code, "matrix_coefficients": 9, "full_range_flag": 1}
+    file.save(tmp_path / "a.heic", quality=-1, chroma=444, **codes)
+    Image.fromarray(np.rint(255 * greys).astype(np.uint8)).save(tmp_path / "a.avif", quality=100, subsampling="4:4:4")
+    content = (tmp_path / "a.avif").read_bytes()
+    place = content.index(b"colrnclx") + 8
+    (tmp_path / "a.avif").write_bytes(content[:place] + struct.pack(">HH", 9, code) + content[place + 4 :])
+    for kind, most in (("heic", 2), ("avif", 6)):
+        found = read(tmp_path / f"a.{kind}")
+        seen = np.asarray(found.image, float)[32, 16::32].mean(axis=1)
+        assert np.abs(seen - signal(SHARES)).max() <= most
+        assert f"high dynamic range ({name}) to sRGB" in found.notes
+    assert "10 bits to 8" in read(tmp_path / "a.heic").notes
+
+
+HDRGM = (
+    b'<rdf:Description xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0" hdrgm:GainMapMax="2"/>'
+)
+APPLE = (
+    b'<rdf:Description xmlns:HDRGainMap="http://ns.apple.com/HDRGainMap/1.0/" HDRGainMap:HDRGainMapVersion="65536"/>'
+)
+
+
+@pytest.mark.parametrize(
+    ("xmp", "of_map", "said"),
+    [
+        (HDRGM, HDRGM, "its gain map (high dynamic range) left out"),
+        (None, APPLE, "its gain map (high dynamic range) left out"),
+        (None, None, "first of 2 frames"),
+    ],
+    ids=["Ultra HDR", "Apple", "stereo"],
+)
+def test_a_jpeg_with_a_second_picture_is_its_first(
+    tmp_path: Path, xmp: bytes | None, of_map: bytes | None, said: str
+) -> None:
+    """As phones write it (MPF): turned by its EXIF, whatever stands in the second; and the same when it is shrunk."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    second = Image.new("L", (24, 16), 255) if of_map else Image.new("RGB", HALVES.size, "lime")
+    second.encoderinfo = {"xmp": of_map} if of_map else {}  # type: ignore[attr-defined]
+    options: dict[str, Any] = {"quality": 95, "subsampling": 0, "exif": exif.tobytes()} | ({"xmp": xmp} if xmp else {})
+    HALVES.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second], **options)
+    assert (tmp_path / "a.jpg").read_bytes().count(b"\xff\xd8\xff") == 2
+    for least in (None, 16):
+        found = decode(tmp_path / "a.jpg", least)
+        assert isinstance(found, Picture) and said in found.notes and found.format.startswith("JPEG")
+        upright = np.asarray(found.image.resize((64, 96)), int)
+        assert np.abs(upright[8:40].mean(axis=(0, 1)) - (200, 60, 60)).max() <= 4
+        assert np.abs(upright[56:88].mean(axis=(0, 1)) - (40, 120, 200)).max() <= 4
 
 
 def test_jpeg_xl_and_its_size_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from PIL import Image, ImageCms
 
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}  # mode -> ICC's name
 LARGEST_PROFILE = 8 * 2**20  # bytes; those of printing presses hold 3 MB at most
+NAME = b"colours of the file"  # of profiles that are made here
 UNMOVED = 2  # levels of 255: a profile that moves no colour further is sRGB's
 ROWS = 2**20  # pixels that are converted at a time from more than 8 bits
 
@@ -168,7 +169,8 @@ def profile_of_code(primaries: int, transfer: int) -> bytes | None:
     points, light = _PRIMARIES.get(primaries, SRGB), _light_of(transfer)
     if points is SRGB and light is None:
         return None
-    return matrix_profile(points, _srgb_light() if light is None else light)
+    name = {16: b"high dynamic range (PQ)", 18: b"high dynamic range (HLG)"}.get(transfer, NAME)
+    return matrix_profile(points, _srgb_light() if light is None else light, name)
 
 
 def _light_of(transfer: int) -> np.ndarray | None:
@@ -188,7 +190,7 @@ def _srgb_light() -> np.ndarray:
     return np.where(_STEPS <= 0.04045, _STEPS / 12.92, ((_STEPS + 0.055) / 1.055) ** 2.4)
 
 
-def matrix_profile(points: Points, light: np.ndarray) -> bytes | None:
+def matrix_profile(points: Points, light: np.ndarray, name: bytes = NAME) -> bytes | None:
     """Make an ICC profile (version 2) of three primaries and a white, and of the light, 0 to 1, of equal steps of the
     signal.
     """
@@ -206,7 +208,6 @@ def matrix_profile(points: Points, light: np.ndarray) -> bytes | None:
     def xyz_tag(values: np.ndarray) -> bytes:
         return b"XYZ \0\0\0\0" + struct.pack(">3i", *(round(65536 * float(value)) for value in values))
 
-    name = b"colours of the file"
     curve = b"curv\0\0\0\0" + struct.pack(">I", len(light)) + np.rint(65535 * light).astype(">u2").tobytes()
     tags = {b"desc": b"desc\0\0\0\0" + struct.pack(">I", len(name) + 1) + name + bytes(79), b"wtpt": xyz_tag(_D50)}
     tags |= {letter + b"XYZ": xyz_tag(column) for letter, column in zip((b"r", b"g", b"b"), columns, strict=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from importlib.util import find_spec
 from typing import IO, Any
@@ -34,6 +35,23 @@ def register(format: str) -> None:
     else:
         plugin: Any = import_module("pillow_jxl.JpegXLImagePlugin")
         plugin.DECODE_THREADS = 0
+
+
+def has_gain_map(image: Image.Image, file: IO[bytes]) -> bool:
+    """Tell whether a JPEG or HEIC holds a gain map beside its picture, which makes it brighter on screens that can be:
+    as Ultra HDR (ISO 21496-1) says in the picture's own XMP, and Apple in the gain map's, or as an auxiliary picture.
+    """
+    if image.format == "HEIF":
+        return any("gainmap" in str(name).lower() for name in image.info.get("aux", ()))
+    if image.format == "JPEG" and "mp" in image.info:  # which PIL opens as one picture only where it is Ultra HDR
+        return True
+    if image.format != "MPO":
+        return False
+    for entry in getattr(image, "mpinfo", {}).get(0xB002, ())[1:]:
+        file.seek(entry["DataOffset"])  # from a place near the start of the file, so the picture begins a little later
+        if re.search(rb"hdrgm:Version|HDRGainMap", file.read(2**18)):
+            return True
+    return False
 
 
 def refuse_bomb(file: IO[bytes]) -> None:

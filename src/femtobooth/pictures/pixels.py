@@ -127,6 +127,8 @@ def _note_frames(image: Image.Image, file: IO[bytes], page: tiff.Page | None, no
     walks = image.format in ("GIF", "TIFF") and file.seek(0, os.SEEK_END) > COUNTED
     if walks and (page.more if page else getattr(image, "is_animated", False)):
         notes.append("first of many frames")
+    elif phone.has_gain_map(image, file):
+        notes.append("its gain map (high dynamic range) left out")
     elif not walks and (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"first of {frames} frames")
 
