@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from femtobooth.core.files import sha256_of
-from femtobooth.core.metrics import softmax
+from femtobooth.core.metrics import negative_log_likelihood, softmax
 from femtobooth.recognizer.finetuning import probe
 from femtobooth.recognizer.finetuning.finetuner import with_classes
 from femtobooth.recognizer.model.backbone import Recognizer
@@ -47,6 +48,26 @@ def test_the_layer_is_read_back_as_it_was(tmp_path: Path, classes: int) -> None:
         read = probe.Head.load(tmp_path / f"{name}.safetensors")
         np.testing.assert_array_equal(read.weight, head.weight)
         np.testing.assert_array_equal(read.bias, head.bias)
+
+
+def test_fine_tuning_starts_from_the_layer_as_bold_as_it_is_right(tmp_path: Path) -> None:
+    """Noise leaves a probe sure of what it is wrong about; softened it names the same classes, and is read back so."""
+    random = np.random.default_rng(0)
+    labels, values = np.arange(60) % 3, random.normal(size=(60, 40))
+    values[np.arange(60), labels] += 1
+    fold = probe.folds(labels, np.arange(60), np.zeros(60, bool), 0)
+    bold = probe.boldness(probe.cross_validate(values, labels, fold, 3), labels)
+    assert 1.5 < bold < 20
+    head = replace(probe.fit(values, labels, 3), temperature=bold)
+    head.save(tmp_path / "probe.safetensors")
+    soft = probe.Head.load(tmp_path / "probe.safetensors").softened()
+    unseen, truth = random.normal(size=(600, 40)), np.arange(600) % 3
+    unseen[np.arange(600), truth] += 1
+    np.testing.assert_allclose(soft.logits(unseen) * bold, head.logits(unseen), atol=1e-4)
+    losses = [negative_log_likelihood(softmax(one.logits(unseen)), truth) for one in (head, soft)]
+    assert losses[1] < 0.8 * losses[0]
+    sure = np.eye(3)[labels] * 9
+    assert probe.boldness(sure, labels) == probe.boldness(sure[:0], labels[:0]) == 1
 
 
 def test_embeddings_are_made_once(network: Recognizer, files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:

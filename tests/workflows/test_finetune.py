@@ -22,7 +22,8 @@ from PIL.PngImagePlugin import PngInfo
 from femtobooth import cli
 from femtobooth.core.files import sha256_of
 from femtobooth.recognizer.exporting import parity
-from femtobooth.recognizer.finetuning.finetuner import Finetuner
+from femtobooth.recognizer.finetuning.finetuner import Finetuner, with_classes
+from femtobooth.recognizer.finetuning.run import FinetunedRun
 from femtobooth.recognizer.model.backbone import Recognizer
 from femtobooth.recognizer.model.labels import Labels
 from femtobooth.recognizer.model.preprocess import Preprocess
@@ -119,6 +120,9 @@ def test_from_a_folder_to_an_artifact(
     report = json.loads((run / "report.json").read_text())
     found = {one["what"]: one["count"] for one in report["data"]["findings"]}
     assert (found["not used"], found["near-duplicates"], found["same file twice"]) == (1, 1, 0)
+    tried = report["averaged"]["tried"]
+    assert report["averaged"]["share"] == min(tried, key=lambda one: one["log_loss"])["share"]
+    assert [one["share"] for one in tried] == [0.25, 0.5, 0.75, 1]
     low, high = report["comparison"]["accuracy_difference"][1:]
     assert low < report["comparison"]["accuracy_difference"][0] < high
     page = (run / "report.html").read_text()
@@ -152,6 +156,27 @@ def test_from_a_folder_to_an_artifact(
         known = result.embed(result.batch([Image.open(data / "red" / "1.png").convert("RGB")])).numpy()
     assert is_rejected(known, result.rejection).tolist() == [False]
     assert is_rejected(2 * result.rejection["center"] - known, result.rejection).tolist() == [True]
+
+
+def test_the_result_lies_between_the_probe_and_where_training_ended(
+    finetune: Finetune, data: Path, tmp_path: Path
+) -> None:
+    """At the share of the report, every weight; and warm-up is a third of so few steps, where it is not given."""
+    at = QUICK.index("--warmup")
+    options = (*QUICK[:at], *QUICK[at + 2 :])
+    assert finetune(data, *options, "--result", "finetuned", "--ema", 0) == 0
+    run = tmp_path / "run"
+    settings = json.loads((run / "run.json").read_text())["settings"]
+    assert (settings["training"]["steps"], settings["training"]["warmup"]) == (8, 2)
+    share = json.loads((run / "report.json").read_text())["averaged"]["share"]
+    ended = torch.load(run / "checkpoints" / "step-000008" / "state.ckpt", weights_only=True)["state_dict"]
+    opened = FinetunedRun.open(run)
+    start = with_classes(
+        Recognizer.load(settings["model"], any_head=True), Labels(tuple(opened.classes)), opened.head().softened()
+    ).model.state_dict()
+    for name, value in Recognizer.load(run / "model").model.state_dict().items():
+        between = torch.lerp(start[name], ended[f"recognizer.model.{name}"], share)
+        assert torch.allclose(value, between, atol=1e-6), name
 
 
 def test_the_probe_can_be_the_result(finetune: Finetune, data: Path, base: Path, tmp_path: Path) -> None:

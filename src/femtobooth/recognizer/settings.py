@@ -164,8 +164,10 @@ class FinetuneTraining(TrainingSettings):
     """Decoupled weight decay, times the learning rate; biases and norms have none."""
     schedule: Annotated[Literal["constant", "linear", "cosine"], Flag("--schedule")] = "cosine"
     """How the learning rate falls after warm-up, counted in optimizer steps."""
-    warmup: Annotated[int, Flag("--warmup", unit="steps")] = Field(5, ge=0)
-    """Optimizer steps over which the learning rate rises from 0, also of layers that are unfrozen later."""
+    warmup: Annotated[int, Flag("--warmup", unit="steps")] = Field(30, ge=0)
+    """Optimizer steps over which the learning rate rises from 0, also of layers that are unfrozen later; a third of all
+    steps at most if not given.
+    """
     ema: Annotated[float, Flag("--ema", unit="decay")] = Field(0.98, ge=0, lt=1)
     """Decay of an exponential moving average of the weights, which then becomes the result; 0 keeps none."""
 
@@ -205,7 +207,7 @@ class FinetuneSettings(Settings):
     """Of labels that do not exclude each other: binary cross-entropy, or asymmetric (arXiv 2009.14119), which makes
     less of the many pictures that lack a label.
     """
-    learning_rate: Annotated[float, Flag("--lr", common=True, unit="rate", group="training")] = Field(5e-4, gt=0)
+    learning_rate: Annotated[float, Flag("--lr", common=True, unit="rate", group="training")] = Field(2e-4, gt=0)
     """Learning rate of the last layer."""
     layer_decay: Annotated[float, Flag("--layer-decay", unit="share", group="training")] = Field(0.8, gt=0, le=1)
     """Each layer further from the end learns at this share of the rate of the one after it; 1 for the same rate
@@ -220,7 +222,9 @@ class FinetuneSettings(Settings):
     class_weights: Annotated[Literal["none", "balanced"], Flag("--class-weights", group="training")] = "none"
     """balanced weighs pictures by how rare their class is, in the probe and in fine-tuning."""
     result: Annotated[Literal["better", "finetuned", "probe"], Flag("--result", group="output")] = "better"
-    """What becomes model/: better: more validation pictures right; of equals, the lower calibrated log loss."""
+    """What becomes model/: better: more validation pictures right; of equals, the lower calibrated log loss. Fine-tuned
+    weights are averaged with those they began from, in the share of the lowest loss on validation pictures.
+    """
     probe_only: Annotated[bool, Flag("--probe-only", common=True, group="training")] = False
     """Leave fine-tuning out: the linear probe is the result, after seconds."""
     push: Annotated[str | None, Flag("--push", group="output")] = Field(None, min_length=1)

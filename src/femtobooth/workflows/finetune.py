@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ from .finetuning import card, teaching, told
 from .finetuning.teaching import SentLesson
 
 PASSES, LEAST_STEPS = 25, 60
+WARMUP_PART = 3
 
 
 @dataclass(frozen=True)
@@ -239,12 +240,12 @@ def _refuse_judge(source: Recognizer, found: Survey, settings: FinetuneSettings,
 
 
 def _training(settings: FinetuneSettings, pictures: int) -> Any:
-    """Return the training settings with a number of steps."""
+    """Return the training settings with numbers of steps."""
     own = settings.training
-    if own.steps:
-        return own
     at_once = own.batch_size * own.accumulate * own.devices * own.nodes
-    return own.model_copy(update={"steps": max(LEAST_STEPS, math.ceil(PASSES * pictures / at_once))})
+    steps = own.steps or max(LEAST_STEPS, math.ceil(PASSES * pictures / at_once))
+    warmup = own.warmup if "warmup" in own.model_fields_set else min(own.warmup, steps // WARMUP_PART)
+    return own.model_copy(update={"steps": steps, "warmup": warmup})
 
 
 def _load(settings: FinetuneSettings) -> Recognizer:
@@ -262,8 +263,11 @@ def _probe(
     logits = finishing.cross_validated(found, embedded, settings)
     sure = np.isfinite(logits).all(axis=1)
     train, val = found.part("train"), found.part("val")
+    inner = finishing.cross_validated(found, embedded, settings, ["train"])  # of which validation has no part
+    out = np.isfinite(inner).all(axis=1)
     if labels := found.several:
         head = probe.fit_multi_label(embedded.prelogits[train], found.truth[train], labels, balanced)
+        head = replace(head, temperature=deciding.boldness(labels, inner[out], found.truth[out]))
         held = (logits[sure], found.truth[sure], found.groups[sure])
         checked = (head.logits(embedded.prelogits[val]), found.truth[val], found.groups[val])
         facts = {
@@ -274,6 +278,7 @@ def _probe(
         }
         return head, facts, deciding.label_issues(labels, logits, found.truth)
     head = probe.fit(embedded.prelogits[train], found.labels[train], classes, balanced)
+    head = replace(head, temperature=probe.boldness(inner[out], found.labels[out]))
     facts = {
         "cross_validated": comparison.measured(logits[sure], found.labels[sure]) if sure.any() else None,
         "folds": probe.FOLDS,
@@ -330,7 +335,7 @@ def _trained(
 ) -> Iterator[tuple[Recognizer, finetuner.Finetuner, Fitted]]:
     """Train the recognizer from the newest checkpoint or from the start; yields it with what that came to."""
     own = settings.training
-    recognizer = finetuner.with_classes(source, found.as_labels, head)
+    recognizer = finetuner.with_classes(source, found.as_labels, head.softened())
     train, stop = found.part("train"), found.part("stop")
     taught = [found.paths[i] for i in train], found.targets[train]
     module = (

@@ -40,6 +40,12 @@ def fitted(labels: Labels, logits: np.ndarray, truth: np.ndarray) -> Labels:
     return replace(labels, scales=tuple(scales), offsets=tuple(offsets), thresholds=tuple(map(float, thresholds)))
 
 
+def boldness(labels: Labels, logits: np.ndarray, truth: np.ndarray) -> float:
+    """Compute one temperature for held-out logits (N, C), the geometric mean of its labels' own, 1 at least."""
+    scales = fitted(labels, logits, truth).scales
+    return max(float(np.exp(-np.log(scales).mean())), 1.0)
+
+
 def platt(logits: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
     """Compute scale and offset (a, b) for one label's logits (N,)."""
     from scipy.optimize import minimize

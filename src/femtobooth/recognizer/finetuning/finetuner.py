@@ -43,7 +43,8 @@ def with_classes(source: Recognizer, labels: Labels, head: Head) -> Recognizer:
     """Build a recognizer of other classes on the network of `source`, which it takes over; its last layer is the
     probe's.
 
-    Training thus starts where the probe ends (linear probing then fine-tuning: Kumar et al. 2022, arXiv 2202.10054).
+    Training thus starts where the probe ends (linear probing then fine-tuning: Kumar et al. 2022, arXiv 2202.10054),
+    with the layer softened.
     Raises ModelError where the network does not end in one linear layer.
     """
     model = source.model

@@ -4,6 +4,7 @@ good it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from ...core import metrics
 from ...core.errors import NotFiniteError
 from ...core.events import warn
+from .. import multilabel
 from ..model import rejection
 from ..model.backbone import Recognizer
 from ..settings import FinetuneSettings
-from . import comparison, deciding, finetuner, probe, stratification
+from . import averaging, comparison, deciding, finetuner, probe, stratification
 from .probe import Embedded, Head
 from .run import FinetunedRun
 from .survey import Survey
@@ -24,9 +26,11 @@ from .teacher import Lesson
 LEFT_OUT = "fine-tuning was left out (probe_only)"
 
 
-def cross_validated(found: Survey, embedded: Embedded, settings: FinetuneSettings) -> np.ndarray:
-    """Compute out-of-fold logits (N, C) of all real pictures that are used; nan for the others."""
-    usable = found.part("train", "stop", "val")
+def cross_validated(
+    found: Survey, embedded: Embedded, settings: FinetuneSettings, parts: Sequence[str] = ("train", "stop", "val")
+) -> np.ndarray:
+    """Compute out-of-fold logits (N, C) of all real pictures of some parts; nan for the others."""
+    usable = found.part(*parts)
     balanced = settings.class_weights == "balanced"
     if found.several:
         fold = np.full(len(found.paths), -1)
@@ -66,26 +70,27 @@ def finish(
     embedded = probe.embed(source, found.paths, found.digests)
     val, train = found.part("val"), found.part("train")
     report: dict[str, Any] = {}
-    tuned_train = tuned_val = tuned_logits = np.zeros((0, 0))
+    tuned_train = tuned_val = tuned_logits = unchosen = np.zeros((0, 0))
     if tuned is not None:
+        unchosen, report = _averaged(source, tuned, found, head)
         outputs = finetuner.outputs(tuned, [found.paths[i] for i in np.concatenate([train, val])])
         if not all(np.isfinite(values).all() for values in outputs.values()):
             raise NotFiniteError("training: what the network says is NaN or infinite after the last step")
         tuned_train, tuned_val = outputs["embedding"][: len(train)], outputs["embedding"][len(train) :]
         tuned_logits = outputs["logits"][len(train) :]
     if found.several:
-        seen = tuned_logits, tuned_train, tuned_val
-        result, report = _multi_label(settings, source, tuned, found, head, embedded, *seen)
-        report |= _of_teacher(lesson, found, run)
+        seen = tuned_logits, unchosen, tuned_train, tuned_val
+        result, more = _multi_label(settings, source, tuned, found, head, embedded, *seen)
+        report |= more | _of_teacher(lesson, found, run)
         result.provenance = _provenance(settings, base, found, run, report["comparison"]["result"], lesson)
         return result, report
     if tuned is None:
         compared: dict[str, Any] = {"pictures": len(val), "verdict": LEFT_OUT, "result": "probe", "rule": "as asked"}
     elif len(val):
         labels, probed = found.labels[val], head.logits(embedded.prelogits[val])
-        compared = comparison.compare(probed, tuned_logits, labels, found.groups[val], settings.result)
-        report["finetuned"] = comparison.measured(tuned_logits, labels)
-        both = (comparison.told(logits, labels, found.groups[val], found.classes) for logits in (probed, tuned_logits))
+        compared = comparison.compare(probed, unchosen, labels, found.groups[val], settings.result)
+        report["finetuned"] = comparison.measured(unchosen, labels)
+        both = (comparison.told(logits, labels, found.groups[val], found.classes) for logits in (probed, unchosen))
         report["validated"] = [
             {"path": str(found.paths[i]), "label": found.classes[found.labels[i]], "probe": one, "finetuned": other}
             for i, one, other in zip(val, *both, strict=True)
@@ -105,6 +110,7 @@ def finish(
     if tuned is None or compared["result"] == "probe":
         result = finetuner.with_classes(source, found.as_labels, head).freeze()
         judged, logits, by = known, crossed[known], "cross-validated predictions"
+        unchosen = logits
         centres = rejection.centroids(embedded.embedding[train], members[train])
         limit = rejection.limit(_held_out(found, embedded, known, settings))
     else:
@@ -117,10 +123,10 @@ def finish(
     report["comparison"] = compared
     report["judged"] = {
         "by": by,
-        "measured": comparison.measured(logits, labels) if len(labels) else None,
+        "measured": comparison.measured(unchosen, labels) if len(labels) else None,
         "pictures": [
             {"path": str(found.paths[i]), "label": found.classes[found.labels[i]], "named": found.classes[best]}
-            for i, best in zip(judged, logits.argmax(axis=1) if len(labels) else [], strict=True)
+            for i, best in zip(judged, unchosen.argmax(axis=1) if len(labels) else [], strict=True)
         ],
     }
     report["calibration"] = {
@@ -133,6 +139,27 @@ def finish(
     report |= _of_teacher(lesson, found, run)
     result.provenance = _provenance(settings, base, found, run, compared["result"], lesson)
     return result, report
+
+
+def _averaged(source: Recognizer, tuned: Recognizer, found: Survey, head: Head) -> tuple[np.ndarray, dict[str, Any]]:
+    """Average the tuned weights with those that they began from, by the calibrated loss on the validation pictures;
+    returns logits (N, C) of these that no picture chose itself, and what the report says.
+    """
+    val, labels = found.part("val"), found.several
+    groups = found.groups[val]
+    if not len(val):
+        return np.zeros((0, len(found.classes))), {}
+
+    def losses(logits: np.ndarray) -> np.ndarray:
+        if labels is None:
+            return comparison.calibrated_losses(logits, found.labels[val], groups)
+        sure = deciding.cross_fitted(labels, logits, found.truth[val], groups)[0]
+        return multilabel.log_loss(labels, sure, found.truth[val])
+
+    start = finetuner.with_classes(source, found.as_labels, head.softened())
+    made = averaging.average(start, tuned, [found.paths[i] for i in val], groups, losses)
+    tried = [{"share": share, "log_loss": loss} for share, loss in made.losses.items()]
+    return made.unchosen, {"averaged": {"share": made.share, "tried": tried}}
 
 
 def _of_teacher(lesson: Lesson | None, found: Survey, run: FinetunedRun) -> dict[str, Any]:
@@ -186,6 +213,7 @@ def _multi_label(
     head: Head,
     embedded: Embedded,
     tuned_logits: np.ndarray,
+    unchosen: np.ndarray,
     tuned_train: np.ndarray,
     tuned_val: np.ndarray,
 ) -> tuple[Recognizer, dict[str, Any]]:
@@ -201,8 +229,8 @@ def _multi_label(
         compared: dict[str, Any] = {"pictures": len(val), "verdict": LEFT_OUT, "result": "probe", "rule": "as asked"}
     elif len(val):
         probed = head.logits(embedded.prelogits[val])
-        compared = deciding.compare(labels, probed, tuned_logits, truth, groups, settings.result)
-        report["finetuned"] = deciding.measured(labels, tuned_logits, truth, groups)
+        compared = deciding.compare(labels, probed, unchosen, truth, groups, settings.result)
+        report["finetuned"] = deciding.measured(labels, unchosen, truth, groups)
     else:
         warn("no picture to validate on: fine-tuning cannot be compared with the probe, nor thresholds chosen")
         kept = "probe" if settings.result == "probe" else "finetuned"
@@ -212,7 +240,7 @@ def _multi_label(
         crossed = cross_validated(found, embedded, settings)
         judged = np.flatnonzero(np.isfinite(crossed).all(axis=1))
         result, by = finetuner.with_classes(source, labels, head).freeze(), "cross-validated predictions"
-        logits = crossed[judged]
+        logits = unchosen = crossed[judged]
         centres = rejection.centroids(embedded.embedding[train], members[train])
         limit = rejection.limit(_held_out(found, embedded, judged, settings))
     else:
@@ -223,10 +251,10 @@ def _multi_label(
     result.labels = deciding.fitted(labels, logits, truth)
     measured, told = None, []
     if len(judged):
-        measured = deciding.measured(labels, logits, truth, groups)
+        measured = deciding.measured(labels, unchosen, truth, groups)
         for row, threshold in zip(measured["per_label"], result.labels.thresholds, strict=True):
             row["threshold"] = None if row["group"] else threshold
-        decided = deciding.cross_fitted(labels, logits, truth, groups)[1]
+        decided = deciding.cross_fitted(labels, unchosen, truth, groups)[1]
         names = np.array(labels.names)
         told = [
             {

@@ -47,15 +47,25 @@ class Head:
 
     weight: np.ndarray  # float32 (C, P)
     bias: np.ndarray  # float32 (C,)
+    temperature: float = 1.0
+    """What its logits are too bold by, on held-out pictures; 1 where they are not."""
 
     def logits(self, prelogits: np.ndarray) -> np.ndarray:
         """Compute logits, float64 (N, C)."""
         return prelogits.astype(np.float64) @ self.weight.T.astype(np.float64) + self.bias
 
+    def softened(self) -> Head:
+        """Return the layer that fine-tuning starts from: divided by the temperature, it says the same, less boldly.
+
+        A logistic regression that fits its pictures has logits whose loss, once augmentation changes the pictures, is
+        huge; its gradients destroyed what the network knew within the first steps.
+        """
+        return Head(self.weight / np.float32(self.temperature), self.bias / np.float32(self.temperature))
+
     def save(self, file: Path) -> None:
         """Write the layer as safetensors, which holds arrays as they lie in memory: rows first, as it says."""
         rows_first = {"weight": np.ascontiguousarray(self.weight), "bias": self.bias}
-        save_file(rows_first, file, metadata=ROWS_FIRST)
+        save_file(rows_first, file, metadata=ROWS_FIRST | {"temperature": repr(self.temperature)})
 
     @classmethod
     def load(cls, file: Path) -> Head:
@@ -65,9 +75,10 @@ class Head:
         """
         with safe_open(file, "numpy") as opened:
             weight, bias = opened.get_tensor("weight"), opened.get_tensor("bias")
-            if len(weight) > 2 and (opened.metadata() or {}).get("order") != ROWS_FIRST["order"]:
+            told = opened.metadata() or {}
+            if len(weight) > 2 and told.get("order") != ROWS_FIRST["order"]:
                 weight = np.ascontiguousarray(weight.reshape(-1).reshape(weight.shape, order="F"))
-        return cls(weight, bias)
+        return cls(weight, bias, float(told.get("temperature", 1)))
 
 
 def embed(recognizer: Recognizer, paths: Sequence[Path], digests: Sequence[str], batch: int = 16) -> Embedded:
@@ -272,3 +283,8 @@ def calibrated(logits: np.ndarray, labels: np.ndarray) -> float:
         cost, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-6}
     )
     return float(np.exp(found.x))
+
+
+def boldness(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Compute the temperature of held-out logits (N, C), 1 at least: a probe that is timid stays as it is."""
+    return max(calibrated(logits, labels), 1.0) if len(labels) else 1.0

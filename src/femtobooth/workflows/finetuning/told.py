@@ -132,6 +132,8 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
         f"the result is the {'linear probe' if compared['result'] == 'probe' else 'fine-tuned network'} "
         f"(rule: {compared['rule']})"
     )
+    if compared["result"] == "finetuned" and (averaged := report.get("averaged")):
+        note(f"its weights are {averaged['share']:.0%} fine-tuned, the rest is where that began: best in validation")
     if report["guidance"]["after"]:
         note(report["guidance"]["after"])
     unsettled = metrics.unsettled(calibration["temperature"])
