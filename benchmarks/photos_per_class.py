@@ -177,13 +177,13 @@ def measured(
     with table.open("w", newline="") as file:
         rows = [(path.resolve(), label, part) for part, of in (("train", train), ("val", test)) for path, label in of]
         csv.writer(file).writerows([("path", "label", "split"), *rows])
+    short = finetune.PASSES * len(train) <= most * FinetuneSettings(data="x").training.batch_size
+    training = {"seed": seed, "trackers": ["csv"], "checkpoint_every": 0, "accelerator": "cpu"}
     given = {
         "data": str(table), "model": model, "size": size, "name": run, "runs": str(out / "runs"),
         "overwrite": True, "copies": "keep", "augment": {"flip": name == "kinds"},
-        "training": {"seed": seed, "trackers": ["csv"], "checkpoint_every": 0, "accelerator": "cpu"},
+        "training": training | ({} if short else {"steps": most}),
     }  # fmt: skip
-    if finetune.PASSES * len(train) > most * FinetuneSettings(data="x").training.batch_size:
-        given["training"] |= {"steps": most}
     made = finetune.run(resolve(FinetuneSettings, given))
     report = json.loads((made.folder / "report.json").read_text())
     told = {who: [row[who]["label"] == row["label"] for row in report["validated"]] for who in ("probe", "finetuned")}

@@ -59,14 +59,13 @@ from ..recognizer.model import hub_upload
 from ..recognizer.model.backbone import Recognizer
 from ..recognizer.settings import FinetuneSettings
 from ..training import averages, team, trainer
-from ..training.session import Fitted, State, fit
+from ..training.session import Fitted, fit
 from ..training.settings import ResumeSettings
 from ..training.team import Team
 from .finetuning import card, teaching, told
 from .finetuning.teaching import SentLesson
 
-PASSES, LEAST_STEPS = 25, 60
-WARMUP_PART = 3
+PASSES, LEAST_STEPS, WARMUP_PART = 25, 60, 3
 
 
 @dataclass(frozen=True)
@@ -263,7 +262,7 @@ def _probe(
     logits = finishing.cross_validated(found, embedded, settings)
     sure = np.isfinite(logits).all(axis=1)
     train, val = found.part("train"), found.part("val")
-    inner = finishing.cross_validated(found, embedded, settings, ["train"])  # of which validation has no part
+    inner = finishing.cross_validated(found, embedded, settings, ["train"])  # validation has no part in the start
     out = np.isfinite(inner).all(axis=1)
     if labels := found.several:
         head = probe.fit_multi_label(embedded.prelogits[train], found.truth[train], labels, balanced)
@@ -279,12 +278,11 @@ def _probe(
         return head, facts, deciding.label_issues(labels, logits, found.truth)
     head = probe.fit(embedded.prelogits[train], found.labels[train], classes, balanced)
     head = replace(head, temperature=probe.boldness(inner[out], found.labels[out]))
+    said = head.logits(embedded.prelogits[val])
     facts = {
         "cross_validated": comparison.measured(logits[sure], found.labels[sure]) if sure.any() else None,
         "folds": probe.FOLDS,
-        "validation": comparison.measured(head.logits(embedded.prelogits[val]), found.labels[val])
-        if len(val)
-        else None,
+        "validation": comparison.measured(said, found.labels[val]) if len(val) else None,
         "seconds": round(time.monotonic() - started, 1),
     }
     return head, facts, probe.label_issues(logits, found.labels)
@@ -345,13 +343,9 @@ def _trained(
     )
     average = averages.average_of(own)
     early = None
-    if settings.patience:
-        set_aside = [found.paths[i] for i in stop]
-        early = finetuner.EarlyStop(set_aside, found.targets[stop], settings.check_every, settings.patience, average)
-
-    def ended(state: State) -> bool:
-        return bool(settings.patience) and finetuner.stopped_early(state, settings.patience)
-
+    if patience := settings.patience:
+        aside = [found.paths[i] for i in stop], found.targets[stop]
+        early = finetuner.EarlyStop(*aside, settings.check_every, patience, average)
     with fit(
         module,
         own,
@@ -362,7 +356,7 @@ def _trained(
         calmer=f"train again with a lower `learning_rate` (it was {settings.learning_rate:g})",
         run=run,
         hyperparameters=settings.model_dump(),
-        ended=ended,
+        ended=lambda state: bool(patience) and finetuner.stopped_early(state, patience),
     ) as fitted:
         yield recognizer, module, fitted
 
