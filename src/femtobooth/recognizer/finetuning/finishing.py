@@ -96,14 +96,7 @@ def finish(
             for i, one, other in zip(val, *both, strict=True)
         ]
     else:
-        warn("no picture to validate on: fine-tuning cannot be compared with the probe, nor calibrated")
-        kept = "probe" if settings.result == "probe" else "finetuned"
-        compared = {
-            "pictures": 0,
-            "verdict": "there is nothing to validate on",
-            "result": kept,
-            "rule": "not comparable",
-        }
+        compared = _not_comparable(settings, "calibrated")
     members = found.labels[:, None] == np.arange(len(found.classes))
     crossed = cross_validated(found, embedded, settings)
     known = np.flatnonzero(np.isfinite(crossed).all(axis=1))
@@ -139,6 +132,13 @@ def finish(
     report |= _of_teacher(lesson, found, run)
     result.provenance = _provenance(settings, base, found, run, compared["result"], lesson)
     return result, report
+
+
+def _not_comparable(settings: FinetuneSettings, nor: str) -> dict[str, Any]:
+    """Say which is the result where nothing validates."""
+    warn(f"no picture to validate on: fine-tuning cannot be compared with the probe, nor {nor}")
+    kept = "probe" if settings.result == "probe" else "finetuned"
+    return {"pictures": 0, "verdict": "there is nothing to validate on", "result": kept, "rule": "not comparable"}
 
 
 def _averaged(source: Recognizer, tuned: Recognizer, found: Survey, head: Head) -> tuple[np.ndarray, dict[str, Any]]:
@@ -232,10 +232,7 @@ def _multi_label(
         compared = deciding.compare(labels, probed, unchosen, truth, groups, settings.result)
         report["finetuned"] = deciding.measured(labels, unchosen, truth, groups)
     else:
-        warn("no picture to validate on: fine-tuning cannot be compared with the probe, nor thresholds chosen")
-        kept = "probe" if settings.result == "probe" else "finetuned"
-        verdict = "there is nothing to validate on"
-        compared = {"pictures": 0, "verdict": verdict, "result": kept, "rule": "not comparable"}
+        compared = _not_comparable(settings, "thresholds chosen")
     if tuned is None or compared["result"] == "probe":
         crossed = cross_validated(found, embedded, settings)
         judged = np.flatnonzero(np.isfinite(crossed).all(axis=1))
