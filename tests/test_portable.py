@@ -130,9 +130,7 @@ NOT_HERE = {  # distributions of modules that need not be installed where the te
     "coremltools": "coremltools",
     "executorch": "executorch",
     "litert_torch": "litert-torch",
-    "ncnn": "ncnn",
     "openvino": "openvino",
-    "pnnx": "pnnx",
     "ray": "ray",
 }
 BY_OTHERS = {
