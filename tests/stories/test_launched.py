@@ -31,14 +31,14 @@ print(json.dumps([found.status, found.classes, str(found.folder)]), flush=True)
 """
 
 
-def together(script: str, *words: object, folder: Path) -> list[subprocess.CompletedProcess[str]]:
-    """Run a script in two processes, with a folder each, as a launcher on two machines does."""
+def together(script: str, *words: object, folder: Path, here: bool = True) -> list[subprocess.CompletedProcess[str]]:
+    """Run a script in two processes, as a launcher does on one machine, or on two."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     started = []
     for rank in range(2):
-        given = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+        given = {"RANK": rank, "LOCAL_RANK": rank if here else 0, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
         given |= {"MASTER_PORT": port, "OMP_NUM_THREADS": 1, "FEMTOBOOTH_CACHE": folder / "cache"}
         command = [sys.executable, "-c", script, *map(str, words)]
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": folder}
@@ -67,3 +67,30 @@ def test_all_processes_of_a_script_get_the_result_and_go_on(
     facts = json.loads((tmp_path / "runs" / "made" / "run.json").read_text())
     assert first[0] == ["done", facts["subjects"]["V"]["token"], 2, True]
     assert first[1] == ["done", ["blue", "red"], "runs/made-2"]
+
+
+HOSTILE = """
+import os, pickle, sys
+from femtobooth import cli
+from femtobooth.training import sending, team
+base, photos, hit = sys.argv[1:]
+class Hostile:
+    def __reduce__(self):
+        return os.system, (f"touch {hit}",)
+if os.environ["RANK"] == "0":
+    sending.packed = lambda value: pickle.dumps(Hostile(), 2)
+    with team.joined() as ours:
+        ours.share(None)
+        ours._wait_for("never")
+else:
+    words = ["personalize", photos, "--class-noun", "robot", "--base", base, "--nodes", "2", "--name", "hit"]
+    cli.main([*words, "--strategy", "ddp", "--accelerator", "cpu", "--steps", "1"])
+"""
+
+
+def test_nothing_that_another_process_sends_is_run(tiny_base: Path, photos: Path, tmp_path: Path) -> None:
+    first, second = together(HOSTILE, tiny_base, photos, tmp_path / "hit", folder=tmp_path, here=False)
+    assert not (tmp_path / "hit").exists()
+    assert second.returncode == 1
+    assert "what the first process of this training sent is of another kind, and was not read" in second.stderr
+    assert "ProcessLost: process 1 on " in first.stderr and first.returncode == 1

@@ -1,6 +1,6 @@
 """The processes of one training that a launcher (torchrun, srun) started, on machines that need not share a disk.
 
-    team.trained(first, follow)
+    team.trained(first, Task, follow, Run)
         first(ours)      # in the first process: shares what it read from its disk, `ours.share(task)`, and fits
         follow(task)     # in every other one: fits, too; `fit` takes the newest checkpoint from the first
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import pickle
 import platform
 import socket
 import threading
@@ -34,9 +33,10 @@ from ..core import streams
 from ..core.errors import CheckpointError, FemtoboothError, Interrupted, ProcessLost, first_line
 from ..core.processes import first_here, rank, world
 from ..core.run import Run
-from . import checkpoints
+from . import checkpoints, sending
 
-Kind = TypeVar("Kind", bound=Run)
+Kind = TypeVar("Kind")
+Done = TypeVar("Done", bound=Run)
 BEAT = 2.0
 """Seconds between two signs of life."""
 SILENCE = 40.0
@@ -61,8 +61,8 @@ class Team:
     def share(self, value: Any) -> None:
         """Send the others what this process, the first, has found."""
 
-    def shared(self) -> Any:
-        """Take what the first process shares."""
+    def shared(self, kind: type[Kind]) -> Kind | None:
+        """Take what the first process shares: a value of this kind, or None. Raises FemtoboothError for any other."""
         raise NotImplementedError
 
     def checkpoint(self, found: Path | None) -> Path | None:
@@ -104,15 +104,17 @@ def joined() -> Iterator[Team]:
         _current.reset(before)
 
 
-def trained(first: Callable[[Team], Kind], follow: Callable[[Any], None], kind: type[Kind]) -> Kind:
+def trained(
+    first: Callable[[Team], Done], sent: type[Kind], follow: Callable[[Kind | None], None], kind: type[Done]
+) -> Done:
     """Train with all processes that a launcher started: the first one does `first`, every other `follow` with what the
-    first one shares. All return the run that `first` gave, once that is there, though its folder may be on the disk of
-    the first one's machine alone.
+    first one shares, which is `sent`. All return the run that `first` gave, once that is there, though its folder may
+    be on the disk of the first one's machine alone.
     """
     with joined() as ours:
         if ours.follows:
-            follow(ours.shared())
-            return kind.model_validate(ours.shared())
+            follow(ours.shared(sent))
+            return kind.model_validate(ours.shared(dict))
         run = first(ours)
         ours.share({**run.plain(), "folder": str(run.folder)})
         return run
@@ -150,13 +152,13 @@ class _Team(Team):
     # --- what travels
 
     def share(self, value: Any) -> None:
-        data = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+        data = torch.frombuffer(bytearray(sending.packed(value)), dtype=torch.uint8)
         self._store.set(f"size/{next(self._turn)}", str(len(data)))
         self._send(data)
 
-    def shared(self) -> Any:
+    def shared(self, kind: type[Kind]) -> Kind | None:
         size = int(self._wait_for(f"size/{next(self._turn)}"))
-        return pickle.loads(self._send(torch.empty(size, dtype=torch.uint8)).numpy().tobytes())  # noqa: S301  (ours)
+        return sending.unpacked(self._send(torch.empty(size, dtype=torch.uint8)).numpy().tobytes(), kind)
 
     def _send(self, data: Tensor) -> Tensor:
         """Copy the first process's uint8 tensor into that of each other one."""
@@ -179,7 +181,7 @@ class _Team(Team):
         if not self.follows:
             manifest = (found / checkpoints.MANIFEST).read_bytes() if found else b""
             size = (found / checkpoints.STATE).stat().st_size if found else 0
-            self.share((found.name if found else None, manifest, size))
+            self.share((found.name, manifest, size) if found else None)
             if found is None or all(self._wait_for(f"same/{other}") == b"1" for other in range(1, self.world)):
                 self._store.set("travels", "0")
                 return found
@@ -188,9 +190,10 @@ class _Team(Team):
                 while part := file.read(CHUNK):
                     self._send(torch.frombuffer(bytearray(part), dtype=torch.uint8))
             return found
-        name, manifest, size = self.shared()
-        if name is None:
+        told = self.shared(tuple)
+        if told is None:
             return None
+        name, manifest, size = told
         same = found is not None and (found / checkpoints.MANIFEST).read_bytes() == manifest
         self._store.set(f"same/{self.rank}", f"{same:d}")
         if self._wait_for("travels") == b"0":

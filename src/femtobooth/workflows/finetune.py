@@ -89,7 +89,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
     Raises InputError kinds before anything is written.
     """
     trainer.refuse_other_number(settings.training)
-    return team.trained(partial(_begin, settings), lambda sent: _follow(sent, _settled(settings)), FinetunedRun)
+    return team.trained(partial(_begin, settings), Sent, lambda sent: _follow(sent, _settled(settings)), FinetunedRun)
 
 
 def _begin(settings: FinetuneSettings, ours: Team) -> FinetunedRun:
@@ -181,7 +181,7 @@ def _follow(sent: Sent | None, own: FinetuneSettings | None = None) -> None:
 
 def resume(settings: ResumeSettings) -> FinetunedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    return team.trained(partial(_resume, Path(settings.run)), _follow, FinetunedRun)
+    return team.trained(partial(_resume, Path(settings.run)), Sent, _follow, FinetunedRun)
 
 
 def _resume(folder: Path, ours: Team) -> FinetunedRun:

@@ -101,7 +101,9 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     Raises InputError kinds before anything is written.
     """
     trainer.refuse_other_number(settings.training)
-    return team.trained(partial(_begin, settings), lambda sent: _follow(sent, _settled(settings)), PersonalizedRun)
+    return team.trained(
+        partial(_begin, settings), Sent, lambda sent: _follow(sent, _settled(settings)), PersonalizedRun
+    )
 
 
 def _begin(settings: PersonalizeSettings, ours: Team) -> PersonalizedRun:
@@ -171,7 +173,7 @@ def _follow(sent: Sent | None, own: PersonalizeSettings | None = None) -> None:
 
 def resume(settings: ResumeSettings) -> PersonalizedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    return team.trained(partial(_go_on, Path(settings.run)), _follow, PersonalizedRun)
+    return team.trained(partial(_go_on, Path(settings.run)), Sent, _follow, PersonalizedRun)
 
 
 def _go_on(folder: Path, ours: Team) -> PersonalizedRun:
