@@ -123,6 +123,7 @@ def test_from_a_folder_to_an_artifact(
     tried = report["averaged"]["tried"]
     assert report["averaged"]["share"] == min(tried, key=lambda one: one["log_loss"])["share"]
     assert [one["share"] for one in tried] == [0.25, 0.5, 0.75, 1]
+    assert f"{report['averaged']['share']:.0%} of the fine-tuned network" in (run / "report.html").read_text()
     low, high = report["comparison"]["accuracy_difference"][1:]
     assert low < report["comparison"]["accuracy_difference"][0] < high
     page = (run / "report.html").read_text()

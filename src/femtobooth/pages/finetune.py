@@ -262,7 +262,7 @@ def _comparison(report: dict[str, Any]) -> Comparison:
             if one
         ]
         won = compared["result"] == "finetuned"
-        rule = f"Result by rule: {compared['rule']}."
+        rule = f"Result by rule: {compared['rule']}.{_averaged(report)}"
         both = "finetuned" in report
         return Comparison(both=both, finetuned_won=won, rows=[], tests=rule, several=several)
     for name, key, facts in (
@@ -288,10 +288,21 @@ def _comparison(report: dict[str, Any]) -> Comparison:
             f"Exact McNemar test: p = {compared['mcnemar_p']:.3f}. Calibrated log loss (at temperatures fitted to "
             f"other pictures) changed by {change:+.3f} ({low:+.3f} to {high:+.3f}; bootstrap over groups of "
             "near-duplicates). "
-            f"Result by rule: {compared['rule']}."
+            f"Result by rule: {compared['rule']}.{_averaged(report)}"
         )
     won = compared["result"] == "finetuned"
     return Comparison(both="finetuned" in report, finetuned_won=won, rows=rows, tests=tests, several=[])
+
+
+def _averaged(report: Mapping[str, Any]) -> str:
+    """Say how much of the fine-tuned weights is in the fine-tuned network, and what other shares came to."""
+    if "averaged" not in report:
+        return ""
+    tried = ", ".join(f"{one['share']:.0%}: {one['log_loss']:.3f}" for one in report["averaged"]["tried"])
+    return (
+        f" {report['averaged']['share']:.0%} of the fine-tuned network's weights are from training's end, the rest "
+        f"from its beginning, the probe (validation loss at each share: {tried})."
+    )
 
 
 def _data(data: Mapping[str, Any]) -> Data:
