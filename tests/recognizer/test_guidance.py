@@ -18,32 +18,35 @@ KNOWN = [
 @pytest.mark.parametrize(
     ("pictures", "right", "expected"),
     [
-        (3, 0.6, 0),
-        (4, 0.5, 0),
-        (10, 0.7, 1),
-        (20, 0.8, 1),
-        (10, 0.97, 2),
-        (12, 1.0, 2),
-        (100, 0.75, None),
-        (3, 0.95, None),
+        (3, 0.6, [0]),
+        (4, 0.5, [0]),
+        (10, 0.7, [1]),
+        (20, 0.8, [1]),
+        (10, 0.88, [1, 2]),
+        (12, 1.0, [2]),
+        (100, 0.75, []),
+        (3, 0.95, []),
     ],
 )
-def test_the_nearest_measurement(pictures: float, right: float, expected: int | None) -> None:
-    """Of as many pictures a class and as good a probe, both within a factor; further away nothing is claimed."""
-    assert nearest(KNOWN, pictures, right) == (None if expected is None else KNOWN[expected])
+def test_the_nearest_measurements(pictures: float, right: float, expected: list[int]) -> None:
+    """Of as many pictures a class and as good a probe, both within a factor; further away nothing is claimed, and
+    each kind of data speaks once.
+    """
+    further = Measured("kinds", 20, 0.96, (0.5, 0.4, 0.6))
+    assert nearest([further, *KNOWN], pictures, right) == [KNOWN[one] for one in expected]
 
 
 def test_what_it_may_bring() -> None:
-    worth, idle, worse = (before(KNOWN, *where, passes=25) for where in ((11, 0.75), (3, 0.57), (12, 0.95)))
+    worth, idle, both = (before(KNOWN, *where, passes=25) for where in ((11, 0.7), (3, 0.57), (12, 0.88)))
     assert worth == (
-        "fine-tuning brought +15.0 points (+10.0 to +20.0) where it was most like here (digits by a "
-        "network, 12 pictures a class, probe 75% right). It computes about 75 x as much as the probe"
+        "where pictures a class and the probe were about as here, fine-tuning brought +15.0 points (+10.0 to +20.0; "
+        "digits by a network, 12 pictures a class, probe 75% right). It computes about 75 x as much as the probe"
     )
-    assert idle is not None and "nothing that shows, -1.0 points (-13.0 to +11.0), where" in idle
-    assert worse is not None and "brought -4.0 points (-8.0 to -1.0) where" in worse
-    assert "leaves it out" in idle and "leaves it out" in worse
+    assert idle is not None and "brought nothing that shows, -1.0 points (-13.0 to +11.0; digits" in idle
+    assert both is not None and "brought +15.0 points (" in both and "; -4.0 points (-8.0 to -1.0; kinds" in both
+    assert "leaves it out" in idle and "leaves it out" not in worth + both
     once = before([Measured("x", 12, 0.75, (0.2, 0.1, 0.3), 1)], 12, 0.75, 25)
-    assert once is not None and "in the one training that was most like here (x, 12" in once
+    assert once is not None and "(+10.0 to +30.0; x, 12 pictures a class, probe 75% right, one training)" in once
     assert before(KNOWN, 500, 0.5, 25) is before([], 12, 0.5, 25) is None
 
 

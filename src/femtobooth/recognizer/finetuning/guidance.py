@@ -1,5 +1,5 @@
-"""Is fine-tuning worth its time? Told before it by what was measured where most was alike, and after it by its own
-validation.
+"""Is fine-tuning worth its time? Told before it by what was measured where most was alike, of each kind of data, and
+after it by its own validation.
 
 What was measured is a file, which `benchmarks/photos_per_class.py` writes: pictures a class, how good the probe was,
 and what fine-tuning gained, with its interval.
@@ -45,16 +45,19 @@ def measurements(file: Path = FILE) -> list[Measured]:
     return [Measured(row["about"], row["pictures"], row["probe"][0], (*row["gain"],), row["seeds"]) for row in rows]
 
 
-def nearest(known: Sequence[Measured], pictures: float, right: float) -> Measured | None:
-    """Find the measurement of most like a number of pictures a class and share `right` of the probe; None where all are
-    further than `APART`.
+def nearest(known: Sequence[Measured], pictures: float, right: float) -> list[Measured]:
+    """Find, of each kind of data, the measurement of most like a number of pictures a class and share `right` of the
+    probe, the nearest first; those that are further than `APART` are left out.
     """
 
     def distance(one: Measured) -> float:
         return max(abs(math.log(one.pictures / pictures)), abs(_odds(one.probe) - _odds(right)) / 2)
 
-    best = min(known, key=distance, default=None)
-    return best if best and distance(best) <= math.log(APART) else None
+    best: dict[str, Measured] = {}
+    for one in sorted(known, key=distance):
+        if distance(one) <= math.log(APART):
+            best.setdefault(one.about, one)
+    return list(best.values())
 
 
 def _odds(share: float) -> float:
@@ -64,22 +67,25 @@ def _odds(share: float) -> float:
 
 
 def before(known: Sequence[Measured], pictures: float, right: float, passes: float) -> str | None:
-    """Say what fine-tuning may bring, by the nearest measurement; None where none is near. It takes `passes` over the
+    """Say what fine-tuning may bring, by the nearest measurements; None where none is near. It takes `passes` over the
     pictures, each forwards and backwards, which is three times the work of the probe's one pass.
     """
     near = nearest(known, pictures, right)
-    if near is None:
+    if not near:
         return None
-    value, low, high = (100 * share for share in near.gain)
-    points = f"{value:+.1f} points ({low:+.1f} to {high:+.1f})"
-    seen = f"{near.about}, {near.pictures} pictures a class, probe {near.probe:.0%} right"
-    brought = points if low > 0 or high < 0 else f"nothing that shows, {points},"
-    way_out = "" if low > 0 else "; `probe_only=true` leaves it out"
-    where = "in the one training that was" if near.draws == 1 else "where it was"
+    way_out = "" if any(one.gain[1] > 0 for one in near) else "; `probe_only=true` leaves it out"
     return (
-        f"fine-tuning brought {brought} {where} most like here ({seen}){way_out}. It computes about "
-        f"{3 * passes:.0f} x as much as the probe"
+        f"where pictures a class and the probe were about as here, fine-tuning brought {'; '.join(map(_brought, near))}"
+        f"{way_out}. It computes about {3 * passes:.0f} x as much as the probe"
     )
+
+
+def _brought(one: Measured) -> str:
+    value, low, high = (100 * share for share in one.gain)
+    shows = "" if low > 0 or high < 0 else "nothing that shows, "
+    once = ", one training" if one.draws == 1 else ""
+    seen = f"{one.about}, {one.pictures} pictures a class, probe {one.probe:.0%} right{once}"
+    return f"{shows}{value:+.1f} points ({low:+.1f} to {high:+.1f}; {seen})"
 
 
 def after(compared: Mapping[str, Any], costs: Mapping[str, Mapping[str, Any]], pictures: float) -> str | None:
