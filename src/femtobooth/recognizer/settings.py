@@ -207,10 +207,10 @@ class FinetuneSettings(Settings):
     """Of labels that do not exclude each other: binary cross-entropy, or asymmetric (arXiv 2009.14119), which makes
     less of the many pictures that lack a label.
     """
-    learning_rate: Annotated[float, Flag("--lr", common=True, unit="rate", group="training")] = Field(2e-4, gt=0)
-    """Learning rate of the last layer."""
-    layer_decay: Annotated[float, Flag("--layer-decay", unit="share", group="training")] = Field(0.8, gt=0, le=1)
-    """Each layer further from the end learns at this share of the rate of the one after it; 1 for the same rate
+    learning_rate: Annotated[float, Flag("--lr", common=True, unit="rate", group="training")] = Field(1e-4, gt=0)
+    """Learning rate; of the last layer, where `layer_decay` lowers it for those before."""
+    layer_decay: Annotated[float, Flag("--layer-decay", unit="share", group="training")] = Field(1.0, gt=0, le=1)
+    """Each layer further from the end learns at this share of the rate of the one after it; 1 is the same rate
     everywhere.
     """
     freeze: Annotated[int, Flag("--freeze", unit="steps", group="training")] = Field(0, ge=0)
@@ -255,9 +255,8 @@ class FinetuneSettings(Settings):
             raise ValueError(
                 "training.batch_size must be even for mixup and cutmix, which blend pairs (or set augment.mixup to 0)"
             )
-        if KINDS[self.training.optimizer].multiplies:
-            for name in {"learning_rate", "layer_decay"} - self.model_fields_set:
-                setattr(self, name, 1.0)
+        if KINDS[self.training.optimizer].multiplies and "learning_rate" not in self.model_fields_set:
+            self.learning_rate = 1.0
         return self
 
     def without_effect(self) -> dict[str, str]:
