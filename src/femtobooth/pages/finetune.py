@@ -309,7 +309,10 @@ def _data(data: Mapping[str, Any]) -> Data:
     counts = data["classes"]
     parts = [name for name in ("train", "stop", "val", "left out") if any(name in one for one in counts.values())]
     return Data(
-        findings=[(one["what"], one["count"] or "–", one["about"]) for one in data["findings"]],  # noqa: RUF001
+        findings=[
+            (one["what"], one["count"] or "–", one["about"].replace("`", ""))  # noqa: RUF001
+            for one in data["findings"]
+        ],
         details=[_finding(one) for one in data["findings"] if one["count"] and one["files"]],
         columns=["class", *(f">{part}" for part in parts), ">generated"],
         classes=[(name, *(one.get(part, 0) for part in parts), one["generated"]) for name, one in counts.items()],

@@ -103,9 +103,10 @@ def headline(measured: Mapping[str, Any], who: str) -> str:
     value = measured["map"]
     if not value:
         return f"{who} was measured on {measured['pictures']} pictures that have no label."
+    groups = "".join(f", and {name} is right on {shares(right)}" for name, right in measured["groups"].items())
     return (
         f"{who} ranks {measured['labels_measured']} labels of {measured['pictures']} pictures with a mean average "
-        f"precision of {shares(value)}, and what it says of them has an F1 of {shares(measured['micro_f1'])} over all."
+        f"precision of {shares(value)}{groups}; all that it says has an F1 of {shares(measured['micro_f1'])}."
     )
 
 

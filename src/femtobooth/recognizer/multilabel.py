@@ -150,7 +150,7 @@ def measure(
     return {
         "pictures": len(truth),
         "labels": count,
-        "labels_measured": int(there.sum()),
+        "labels_measured": int((there & free).sum()),
         "map": interval(2 * count),
         "macro_f1": interval(2 * count + 1),
         "micro_f1": interval(2 * count + 2),

@@ -99,7 +99,7 @@ class Reading:
         Raises PhotoError if no file could be read; their rows are written all the same.
         """
         if self.others:
-            note(f"{self.others} files in the folders are no pictures and were passed over")
+            note(f"{self.others} files in folders and archives are no pictures and were passed over")
         if self.failed and not self.read + self.kept:
             raise PhotoError(
                 f"none of {self.failed} files could be read; the first: {self.first_failure}",

@@ -30,7 +30,7 @@ def data(found: Survey, findings: list[Finding], baseline: dict[str, Any], setti
         table(title, ["finding", ">count", "what it means", "for example"], rows)
     else:
         note(title)
-    note(f"not found: {', '.join(one.what for one in findings if not one.count)}\n")
+    note(f"none of these: {'; '.join(one.what for one in findings if not one.count)}\n")
     if found.several:
         _probe_of_several(baseline)
         return
