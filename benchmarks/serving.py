@@ -1,6 +1,7 @@
 """Many subjects by `femtobooth serve` against a process for each request: speed, and memory of the replica.
 
     python benchmarks/serving.py runs/rex --adapters 100 --requests 200 --at-once 4 --alone 5
+    python benchmarks/serving.py runs/rex --looks 1000       # only what it costs to see what there is
 
 RUN has trained a LoRA. Its adapter is copied under other names, moved a little at random; requests of one picture each
 are dealt to the copies at random, after one to each that loads it, which is measured apart. Pictures are compared, too.
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from base64 import b64decode
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import ceil
 from pathlib import Path
@@ -28,6 +29,8 @@ import httpx
 import psutil
 import torch
 from safetensors.torch import load_file, save_file
+
+from femtobooth.studio.serving.runs import Runs
 
 PROMPT = "a photo"
 
@@ -53,6 +56,22 @@ def told(what: str, seconds: Sequence[float], whole: float) -> str:
     return f"{what}: {len(seconds) / whole:.3f} requests/s, p95 {p95:.2f} s, {len(seconds)} requests"
 
 
+def look(folder: Path, names: Sequence[str]) -> None:
+    """Say what it costs to see which of many runs there are."""
+    runs = Runs([str(folder)])
+
+    def milliseconds(function: Callable[[], object], times: int) -> float:
+        began = time.perf_counter()
+        for _ in range(times):
+            function()
+        return (time.perf_counter() - began) / times * 1000
+
+    runs.find(names[0])
+    print(f"list {len(names)} runs: {milliseconds(runs.names, 10):.0f} ms", flush=True)
+    print(f"find one that is known: {milliseconds(lambda: runs.find(names[0]), 100):.2f} ms", flush=True)
+    print(f"look for one that is not there: {milliseconds(lambda: runs.find('none'), 10):.0f} ms", flush=True)
+
+
 def understood() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -62,6 +81,7 @@ def understood() -> argparse.Namespace:
     parser.add_argument("--at-once", type=int, default=4)
     parser.add_argument("--replicas", default="1")
     parser.add_argument("--alone", type=int, default=5)
+    parser.add_argument("--looks", type=int, default=0)
     return parser.parse_args()
 
 
@@ -74,7 +94,10 @@ def main() -> None:
     served: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "runs"
-        names = copies(asked.run, folder, asked.adapters)
+        names = copies(asked.run, folder, asked.looks or asked.adapters)
+        if asked.looks:
+            look(folder, names)
+            return
         command = [
             *femtobooth,
             "serve",

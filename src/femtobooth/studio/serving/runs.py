@@ -7,13 +7,12 @@ that was trained anew is another model, and one that came or went since the last
 from __future__ import annotations
 
 import hashlib
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...core.errors import ModelError, SettingsError
+from ...core.errors import InputError, SettingsError
 from ...core.events import warn
 from ...core.paths import existing, expanded
 from ...core.run import FILE, is_run, run_of
@@ -42,7 +41,7 @@ class Runs:
 
     def __init__(self, given: Sequence[str]) -> None:
         """Look for the first time. Raises ModelError for what can be no model, SettingsError for two of one name."""
-        self._given, self._known, self._lock = list(given), dict[str, Model](), threading.Lock()
+        self._given, self._known = list(given), dict[str, Model]()
         self._folders = {one for one in given if _holds_runs(expanded(one))}
         self._elsewhere = {one for one in given if existing(one) is None}  # bundled, or on the hub
         for one in given:
@@ -58,11 +57,11 @@ class Runs:
     def bases(self) -> dict[Base | None, None]:
         """List what must be in memory for them, in their order."""
         found: dict[Base | None, None] = {}
-        for name in self.names():
+        for name, references in self._look().items():
             try:
-                if model := self.find(name):
+                if model := self._known_now(name) or self._learn(name, references):
                     found.setdefault(model.base)
-            except ModelError as error:
+            except InputError as error:
                 warn(f"{name}: cannot be served: {error.problem}")
         return found
 
@@ -71,17 +70,27 @@ class Runs:
 
         Raises ModelError where it is damaged, and SettingsError where several came that are called so.
         """
-        with self._lock:
-            known = self._known.pop(name, None)
-            if known is None or stamp_of(known.reference) != known.stamp:
+        known = self._known_now(name)
+        if known is None:
+            references = self._look().get(name)
+            if name in self._known and not references:
+                time.sleep(MOMENT)
                 references = self._look().get(name)
-                if known and not references:
-                    time.sleep(MOMENT)
-                    references = self._look().get(name)
-                known = _read(_only(references)) if references else None
-            if known:
-                self._known[name] = known
-            return known
+            known = self._learn(name, references)
+        return known
+
+    def _known_now(self, name: str) -> Model | None:
+        """Give what was found under a name, where its files are the same still."""
+        known = self._known.get(name)
+        return known if known and stamp_of(known.reference) == known.stamp else None
+
+    def _learn(self, name: str, references: Sequence[str] | None) -> Model | None:
+        """Read what lies under a name now, and know it from now on."""
+        self._known.pop(name, None)
+        model = _read(_only(references)) if references else None
+        if model:
+            self._known[name] = model
+        return model
 
     def _look(self) -> dict[str, list[str]]:
         """List references by name."""
