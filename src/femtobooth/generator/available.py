@@ -60,11 +60,16 @@ def available(runs: Path, asked: Sequence[str] = ()) -> list[Generator]:
     places = [(locate.BUNDLED, "built in", locate.bundled_folder())]
     found = [_found(reference) for reference in asked]
     places += [(str(one.parent), "run", one) for one in sorted(runs.glob("*/model")) if locate.is_model(one)]
-    placed = sorted((runs / "models").glob("*"))
-    places += [(str(one), "models/", one) for one in placed if one.suffix == ".safetensors" or locate.is_model(one)]
+    places += [(str(one), "models/", one) for one in placed(runs)]
     places += [(name, "hub cache", one) for name, one in in_hub_cache()]
     told = [_told(*place) for place in places]
     return [*told[:1], *found, *(one for one in told[1:] if one.name not in {other.name for other in found})]
+
+
+def placed(runs: Path) -> list[Path]:
+    """List the models that somebody put into RUNS/models/: folders, and .safetensors files, which may be adapters."""
+    inside = sorted((runs / "models").glob("*"))
+    return [one for one in inside if one.suffix == ".safetensors" or locate.is_model(one)]
 
 
 def in_hub_cache() -> Iterator[tuple[str, Path]]:
@@ -139,7 +144,7 @@ def _of_folder(name: str, source: str, folder: Path, said: known.Published | Non
     matter = cards.front_matter(cards.read_readme(folder), folder / cards.README)
     licence = str(matter.get("license_name") or matter.get("license") or (said.licence if said else ""))
     gated = bool(said and said.gated) or any(str(key).startswith("extra_gated") for key in matter)
-    side = _side(folder, family)
+    side = side_of(folder)
     numbers, key = _counted(family, side, [one for each in headers.values() for one in each.values()])
     return Generator(name, source, family.name, numbers, size, side, licence, gated, key=key, path=folder)
 
@@ -201,10 +206,10 @@ def key_of(model: Any) -> str:
     return shapes_key(model.NAME, model.size, shapes)
 
 
-def _side(folder: Path, family: known.Known) -> int:
+def side_of(folder: Path) -> int:
     """Read the side of a model's pictures [px] from its configs; 0 where they do not say."""
-    denoiser = next(part for part in family.networks if part in ("unet", "transformer"))
-    cells = read_object(folder / denoiser / "config.json").get("sample_size") or 0
+    configs = (read_object(folder / part / "config.json") for part in known.DENOISERS)
+    cells = next((config["sample_size"] for config in configs if config.get("sample_size")), 0)
     vae = read_object(folder / "vae" / "config.json")
     if not cells:  # as transformers of any size say nothing of it
         return int(vae.get("sample_size") or 0)

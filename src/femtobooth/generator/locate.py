@@ -11,7 +11,7 @@ from typing import Any
 
 import safetensors
 
-from ..core import locks
+from ..core import hub, locks
 from ..core.errors import ModelError, command
 from ..core.files import read_object
 from ..core.paths import existing, hub_id, nearest, refuse_missing_path
@@ -121,14 +121,15 @@ def hub_folder(repo: str) -> Path:
 
 
 def _index_of(repo: str) -> Path:
-    """Fetch the index of a repository, or find it in the cache where the hub says no or nothing, at once: a download
-    alone would go on asking for half a minute. Raises what the hub's library raises.
+    """Fetch the index of a repository, or find it in the cache where the hub says no or nothing.
+
+    Raises what the hub's library raises, at once.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        get_hf_file_metadata(hf_hub_url(repo, INDEX))
+        hub.ask(repo, INDEX)
     except Exception as error:  # of several libraries
         try:
             return Path(hf_hub_download(repo, INDEX, local_files_only=True))

@@ -12,6 +12,7 @@ from PIL import Image
 from timm.data import resolve_data_config
 from torch import nn
 
+from ..core import hub
 from ..core.errors import ModelError, needs
 from ..pictures.crops import make_square
 from ..recognizer.model import artifact, hub_config, weights
@@ -151,12 +152,11 @@ def _headless(found: weights.Found) -> tuple[nn.Module, Preprocess]:
 
 def _clip() -> Encoder:
     """Open CLIP ViT-B/32, from the hub's cache or the hub. Raises ModelError where neither has it."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 
     try:
         if not _cached_clip():
-            get_hf_file_metadata(hf_hub_url(CLIP, hub_config.NAME))  # asked once; the download asks for half a minute
+            hub.ask(CLIP, hub_config.NAME)
         model: Any = CLIPModel.from_pretrained(CLIP, attn_implementation="sdpa").eval().requires_grad_(False)
         processor: Any = CLIPImageProcessor.from_pretrained(CLIP)
         tokenizer: Any = AutoTokenizer.from_pretrained(CLIP)

@@ -8,13 +8,12 @@ from pathlib import Path
 
 from ..core.files import read_object
 from ..core.paths import existing
-from ..generator import locate
-from ..generator.families import known
+from ..generator import available, locate
 from ..recognizer.model import weights
 from .state import Studio
 from .uploads import Upload, Uploads
 
-SINGLE_FILE_SIDE = 512
+USUAL_SIDE = 512
 
 
 @dataclass(frozen=True)
@@ -65,14 +64,8 @@ def whole(uploads: Uploads, upload: Upload) -> Path:
 
 
 def _side(reference: str) -> int:
-    """Read the side of a model's pictures [px] from its configuration."""
+    """Say how large a model's pictures are [px]: as its configs do, or as most are."""
     folder = locate.bundled_folder() if reference == locate.BUNDLED else existing(reference)
     if folder is None or not folder.is_dir():  # in the hub's cache, or a single file
-        return SINGLE_FILE_SIDE
-    configs = (read_object(folder / part / "config.json") for part in known.DENOISERS)
-    vae = read_object(folder / "vae" / "config.json")
-    blocks = vae.get("block_out_channels", [0] * 4)
-    latents = next((config["sample_size"] for config in configs if config.get("sample_size")), None)
-    if latents is None:  # some transformers know no size of their own
-        return int(vae.get("sample_size") or 64 * 2 ** (len(blocks) - 1))
-    return int(latents if isinstance(latents, int) else latents[0]) * int(2 ** (len(blocks) - 1))
+        return USUAL_SIDE
+    return available.side_of(folder) or USUAL_SIDE

@@ -47,6 +47,7 @@ class Catalog:
 
     def __init__(self, library: Library, uploads: Uploads) -> None:
         self.library, self.uploads = library, uploads
+        self.folder = library.folder
         self._lock, self._read, self._cached = threading.Lock(), 0.0, list[Model]()
 
     def models(self) -> list[Model]:
@@ -78,15 +79,10 @@ class Catalog:
 
     def placed(self, model_id: str) -> Path | None:
         """Find what somebody put into FOLDER/models/, by its id."""
-        return next((path for path in self._folder() if id_of(path.name) == model_id), None)
-
-    def _folder(self) -> Iterator[Path]:
-        for path in sorted((self.library.folder / "models").glob("*")):
-            if path.suffix == ".safetensors" or locate.is_model(path):
-                yield path
+        return next((path for path in available.placed(self.folder) if id_of(path.name) == model_id), None)
 
     def _placed(self) -> Iterator[Model]:
-        for path in self._folder():
+        for path in available.placed(self.folder):
             reference = f"model:{id_of(path.name)}"
             yield Model(reference=reference, title=shown(path.name), kind=_kind(path), source="models/")
 

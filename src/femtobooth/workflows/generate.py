@@ -96,7 +96,7 @@ def _generate_all(
     """Generate all pictures into a folder that this run holds."""
     seeds = [settings.seed + shot for shot in range(settings.count)]
     jobs = [*_jobs(prompts, settings)]
-    drawer = Drawer.of(settings, model, start)
+    drawer = LoadedDrawer(settings, model, start)
     made: list[dict[str, Any]] = []
     pictures: list[np.ndarray] = []
     manifest = {
@@ -139,26 +139,10 @@ def _jobs(prompts: list[str], settings: GenerateSettings) -> Iterator[Job]:
         yield from ((prompt, seed, picture_files.name(row, prompt, seed, seeds[-1])) for seed in seeds)
 
 
-class Drawer:
-    """Maps prompts and seeds to pictures: the unit of `generate`, in this process or in an actor of Ray.
+class LoadedDrawer:
+    """Maps prompts and seeds to pictures with a model that is loaded: what `load` gave with the settings."""
 
-    `run` and further arguments are `femtobooth generate`'s settings. Raises InputError kinds.
-    """
-
-    def __init__(self, run: str, **settings: Any) -> None:
-        given = config.settle(GenerateSettings, {"run": run, **settings})
-        original = read_start(given)
-        model, given = load(given)
-        self._open(given, model, fit(original, given))
-
-    @classmethod
-    def of(cls, settings: GenerateSettings, model: Family, start: Start) -> Drawer:
-        """Make one of what is loaded already."""
-        drawer = cls.__new__(cls)
-        drawer._open(settings, model, start)
-        return drawer
-
-    def _open(self, settings: GenerateSettings, model: Family, start: Start) -> None:
+    def __init__(self, settings: GenerateSettings, model: Family, start: Start) -> None:
         self.settings, self.model, self.start = settings, model, start
         self.how = shaping(settings, model.size)
         self.sources: dict[str, Any] = {
@@ -184,14 +168,6 @@ class Drawer:
             more = {"batch": [row, len(made)], **self.sources}
             yield picture, records.record("generated", prompts[row], seeds[row], known, self.how, more=more)
 
-    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
-        """Map the columns `prompt` and `seed` to rows, `batch_size` at a time; prompts are as the model reads them."""
-        import pyarrow as pa
-
-        pairs = zip(map(str, batch["prompt"]), map(int, batch["seed"]), strict=True)
-        jobs = [(prompt, seed, picture_files.name(row, prompt, seed, seed)) for row, (prompt, seed) in enumerate(pairs)]
-        return pa.concat_tables([self.schema.empty_table(), *self.tables(jobs)])
-
     def tables(self, items: Sequence[Job]) -> Iterator[pa.Table]:
         """Make the rows of prompts and seeds, a batch at a time."""
         import pyarrow as pa
@@ -214,6 +190,27 @@ class Drawer:
     def still_fails(self, items: Sequence[Job], failed: Sequence[str]) -> bool:
         """Say that nothing is to be tried again: what cannot be drawn stops the command."""
         return True
+
+
+class Drawer(LoadedDrawer):
+    """Maps prompts and seeds to pictures: the unit of `generate`, in this process or in an actor of Ray.
+
+    `run` and further arguments are `femtobooth generate`'s settings. Raises InputError kinds.
+    """
+
+    def __init__(self, run: str, **settings: Any) -> None:
+        given = config.settle(GenerateSettings, {"run": run, **settings})
+        original = read_start(given)
+        model, given = load(given)
+        super().__init__(given, model, fit(original, given))
+
+    def __call__(self, batch: Mapping[str, Any]) -> pa.Table:
+        """Map the columns `prompt` and `seed` to rows, `batch_size` at a time; prompts are as the model reads them."""
+        import pyarrow as pa
+
+        pairs = zip(map(str, batch["prompt"]), map(int, batch["seed"]), strict=True)
+        jobs = [(prompt, seed, picture_files.name(row, prompt, seed, seed)) for row, (prompt, seed) in enumerate(pairs)]
+        return pa.concat_tables([self.schema.empty_table(), *self.tables(jobs)])
 
 
 def _parts(prompts: list[str], settings: GenerateSettings) -> Iterator[Part[Job]]:

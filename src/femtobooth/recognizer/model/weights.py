@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from importlib import metadata, resources, util
 from pathlib import Path
 
-from ...core import cache
+from ...core import cache, hub
 from ...core.errors import ModelError, command, needs
 from ...core.events import warn
 from ...core.paths import RUNS, existing, expanded, refuse_missing_path
@@ -178,12 +178,12 @@ def _on_hub(reference: str) -> Found:
 
 def _fetch(repo: str) -> Path:
     """Download weights and config.json. Raises what the hub's library raises, at once where there is no network."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
     for name in HUB_WEIGHTS:  # the second is that of old repositories: a pickle, read without running its code
         try:
-            get_hf_file_metadata(hf_hub_url(repo, name))  # asked once; the download asks for half a minute
+            hub.ask(repo, name)
         except EntryNotFoundError:
             continue
         hf_hub_download(repo, hub_config.NAME)

@@ -73,7 +73,7 @@ class Artist:
         refuse_much(settings)
         model, settings = generate.load(settings, self._models.merge(fitted))
         prompts = generate.as_read(settings.prompts, settings, model)
-        drawer = generate.Drawer.of(settings, model, fit(read_start(settings), settings))
+        drawer = generate.LoadedDrawer(settings, model, fit(read_start(settings), settings))
         seeds = range(settings.seed, settings.seed + settings.count)
         jobs = [(prompt, seed, "") for prompt in prompts for seed in seeds]
         pictures = [png for table in drawer.tables(jobs) for png in table["png"].to_pylist()]
