@@ -306,6 +306,16 @@ def test_archives_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
         made.add(tmp_path / "a.zip", "a.zip")
     with pytest.raises(PhotoError, match=r"a\.tar\.gz: cannot be read \(compressed as a whole"):
         dataset.read(tmp_path / "a.tar.gz")
+    (tmp_path / "b.tar").write_bytes(bytes([1]) + tarred(tmp_path / "b.tar", files).read_bytes()[1:])
+    with pytest.raises(PhotoError, match=r"b\.tar: no tar or zip, though it is called so\n  -> make it or fetch it"):
+        dataset.read(tmp_path / "b.tar")
+    nameless = zipped(tmp_path / "nameless.zip", files | {"nameless": photo(9)}).read_bytes()
+    (tmp_path / "nameless.zip").write_bytes(
+        nameless.replace(b"nameless", bytes(8))
+    )  # Python's zipfile cuts names at the first NUL
+    found = dataset.read(tmp_path / "nameless.zip")
+    assert len(found.examples) == 6
+    assert [one.reason for one in found.skipped] == ["a file where the archive also has a folder"]
     with pytest.raises(PhotoError, match="no labelled picture in it"):
         dataset.read(zipped(tmp_path / "empty.zip", {}))
     at = zipfile.ZipFile(io.BytesIO(whole)).getinfo("a/1.jpg").header_offset + 100

@@ -150,7 +150,7 @@ def _in_zip(archive: str) -> Iterator[Found]:
         yield "", None, f"the archive cannot be read ({_why(error)})"
         return
     for start, info in members.items():
-        if info.is_dir():
+        if info.filename.endswith("/"):
             continue
         if stat.S_ISLNK(info.external_attr >> 16):
             yield info.filename, None, "a link, which is not followed"

@@ -26,7 +26,7 @@ from pathlib import Path
 from ...core.errors import PhotoError
 from ...core.names import stored
 from ...core.paths import expanded
-from ...pictures import archive_paths
+from ...pictures import archive_paths, archives
 from ...pictures.archive_paths import is_file, is_folder, sha256_of
 from ...pictures.images import Skipped, find_pictures, natural_order
 from ...pictures.provenance import MANIFEST
@@ -50,6 +50,8 @@ def read(source: Path | str, multi_label: bool = False) -> Labelled:
     source = expanded(source)
     if archive_paths.is_archive(source) or is_folder(source):
         found = _read_shards(source, multi_label) or _read_folder(source, multi_label)
+    elif archives.is_archive(source.name) and is_file(source):
+        raise PhotoError(f"{source}: no tar or zip, though it is called so", archive_paths.WAY_OUT)
     elif is_file(source):
         found = _read_list(source, multi_label=multi_label)
     else:
