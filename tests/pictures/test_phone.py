@@ -126,6 +126,48 @@ def test_high_dynamic_range_is_as_bright_as_its_white(
     assert "10 bits to 8" in read(tmp_path / "a.heic").notes
 
 
+def with_auxiliary(content: bytes, kind: bytes) -> bytes:
+    """Make the second of two pictures in a HEIC an auxiliary one of the first, as ISO 23008-12 has it: a reference
+    `auxl`, and a property `auxC`.
+    """
+    kind_of = struct.pack(">I4sI", 13 + len(kind), b"auxC", 0) + kind + b"\0"
+    reference = struct.pack(">I4sI", 26, b"iref", 0) + struct.pack(">I4sHHH", 14, b"auxl", 2, 1, 1)
+    more = len(kind_of) + len(reference) + 1
+
+    def larger(name: bytes, by: int, inside: bytes = b"") -> int:
+        """Say that a box is larger, put `inside` at its end, and return where that begins."""
+        nonlocal content
+        at = content.index(name) - 4
+        size = struct.unpack(">I", content[at : at + 4])[0] + by
+        content = content[:at] + struct.pack(">I", size) + content[at + 4 :]
+        end = at + size - len(inside)
+        content = content[:end] + inside + content[end:]
+        return end
+
+    for item in range(2):  # where their bytes lie, behind all that grows
+        at = content.index(b"iloc") + 12 + 18 * item + 4
+        place = struct.unpack(">I", content[at : at + 4])[0] + more
+        content = content[:at] + struct.pack(">I", place) + content[at + 4 :]
+    end = larger(b"ipma", 1, b"\x08")
+    content = content[: end - 6] + b"\x06" + content[end - 5 :]
+    larger(b"ipco", len(kind_of), kind_of)
+    larger(b"iprp", len(kind_of) + 1)
+    larger(b"meta", more, reference)
+    return content
+
+
+def test_a_heic_with_a_gain_map_is_its_picture(tmp_path: Path) -> None:
+    pillow_heif.register_heif_opener()
+    file = pillow_heif.from_pillow(HALVES)
+    file.add_from_pillow(Image.new("RGB", (48, 32), "white"))
+    file.save(tmp_path / "two.heic", quality=-1, primary_index=0, chroma=444)
+    made = with_auxiliary((tmp_path / "two.heic").read_bytes(), b"urn:com:apple:photo:2020:aux:hdrgainmap")
+    (tmp_path / "a.heic").write_bytes(made)
+    found = read(tmp_path / "a.heic")
+    assert found.notes == ("its gain map (high dynamic range) left out",)
+    assert np.abs(np.asarray(found.image, int) - np.asarray(HALVES)).max() <= 2
+
+
 HDRGM = (
     b'<rdf:Description xmlns:hdrgm="http://ns.adobe.com/hdr-gain-map/1.0/" hdrgm:Version="1.0" hdrgm:GainMapMax="2"/>'
 )
