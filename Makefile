@@ -1,6 +1,7 @@
 # `make demo` and `make test` need nothing but Python 3.11+ and make; both build .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+RAY := test_ray.py test_training_on_ray.py test_s3.py test_serve.py
 LONG := tests/recipes/test_smoke.py tests/stories/test_hosts.py tests/stories/test_slurm.py
 
 .PHONY: demo test suite test-more quick check docs screenshots bench clean
@@ -17,11 +18,11 @@ suite: .venv/installed
 quick: .venv/installed
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 -m "not slow" -q
 
-# What `make test` leaves out: Ray takes half a minute to install, and starts many processes; the recipe and trainings on
-# several hosts take as long.
+# What `make test` leaves out: Ray and an S3 server take half a minute to install, and Ray starts many processes; the
+# recipe and trainings on several hosts take as long.
 test-more: .venv/installed
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[ray]'
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/workflows/test_ray.py tests/workflows/test_serve.py $(LONG)
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[test-more]'
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(addprefix tests/workflows/,$(RAY)) $(LONG)
 
 check: .venv/installed
 	$(BIN)/ruff check .

@@ -30,7 +30,6 @@ from femtobooth.core.events import listening, table
 from femtobooth.core.machine import give_back_freed_memory
 from femtobooth.generator import adapter_layers, locate
 from femtobooth.generator.families.family import Family
-from femtobooth.generator.formats import mapped
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.load import load
 from femtobooth.generator.memory import held, told
@@ -87,7 +86,7 @@ def child(base: str, precision: str) -> None:
 def measured(count: int, base: Path, precision: str, shared: bool) -> list[dict[str, int]]:
     """Let so many processes train at once; returns what each held."""
     environment = {**os.environ, "FEMTOBOOTH_CACHE": str(base.parent / "cache"), "OMP_NUM_THREADS": "1"}
-    environment |= {mapped.SHARED: "1"} if shared else {}
+    environment |= {locate.SHARED: "1"} if shared else {}
     words = [sys.executable, __file__, "--child", str(base), "--precision", precision]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
     started = [subprocess.Popen(words, **pipes) for _ in range(count)]  # type: ignore[call-overload]

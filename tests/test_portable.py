@@ -166,7 +166,7 @@ def test_every_imported_distribution_is_declared_and_the_other_way_round() -> No
     extras = {
         name: names
         for name, names in PROJECT["optional-dependencies"].items()
-        if name not in ("test", "docs", "recipe")
+        if name not in ("test", "test-more", "docs", "recipe")
     }
     declared = {normal(name) for names in [PROJECT["dependencies"], *extras.values()] for name in names} - {
         "femtobooth"

@@ -18,7 +18,6 @@ from femtobooth.core import cache
 from femtobooth.core.machine import Precision
 from femtobooth.generator import frozen, locate
 from femtobooth.generator.families.family import Family
-from femtobooth.generator.formats import mapped
 from femtobooth.generator.formats.folder import save_folder
 from femtobooth.generator.formats.single_file import save_single_file
 from femtobooth.generator.load import load
@@ -53,7 +52,7 @@ sys.stdin.readline()
 
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(mapped.SHARED, "1")
+    monkeypatch.setenv(locate.SHARED, "1")
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "cache"))
 
 
@@ -88,7 +87,7 @@ def test_a_mapped_base_is_the_base(
         pytest.importorskip("bitsandbytes")
     folder = str(request.getfixturevalue(base))
     wanted = load(folder, held=held)
-    monkeypatch.setenv(mapped.SHARED, "1")
+    monkeypatch.setenv(locate.SHARED, "1")
     first, second = load(folder, held=held), load(folder, held=held)
     assert first.hash == second.hash == wanted.hash and first.held == second.held == held
     for found in (first, second):
@@ -135,7 +134,7 @@ def test_without_room_each_has_its_own(
     monkeypatch.setenv("FEMTOBOOTH_CACHE", str(tmp_path / "file"))
     found = load(str(tiny_sd1))
     assert "the cache cannot be written" in said.getvalue()
-    monkeypatch.delenv(mapped.SHARED)
+    monkeypatch.delenv(locate.SHARED)
     same(found, load(str(tiny_sd1)))
 
 

@@ -27,6 +27,8 @@ WAY_OUT = "give `bundled`, a run, a Stable Diffusion folder, or a .safetensors o
 GATED = "accept its terms on its page on the hub, then run `hf auth login` where there is a network and try again"
 METADATA = "femtobooth"  # in the safetensors header: JSON of what `single_file._describe` returns
 DAMAGED = "copy or download it again"
+SHARED = "FEMTOBOOTH_SHARE_BASE"
+"""The variable that has a process map its base (formats/mapped.py) if it is 1; `train-many` sets it for several."""
 
 
 def locate(reference: str) -> Path:

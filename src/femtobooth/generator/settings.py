@@ -15,7 +15,7 @@ from ..core.fields import Argument, Flag, Flags
 from ..core.machine import FloatPrecision, WeightPrecision, size_in_bytes
 from ..core.processes import world
 from ..training.optimizers import KINDS, refuse_rates
-from ..training.settings import TrainingSettings
+from ..training.settings import HostSettings, TrainingSettings
 from . import locate
 from .cards import Recommendable
 from .lora_reference import Loras
@@ -105,7 +105,7 @@ class ValidationSettings(Settings):
         )
 
 
-class PersonalizeSettings(Settings):
+class PersonalizeSettings(HostSettings):
     base: Annotated[str, Flag("--base", common=True, group="model", names="base")] = "bundled"
     """Model to start from: bundled, a folder, a single .safetensors or .ckpt file, or a hub id."""
     tokenizer: Annotated[str | None, Flag("--tokenizer", group="model", names="path")] = None

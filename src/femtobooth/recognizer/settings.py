@@ -12,7 +12,7 @@ from ..core.errors import SettingsError
 from ..core.fields import Argument, Flag, Flags
 from ..core.machine import ExportPrecision
 from ..training.optimizers import KINDS, refuse_rates
-from ..training.settings import TrainingSettings
+from ..training.settings import HostSettings, TrainingSettings
 
 DEFAULT = "convnext_femto.d1_in1k"
 Runtime = Literal["auto", "torch", "ort", "openvino"]
@@ -172,7 +172,7 @@ class FinetuneTraining(TrainingSettings):
     """Decay of an exponential moving average of the weights, which then becomes the result; 0 keeps none."""
 
 
-class FinetuneSettings(Settings):
+class FinetuneSettings(HostSettings):
     data: Annotated[str, Argument("?", names="file", needed=True)] = Field(min_length=1)
     """Folder of class folders (in train and val, where you have split), a tar or zip of it, a folder of shards, or a
     CSV file with the columns path and label (and split); `multi_label` where a picture may have several labels.

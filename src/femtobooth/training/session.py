@@ -79,8 +79,8 @@ def fit(
     Raises Interrupted after a signal, with everything saved; NotFiniteError; CheckpointError where every checkpoint is
     damaged; SettingsError where hardware or a tracker is missing.
     """
-    ours = team.current()
-    ours.way_out = f"{way_out}, on every machine"
+    ours, way_out = team.current(), way_out + team.again.get()
+    ours.way_out = way_out if team.again.get() else f"{way_out}, on every machine"
     found = ours.checkpoint(checkpoints.newest(folder / "checkpoints"))
     step = checkpoints.step_of(found) if found else 0
     if step:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from ..core.bulk.settings import ClusterSettings
 from ..core.config import Seed, Settings
 from ..core.errors import SettingsError, needs
 from ..core.fields import Flag
@@ -97,8 +98,27 @@ class TrainingSettings(Settings):
             )
 
 
-class ResumeSettings(Settings):
-    """What `personalize` and `finetune` take in place of their settings."""
+class HostSettings(ClusterSettings):
+    """Who starts the processes of a training on several machines."""
 
+    executor: Annotated[Literal["local", "ray"], Flag("--executor", group="cluster")] = Field("local", exclude=True)
+    """local: this process, and what a launcher starts; ray: this command starts the processes of `training.nodes`
+    machines of a Ray cluster, of which this is one.
+    """
+    address: Annotated[str | None, Flag("--address", group="cluster")] = Field(None, exclude=True)
+    """Cluster of Ray: auto is the one that this machine belongs to, host:port another."""
+
+    def refuse_at_once(self) -> None:
+        """Raise SettingsError where Ray is asked for and not installed, or it is not said which cluster."""
+        super().refuse_at_once()
+        if self.executor == "ray" and not self.address:
+            raise SettingsError("`executor=ray`: does not say which cluster", "give `address`, such as auto")
+
+
+class Resumable(Settings):
     run: Annotated[str, Flag("--resume", common=True, names="run")] = Field(min_length=1)
-    """Go on with an interrupted run; takes no other settings."""
+    """Go on with an interrupted run; takes no other settings, but where that is to be done."""
+
+
+class ResumeSettings(HostSettings, Resumable):
+    """What `personalize` and `finetune` take in place of their settings."""

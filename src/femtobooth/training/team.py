@@ -48,6 +48,9 @@ MEETING = 300.0
 CHUNK = 1 << 26  # bytes sent at once
 LEFT = b"left"
 _started: list[str] = []  # the teams that this process has joined
+FIRST = "femtobooth/0"  # where a process's first team talks
+again: ContextVar[str] = ContextVar("again", default="")
+"""What the first process is given, beside the run, to go on with all others; empty where each is started by itself."""
 
 
 class Team:
@@ -127,14 +130,14 @@ class _Team(Team):
         self.rank, self.world = rank(), world()
         self.follows = self.rank > 0
         store = _meet(self.rank, self.world)
-        place = f"femtobooth/{len(_started)}"
+        place = FIRST if not _started else f"femtobooth/{len(_started)}"
         _started.append(place)
         self._store, self._turn = distributed.PrefixStore(place, store), itertools.count()
         self._store.add(f"beat/{self.rank}", 1)
         until = time.monotonic() + MEETING
         while not self._store.check([f"beat/{other}" for other in range(self.world)]):
             if self._store.check(["ended"]):
-                raise _told(self._store)
+                raise _told(self._store, self.way_out)
             if time.monotonic() > until:
                 raise _not_all(self.world, "some have not come")
             time.sleep(0.1)
@@ -146,8 +149,12 @@ class _Team(Team):
         self._heard = time.monotonic()  # when the store answered last
         self._since = dict.fromkeys(range(self.world), self._heard)  # when each was heard of last
         own = distributed.PrefixStore(place, store.clone())  # else it waits for what the main thread waits for
-        threading.Thread(target=self._beat, args=(own,), name="team heartbeat", daemon=True).start()
-        threading.Thread(target=self._watch, name="team watch", daemon=True).start()
+        self._threads = (
+            threading.Thread(target=self._beat, args=(own,), name="team heartbeat", daemon=True),
+            threading.Thread(target=self._watch, name="team watch", daemon=True),
+        )
+        for thread in self._threads:
+            thread.start()
 
     # --- what travels
 
@@ -224,6 +231,12 @@ class _Team(Team):
                 if all(self._store.get(f"beat/{other}") == LEFT for other in range(self.world)):
                     break
                 time.sleep(0.1)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Wait for the threads: one that is inside torch when the interpreter ends would abort it."""
+        for thread in self._threads:
+            thread.join(GRACE)
 
     @contextmanager
     def heeding(self) -> Iterator[None]:
@@ -253,12 +266,14 @@ class _Team(Team):
         if self._scratch:
             self._scratch.cleanup()
         if lost and not known:
+            self._rest()
             return lost
         lines = (error.problem, error.way_out) if isinstance(error, FemtoboothError | Interrupted) else None
         problem, way_out = lines or (f"{type(error).__name__}: {first_line(error)}", None)
         code = getattr(error, "exit_code", 1)
         with suppress(RuntimeError):
-            _tell(self._store, problem, way_out, code)
+            _tell(self._store, rank(), platform.node(), problem, way_out, code)
+        self._rest()
         return error
 
     def _silent(self, other: int) -> ProcessLost:
@@ -282,7 +297,7 @@ class _Team(Team):
             try:
                 store.add(keys[self.rank], 1)
                 found = store.multi_get(keys)
-                said = _told(store) if store.check(["ended"]) else None
+                said = _told(store, self.way_out) if store.check(["ended"]) else None
             except RuntimeError:
                 self._lose(self._first_is_gone())
                 return
@@ -334,21 +349,31 @@ def excuse(error: FemtoboothError) -> None:
     """Tell the first process why this one, which has not joined it, will not come."""
     if not _started:
         with suppress(RuntimeError, ValueError, FemtoboothError):
-            store = distributed.PrefixStore("femtobooth/0", _meet(rank(), world(), GRACE))
-            _tell(store, error.problem, error.way_out, error.exit_code)
+            store = distributed.PrefixStore(FIRST, _meet(rank(), world(), GRACE))
+            _tell(store, rank(), platform.node(), error.problem, error.way_out, error.exit_code)
 
 
-def _tell(store: distributed.Store, problem: str, way_out: str | None, code: int) -> None:
-    """Write down how this process ends, unless another has ended before."""
-    store.compare_set("ended", "", json.dumps([rank(), platform.node(), problem, way_out, code]))
-    if rank() == 0:
+def report(other: int, host: str, problem: str, way_out: str | None = None) -> None:
+    """Tell the processes that meet at $MASTER_ADDR how another ended, which could not say so; this one is none of them,
+    or the first.
+    """
+    where, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    with suppress(RuntimeError, ValueError):
+        store = distributed.TCPStore(where, port, is_master=False, timeout=timedelta(seconds=GRACE))
+        _tell(distributed.PrefixStore(FIRST, store), other, host, problem, way_out, 1)
+
+
+def _tell(store: distributed.Store, own: int, host: str, problem: str, way_out: str | None, code: int) -> None:
+    """Write down how a process ends, unless another has ended before."""
+    store.compare_set("ended", "", json.dumps([own, host, problem, way_out, code]))
+    if own == 0:
         time.sleep(1.5 * BEAT)  # until all have read it: the store may go with this process
 
 
-def _told(store: distributed.Store) -> ProcessLost:
-    """Read what `_tell` wrote."""
+def _told(store: distributed.Store, usual: str) -> ProcessLost:
+    """Read what `_tell` wrote; `usual` is the way out where it knew none."""
     other, host, problem, way_out, code = json.loads(store.get("ended"))
-    error = ProcessLost(f"process {other} on {host}: {problem}", way_out)
+    error = ProcessLost(f"process {other} on {host}: {problem}", way_out or usual)
     error.exit_code = code
     return error
 

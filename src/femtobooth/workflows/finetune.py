@@ -62,6 +62,7 @@ from ..training import averages, team, trainer
 from ..training.session import Fitted, fit
 from ..training.settings import ResumeSettings
 from ..training.team import Team
+from . import training_on_ray
 from .finetuning import card, teaching, told
 from .finetuning.teaching import SentLesson
 
@@ -88,8 +89,11 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
 
     Raises InputError kinds before anything is written.
     """
-    trainer.refuse_other_number(settings.training)
-    return team.trained(partial(_begin, settings), Sent, lambda sent: _follow(sent, _settled(settings)), FinetunedRun)
+    with training_on_ray.started("finetune", settings):
+        trainer.refuse_other_number(settings.training)
+        return team.trained(
+            partial(_begin, settings), Sent, lambda sent: _follow(sent, _settled(settings)), FinetunedRun
+        )
 
 
 def _begin(settings: FinetuneSettings, ours: Team) -> FinetunedRun:
@@ -181,7 +185,9 @@ def _follow(sent: Sent | None, own: FinetuneSettings | None = None) -> None:
 
 def resume(settings: ResumeSettings) -> FinetunedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    return team.trained(partial(_resume, Path(settings.run)), Sent, _follow, FinetunedRun)
+    settings.refuse_at_once()
+    with training_on_ray.resumed(settings, FinetunedRun, FinetuneSettings):
+        return team.trained(partial(_resume, Path(settings.run)), Sent, _follow, FinetunedRun)
 
 
 def _resume(folder: Path, ours: Team) -> FinetunedRun:

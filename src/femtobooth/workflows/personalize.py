@@ -55,7 +55,7 @@ from ..training import averages, team, trainer
 from ..training.session import Fitted, fit
 from ..training.settings import ResumeSettings
 from ..training.team import Team
-from . import report
+from . import report, training_on_ray
 from .personalizing import checks, outcome, scored, told, validation, verdicts
 from .personalizing.training_data import latents
 
@@ -100,10 +100,11 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
 
     Raises InputError kinds before anything is written.
     """
-    trainer.refuse_other_number(settings.training)
-    return team.trained(
-        partial(_begin, settings), Sent, lambda sent: _follow(sent, _settled(settings)), PersonalizedRun
-    )
+    with training_on_ray.started("personalize", settings):
+        trainer.refuse_other_number(settings.training)
+        return team.trained(
+            partial(_begin, settings), Sent, lambda sent: _follow(sent, _settled(settings)), PersonalizedRun
+        )
 
 
 def _begin(settings: PersonalizeSettings, ours: Team) -> PersonalizedRun:
@@ -173,7 +174,9 @@ def _follow(sent: Sent | None, own: PersonalizeSettings | None = None) -> None:
 
 def resume(settings: ResumeSettings) -> PersonalizedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    return team.trained(partial(_go_on, Path(settings.run)), Sent, _follow, PersonalizedRun)
+    settings.refuse_at_once()
+    with training_on_ray.resumed(settings, PersonalizedRun, PersonalizeSettings):
+        return team.trained(partial(_go_on, Path(settings.run)), Sent, _follow, PersonalizedRun)
 
 
 def _go_on(folder: Path, ours: Team) -> PersonalizedRun:

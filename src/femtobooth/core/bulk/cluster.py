@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import platform
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -63,9 +64,10 @@ def connected(settings: Connecting) -> Iterator[None]:
     if settings.address:
         alone = {}
     try:
+        _call(settings.address)
         with unheard():
             ray.init(settings.address or "local", log_to_driver=False, logging_level=logging.ERROR, **alone)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise SettingsError(
             f"`address={settings.address}`: no Ray cluster can be reached there ({first_line(error)})",
             "start one with `ray start --head`, or leave it out",
@@ -74,6 +76,13 @@ def connected(settings: Connecting) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _call(address: str | None) -> None:
+    """Raise OSError where nothing answers at host:port, for which Ray itself would wait many minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.removeprefix("ray://").strip("[]"), int(port)), timeout=10).close()
 
 
 @contextmanager

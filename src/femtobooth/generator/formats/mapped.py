@@ -21,9 +21,7 @@ from torch import Tensor, nn
 from ...core import cache
 from ...core.machine import Precision, give_back_freed_memory
 from .. import frozen
-
-SHARED = "FEMTOBOOTH_SHARE_BASE"
-"""The variable that has a process map bases, if it is 1; `train-many` sets it where several compute on one machine."""
+from ..locate import SHARED
 
 
 def fill(networks: Mapping[str, Any], base_hash: str, held: Precision, read: Callable[[], None]) -> None:

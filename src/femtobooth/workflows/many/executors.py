@@ -15,7 +15,7 @@ from ...core.bulk import cluster
 from ...core.errors import first_line
 from ...core.events import note
 from ...core.machine import cores, may_accelerate
-from ...generator.formats.mapped import SHARED
+from ...generator.locate import SHARED
 from .settings import ManySettings
 from .work import KILLED, Ended, Work, carry_out
 

@@ -17,7 +17,10 @@ from ...pictures.images import find_pictures
 from .dreambooth_lists import LISTS, read_lists
 from .settings import TrainManySettings
 
-DECIDED = ("name", "runs", "overwrite", "plan", "memory", "subjects", "photos.paths", "photos.class_noun")
+DECIDED = (
+    *("name", "runs", "overwrite", "plan", "memory", "subjects", "photos.paths", "photos.class_noun"),
+    *("executor", "address"),
+)
 """Settings of personalize that are not for all subjects."""
 
 
