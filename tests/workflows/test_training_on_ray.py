@@ -18,14 +18,14 @@ ray = pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ra
 
 import numpy as np  # noqa: E402
 import psutil  # noqa: E402
+import quick_start  # noqa: E402
 from PIL import Image  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 
 from femtobooth.core.files import sha256_of  # noqa: E402
 
-STEPS, STRUCK = 24, 4
+STEPS, STRUCK = 12, 4
 FEMTOBOOTH = [sys.executable, "-m", "femtobooth"]
-KILLED = "it was killed, or its machine cannot be reached"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def start(cluster: Cluster, place: Path) -> Callable[..., subprocess.Popen[str]]
     def call(*words: str, **environment: str) -> subprocess.Popen[str]:
         given = {**os.environ, "OMP_NUM_THREADS": "1", "FEMTOBOOTH_CACHE": str(place / "cache"), **environment}
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": given, "cwd": place}
-        return subprocess.Popen([*FEMTOBOOTH, *words], **pipes)  # type: ignore[call-overload]
+        return quick_start.start([*FEMTOBOOTH, *words], **pipes)
 
     return call
 
