@@ -90,10 +90,7 @@ def run(settings: FinetuneSettings) -> FinetunedRun:
     Raises InputError kinds before anything is written.
     """
     with training_on_ray.started("finetune", settings):
-        trainer.refuse_other_number(settings.training)
-        return team.trained(
-            partial(_begin, settings), Sent, lambda sent: _follow(sent, _settled(settings)), FinetunedRun
-        )
+        return team.trained(partial(_begin, settings), Sent, partial(_follow, own=_settled(settings)), FinetunedRun)
 
 
 def _begin(settings: FinetuneSettings, ours: Team) -> FinetunedRun:
@@ -185,7 +182,6 @@ def _follow(sent: Sent | None, own: FinetuneSettings | None = None) -> None:
 
 def resume(settings: ResumeSettings) -> FinetunedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    settings.refuse_at_once()
     with training_on_ray.resumed(settings, FinetunedRun, FinetuneSettings):
         return team.trained(partial(_resume, Path(settings.run)), Sent, _follow, FinetunedRun)
 

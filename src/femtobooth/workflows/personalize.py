@@ -101,7 +101,6 @@ def run(settings: PersonalizeSettings) -> PersonalizedRun:
     Raises InputError kinds before anything is written.
     """
     with training_on_ray.started("personalize", settings):
-        trainer.refuse_other_number(settings.training)
         return team.trained(
             partial(_begin, settings), Sent, lambda sent: _follow(sent, _settled(settings)), PersonalizedRun
         )
@@ -174,7 +173,6 @@ def _follow(sent: Sent | None, own: PersonalizeSettings | None = None) -> None:
 
 def resume(settings: ResumeSettings) -> PersonalizedRun:
     """Go on with an interrupted run exactly where its newest good checkpoint stands."""
-    settings.refuse_at_once()
     with training_on_ray.resumed(settings, PersonalizedRun, PersonalizeSettings):
         return team.trained(partial(_go_on, Path(settings.run)), Sent, _follow, PersonalizedRun)
 

@@ -16,7 +16,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..core.processes import world
 from ..core.run import Run
 from ..generator.settings import PersonalizeSettings
 from ..recognizer.settings import FinetuneSettings
-from ..training import team
+from ..training import team, trainer
 from ..training.settings import HostSettings, ResumeSettings, TrainingSettings
 from .many.executors import CACHE, GRACE, LOOK, THREADS
 from .many.work import KILLED, Work, carry_out
@@ -59,9 +59,14 @@ def started(command: str, asked: PersonalizeSettings | FinetuneSettings) -> Iter
     """Make this process the first of a training on the cluster that is asked for, if one is, for the time inside: all
     others are started, and have ended after it.
 
-    Raises SettingsError where the cluster is not there, or too small.
+    Raises SettingsError where the cluster is not there, or too small, and where a launcher started another number of
+    processes than is asked for.
     """
-    with _others(asked, asked.training, [command], config.dump(asked)) if asked.executor == "ray" else nullcontext():
+    if asked.executor != "ray":
+        trainer.refuse_other_number(asked.training)
+        yield
+        return
+    with _others(asked, asked.training, [command], config.dump(asked)):
         yield
 
 
@@ -70,6 +75,7 @@ def resumed(
     asked: ResumeSettings, kind: type[Run], settings: type[PersonalizeSettings | FinetuneSettings]
 ) -> Iterator[None]:
     """Do as `started` for a run of this kind that goes on."""
+    asked.refuse_at_once()
     run = kind.open(Path(asked.run)) if asked.executor == "ray" else None
     if run is None or run.status == "done":
         yield
