@@ -35,9 +35,10 @@ from femtobooth.recognizer.inference import shared  # noqa: E402
 from femtobooth.recognizer.inference.sources import Source  # noqa: E402
 from femtobooth.recognizer.inference.units import Classifier  # noqa: E402
 from femtobooth.recognizer.settings import ClassifySettings, EmbedSettings  # noqa: E402
-from femtobooth.workflows import classify, embed, generate, personalize, synthesize, train_many  # noqa: E402
+from femtobooth.workflows import classify, embed, generate, personalize, protocol, synthesize, train_many  # noqa: E402
+from femtobooth.workflows.many.dreambooth_lists import LISTS  # noqa: E402
 from femtobooth.workflows.many.settings import TrainManySettings  # noqa: E402
-from femtobooth.workflows.settings import SynthesizeSettings  # noqa: E402
+from femtobooth.workflows.settings import ProtocolSettings, SynthesizeSettings  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +266,47 @@ def test_a_subject_goes_on_when_its_task_is_killed(cluster: Cluster, tiny_base: 
     for row in rows:
         made = alone(row["name"], row["photos"], tmp_path / "alone", tiny_base, 40)
         assert hashes(runs / row["name"], "model/**/*.safetensors") == hashes(made, "model/**/*.safetensors")
+
+
+def test_subjects_on_a_cluster_that_begins_with_the_command(tiny_base: Path, tmp_path: Path) -> None:
+    rows = [
+        {"name": name, "photos": str(subject_photos(tmp_path / name, seed)), "class_noun": "dog"}
+        for seed, name in enumerate("ab")
+    ]
+    (tmp_path / "subjects.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "config.yaml").write_text(json.dumps({"personalize": quick(tiny_base, 3)}))
+    command = [sys.executable, "-m", "femtobooth", "train-many", "subjects.jsonl", "--config", "config.yaml"]
+    command += ["--executor", "ray", "--runs", "runs"]
+    subprocess.run(command, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    for row in rows:
+        made = alone(row["name"], row["photos"], tmp_path / "alone", tiny_base, 3)
+        found = hashes(tmp_path / "runs" / row["name"], "model/**/*.safetensors")
+        assert found and found == hashes(made, "model/**/*.safetensors")
+
+
+def test_the_protocol_teaches_two_dogs_on_two_nodes(
+    cluster: Cluster, tiny_base: Path, tiny: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "photos"
+    for seed, name in enumerate(("rex", "pup")):
+        subject_photos(data / name, seed)
+    prompts = "'a {0} {1}'.format(unique_token, class_token)\n"
+    lists = f"rex,dog\npup,dog\nObject Prompts\n{prompts}Live Subject Prompts\n{prompts}"
+    (data / LISTS).write_text(lists)
+    given = {
+        "run": str(data), "protocol": "dreambooth", "encoders": [str(tiny)], "personalize": quick(tiny_base, 2),
+        "count": 2, "class_count": 2, "other_classes": [], "device": "cpu", "sampling": {"steps": 1}, "region": False,
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    by_itself, on_two = (
+        protocol.run(config.settle(ProtocolSettings, given | {"runs": str(tmp_path / name)} | more))
+        for name, more in (("alone", {}), ("ray", {"executor": "ray"}))
+    )
+    assert [row["subject"] for row in on_two["subjects"]] == ["rex", "pup"]
+    assert (on_two["means"], on_two["subjects"]) == (by_itself["means"], by_itself["subjects"])
+    for name in ("rex", "pup"):
+        made = [hashes(tmp_path / where / name, "model/**/*.safetensors") for where in ("alone", "ray")]
+        assert made[0] and made[0] == made[1]
 
 
 def test_synthesized(cluster: Cluster, tiny_base: Path, tiny: Path, tmp_path: Path) -> None:
