@@ -301,12 +301,12 @@ def _gone(url: httpx.URL, asked: Any) -> None:
 
 
 def test_what_can_never_fit_is_refused(runs: Path, address: str) -> None:
-    def refused(*given: object) -> str:
+    def refused(*given: object, address: str = address) -> str:
         command: Sequence[str] = [sys.executable, "-m", "femtobooth", "serve", *map(str, given), "--address", address]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         assert done.returncode == 2
         return done.stderr
 
     assert "one process needs 4 cores, which no machine of the cluster has" in refused(runs, "--threads", CORES + 1)
-    said = refused(runs, "--replicas", CORES + 1)
-    assert "`replicas=4`: 1 bases with 4 each" in said or "--replicas=4" in said.replace(" ", "=")
+    assert "127.0.0.1:9: no Ray cluster can be reached there" in refused(runs, address="127.0.0.1:9").replace("=", " ")
+    assert "4: 4 in all do not fit the cluster, which has room for 3" in refused(runs, "--replicas", CORES + 1)

@@ -44,7 +44,7 @@ class Bases:
         least, _ = self.settings.least_and_most()
         if room < least * len(needed):
             raise SettingsError(
-                f"`replicas={self.settings.replicas}`: {len(needed)} bases with {least} each do not fit the cluster, "
+                f"`replicas={self.settings.replicas}`: {least * len(needed)} in all do not fit the cluster, "
                 f"which has room for {room}",
                 "give fewer, or fewer `threads`",
             )
