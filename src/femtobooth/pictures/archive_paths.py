@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
+import stat
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -19,6 +21,7 @@ from ..core.errors import PhotoError, first_line
 from . import archives
 from .archives import Member
 
+_ENDED = re.compile(f"(?:{'|'.join(map(re.escape, archives.NAMED))})(?={re.escape(os.sep)}|$)", re.IGNORECASE)
 WAY_OUT = "make it or fetch it again, or unpack it"
 
 
@@ -99,12 +102,16 @@ def _inside(path: Path, itself: bool = False) -> tuple[_Tree, str] | None:
     """Find the archive that a path leads into, or with `itself` is, and the part of the path inside; None for any other
     path.
     """
-    parts = path.parts
-    for count, part in enumerate(parts if itself else parts[:-1], 1):
-        if archives.is_archive(part):
-            archive = str(Path(*parts[:count]))
-            if os.path.isfile(archive) and (tree := _tree(archive, archives.stamp(archive))):  # noqa: PTH113
-                return tree, "/".join(parts[count:])
+    text = str(path)
+    for found in _ENDED.finditer(text):
+        if itself or found.end() < len(text):
+            archive = text[: found.end()]
+            try:
+                facts = os.stat(archive)  # noqa: PTH116
+            except (OSError, ValueError):
+                continue
+            if stat.S_ISREG(facts.st_mode) and (tree := _tree(archive, (facts.st_size, facts.st_mtime_ns))):
+                return tree, text[found.end() + 1 :].replace(os.sep, "/")
     return None
 
 

@@ -25,6 +25,7 @@ from . import formats
 
 ENDINGS = (".tar", ".zip")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tzst")
+NAMED = (*ENDINGS, *COMPRESSED)
 LARGEST = 2**29  # bytes of a member: what more claims to be is no picture
 HEADER = 2**20  # bytes of a name, or of what else stands before a member
 
@@ -49,7 +50,7 @@ Found = tuple[str, Member | None, str | None]
 
 def is_archive(name: str) -> bool:
     """Tell by its name whether a file may be an archive; its content decides."""
-    return name.lower().endswith((*ENDINGS, *COMPRESSED))
+    return name.lower().endswith(NAMED)
 
 
 def find(archive: str, hidden: Callable[[], object] | None = None) -> Iterator[Found] | None:
