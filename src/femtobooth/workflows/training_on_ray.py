@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -198,7 +199,7 @@ def _as_first(
     watch = threading.Thread(target=_watch, args=(tasks, over), name="ray watch", daemon=True)
     os.environ |= ours
     torch.set_num_threads(threads)
-    again = team.again.set(f" --executor ray --address {asked.address}")
+    again = team.again.set(" " + shlex.join(["--executor", "ray", "--address", str(asked.address)]))
     watch.start()
     try:
         yield
