@@ -90,6 +90,15 @@ def settings(data: Path, base: Path, encoder: Path, **changes: Any) -> Any:
     return config.settle(ProtocolSettings, given(data, base, encoder, **changes))
 
 
+def test_a_launcher_is_not_what_starts_it(
+    data: Path, tiny_base: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SettingsError, match="was started as 2 processes, which would all measure"):
+        protocol.run(settings(data, tiny_base, tiny))
+
+
 def test_the_lists_are_read_and_not_executed(tmp_path: Path) -> None:
     path = tmp_path / protocol.LISTS
     path.write_text(LISTS, encoding="utf-8")

@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .refusals import as_read_by
 from .views.rendering import login_page
 
 HEADERS = {
@@ -144,21 +145,21 @@ class Guard:
         headers, method, client = Headers(scope=scope), scope["method"], (scope.get("client") or ("?", 0))[0]
         refused = self._of_elsewhere(scope, headers, method)
         if refused:
-            return _refused(403, *refused)
+            return _refused(scope, 403, *refused)
         if not self.requests.take(client):
-            return _refused(429, "too many requests", "wait a moment", {"retry-after": "2"})
+            return _refused(scope, 429, "too many requests", "wait a moment", {"retry-after": "2"})
         return self._of_shape(scope, headers, method) or self._of_nobody(scope, headers, client)
 
     def _of_shape(self, scope: Scope, headers: Headers, method: str) -> Response | None:
         """Refuse a method, an address or a body that nothing here takes."""
         if method not in METHODS:
-            return _refused(405, f"no method {method[:20]} here", None, {"allow": ", ".join(METHODS)})
+            return _refused(scope, 405, f"no method {method[:20]} here", None, {"allow": ", ".join(METHODS)})
         if len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"") > LONGEST:
-            return _refused(414, "the address is too long", None)
+            return _refused(scope, 414, "the address is too long", None)
         length = headers.get("content-length", "0")
         most = next(size for start, size in BODIES if scope["path"].startswith(start))
         if not re.fullmatch(r"\d{1,18}", length, re.ASCII) or int(length) > most:
-            return _refused(413, f"the body is larger than {most // MIB} MiB", "send less at once")
+            return _refused(scope, 413, f"the body is larger than {most // MIB} MiB", "send less at once")
         return None
 
     def _of_elsewhere(self, scope: Scope, headers: Headers, method: str) -> tuple[str, str] | None:
@@ -199,12 +200,12 @@ class Guard:
             return None
         if headers.get("authorization") or headers.get("cookie", "").find(COOKIE) >= 0:
             if self.tries.left(client) < 1:
-                return _refused(429, "too many wrong tokens", "wait a minute", {"retry-after": "60"})
+                return _refused(scope, 429, "too many wrong tokens", "wait a minute", {"retry-after": "60"})
             self.tries.take(client)
         asks = {"www-authenticate": 'Bearer realm="femtobooth studio"'}
         if _by_a_person(scope, headers):
             return login_page("")
-        return _refused(401, "a token is needed", "it was printed when the server began", asks)
+        return _refused(scope, 401, "a token is needed", "it was printed when the server began", asks)
 
     def _knows(self, headers: Headers, token: str) -> bool:
         kind, _, given = headers.get("authorization", "").partition(" ")
@@ -227,12 +228,12 @@ class Guard:
         token = self.studio.token
         if token is not None:
             if self.tries.left(client) < 1:
-                return _refused(429, "too many wrong tokens", "wait a minute", {"retry-after": "60"})
+                return _refused(request.scope, 429, "too many wrong tokens", "wait a minute", {"retry-after": "60"})
             if not _same(request.query_params.get("token", ""), token):
                 self.tries.take(client)
                 if _by_a_person(request.scope, request.headers):
                     return login_page("This is not the token." if "token" in request.query_params else "")
-                return _refused(401, "this is not the token", "it was printed when the server began")
+                return _refused(request.scope, 401, "this is not the token", "it was printed when the server began")
         answer = RedirectResponse("/", 303, {"cache-control": "no-store"})
         if token is not None:
             answer.set_cookie(COOKIE, self._cookie(token), httponly=True, samesite="strict", path="/")
@@ -289,5 +290,7 @@ def _same(given: str, token: str) -> bool:
     return hmac.compare_digest(given.encode(), token.encode())
 
 
-def _refused(status: int, problem: str, way_out: str | None, headers: dict[str, str] | None = None) -> Response:
-    return JSONResponse(refusal(problem, way_out), status, headers)
+def _refused(
+    scope: Scope, status: int, problem: str, way_out: str | None, headers: dict[str, str] | None = None
+) -> Response:
+    return JSONResponse(as_read_by(scope["path"], status, refusal(problem, way_out)), status, headers)

@@ -26,6 +26,7 @@ from ..core.files import read_json, refuse_existing, write_json, write_text, wri
 from ..core.machine import environment
 from ..core.metrics import bootstrap
 from ..core.paths import expanded
+from ..core.processes import world
 from ..core.run import is_run
 from ..core.strict_yaml import dump_yaml
 from ..generator.load import load
@@ -67,6 +68,11 @@ def one_or_all(settings: EvaluateSettings) -> dict[str, Any]:
 
 def run(settings: ProtocolSettings) -> dict[str, Any]:
     """Go through all subjects; returns what protocol.json holds. Raises InputError kinds before anything is trained."""
+    if (several := world()) > 1:
+        raise SettingsError(
+            f"`protocol`: was started as {several} processes, which would all measure",
+            "start it once; `jobs` or `executor=ray` train subjects beside each other",
+        )
     for name in ("prompts", "photos"):
         if name in settings.model_fields_set:
             raise SettingsError(f"{name}: the protocol takes those of the dataset", "leave yours out")
