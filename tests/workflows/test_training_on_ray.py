@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,10 +64,11 @@ def personalize(tiny_base: Path, place: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def start(cluster: Cluster, place: Path) -> Callable[..., subprocess.Popen[str]]:
-    def call(*words: str, **environment: str) -> subprocess.Popen[str]:
+    def call(*words: str, begin: Any = quick_start.start, **environment: str) -> subprocess.Popen[str]:
         given = {**os.environ, "OMP_NUM_THREADS": "1", "FEMTOBOOTH_CACHE": str(place / "cache"), **environment}
         pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": given, "cwd": place}
-        return quick_start.start([*FEMTOBOOTH, *words], **pipes)
+        started: subprocess.Popen[str] = begin([*FEMTOBOOTH, *words], **pipes)
+        return started
 
     return call
 
@@ -89,9 +91,14 @@ def followers() -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def whole(personalize: list[str], place: Path, start: Callable[..., subprocess.Popen[str]]) -> Path:
-    """What torchrun's two processes make, whose variables are set here by hand."""
+    """What torchrun's two processes make, whose variables are set here by hand; and their interpreters end well."""
     both = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517", "TORCHELASTIC_RUN_ID": "test"}
-    ours = [start(*personalize, "--name", "whole", **both, RANK=rank, GROUP_RANK=rank, LOCAL_RANK="0") for rank in "01"]
+    ours = [
+        start(
+            *personalize, "--name", "whole", begin=subprocess.Popen, **both, RANK=rank, GROUP_RANK=rank, LOCAL_RANK="0"
+        )
+        for rank in "01"
+    ]
     for one in ours:
         assert one.wait(200) == 0, one.communicate()[1][-2000:]
     return place / "runs" / "whole"
