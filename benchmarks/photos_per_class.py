@@ -64,7 +64,7 @@ TESTED = 40
 """Pictures of each class that are held out; of kinds all but 12, if those are fewer."""
 ELSEWHERE = [
     {
-        "data": "subjects", "about": "photos of six subjects, EfficientNet-Lite0 at 96 px",
+        "data": "subjects", "about": "photos of six subjects, EfficientNet-Lite0 at 96 px, by earlier defaults",
         "model": "tf_efficientnet_lite0", "size": 96, "pictures": 4, "seeds": 6, "tested": 30,
         "probe": [29 / 30, 0.83, 0.994], "finetuned": [1.0, 0.89, 1.0], "gain": [1 / 30, -0.08, 0.17],
         "by": "benchmarks/finetune_subjects.py",
