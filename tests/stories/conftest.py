@@ -87,6 +87,7 @@ def weights() -> Callable[[Path], dict[str, torch.Tensor]]:
 
     def read(folder: Path) -> dict[str, torch.Tensor]:
         files = sorted(folder.glob("*/*.safetensors"))
+        assert files, f"{folder}: nothing to compare"
         return {f"{path.parent.name}/{name}": value for path in files for name, value in load_file(path).items()}
 
     return read
