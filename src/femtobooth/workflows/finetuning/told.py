@@ -133,7 +133,9 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
         f"(rule: {compared['rule']})"
     )
     if compared["result"] == "finetuned" and (averaged := report.get("averaged")):
-        note(f"its weights are {averaged['share']:.0%} fine-tuned, the rest is where that began: best in validation")
+        share = averaged["share"]
+        where = f"{share:.0%} of the way from the probe to" if share < 1 else "those of"
+        note(f"its weights are {where} training's end, which was best in validation")
     if report["guidance"]["after"]:
         note(report["guidance"]["after"])
     unsettled = metrics.unsettled(calibration["temperature"])
