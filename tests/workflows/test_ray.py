@@ -40,6 +40,8 @@ from femtobooth.workflows.many.dreambooth_lists import LISTS  # noqa: E402
 from femtobooth.workflows.many.settings import TrainManySettings  # noqa: E402
 from femtobooth.workflows.settings import ProtocolSettings, SynthesizeSettings  # noqa: E402
 
+HERE = Path(__file__).parent
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
@@ -162,7 +164,7 @@ def test_a_killed_driver_goes_on(
     script = tmp_path / "driver.py"
     script.write_text(
         f"import sys, runpy, ray\nray.init({cluster.address!r}, log_to_driver=False)\n"
-        f"sys.path[:0] = {[str(Path(__file__).parent)]!r}\nimport test_ray\n"
+        f"sys.path[:0] = {[str(HERE), str(HERE.parent / 'oracles')]!r}\nimport test_ray\n"
         "ray.cloudpickle.register_pickle_by_value(test_ray)\n"
         "from pathlib import Path\n"
         f"test_ray.strike({given | {'actors': 1}!r}, Path({str(out)!r}), Path({str(note)!r}), 'driver')\n"
