@@ -134,8 +134,8 @@ def result(run: FinetunedRun, report: dict[str, Any]) -> None:
     )
     if compared["result"] == "finetuned" and (averaged := report.get("averaged")):
         share = averaged["share"]
-        where = f"{share:.0%} of the way from the probe to" if share < 1 else "those of"
-        note(f"its weights are {where} training's end, which was best in validation")
+        where = f"{share:.0%} of the way from the probe to" if share < 1 else "all the way to"
+        note(f"its weights are {where} where fine-tuning ended, which was best in validation")
     if report["guidance"]["after"]:
         note(report["guidance"]["after"])
     unsettled = metrics.unsettled(calibration["temperature"])
