@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,12 +75,26 @@ def curve(run: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "pictures_per_second"} for row in csv.DictReader(file)]
 
 
+@contextmanager
+def dying_at_step_2() -> Iterator[None]:
+    """Have the process that trains fail before the third step of the optimizer."""
+    step = Finetuner.on_before_optimizer_step
+
+    def crash(module: Finetuner, *arguments: Any) -> None:
+        if module.global_step == 2:
+            raise CRASH
+        step(module, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Finetuner, "on_before_optimizer_step", crash)
+        yield
+
+
 def test_taught_killed_and_resumed(
     finetune: Finetune,
     data: Path,
     teacher: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for index in range(5):
@@ -111,16 +126,8 @@ def test_taught_killed_and_resumed(
         assert float(row["loss/train"]) == pytest.approx(0.5 * sum(parts), rel=1e-4)
         assert min(parts) > 0
 
-    step = Finetuner.on_before_optimizer_step
-
-    def crash(module: Finetuner, *arguments: Any) -> None:
-        if module.global_step == 2:
-            raise CRASH
-        step(module, *arguments)
-
-    monkeypatch.setattr(Finetuner, "on_before_optimizer_step", crash)
-    assert finetune(*options, name="broken") == 1
-    monkeypatch.undo()
+    with dying_at_step_2():
+        assert finetune(*options, name="broken") == 1
     text = (tmp_path / "broken" / "config.yaml").read_text()
     (tmp_path / "broken" / "config.yaml").write_text(text.replace("workers: 0", "workers: 1"))
     assert finetune("--resume", tmp_path / "broken") == 0
@@ -163,7 +170,6 @@ def test_a_teacher_without_classes(
     featurizer: Path,
     probe: bool,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its embeddings teach, and a probe's answers where that is asked for; killed and resumed to the same bits."""
@@ -186,16 +192,8 @@ def test_a_teacher_without_classes(
     for row in curve(run):
         assert (float(row["loss/answers"]) > 0) == probe and float(row["loss/embeddings"]) > 0
 
-    step = Finetuner.on_before_optimizer_step
-
-    def crash(module: Finetuner, *arguments: Any) -> None:
-        if module.global_step == 2:
-            raise CRASH
-        step(module, *arguments)
-
-    monkeypatch.setattr(Finetuner, "on_before_optimizer_step", crash)
-    assert finetune(*options, name="broken") == 1
-    monkeypatch.undo()
+    with dying_at_step_2():
+        assert finetune(*options, name="broken") == 1
     assert finetune("--resume", tmp_path / "broken") == 0
     weights = {sha256_of(tmp_path / name / "model" / "model.safetensors") for name in ("run", "broken")}
     assert len(weights) == 1 and curve(run) == curve(tmp_path / "broken")

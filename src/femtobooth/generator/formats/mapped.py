@@ -9,6 +9,7 @@ what a process changes of what it has mapped becomes its own.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -35,17 +36,20 @@ def fill(networks: Mapping[str, Any], base_hash: str, held: Precision, read: Cal
     give_back_freed_memory()  # what was read, once it is mapped
     place = cache.cache_folder() / "bases" / f"{base_hash[:32]}-{held}"
 
+    once = functools.cache(read)
+
     def make(folder: Path) -> None:
+        once()
         for name, network in networks.items():
             _save(_tensors(network), folder / f"{name}.pt")
 
     with nullcontext() if place.exists() else cache.in_turn(place.parent):
-        if not cache.whole(place):
-            read()
         found = cache.kept(place, make)
-    if found:
-        for name, network in networks.items():
-            _give(network, torch.load(found / f"{name}.pt", mmap=True, weights_only=True))
+    if not found:
+        once()
+        return
+    for name, network in networks.items():
+        _give(network, torch.load(found / f"{name}.pt", mmap=True, weights_only=True))
 
 
 def _tensors(network: nn.Module) -> dict[str, Tensor]:
